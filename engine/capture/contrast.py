@@ -1,0 +1,170 @@
+"""Capture pairs: `capture_contrastive_activations` for prompts of one's own, `capture_from_concept` for a concept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.capture.batches import DEFAULT_BATCH_SIZE
+from engine.capture.layers import LayerSpec
+from engine.capture.positions import PositionSpec
+from engine.capture.prompts import tokenize_prompts
+from engine.capture.provenance import trace_provenance
+from engine.capture.run import Progress, Settings, run_capture
+from engine.concepts.catalog import load_concept
+from engine.concepts.chat import chat_template_hash, render_chat
+from engine.concepts.pairs import DEFAULT_SAMPLES, draw_pairs
+from engine.errors import CaptureError
+from engine.records import Concept, ContrastData, Factors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+
+def capture_contrastive_activations(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    positive_prompts: Sequence[str],
+    negative_prompts: Sequence[str],
+    layers: LayerSpec = None,
+    use_hooks: bool = False,
+    *,
+    factors: Sequence[Factors] | None = None,
+    positions: PositionSpec = "all",
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    progress: Progress | None = None,
+) -> ContrastData:
+    """Capture pairs of prompts: the first positive with the first negative, and so on.
+
+    Args:
+        model: See `capture_activations`.
+        tokenizer: Its tokenizer.
+        positive_prompts: Texts of one side, taken as they are.
+        negative_prompts: As many texts of the other side.
+        layers: See `parse_layers`; None for all.
+        use_hooks: Read through hooks on the blocks.
+        factors: What each pair was made from, for statistics that leave one of these out.
+        positions: See `parse_positions`.
+        batch_size: Most prompts in one forward pass.
+        progress: Called with prompts done and in total.
+
+    Returns:
+        One capture a prompt, each of shape `(1, kept tokens, hidden)` at each layer.
+
+    Raises:
+        CaptureError: The sides have different lengths or are empty, or a prompt cannot be captured.
+        RequestError: Layers or positions that do not exist.
+        ModelError: The model fails the check.
+
+    Example:
+        >>> data = capture_contrastive_activations(model, tokenizer, ["Be honest."], ["Be deceptive."], layers=[16])
+        >>> data["positive"][0]["activations"][16].shape
+        torch.Size([1, 3, 576])
+    """
+    settings = Settings.for_model(
+        model, layers, positions, use_hooks=use_hooks, batch_size=batch_size, progress=progress
+    )
+    data = _capture_pairs(model, tokenizer, positive_prompts, negative_prompts, settings, rendered=False)
+    if factors is not None:
+        if len(factors) != data["num_pairs"]:
+            raise CaptureError(f"there are {data['num_pairs']} pairs and {len(factors)} sets of factors")
+        data["factors"] = list(factors)
+    data["provenance"] = trace_provenance(model, settings)
+    return data
+
+
+def capture_from_concept(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    concept: str | Path | Concept,
+    model_key: str | None = None,
+    layers: LayerSpec = None,
+    max_samples: int | None = DEFAULT_SAMPLES,
+    use_hooks: bool = False,
+    *,
+    positions: PositionSpec = "all",
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> ContrastData:
+    """Capture pairs of a concept, drawn evenly over its personas, templates and topics.
+
+    Prompts go through the tokenizer's own chat template; a base model, which has none, gets plain text.
+
+    Args:
+        model: See `capture_activations`.
+        tokenizer: Its tokenizer.
+        concept: A name, the path of a `.toml` file, or a concept.
+        model_key: Short name of the model, for the record; the alias it was loaded by unless given.
+        layers: See `parse_layers`; None for all.
+        max_samples: Most pairs; None for every combination.
+        use_hooks: Read through hooks on the blocks.
+        positions: See `parse_positions`.
+        batch_size: Most prompts in one forward pass.
+        seed: Of the draw.
+        progress: Called with prompts done and in total.
+
+    Returns:
+        As `capture_contrastive_activations`, with the factors of each pair.
+
+    Raises:
+        RequestError: Unknown concept, layers or positions.
+        CaptureError: A prompt cannot be captured.
+        ModelError: The model fails the check.
+
+    Example:
+        >>> data = capture_from_concept(model, tokenizer, "honesty", layers=[14, 15, 16], max_samples=5)
+        >>> data["num_pairs"], data["layers"]
+        (5, [14, 15, 16])
+    """
+    chosen = concept if isinstance(concept, Concept) else load_concept(concept)
+    pairs = draw_pairs(chosen, max_samples, seed)
+    settings = Settings.for_model(
+        model, layers, positions, use_hooks=use_hooks, batch_size=batch_size, progress=progress
+    )
+    template = chat_template_hash(tokenizer)
+    if template is None:
+        log.info("the tokenizer has no chat template: prompts are plain text, as for a base model")
+    positive = [render_chat(tokenizer, pair.positive) for pair in pairs]
+    negative = [render_chat(tokenizer, pair.negative) for pair in pairs]
+    data = _capture_pairs(model, tokenizer, positive, negative, settings, rendered=template is not None)
+    data["concept"] = chosen.name
+    data["factors"] = [pair.factors for pair in pairs]
+    data["provenance"] = trace_provenance(model, settings, alias=model_key, chat_template=template, seed=seed)
+    return data
+
+
+def _capture_pairs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    positive: Sequence[str],
+    negative: Sequence[str],
+    settings: Settings,
+    *,
+    rendered: bool,
+) -> ContrastData:
+    if len(positive) != len(negative) or not positive:
+        raise CaptureError(
+            f"there are {len(positive)} positive and {len(negative)} negative prompts",
+            expected="as many of one as of the other, at least one",
+        )
+    # Both sides in one run: the prompts of a pair are alike in length and so meet in the same batch.
+    captured = run_capture(
+        model,
+        [
+            *tokenize_prompts(model, tokenizer, positive, rendered=rendered, side="positive"),
+            *tokenize_prompts(model, tokenizer, negative, rendered=rendered, side="negative"),
+        ],
+        settings,
+    )
+    return ContrastData(
+        positive=captured[: len(positive)],
+        negative=captured[len(positive) :],
+        num_pairs=len(positive),
+        concept=None,
+        layers=settings.layers,
+    )

@@ -1,0 +1,98 @@
+"""Which tokens of a prompt are kept, and how they are taken out of a padded batch without holding on to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.errors import RequestError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PositionSpec = str | int | tuple[int, int]
+
+_SPAN = re.compile(r"(-?\d*):(-?\d*)")
+
+
+@dataclass(frozen=True)
+class Positions:
+    """A choice of tokens, the same for every prompt: a span of the prompt, kept whole or averaged.
+
+    Attributes:
+        start: First token of the span; negative counts from the end.
+        stop: Token after the last; None for the end of the prompt.
+        mean: Whether the states of the span are averaged into one.
+        text: How the user wrote it; saved with a capture.
+    """
+
+    start: int
+    stop: int | None
+    mean: bool
+    text: str
+
+    def span(self, length: int, prompt: str = "a prompt") -> tuple[int, int]:
+        """First token and the one after the last, for a prompt of `length` tokens, called `prompt` in an error.
+
+        Raises:
+            RequestError: The prompt has no such tokens.
+        """
+        start = self.start + length if self.start < 0 else self.start
+        stop = length if self.stop is None else self.stop + length if self.stop < 0 else self.stop
+        if not 0 <= start < stop <= length:
+            raise RequestError(
+                f"{prompt} has {length} tokens and so no positions {self.text!r}",
+                expected=f"tokens 0 to {length - 1}, or -{length} to -1 counted from the end",
+            )
+        return start, stop
+
+    def take(self, states: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        """Copy the chosen states of every prompt to the CPU.
+
+        Args:
+            states: Output of a block for a batch padded on the right, `(batch, sequence, hidden)`.
+            lengths: Number of real tokens of each prompt.
+
+        Returns:
+            One tensor a prompt, `(kept tokens, hidden)`, each with memory of its own; a mean is float32.
+        """
+        spans = [self.span(length) for length in lengths]
+        if self.mean:
+            means = [states[row, a:b].float().mean(dim=0, keepdim=True) for row, (a, b) in enumerate(spans)]
+            return [mean.cpu() for mean in means]
+        return [states[row, a:b].to("cpu", copy=True) for row, (a, b) in enumerate(spans)]
+
+
+def parse_positions(positions: PositionSpec) -> Positions:
+    """Turn what a user writes into positions.
+
+    Args:
+        positions: "all"; "last"; an index such as 3 or "-2"; a span such as "2:10", "-5:" or (2, 10), end not included;
+            "mean" for the mean of all tokens but the first, whose state is hundreds of times larger than the others in
+            many models; "mean:2:10" for the mean of a span ("mean:0:" for that of all tokens).
+
+    Raises:
+        RequestError: The text cannot be read.
+
+    Example:
+        >>> parse_positions("last").span(7)
+        (6, 7)
+    """
+    if isinstance(positions, tuple):
+        positions = f"{positions[0]}:{positions[1]}"
+    text = str(positions).strip()
+    named = {"all": (0, None, False), "last": (-1, None, False), "mean": (1, None, True)}
+    if text in named:
+        return Positions(*named[text], text)
+    body = text.removeprefix("mean:")
+    if match := _SPAN.fullmatch(body):
+        return Positions(int(match[1] or 0), int(match[2]) if match[2] else None, body != text, text)
+    if re.fullmatch(r"-?\d+", text):
+        index = int(text)
+        return Positions(index, index + 1 if index != -1 else None, False, text)
+    raise RequestError(
+        f"the positions {text!r} cannot be read",
+        expected="all, last, mean, an index such as -2, a span such as 2:10, or mean:2:10",
+    )

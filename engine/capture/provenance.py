@@ -1,0 +1,61 @@
+"""How a capture was made, in a form that JSON can hold."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from typing import TYPE_CHECKING
+
+from engine.models.description import describe_model
+from engine.models.forward import input_device
+from engine.records import Provenance
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from engine.capture.run import Settings
+
+SITE = "resid_post"
+
+
+def trace_provenance(
+    model: PreTrainedModel,
+    settings: Settings,
+    *,
+    alias: str | None = None,
+    chat_template: str | None = None,
+    seed: int | None = None,
+) -> Provenance:
+    """Everything about the model and the run that bears on what the states are.
+
+    Args:
+        model: The model that was captured.
+        settings: How it was captured.
+        alias: Short name of the model, where the caller has one.
+        chat_template: Hash of the template that the prompts went through.
+        seed: Seed of the draw of pairs.
+    """
+    known = describe_model(model)
+    return Provenance(
+        model=known.source.model_id,
+        alias=alias or known.source.alias,
+        revision=known.source.revision,
+        source=known.source.kind,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(input_device(model)),
+        attention=str(model.config._attn_implementation),
+        chat_template=chat_template,
+        versions=library_versions(),
+        site=SITE,
+        positions=settings.positions.text,
+        mode="hooks" if settings.use_hooks else "hidden_states",
+        batch_size=settings.batch_size,
+        seed=seed,
+        receipt=known.receipt,
+    )
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    packages = ("layerscope", "torch", "transformers")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}

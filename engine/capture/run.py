@@ -1,0 +1,129 @@
+"""The run: prompts through the model in batches, the wanted states of each prompt out, in the caller's order.
+
+Knows token ids, layers, positions and batches. Does not know what the prompts mean or what becomes of the states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.capture.batches import sorted_batches
+from engine.capture.layers import LayerSpec, parse_layers
+from engine.capture.positions import Positions, PositionSpec, parse_positions
+from engine.capture.prompts import TokenizedPrompt
+from engine.errors import CaptureError, RequestError
+from engine.models.blocks import find_blocks
+from engine.models.description import describe_model
+from engine.models.forward import TokenBatch, input_device, read_blocks, read_hidden_states
+from engine.records import ActivationData
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+Progress = Callable[[int, int], None]
+"""Called with the number of prompts done and their total."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run keeps, and how.
+
+    Attributes:
+        layers: Layer numbers, ascending.
+        positions: Which tokens.
+        use_hooks: Whether hooks on the blocks read the states, or `output_hidden_states`. Both give the same bits;
+            hooks hold less in memory and stop after the last layer wanted.
+        batch_size: Most prompts in one forward pass.
+        progress: Told of each batch.
+    """
+
+    layers: list[int]
+    positions: Positions
+    use_hooks: bool
+    batch_size: int
+    progress: Progress | None = None
+
+    @classmethod
+    def for_model(
+        cls,
+        model: PreTrainedModel,
+        layers: LayerSpec,
+        positions: PositionSpec,
+        *,
+        use_hooks: bool,
+        batch_size: int,
+        progress: Progress | None,
+    ) -> Settings:
+        """Read what the user asked for, in the light of a model.
+
+        Raises:
+            RequestError: Layers, positions or batch size make no sense for it.
+            ModelError: The model fails the check.
+        """
+        if batch_size < 1:
+            raise RequestError(f"a batch of {batch_size} prompts is not possible", expected="at least 1")
+        numbers = parse_layers(layers, describe_model(model).num_layers)
+        return cls(numbers, parse_positions(positions), use_hooks, batch_size, progress)
+
+
+def run_capture(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings) -> list[ActivationData]:
+    """Capture prompts.
+
+    Args:
+        model: A checked model.
+        prompts: What to run; at least one.
+        settings: What to keep.
+
+    Returns:
+        One capture a prompt, in order, each with a batch of one; nothing in them refers to another prompt's memory.
+
+    Raises:
+        CaptureError: A state came out NaN, infinite or all zero; the message names the prompt and the layer.
+        RequestError: A prompt does not have the positions asked for.
+    """
+    lengths = [len(prompt.ids) for prompt in prompts]
+    for prompt in prompts:
+        settings.positions.span(len(prompt.ids), prompt.name)
+    blocks, device = find_blocks(model), input_device(model)
+    read = read_blocks if settings.use_hooks else read_hidden_states
+    captured: dict[int, dict[int, Tensor]] = {}  # prompt -> layer -> (1, kept tokens, hidden)
+    for batch in sorted_batches(lengths, settings.batch_size):
+        tokens = TokenBatch.of([prompts[index].ids for index in batch], device)
+        batch_lengths = [lengths[index] for index in batch]
+        keep = partial(settings.positions.take, lengths=batch_lengths)
+        states = read(model, blocks, tokens, settings.layers, keep)
+        for row, index in enumerate(batch):
+            captured[index] = {layer: states[layer][row][None] for layer in settings.layers}
+            _require_usable(captured[index], prompts[index].name)
+        if settings.progress:
+            settings.progress(len(captured), len(prompts))
+    num_layers = len(blocks.blocks)
+    return [_activation_data(prompts[i], captured[i], num_layers) for i in range(len(prompts))]
+
+
+def _require_usable(states: dict[int, Tensor], name: str) -> None:
+    for layer, kept in states.items():
+        finite = bool(torch.isfinite(kept).all())
+        if not finite or not bool(kept.any()):
+            raise CaptureError(
+                f"{name} has {'only zeros' if finite else 'values that are not finite'} at layer {layer}",
+                expected="finite states",
+                next_step="try --dtype float32: half precision overflows in some models; else the weights are damaged",
+            )
+
+
+def _activation_data(prompt: TokenizedPrompt, states: dict[int, Tensor], num_layers: int) -> ActivationData:
+    return ActivationData(
+        activations=states,
+        input_ids=torch.tensor([prompt.ids]),
+        tokens=prompt.tokens,
+        prompt=prompt.text,
+        num_layers=num_layers,
+        captured_layers=list(states),
+    )

@@ -1,0 +1,51 @@
+"""The program: its commands, and how it ends. Knows exit codes; the work is in the commands."""
+
+import sys
+import traceback
+
+import typer
+
+from engine.cli import capture, store, visualize
+from engine.cli.console import Narrator
+from engine.errors import LayerscopeError
+
+INTERRUPTED = 130
+
+_HELP = """Find where in a language model a concept lives.
+
+[bold]Examples[/bold]
+
+  layerscope capture --concept honesty --positions last
+  layerscope list
+  layerscope show smollm2_honesty
+  layerscope visualize activations/smollm2_honesty.pt --output honesty.png
+
+[bold]Exit codes[/bold]: 0 done, 1 a bug, 2 a wrong argument, 3 the model, 4 a prompt or
+its states, 5 the store, 130 interrupted.
+"""
+
+app = typer.Typer(
+    help=_HELP, no_args_is_help=True, rich_markup_mode="rich", add_completion=False, pretty_exceptions_enable=False
+)
+app.command("capture", epilog=capture.EXAMPLES, no_args_is_help=True)(capture.capture)
+app.command("visualize", epilog=visualize.EXAMPLES, no_args_is_help=True)(visualize.visualize)
+app.command("list")(store.list_store)
+app.command("show", no_args_is_help=True)(store.show)
+
+
+def main() -> None:
+    """Run the command line; errors for people go to stderr as one paragraph, bugs keep their traceback."""
+    narrator = Narrator(quiet=False)
+    try:
+        app()
+    except SystemExit as end:  # typer shows wrong usage itself, and ends so in any case
+        if end.code == INTERRUPTED:
+            narrator.say("interrupted; what was saved before is untouched")
+        raise
+    except LayerscopeError as error:
+        narrator.say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except Exception:
+        traceback.print_exc()
+        narrator.say("this is a bug in layerscope: please report it with the lines above")
+        sys.exit(1)

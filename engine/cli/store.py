@@ -1,0 +1,104 @@
+"""`layerscope list` and `layerscope show`: what the store holds."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from engine.cli.console import Narrator, print_data, print_json
+from engine.plots.chart import layer_chart
+from engine.plots.text import layers_as_text
+from engine.records import CaptureRecord, Provenance
+from engine.store.catalog import CatalogEntry, list_captures, show_capture, unfinished_saves
+from engine.store.names import DEFAULT_STORE
+from engine.store.record import encode_record
+
+Store = Annotated[Path, typer.Option("--store", "-s", help="The folder of captures.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def list_store(
+    store: Store = DEFAULT_STORE,
+    concept: Annotated[str | None, typer.Option(help="Only captures of this concept.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only captures of this model, by alias or id.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the captures of a store, newest first."""
+    entries = list_captures(store, concept=concept, model=model)
+    if as_json:
+        print_json(msgspec.json.format(msgspec.json.encode(entries)))
+        return
+    print_data(_captures_table(entries))
+    narrator = Narrator(quiet=False)
+    for path in unfinished_saves(store):
+        narrator.say(f"left by a save that was killed, safe to delete when none is running: {path}")
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="A capture's name, or the path of one of its files.")],
+    store: Store = DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Show how a capture was made, and its layer table."""
+    record = show_capture(name) if "/" in name else show_capture(name, store=store)
+    if as_json:
+        print_json(encode_record(record))
+        return
+    print_data(_provenance_table(record))
+    print_data("")
+    print_data(layers_as_text(layer_chart(record)))
+
+
+def _captures_table(entries: list[CatalogEntry]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("name", "model", "concept", "pairs", "layers", "positions", "saved (UTC)"):
+        table.add_column(column, justify="right" if column in {"pairs", "layers"} else "left", overflow="fold")
+    for entry in entries:
+        record = entry.record
+        if record is None:
+            table.add_row(entry.name, Text(f"damaged: {entry.problem}", style="red"))
+            continue
+        provenance = record["provenance"]
+        table.add_row(
+            entry.name,
+            provenance["alias"] if provenance else "unknown",
+            record["concept"] or "",
+            str(record["num_pairs"] or ""),
+            f"{len(record['captured_layers'])}/{record['num_layers']}",
+            provenance["positions"] if provenance else "",
+            record["created"][:16].replace("T", " "),
+        )
+    return table
+
+
+def _provenance_table(record: CaptureRecord) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    lines = {"capture": record["name"], "saved": record["created"], "tensors": _tensors(record)}
+    for label, value in (lines | _provenance_lines(record["provenance"])).items():
+        table.add_row(Text(label, style="bold"), value)
+    return table
+
+
+def _tensors(record: CaptureRecord) -> str:
+    prompts = len(record["prompts"]) + len(record["negative_prompts"])
+    shape = f"{len(record['captured_layers'])} of {record['num_layers']} layers, width {record['hidden_size']}"
+    return f"{record['data']['name']}, {record['data']['bytes'] / 1e6:.1f} MB: {prompts} prompts, {shape}"
+
+
+def _provenance_lines(provenance: Provenance | None) -> dict[str, str]:
+    if provenance is None:
+        return {"provenance": "unknown: the tensors did not come from a capture function"}
+    receipt = provenance["receipt"]
+    return {
+        "model": f"{provenance['model']} ({provenance['alias']}), {provenance['revision'] or 'revision unknown'}",
+        "run": f"{provenance['dtype']} on {provenance['device']}, attention {provenance['attention']},"
+        f" {provenance['mode']}, batches of {provenance['batch_size']}",
+        "read": f"{provenance['site']}, positions {provenance['positions']}, blocks at {receipt['blocks']}",
+        "prompts": f"chat template {provenance['chat_template'][:12]}" if provenance["chat_template"] else "plain text",
+        "check": f"batching moved a state by {receipt['batched_error']:.1e} of its norm,"
+        f" {receipt['tolerance']:g} allowed",
+        "versions": ", ".join(f"{name} {version}" for name, version in provenance["versions"].items()),
+    }

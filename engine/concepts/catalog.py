@@ -1,0 +1,144 @@
+"""Which concepts there are: the built-in ones, the user's own, and any file of the same form.
+
+Knows TOML and what a concept must hold. Does not know how pairs are drawn or rendered, and imports no torch.
+"""
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from engine.errors import RequestError, nearest
+from engine.records import Concept, Persona, Template
+
+_FIELDS = {"name", "description", "positive", "negative", "topics", "personas", "templates"}
+
+
+def user_concepts_path() -> Path:
+    """The folder whose `.toml` files are the user's own concepts; it need not exist."""
+    return platformdirs.user_config_path("layerscope") / "concepts"
+
+
+def list_concepts() -> list[Concept]:
+    """All concepts that have a name here, the user's own after the built-in ones.
+
+    Raises:
+        RequestError: One of the user's files cannot be used.
+
+    Example:
+        >>> len(list_concepts()) >= 8
+        True
+    """
+    return [load_concept(name) for name in _concept_files()]
+
+
+def load_concept(concept: str | Path) -> Concept:
+    """Read a concept.
+
+    Args:
+        concept: The name of a built-in concept or of one of the user's own, or the path of a `.toml` file.
+
+    Returns:
+        The concept, every field checked.
+
+    Raises:
+        RequestError: No such concept (the message lists the nearest), or a file that names the field that is wrong.
+
+    Example:
+        >>> load_concept("honesty").negative
+        'deceptive'
+    """
+    known = _concept_files()
+    name = str(concept)
+    path = known.get(name) or Path(name).expanduser()
+    if name not in known and path.suffix != ".toml":
+        raise RequestError(
+            f"there is no concept called {name!r}; {nearest(name, known)}",
+            expected="a name from `layerscope capture --list-concepts`, or the path of a .toml file",
+        )
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}", next_step="check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path} is not valid TOML: {error}", next_step="correct that line") from error
+    return _Reader(path, table).concept()
+
+
+def _concept_files() -> dict[str, Path]:
+    built_in = Path(str(files("engine.concepts").joinpath("data")))
+    folders = (built_in, user_concepts_path())
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
+
+
+class _Reader:
+    """Turns a parsed file into a concept; every complaint names the file and the field."""
+
+    def __init__(self, path: Path, table: dict[str, Any]) -> None:
+        self._path = path
+        self._table = table
+
+    def concept(self) -> Concept:
+        if unknown := self._table.keys() - _FIELDS:
+            field = sorted(unknown)[0]
+            raise self._wrong(field, f"is not known; {nearest(field, sorted(_FIELDS))}")
+        return Concept(
+            name=self._text(self._table, "name", ""),
+            description=self._text(self._table, "description", ""),
+            positive=self._text(self._table, "positive", ""),
+            negative=self._text(self._table, "negative", ""),
+            personas=tuple(self._persona(i, row) for i, row in enumerate(self._rows("personas"))),
+            templates=tuple(self._template(i, row) for i, row in enumerate(self._rows("templates"))),
+            topics=tuple(self._topics()),
+        )
+
+    def _persona(self, index: int, row: dict[str, Any]) -> Persona:
+        where = f"personas[{index}]"
+        persona = Persona(*(self._text(row, field, where) for field in ("name", "positive", "negative")))
+        if persona.positive == persona.negative:
+            raise self._wrong(where, "has the same text on both sides; there is nothing to contrast")
+        return persona
+
+    def _template(self, index: int, row: dict[str, Any]) -> Template:
+        where = f"templates[{index}]"
+        template = Template(
+            name=self._text(row, "name", where),
+            user=self._text(row, "user", where),
+            system=self._text(row, "system", where) if "system" in row else "",
+        )
+        for placeholder in ("{persona}", "{topic}"):
+            if (template.system + template.user).count(placeholder) != 1:
+                raise self._wrong(where, f"must hold {placeholder} exactly once over system and user")
+        return template
+
+    def _topics(self) -> list[str]:
+        topics = self._table.get("topics")
+        if not isinstance(topics, list) or not topics or not all(isinstance(t, str) and t.strip() for t in topics):
+            raise self._wrong("topics", "must be a list of texts, at least one")
+        if repeated := next((topic for topic in topics if topics.count(topic) > 1), None):
+            raise self._wrong("topics", f"holds {repeated!r} twice")
+        return topics
+
+    def _rows(self, field: str) -> list[dict[str, Any]]:
+        rows = self._table.get(field)
+        if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+            raise self._wrong(field, f"must be written as one or more [[{field}]] tables")
+        names = [row.get("name") for row in rows]
+        if repeated := next((name for name in names if names.count(name) > 1), None):
+            raise self._wrong(field, f"has the name {repeated!r} twice")
+        return rows
+
+    def _text(self, row: dict[str, Any], field: str, where: str) -> str:
+        value = row.get(field)
+        if not isinstance(value, str) or not value.strip():
+            raise self._wrong(f"{where}.{field}" if where else field, "must be a text that is not empty")
+        return value
+
+    def _wrong(self, field: str, complaint: str) -> RequestError:
+        return RequestError(
+            f"{self._path}: {field} {complaint}",
+            expected="the form of the built-in concepts",
+            next_step="compare with engine/concepts/data/honesty.toml",
+        )

@@ -1,0 +1,78 @@
+"""The pairs a concept makes: every persona in every template on every topic, or an even draw from them.
+
+Knows concepts and messages. Does not know chat templates or models.
+"""
+
+import random
+from collections import Counter
+from itertools import product
+
+from engine.errors import RequestError
+from engine.records import Concept, Factors, Message, Pair, Persona, Template
+
+DEFAULT_SAMPLES = 64
+
+
+def draw_pairs(concept: Concept, max_samples: int | None = None, seed: int = 0) -> list[Pair]:
+    """Draw pairs evenly over personas, templates and topics.
+
+    Each factor's values occur equally often, give or take one or two, and so do persona with template, and topic with
+    either, as far as the number allows: a factor that is left out later takes no other factor with it.
+
+    Args:
+        concept: What to draw from.
+        max_samples: Most pairs to draw; None for every combination.
+        seed: The same seed gives the same pairs in the same order, and fewer of them are the first of more.
+
+    Returns:
+        Distinct pairs, as many as asked for or as there are.
+
+    Raises:
+        RequestError: `max_samples` is less than one.
+
+    Example:
+        >>> from engine.concepts.catalog import load_concept
+        >>> [pair.factors["persona"] for pair in draw_pairs(load_concept("honesty"), 2)]
+        ['mistakes', 'witness']
+    """
+    if max_samples is not None and max_samples < 1:
+        raise RequestError(f"cannot draw {max_samples} pairs", expected="max_samples of at least 1")
+    shuffle = random.Random(seed)  # noqa: S311 - a reproducible draw, not a secret
+    personas = shuffle.sample(concept.personas, len(concept.personas))
+    templates = shuffle.sample(concept.templates, len(concept.templates))
+    topics = shuffle.sample(concept.topics, len(concept.topics))
+    settings = _in_turn(personas, templates)
+    total = len(settings) * len(topics)
+    used: Counter[object] = Counter()
+    pairs = []
+    for i in range(min(total, max_samples or total)):
+        persona, template = settings[i % len(settings)]
+        unused = (topic for topic in topics if not used[persona, template, topic])
+        topic = min(unused, key=lambda t: (used[t], used[persona, t] + used[template, t]))
+        used.update([topic, (persona, topic), (template, topic), (persona, template, topic)])
+        pairs.append(_pair(persona, template, topic))
+    return pairs
+
+
+def _in_turn(personas: list[Persona], templates: list[Template]) -> list[tuple[Persona, Template]]:
+    """Every persona with every template, so ordered that the first few use all of both."""
+    size = max(len(personas), len(templates))
+    diagonals = ((i, (i + shift) % size) for shift, i in product(range(size), repeat=2))
+    return [(personas[i], templates[j]) for i, j in diagonals if i < len(personas) and j < len(templates)]
+
+
+def _pair(persona: Persona, template: Template, topic: str) -> Pair:
+    return Pair(
+        positive=_messages(template, persona.positive, topic),
+        negative=_messages(template, persona.negative, topic),
+        factors=Factors(template=template.name, persona=persona.name, topic=topic),
+    )
+
+
+def _messages(template: Template, persona: str, topic: str) -> tuple[Message, ...]:
+    # Plain replacement, not str.format: a topic may hold braces.
+    system, user = (
+        text.replace("{persona}", persona).replace("{topic}", topic) for text in (template.system, template.user)
+    )
+    messages = (Message(role="system", content=system), Message(role="user", content=user))
+    return tuple(message for message in messages if message["content"])

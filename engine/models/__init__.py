@@ -1,0 +1,1 @@
+"""Models: what their names mean, how they are loaded, where they keep their blocks, and whether they can be trusted."""

@@ -1,0 +1,90 @@
+"""A GGUF file as a folder of safetensors, converted once and kept.
+
+Reading the default model's GGUF file takes some twenty seconds, its converted weights a third of one. Knows files and
+the user's cache folder; the values are exactly those that the GGUF file stands for, in float32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import platformdirs
+import transformers
+
+from engine.errors import ModelError
+
+if TYPE_CHECKING:
+    from engine.records import ModelSource
+
+log = logging.getLogger(__name__)
+
+
+def conversion_folder(source: ModelSource) -> Path:
+    """Where the conversion of these very bytes by this transformers lies, or will lie.
+
+    Raises:
+        ModelError: The file is not GGUF.
+    """
+    path = Path(source.location) / str(source.gguf_file)
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ModelError(f"{path} is not a GGUF file", next_step="check the path, or fetch the file again")
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    name = f"{path.stem}-{digest[:16]}-transformers-{transformers.__version__}"
+    return platformdirs.user_cache_path("layerscope") / "converted" / name
+
+
+def convert(source: ModelSource) -> Path:
+    """Convert a GGUF file, or find that it has been converted before.
+
+    Returns:
+        A folder as `save_pretrained` writes it, model and tokenizer.
+
+    Raises:
+        ModelError: The file is damaged, of an architecture that transformers does not read, or there is no room.
+    """
+    folder = conversion_folder(source)
+    if folder.is_dir():
+        return folder
+    log.info("converting %s, once: later loads take what is kept in %s", source.gguf_file, folder.parent)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unfinished-") as unfinished:
+            _write_conversion(source, Path(unfinished) / folder.name)
+            # A second process may have been quicker: its folder holds the same.
+            if not folder.is_dir():
+                shutil.move(Path(unfinished) / folder.name, folder)
+    except OSError as error:
+        raise ModelError(
+            f"the converted weights of {source.gguf_file} cannot be kept in {folder.parent}: {error}",
+            expected="a cache folder that can be written, with room for four bytes a parameter",
+            next_step="make room there, or set XDG_CACHE_HOME to another folder",
+        ) from error
+    return folder
+
+
+def _write_conversion(source: ModelSource, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.location, gguf_file=source.gguf_file)
+        model = AutoModelForCausalLM.from_pretrained(
+            source.location,
+            gguf_file=source.gguf_file,
+            dtype="float32",
+            quantization_config=GgufConfig(dequantize=True),
+        )
+    except (ValueError, KeyError, IndexError, TypeError, RuntimeError, NotImplementedError) as error:
+        raise ModelError(
+            f"{source.gguf_file} cannot be read: {error}",
+            expected="a whole GGUF file of an architecture that transformers reads",
+            next_step="fetch the file again, or use the model's original weights",
+        ) from error
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

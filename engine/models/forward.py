@@ -1,0 +1,153 @@
+"""One forward pass of a decoder, and what its blocks put out.
+
+Both capture modes and the check at load go through here. Knows token ids and blocks; knows nothing of prompts,
+positions or what is done with the states. Leaves the model as it found it, whatever happens.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from engine.models.blocks import Blocks
+
+Kept = TypeVar("Kept")
+Keep = Callable[[Tensor], Kept]  # (batch, sequence, hidden) -> whatever the caller wants of it, copied
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Prompts of one forward pass, padded on the right.
+
+    Attributes:
+        input_ids: Token ids, `(batch, sequence)`.
+        attention_mask: 1 for a real token, `(batch, sequence)`.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]], device: torch.device) -> TokenBatch:
+        """Pad rows of token ids on the right, where causal attention and recurrences cannot see the padding."""
+        width = max(len(row) for row in rows)
+        # Padding is never read, so any id that the embedding knows will do: not every tokenizer has a pad token.
+        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        return cls(ids.to(device), mask.to(device))
+
+
+class _LastLayerReached(Exception):  # noqa: N818 - it ends a forward pass, it reports no error
+    """Raised in a hook to stop a forward pass once all that was wanted has been seen."""
+
+
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Where token ids belong: the device of the embedding, or of the first weight that is not offloaded."""
+    weight = next(model.get_input_embeddings().parameters())
+    if weight.device.type != "meta":
+        return weight.device
+    return next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
+
+
+def read_blocks(
+    model: PreTrainedModel, blocks: Blocks, batch: TokenBatch, layers: Sequence[int], keep: Keep[Kept]
+) -> dict[int, Kept]:
+    """Run the decoder as far as the last wanted layer and keep something of each wanted block's output.
+
+    Args:
+        model: The model `blocks` was found in.
+        blocks: Its parts.
+        batch: The tokens.
+        layers: Ascending layer numbers, at least one.
+        keep: Called inside the hook with the residual stream after the block, `(batch, sequence, hidden)`. It must
+            copy: a view would hold the whole tensor in memory.
+
+    Returns:
+        Layer to what `keep` returned.
+    """
+    kept: dict[int, Kept] = {}
+
+    def hook_of(layer: int) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:  # noqa: ANN401 - torch's own signature
+            kept[layer] = keep(residual(output))
+            if layer == layers[-1]:
+                raise _LastLayerReached
+
+        return hook
+
+    with left_as_found(model), ExitStack() as stack:
+        for layer in layers:
+            stack.callback(blocks.blocks[layer].register_forward_hook(hook_of(layer)).remove)
+        with suppress(_LastLayerReached):
+            _run(blocks.decoder, batch)
+    return kept
+
+
+def read_hidden_states(
+    model: PreTrainedModel, blocks: Blocks, batch: TokenBatch, layers: Sequence[int], keep: Keep[Kept]
+) -> dict[int, Kept]:
+    """The same as `read_blocks` through `output_hidden_states`: every layer is held in memory until the pass ends.
+
+    The last of the reported states has been through the final norm; the last block is read by a hook instead.
+    """
+    last = len(blocks.blocks) - 1
+    raw: list[Tensor] = []
+    with left_as_found(model), ExitStack() as stack:
+        stack.callback(blocks.blocks[last].register_forward_hook(lambda _m, _a, out: raw.append(residual(out))).remove)
+        hidden_states = _run(blocks.decoder, batch, output_hidden_states=True).hidden_states
+        return {layer: keep(raw[0] if layer == last else hidden_states[layer + blocks.first_state]) for layer in layers}
+
+
+def run_decoder(model: PreTrainedModel, blocks: Blocks, batch: TokenBatch) -> Any:  # noqa: ANN401 - a model output
+    """A whole pass with `output_hidden_states`, as transformers returns it; nothing is kept back."""
+    with left_as_found(model):
+        return _run(blocks.decoder, batch, output_hidden_states=True)
+
+
+def residual(output: Any) -> Tensor:  # noqa: ANN401 - a block returns a tensor, or in older code a tuple that begins with it
+    """The residual stream in what a block returned, `(batch, sequence, hidden)`."""
+    return cast("Tensor", output[0] if isinstance(output, tuple | list) else output)
+
+
+def _run(decoder: nn.Module, batch: TokenBatch, **options: bool) -> Any:  # noqa: ANN401 - a model output
+    accepted = inspect.signature(decoder.forward).parameters
+    inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    if "position_ids" in accepted:
+        inputs["position_ids"] = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)[None]
+    if "use_cache" in accepted:
+        inputs["use_cache"] = False
+    with torch.no_grad():
+        return decoder(**inputs, **options, return_dict=True)
+
+
+@contextmanager
+def left_as_found(model: PreTrainedModel) -> Iterator[None]:
+    """Put training mode and hooks back as they were: transformers leaves hooks behind after `output_hidden_states`."""
+    modules = list(model.modules())
+    training = [module.training for module in modules]
+    hooks = [(dict(m._forward_hooks), dict(m._forward_pre_hooks)) for m in modules]
+    marked = {module for module in modules if "_output_capturing_hooks_installed" in module.__dict__}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was_training, (after, before) in zip(modules, training, hooks, strict=True):
+            module.training = was_training
+            _restore(module._forward_hooks, after)
+            _restore(module._forward_pre_hooks, before)
+            if module not in marked:
+                module.__dict__.pop("_output_capturing_hooks_installed", None)
+
+
+def _restore(now: dict[int, Any], found: dict[int, Any]) -> None:
+    for handle in now.keys() - found.keys():
+        del now[handle]

@@ -1,0 +1,169 @@
+"""Load a causal language model with its tokenizer, checked and ready to be captured.
+
+Knows devices, dtypes and what transformers needs to be told. Does not know where names lead (`engine.models.registry`)
+or what makes a model fit to be captured (`engine.models.check`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from engine.errors import ModelError, RequestError, first_line, nearest
+from engine.models.converted import convert
+from engine.models.description import describe_model
+from engine.models.hub import require_on_hub
+from engine.models.memory import require_room
+from engine.models.registry import DEFAULT_MODEL, find_source
+from engine.records import ModelConfig, ModelSource
+
+log = logging.getLogger(__name__)
+
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+}
+
+
+def load_model_and_tokenizer(
+    model: str = DEFAULT_MODEL,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    *,
+    device_map: str | dict[str, Any] | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ModelConfig]:
+    """Load a model and check that it keeps the promises a capture relies on.
+
+    Args:
+        model: An alias, a hub id, a folder that `save_pretrained` wrote, or a `.gguf` file.
+        device: "auto" (CUDA, then Apple's GPU, then the CPU), or a name that torch knows ("cuda:1").
+        dtype: "auto" (the checkpoint's own on a GPU, float32 on the CPU), a name or a torch dtype.
+        device_map: Passed to accelerate, which then decides what lies where; `device` is not used.
+        trust_remote_code: Run code that comes with the model. Off unless you trust its author.
+
+    Returns:
+        The model in eval mode, its tokenizer, and what is known of the model.
+
+    Raises:
+        RequestError: The model, device or dtype has no meaning here.
+        ModelError: It cannot be found, read, or fitted into memory, is no causal language model, or fails the check.
+
+    Example:
+        >>> model, tokenizer, config = load_model_and_tokenizer("smollm2")
+        >>> config.num_layers, config.hidden_size
+        (30, 576)
+    """
+    source = find_source(model)
+    torch_device = _choose_device(device)
+    wanted_dtype = _parse_dtype(dtype)
+    if not source.local:
+        require_on_hub(source)
+        log.info("downloading %s", source.model_id)
+    with _progress_bars(shown=not source.local), _readable_errors(source):
+        location = str(convert(source)) if source.gguf_file else source.location
+        options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+        if source.kind == "hub":
+            options["revision"] = source.revision
+        config = AutoConfig.from_pretrained(location, **options)
+        _require_causal_lm(config, source)
+        chosen_dtype = wanted_dtype or _default_dtype(config, torch_device)
+        if device_map is None:
+            require_room(config, chosen_dtype, torch_device)
+        tokenizer = AutoTokenizer.from_pretrained(location, **options)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            location, config=config, dtype=chosen_dtype, device_map=device_map, **options
+        )
+    if device_map is None:
+        loaded.to(torch_device)  # type: ignore[arg-type]  # transformers wraps it and loses its type
+    loaded.eval()
+    return loaded, tokenizer, describe_model(loaded, source)
+
+
+def _choose_device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise RequestError(
+            f"the device {name!r} cannot be used here: {first_line(error)}",
+            expected="auto, cpu, mps, cuda or cuda:N",
+            next_step="leave --device out to let layerscope choose",
+        ) from error
+    return device
+
+
+def _parse_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        return None
+    if dtype not in DTYPES:
+        raise RequestError(f"there is no dtype {dtype!r}; {nearest(dtype, ['auto', *DTYPES])}")
+    return DTYPES[dtype]
+
+
+def _default_dtype(config: transformers.PreTrainedConfig, device: torch.device) -> torch.dtype:
+    own = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    return torch.float32 if device.type == "cpu" else own
+
+
+def _require_causal_lm(config: transformers.PreTrainedConfig, source: ModelSource) -> None:
+    """A checkpoint names the class it was saved from: a masked or sequence-to-sequence model is refused by it."""
+    classes = set(getattr(config, "architectures", None) or [])
+    known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not getattr(config, "auto_map", None):
+        classes = classes or {config.model_type}
+    elif not classes or classes & known or getattr(config, "auto_map", None):
+        return
+    raise ModelError(
+        f"{source.model_id} is not a causal language model but {', '.join(sorted(classes))}",
+        expected="a decoder that predicts the next token",
+        next_step="layerscope capture --list-models shows models that work",
+    )
+
+
+@contextmanager
+def _progress_bars(*, shown: bool) -> Iterator[None]:
+    """Bars for a download; for a load of a third of a second they are noise."""
+    if shown or not transformers.utils.logging.is_progress_bar_enabled():
+        yield
+        return
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.utils.logging.enable_progress_bar()
+
+
+@contextmanager
+def _readable_errors(source: ModelSource) -> Iterator[None]:
+    """Turn what transformers raises for files that are missing or broken into an error for people."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+        raise ModelError(
+            f"{source.model_id} cannot be loaded from {source.location}: {first_line(error)}",
+            expected="config.json, tokenizer files and whole weights",
+            next_step="check or fetch the files again"
+            + (
+                "; pass trust_remote_code=True only if you trust its author"
+                if "trust_remote_code" in str(error)
+                else ""
+            ),
+        ) from error

@@ -1,0 +1,49 @@
+"""Whether a model fits into memory, told before its weights are read. Knows sizes only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+
+from engine.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+GIGABYTE = 1e9
+
+
+def weight_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
+    """Bytes of all weights in this dtype, counted on a model without memory behind it."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can still be taken on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def require_room(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> None:
+    """Refuse a model whose weights do not fit on a device.
+
+    Raises:
+        ModelError: The message says how much is needed and free, and what would make it fit.
+    """
+    if getattr(config, "quantization_config", None) or getattr(config, "auto_map", None):
+        return  # packed weights are smaller than counted here, remote code cannot be counted without running it
+    needed, free = weight_bytes(config, dtype), free_bytes(device)
+    if needed > free:
+        smaller = "" if dtype.itemsize <= 2 else "--dtype bfloat16 halves it; "
+        raise ModelError(
+            f"too little memory: the weights take {needed / GIGABYTE:.1f} GB as {str(dtype).removeprefix('torch.')}, "
+            f"{free / GIGABYTE:.1f} GB are free on {device}",
+            next_step=f"{smaller}a smaller model, or device_map='auto' from Python to spread it over devices and disk",
+        )

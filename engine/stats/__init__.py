@@ -1,0 +1,1 @@
+"""Statistics, one family per file. They take captures, not files, and know nothing of models."""

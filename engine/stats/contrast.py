@@ -1,0 +1,84 @@
+"""How far apart two sides are at each layer: difference of means, its norm relative to the states, cosine.
+
+These describe; they do not rank. The raw norm grows with depth whatever the concept, and the cosine stays near 1.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.errors import RequestError
+from engine.records import ActivationData, ContrastData, LayerDiff
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_MUST_AGREE = ("model", "revision", "dtype", "site", "positions")
+
+
+def compute_contrastive_diff(
+    pos_data: ActivationData | ContrastData, neg_data: ActivationData | None = None
+) -> dict[int, LayerDiff]:
+    """Difference between two sides at the last kept token, layer by layer.
+
+    Args:
+        pos_data: The positive prompt or prompts; or a whole contrast, which holds both sides.
+        neg_data: The negative prompt or prompts.
+
+    Returns:
+        Layer to the norm of (mean positive - mean negative), that norm over the mean norm of the states of both sides,
+        and the cosine of the two means; all computed in float64.
+
+    Raises:
+        RequestError: One side is missing, or the two were captured in ways that cannot be compared.
+
+    Example:
+        >>> diffs = compute_contrastive_diff(capture_from_concept(model, tokenizer, "honesty", max_samples=4))
+        >>> sorted(diffs[16])
+        ['cosine_sim', 'diff_norm', 'relative_norm']
+    """
+    if "positive" in pos_data:
+        if neg_data is not None:
+            raise RequestError("a contrast holds both sides already", next_step="leave the second argument out")
+        positive, negative = pos_data["positive"], pos_data["negative"]
+    elif neg_data is not None:
+        positive, negative = [pos_data], [neg_data]
+        _require_comparable(pos_data, neg_data)
+    else:
+        raise RequestError("the negative side is missing", expected="two captures, or one contrast")
+    layers = positive[0]["captured_layers"]
+    return {layer: _difference(last_states(positive, layer), last_states(negative, layer)) for layer in layers}
+
+
+def last_states(prompts: list[ActivationData], layer: int) -> Tensor:
+    """States of the last kept token of every prompt, `(prompts, hidden)`, float64."""
+    return torch.cat([data["activations"][layer][:, -1, :] for data in prompts]).double()
+
+
+def _difference(positive: Tensor, negative: Tensor) -> LayerDiff:
+    mean_positive, mean_negative = positive.mean(dim=0), negative.mean(dim=0)  # (hidden,)
+    diff_norm = (mean_positive - mean_negative).norm()
+    scale = torch.cat([positive, negative]).norm(dim=-1).mean()
+    return LayerDiff(
+        diff_norm=float(diff_norm),
+        relative_norm=float(diff_norm / scale),
+        cosine_sim=float(torch.cosine_similarity(mean_positive, mean_negative, dim=0)),
+    )
+
+
+def _require_comparable(one: ActivationData, other: ActivationData) -> None:
+    differing = [
+        f"{field} ({one['provenance'].get(field)} and {other['provenance'].get(field)})"
+        for field in _MUST_AGREE
+        if "provenance" in one and "provenance" in other
+        if one["provenance"].get(field) != other["provenance"].get(field)
+    ]
+    if one["captured_layers"] != other["captured_layers"]:
+        differing.append(f"captured layers ({one['captured_layers']} and {other['captured_layers']})")
+    if differing:
+        raise RequestError(
+            f"the two captures cannot be compared: they differ in {', '.join(differing)}",
+            next_step="capture both the same way",
+        )

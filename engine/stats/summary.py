@@ -1,0 +1,71 @@
+"""Summary of each layer: mean, standard deviation and norm of the states.
+
+Sums are taken in float64: a bfloat16 mean of a million values is not a mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.errors import RequestError
+from engine.records import ActivationData, CaptureData, LayerStats
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def compute_activation_stats(data: CaptureData, *, include_first: bool = False) -> dict[int, LayerStats]:
+    """Mean and standard deviation of all values and mean L2 norm of a token's state, layer by layer.
+
+    Args:
+        data: A capture of prompts, or of pairs: then over the prompts of both sides.
+        include_first: Whether the first token of a prompt counts. In many models its norm is hundreds of times that
+            of any other token (Sun et al. 2024, "Massive Activations in Large Language Models"), and would be all one
+            sees. It does count where it is the only token kept.
+
+    Returns:
+        Layer to statistics; the standard deviation is that of the values as a population.
+
+    Example:
+        >>> stats = compute_activation_stats(capture_activations(model, tokenizer, "Tell me a story"))
+        >>> sorted(stats[16])
+        ['mean', 'norm', 'std']
+    """
+    prompts = prompts_of(data)
+    layers = prompts[0]["captured_layers"]
+    return {layer: _summarise(_token_states(prompts, layer, include_first)) for layer in layers}
+
+
+def prompts_of(data: CaptureData) -> list[ActivationData]:
+    """The captures of single prompts, or of batches, that a capture consists of."""
+    if "positive" in data:
+        return [*data["positive"], *data["negative"]]
+    if "activations" not in data:
+        raise RequestError("this is not a capture", expected="what a capture function or load_activations returned")
+    return [data]
+
+
+def _token_states(prompts: list[ActivationData], layer: int, include_first: bool) -> Iterator[Tensor]:
+    """States of the tokens that count, `(tokens, hidden)` in float64, one prompt at a time."""
+    for data in prompts:
+        states = data["activations"][layer]  # (batch, kept tokens, hidden)
+        mask = data.get("attention_mask", torch.ones(states.shape[:2], dtype=torch.long))
+        whole = states.shape[1] == data["input_ids"].shape[1] > 1
+        for row, real in zip(states, mask, strict=True):
+            kept = row[real.bool()].double()
+            yield kept[1:] if whole and not include_first and len(kept) > 1 else kept
+
+
+def _summarise(token_states: Iterator[Tensor]) -> LayerStats:
+    count, tokens, total, squares, norms = 0, 0, 0.0, 0.0, 0.0
+    for states in token_states:
+        count += states.numel()
+        tokens += len(states)
+        total += float(states.sum())
+        squares += float(states.square().sum())
+        norms += float(states.norm(dim=-1).sum())
+    mean = total / count
+    return LayerStats(mean=mean, std=max(squares / count - mean**2, 0.0) ** 0.5, norm=norms / tokens)

@@ -1,0 +1,113 @@
+"""List the captures of a store from their records alone: no torch, no tensors, damaged ones shown as damaged."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import StoreError
+from engine.records import CaptureRecord
+from engine.store.names import DEFAULT_STORE, UNFINISHED, locate
+from engine.store.record import read_record
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """One capture of a store.
+
+    Attributes:
+        name: Its name.
+        record: What its JSON says, None if that cannot be used.
+        problem: Why it cannot be used; empty if all is well.
+    """
+
+    name: str
+    record: CaptureRecord | None
+    problem: str = ""
+
+
+def list_captures(
+    store: str | Path = DEFAULT_STORE, *, concept: str | None = None, model: str | None = None
+) -> list[CatalogEntry]:
+    """The captures of a store, newest first, then those that cannot be used.
+
+    Args:
+        store: The folder.
+        concept: Only captures of this concept.
+        model: Only captures of this model, by alias or id.
+
+    Raises:
+        StoreError: The folder is not there or cannot be read.
+
+    Example:
+        >>> [entry.name for entry in list_captures("activations", concept="honesty")]
+        ['smollm2_honesty']
+    """
+    folder = Path(store)
+    try:
+        stems = sorted(
+            {p.stem for p in folder.iterdir() if p.suffix in {".pt", ".json"} and not p.name.startswith(".")}
+        )
+    except OSError as error:
+        raise StoreError(
+            f"the store {folder} cannot be read: {error.strerror}",
+            expected="a folder of captures",
+            next_step="make one with `layerscope capture --concept honesty`, or name another with --store",
+        ) from error
+    entries = [_entry(folder, stem) for stem in stems]
+    wanted = [entry for entry in entries if _matches(entry, concept, model)]
+    return sorted(wanted, key=lambda entry: entry.record["created"] if entry.record else "", reverse=True)
+
+
+def show_capture(name: str | Path, *, store: str | Path | None = None) -> CaptureRecord:
+    """The record of one capture.
+
+    Args:
+        name: A path with or without suffix; a plain name when `store` is given.
+        store: The folder.
+
+    Raises:
+        StoreError: There is no such capture, or its record cannot be used.
+    """
+    paths = locate(name, store)
+    if not paths.record.exists() and not paths.tensors.exists():
+        raise StoreError(
+            f"there is no capture called {paths.name!r} in {paths.store}",
+            next_step=f"layerscope list --store {paths.store} shows what there is",
+        )
+    entry = _entry(paths.store, paths.name)
+    if entry.record is None:
+        raise StoreError(
+            f"the capture {paths.name!r} cannot be used: {entry.problem}", next_step="capture again with --force"
+        )
+    return entry.record
+
+
+def unfinished_saves(store: str | Path) -> list[Path]:
+    """What killed saves left behind: hidden files that nothing reads, safe to delete when no save is running."""
+    return sorted(Path(store).glob(f".*{UNFINISHED}"))
+
+
+def _entry(folder: Path, name: str) -> CatalogEntry:
+    try:
+        paths = locate(name, folder)
+        if not paths.record.exists():
+            return CatalogEntry(name, None, "it has no record: the save was interrupted, or the .pt came alone")
+        record = read_record(paths.record)
+        size = paths.tensors.stat().st_size if paths.tensors.exists() else None
+    except StoreError as error:
+        return CatalogEntry(name, None, error.problem)
+    if size is None:
+        return CatalogEntry(name, None, f"{paths.tensors.name} is missing")
+    if size != record["data"]["bytes"]:
+        return CatalogEntry(
+            name, None, f"{paths.tensors.name} has {size} bytes, its record says {record['data']['bytes']}"
+        )
+    return CatalogEntry(name, record)
+
+
+def _matches(entry: CatalogEntry, concept: str | None, model: str | None) -> bool:
+    record = entry.record
+    if record is None:
+        return concept is None and model is None
+    provenance = record["provenance"]
+    names = {provenance["alias"], provenance["model"]} if provenance else set()
+    return (concept is None or record["concept"] == concept) and (model is None or model in names)

@@ -1,0 +1,84 @@
+"""What a capture is called and where its two files lie. No name leads out of the store."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import StoreError
+
+DEFAULT_STORE = Path("activations")
+UNFINISHED = ".unfinished"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True)
+class CapturePaths:
+    """The files of one capture: tensors, and the record that suffices to list it."""
+
+    store: Path
+    name: str
+
+    @property
+    def tensors(self) -> Path:
+        """The `.pt` file."""
+        return self.store / f"{self.name}.pt"
+
+    @property
+    def record(self) -> Path:
+        """The `.json` file."""
+        return self.store / f"{self.name}.json"
+
+
+def locate(name: str | Path, store: str | Path | None = None) -> CapturePaths:
+    """Where a capture lies or will lie.
+
+    Args:
+        name: With a store, a plain name; without one, a path whose folder is the store. `.pt` or `.json` at the end is
+            not part of the name.
+        store: The folder, when names come from someone who must not choose it.
+
+    Raises:
+        StoreError: The name holds a path, begins with a dot, or leads out of the store through a link.
+
+    Example:
+        >>> locate("activations/smollm2_honesty.pt").record.as_posix()
+        'activations/smollm2_honesty.json'
+    """
+    given = Path(name) if store is None else None
+    folder = given.parent if given is not None else Path(str(store))
+    plain = re.sub(r"\.(pt|json)$", "", given.name if given is not None else str(name))
+    if not _NAME.fullmatch(plain):
+        raise StoreError(
+            f"{plain!r} cannot be the name of a capture",
+            expected="letters, digits, dots, hyphens and underscores, a letter or digit first, 128 at most",
+        )
+    paths = CapturePaths(folder, plain)
+    for path in (paths.tensors, paths.record):
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise StoreError(f"{path} is a link that leads out of the store", next_step="remove the link")
+    return paths
+
+
+def require_free(paths: CapturePaths, *, force: bool) -> None:
+    """Refuse a name that is taken, before minutes are spent on what could not be saved.
+
+    Raises:
+        StoreError: It is taken and `force` is off.
+    """
+    taken = [str(path) for path in (paths.tensors, paths.record) if path.exists()]
+    if taken and not force:
+        raise StoreError(
+            f"there is already a capture called {paths.name} ({', '.join(taken)})",
+            next_step="choose another name (--output), or replace it (--force, in Python force=True)",
+        )
+
+
+def default_name(model_alias: str, concept: str) -> str:
+    """The name a capture gets unless told: `{model}_{concept}`, other characters replaced by hyphens.
+
+    Example:
+        >>> default_name("smollm2", "honesty")
+        'smollm2_honesty'
+    """
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{model_alias}_{concept}").strip("-.")

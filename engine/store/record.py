@@ -1,0 +1,83 @@
+"""The JSON of a capture: made from a capture, read back typed and checked. Needs no torch to read."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine.errors import StoreError
+from engine.records import CaptureData, CaptureRecord, DataFile
+
+if TYPE_CHECKING:
+    from engine.records import ActivationData
+
+SCHEMA = 1
+
+
+def make_record(data: CaptureData, name: str, file: DataFile) -> CaptureRecord:
+    """Describe a capture.
+
+    Args:
+        data: What was captured.
+        name: Its name in the store.
+        file: The tensor file it was written to.
+    """
+    from engine.stats.summary import prompts_of
+    from engine.stats.table import layer_table
+
+    prompts = prompts_of(data)
+    layers = prompts[0]["captured_layers"]
+    positive, negative = (data["positive"], data["negative"]) if "positive" in data else (prompts, [])
+    return CaptureRecord(
+        schema=SCHEMA,
+        name=name,
+        kind="contrast" if "positive" in data else "prompt",
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        data=file,
+        concept=data["concept"] if "positive" in data else None,
+        num_pairs=len(negative),
+        num_layers=prompts[0]["num_layers"],
+        hidden_size=prompts[0]["activations"][layers[0]].shape[-1],
+        captured_layers=layers,
+        prompts=_texts(positive),
+        negative_prompts=_texts(negative),
+        factors=data.get("factors", []) if "positive" in data else [],
+        statistics=layer_table(data),
+        provenance=data.get("provenance"),
+    )
+
+
+def _texts(prompts: list[ActivationData]) -> list[str]:
+    texts = [data["prompt"] for data in prompts]
+    return [text for entry in texts for text in ([entry] if isinstance(entry, str) else entry)]
+
+
+def encode_record(record: CaptureRecord) -> bytes:
+    """The record as indented JSON that people can read; NaN, which JSON has no word for, becomes null."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+
+
+def read_record(path: Path) -> CaptureRecord:
+    """Read the JSON of a capture.
+
+    Raises:
+        StoreError: It is missing, not JSON, of another schema, or lacks a field; the message says which.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}", next_step="check the path") from error
+    try:
+        record = msgspec.json.decode(content, type=CaptureRecord)
+    except msgspec.DecodeError as error:
+        raise StoreError(f"{path} is damaged: {error}", next_step="capture again with --force") from error
+    if record["schema"] != SCHEMA:
+        raise StoreError(
+            f"{path} has schema {record['schema']}",
+            expected=f"schema {SCHEMA}",
+            next_step="use the layerscope that wrote it",
+        )
+    return record

@@ -1,0 +1,62 @@
+"""What tests share: the real default model, loaded once, and a tiny offline tokenizer for tiny models."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+import engine
+from engine.records import ModelConfig
+from tests.families import FAMILIES, VOCAB, Family, build
+
+
+class Loaded(NamedTuple):
+    """A model with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+@pytest.fixture(scope="session")
+def smollm2_config() -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ModelConfig]:
+    """The real default model, as a user loads it."""
+    model, tokenizer, config = engine.load_model_and_tokenizer("smollm2")
+    return model, tokenizer, config
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_config: tuple[PreTrainedModel, PreTrainedTokenizerBase, ModelConfig]) -> Loaded:
+    """The real default model with its tokenizer."""
+    return Loaded(smollm2_config[0], smollm2_config[1])
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Words "w3" to "w127" are tokens 3 to 127; no chat template, no special tokens added: a base model's tokenizer."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+
+    words = {"<pad>": 0, "<s>": 1, "</s>": 2} | {f"w{i}": i for i in range(3, VOCAB)}
+    backend = Tokenizer(WordLevel(words, unk_token="<pad>"))  # noqa: S106 - a token of text, not a secret
+    backend.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>")  # noqa: S106
+
+
+@pytest.fixture
+def tiny_llama() -> PreTrainedModel:
+    """A fresh tiny llama of four blocks and width 32: tests may do to it what they like."""
+    return build(family_called("llama"))
+
+
+def family_called(name: str) -> Family:
+    """A family by its name."""
+    return next(family for family in FAMILIES if family.name == name)
+
+
+@pytest.fixture(autouse=True)
+def _own_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test reads the configuration of whoever runs it, or touches the network."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -1,0 +1,149 @@
+"""What `capture_activations` promises: shapes, positions, order, and errors that name the prompt."""
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+import engine
+from engine.errors import CaptureError, RequestError
+from engine.models.blocks import find_blocks
+from tests.conftest import Loaded
+
+PROMPTS = ["w5 w17 w99 w23 w8", "w7 w8", "w101 w12 w13"]
+
+
+def test_one_prompt_has_the_how_tos_dictionary(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    data = engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS[0], layers=[-1, 0])
+    assert set(data) == {
+        *("activations", "input_ids", "tokens", "prompt", "num_layers", "captured_layers", "provenance"),
+    }
+    assert {layer: states.shape for layer, states in data["activations"].items()} == {0: (1, 5, 32), 3: (1, 5, 32)}
+    assert data["input_ids"].tolist() == [[5, 17, 99, 23, 8]]
+    assert data["tokens"] == PROMPTS[0].split()
+    assert (data["prompt"], data["num_layers"], data["captured_layers"]) == (PROMPTS[0], 4, [0, 3])
+
+
+def test_several_prompts_end_together(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    data = engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS)
+    assert data["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [0, 0, 0, 1, 1], [0, 0, 1, 1, 1]]
+    assert data["input_ids"].tolist() == [[5, 17, 99, 23, 8], [0, 0, 0, 7, 8], [0, 0, 101, 12, 13]]
+    for row, prompt in enumerate(PROMPTS):
+        alone = engine.capture_activations(tiny_llama, tiny_tokenizer, prompt, positions="last")["activations"]
+        for layer, states in data["activations"].items():
+            torch.testing.assert_close(states[row, -1, :], alone[layer][0, -1, :])
+            assert not states[row, : 5 - len(prompt.split())].any()
+
+
+@pytest.mark.parametrize("use_hooks", [False, True])
+@pytest.mark.parametrize("positions", ["last", 0, "-2", "1:3", (0, 2), "mean", "mean:0:"])
+def test_positions_are_cut_from_the_whole(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    positions: str | int | tuple[int, int],
+    use_hooks: bool,
+) -> None:
+    prompts = ["w5 w17 w99 w23 w8", "w7 w8 w9"]
+    for prompt in prompts:
+        whole = engine.capture_activations(tiny_llama, tiny_tokenizer, prompt)["activations"][2][0]
+        expected = {
+            "last": whole[-1:],
+            0: whole[:1],
+            "-2": whole[-2:-1],
+            "1:3": whole[1:3],
+            (0, 2): whole[:2],
+            "mean": whole[1:].mean(0, keepdim=True),
+            "mean:0:": whole.mean(0, keepdim=True),
+        }[positions]
+        data = engine.capture_activations(
+            tiny_llama, tiny_tokenizer, prompt, [2], use_hooks=use_hooks, positions=positions
+        )
+        torch.testing.assert_close(data["activations"][2][0], expected, rtol=0, atol=0)
+
+
+def test_what_is_kept_holds_no_more_memory_than_it_shows(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    data = engine.capture_contrastive_activations(tiny_llama, tiny_tokenizer, PROMPTS, PROMPTS, positions="last")
+    for prompt in [*data["positive"], *data["negative"]]:
+        for states in prompt["activations"].values():
+            assert states.untyped_storage().nbytes() == 32 * 4
+
+
+def test_results_come_back_in_the_callers_order(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    prompts = [" ".join(f"w{3 + (i * 7 + j) % 120}" for j in range(1 + i * 5 % 11)) for i in range(12)]
+    data = engine.capture_contrastive_activations(tiny_llama, tiny_tokenizer, prompts[:6], prompts[6:], batch_size=4)
+    assert [p["prompt"] for p in data["positive"]] == prompts[:6]
+    for captured, prompt in zip([*data["positive"], *data["negative"]], prompts, strict=True):
+        alone = engine.capture_activations(tiny_llama, tiny_tokenizer, prompt)["activations"]
+        torch.testing.assert_close(captured["activations"][3], alone[3])
+
+
+def test_progress_counts_prompts(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    told: list[tuple[int, int]] = []
+    engine.capture_activations(
+        tiny_llama, tiny_tokenizer, PROMPTS, batch_size=2, progress=lambda done, total: told.append((done, total))
+    )
+    assert told == [(2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("use_hooks", [False, True])
+@pytest.mark.parametrize(
+    ("value", "said"), [(float("nan"), "values that are not finite at layer 1"), (0.0, "only zeros at layer 1")]
+)
+def test_unusable_states_name_prompt_and_layer(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, value: float, said: str, use_hooks: bool
+) -> None:
+    engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS)  # passes the check while it is sound
+    block = find_blocks(tiny_llama).blocks[1]
+    block.register_forward_hook(lambda _m, _a, out: torch.where(torch.arange(len(out))[:, None, None] == 1, value, out))
+    with pytest.raises(CaptureError, match=rf"prompt 2 \('w101 w12 w13'\) has {said}"):
+        engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS, layers=[1], use_hooks=use_hooks)
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "said"),
+    [
+        (["w3"], ["w4", "w5"], "1 positive and 2 negative"),
+        ([], [], "0 positive and 0 negative"),
+        (["w3", ""], ["w4", "w5"], "positive prompt 1 is empty"),
+        (["w3"], ["w4 " * 65], r"negative prompt 0 \('w4 w4 .*has 65 tokens, more than the model's 64"),
+    ],
+)
+def test_pairs_that_cannot_be_captured(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    positive: list[str],
+    negative: list[str],
+    said: str,
+) -> None:
+    with pytest.raises(CaptureError, match=said):
+        engine.capture_contrastive_activations(tiny_llama, tiny_tokenizer, positive, negative)
+
+
+def test_a_position_that_one_prompt_lacks_names_that_prompt(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with pytest.raises(RequestError, match=r"prompt 1 \('w7 w8'\) has 2 tokens and so no positions '2:4'"):
+        engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS, positions="2:4")
+
+
+def test_both_modes_give_the_same_bits_on_the_real_model(smollm2: Loaded) -> None:
+    text = "Tell me a story about a lighthouse keeper."
+    one = engine.capture_activations(*smollm2, text, use_hooks=False)["activations"]
+    two = engine.capture_activations(*smollm2, text, use_hooks=True)["activations"]
+    assert list(one) == list(range(30))
+    assert all(torch.equal(one[layer], two[layer]) for layer in one)
+
+
+def test_the_real_model_batched_equals_single(smollm2: Loaded) -> None:
+    """2e-4 absolute on states of norm 700 is what summation order does in float32."""
+    prompts = ["Hi", "Tell me a story about a lighthouse keeper.", "What is two plus two? " * 8]
+    together = engine.capture_activations(*smollm2, prompts, positions="last", batch_size=3)["activations"]
+    for row, prompt in enumerate(prompts):
+        alone = engine.capture_activations(*smollm2, prompt, positions="last")["activations"]
+        for layer, states in together.items():
+            assert (states[row] - alone[layer][0]).norm() <= 1e-5 * alone[layer].norm()

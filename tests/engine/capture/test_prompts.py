@@ -1,0 +1,92 @@
+"""A text becomes the token ids the model was trained on, or is refused by name."""
+
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from engine.capture.prompts import excerpt, longest_prompt, tokenize_prompts
+from engine.errors import CaptureError
+from tests.conftest import Loaded
+
+TOO_LONG = " ".join(["w3"] * 65)
+
+
+@pytest.fixture
+def bos_tokenizer(tiny_tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """As Llama's: puts <s> in front of every text unless told not to."""
+    backend = Tokenizer.from_str(tiny_tokenizer.backend_tokenizer.to_str())
+    backend.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>")  # noqa: S106
+
+
+def test_each_prompt_has_its_ids_and_tokens(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    one, other = tokenize_prompts(tiny_llama, tiny_tokenizer, ["w5 w17 w99", "w7"], rendered=False)
+    assert (one.text, one.ids, one.tokens) == ("w5 w17 w99", [5, 17, 99], ["w5", "w17", "w99"])
+    assert (other.ids, other.tokens) == ([7], ["w7"])
+    assert one.name == "prompt 0 ('w5 w17 w99')"
+
+
+def test_the_first_token_is_added_to_plain_text(
+    tiny_llama: PreTrainedModel, bos_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    (prompt,) = tokenize_prompts(tiny_llama, bos_tokenizer, ["w5 w6"], rendered=False)
+    assert prompt.ids == [1, 5, 6]
+    assert prompt.tokens == ["<s>", "w5", "w6"]
+
+
+def test_the_first_token_is_not_doubled(tiny_llama: PreTrainedModel, bos_tokenizer: PreTrainedTokenizerFast) -> None:
+    (prompt,) = tokenize_prompts(tiny_llama, bos_tokenizer, ["<s> w5 w6"], rendered=False)
+    assert prompt.ids == [1, 5, 6]
+
+
+@pytest.mark.parametrize(("text", "ids"), [("<s> w5 w6", [1, 5, 6]), ("w5 w6", [5, 6])])
+def test_nothing_is_added_to_what_a_chat_template_wrote(
+    tiny_llama: PreTrainedModel, bos_tokenizer: PreTrainedTokenizerFast, text: str, ids: list[int]
+) -> None:
+    (prompt,) = tokenize_prompts(tiny_llama, bos_tokenizer, [text], rendered=True)
+    assert prompt.ids == ids
+
+
+def test_the_default_models_text_comes_back(smollm2: Loaded) -> None:
+    text = "Tell me a story: naïve café, 🙂!"
+    (prompt,) = tokenize_prompts(smollm2.model, smollm2.tokenizer, [text], rendered=False)
+    assert smollm2.tokenizer.decode(prompt.ids) == text
+    assert len(prompt.tokens) == len(prompt.ids)
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_an_empty_prompt_is_named(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, text: str
+) -> None:
+    with pytest.raises(CaptureError, match=r"prompt 1 .*(is empty|has no tokens).*at least one token"):
+        tokenize_prompts(tiny_llama, tiny_tokenizer, ["w5", text], rendered=False)
+
+
+def test_a_prompt_that_is_too_long_is_named(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with pytest.raises(CaptureError) as caught:
+        tokenize_prompts(tiny_llama, tiny_tokenizer, ["w5", "w6", TOO_LONG], rendered=False, side="negative")
+    assert "negative prompt 2 ('w3 w3 " in str(caught.value)
+    assert "has 65 tokens, more than the model's 64" in str(caught.value)
+    assert TOO_LONG not in str(caught.value)
+
+
+def test_the_longest_prompt_fits(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    longest = TOO_LONG.removesuffix(" w3")
+    (prompt,) = tokenize_prompts(tiny_llama, tiny_tokenizer, [longest], rendered=False)
+    assert len(prompt.ids) == longest_prompt(tiny_llama, tiny_tokenizer) == 64
+
+
+def test_the_added_first_token_counts(tiny_llama: PreTrainedModel, bos_tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(CaptureError, match="has 65 tokens"):
+        tokenize_prompts(tiny_llama, bos_tokenizer, [TOO_LONG.removesuffix(" w3")], rendered=False)
+
+
+def test_an_excerpt_is_one_short_line_in_quotes() -> None:
+    assert excerpt("short\ntext") == r"'short\ntext'"
+    assert excerpt("x" * 60) == repr("x" * 60)
+    assert excerpt("x" * 61) == repr("x" * 59 + "…")

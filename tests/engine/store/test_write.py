@@ -1,0 +1,180 @@
+"""Saving: the how-to's dictionaries in the .pt, everything else in the .json, whole or not at all."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+import engine
+from engine.errors import StoreError
+from engine.records import ActivationData, ContrastData
+
+PROMPT_KEYS = {"activations", "input_ids", "tokens", "prompt", "num_layers", "captured_layers"}
+
+
+def test_the_pt_of_a_prompt_is_the_how_tos_dictionary(prompt_data: ActivationData, tmp_path: Path) -> None:
+    engine.save_activations(prompt_data, "mine", store=tmp_path)
+    loaded = torch.load(tmp_path / "mine.pt", weights_only=True)
+    assert set(loaded) == PROMPT_KEYS
+    assert all(torch.equal(loaded["activations"][i], prompt_data["activations"][i]) for i in range(4))
+
+
+def test_the_pt_of_a_contrast_is_the_how_tos_dictionary(contrast_data: ContrastData, tmp_path: Path) -> None:
+    engine.save_activations(contrast_data, "mine", store=tmp_path)
+    loaded = torch.load(tmp_path / "mine.pt", weights_only=True)
+    assert set(loaded) == {"positive", "negative", "num_pairs", "concept", "layers"}
+    assert all(set(prompt) == PROMPT_KEYS for prompt in [*loaded["positive"], *loaded["negative"]])
+
+
+def test_the_json_holds_provenance_factors_and_statistics(contrast_data: ContrastData, tmp_path: Path) -> None:
+    engine.save_activations(contrast_data, "mine", store=tmp_path)
+    record = json.loads((tmp_path / "mine.json").read_text())
+    assert record["schema"] == 1
+    assert record["prompts"] == ["w5 w9", "w6 w9"]
+    assert record["negative_prompts"] == ["w15 w9", "w16 w9"]
+    assert [factors["persona"] for factors in record["factors"]] == ["one", "two"]
+    assert record["data"]["bytes"] == (tmp_path / "mine.pt").stat().st_size
+    provenance = record["provenance"]
+    assert {"model", "revision", "source", "dtype", "device", "attention", "chat_template", "versions"} <= set(
+        provenance
+    )
+    assert (provenance["site"], provenance["positions"]) == ("resid_post", "last")
+    assert provenance["receipt"]["num_layers"] == 4
+    means = [
+        torch.cat([prompt["activations"][2][:, -1] for prompt in contrast_data[side]]).double().mean(0)
+        for side in ("positive", "negative")
+    ]
+    assert record["statistics"][2]["diff_norm"] == pytest.approx(float((means[0] - means[1]).norm()))
+
+
+def test_a_path_is_saved_where_it_says(
+    prompt_data: ActivationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    engine.save_activations(prompt_data, "my_activations")
+    engine.save_activations(prompt_data, "runs/first.pt")
+    assert sorted(str(path) for path in Path().rglob("*.*")) == [
+        *("my_activations.json", "my_activations.pt", "runs/first.json", "runs/first.pt"),
+    ]
+
+
+def test_an_existing_capture_is_replaced_only_when_asked(
+    prompt_data: ActivationData, contrast_data: ContrastData, tmp_path: Path
+) -> None:
+    engine.save_activations(prompt_data, "mine", store=tmp_path)
+    with pytest.raises(StoreError, match=r"already a capture called mine.*--force"):
+        engine.save_activations(contrast_data, "mine", store=tmp_path)
+    assert "prompt" in engine.load_activations("mine", store=tmp_path)
+    engine.save_activations(contrast_data, "mine", store=tmp_path, force=True)
+    assert "positive" in engine.load_activations("mine", store=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../mine", "a/b", "/tmp/x", "", ".hidden", "..", "a" * 129, "a b", "x\n"])  # noqa: S108
+def test_no_name_leaves_the_store(prompt_data: ActivationData, tmp_path: Path, name: str) -> None:
+    store = tmp_path / "inside" / "store"
+    with pytest.raises(StoreError, match="cannot be the name of a capture"):
+        engine.save_activations(prompt_data, name, store=store)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_that_leads_out_of_the_store_is_not_followed(prompt_data: ActivationData, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    (tmp_path / "secret.pt").write_text("not yours")
+    (store / "mine.pt").symlink_to(tmp_path / "secret.pt")
+    for attempt in (
+        lambda: engine.save_activations(prompt_data, "mine", store=store, force=True),
+        lambda: engine.load_activations("mine", store=store),
+    ):
+        with pytest.raises(StoreError, match="leads out of the store"):
+            attempt()
+    assert (tmp_path / "secret.pt").read_text() == "not yours"
+
+
+def test_a_view_is_saved_without_what_it_is_a_view_of(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    data = engine.capture_activations(tiny_llama, tiny_tokenizer, " ".join(["w5"] * 60))
+    data["activations"] = {layer: states[:, -1:] for layer, states in data["activations"].items()}
+    engine.save_activations(data, "last", store=tmp_path)
+    assert (tmp_path / "last.pt").stat().st_size < 60 * 4 * 32 * 4
+
+
+def test_a_store_that_cannot_be_written_says_so(prompt_data: ActivationData, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"nothing was saved in .*file.*Next: make room"):
+        engine.save_activations(prompt_data, "mine", store=tmp_path / "file")
+
+
+SAVE_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+import torch
+import engine
+
+store, moment = sys.argv[1:]
+data = engine.load_activations("first", store=store)
+data["prompt"] = "second"
+
+def kill_at(count, function):
+    calls = []
+    def called(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return called
+
+name, count = moment.split()
+if name == "write":
+    torch.save = kill_at(int(count), torch.save)
+elif name == "sync":
+    os.fsync = kill_at(int(count), os.fsync)
+else:
+    Path.replace = kill_at(int(count), Path.replace)
+engine.save_activations(data, "first", store=store, force=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "left"),
+    [("write 1", "first"), ("sync 1", "first"), ("sync 2", "first"), ("replace 2", "no record"), ("sync 3", "second")],
+)
+def test_a_kill_leaves_the_store_readable(prompt_data: ActivationData, tmp_path: Path, moment: str, left: str) -> None:
+    """Killed while writing, before either rename, between them, and after both."""
+    engine.save_activations(prompt_data, "first", store=tmp_path)
+    engine.save_activations(prompt_data, "other", store=tmp_path)
+    child = subprocess.run([sys.executable, "-c", SAVE_AND_DIE, str(tmp_path), moment], check=False)
+    assert child.returncode == -signal.SIGKILL
+    entries = {entry.name: entry for entry in engine.list_captures(tmp_path)}
+    assert entries["other"].record is not None
+    data = engine.load_activations("first", store=tmp_path)
+    assert "activations" in data
+    if left == "no record":
+        assert "has no record" in entries["first"].problem
+        assert (data["prompt"], "provenance" in data) == ("second", False)
+    else:
+        assert entries["first"].record is not None
+        assert data["prompt"] == {"first": "w5 w6 w7", "second": "second"}[left]
+
+
+def test_a_full_disk_leaves_nothing_behind(prompt_data: ActivationData, tmp_path: Path) -> None:
+    """The child may write files of at most 1 kB, which is what a full disk looks like to it."""
+    engine.save_activations(prompt_data, "first", store=tmp_path)
+    program = """
+import resource, sys, engine
+data = engine.load_activations("first", store=sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+try:
+    engine.save_activations(data, "second", store=sys.argv[1])
+except engine.LayerscopeError as error:
+    print(error)
+"""
+    child = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert "nothing was saved" in child.stdout, child.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first.json", "first.pt"]
