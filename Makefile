@@ -13,10 +13,10 @@ demo: $(DEMO).png
 	@echo "saved: $(DEMO).pt  $(DEMO).json  $(DEMO).png" >&2
 
 $(DEMO).pt: | $(INSTALLED)
-	$(BIN)/layerscope capture --model smollm2 --concept honesty --positions last --quiet
+	$(BIN)/layerscope capture --model smollm2 --concept honesty --positions last >/dev/null
 
 $(DEMO).png: $(DEMO).pt
-	$(BIN)/layerscope visualize $(DEMO).pt --output $@ --quiet
+	$(BIN)/layerscope visualize $(DEMO).pt --output $@ --quiet >/dev/null
 
 test: lint
 	$(BIN)/pytest

@@ -27,7 +27,7 @@ class LayerscopeError(Exception):
         self.expected = expected
         self.next_step = next_step
         parts = [problem, f"Expected: {expected}" if expected else "", f"Next: {next_step}" if next_step else ""]
-        super().__init__(" ".join(f"{part.rstrip('.')}." for part in parts if part))
+        super().__init__(" ".join(part if part.endswith((".", "?")) else f"{part}." for part in parts if part))
 
 
 class RequestError(LayerscopeError):

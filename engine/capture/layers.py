@@ -1,7 +1,9 @@
 """What a layer argument means for a model of n blocks. A layer number is always the number of a block, from 0."""
 
+import operator
 import re
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 from engine.errors import RequestError
 
@@ -67,9 +69,11 @@ def _parse_part(part: str, whole: str, num_layers: int) -> range:
     return range(first, last + 1)
 
 
-def _from_start(layer: int, num_layers: int) -> int:
-    if isinstance(layer, bool) or not isinstance(layer, int):
+def _from_start(layer: object, num_layers: int) -> int:
+    # NumPy's integers are welcome; True and 3.0 are mistakes.
+    if isinstance(layer, bool) or not isinstance(layer, SupportsIndex):
         raise RequestError(f"{layer!r} is not a layer number", expected=_range(num_layers))
+    layer = operator.index(layer)
     if not -num_layers <= layer < num_layers:
         raise RequestError(
             f"layer {layer} is out of range for a model of {num_layers} layers", expected=_range(num_layers)

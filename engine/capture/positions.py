@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 PositionSpec = str | int | tuple[int, int]
 
-_SPAN = re.compile(r"(-?\d*):(-?\d*)")
+_SPAN = re.compile(r"(-?\d+)?:(-?\d+)?")
 
 
 @dataclass(frozen=True)

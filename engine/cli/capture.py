@@ -19,11 +19,13 @@ from engine.store.catalog import show_capture
 from engine.store.names import DEFAULT_STORE, CapturePaths, default_name, locate, require_free
 from engine.store.record import encode_record
 
-EXAMPLES = """[bold]Examples[/bold]
+HELP = """Run prompts or a concept through a model and save the hidden states of its layers.
+
+[bold]Examples[/bold]
 
   layerscope capture --concept honesty --positions last
-  layerscope capture --model qwen --prompt "Tell me a story" --layers recommended
-  layerscope capture --concept my_concept.toml --max-samples 0 --output runs/mine.pt
+  layerscope capture --model qwen --prompt "Tell me a story" --layers 10-20
+  layerscope capture --concept mine.toml --max-samples 0 --output runs/mine
   layerscope capture --list-models
 """
 

@@ -61,7 +61,7 @@ class Narrator:
 
 def print_data(data: RenderableType) -> None:
     """Print what was asked for: in colour on a terminal, plain and 80 columns wide into a pipe or file."""
-    Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False).print(data)
+    Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False).print(data)
 
 
 def print_json(data: bytes) -> None:

@@ -19,7 +19,7 @@ def print_models(*, as_json: bool) -> None:
         source = listing.source
         place = source.revision if source.kind == "package" else source.model_id
         here = "yes" if source.local else "no"
-        table.add_row(listing.alias, str(listing.layers), listing.parameters, here, place)
+        table.add_row(listing.alias, str(listing.layers), listing.parameters, here, place or source.location)
     print_data(table)
     print_data(f"\nhere: loads without a download. Your own: {user_registry_path()}")
 

@@ -1,5 +1,6 @@
 """The program: its commands, and how it ends. Knows exit codes; the work is in the commands."""
 
+import io
 import sys
 import traceback
 
@@ -27,14 +28,19 @@ its states, 5 the store, 130 interrupted.
 app = typer.Typer(
     help=_HELP, no_args_is_help=True, rich_markup_mode="rich", add_completion=False, pretty_exceptions_enable=False
 )
-app.command("capture", epilog=capture.EXAMPLES, no_args_is_help=True)(capture.capture)
-app.command("visualize", epilog=visualize.EXAMPLES, no_args_is_help=True)(visualize.visualize)
-app.command("list")(store.list_store)
-app.command("show", no_args_is_help=True)(store.show)
+app.command("capture", help=capture.HELP, no_args_is_help=True)(capture.capture)
+app.command("visualize", help=visualize.HELP, no_args_is_help=True)(visualize.visualize)
+app.command("list", help=store.LIST_HELP)(store.list_store)
+app.command("show", help=store.SHOW_HELP, no_args_is_help=True)(store.show)
 
 
 def main() -> None:
     """Run the command line; errors for people go to stderr as one paragraph, bugs keep their traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="replace"
+            )  # where there are no bars, as in some pipes, a ? is better than nothing
     narrator = Narrator(quiet=False)
     try:
         app()

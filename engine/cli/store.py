@@ -12,9 +12,25 @@ from engine.cli.console import Narrator, print_data, print_json
 from engine.plots.chart import layer_chart
 from engine.plots.text import layers_as_text
 from engine.records import CaptureRecord, Provenance
-from engine.store.catalog import CatalogEntry, list_captures, show_capture, unfinished_saves
+from engine.store.catalog import list_captures, show_capture, unfinished_saves
 from engine.store.names import DEFAULT_STORE
 from engine.store.record import encode_record
+
+LIST_HELP = """List the captures of a store, newest first.
+
+[bold]Examples[/bold]
+
+  layerscope list
+  layerscope list --store runs --concept honesty --json
+"""
+
+SHOW_HELP = """Show how a capture was made, and its layer table.
+
+[bold]Examples[/bold]
+
+  layerscope show smollm2_honesty
+  layerscope show runs/mine.pt --json
+"""
 
 Store = Annotated[Path, typer.Option("--store", "-s", help="The folder of captures.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -30,8 +46,11 @@ def list_store(
     entries = list_captures(store, concept=concept, model=model)
     if as_json:
         print_json(msgspec.json.format(msgspec.json.encode(entries)))
-        return
-    print_data(_captures_table(entries))
+    else:
+        print_data(_captures_table([entry.record for entry in entries if entry.record]))
+        for entry in entries:
+            if entry.problem:
+                print_data(Text(f"{entry.name} damaged: {entry.problem}", style="red"))
     narrator = Narrator(quiet=False)
     for path in unfinished_saves(store):
         narrator.say(f"left by a save that was killed, safe to delete when none is running: {path}")
@@ -52,18 +71,14 @@ def show(
     print_data(layers_as_text(layer_chart(record)))
 
 
-def _captures_table(entries: list[CatalogEntry]) -> Table:
+def _captures_table(records: list[CaptureRecord]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in ("name", "model", "concept", "pairs", "layers", "positions", "saved (UTC)"):
         table.add_column(column, justify="right" if column in {"pairs", "layers"} else "left", overflow="fold")
-    for entry in entries:
-        record = entry.record
-        if record is None:
-            table.add_row(entry.name, Text(f"damaged: {entry.problem}", style="red"))
-            continue
+    for record in records:
         provenance = record["provenance"]
         table.add_row(
-            entry.name,
+            record["name"],
             provenance["alias"] if provenance else "unknown",
             record["concept"] or "",
             str(record["num_pairs"] or ""),

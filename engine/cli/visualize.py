@@ -13,7 +13,9 @@ from engine.records import CaptureRecord
 from engine.store.catalog import show_capture
 from engine.store.names import locate
 
-EXAMPLES = """[bold]Examples[/bold]
+HELP = """Show difference norm, cosine and ranked layers: as text, and as a figure in a file or a window.
+
+[bold]Examples[/bold]
 
   layerscope visualize activations/smollm2_honesty.pt
   layerscope visualize activations/smollm2_honesty.pt --output honesty.png

@@ -4,6 +4,7 @@ Knows TOML and what a concept must hold. Does not know how pairs are drawn or re
 """
 
 import tomllib
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,15 @@ def load_concept(concept: str | Path) -> Concept:
 def _concept_files() -> dict[str, Path]:
     built_in = Path(str(files("engine.concepts").joinpath("data")))
     folders = (built_in, user_concepts_path())
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
+    return {_name_in(path): path for folder in folders for path in sorted(folder.glob("*.toml"))}
+
+
+def _name_in(path: Path) -> str:
+    """The name a file gives its concept; its own if it cannot be read: the error comes when it is used."""
+    try:
+        return str(tomllib.loads(path.read_text(encoding="utf-8")).get("name", path.stem))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return path.stem
 
 
 class _Reader:
@@ -81,9 +90,7 @@ class _Reader:
         self._table = table
 
     def concept(self) -> Concept:
-        if unknown := self._table.keys() - _FIELDS:
-            field = sorted(unknown)[0]
-            raise self._wrong(field, f"is not known; {nearest(field, sorted(_FIELDS))}")
+        self._require_known(self._table, _FIELDS, "")
         return Concept(
             name=self._text(self._table, "name", ""),
             description=self._text(self._table, "description", ""),
@@ -96,6 +103,7 @@ class _Reader:
 
     def _persona(self, index: int, row: dict[str, Any]) -> Persona:
         where = f"personas[{index}]"
+        self._require_known(row, {field.name for field in fields(Persona)}, f"{where}.")
         persona = Persona(*(self._text(row, field, where) for field in ("name", "positive", "negative")))
         if persona.positive == persona.negative:
             raise self._wrong(where, "has the same text on both sides; there is nothing to contrast")
@@ -103,6 +111,7 @@ class _Reader:
 
     def _template(self, index: int, row: dict[str, Any]) -> Template:
         where = f"templates[{index}]"
+        self._require_known(row, {field.name for field in fields(Template)}, f"{where}.")
         template = Template(
             name=self._text(row, "name", where),
             user=self._text(row, "user", where),
@@ -129,6 +138,11 @@ class _Reader:
         if repeated := next((name for name in names if names.count(name) > 1), None):
             raise self._wrong(field, f"has the name {repeated!r} twice")
         return rows
+
+    def _require_known(self, table: dict[str, Any], known: set[str], where: str) -> None:
+        if unknown := table.keys() - known:
+            field = sorted(unknown)[0]
+            raise self._wrong(f"{where}{field}", f"is not known; {nearest(field, sorted(known))}")
 
     def _text(self, row: dict[str, Any], field: str, where: str) -> str:
         value = row.get(field)

@@ -4,6 +4,7 @@ Knows concepts and messages. Does not know chat templates or models.
 """
 
 import random
+import re
 from collections import Counter
 from itertools import product
 
@@ -16,8 +17,8 @@ DEFAULT_SAMPLES = 64
 def draw_pairs(concept: Concept, max_samples: int | None = None, seed: int = 0) -> list[Pair]:
     """Draw pairs evenly over personas, templates and topics.
 
-    Each factor's values occur equally often, give or take one or two, and so do persona with template, and topic with
-    either, as far as the number allows: a factor that is left out later takes no other factor with it.
+    Each factor's values occur about equally often, and so do persona with template, and topic with either: a factor
+    that is left out later takes no other factor with it.
 
     Args:
         concept: What to draw from.
@@ -70,9 +71,11 @@ def _pair(persona: Persona, template: Template, topic: str) -> Pair:
 
 
 def _messages(template: Template, persona: str, topic: str) -> tuple[Message, ...]:
-    # Plain replacement, not str.format: a topic may hold braces.
+    # In one pass, and not with str.format: personas and topics may hold braces themselves.
+    values = {"{persona}": persona, "{topic}": topic}
     system, user = (
-        text.replace("{persona}", persona).replace("{topic}", topic) for text in (template.system, template.user)
+        re.sub(r"\{(?:persona|topic)\}", lambda match: values[match[0]], text)
+        for text in (template.system, template.user)
     )
     messages = (Message(role="system", content=system), Message(role="user", content=user))
     return tuple(message for message in messages if message["content"])

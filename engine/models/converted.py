@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
+import struct
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import platformdirs
+import torch
 import transformers
 
-from engine.errors import ModelError
+from engine.errors import ModelError, first_line
+from engine.models.memory import require_room
 
 if TYPE_CHECKING:
     from engine.records import ModelSource
@@ -70,19 +73,22 @@ def convert(source: ModelSource) -> Path:
 
 
 def _write_conversion(source: ModelSource, folder: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     try:
+        config = AutoConfig.from_pretrained(source.location, gguf_file=source.gguf_file)
+        require_room(config, torch.float32, torch.device("cpu"))
         tokenizer = AutoTokenizer.from_pretrained(source.location, gguf_file=source.gguf_file)
         model = AutoModelForCausalLM.from_pretrained(
             source.location,
             gguf_file=source.gguf_file,
-            dtype="float32",
+            config=config,
+            dtype=torch.float32,
             quantization_config=GgufConfig(dequantize=True),
         )
-    except (ValueError, KeyError, IndexError, TypeError, RuntimeError, NotImplementedError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, RuntimeError, struct.error) as error:
         raise ModelError(
-            f"{source.gguf_file} cannot be read: {error}",
+            f"{source.gguf_file} cannot be read: {first_line(error)}",
             expected="a whole GGUF file of an architecture that transformers reads",
             next_step="fetch the file again, or use the model's original weights",
         ) from error

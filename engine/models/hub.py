@@ -35,8 +35,6 @@ def require_on_hub(source: ModelSource) -> None:
         raise ModelError(
             f"{source.model_id} has no revision {source.revision!r}", next_step="correct it in models.toml"
         ) from error
-    except errors.HFValidationError as error:
-        raise ModelError(f"{source.model_id!r} is not a hub id: {error}", expected="owner/name") from error
     except Exception as error:  # whatever HTTP library the hub's client is built on today
         raise ModelError(
             f"{source.model_id} is not on this machine and the hub is out of reach ({type(error).__name__})",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -69,8 +70,8 @@ def load_model_and_tokenizer(
     if not source.local:
         require_on_hub(source)
         log.info("downloading %s", source.model_id)
-    with _progress_bars(shown=not source.local), _readable_errors(source):
-        location = str(convert(source)) if source.gguf_file else source.location
+    location = str(convert(source)) if source.gguf_file else source.location
+    with _progress_bars(shown=not source.local), _readable_errors(source, location):
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         if source.kind == "hub":
             options["revision"] = source.revision
@@ -80,13 +81,27 @@ def load_model_and_tokenizer(
         if device_map is None:
             require_room(config, chosen_dtype, torch_device)
         tokenizer = AutoTokenizer.from_pretrained(location, **options)
-        loaded = AutoModelForCausalLM.from_pretrained(
-            location, config=config, dtype=chosen_dtype, device_map=device_map, **options
+        loaded, found = _from_pretrained(
+            location,
+            config=config,
+            dtype=chosen_dtype,
+            device_map=device_map,
+            ignore_mismatched_sizes=True,  # reported with the missing ones, below
+            **options,
         )
+    _require_whole(found, source, location)
     if device_map is None:
         loaded.to(torch_device)  # type: ignore[arg-type]  # transformers wraps it and loses its type
     loaded.eval()
+    commit = getattr(loaded.config, "_commit_hash", None)  # what a branch or tag stood for
+    source = replace(source, revision=commit or source.revision)
     return loaded, tokenizer, describe_model(loaded, source)
+
+
+def _from_pretrained(location: str, **options: object) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model, and what transformers says of tensors that it missed."""
+    loaded: Any = AutoModelForCausalLM.from_pretrained(location, output_loading_info=True, **options)
+    return loaded[0], loaded[1]
 
 
 def _choose_device(name: str) -> torch.device:
@@ -96,7 +111,7 @@ def _choose_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).item()  # a device that cannot give a number back cannot be captured from
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise RequestError(
             f"the device {name!r} cannot be used here: {first_line(error)}",
@@ -136,6 +151,19 @@ def _require_causal_lm(config: transformers.PreTrainedConfig, source: ModelSourc
     )
 
 
+def _require_whole(found: dict[str, Any], source: ModelSource, location: str) -> None:
+    """Refuse what transformers fills with random values: tensors it does not find, or finds in another shape."""
+    invented = sorted(found["missing_keys"]) + sorted(str(entry[0]) for entry in found["mismatched_keys"])
+    if invented:
+        more = f" and {len(invented) - 3} more" if len(invented) > 3 else ""
+        raise ModelError(
+            f"the weights of {source.model_id} in {location} lack {', '.join(invented[:3])}{more},"
+            " or hold them in another shape than the config says",
+            expected="every tensor of the model",
+            next_step="fetch the files again",
+        )
+
+
 @contextmanager
 def _progress_bars(*, shown: bool) -> Iterator[None]:
     """Bars for a download; for a load of a third of a second they are noise."""
@@ -150,7 +178,7 @@ def _progress_bars(*, shown: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _readable_errors(source: ModelSource) -> Iterator[None]:
+def _readable_errors(source: ModelSource, location: str) -> Iterator[None]:
     """Turn what transformers raises for files that are missing or broken into an error for people."""
     from safetensors import SafetensorError
 
@@ -158,7 +186,7 @@ def _readable_errors(source: ModelSource) -> Iterator[None]:
         yield
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise ModelError(
-            f"{source.model_id} cannot be loaded from {source.location}: {first_line(error)}",
+            f"{source.model_id} cannot be loaded from {location}: {first_line(error)}",
             expected="config.json, tokenizer files and whole weights",
             next_step="check or fetch the files again"
             + (

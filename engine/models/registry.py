@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+import msgspec
 import platformdirs
 
-from engine.errors import ModelError, RequestError, nearest
+from engine.errors import LayerscopeError, ModelError, RequestError, first_line, nearest
 from engine.records import ModelListing, ModelSource
 
 DEFAULT_MODEL = "smollm2"
@@ -51,7 +52,11 @@ def read_registry() -> dict[str, RegistryEntry]:
     entries = _parse_registry(built_in, "registry.toml")
     own = user_registry_path()
     if own.is_file():
-        entries.update(_parse_registry(own.read_text(encoding="utf-8"), str(own)))
+        try:
+            text = own.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(f"{own} cannot be read: {error}", next_step="save it as a UTF-8 text") from error
+        entries.update(_parse_registry(text, str(own)))
     return entries
 
 
@@ -63,8 +68,10 @@ def _parse_registry(text: str, where: str) -> dict[str, RegistryEntry]:
     entries = {}
     for alias, table in tables.items():
         try:
-            entry = RegistryEntry(**table)
-        except TypeError as error:
+            if unknown := table.keys() - RegistryEntry.__dataclass_fields__.keys():
+                raise msgspec.ValidationError(f"the field {min(unknown)!r} is not known")
+            entry = msgspec.convert(table, RegistryEntry)
+        except (msgspec.ValidationError, AttributeError) as error:
             raise ModelError(
                 f"{where}: the table [{alias}] cannot be used: {error}",
                 expected=f"the fields {', '.join(RegistryEntry.__dataclass_fields__)}",
@@ -94,6 +101,8 @@ def find_source(model: str) -> ModelSource:
         'Qwen/Qwen2.5-1.5B-Instruct'
     """
     registry = read_registry()
+    if not model:
+        raise RequestError("the model has no name", next_step="layerscope capture --list-models shows the aliases")
     if model in registry:
         return _source_of_entry(model, registry[model])
     path = Path(model).expanduser()
@@ -115,19 +124,24 @@ def list_models() -> list[ModelListing]:
         >>> [listing.alias for listing in list_models()][:3]
         ['smollm2', 'qwen', 'qwen3']
     """
-    return [
-        ModelListing(alias, _source_of_entry(alias, entry), entry.layers, entry.parameters, entry.note)
-        for alias, entry in read_registry().items()
-    ]
+    return [_listing(alias, entry) for alias, entry in read_registry().items()]
+
+
+def _listing(alias: str, entry: RegistryEntry) -> ModelListing:
+    """One line; an entry that leads nowhere says so in its note and does not hide the others."""
+    try:
+        return ModelListing(alias, _source_of_entry(alias, entry), entry.layers, entry.parameters, entry.note)
+    except LayerscopeError as error:
+        place = entry.path or entry.hub or entry.package
+        nowhere = ModelSource(alias, place, "folder", place, local=False)
+        return ModelListing(alias, nowhere, entry.layers, entry.parameters, error.problem)
 
 
 def _source_of_entry(alias: str, entry: RegistryEntry) -> ModelSource:
     packaged = _package_folder(entry.package) if entry.package else None
     if packaged is not None and (packaged / entry.gguf_file).is_file():
-        version = importlib.metadata.version(entry.package)
-        return ModelSource(
-            alias, entry.hub or entry.package, "package", str(packaged), f"{entry.package} {version}", entry.gguf_file
-        )
+        revision = _package_revision(entry.package)
+        return ModelSource(alias, entry.hub or entry.package, "package", str(packaged), revision, entry.gguf_file)
     if entry.path:
         return _source_of_path(Path(entry.path).expanduser(), alias)
     if entry.hub:
@@ -140,9 +154,17 @@ def _source_of_entry(alias: str, entry: RegistryEntry) -> ModelSource:
 
 def _package_folder(package: str) -> Path | None:
     """Where a package lies, without importing it: the one that carries the default model needs what we do not have."""
-    spec = importlib.util.find_spec(package)
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
     locations = spec.submodule_search_locations if spec else None
     return Path(locations[0]) if locations else None
+
+
+def _package_revision(package: str) -> str | None:
+    """Name and version of an installed package; a package may be called otherwise than what it is installed as."""
+    try:
+        return f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _source_of_path(path: Path, alias: str) -> ModelSource:
@@ -158,7 +180,10 @@ def _source_of_path(path: Path, alias: str) -> ModelSource:
 
 
 def _source_of_hub(alias: str, model_id: str, revision: str | None) -> ModelSource:
-    snapshot = cached_snapshot(model_id, revision)
+    try:
+        snapshot = cached_snapshot(model_id, revision)
+    except ValueError as error:  # the hub's client knows which ids there can be
+        raise RequestError(f"{model_id!r} is not a hub id: {first_line(error)}", expected="owner/name") from error
     pinned = revision or (snapshot.name if snapshot else None)
     return ModelSource(alias, model_id, "hub", model_id, pinned, local=snapshot is not None)
 

@@ -40,9 +40,9 @@ def layer_chart(record: CaptureRecord) -> LayerChart:
         record: Its JSON.
     """
     provenance = record["provenance"]
-    prompts = len(record["prompts"])
     contrast = record["kind"] == "contrast"
-    counted = f"{record['num_pairs']} pairs" if contrast else f"{prompts} prompt{'s' * (prompts != 1)}"
+    count = record["num_pairs"] if contrast else len(record["prompts"])
+    counted = f"{count} {'pair' if contrast else 'prompt'}{'' if count == 1 else 's'}"
     model = f"{provenance['model']}, " if provenance else ""
     positions = f", positions: {provenance['positions']}" if provenance else ""
     rows = tuple(record["statistics"])

@@ -68,7 +68,7 @@ def draw_layers(chart: LayerChart, figure: Figure | None = None) -> Figure:
     """
     size = (7.2, 4.8) if chart.is_contrast else (7.2, 2.8)
     drawn = figure or Figure(figsize=size, layout="constrained")
-    drawn.suptitle(f"{chart.title}\n{chart.subtitle}", x=0.01, ha="left", fontsize=9)
+    drawn.suptitle(f"{chart.title}\n{chart.subtitle}", x=0.01, ha="left", fontsize=9, parse_math=False)
     if not chart.is_contrast:
         _columns(drawn.subplots(), chart, "norm", "Norm of a token's state (mean)")
         return drawn

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.errors import RequestError
-from engine.records import ActivationData, ContrastData, LayerDiff
+from engine.records import ActivationData, CaptureData, LayerDiff
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 _MUST_AGREE = ("model", "revision", "dtype", "site", "positions")
 
 
-def compute_contrastive_diff(
-    pos_data: ActivationData | ContrastData, neg_data: ActivationData | None = None
-) -> dict[int, LayerDiff]:
+def compute_contrastive_diff(pos_data: CaptureData, neg_data: CaptureData | None = None) -> dict[int, LayerDiff]:
     """Difference between two sides at the last kept token, layer by layer.
 
     Args:
@@ -44,6 +42,8 @@ def compute_contrastive_diff(
             raise RequestError("a contrast holds both sides already", next_step="leave the second argument out")
         positive, negative = pos_data["positive"], pos_data["negative"]
     elif neg_data is not None:
+        if "positive" in neg_data:
+            raise RequestError("the second argument is a whole contrast", expected="a capture of the negative prompts")
         positive, negative = [pos_data], [neg_data]
         _require_comparable(pos_data, neg_data)
     else:
@@ -77,6 +77,9 @@ def _require_comparable(one: ActivationData, other: ActivationData) -> None:
     ]
     if one["captured_layers"] != other["captured_layers"]:
         differing.append(f"captured layers ({one['captured_layers']} and {other['captured_layers']})")
+    widths = [next(iter(data["activations"].values())).shape[-1] for data in (one, other)]
+    if widths[0] != widths[1]:
+        differing.append(f"width ({widths[0]} and {widths[1]})")
     if differing:
         raise RequestError(
             f"the two captures cannot be compared: they differ in {', '.join(differing)}",

@@ -5,11 +5,13 @@ Sums are taken in float64: a bfloat16 mean of a million values is not a mean.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
+from engine.capture.positions import Positions, parse_positions
 from engine.errors import RequestError
 from engine.records import ActivationData, CaptureData, LayerStats
 
@@ -36,7 +38,9 @@ def compute_activation_stats(data: CaptureData, *, include_first: bool = False) 
     """
     prompts = prompts_of(data)
     layers = prompts[0]["captured_layers"]
-    return {layer: _summarise(_token_states(prompts, layer, include_first)) for layer in layers}
+    positions = parse_positions(data["provenance"]["positions"]) if "provenance" in data else None
+    skip = None if include_first else partial(_begins_with_first_token, positions=positions)
+    return {layer: _summarise(_token_states(prompts, layer, skip)) for layer in layers}
 
 
 def prompts_of(data: CaptureData) -> list[ActivationData]:
@@ -48,15 +52,23 @@ def prompts_of(data: CaptureData) -> list[ActivationData]:
     return [data]
 
 
-def _token_states(prompts: list[ActivationData], layer: int, include_first: bool) -> Iterator[Tensor]:
+def _begins_with_first_token(kept: int, length: int, positions: Positions | None) -> bool:
+    """Whether the kept states of a prompt of `length` tokens begin with that of its first token."""
+    return positions.span(length)[0] == 0 if positions else kept == length
+
+
+def _token_states(
+    prompts: list[ActivationData], layer: int, skip_first: Callable[[int, int], bool] | None
+) -> Iterator[Tensor]:
     """States of the tokens that count, `(tokens, hidden)` in float64, one prompt at a time."""
     for data in prompts:
         states = data["activations"][layer]  # (batch, kept tokens, hidden)
         mask = data.get("attention_mask", torch.ones(states.shape[:2], dtype=torch.long))
-        whole = states.shape[1] == data["input_ids"].shape[1] > 1
-        for row, real in zip(states, mask, strict=True):
+        tokens = [data["tokens"]] if isinstance(data["prompt"], str) else data["tokens"]
+        for row, real, its_tokens in zip(states, mask, tokens, strict=True):
             kept = row[real.bool()].double()
-            yield kept[1:] if whole and not include_first and len(kept) > 1 else kept
+            skipped = len(kept) > 1 and skip_first is not None and skip_first(len(kept), len(its_tokens))
+            yield kept[1:] if skipped else kept
 
 
 def _summarise(token_states: Iterator[Tensor]) -> LayerStats:

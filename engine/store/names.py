@@ -1,5 +1,6 @@
 """What a capture is called and where its two files lie. No name leads out of the store."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +65,12 @@ def require_free(paths: CapturePaths, *, force: bool) -> None:
     """Refuse a name that is taken, before minutes are spent on what could not be saved.
 
     Raises:
-        StoreError: It is taken and `force` is off.
+        StoreError: It is taken and `force` is off, or nothing can be saved there.
     """
+    folder = paths.store.absolute()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise StoreError(f"{existing} is not a folder that can be written", next_step="choose another with --output")
     taken = [str(path) for path in (paths.tensors, paths.record) if path.exists()]
     if taken and not force:
         raise StoreError(

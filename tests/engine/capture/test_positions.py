@@ -55,9 +55,7 @@ def test_positions_are_slices_of_each_prompt_without_its_padding(
     [("mean", slice(1, None)), ("mean:0:", slice(None)), ("mean:1:3", slice(1, 3)), ("mean:-2:", slice(-2, None))],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_mean_is_one_state_in_float32(
-    states: torch.Tensor, given: str, by_hand: slice, dtype: torch.dtype
-) -> None:
+def test_a_mean_is_one_state_in_float32(states: torch.Tensor, given: str, by_hand: slice, dtype: torch.dtype) -> None:
     held = states.to(dtype)
     taken = parse_positions(given).take(held, LENGTHS)
     for row, length in enumerate(LENGTHS):

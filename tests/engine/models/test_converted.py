@@ -1,0 +1,89 @@
+"""A GGUF file is converted once, and the conversion is the file to the bit."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+import engine
+from engine.errors import ModelError
+from engine.models.converted import conversion_folder, convert
+from engine.models.loading import load_model_and_tokenizer
+from engine.models.registry import find_source
+from tests.conftest import Loaded
+
+
+@pytest.fixture(scope="module")
+def direct() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The default model as transformers reads it from the GGUF file."""
+    source = find_source("smollm2")
+    options = {"gguf_file": source.gguf_file}
+    model = AutoModelForCausalLM.from_pretrained(
+        source.location, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **options
+    )
+    return model, AutoTokenizer.from_pretrained(source.location, **options)
+
+
+def test_the_weights_and_states_are_those_of_the_file(
+    smollm2: Loaded, direct: tuple[PreTrainedModel, PreTrainedTokenizerBase]
+) -> None:
+    model, tokenizer = direct
+    weights = smollm2.model.state_dict()
+    assert weights.keys() == model.state_dict().keys()
+    assert all(torch.equal(weight.cpu(), weights[name].cpu()) for name, weight in model.state_dict().items())
+    prompt = "Tell me a story about a lighthouse."
+    model.to(smollm2.model.device)  # type: ignore[arg-type]  # transformers wraps it and loses its type
+    expected = engine.capture_activations(model, tokenizer, prompt)
+    captured = engine.capture_activations(*smollm2, prompt)
+    assert captured["tokens"] == expected["tokens"]
+    assert captured["activations"].keys() == expected["activations"].keys()
+    assert all(torch.equal(states, captured["activations"][i]) for i, states in expected["activations"].items())
+
+
+def test_the_tokenizer_is_that_of_the_file(
+    smollm2: Loaded, direct: tuple[PreTrainedModel, PreTrainedTokenizerBase]
+) -> None:
+    _, tokenizer = direct
+    text = "<|im_start|>user\nHéllo, wörld! 你好 🙂 1234<|im_end|>\n"
+    assert smollm2.tokenizer(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert smollm2.tokenizer.chat_template == tokenizer.chat_template
+    assert smollm2.tokenizer.special_tokens_map == tokenizer.special_tokens_map
+    assert len(smollm2.tokenizer) == len(tokenizer)
+
+
+@pytest.mark.usefixtures("smollm2")
+def test_a_second_load_takes_what_was_kept() -> None:
+    source = find_source("smollm2")
+    folder = conversion_folder(source)
+
+    def written() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+    before = written()
+    assert "model.safetensors" in before
+    assert convert(source) == folder
+    load_model_and_tokenizer("smollm2")
+    assert written() == before
+
+
+def test_other_bytes_under_the_same_name_are_another_conversion(tmp_path: Path) -> None:
+    (tmp_path / "mine.gguf").write_bytes(b"GGUF one")
+    first = conversion_folder(find_source(str(tmp_path / "mine.gguf")))
+    (tmp_path / "mine.gguf").write_bytes(b"GGUF two")
+    second = conversion_folder(find_source(str(tmp_path / "mine.gguf")))
+    assert first != second
+    assert first.parent == second.parent
+
+
+@pytest.mark.usefixtures("smollm2")
+def test_a_kept_conversion_that_was_damaged_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = find_source("smollm2")
+    kept = conversion_folder(source)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    damaged = conversion_folder(source)
+    shutil.copytree(kept, damaged, ignore=shutil.ignore_patterns("*.safetensors"))
+    (damaged / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(ModelError, match=str(damaged)):
+        load_model_and_tokenizer("smollm2")

@@ -1,0 +1,139 @@
+"""How far two sides are apart at each layer, against numpy in float64; and which sides are not compared."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from engine.errors import LayerscopeError, RequestError
+from engine.records import LayerDiff
+from engine.stats.contrast import compute_contrastive_diff
+from tests.engine.stats.captures import LAYERS, contrast, one_prompt, provenance, random_states, several_prompts
+
+
+def by_numpy(positive: list[Tensor], negative: list[Tensor]) -> LayerDiff:
+    """Of the last states of each side, `(hidden,)` each."""
+    one, other = (
+        np.stack([state.float().numpy() for state in side]).astype(np.float64) for side in (positive, negative)
+    )
+    difference = np.sqrt(((one.mean(0) - other.mean(0)) ** 2).sum())
+    size = np.mean([np.sqrt((state**2).sum()) for state in (*one, *other)])
+    cosine = one.mean(0) @ other.mean(0) / np.sqrt((one.mean(0) ** 2).sum() * (other.mean(0) ** 2).sum())
+    return LayerDiff(diff_norm=float(difference), relative_norm=float(difference / size), cosine_sim=float(cosine))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_two_prompts(dtype: torch.dtype) -> None:
+    positive, negative = random_states(9, seed=0, dtype=dtype), random_states(5, seed=1, dtype=dtype)
+    diffs = compute_contrastive_diff(one_prompt(positive), one_prompt(negative))
+    assert list(diffs) == LAYERS
+    for layer in LAYERS:
+        assert diffs[layer] == pytest.approx(by_numpy([positive[layer][-1]], [negative[layer][-1]]), rel=1e-9)
+
+
+def test_two_batches_end_at_their_last_tokens() -> None:
+    positive = [random_states(length, seed=length) for length in (4, 9, 2)]
+    negative = [random_states(length, seed=length) for length in (5, 3)]
+    diffs = compute_contrastive_diff(several_prompts(positive), several_prompts(negative))
+    for layer in LAYERS:
+        expected = by_numpy([states[layer][-1] for states in positive], [states[layer][-1] for states in negative])
+        assert diffs[layer] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_contrast_of_several_pairs(dtype: torch.dtype) -> None:
+    positive = [random_states(length, length, dtype) for length in (4, 9, 6)]
+    negative = [random_states(length, length, dtype) for length in (5, 8, 7)]
+    diffs = compute_contrastive_diff(contrast(positive, negative))
+    for layer in LAYERS:
+        expected = by_numpy([states[layer][-1] for states in positive], [states[layer][-1] for states in negative])
+        assert diffs[layer] == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_small_difference_of_bfloat16_states_is_not_rounded_away() -> None:
+    """The mean of 256 and 258 is 257, which bfloat16 does not have."""
+    positive = [{3: torch.full((1, 4), value, dtype=torch.bfloat16)} for value in (256.0, 258.0)]
+    negative = [{3: torch.full((1, 4), 256.0, dtype=torch.bfloat16)} for _ in range(2)]
+    assert compute_contrastive_diff(contrast(positive, negative))[3]["diff_norm"] == pytest.approx(2.0, rel=1e-12)
+
+
+def test_equal_sides_do_not_differ() -> None:
+    states = random_states(5, seed=0)
+    for diff in compute_contrastive_diff(one_prompt(states), one_prompt(states)).values():
+        assert diff == pytest.approx(LayerDiff(diff_norm=0.0, relative_norm=0.0, cosine_sim=1.0))
+
+
+def test_opposite_sides() -> None:
+    states = random_states(5, seed=0)
+    mirrored = {layer: -state for layer, state in states.items()}
+    for diff in compute_contrastive_diff(one_prompt(states), one_prompt(mirrored)).values():
+        assert (diff["relative_norm"], diff["cosine_sim"]) == pytest.approx((2.0, -1.0))
+
+
+def test_the_raw_norm_grows_with_the_states_and_the_relative_norm_does_not() -> None:
+    positive, negative = random_states(5, seed=0), random_states(5, seed=1)
+    small = compute_contrastive_diff(contrast([positive], [negative]))[3]
+    large = compute_contrastive_diff(contrast([{3: positive[3] * 8}], [{3: negative[3] * 8}]))[3]
+    assert large["diff_norm"] == pytest.approx(8 * small["diff_norm"])
+    assert large["relative_norm"] == pytest.approx(small["relative_norm"])
+    assert large["cosine_sim"] == pytest.approx(small["cosine_sim"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model", "someone/other-model"),
+        ("revision", "def"),
+        ("dtype", "bfloat16"),
+        ("site", "mlp_out"),
+        ("positions", "last"),
+    ],
+)
+def test_captures_made_differently_are_refused_with_what_differs(field: str, value: str) -> None:
+    states = random_states(5, seed=0)
+    ours = provenance()
+    theirs = provenance(**{field: value})
+    with pytest.raises(RequestError) as caught:
+        compute_contrastive_diff(one_prompt(states, provenance=ours), one_prompt(states, provenance=theirs))
+    assert f"they differ in {field} ({dict(ours)[field]} and {value})." in str(caught.value)
+
+
+def test_what_does_not_matter_may_differ() -> None:
+    states = random_states(5, seed=0)
+    theirs = provenance(mode="hidden_states", batch_size=1, device="cuda:0", alias="x")
+    diffs = compute_contrastive_diff(one_prompt(states, provenance=provenance()), one_prompt(states, provenance=theirs))
+    assert list(diffs) == LAYERS
+
+
+def test_captures_of_other_layers_are_refused() -> None:
+    states = random_states(5, seed=0)
+    with pytest.raises(RequestError, match=r"captured layers \(\[3, 7\] and \[3\]\)"):
+        compute_contrastive_diff(one_prompt(states), one_prompt({3: states[3]}))
+
+
+def test_captures_of_other_widths_are_refused() -> None:
+    """Nothing else tells them apart where the JSON with their provenance was lost."""
+    states = random_states(5, seed=0)
+    narrow = {layer: state[:, :4] for layer, state in states.items()}
+    with pytest.raises(LayerscopeError, match="cannot be compared"):
+        compute_contrastive_diff(one_prompt(states), one_prompt(narrow))
+
+
+def test_one_side_alone_is_refused() -> None:
+    with pytest.raises(RequestError, match="negative side is missing"):
+        compute_contrastive_diff(one_prompt(random_states(5, seed=0)))
+
+
+def test_a_contrast_takes_no_second_side() -> None:
+    states = random_states(5, seed=0)
+    with pytest.raises(RequestError, match="both sides already"):
+        compute_contrastive_diff(contrast([states], [states]), one_prompt(states))
+
+
+def test_a_contrast_is_no_negative_side() -> None:
+    states = random_states(5, seed=0)
+    whole: Any = contrast([states], [states])
+    with pytest.raises(LayerscopeError):
+        compute_contrastive_diff(one_prompt(states), whole)
