@@ -93,6 +93,8 @@ def run_capture(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], sett
     blocks, device = find_blocks(model), input_device(model)
     read = read_blocks if settings.use_hooks else read_hidden_states
     captured: dict[int, dict[int, Tensor]] = {}  # prompt -> layer -> (1, kept tokens, hidden)
+    progress = settings.progress or (lambda _done, _total: None)
+    progress(0, len(prompts))
     for batch in sorted_batches(lengths, settings.batch_size):
         tokens = TokenBatch.of([prompts[index].ids for index in batch], device)
         batch_lengths = [lengths[index] for index in batch]
@@ -101,8 +103,7 @@ def run_capture(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], sett
         for row, index in enumerate(batch):
             captured[index] = {layer: states[layer][row][None] for layer in settings.layers}
             _require_usable(captured[index], prompts[index].name)
-        if settings.progress:
-            settings.progress(len(captured), len(prompts))
+        progress(len(captured), len(prompts))
     num_layers = len(blocks.blocks)
     return [_activation_data(prompts[i], captured[i], num_layers) for i in range(len(prompts))]
 

@@ -52,6 +52,8 @@ def list_store(
             if entry.problem:
                 print_data(Text(f"{entry.name} damaged: {entry.problem}", style="red"))
     narrator = Narrator(quiet=False)
+    if not entries:
+        narrator.say("no captures yet; make one: layerscope capture --concept honesty --positions last")
     for path in unfinished_saves(store):
         narrator.say(f"left by a save that was killed, safe to delete when none is running: {path}")
 

@@ -70,7 +70,8 @@ def load_model_and_tokenizer(
     if not source.local:
         require_on_hub(source)
         log.info("downloading %s", source.model_id)
-    location = str(convert(source)) if source.gguf_file else source.location
+    with _progress_bars(shown=not source.local):
+        location = str(convert(source)) if source.gguf_file else source.location
     with _progress_bars(shown=not source.local), _readable_errors(source, location):
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         if source.kind == "hub":

@@ -70,7 +70,7 @@ def show_capture(name: str | Path, *, store: str | Path | None = None) -> Captur
     paths = locate(name, store)
     if not paths.record.exists() and not paths.tensors.exists():
         raise StoreError(
-            f"there is no capture called {paths.name!r} in {paths.store}",
+            f"there is no capture called {paths.name!r} in the folder {str(paths.store)!r}",
             next_step=f"layerscope list --store {paths.store} shows what there is",
         )
     entry = _entry(paths.store, paths.name)

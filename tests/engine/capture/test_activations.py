@@ -87,7 +87,7 @@ def test_progress_counts_prompts(tiny_llama: PreTrainedModel, tiny_tokenizer: Pr
     engine.capture_activations(
         tiny_llama, tiny_tokenizer, PROMPTS, batch_size=2, progress=lambda done, total: told.append((done, total))
     )
-    assert told == [(2, 3), (3, 3)]
+    assert told == [(0, 3), (2, 3), (3, 3)]
 
 
 @pytest.mark.parametrize("use_hooks", [False, True])

@@ -143,7 +143,7 @@ def test_show_of_a_damaged_capture_ends_with_5_and_the_reason(layerscope: Progra
 def test_show_of_a_capture_that_is_not_there_ends_with_5(layerscope: Program) -> None:
     result = layerscope("show", "smollm2_empathy")
     assert_failed(result, 5)
-    assert "there is no capture called 'smollm2_empathy' in activations" in result.stderr
+    assert "there is no capture called 'smollm2_empathy' in the folder 'activations'" in result.stderr
 
 
 @pytest.mark.usefixtures("store")
