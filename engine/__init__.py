@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from engine.models.loading import load_model_and_tokenizer as load_model_and_tokenizer
     from engine.models.registry import list_models as list_models
     from engine.stats.contrast import compute_contrastive_diff as compute_contrastive_diff
+    from engine.stats.separation import compute_separation as compute_separation
     from engine.stats.summary import compute_activation_stats as compute_activation_stats
     from engine.store.catalog import list_captures as list_captures
     from engine.store.read import load_activations as load_activations
@@ -28,6 +29,7 @@ _HOMES = {
     "capture_from_concept": "engine.capture.contrast",
     "compute_activation_stats": "engine.stats.summary",
     "compute_contrastive_diff": "engine.stats.contrast",
+    "compute_separation": "engine.stats.separation",
     "list_captures": "engine.store.catalog",
     "list_concepts": "engine.concepts.catalog",
     "list_models": "engine.models.registry",

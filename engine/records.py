@@ -266,13 +266,36 @@ class LayerDiff(TypedDict):
     cosine_sim: float
 
 
+class Separation(TypedDict):
+    """How well two sets of projections separate: distance over spread, and share of prompts in the right order."""
+
+    d_prime: float
+    auroc: float
+
+
+class LayerSeparation(TypedDict):
+    """Held-out separation at one layer.
+
+    Attributes:
+        worst: What was left out where `d_prime` is lowest: the score of the layer.
+        by_factor: `persona`, `template` and `topic` as far as they vary, or `pairs` for pairs without factors.
+    """
+
+    worst: str
+    by_factor: dict[str, Separation]
+
+
 class LayerRow(LayerStats):
-    """What the JSON holds of one layer; the three of a contrast are None for a single prompt."""
+    """What the JSON holds of one layer; what only a contrast has is None for prompts.
+
+    `separation` is None also for a contrast with too few pairs to leave any out.
+    """
 
     layer: int
     diff_norm: float | None
     relative_norm: float | None
     cosine_sim: float | None
+    separation: LayerSeparation | None
 
 
 class DataFile(TypedDict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from engine.errors import RequestError, StoreError
-from engine.plots.chart import LayerChart
+from engine.plots.chart import HELD_OUT, LayerChart, Score
+from engine.records import LayerRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and in grey by its lightness.
-BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#8c8c8c"
+BLUE, ORANGE, GREY, INK = "#0072B2", "#E69F00", "#8c8c8c", "#222222"
+MARKERS = {"persona": "o", "template": "s", "topic": "^", "pairs": "o"}
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.spines.top": False,
@@ -28,6 +31,7 @@ _STYLE: dict[Any, Any] = {
 }
 _FORMATS = (".png", ".svg", ".pdf")
 _SHOWN_RANKS = 10
+_BEST = 5
 
 
 def save_figure(chart: LayerChart, path: str | Path, *, dpi: int = 200) -> Path:
@@ -66,16 +70,15 @@ def draw_layers(chart: LayerChart, figure: Figure | None = None) -> Figure:
         chart: What to draw.
         figure: Drawn into if given, for a window.
     """
-    size = (7.2, 4.8) if chart.is_contrast else (7.2, 2.8)
-    drawn = figure or Figure(figsize=size, layout="constrained")
+    drawn = figure or Figure(figsize=(7.2, 4.8) if chart.score else (7.2, 2.8), layout="constrained")
     drawn.suptitle(f"{chart.title}\n{chart.subtitle}", x=0.01, ha="left", fontsize=9, parse_math=False)
-    if not chart.is_contrast:
-        _columns(drawn.subplots(), chart, "norm", "Norm of a token's state (mean)")
+    if chart.score is None:
+        _columns(drawn.subplots(), chart, lambda row: row["norm"], "Norm of a token's state (mean)")
         return drawn
     axes = drawn.subplots(2, 2)
-    _columns(axes[0, 0], chart, "relative_norm", "Relative norm: difference over size of states")
-    _ranking(axes[0, 1], chart)
-    _columns(axes[1, 0], chart, "diff_norm", "Difference norm (raw; grows with depth)")
+    _scores(axes[0, 0], chart, chart.score)
+    _ranking(axes[0, 1], chart, chart.score)
+    _columns(axes[1, 0], chart, lambda row: row["diff_norm"] or 0.0, "Difference norm (raw; grows with depth)")
     _cosine(axes[1, 1], chart)
     return drawn
 
@@ -97,11 +100,26 @@ def show_figure(chart: LayerChart) -> None:
         plt.show()
 
 
-def _columns(axes: Axes, chart: LayerChart, column: str, title: str) -> None:
+def _scores(axes: Axes, chart: LayerChart, score: Score) -> None:
+    """The score as columns, the best in another colour; what it is the worst of, as marks."""
+    _columns(axes, chart, score.of, score.name.capitalize(), best=set(chart.ranked[:_BEST]))
+    if score is not HELD_OUT:
+        return
     layers = [row["layer"] for row in chart.rows]
-    values = [float(row[column] or 0.0) for row in chart.rows]  # type: ignore[literal-required]
-    best = set(chart.ranked[:5]) if column == "relative_norm" else set()
-    axes.bar(layers, values, color=[ORANGE if layer in best else BLUE for layer in layers], width=0.8)
+    for factor, marker in MARKERS.items():
+        values = [row["separation"]["by_factor"].get(factor) if row["separation"] else None for row in chart.rows]
+        if all(values):
+            heights = [value["d_prime"] for value in values if value]
+            axes.plot(layers, heights, marker, color=INK, markersize=3, fillstyle="none", label=f"{factor} left out")
+    axes.legend(fontsize=6, frameon=False, loc="upper left")
+
+
+def _columns(
+    axes: Axes, chart: LayerChart, value: Callable[[LayerRow], float], title: str, best: Set[int] = frozenset()
+) -> None:
+    layers = [row["layer"] for row in chart.rows]
+    colors = [ORANGE if layer in best else BLUE for layer in layers]
+    axes.bar(layers, [value(row) for row in chart.rows], color=colors, width=0.8)
     _label(axes, title)
 
 
@@ -120,16 +138,16 @@ def _label(axes: Axes, title: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _ranking(axes: Axes, chart: LayerChart) -> None:
-    values = {row["layer"]: row["relative_norm"] or 0.0 for row in chart.rows}
+def _ranking(axes: Axes, chart: LayerChart, score: Score) -> None:
+    values = {row["layer"]: score.of(row) for row in chart.rows}
     shown = chart.ranked[:_SHOWN_RANKS]
-    colors = [ORANGE if rank < 5 else BLUE for rank in range(len(shown))]
+    colors = [ORANGE if rank < _BEST else BLUE for rank in range(len(shown))]
     axes.barh(range(len(shown)), [values[layer] for layer in shown], color=colors, height=0.75)
     axes.set_yticks(range(len(shown)), [str(layer) for layer in shown])
     axes.invert_yaxis()
     axes.set_ylabel("layer")
-    axes.set_xlabel("relative norm")
-    axes.set_title("Layers by relative norm")
+    axes.set_xlabel(score.name)
+    axes.set_title(f"Layers by {score.name}")
 
 
 def _metadata(target: Path, chart: LayerChart) -> dict[str, str]:

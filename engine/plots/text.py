@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from engine.plots.chart import CAVEAT, LayerChart
+from engine.plots.chart import HELD_OUT, LayerChart, Score
 from engine.records import LayerRow
 
 WIDTH = 80
@@ -23,11 +23,11 @@ def layers_as_text(chart: LayerChart) -> RenderableType:
     Returns:
         Something a rich console prints.
     """
-    table = _contrast_table(chart) if chart.is_contrast else _prompt_table(chart)
-    parts: list[RenderableType] = [Text(chart.title, style="bold"), Text(chart.subtitle, style="dim"), table]
-    if chart.is_contrast:
-        parts += [Text(f"Layers by relative norm: {_ranks_in_words(chart)}"), Text(CAVEAT, style="dim")]
-    return Group(*parts)
+    heading = [Text(chart.title, style="bold"), Text(chart.subtitle, style="dim")]
+    if chart.score is None:
+        return Group(*heading, _prompt_table(chart))
+    ranking = Text(f"Layers by {chart.score.name}: {_ranks_in_words(chart)}")
+    return Group(*heading, _contrast_table(chart, chart.score), ranking, Text(chart.score.caveat, style="dim"))
 
 
 def render_text(chart: LayerChart, width: int = WIDTH) -> str:
@@ -43,23 +43,31 @@ def render_text(chart: LayerChart, width: int = WIDTH) -> str:
     return capture.get()
 
 
-def _contrast_table(chart: LayerChart) -> Table:
-    table = _empty_table("layer", "diff norm", "relative", "cosine")
-    table.add_column("relative norm", ratio=1)
+def _contrast_table(chart: LayerChart, score: Score) -> Table:
+    numbers = {row["layer"]: _contrast_cells(row, held_out=score is HELD_OUT) for row in chart.rows}
+    table = _empty_table("layer", *next(iter(numbers.values())))
+    table.add_column(score.name, ratio=1)
     table.add_column("rank", justify="right")
-    largest = max(row["relative_norm"] or 0.0 for row in chart.rows)
+    largest = max(score.of(row) for row in chart.rows)
     ranks = {layer: str(rank) for rank, layer in enumerate(chart.ranked[:_SHOWN_RANKS], start=1)}
     for row in chart.rows:
         rank = ranks.get(row["layer"], "")
-        table.add_row(
-            str(row["layer"]),
-            f"{row['diff_norm']:.3f}",
-            f"{row['relative_norm']:.4f}",
-            f"{row['cosine_sim']:.5f}",
-            Bar(largest or 1.0, 0.0, row["relative_norm"] or 0.0, color="cyan" if rank else "blue"),
-            rank,
-        )
+        bar = Bar(max(largest, 0.0) or 1.0, 0.0, max(score.of(row), 0.0), color="cyan" if rank else "blue")
+        table.add_row(str(row["layer"]), *numbers[row["layer"]].values(), bar, rank)
     return table
+
+
+def _contrast_cells(row: LayerRow, *, held_out: bool) -> dict[str, str]:
+    cells = {
+        "diff norm": f"{row['diff_norm']:.3f}",
+        "relative": f"{row['relative_norm']:.4f}",
+        "cosine": f"{row['cosine_sim']:.5f}",
+    }
+    separation = row["separation"]
+    if not held_out or separation is None:
+        return cells
+    worst = separation["by_factor"][separation["worst"]]
+    return {"d'": f"{worst['d_prime']:.2f}", "AUROC": f"{worst['auroc']:.3f}"} | cells
 
 
 def _prompt_table(chart: LayerChart) -> Table:

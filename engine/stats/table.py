@@ -2,6 +2,7 @@
 
 from engine.records import CaptureData, LayerRow
 from engine.stats.contrast import compute_contrastive_diff
+from engine.stats.separation import compute_separation
 from engine.stats.summary import compute_activation_stats
 
 
@@ -12,6 +13,7 @@ def layer_table(data: CaptureData) -> list[LayerRow]:
         data: A capture; of a prompt the columns of a contrast are None.
     """
     diffs = compute_contrastive_diff(data) if "positive" in data else {}
+    separations = compute_separation(data) if "positive" in data else {}
     return [
         LayerRow(
             layer=layer,
@@ -19,6 +21,7 @@ def layer_table(data: CaptureData) -> list[LayerRow]:
             diff_norm=diffs[layer]["diff_norm"] if diffs else None,
             relative_norm=diffs[layer]["relative_norm"] if diffs else None,
             cosine_sim=diffs[layer]["cosine_sim"] if diffs else None,
+            separation=separations.get(layer),
         )
         for layer, stats in compute_activation_stats(data).items()
     ]

@@ -73,7 +73,7 @@ def test_without_a_display_the_text_is_shown_and_the_rest_is_said(layerscope: Pr
 def test_a_missing_file_ends_with_5(layerscope: Program) -> None:
     result = layerscope("visualize", HONESTY)
     assert_failed(result, 5)
-    assert "there is no capture called 'smollm2_honesty' in activations" in result.stderr
+    assert "there is no capture called 'smollm2_honesty' in the folder 'activations'" in result.stderr
 
 
 @pytest.mark.usefixtures("store")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from engine.records import CaptureRecord, LayerRow
+from engine.records import CaptureRecord, LayerRow, LayerSeparation, Separation
 from tests.engine.stats.captures import provenance
 
 # Not in the order of the layers, and largest neither first nor last.
@@ -20,9 +20,24 @@ def contrast_rows(relative_norms: Sequence[float] = RELATIVE_NORMS, scale: float
             diff_norm=0.5 * (layer + 1) * scale,
             relative_norm=relative_norm,
             cosine_sim=1 - 0.001 * layer,
+            separation=None,
         )
         for layer, relative_norm in enumerate(relative_norms)
     ]
+
+
+def separated_rows(d_primes: Sequence[tuple[float, float]]) -> list[LayerRow]:
+    """Rows whose d' is given with a persona and with a topic left out; AUROC follows the worse one."""
+    rows = contrast_rows([0.1] * len(d_primes))
+    for row, (persona, topic) in zip(rows, d_primes, strict=True):
+        row["separation"] = LayerSeparation(
+            worst="persona" if persona < topic else "topic",
+            by_factor={
+                "persona": Separation(d_prime=persona, auroc=0.5 + persona / 10),
+                "topic": Separation(d_prime=topic, auroc=0.5 + topic / 10),
+            },
+        )
+    return rows
 
 
 def prompt_rows(num_layers: int = 4, scale: float = 1.0) -> list[LayerRow]:

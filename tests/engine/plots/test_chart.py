@@ -2,16 +2,22 @@
 
 import pytest
 
-from engine.plots.chart import layer_chart
-from tests.engine.plots.records import contrast_record, contrast_rows, prompt_record
+from engine.plots.chart import HELD_OUT, RELATIVE_NORM, layer_chart
+from tests.engine.plots.records import contrast_record, contrast_rows, prompt_record, separated_rows
 
 
-def test_a_contrast_is_ranked_by_relative_norm() -> None:
+def test_a_contrast_with_nothing_held_out_is_ranked_by_relative_norm() -> None:
     record = contrast_record()
     chart = layer_chart(record)
-    assert chart.is_contrast
+    assert chart.score is RELATIVE_NORM
     assert chart.ranked == (1, 3, 2, 0)
     assert list(chart.rows) == record["statistics"]
+
+
+def test_a_contrast_is_ranked_by_the_worst_of_what_was_left_out() -> None:
+    chart = layer_chart(contrast_record(separated_rows([(2.0, 0.5), (1.0, 1.5), (0.7, 3.0), (-1.0, 2.0)])))
+    assert chart.score is HELD_OUT
+    assert chart.ranked == (1, 2, 0, 3)
 
 
 def test_layers_of_equal_rank_stay_in_order() -> None:
@@ -27,7 +33,7 @@ def test_ranks_are_layer_numbers_not_places() -> None:
 
 def test_a_prompt_has_nothing_to_rank_by() -> None:
     chart = layer_chart(prompt_record())
-    assert not chart.is_contrast
+    assert chart.score is None
     assert chart.ranked == ()
     assert len(chart.rows) == 4
 

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from engine.errors import RequestError, StoreError
 from engine.plots.chart import layer_chart
 from engine.plots.figure import draw_layers, save_figure, show_figure
-from tests.engine.plots.records import contrast_record, contrast_rows, prompt_record
+from tests.engine.plots.records import contrast_record, contrast_rows, prompt_record, separated_rows
 
 
 def bars(axes: Axes) -> list[Rectangle]:
@@ -104,6 +104,14 @@ def test_the_five_best_layers_stand_out() -> None:
     best, others = {colours[layer] for layer in chart.ranked[:5]}, {colours[layer] for layer in chart.ranked[5:]}
     assert (len(best), len(others)) == (1, 1)
     assert best != others
+
+
+def test_what_the_score_is_the_worst_of_is_marked() -> None:
+    d_primes = [(2.0, 0.5), (1.0, 1.5), (0.7, 3.0)]
+    axes = draw_layers(layer_chart(contrast_record(separated_rows(d_primes)))).axes[0]
+    assert [bar.get_height() for bar in bars(axes)] == [0.5, 1.0, 0.7]
+    marked = {str(line.get_label()): np.asarray(line.get_ydata()).tolist() for line in axes.get_lines()}
+    assert marked == {"persona left out": [2.0, 1.0, 0.7], "topic left out": [0.5, 1.5, 3.0]}
 
 
 def test_a_prompt_shows_its_norms_alone() -> None:

@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from engine.plots.chart import layer_chart
 from engine.plots.text import render_text
 from engine.records import CaptureRecord
-from tests.engine.plots.records import contrast_record, contrast_rows, prompt_record, prompt_rows
+from tests.engine.plots.records import contrast_record, contrast_rows, prompt_record, prompt_rows, separated_rows
 
 # Relative norms of 80 layers, all different, the largest at layer 40.
 EIGHTY = [0.5 - abs(layer - 40) / 100 - layer / 10000 for layer in range(80)]
@@ -28,6 +28,16 @@ others. The raw difference norm grows with depth whatever the concept, and a
 cosine near 1 is normal.
 """
 
+SEPARATED = """\
+honesty
+someone/some-model, 8 pairs, positions: last
+layer    d' AUROC diff norm relative  cosine held-out d'                   rank
+    0  0.50 0.550     0.500   0.1000 1.00000 █████████▋                       2
+    1  1.50 0.650     1.000   0.1000 0.99900 █████████████████████████████    1
+    2 -1.00 0.400     1.500   0.1000 0.99800                                  3
+Layers by held-out d': 1, 0, 2
+"""
+
 PROMPT = """\
 some_prompt
 someone/some-model, 1 prompt, positions: last
@@ -43,6 +53,13 @@ layer    mean    std  norm norm of a token's state
 def test_the_text_to_the_letter(record: CaptureRecord, expected: str) -> None:
     lines = [line.rstrip() for line in render_text(layer_chart(record)).splitlines()]
     assert lines == expected.splitlines()
+
+
+def test_the_text_of_a_separation_to_the_letter() -> None:
+    record = contrast_record(separated_rows([(2.0, 0.5), (1.5, 2.0), (-1.0, 2.0)]))
+    lines = [line.rstrip() for line in render_text(layer_chart(record)).splitlines()]
+    assert lines[: len(SEPARATED.splitlines())] == SEPARATED.splitlines()
+    assert "It has no interval yet" in " ".join(lines)
 
 
 def table_lines(text: str) -> list[str]:
