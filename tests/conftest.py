@@ -7,7 +7,7 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 import engine
-from engine.records import ModelConfig
+from engine.records.models import ModelConfig
 from tests.families import FAMILIES, VOCAB, Family, build
 
 

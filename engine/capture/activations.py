@@ -14,7 +14,7 @@ from engine.capture.prompts import tokenize_prompts
 from engine.capture.provenance import trace_provenance
 from engine.capture.run import Progress, Settings, run_capture
 from engine.errors import CaptureError
-from engine.records import ActivationData
+from engine.records.captures import ActivationData
 
 if TYPE_CHECKING:
     from torch import Tensor

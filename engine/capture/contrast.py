@@ -17,7 +17,8 @@ from engine.concepts.catalog import load_concept
 from engine.concepts.chat import chat_template_hash, render_chat
 from engine.concepts.pairs import DEFAULT_SAMPLES, draw_pairs
 from engine.errors import CaptureError
-from engine.records import Concept, ContrastData, Factors
+from engine.records.captures import ContrastData
+from engine.records.concepts import Concept, Factors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

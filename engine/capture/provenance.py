@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.models.description import describe_model
 from engine.models.forward import input_device
-from engine.records import Provenance
+from engine.records.captures import Provenance
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -20,7 +20,7 @@ from engine.errors import CaptureError, RequestError
 from engine.models.blocks import find_blocks
 from engine.models.description import describe_model
 from engine.models.forward import TokenBatch, input_device, read_blocks, read_hidden_states
-from engine.records import ActivationData
+from engine.records.captures import ActivationData
 
 if TYPE_CHECKING:
     from torch import Tensor

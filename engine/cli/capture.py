@@ -14,7 +14,7 @@ from engine.errors import RequestError
 from engine.models.registry import DEFAULT_MODEL, find_source
 from engine.plots.chart import layer_chart
 from engine.plots.text import layers_as_text
-from engine.records import CaptureData
+from engine.records.captures import CaptureData
 from engine.store.catalog import show_capture
 from engine.store.names import DEFAULT_STORE, CapturePaths, default_name, locate, require_free
 from engine.store.record import encode_record

@@ -11,7 +11,8 @@ from rich.text import Text
 from engine.cli.console import Narrator, print_data, print_json
 from engine.plots.chart import layer_chart
 from engine.plots.text import layers_as_text
-from engine.records import CaptureRecord, Provenance
+from engine.records.captures import Provenance
+from engine.records.files import CaptureRecord
 from engine.store.catalog import list_captures, show_capture, unfinished_saves
 from engine.store.names import DEFAULT_STORE
 from engine.store.record import encode_record

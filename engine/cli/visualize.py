@@ -9,7 +9,7 @@ from engine.cli.console import Narrator, print_data
 from engine.errors import RequestError
 from engine.plots.chart import layer_chart
 from engine.plots.text import layers_as_text
-from engine.records import CaptureRecord
+from engine.records.files import CaptureRecord
 from engine.store.catalog import show_capture
 from engine.store.names import locate
 

@@ -12,7 +12,7 @@ from typing import Any
 import platformdirs
 
 from engine.errors import RequestError, nearest
-from engine.records import Concept, Persona, Template
+from engine.records.concepts import Concept, Persona, Template
 
 _FIELDS = {"name", "description", "positive", "negative", "topics", "personas", "templates"}
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from jinja2.exceptions import TemplateError
 
 from engine.errors import CaptureError
-from engine.records import Message
+from engine.records.concepts import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,7 +9,7 @@ from collections import Counter
 from itertools import product
 
 from engine.errors import RequestError
-from engine.records import Concept, Factors, Message, Pair, Persona, Template
+from engine.records.concepts import Concept, Factors, Message, Pair, Persona, Template
 
 DEFAULT_SAMPLES = 64
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from engine.errors import ModelError
 from engine.models.blocks import Blocks, find_blocks
 from engine.models.forward import TokenBatch, input_device, left_as_found, read_blocks, residual, run_decoder
-from engine.records import Receipt
+from engine.records.models import Receipt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

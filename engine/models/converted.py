@@ -22,7 +22,7 @@ from engine.errors import ModelError, first_line
 from engine.models.memory import require_room
 
 if TYPE_CHECKING:
-    from engine.records import ModelSource
+    from engine.records.models import ModelSource
 
 log = logging.getLogger(__name__)
 

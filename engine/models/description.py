@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from engine.models.check import check_model
-from engine.records import ModelConfig, ModelSource
+from engine.records.models import ModelConfig, ModelSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from engine.errors import ModelError
 
 if TYPE_CHECKING:
-    from engine.records import ModelSource
+    from engine.records.models import ModelSource
 
 TIMEOUT_S = 10.0
 

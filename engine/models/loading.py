@@ -23,7 +23,7 @@ from engine.models.description import describe_model
 from engine.models.hub import require_on_hub
 from engine.models.memory import require_room
 from engine.models.registry import DEFAULT_MODEL, find_source
-from engine.records import ModelConfig, ModelSource
+from engine.records.models import ModelConfig, ModelSource
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import msgspec
 import platformdirs
 
 from engine.errors import LayerscopeError, ModelError, RequestError, first_line, nearest
-from engine.records import ModelListing, ModelSource
+from engine.records.models import ModelListing, ModelSource
 
 DEFAULT_MODEL = "smollm2"
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from engine.records import CaptureRecord, LayerRow
+from engine.records.files import CaptureRecord
+from engine.records.statistics import LayerRow
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from engine.errors import RequestError, StoreError
 from engine.plots.chart import HELD_OUT, LayerChart, Score
-from engine.records import LayerRow
+from engine.records.statistics import LayerRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.plots.chart import HELD_OUT, LayerChart, Score
-from engine.records import LayerRow
+from engine.records.statistics import LayerRow
 
 WIDTH = 80
 _SHOWN_RANKS = 5

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.errors import RequestError
-from engine.records import ActivationData, CaptureData, LayerDiff
+from engine.records.captures import ActivationData, CaptureData
+from engine.records.statistics import LayerDiff
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.records import ContrastData, Factors, LayerSeparation, Separation
+from engine.records.captures import ContrastData
+from engine.records.concepts import Factors
+from engine.records.statistics import LayerSeparation, Separation
 from engine.stats.contrast import last_states
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ import torch
 
 from engine.capture.positions import Positions, parse_positions
 from engine.errors import RequestError
-from engine.records import ActivationData, CaptureData, LayerStats
+from engine.records.captures import ActivationData, CaptureData
+from engine.records.statistics import LayerStats
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,6 +1,7 @@
 """All statistics of a capture as one table, a row per layer: what is saved as JSON, listed and drawn."""
 
-from engine.records import CaptureData, LayerRow
+from engine.records.captures import CaptureData
+from engine.records.statistics import LayerRow
 from engine.stats.contrast import compute_contrastive_diff
 from engine.stats.separation import compute_separation
 from engine.stats.summary import compute_activation_stats

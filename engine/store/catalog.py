@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import StoreError
-from engine.records import CaptureRecord
+from engine.records.files import CaptureRecord
 from engine.store.names import DEFAULT_STORE, UNFINISHED, locate
 from engine.store.record import read_record
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from engine.errors import StoreError, first_line
-from engine.records import CaptureData, CaptureRecord, DataFile
+from engine.records.captures import CaptureData
+from engine.records.files import CaptureRecord, DataFile
 from engine.store.names import CapturePaths, locate
 from engine.store.record import make_record, read_record
 

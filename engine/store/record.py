@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.errors import StoreError
-from engine.records import CaptureData, CaptureRecord, DataFile
+from engine.records.captures import CaptureData
+from engine.records.files import CaptureRecord, DataFile
 
 if TYPE_CHECKING:
-    from engine.records import ActivationData
+    from engine.records.captures import ActivationData
 
 SCHEMA = 1
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from engine.errors import StoreError
-from engine.records import CaptureData, DataFile
+from engine.records.captures import CaptureData
+from engine.records.files import DataFile
 from engine.store.names import UNFINISHED, CapturePaths, locate, require_free
 from engine.store.record import encode_record, make_record
 

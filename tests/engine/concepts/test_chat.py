@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from engine.concepts.catalog import load_concept
 from engine.concepts.chat import chat_template_hash, render_chat
 from engine.concepts.pairs import draw_pairs
-from engine.records import Message
+from engine.records.concepts import Message
 from tests.conftest import Loaded
 
 SYSTEM = Message(role="system", content="You are honest.")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from engine.concepts.catalog import list_concepts, load_concept
 from engine.concepts.pairs import DEFAULT_SAMPLES, draw_pairs
 from engine.errors import RequestError
-from engine.records import Concept, Factors, Message, Pair, Persona, Template
+from engine.records.concepts import Concept, Factors, Message, Pair, Persona, Template
 
 FACTORS: tuple[tuple[str, ...], ...] = (("persona",), ("template",), ("topic",))
 CROSSINGS: tuple[tuple[str, ...], ...] = (("persona", "template"), ("persona", "topic"), ("template", "topic"))

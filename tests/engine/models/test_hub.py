@@ -24,7 +24,7 @@ ASK = """
 import sys
 from engine.errors import ModelError
 from engine.models.hub import require_on_hub
-from engine.records import ModelSource
+from engine.records.models import ModelSource
 for name in sys.argv[1:]:
     try:
         require_on_hub(ModelSource(name, f"owner/{name}", "hub", f"owner/{name}", "v1", local=False))

@@ -23,7 +23,8 @@ import engine
 from engine.errors import LayerscopeError, ModelError, RequestError
 from engine.models.loading import load_model_and_tokenizer
 from engine.models.registry import find_source
-from engine.records import ActivationData, ModelConfig
+from engine.records.captures import ActivationData
+from engine.records.models import ModelConfig
 from tests.families import REFUSED, VOCAB, WIDTH, build
 
 Save = Callable[[PreTrainedModel], Path]

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from engine.records import CaptureRecord, LayerRow, LayerSeparation, Separation
+from engine.records.files import CaptureRecord
+from engine.records.statistics import LayerRow, LayerSeparation, Separation
 from tests.engine.stats.captures import provenance
 
 # Not in the order of the layers, and largest neither first nor last.

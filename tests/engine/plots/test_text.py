@@ -7,7 +7,7 @@ from rich.cells import cell_len
 
 from engine.plots.chart import layer_chart
 from engine.plots.text import render_text
-from engine.records import CaptureRecord
+from engine.records.files import CaptureRecord
 from tests.engine.plots.records import contrast_record, contrast_rows, prompt_record, prompt_rows, separated_rows
 
 # Relative norms of 80 layers, all different, the largest at layer 40.

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.records import ActivationData, ContrastData, Provenance, Receipt
+from engine.records.captures import ActivationData, ContrastData, Provenance
+from engine.records.models import Receipt
 
 LAYERS = [3, 7]
 WIDTH = 16

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import LayerscopeError, RequestError
-from engine.records import LayerDiff
+from engine.records.statistics import LayerDiff
 from engine.stats.contrast import compute_contrastive_diff
 from tests.engine.stats.captures import LAYERS, contrast, one_prompt, provenance, random_states, several_prompts
 

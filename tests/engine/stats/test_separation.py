@@ -7,7 +7,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from engine.records import ActivationData, ContrastData, Factors
+from engine.records.captures import ActivationData, ContrastData
+from engine.records.concepts import Factors
 from engine.stats.separation import compute_separation
 
 Array = NDArray[np.float64]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import RequestError
-from engine.records import LayerStats
+from engine.records.statistics import LayerStats
 from engine.stats.summary import compute_activation_stats
 from tests.engine.stats.captures import LAYERS, contrast, one_prompt, provenance, random_states, several_prompts
 

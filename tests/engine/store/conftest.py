@@ -4,7 +4,8 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
-from engine.records import ActivationData, ContrastData, Factors
+from engine.records.captures import ActivationData, ContrastData
+from engine.records.concepts import Factors
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 import engine
 from engine.errors import StoreError
-from engine.records import ActivationData, ContrastData
+from engine.records.captures import ActivationData, ContrastData
 from engine.store.catalog import show_capture, unfinished_saves
 from engine.store.names import CapturePaths
 

@@ -10,7 +10,7 @@ import torch
 
 import engine
 from engine.errors import StoreError
-from engine.records import ActivationData, ContrastData
+from engine.records.captures import ActivationData, ContrastData
 from engine.store.read import describe_tensors
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
 from engine.errors import StoreError
-from engine.records import ActivationData, ContrastData
+from engine.records.captures import ActivationData, ContrastData
 
 PROMPT_KEYS = {"activations", "input_ids", "tokens", "prompt", "num_layers", "captured_layers"}
 

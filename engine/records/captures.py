@@ -1,0 +1,107 @@
+"""What the capture functions return, and how it was made.
+
+The dictionaries are the how-to's promises. They carry tensors, whose type is named for the type checker only: no record
+imports torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NotRequired, TypedDict, final
+
+from engine.records.concepts import Factors
+from engine.records.models import Receipt, SourceKind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Provenance(TypedDict):
+    """Everything that must be equal, or known to differ, before two captures are compared.
+
+    Attributes:
+        model: Model id.
+        alias: Short name of the model.
+        revision: Hub revision or package version, None when nothing pins it.
+        source: Kind of source.
+        dtype: Dtype of the weights.
+        device: Where the first block lay.
+        attention: Attention implementation.
+        chat_template: SHA-256 of the chat template that prompts went through, None when they were plain text.
+        versions: Versions of layerscope, Python, torch and transformers.
+        site: What was read at each layer.
+        positions: Which tokens were kept.
+        mode: `hooks` or `hidden_states`.
+        batch_size: Most prompts in one forward pass.
+        seed: Seed of the draw of pairs, None where nothing was drawn.
+        receipt: The check at load.
+    """
+
+    model: str
+    alias: str
+    revision: str | None
+    source: SourceKind
+    dtype: str
+    device: str
+    attention: str
+    chat_template: str | None
+    versions: dict[str, str]
+    site: str
+    positions: str
+    mode: str
+    batch_size: int
+    seed: int | None
+    receipt: Receipt
+
+
+@final
+class ActivationData(TypedDict):
+    """What `capture_activations` returns.
+
+    Attributes:
+        activations: Layer number to states, `(batch, kept tokens, hidden)`, on the CPU in the model's dtype (float32
+            for a mean). Rows of a batch end together: `[:, -1, :]` is the last kept token of every prompt, shorter
+            prompts have zeros in front.
+        input_ids: Token ids of the whole prompts, `(batch, sequence)`, aligned like the states.
+        tokens: Token strings of the prompt; one list per prompt when several were given.
+        prompt: The text; a list when several were given.
+        num_layers: Number of decoder blocks in the model.
+        captured_layers: The keys of `activations`, ascending.
+        attention_mask: 1 where `activations` hold a token's state, 0 where they hold the zeros in front of a shorter
+            prompt, `(batch, kept tokens)`; only when several prompts were given.
+        provenance: How it was made. Lies in the JSON file on disk, not in the `.pt`.
+    """
+
+    activations: dict[int, Tensor]
+    input_ids: Tensor
+    tokens: list[str] | list[list[str]]
+    prompt: str | list[str]
+    num_layers: int
+    captured_layers: list[int]
+    attention_mask: NotRequired[Tensor]
+    provenance: NotRequired[Provenance]
+
+
+@final
+class ContrastData(TypedDict):
+    """What `capture_contrastive_activations` and `capture_from_concept` return.
+
+    Attributes:
+        positive: One capture per pair, each with a batch of one.
+        negative: The other side, in the same order.
+        num_pairs: Number of pairs.
+        concept: Name of the concept, None for prompts of the user's own.
+        layers: Captured layers, ascending.
+        factors: What each pair was made from. Lies in the JSON file on disk, not in the `.pt`.
+        provenance: How it was made. Lies in the JSON file on disk, not in the `.pt`.
+    """
+
+    positive: list[ActivationData]
+    negative: list[ActivationData]
+    num_pairs: int
+    concept: str | None
+    layers: list[int]
+    factors: NotRequired[list[Factors]]
+    provenance: NotRequired[Provenance]
+
+
+CaptureData = ActivationData | ContrastData

@@ -1,0 +1,90 @@
+"""What is known of a model: where it comes from, and what the check at load found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+SourceKind = Literal["package", "hub", "folder", "gguf", "given"]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from.
+
+    Attributes:
+        alias: Short name used in file names and tables.
+        model_id: Hub id, or the folder or file name for a model that is not on the hub.
+        kind: `package` (GGUF inside an installed Python package), `hub`, `folder`, `gguf`, or `given` for a model
+            object that the user made.
+        location: Hub id or path, as the loader needs it.
+        revision: Hub revision, or the version of the package; None when nothing pins it.
+        gguf_file: File name inside `location` when the weights are GGUF.
+        local: Whether it can be loaded here without a download.
+    """
+
+    alias: str
+    model_id: str
+    kind: SourceKind
+    location: str
+    revision: str | None = None
+    gguf_file: str | None = None
+    local: bool = True
+
+
+@dataclass(frozen=True)
+class ModelListing:
+    """One line of the list of known models.
+
+    Attributes:
+        alias: The short name that `--model` takes.
+        source: Where it would be loaded from on this machine.
+        layers: Number of decoder blocks.
+        parameters: Number of parameters, in words ("135M", "7.3B").
+        note: What one should know before choosing it.
+    """
+
+    alias: str
+    source: ModelSource
+    layers: int
+    parameters: str
+    note: str = ""
+
+
+class Receipt(TypedDict):
+    """What the check at load found; saved with each capture.
+
+    Attributes:
+        blocks: Dotted path of the decoder blocks inside the model.
+        final_norm: Dotted path of the final norm, or None for a family that has none.
+        num_layers: Number of decoder blocks.
+        hidden_size: Width of the residual stream.
+        batched_error: How far padding and batching moved a token's state, relative to its norm.
+        tolerance: How far they were allowed to, for this dtype.
+        dtype: Dtype of the states that were compared.
+    """
+
+    blocks: str
+    final_norm: str | None
+    num_layers: int
+    hidden_size: int
+    batched_error: float
+    tolerance: float
+    dtype: str
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What `load_model_and_tokenizer` says of the model it returns, third of three.
+
+    Attributes:
+        source: Where the weights came from.
+        num_layers: Number of decoder blocks.
+        hidden_size: Width of the residual stream.
+        receipt: The check at load.
+    """
+
+    source: ModelSource
+    num_layers: int
+    hidden_size: int
+    receipt: Receipt
