@@ -103,7 +103,8 @@ def _provenance_table(record: CaptureRecord) -> Table:
 def _tensors(record: CaptureRecord) -> str:
     prompts = len(record["prompts"]) + len(record["negative_prompts"])
     shape = f"{len(record['captured_layers'])} of {record['num_layers']} layers, width {record['hidden_size']}"
-    return f"{record['data']['name']}, {record['data']['bytes'] / 1e6:.1f} MB: {prompts} prompts, {shape}"
+    counted = f"{prompts} prompt{'' if prompts == 1 else 's'}"
+    return f"{record['data']['name']}, {record['data']['bytes'] / 1e6:.1f} MB: {counted}, {shape}"
 
 
 def _provenance_lines(provenance: Provenance | None) -> dict[str, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 import struct
 import tempfile
 from pathlib import Path
@@ -39,7 +38,7 @@ def conversion_folder(source: ModelSource) -> Path:
             raise ModelError(f"{path} is not a GGUF file", next_step="check the path, or fetch the file again")
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    name = f"{path.stem}-{digest[:16]}-transformers-{transformers.__version__}"
+    name = f"{digest[:16]}-transformers-{transformers.__version__}"
     return platformdirs.user_cache_path("layerscope") / "converted" / name
 
 
@@ -60,9 +59,11 @@ def convert(source: ModelSource) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unfinished-") as unfinished:
             _write_conversion(source, Path(unfinished) / folder.name)
-            # A second process may have been quicker: its folder holds the same.
-            if not folder.is_dir():
-                shutil.move(Path(unfinished) / folder.name, folder)
+            try:
+                (Path(unfinished) / folder.name).rename(folder)
+            except OSError:
+                if not folder.is_dir():  # else a second process was quicker, and its folder holds the same
+                    raise
     except OSError as error:
         raise ModelError(
             f"the converted weights of {source.gguf_file} cannot be kept in {folder.parent}: {error}",

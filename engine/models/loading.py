@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -95,7 +96,8 @@ def load_model_and_tokenizer(
         loaded.to(torch_device)  # type: ignore[arg-type]  # transformers wraps it and loses its type
     loaded.eval()
     commit = getattr(loaded.config, "_commit_hash", None)  # what a branch or tag stood for
-    source = replace(source, revision=commit or source.revision)
+    contents = Path(location).name if source.kind == "gguf" else None  # a folder called by the hash of the file
+    source = replace(source, revision=commit or source.revision or contents)
     return loaded, tokenizer, describe_model(loaded, source)
 
 

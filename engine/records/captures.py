@@ -21,7 +21,7 @@ class Provenance(TypedDict):
     Attributes:
         model: Model id.
         alias: Short name of the model.
-        revision: Hub revision or package version, None when nothing pins it.
+        revision: Commit on the hub, version of the package, or hash of the GGUF file; None when nothing pins it.
         source: Kind of source.
         dtype: Dtype of the weights.
         device: Where the first block lay.

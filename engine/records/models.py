@@ -18,7 +18,7 @@ class ModelSource:
         kind: `package` (GGUF inside an installed Python package), `hub`, `folder`, `gguf`, or `given` for a model
             object that the user made.
         location: Hub id or path, as the loader needs it.
-        revision: Hub revision, or the version of the package; None when nothing pins it.
+        revision: Commit on the hub, version of the package, or hash of the GGUF file; None when nothing pins it.
         gguf_file: File name inside `location` when the weights are GGUF.
         local: Whether it can be loaded here without a download.
     """

@@ -87,3 +87,10 @@ def test_a_kept_conversion_that_was_damaged_is_named(tmp_path: Path, monkeypatch
     (damaged / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(ModelError, match=str(damaged)):
         load_model_and_tokenizer("smollm2")
+
+
+def test_the_same_bytes_under_another_name_are_the_same_conversion(tmp_path: Path) -> None:
+    for name in ("one.gguf", "two.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF one")
+    one, two = (conversion_folder(find_source(str(tmp_path / name))) for name in ("one.gguf", "two.gguf"))
+    assert one == two
