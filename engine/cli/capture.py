@@ -1,6 +1,7 @@
 """`layerscope capture`: run prompts or a concept through a model and save what its layers hold."""
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,15 +10,22 @@ from engine.capture.positions import parse_positions
 from engine.cli.console import Narrator, print_data, print_json
 from engine.cli.listings import print_concepts, print_models
 from engine.concepts.catalog import load_concept
+from engine.concepts.pair_files import WrittenPairs, read_pairs
 from engine.concepts.pairs import DEFAULT_SAMPLES
 from engine.errors import RequestError
 from engine.models.registry import DEFAULT_MODEL, find_source
 from engine.plots.chart import layer_chart
 from engine.plots.text import layers_as_text
 from engine.records.captures import CaptureData
+from engine.records.concepts import Concept
 from engine.store.catalog import show_capture
 from engine.store.names import DEFAULT_STORE, CapturePaths, default_name, locate, require_free
 from engine.store.record import encode_record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Chosen = Concept | WrittenPairs | list[str]
 
 HELP = """Run prompts or a concept through a model and save the hidden states of its layers.
 
@@ -26,6 +34,7 @@ HELP = """Run prompts or a concept through a model and save the hidden states of
   layerscope capture --concept honesty --positions last
   layerscope capture --model qwen --prompt "Tell me a story" --layers 10-20
   layerscope capture --concept mine.toml --max-samples 0 --output runs/mine
+  layerscope capture --pairs my_pairs.jsonl --positions last
   layerscope capture --list-models
 """
 
@@ -42,6 +51,10 @@ def capture(
     ] = None,
     concept: Annotated[
         str | None, typer.Option("--concept", "-c", help="A concept's name or .toml file.", rich_help_panel=_WHAT)
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option("--pairs", help="Pairs of your own: .jsonl or .csv.", rich_help_panel=_WHAT),
     ] = None,
     max_samples: Annotated[
         int,
@@ -92,28 +105,15 @@ def capture(
         (print_models if list_models else print_concepts)(as_json=as_json)
         return
     # Whatever can be found wrong is found before the model is loaded.
-    if bool(prompt) == bool(concept):
-        raise RequestError(
-            "a prompt and a concept cannot be captured together" if prompt else "there is nothing to capture",
-            expected="either --prompt TEXT or --concept NAME",
-            next_step="layerscope capture --list-concepts shows the concepts",
-        )
+    chosen = _choose(prompt, concept, pairs)
     parse_positions(positions)
-    contrast = load_concept(concept) if concept else None
     alias = find_source(model).alias
-    paths = locate(output or DEFAULT_STORE / default_name(alias, contrast.name if contrast else "prompt"))
+    what = chosen.name if isinstance(chosen, Concept) else pairs.stem if pairs else "prompt"
+    paths = locate(output or DEFAULT_STORE / default_name(alias, what))
     require_free(paths, force=force)
 
     narrator = Narrator(quiet=quiet)
-    how: dict[str, Any] = {
-        "layers": layers,
-        "use_hooks": use_hooks,
-        "positions": positions,
-        "batch_size": batch_size,
-    }
     with narrator.working(f"loading {model}"):
-        from engine.capture.activations import capture_activations
-        from engine.capture.contrast import capture_from_concept
         from engine.models.loading import load_model_and_tokenizer
 
         loaded, tokenizer, config = load_model_and_tokenizer(model, device, dtype, trust_remote_code=trust_remote_code)
@@ -121,14 +121,10 @@ def capture(
         f"{config.source.model_id}: {config.num_layers} layers of width {config.hidden_size},"
         f" {loaded.dtype} on {loaded.device}; the check at load passed"
     )
+    draw = {"model_key": alias, "max_samples": max_samples or None, "seed": seed}
+    how = {"layers": layers, "use_hooks": use_hooks, "positions": positions, "batch_size": batch_size}
     with narrator.counting("prompts") as progress, narrator.engine_log():
-        data: CaptureData
-        if contrast:
-            data = capture_from_concept(
-                loaded, tokenizer, contrast, alias, max_samples=max_samples or None, seed=seed, progress=progress, **how
-            )
-        else:
-            data = capture_activations(loaded, tokenizer, _one_or_many(prompt or []), progress=progress, **how)
+        data = _capture(loaded, tokenizer, chosen, draw, how | {"progress": progress})
     _save(data, paths, force, narrator)
     record = show_capture(paths.tensors)
     if as_json:
@@ -137,8 +133,35 @@ def capture(
         print_data(layers_as_text(layer_chart(record)))
 
 
-def _one_or_many(prompts: list[str]) -> str | list[str]:
-    return prompts[0] if len(prompts) == 1 else prompts
+def _choose(prompts: list[str] | None, concept: str | None, pairs: Path | None) -> Chosen:
+    """The one thing that was asked for."""
+    given = [bool(prompts), bool(concept), bool(pairs)].count(True)
+    if given != 1:
+        raise RequestError(
+            "prompts, a concept and pairs cannot be captured together" if given else "there is nothing to capture",
+            expected="one of --prompt TEXT, --concept NAME and --pairs FILE",
+            next_step="layerscope capture --list-concepts shows the concepts",
+        )
+    return load_concept(concept) if concept else read_pairs(pairs) if pairs else prompts or []
+
+
+def _capture(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    chosen: Chosen,
+    draw: dict[str, Any],
+    how: dict[str, Any],
+) -> CaptureData:
+    from engine.capture.activations import capture_activations
+    from engine.capture.contrast import capture_contrastive_activations, capture_from_concept
+
+    if isinstance(chosen, Concept):
+        return capture_from_concept(model, tokenizer, chosen, **draw, **how)
+    if isinstance(chosen, WrittenPairs):
+        return capture_contrastive_activations(
+            model, tokenizer, chosen.positive, chosen.negative, factors=chosen.factors, **how
+        )
+    return capture_activations(model, tokenizer, chosen[0] if len(chosen) == 1 else chosen, **how)
 
 
 def _save(data: CaptureData, paths: CapturePaths, force: bool, narrator: Narrator) -> None:

@@ -186,7 +186,7 @@ def test_a_name_that_is_taken_is_refused_before_the_model_is_loaded(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--model", "smollm2"], "either --prompt TEXT or --concept NAME"),
+        (["--model", "smollm2"], "one of --prompt TEXT, --concept NAME and --pairs FILE"),
         (["--prompt", "Hello", "--concept", "honesty"], "cannot be captured together"),
         (["--model", "smolm", "--prompt", "Hello"], "no model called 'smolm'; did you mean 'smollm2'"),
         (["--concept", "honest"], "no concept called 'honest'; did you mean 'honesty'"),
@@ -255,3 +255,21 @@ def test_ctrl_c_saves_nothing_and_leaves_the_store_readable(layerscope: Program)
     listed = json.loads(layerscope("list", "--json").stdout)
     assert [entry["problem"] for entry in listed] == ["", "", ""]
     assert {f"activations/{entry['name']}.pt" for entry in listed} <= set(before)
+
+
+def test_pairs_of_ones_own_are_captured_under_the_name_of_their_file(layerscope: Program) -> None:
+    lines = [{"positive": f"Be kind {i}", "negative": f"Be cruel {i}", "topic": f"t{i % 2}"} for i in range(4)]
+    (layerscope.folder / "kindness.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    result = layerscope("capture", "--pairs", "kindness.jsonl", "--layers", "16", "--positions", "last")
+    assert result.returncode == 0, result.stderr
+    record = json.loads((layerscope.folder / "activations" / "smollm2_kindness.json").read_text())
+    assert record["negative_prompts"] == [line["negative"] for line in lines]
+    assert set(record["statistics"][0]["separation"]["by_factor"]) == {"topic"}
+    assert "Layers by held-out d': 16" in result.stdout
+
+
+def test_a_mistake_in_a_file_of_pairs_ends_with_2_before_the_model_is_loaded(layerscope: Program) -> None:
+    (layerscope.folder / "pairs.csv").write_text("positive,negative\na,\n")
+    result = layerscope("capture", "--pairs", "pairs.csv", "--model", "./nowhere.gguf")
+    assert_failed(result, 2)
+    assert "pairs.csv, line 2: negative must be a text that is not empty" in result.stderr
