@@ -75,9 +75,11 @@ def show(
 
 
 def _captures_table(records: list[CaptureRecord]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     for column in ("name", "model", "concept", "pairs", "layers", "positions", "saved (UTC)"):
-        table.add_column(column, justify="right" if column in {"pairs", "layers"} else "left", overflow="fold")
+        numbers = column in {"pairs", "layers"}
+        folds = column in {"name", "model", "concept"}  # never cut: a name is there to be copied
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold", no_wrap=not folds)
     for record in records:
         provenance = record["provenance"]
         table.add_row(

@@ -153,3 +153,15 @@ def test_show_goes_through_a_pipe_that_has_no_bars(layerscope: Program, encoding
     result = layerscope("show", "smollm2_honesty", PYTHONIOENCODING=encoding)
     assert (result.returncode, result.stderr) == (0, "")
     assert "Layers by relative norm:" in result.stdout
+
+
+def test_names_of_usual_length_are_on_one_line(layerscope: Program, store: Path) -> None:
+    for suffix in (".pt", ".json"):
+        content = (store / f"smollm2_prompt{suffix}").read_bytes()
+        (store / f"smollm2_helpfulness{suffix}").write_bytes(content.replace(b"smollm2_prompt", b"smollm2_helpfulness"))
+    record = json.loads((store / "smollm2_helpfulness.json").read_text())
+    record["data"]["bytes"] = (store / "smollm2_helpfulness.pt").stat().st_size
+    (store / "smollm2_helpfulness.json").write_text(json.dumps(record | {"concept": "helpfulness"}))
+    line = next(line for line in layerscope("list").stdout.splitlines() if "smollm2_helpfulness" in line)
+    assert line.split()[:3] == ["smollm2_helpfulness", "smollm2", "helpfulness"]
+    assert line.split()[-1].count(":") == 1
