@@ -32,7 +32,7 @@ def list_concepts() -> list[Concept]:
         >>> len(list_concepts()) >= 8
         True
     """
-    return [load_concept(name) for name in _concept_files()]
+    return [_read_concept(path) for path in _concept_files().values()]
 
 
 def load_concept(concept: str | Path) -> Concept:
@@ -59,6 +59,10 @@ def load_concept(concept: str | Path) -> Concept:
             f"there is no concept called {name!r}; {nearest(name, known)}",
             expected="a name from `layerscope capture --list-concepts`, or the path of a .toml file",
         )
+    return _read_concept(path)
+
+
+def _read_concept(path: Path) -> Concept:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
