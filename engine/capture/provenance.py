@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from engine.capture.run import Settings
 
-SITE = "resid_post"
-
 
 def trace_provenance(
     model: PreTrainedModel,
@@ -46,7 +44,7 @@ def trace_provenance(
         attention=str(model.config._attn_implementation),
         chat_template=chat_template,
         versions=library_versions(),
-        site=SITE,
+        site=settings.site,
         positions=settings.positions.text,
         mode="hooks" if settings.use_hooks else "hidden_states",
         batch_size=settings.batch_size,

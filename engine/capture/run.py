@@ -1,6 +1,7 @@
 """The run: prompts through the model in batches, the wanted states of each prompt out, in the caller's order.
 
-Knows token ids, layers, positions and batches. Does not know what the prompts mean or what becomes of the states.
+Knows token ids, sites, layers, positions and batches. Does not know what the prompts mean or what becomes of the
+states.
 """
 
 from __future__ import annotations
@@ -13,18 +14,21 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.capture.batches import sorted_batches
-from engine.capture.layers import LayerSpec, parse_layers
+from engine.capture.layers import LayerSpec
 from engine.capture.positions import Positions, PositionSpec, parse_positions
 from engine.capture.prompts import TokenizedPrompt
+from engine.capture.sites import DEFAULT_SITE, find_taps, parse_site, require_site, site_layers
 from engine.errors import CaptureError, RequestError
 from engine.models.blocks import find_blocks
 from engine.models.description import describe_model
-from engine.models.forward import TokenBatch, input_device, read_blocks, read_hidden_states
+from engine.models.forward import Keep, TokenBatch, input_device, read_hidden_states, read_taps
 from engine.records.captures import ActivationData
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
+
+    from engine.models.blocks import Blocks
 
 Progress = Callable[[int, int], None]
 """Called with the number of prompts done and their total."""
@@ -35,14 +39,16 @@ class Settings:
     """What a run keeps, and how.
 
     Attributes:
-        layers: Layer numbers, ascending.
+        site: What is read.
+        layers: Layer numbers, ascending; of a site without layers the block that it adjoins.
         positions: Which tokens.
-        use_hooks: Whether hooks on the blocks read the states, or `output_hidden_states`. Both give the same bits;
-            hooks hold less in memory and stop after the last layer wanted.
+        use_hooks: Whether hooks read the states, or `output_hidden_states`. Both give the same bits; hooks hold less
+            in memory, stop after the last layer wanted, and are the one way to sites other than `resid_post`.
         batch_size: Most prompts in one forward pass.
         progress: Told of each batch.
     """
 
+    site: str
     layers: list[int]
     positions: Positions
     use_hooks: bool
@@ -56,6 +62,7 @@ class Settings:
         layers: LayerSpec,
         positions: PositionSpec,
         *,
+        site: str,
         use_hooks: bool,
         batch_size: int,
         progress: Progress | None,
@@ -63,13 +70,17 @@ class Settings:
         """Read what the user asked for, in the light of a model.
 
         Raises:
-            RequestError: Layers, positions or batch size make no sense for it.
-            ModelError: The model fails the check.
+            RequestError: Site, layers, positions or batch size make no sense for it.
+            ModelError: The model fails the check, or does not have the site.
         """
         if batch_size < 1:
             raise RequestError(f"a batch of {batch_size} prompts is not possible", expected="at least 1")
-        numbers = parse_layers(layers, describe_model(model).num_layers)
-        return cls(numbers, parse_positions(positions), use_hooks, batch_size, progress)
+        parse_site(site, layers)
+        receipt = describe_model(model).receipt
+        require_site(site, receipt)
+        numbers = site_layers(site, layers, receipt["num_layers"])
+        hooks = use_hooks or site != DEFAULT_SITE
+        return cls(site, numbers, parse_positions(positions), hooks, batch_size, progress)
 
 
 def run_capture(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings) -> list[ActivationData]:
@@ -91,7 +102,6 @@ def run_capture(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], sett
     for prompt in prompts:
         settings.positions.span(len(prompt.ids), prompt.name)
     blocks, device = find_blocks(model), input_device(model)
-    read = read_blocks if settings.use_hooks else read_hidden_states
     captured: dict[int, dict[int, Tensor]] = {}  # prompt -> layer -> (1, kept tokens, hidden)
     progress = settings.progress or (lambda _done, _total: None)
     progress(0, len(prompts))
@@ -99,13 +109,22 @@ def run_capture(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], sett
         tokens = TokenBatch.of([prompts[index].ids for index in batch], device)
         batch_lengths = [lengths[index] for index in batch]
         keep = partial(settings.positions.take, lengths=batch_lengths)
-        states = read(model, blocks, tokens, settings.layers, keep)
+        states = _read(model, blocks, tokens, settings, keep)
         for row, index in enumerate(batch):
             captured[index] = {layer: states[layer][row][None] for layer in settings.layers}
             _require_usable(captured[index], prompts[index].name)
         progress(len(captured), len(prompts))
     num_layers = len(blocks.blocks)
     return [_activation_data(prompts[i], captured[i], num_layers) for i in range(len(prompts))]
+
+
+def _read(
+    model: PreTrainedModel, blocks: Blocks, tokens: TokenBatch, settings: Settings, keep: Keep[list[Tensor]]
+) -> dict[int, list[Tensor]]:
+    if not settings.use_hooks:
+        return read_hidden_states(model, blocks, tokens, settings.layers, keep)
+    taps = find_taps(settings.site, settings.layers, blocks, describe_model(model).receipt)
+    return read_taps(model, blocks, tokens, taps, keep)
 
 
 def _require_usable(states: dict[int, Tensor], name: str) -> None:

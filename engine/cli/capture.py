@@ -7,6 +7,7 @@ import typer
 
 from engine.capture.batches import DEFAULT_BATCH_SIZE
 from engine.capture.positions import parse_positions
+from engine.capture.sites import DEFAULT_SITE, SITES, parse_site
 from engine.cli.console import Narrator, print_data, print_json
 from engine.cli.listings import print_concepts, print_models
 from engine.concepts.catalog import load_concept
@@ -14,8 +15,8 @@ from engine.concepts.pair_files import WrittenPairs, read_pairs
 from engine.concepts.pairs import DEFAULT_SAMPLES
 from engine.errors import RequestError
 from engine.models.registry import DEFAULT_MODEL, find_source
-from engine.plots.chart import layer_chart
-from engine.plots.text import layers_as_text
+from engine.plots.layers_chart import layers_chart
+from engine.plots.layers_text import layers_as_text
 from engine.records.captures import CaptureData
 from engine.records.concepts import Concept
 from engine.store.catalog import show_capture
@@ -67,6 +68,7 @@ def capture(
         str,
         typer.Option("--layers", "-l", help="all, recommended, or 14,15 or 10-20 or -1.", rich_help_panel=_WHAT),
     ] = "all",
+    site: Annotated[str, typer.Option(help=f"{', '.join(SITES)}.", rich_help_panel=_WHAT)] = DEFAULT_SITE,
     positions: Annotated[
         str,
         typer.Option(help="all, last, mean, an index (-2), a span (2:10), mean:2:10.", rich_help_panel=_WHAT),
@@ -107,6 +109,7 @@ def capture(
     # Whatever can be found wrong is found before the model is loaded.
     chosen = _choose(prompt, concept, pairs)
     parse_positions(positions)
+    parse_site(site, layers)
     alias = find_source(model).alias
     what = chosen.name if isinstance(chosen, Concept) else pairs.stem if pairs else "prompt"
     paths = locate(output or DEFAULT_STORE / default_name(alias, what))
@@ -122,7 +125,7 @@ def capture(
         f" {loaded.dtype} on {loaded.device}; the check at load passed"
     )
     draw = {"model_key": alias, "max_samples": max_samples or None, "seed": seed}
-    how = {"layers": layers, "use_hooks": use_hooks, "positions": positions, "batch_size": batch_size}
+    how = {"layers": layers, "site": site, "use_hooks": use_hooks, "positions": positions, "batch_size": batch_size}
     with narrator.counting("prompts") as progress, narrator.engine_log():
         data = _capture(loaded, tokenizer, chosen, draw, how | {"progress": progress})
     _save(data, paths, force, narrator)
@@ -130,7 +133,7 @@ def capture(
     if as_json:
         print_json(encode_record(record))
     else:
-        print_data(layers_as_text(layer_chart(record)))
+        print_data(layers_as_text(layers_chart(record)))
 
 
 def _choose(prompts: list[str] | None, concept: str | None, pairs: Path | None) -> Chosen:

@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from engine.plots.text import WIDTH
+from engine.plots.layers_text import WIDTH
 
 
 class Narrator:
@@ -64,6 +64,11 @@ class Narrator:
 def print_data(data: RenderableType) -> None:
     """Print what was asked for: in colour on a terminal, plain and 80 columns wide into a pipe or file."""
     Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False).print(data)
+
+
+def print_lines(text: str) -> None:
+    """Print text as it is, however long its lines."""
+    sys.stdout.write(text)
 
 
 def print_json(data: bytes) -> None:

@@ -6,7 +6,8 @@ import traceback
 
 import typer
 
-from engine.cli import capture, store, visualize
+from engine.cli import capture, compare, directions, rank, store, visualize
+from engine.cli.command import installed_commands
 from engine.cli.console import Narrator
 from engine.errors import LayerscopeError
 
@@ -17,8 +18,9 @@ _HELP = """Find where in a language model a concept lives.
 [bold]Examples[/bold]
 
   layerscope capture --concept honesty --positions last
+  layerscope rank smollm2_honesty --top 5
+  layerscope read smollm2_honesty --prompt "I swear that I did not take it"
   layerscope list
-  layerscope show smollm2_honesty
   layerscope visualize activations/smollm2_honesty.pt --output honesty.png
 
 [bold]Exit codes[/bold]: 0 done, 1 a bug, 2 a wrong argument, 3 the model, 4 a prompt or
@@ -30,8 +32,14 @@ app = typer.Typer(
 )
 app.command("capture", help=capture.HELP, no_args_is_help=True)(capture.capture)
 app.command("visualize", help=visualize.HELP, no_args_is_help=True)(visualize.visualize)
+app.command("rank", help=rank.HELP, no_args_is_help=True)(rank.rank)
+app.command("compare", help=compare.HELP, no_args_is_help=True)(compare.compare)
+app.command("directions", help=directions.DIRECTIONS_HELP, no_args_is_help=True)(directions.directions)
+app.command("read", help=directions.READ_HELP, no_args_is_help=True)(directions.read)
 app.command("list", help=store.LIST_HELP)(store.list_store)
 app.command("show", help=store.SHOW_HELP, no_args_is_help=True)(store.show)
+for added in installed_commands():
+    app.command(added.name, help=added.help)(added.function)
 
 
 def main() -> None:

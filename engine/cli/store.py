@@ -8,12 +8,13 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from engine.cli.captures import find_record
 from engine.cli.console import Narrator, print_data, print_json
-from engine.plots.chart import layer_chart
-from engine.plots.text import layers_as_text
+from engine.plots.layers_chart import layers_chart
+from engine.plots.layers_text import layers_as_text
 from engine.records.captures import Provenance
 from engine.records.files import CaptureRecord
-from engine.store.catalog import list_captures, show_capture, unfinished_saves
+from engine.store.catalog import list_captures, unfinished_saves
 from engine.store.names import DEFAULT_STORE
 from engine.store.record import encode_record
 
@@ -65,13 +66,13 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show how a capture was made, and its layer table."""
-    record = show_capture(name) if "/" in name else show_capture(name, store=store)
+    record = find_record(name, store)
     if as_json:
         print_json(encode_record(record))
         return
     print_data(_provenance_table(record))
     print_data("")
-    print_data(layers_as_text(layer_chart(record)))
+    print_data(layers_as_text(layers_chart(record)))
 
 
 def _captures_table(records: list[CaptureRecord]) -> Table:

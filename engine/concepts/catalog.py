@@ -3,17 +3,20 @@
 Knows TOML and what a concept must hold. Does not know how pairs are drawn or rendered, and imports no torch.
 """
 
+import re
 import tomllib
-from dataclasses import fields
+from dataclasses import asdict, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import platformdirs
+import tomli_w
 
 from engine.errors import RequestError, nearest
 from engine.records.concepts import Concept, Persona, Template
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _FIELDS = {"name", "description", "positive", "negative", "topics", "personas", "templates"}
 
 
@@ -22,8 +25,11 @@ def user_concepts_path() -> Path:
     return platformdirs.user_config_path("layerscope") / "concepts"
 
 
-def list_concepts() -> list[Concept]:
+def list_concepts(*folders: Path) -> list[Concept]:
     """All concepts that have a name here, the user's own after the built-in ones.
+
+    Args:
+        folders: More folders of `.toml` files; a later one wins where two use a name.
 
     Raises:
         RequestError: One of the user's files cannot be used.
@@ -32,14 +38,16 @@ def list_concepts() -> list[Concept]:
         >>> len(list_concepts()) >= 8
         True
     """
-    return [_read_concept(path) for path in _concept_files().values()]
+    return [_read_concept(path) for path in _concept_files(*folders).values()]
 
 
-def load_concept(concept: str | Path) -> Concept:
+def load_concept(concept: str | Path, *folders: Path, by_name_only: bool = False) -> Concept:
     """Read a concept.
 
     Args:
         concept: The name of a built-in concept or of one of the user's own, or the path of a `.toml` file.
+        folders: More folders of `.toml` files.
+        by_name_only: Whether paths are refused, as they are when the name comes from someone who must not choose files.
 
     Returns:
         The concept, every field checked.
@@ -51,15 +59,58 @@ def load_concept(concept: str | Path) -> Concept:
         >>> load_concept("honesty").negative
         'deceptive'
     """
-    known = _concept_files()
+    known = _concept_files(*folders)
     name = str(concept)
     path = known.get(name) or Path(name).expanduser()
-    if name not in known and path.suffix != ".toml":
+    if name not in known and (by_name_only or path.suffix != ".toml"):
         raise RequestError(
             f"there is no concept called {name!r}; {nearest(name, known)}",
             expected="a name from `layerscope capture --list-concepts`, or the path of a .toml file",
         )
     return _read_concept(path)
+
+
+def parse_concept(table: dict[str, Any], source: str) -> Concept:
+    """Make a concept from the fields of a concept file.
+
+    Args:
+        table: As TOML gives them.
+        source: What an error message calls it.
+
+    Raises:
+        RequestError: A field is wrong; the message names it.
+    """
+    return _Reader(Path(source), table).concept()
+
+
+def save_concept(concept: Concept, folder: Path, *, force: bool = False) -> Path:
+    """Write a concept as a `.toml` file into a folder that `list_concepts` and `load_concept` can be given.
+
+    Args:
+        concept: Its name becomes that of the file.
+        folder: Made if it is not there.
+        force: Whether a file of that name may be replaced.
+
+    Raises:
+        RequestError: The name cannot be that of a file, is that of another concept, or nothing can be written.
+    """
+    if not _NAME.fullmatch(concept.name):
+        raise RequestError(
+            f"{concept.name!r} cannot be the name of a concept", expected="letters, digits, hyphens and underscores"
+        )
+    path = folder / f"{concept.name}.toml"
+    if concept.name in _concept_files(folder) and not (force and path.exists()):
+        raise RequestError(f"there is already a concept called {concept.name!r}", next_step="choose another name")
+    table = asdict(concept)
+    table["templates"] = [{key: text for key, text in template.items() if text} for template in table["templates"]]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text(tomli_w.dumps(table), encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise RequestError(f"{path} cannot be written: {error.strerror}", next_step="choose another folder") from error
+    return path
 
 
 def _read_concept(path: Path) -> Concept:
@@ -72,9 +123,9 @@ def _read_concept(path: Path) -> Concept:
     return _Reader(path, table).concept()
 
 
-def _concept_files() -> dict[str, Path]:
+def _concept_files(*more: Path) -> dict[str, Path]:
     built_in = Path(str(files("engine.concepts").joinpath("data")))
-    folders = (built_in, user_concepts_path())
+    folders = (built_in, user_concepts_path(), *more)
     return {_name_in(path): path for folder in folders for path in sorted(folder.glob("*.toml"))}
 
 

@@ -11,7 +11,7 @@ from itertools import product
 from engine.errors import RequestError
 from engine.records.concepts import Concept, Factors, Message, Pair, Persona, Template
 
-DEFAULT_SAMPLES = 64
+DEFAULT_SAMPLES = 72
 
 
 def draw_pairs(concept: Concept, max_samples: int | None = None, seed: int = 0) -> list[Pair]:
@@ -34,7 +34,7 @@ def draw_pairs(concept: Concept, max_samples: int | None = None, seed: int = 0) 
     Example:
         >>> from engine.concepts.catalog import load_concept
         >>> [pair.factors["persona"] for pair in draw_pairs(load_concept("honesty"), 2)]
-        ['mistakes', 'witness']
+        ['boat-dealer', 'politician']
     """
     if max_samples is not None and max_samples < 1:
         raise RequestError(f"cannot draw {max_samples} pairs", expected="max_samples of at least 1")
@@ -43,13 +43,14 @@ def draw_pairs(concept: Concept, max_samples: int | None = None, seed: int = 0) 
     templates = shuffle.sample(concept.templates, len(concept.templates))
     topics = shuffle.sample(concept.topics, len(concept.topics))
     settings = _in_turn(personas, templates)
+    rows, columns = len(personas), len(templates)  # a topic meets each so much more rarely than it occurs
     total = len(settings) * len(topics)
     used: Counter[object] = Counter()
     pairs = []
     for i in range(min(total, max_samples or total)):
         persona, template = settings[i % len(settings)]
         unused = (topic for topic in topics if not used[persona, template, topic])
-        topic = min(unused, key=lambda t: (used[t], used[persona, t] + used[template, t]))
+        topic = min(unused, key=lambda t: used[t] + rows * used[persona, t] + columns * used[template, t])
         used.update([topic, (persona, topic), (template, topic), (persona, template, topic)])
         pairs.append(_pair(persona, template, topic))
     return pairs
@@ -57,9 +58,12 @@ def draw_pairs(concept: Concept, max_samples: int | None = None, seed: int = 0) 
 
 def _in_turn(personas: list[Persona], templates: list[Template]) -> list[tuple[Persona, Template]]:
     """Every persona with every template, so ordered that the first few use all of both."""
-    size = max(len(personas), len(templates))
-    diagonals = ((i, (i + shift) % size) for shift, i in product(range(size), repeat=2))
-    return [(personas[i], templates[j]) for i, j in diagonals if i < len(personas) and j < len(templates)]
+    more, fewer = max(len(personas), len(templates)), min(len(personas), len(templates))
+    # Along diagonals that wrap around the shorter side: each uses every one of the longer.
+    places = [(i, (i + shift) % fewer) for shift, i in product(range(fewer), range(more))]
+    if len(personas) < len(templates):
+        places = [(j, i) for i, j in places]
+    return [(personas[i], templates[j]) for i, j in places]
 
 
 def _pair(persona: Persona, template: Template, topic: str) -> Pair:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from engine.errors import ModelError
 from engine.models.blocks import Blocks, find_blocks
-from engine.models.forward import TokenBatch, input_device, left_as_found, read_blocks, residual, run_decoder
+from engine.models.forward import TokenBatch, input_device, left_as_found, read_blocks, residual, run_decoder, taken_in
+from engine.models.sublayers import SublayerSearch
 from engine.records.models import Receipt
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class _Trace:
     outputs: list[Tensor] = field(default_factory=list)
     norm_input: Tensor | None = None
     norm_output: Tensor | None = None
+    sublayers: SublayerSearch = field(default_factory=SublayerSearch)
     reported: Any = None
 
 
@@ -45,7 +47,8 @@ def check_model(model: PreTrainedModel) -> Receipt:
 
     Each block runs once, in order, and puts out the residual stream, `(batch, sequence, hidden)`, that the next block
     takes in and that the model reports as `hidden_states[i + 1]`; the last one is what the final norm turns into the
-    final hidden state; and a token's state in a padded batch is what it is on its own.
+    final hidden state; and a token's state in a padded batch is what it is on its own. What attention and feed-forward
+    add to the stream is looked for on the way: a model without it is not refused, but has no such sites.
 
     Args:
         model: Any causal language model of transformers.
@@ -66,9 +69,12 @@ def check_model(model: PreTrainedModel) -> Receipt:
     batched_error, tolerance = _batched_error(model, blocks, prompts), TOLERANCE[states.dtype]
     if not batched_error <= tolerance:
         raise _refusal(model, f"padding and batching change a token's state by {batched_error:.2g} of its norm")
+    sublayers = trace.sublayers.found()
     return Receipt(
         blocks=blocks.path,
         final_norm=blocks.final_norm_path,
+        attn_out=sublayers.attention,
+        mlp_out=sublayers.feed_forward,
         num_layers=len(blocks.blocks),
         hidden_size=states.shape[-1],
         batched_error=batched_error,
@@ -90,7 +96,7 @@ def _trace(model: PreTrainedModel, blocks: Blocks, batch: TokenBatch) -> _Trace:
     def watch(layer: int) -> Any:  # noqa: ANN401 - torch's own signature
         def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:  # noqa: ANN401
             trace.order.append(layer)
-            trace.inputs.append((args[0] if args else kwargs["hidden_states"]).clone())
+            trace.inputs.append(taken_in(args, kwargs).clone())
             trace.outputs.append(residual(output).clone())
 
         return hook
@@ -101,6 +107,8 @@ def _trace(model: PreTrainedModel, blocks: Blocks, batch: TokenBatch) -> _Trace:
     with left_as_found(model), ExitStack() as stack:
         for layer, block in enumerate(blocks.blocks):
             stack.callback(block.register_forward_hook(watch(layer), with_kwargs=True).remove)
+            for hook in trace.sublayers.watch(block):
+                stack.callback(hook.remove)
         if blocks.final_norm is not None:
             stack.callback(blocks.final_norm.register_forward_hook(watch_norm).remove)
         trace.reported = run_decoder(model, blocks, batch)
@@ -120,6 +128,8 @@ def _broken_promise(blocks: Blocks, trace: _Trace, tokens: int) -> str:
             )
         if layer + 1 < n and not _equal(trace.inputs[layer + 1], states):
             return f"what block {layer} puts out is not what block {layer + 1} takes in"
+    if trace.inputs[0].shape != shape:
+        return f"block 0 takes in shape {tuple(trace.inputs[0].shape)}; expected {shape}"
     reported = trace.reported.hidden_states
     for layer in range(n - 1):
         if not _equal(reported[layer + blocks.first_state], trace.outputs[layer]):

@@ -1,21 +1,23 @@
-"""One forward pass of a decoder, and what its blocks put out.
+"""One forward pass of a decoder, and what its parts take in and put out.
 
-Both capture modes and the check at load go through here. Knows token ids and blocks; knows nothing of prompts,
-positions or what is done with the states. Leaves the model as it found it, whatever happens.
+Both capture modes and the check at load go through here. Knows token ids and modules; knows nothing of prompts,
+positions, sites or what is done with the states. Leaves the model as it found it, whatever happens.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
     from transformers import PreTrainedModel
 
     from engine.models.blocks import Blocks
@@ -46,7 +48,23 @@ class TokenBatch:
         return cls(ids.to(device), mask.to(device))
 
 
-class _LastLayerReached(Exception):  # noqa: N818 - it ends a forward pass, it reports no error
+@dataclass(frozen=True)
+class Tap:
+    """A place where states are read.
+
+    Attributes:
+        module: A part of the decoder.
+        before: Whether what it takes in is read, or what it puts out.
+        repeats: Whether it may run more than once in a pass, as a final norm may that is the embedding's too; the last
+            time counts.
+    """
+
+    module: nn.Module
+    before: bool = False
+    repeats: bool = False
+
+
+class _AllSeen(Exception):  # noqa: N818 - it ends a forward pass, it reports no error
     """Raised in a hook to stop a forward pass once all that was wanted has been seen."""
 
 
@@ -58,38 +76,51 @@ def input_device(model: PreTrainedModel) -> torch.device:
     return next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
 
 
-def read_blocks(
-    model: PreTrainedModel, blocks: Blocks, batch: TokenBatch, layers: Sequence[int], keep: Keep[Kept]
+def read_taps(
+    model: PreTrainedModel, blocks: Blocks, batch: TokenBatch, taps: Mapping[int, Tap], keep: Keep[Kept]
 ) -> dict[int, Kept]:
-    """Run the decoder as far as the last wanted layer and keep something of each wanted block's output.
+    """Run the decoder until every tap has been read, and keep something of what is read there.
 
     Args:
         model: The model `blocks` was found in.
         blocks: Its parts.
         batch: The tokens.
-        layers: Ascending layer numbers, at least one.
-        keep: Called inside the hook with the residual stream after the block, `(batch, sequence, hidden)`. It must
-            copy: a view would hold the whole tensor in memory.
+        taps: Layer to where its states are read, at least one.
+        keep: Called inside the hook with the states, `(batch, sequence, hidden)`. It must copy: a view would hold the
+            whole tensor in memory, and some blocks write into it later.
 
     Returns:
         Layer to what `keep` returned.
     """
     kept: dict[int, Kept] = {}
+    to_the_end = any(tap.repeats for tap in taps.values())
 
-    def hook_of(layer: int) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:  # noqa: ANN401 - torch's own signature
-            kept[layer] = keep(residual(output))
-            if layer == layers[-1]:
-                raise _LastLayerReached
-
-        return hook
+    def see(layer: int, states: Tensor) -> None:
+        kept[layer] = keep(states.reshape(*batch.input_ids.shape, -1))  # experts may put out (batch x sequence, hidden)
+        if len(kept) == len(taps) and not to_the_end:
+            raise _AllSeen
 
     with left_as_found(model), ExitStack() as stack:
-        for layer in layers:
-            stack.callback(blocks.blocks[layer].register_forward_hook(hook_of(layer)).remove)
-        with suppress(_LastLayerReached):
+        for layer, tap in taps.items():
+            stack.callback(_hook(tap, partial(see, layer)).remove)
+        with suppress(_AllSeen):
             _run(blocks.decoder, batch)
     return kept
+
+
+def _hook(tap: Tap, see: Callable[[Tensor], None]) -> RemovableHandle:
+    if tap.before:
+        return tap.module.register_forward_pre_hook(
+            lambda _module, args, kwargs: see(taken_in(args, kwargs)), with_kwargs=True
+        )
+    return tap.module.register_forward_hook(lambda _module, _args, output: see(residual(output)))
+
+
+def read_blocks(
+    model: PreTrainedModel, blocks: Blocks, batch: TokenBatch, layers: Sequence[int], keep: Keep[Kept]
+) -> dict[int, Kept]:
+    """`read_taps` of the residual stream after blocks; it ends with the last of these layers."""
+    return read_taps(model, blocks, batch, {layer: Tap(blocks.blocks[layer]) for layer in layers}, keep)
 
 
 def read_hidden_states(
@@ -116,6 +147,11 @@ def run_decoder(model: PreTrainedModel, blocks: Blocks, batch: TokenBatch) -> An
 def residual(output: Any) -> Tensor:  # noqa: ANN401 - a block returns a tensor, or in older code a tuple that begins with it
     """The residual stream in what a block returned, `(batch, sequence, hidden)`."""
     return cast("Tensor", output[0] if isinstance(output, tuple | list) else output)
+
+
+def taken_in(args: Any, kwargs: Any) -> Tensor:  # noqa: ANN401 - whatever a block is called with
+    """The residual stream in what a block was called with, `(batch, sequence, hidden)`."""
+    return cast("Tensor", args[0] if args else kwargs["hidden_states"])
 
 
 def _run(decoder: nn.Module, batch: TokenBatch, **options: bool) -> Any:  # noqa: ANN401 - a model output

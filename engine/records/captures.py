@@ -28,9 +28,9 @@ class Provenance(TypedDict):
         attention: Attention implementation.
         chat_template: SHA-256 of the chat template that prompts went through, None when they were plain text.
         versions: Versions of layerscope, Python, torch and transformers.
-        site: What was read at each layer.
+        site: What was read at each layer; `embed` and `final_norm`, which have none, lie under the block they adjoin.
         positions: Which tokens were kept.
-        mode: `hooks` or `hidden_states`.
+        mode: `hooks` or `hidden_states`; sites other than `resid_post` are always read through hooks.
         batch_size: Most prompts in one forward pass.
         seed: Seed of the draw of pairs, None where nothing was drawn.
         receipt: The check at load.
@@ -105,3 +105,19 @@ class ContrastData(TypedDict):
 
 
 CaptureData = ActivationData | ContrastData
+
+
+class CaptureEstimate(TypedDict):
+    """What a capture will cost.
+
+    Attributes:
+        prompts: Number of prompts.
+        tokens: Number of tokens in them.
+        seconds: Time of the forward passes.
+        bytes: Size of the states that are kept.
+    """
+
+    prompts: int
+    tokens: int
+    seconds: float
+    bytes: int

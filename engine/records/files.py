@@ -6,6 +6,7 @@ from typing import Literal, TypedDict
 
 from engine.records.captures import Provenance
 from engine.records.concepts import Factors
+from engine.records.ranking import ConfoundReport, Ranking
 from engine.records.statistics import LayerRow
 
 
@@ -35,6 +36,9 @@ class CaptureRecord(TypedDict):
         negative_prompts: The negative texts of a contrast, in the same order.
         factors: What each pair was made from.
         statistics: One row per captured layer.
+        ranking: Layers of a contrast by held-out separation; None for prompts, and where there is none to be had.
+        unranked: Why a contrast has no ranking; empty where it has one.
+        confounds: What else could tell the sides of a contrast apart.
         provenance: How it was made; None for data that did not come from a capture function.
     """
 
@@ -52,4 +56,7 @@ class CaptureRecord(TypedDict):
     negative_prompts: list[str]
     factors: list[Factors]
     statistics: list[LayerRow]
+    ranking: Ranking | None
+    unranked: str
+    confounds: ConfoundReport | None
     provenance: Provenance | None

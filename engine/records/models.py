@@ -57,6 +57,9 @@ class Receipt(TypedDict):
     Attributes:
         blocks: Dotted path of the decoder blocks inside the model.
         final_norm: Dotted path of the final norm, or None for a family that has none.
+        attn_out: Dotted name, inside each block, of the part whose output is what attention adds to the stream: the
+            attention, or the norm after it. None where no part was found to be that, under one name in every block.
+        mlp_out: The same of the feed-forward.
         num_layers: Number of decoder blocks.
         hidden_size: Width of the residual stream.
         batched_error: How far padding and batching moved a token's state, relative to its norm.
@@ -66,6 +69,8 @@ class Receipt(TypedDict):
 
     blocks: str
     final_norm: str | None
+    attn_out: str | None
+    mlp_out: str | None
     num_layers: int
     hidden_size: int
     batched_error: float

@@ -20,18 +20,28 @@ class LayerDiff(TypedDict):
         diff_norm: L2 norm of the difference of the two means. Grows with depth whatever the concept.
         relative_norm: `diff_norm` over the mean norm of the states it is the difference of.
         cosine_sim: Cosine of the two means. Near 1 is normal.
+        pair_cosine: Mean cosine between the differences of two distinct pairs: 1 where all point one way, 0 where they
+            have nothing in common. None where no two pairs differ.
     """
 
     diff_norm: float
     relative_norm: float
     cosine_sim: float
+    pair_cosine: float | None
 
 
 class Separation(TypedDict):
-    """How well two sets of projections separate: distance over spread, and share of prompts in the right order."""
+    """How well left-out pairs separate.
+
+    Attributes:
+        d_prime: Distance of the two sides over their spread.
+        auroc: Share of (positive, negative) prompts in the right order.
+        wrong_way: Share of pairs whose positive prompt lies on the negative side of its partner.
+    """
 
     d_prime: float
     auroc: float
+    wrong_way: float
 
 
 class LayerSeparation(TypedDict):
@@ -46,14 +56,27 @@ class LayerSeparation(TypedDict):
     by_factor: dict[str, Separation]
 
 
-class LayerRow(LayerStats):
-    """What the JSON holds of one layer; what only a contrast has is None for prompts.
+class SideProjections(Separation):
+    """Where left-out prompts lie along the direction of the others, at one layer.
 
-    `separation` is None also for a contrast with too few pairs to leave any out.
+    Attributes:
+        layer: Layer number.
+        left_out: What was left out.
+        positive: One projection a pair, in units of the spread within a side; 0 is half-way between the sides.
+        negative: The same for the other side, in the same order.
     """
+
+    layer: int
+    left_out: str
+    positive: list[float]
+    negative: list[float]
+
+
+class LayerRow(LayerStats):
+    """What the JSON holds of one layer; what only a contrast has is None for prompts."""
 
     layer: int
     diff_norm: float | None
     relative_norm: float | None
     cosine_sim: float | None
-    separation: LayerSeparation | None
+    pair_cosine: float | None

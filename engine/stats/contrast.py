@@ -28,7 +28,7 @@ def compute_contrastive_diff(pos_data: CaptureData, neg_data: CaptureData | None
 
     Returns:
         Layer to the norm of (mean positive - mean negative), that norm over the mean norm of the states of both sides,
-        and the cosine of the two means; all computed in float64.
+        the cosine of the two means, and the mean cosine between the differences of two pairs; all in float64.
 
     Raises:
         RequestError: One side is missing, or the two were captured in ways that cannot be compared.
@@ -36,7 +36,7 @@ def compute_contrastive_diff(pos_data: CaptureData, neg_data: CaptureData | None
     Example:
         >>> diffs = compute_contrastive_diff(capture_from_concept(model, tokenizer, "honesty", max_samples=4))
         >>> sorted(diffs[16])
-        ['cosine_sim', 'diff_norm', 'relative_norm']
+        ['cosine_sim', 'diff_norm', 'pair_cosine', 'relative_norm']
     """
     if "positive" in pos_data:
         if neg_data is not None:
@@ -53,6 +53,20 @@ def compute_contrastive_diff(pos_data: CaptureData, neg_data: CaptureData | None
     return {layer: _difference(last_states(positive, layer), last_states(negative, layer)) for layer in layers}
 
 
+def require_contrast(data: CaptureData) -> None:
+    """Refuse a capture of prompts where two sides are needed.
+
+    Raises:
+        RequestError: It is one.
+    """
+    if "positive" not in data:
+        raise RequestError(
+            "this is a capture of prompts: it has no two sides",
+            expected="a contrast",
+            next_step="capture one: layerscope capture --concept honesty, or --pairs FILE",
+        )
+
+
 def last_states(prompts: list[ActivationData], layer: int) -> Tensor:
     """States of the last kept token of every prompt, `(prompts, hidden)`, float64."""
     return torch.cat([data["activations"][layer][:, -1, :] for data in prompts]).double()
@@ -66,7 +80,26 @@ def _difference(positive: Tensor, negative: Tensor) -> LayerDiff:
         diff_norm=float(diff_norm),
         relative_norm=float(diff_norm / scale),
         cosine_sim=float(torch.cosine_similarity(mean_positive, mean_negative, dim=0)),
+        pair_cosine=_pair_cosine(positive, negative),
     )
+
+
+def _pair_cosine(positive: Tensor, negative: Tensor) -> float | None:
+    """Mean cosine of two distinct pairs' differences: with a pair and itself left out, it is 0 where there is nothing.
+
+    Args:
+        positive: States, `(pairs, hidden)`.
+        negative: Their partners; two sides of different lengths have no pairs.
+    """
+    if len(positive) != len(negative):
+        return None
+    differences = positive - negative
+    lengths = differences.norm(dim=-1, keepdim=True)
+    units = (differences / lengths)[lengths[:, 0] > 0]  # (pairs that differ, hidden)
+    count = len(units)
+    if count < 2:
+        return None
+    return float((units.sum(dim=0).square().sum() - count) / (count * (count - 1)))
 
 
 def _require_comparable(one: ActivationData, other: ActivationData) -> None:

@@ -1,9 +1,8 @@
-"""All statistics of a capture as one table, a row per layer: what is saved as JSON, listed and drawn."""
+"""What describes each layer of a capture, as one table, a row per layer: what is saved as JSON and drawn."""
 
 from engine.records.captures import CaptureData
 from engine.records.statistics import LayerRow
 from engine.stats.contrast import compute_contrastive_diff
-from engine.stats.separation import compute_separation
 from engine.stats.summary import compute_activation_stats
 
 
@@ -14,7 +13,6 @@ def layer_table(data: CaptureData) -> list[LayerRow]:
         data: A capture; of a prompt the columns of a contrast are None.
     """
     diffs = compute_contrastive_diff(data) if "positive" in data else {}
-    separations = compute_separation(data) if "positive" in data else {}
     return [
         LayerRow(
             layer=layer,
@@ -22,7 +20,7 @@ def layer_table(data: CaptureData) -> list[LayerRow]:
             diff_norm=diffs[layer]["diff_norm"] if diffs else None,
             relative_norm=diffs[layer]["relative_norm"] if diffs else None,
             cosine_sim=diffs[layer]["cosine_sim"] if diffs else None,
-            separation=separations.get(layer),
+            pair_cosine=diffs[layer]["pair_cosine"] if diffs else None,
         )
         for layer, stats in compute_activation_stats(data).items()
     ]

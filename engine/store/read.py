@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from engine.errors import StoreError, first_line
-from engine.records.captures import CaptureData
+from engine.errors import RequestError, StoreError, first_line
+from engine.records.captures import CaptureData, ContrastData
 from engine.records.files import CaptureRecord, DataFile
 from engine.store.names import CapturePaths, locate
 from engine.store.record import make_record, read_record
@@ -54,6 +54,26 @@ def load_activations(name: str | Path, *, store: str | Path | None = None) -> Ca
         data["provenance"] = record["provenance"]
     if "positive" in data and record["factors"]:
         data["factors"] = record["factors"]
+    return data
+
+
+def load_contrast(name: str | Path, *, store: str | Path | None = None) -> ContrastData:
+    """Load a capture that must be one of pairs.
+
+    Args:
+        name: As for `load_activations`.
+        store: As for `load_activations`.
+
+    Raises:
+        StoreError: It cannot be loaded.
+        RequestError: It is a capture of prompts.
+    """
+    data = load_activations(name, store=store)
+    if "positive" not in data:
+        raise RequestError(
+            f"{name} is a capture of prompts: it has no two sides",
+            next_step="capture a contrast: layerscope capture --concept honesty, or --pairs FILE",
+        )
     return data
 
 

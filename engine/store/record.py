@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import msgspec
 
-from engine.errors import StoreError
+from engine.errors import RequestError, StoreError
 from engine.records.captures import CaptureData
 from engine.records.files import CaptureRecord, DataFile
 
 if TYPE_CHECKING:
-    from engine.records.captures import ActivationData
+    from engine.records.captures import ActivationData, ContrastData
+    from engine.records.ranking import Ranking
 
-SCHEMA = 1
+SCHEMA = 2
+
+
+class _Versioned(TypedDict):
+    """What every version of the record has."""
+
+    schema: int
 
 
 def make_record(data: CaptureData, name: str, file: DataFile) -> CaptureRecord:
@@ -26,12 +33,14 @@ def make_record(data: CaptureData, name: str, file: DataFile) -> CaptureRecord:
         name: Its name in the store.
         file: The tensor file it was written to.
     """
+    from engine.stats.confounds import find_confounds
     from engine.stats.summary import prompts_of
     from engine.stats.table import layer_table
 
     prompts = prompts_of(data)
     layers = prompts[0]["captured_layers"]
     positive, negative = (data["positive"], data["negative"]) if "positive" in data else (prompts, [])
+    ranking, unranked = _rank(data) if "positive" in data else (None, "")
     return CaptureRecord(
         schema=SCHEMA,
         name=name,
@@ -47,8 +56,21 @@ def make_record(data: CaptureData, name: str, file: DataFile) -> CaptureRecord:
         negative_prompts=_texts(negative),
         factors=data.get("factors", []) if "positive" in data else [],
         statistics=layer_table(data),
+        ranking=ranking,
+        unranked=unranked,
+        confounds=find_confounds(data) if "positive" in data else None,
         provenance=data.get("provenance"),
     )
+
+
+def _rank(data: ContrastData) -> tuple[Ranking | None, str]:
+    """The ranking, or why there is none: a capture that cannot be ranked is saved all the same."""
+    from engine.stats.ranking import rank_layers
+
+    try:
+        return rank_layers(data), ""
+    except RequestError as error:
+        return None, error.problem
 
 
 def _texts(prompts: list[ActivationData]) -> list[str]:
@@ -72,13 +94,13 @@ def read_record(path: Path) -> CaptureRecord:
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}", next_step="check the path") from error
     try:
-        record = msgspec.json.decode(content, type=CaptureRecord)
+        schema = msgspec.json.decode(content, type=_Versioned)["schema"]
+        if schema != SCHEMA:
+            raise StoreError(
+                f"{path} has schema {schema}",
+                expected=f"schema {SCHEMA}",
+                next_step="capture again with --force, or use the layerscope that wrote it",
+            )
+        return msgspec.json.decode(content, type=CaptureRecord)
     except msgspec.DecodeError as error:
         raise StoreError(f"{path} is damaged: {error}", next_step="capture again with --force") from error
-    if record["schema"] != SCHEMA:
-        raise StoreError(
-            f"{path} has schema {record['schema']}",
-            expected=f"schema {SCHEMA}",
-            next_step="use the layerscope that wrote it",
-        )
-    return record

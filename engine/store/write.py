@@ -65,6 +65,20 @@ def save_activations(
     return paths
 
 
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        StoreError: It cannot be written; what was there before still is.
+    """
+    with _readable_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _unfinished(path) as unfinished:
+            _fill(unfinished, lambda out: out.write(content), path.name)
+            unfinished.replace(path)
+        _sync_folder(path.parent)
+
+
 def _plain(value: Any) -> Any:  # noqa: ANN401 - walks dictionaries, lists and tensors alike
     """The how-to's dictionaries alone, every tensor with no more memory behind it than it shows."""
     if isinstance(value, dict):

@@ -1,13 +1,19 @@
 """Importing the engine, and asking the program for help, is quick and brings no torch."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import engine
 
 HEAVY = {"torch", "transformers", "matplotlib"}
+HOW_TO = {
+    *("load_model_and_tokenizer", "capture_activations", "capture_contrastive_activations", "capture_from_concept"),
+    *("compute_activation_stats", "compute_contrastive_diff", "save_activations", "load_activations"),
+}
 
 
 @pytest.mark.parametrize(
@@ -16,7 +22,8 @@ HEAVY = {"torch", "transformers", "matplotlib"}
         "import engine",
         "import engine; engine.list_models(); engine.list_concepts(); engine.LayerscopeError",
         "import engine.cli.main",
-        "import engine.store.catalog, engine.store.record, engine.plots.text",
+        "import engine.store.catalog, engine.store.record, engine.stats.scores",
+        "import engine.plots.findings, engine.plots.layers_chart, engine.plots.layers_text, engine.plots.whiskers",
     ],
 )
 def test_imports_bring_nothing_heavy(code: str) -> None:
@@ -24,6 +31,25 @@ def test_imports_bring_nothing_heavy(code: str) -> None:
     program = f"{code}\nimport sys; print(sorted({HEAVY!r} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_what_the_how_to_promises_and_what_ranks_is_public() -> None:
+    assert HOW_TO | {"compute_separation", "rank_layers", "find_confounds"} <= set(engine.__all__)
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    """They cannot follow what is resolved when it is used, and read the imports that are never run."""
+    tree = ast.parse(Path(engine.__file__).read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    imported = {
+        alias.asname: (node.module, alias.name)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert sorted(str(name) for name in imported) == engine.__all__
+    for name, (module, original) in imported.items():
+        assert (original, getattr(engine, str(name)).__module__) == (name, module)
 
 
 def test_every_public_name_resolves() -> None:

@@ -1,18 +1,40 @@
-"""Captured states equal those of a plain, unpadded forward pass: every family, both modes, batched and one by one."""
+"""Captured states equal those of a plain, unpadded forward: every family, mode and site, batched and one by one."""
+
+from contextlib import ExitStack
+from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
+from engine.capture.sites import available_sites
 from engine.errors import ModelError
 from engine.models.blocks import EXCEPTIONS, Exceptional
+from engine.models.description import describe_model
+from engine.records.models import Receipt
 from tests.families import FAMILIES, REFUSED, Family, build
 
 PROMPTS = ["w5 w17 w99 w23 w8 w64 w31", "w7 w8 w9 w50", "w101 w12 w13 w40 w6"]
 # Largest difference of a value, relative to the largest value of the state: summation order, over four blocks.
 TOLERANCE = 1e-5
+
+# Families in which no two parts of every block add up to what the block adds.
+WITHOUT_SUBLAYERS = {
+    *("granite", "granitemoeshared", "granitemoehybrid", "minicpm3", "gemma4_text"),  # what is added is scaled
+    *("doge", "minimax", "zaya"),  # the stream is scaled too
+    *("openai-gpt", "opt_350m", "bart"),  # a norm lies on the stream
+    *("mamba", "falcon_mamba", "mamba2", "nemotron_h", "zamba", "zamba2"),  # one part is added, or another block's
+    *("falcon_h1", "longcat_flash"),  # more than two
+    "gpt_neox_japanese",  # the last block adds the bias of its attention outside of it
+    "olmo_hybrid",  # two kinds of block with different names
+}
+# Families that have attention in some blocks only, or under two names.
+WITHOUT_ATTENTION = {
+    *("lfm2", "lfm2_moe", "lfm3", "bamba", "jamba", "xlstm", "recurrent_gemma"),
+    *("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"),
+}
 
 
 def plain_states(model: PreTrainedModel, ids: list[int]) -> tuple[list[Tensor], Tensor]:
@@ -26,10 +48,39 @@ def plain_states(model: PreTrainedModel, ids: list[int]) -> tuple[list[Tensor], 
     return list(output.hidden_states[first:-1]), output.hidden_states[-1]
 
 
+def plain_sites(model: PreTrainedModel, ids: list[int], receipt: Receipt) -> dict[str, list[Tensor]]:
+    """What hooks of the test's own see in the same pass: resid_pre, and the parts that the receipt names."""
+    seen: dict[str, list[Tensor]] = {"resid_pre": [], "attn_out": [], "mlp_out": []}
+
+    def see(site: str, states: Any) -> None:
+        first = states[0] if isinstance(states, tuple) else states
+        seen[site].append(first.detach().clone().reshape(1, len(ids), -1))
+
+    with ExitStack() as stack:
+        for block in cast("nn.ModuleList", model.get_submodule(receipt["blocks"])):
+            before = block.register_forward_pre_hook(
+                lambda _m, args, kwargs: see("resid_pre", args or kwargs["hidden_states"]), with_kwargs=True
+            )
+            stack.callback(before.remove)
+            for site, name in (("attn_out", receipt["attn_out"]), ("mlp_out", receipt["mlp_out"])):
+                if name is not None:
+                    part = block.get_submodule(name)
+                    stack.callback(part.register_forward_hook(lambda _m, _a, out, site=site: see(site, out)).remove)
+        states, final = plain_states(model, ids)
+    assert all(torch.equal(one, other) for one, other in zip(seen["resid_pre"][1:], states, strict=False))
+    return {**seen, "embed": seen["resid_pre"][:1], "final_norm": [final]}
+
+
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.name, scope="module")
-def model(request: pytest.FixtureRequest) -> PreTrainedModel:
-    """A tiny random model of each family."""
-    return build(request.param)
+def family(request: pytest.FixtureRequest) -> Family:
+    """Each family."""
+    return cast("Family", request.param)
+
+
+@pytest.fixture(scope="module")
+def model(family: Family) -> PreTrainedModel:
+    """A tiny random model of it."""
+    return build(family)
 
 
 @pytest.mark.parametrize("padding_side", ["left", "right"])
@@ -78,6 +129,30 @@ def test_both_modes_give_the_same_bits(model: PreTrainedModel, tiny_tokenizer: P
     one = engine.capture_activations(model, tiny_tokenizer, PROMPTS, use_hooks=False)["activations"]
     two = engine.capture_activations(model, tiny_tokenizer, PROMPTS, use_hooks=True)["activations"]
     assert all(torch.equal(one[layer], two[layer]) for layer in one)
+
+
+def test_sites_equal_a_plain_forward(
+    family: Family, model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    receipt = describe_model(model).receipt
+    assert (receipt["mlp_out"] is None) == (family.name in WITHOUT_SUBLAYERS)
+    assert (receipt["attn_out"] is None) == (family.name in WITHOUT_SUBLAYERS | WITHOUT_ATTENTION)
+    plain = [plain_sites(model, [int(word[1:]) for word in prompt.split()], receipt) for prompt in PROMPTS]
+    for batch_size in (1, 3):
+        read = {
+            site: engine.capture_activations(model, tiny_tokenizer, PROMPTS, site=site, batch_size=batch_size)
+            for site in available_sites(receipt)
+        }
+        states = {site: list(data["activations"].values()) for site, data in read.items()}
+        for site in set(states) - {"resid_post"}:
+            for row, expected in enumerate(plain):
+                for captured, wanted in zip(states[site], expected[site], strict=True):
+                    error = (captured[row, -wanted.shape[1] :] - wanted[0]).abs().max() / wanted.abs().max()
+                    assert error < TOLERANCE, f"{site}, prompt {row}: {error:.1e}"
+        if {"attn_out", "mlp_out"} <= set(states):
+            four = (states[site] for site in ("resid_pre", "attn_out", "mlp_out", "resid_post"))
+            for before, attention, feed_forward, after in zip(*four, strict=True):
+                assert (before + attention + feed_forward - after).abs().max() < TOLERANCE * after.abs().max()
 
 
 def test_enough_families_are_claimed() -> None:

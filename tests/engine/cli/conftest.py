@@ -8,15 +8,53 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+import engine
+from engine.records.files import CaptureRecord
+from engine.store.record import encode_record
 from tests.conftest import family_called
-from tests.families import build
+from tests.families import Family, build
 
 Result = subprocess.CompletedProcess[str]
+
+CONCEPTS = ("loudness", "warmth", "calm")
+# A concept in words that the tiny tokenizer knows: six personas, two templates, two topics. The voices are its own.
+_CONCEPT = """
+name = "{name}"
+description = "Made up."
+positive = "more"
+negative = "less"
+topics = ["w20 w21", "w22 w23"]
+
+[[templates]]
+name = "plain"
+user = "{{persona}} {{topic}}"
+
+[[templates]]
+name = "other"
+user = "w50 {{persona}} w51 {{topic}}"
+"""
+_PERSONA = """
+[[personas]]
+name = "voice {number}"
+positive = "w{positive} w9"
+negative = "w{negative} w8"
+"""
+
+# Read by Python as it starts: whoever asks for another machine leaves a note, and is refused.
+_NO_NETWORK = """
+import pathlib, socket
+
+def _refuse(*arguments, **options):
+    pathlib.Path(__file__).with_name("asked").write_text(repr(arguments))
+    raise OSError("there is no network")
+
+socket.getaddrinfo = socket.create_connection = socket.socket.connect = socket.socket.connect_ex = _refuse
+"""
 
 # What would tell the program of a terminal or a display that the child process does not have.
 _OF_THE_TERMINAL = {"DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND", "COLUMNS", "LINES", "FORCE_COLOR", "PYTHONIOENCODING"}
@@ -37,6 +75,14 @@ class Program:
             encoding="utf-8",
             check=False,
         )
+
+    def without_network(self, *arguments: str) -> tuple[Result, bool]:
+        """The result, and whether the program asked for another machine, though nothing told it to stay offline."""
+        guard = self.folder / "guard"
+        guard.mkdir(exist_ok=True)
+        (guard / "sitecustomize.py").write_text(_NO_NETWORK)
+        result = self(*arguments, PYTHONPATH=str(guard), HF_HUB_OFFLINE="0")
+        return result, (guard / "asked").exists()
 
     @contextmanager
     def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
@@ -106,6 +152,66 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: PreTra
 
 
 @pytest.fixture(scope="session")
+def small_folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: PreTrainedTokenizerFast) -> Path:
+    """Another model of the same width, of two blocks; its name is "small"."""
+    folder = tmp_path_factory.mktemp("models") / "small"
+    config = family_called("llama").config()
+    config.num_hidden_layers = 2
+    build(Family("small", lambda: config)).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def contrast_store(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, small_folder: Path) -> Path:
+    """Captures of tiny models, made in this process; nothing may change them.
+
+    Of "tiny", 24 pairs at the last token: `loudness` and `warmth`; `loudness_all` with all tokens, `loudness_few` of
+    five pairs, `loudness_low` and `loudness_high` at layers that the other has not, `prompt` of a prompt. Of "small":
+    `small_loudness` and `small_calm`.
+    """
+    store = tmp_path_factory.mktemp("contrasts") / "activations"
+    tiny, tokenizer, _ = engine.load_model_and_tokenizer(str(tiny_folder))
+    small, _, _ = engine.load_model_and_tokenizer(str(small_folder))
+    concepts = {}
+    for name in CONCEPTS:
+        concepts[name] = store.parent / f"{name}.toml"
+        concepts[name].write_text(concept_text(name))
+
+    def capture(model: PreTrainedModel, concept: str, name: str, positions: str = "last", **options: Any) -> None:
+        data = engine.capture_from_concept(model, tokenizer, concepts[concept], positions=positions, **options)
+        engine.save_activations(data, name, store=store)
+
+    capture(tiny, "loudness", "loudness")
+    capture(tiny, "warmth", "warmth")
+    capture(tiny, "loudness", "loudness_all", positions="all")
+    capture(tiny, "loudness", "loudness_few", max_samples=5)
+    capture(tiny, "loudness", "loudness_low", layers=[0, 1])
+    capture(tiny, "loudness", "loudness_high", layers=[2, 3])
+    capture(small, "loudness", "small_loudness")
+    capture(small, "calm", "small_calm")
+    engine.save_activations(engine.capture_activations(tiny, tokenizer, "w5 w6"), "prompt", store=store)
+    return store
+
+
+@pytest.fixture
+def contrasts(layerscope: Program, contrast_store: Path) -> Path:
+    """Those captures in the default store of the folder that `layerscope` runs in."""
+    folder = layerscope.folder / "activations"
+    shutil.copytree(contrast_store, folder)
+    return folder
+
+
+def concept_text(name: str) -> str:
+    """A concept file; concepts of other names speak in other words."""
+    first = 60 + 12 * CONCEPTS.index(name)
+    personas = (
+        _PERSONA.format(number=number, positive=first + number, negative=first + 6 + number) for number in range(6)
+    )
+    return _CONCEPT.format(name=name) + "".join(personas)
+
+
+@pytest.fixture(scope="session")
 def prompt_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The how-to's first command."""
     folder = tmp_path_factory.mktemp("prompt")
@@ -119,6 +225,14 @@ def concept_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("concept")
     result = Program(folder)("capture", "--model", "smollm2", "--concept", "honesty", "--max-samples", "2")
     return Run(result, folder / "activations" / "smollm2_honesty")
+
+
+@pytest.fixture(scope="session")
+def ranked_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Pairs enough to be ranked, at three layers."""
+    folder = tmp_path_factory.mktemp("ranked")
+    how = ("--max-samples", "12", "--positions", "last", "--layers", "4,16,29", "--output", "activations/ranked")
+    return Run(Program(folder)("capture", "--concept", "formality", *how), folder / "activations" / "ranked")
 
 
 @pytest.fixture(scope="session")
@@ -136,6 +250,14 @@ def store(layerscope: Program, prompt_run: Run, concept_run: Run, tiny_run: Run)
     for run in (prompt_run, concept_run, tiny_run):
         shutil.copytree(run.path.parent, folder, dirs_exist_ok=True)
     return folder
+
+
+def save_record(record: CaptureRecord, store: Path) -> CaptureRecord:
+    """Save a made-up record, beside tensors that no command may read."""
+    store.mkdir(exist_ok=True)
+    (store / f"{record['name']}.json").write_bytes(encode_record(record))
+    (store / f"{record['name']}.pt").write_bytes(b"x" * record["data"]["bytes"])
+    return record
 
 
 def assert_failed(result: Result, exit_code: int) -> None:

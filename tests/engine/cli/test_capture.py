@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -93,10 +94,32 @@ def test_the_json_holds_the_statistics_of_each_layer(prompt_run: Run) -> None:
 
 
 def test_the_table_is_data_and_the_rest_is_narration(concept_run: Run) -> None:
-    assert "Layers by relative norm:" in concept_run.result.stdout
+    assert "layer raw norm relative  cosine relative norm" in concept_run.result.stdout
+    assert "warning: not ranked: 2 pairs are too few to rank layers by" in concept_run.result.stdout
     assert widest(concept_run.result.stdout) <= 80
     assert "30 layers of width 576" in concept_run.result.stderr
     assert "saved activations/smollm2_honesty.pt" in concept_run.result.stderr
+
+
+def test_pairs_enough_are_ranked_and_what_it_comes_to_is_said(ranked_run: Run) -> None:
+    assert ranked_run.result.returncode == 0, ranked_run.result.stderr
+    record = json.loads(ranked_run.record.read_text())
+    assert record["unranked"] == ""
+    best = record["ranking"]["layers"][0]
+    shown = " ".join(ranked_run.result.stdout.split())
+    assert f"{best['d_prime']:.2f} {best['low']:.2f} {best['high']:.2f}" in shown
+    assert "● d' ━ its 95% interval" in shown
+    assert "The raw difference norm" in shown
+    assert "warning: 12 pairs are few: better 30 or more" in shown
+    assert widest(ranked_run.result.stdout) <= 80
+    assert [check["what"] for check in record["confounds"]["checks"]] == [
+        *("prompt length", "token read", "topic words", "all words"),
+    ]
+
+
+def test_a_concept_gives_72_pairs_unless_told(layerscope: Program) -> None:
+    shown = layerscope("capture", "--help", COLUMNS="200").stdout
+    assert re.search(r"--max-samples.*\[default: 72\]", shown)
 
 
 def test_hooks_read_the_same_bits_and_quiet_says_nothing(layerscope: Program, prompt_run: Run) -> None:
@@ -257,15 +280,42 @@ def test_ctrl_c_saves_nothing_and_leaves_the_store_readable(layerscope: Program)
     assert {f"activations/{entry['name']}.pt" for entry in listed} <= set(before)
 
 
+def test_another_site_of_the_same_prompt(layerscope: Program, tiny_folder: Path) -> None:
+    for site, layers in (("attn_out", [0, 1, 2, 3]), ("final_norm", [3])):
+        arguments = ("--model", str(tiny_folder), "--prompt", "w5 w6 w7", "--site", site, "--output", site)
+        result = layerscope("capture", *arguments)
+        assert result.returncode == 0, result.stderr
+        provenance = json.loads((layerscope.folder / f"{site}.json").read_text())["provenance"]
+        assert (provenance["site"], provenance["mode"]) == (site, "hooks")
+        assert torch.load(layerscope.folder / f"{site}.pt")["captured_layers"] == layers
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--site", "resid_mid"), "no site 'resid_mid'. Expected: one of resid_post, resid_pre, attn_out"),
+        (("--site", "embed", "--layers", "3"), "the site 'embed' has no layer"),
+    ],
+)
+def test_a_site_that_cannot_be_ends_with_2_before_the_model_is_loaded(
+    layerscope: Program, arguments: tuple[str, ...], said: str
+) -> None:
+    result = layerscope("capture", "--prompt", "Hello", "--model", "./nowhere.gguf", *arguments)
+    assert_failed(result, 2)
+    assert said in result.stderr
+
+
 def test_pairs_of_ones_own_are_captured_under_the_name_of_their_file(layerscope: Program) -> None:
-    lines = [{"positive": f"Be kind {i}", "negative": f"Be cruel {i}", "topic": f"t{i % 2}"} for i in range(4)]
+    lines = [{"positive": f"Be kind {i}", "negative": f"Be cruel {i}", "topic": f"t{i % 3}"} for i in range(6)]
     (layerscope.folder / "kindness.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     result = layerscope("capture", "--pairs", "kindness.jsonl", "--layers", "16", "--positions", "last")
     assert result.returncode == 0, result.stderr
     record = json.loads((layerscope.folder / "activations" / "smollm2_kindness.json").read_text())
     assert record["negative_prompts"] == [line["negative"] for line in lines]
-    assert set(record["statistics"][0]["separation"]["by_factor"]) == {"topic"}
-    assert "Layers by held-out d': 16" in result.stdout
+    assert set(record["ranking"]["layers"][0]["by_factor"]) == {"topic"}
+    assert record["ranking"]["groups"] == {"topic": 3}
+    assert "It is the only layer captured." in result.stdout
+    assert "So few groups cannot show less than p = 0.250." in " ".join(result.stdout.split())
 
 
 def test_a_mistake_in_a_file_of_pairs_ends_with_2_before_the_model_is_loaded(layerscope: Program) -> None:

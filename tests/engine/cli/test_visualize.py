@@ -2,13 +2,17 @@
 
 import json
 import re
-import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import matplotlib.image
 import pytest
 
-from tests.engine.cli.conftest import Program, assert_failed, widest
+import engine
+from engine.plots.sides_text import wrong_pairs
+from engine.store.read import load_contrast
+from tests.engine.cli.conftest import Program, Run, assert_failed, save_record, widest
+from tests.engine.plots.pictures import svg_words
+from tests.engine.plots.records import contrast_record
 
 HONESTY = "activations/smollm2_honesty.pt"
 
@@ -18,14 +22,35 @@ def table_rows(text: str) -> list[str]:
     return [line for line in text.splitlines() if re.match(r" *\d+ +[-+\d]", line)]
 
 
-def test_the_text_ranks_the_layers_as_the_record_does(layerscope: Program, store: Path) -> None:
+def test_the_text_shows_the_ranking_of_the_record(ranked_run: Run) -> None:
+    result = Program(ranked_run.path.parent.parent)("visualize", "ranked", "--no-plot")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert widest(result.stdout) <= 80
+    record = json.loads(ranked_run.record.read_text())
+    ranked = sorted(record["ranking"]["layers"], key=lambda row: int(row["layer"]))
+    for row, line in zip(ranked, table_rows(result.stdout), strict=True):
+        shown = f"{row['layer']} {row['rank']}{'=' if row['tied'] else ''} {row['rank_low']}-{row['rank_high']}"
+        scores = f"{row['d_prime']:.2f} {row['low']:.2f} {row['high']:.2f}"
+        assert line.split()[:6] == f"{shown} {scores}".split()
+        assert line.count("●") == 1
+    assert result.stdout == ranked_run.result.stdout  # the capture showed the same
+
+
+def test_a_name_in_a_store_and_a_path_show_the_same(layerscope: Program) -> None:
+    save_record(contrast_record(), layerscope.folder / "runs")
+    by_path = layerscope("visualize", "runs/some_honesty.json", "--no-plot")
+    by_name = layerscope("visualize", "some_honesty", "--no-plot", "--store", "runs")
+    assert by_path.returncode == by_name.returncode == 0
+    assert by_path.stdout == by_name.stdout != ""
+    assert_failed(layerscope("visualize", "some_honesty", "--no-plot"), 5)
+
+
+def test_too_few_pairs_have_their_norms_and_the_reason(layerscope: Program, store: Path) -> None:
     result = layerscope("visualize", HONESTY, "--no-plot")
     assert (result.returncode, result.stderr) == (0, "")
     assert widest(result.stdout) <= 80
+    assert "warning: not ranked: 2 pairs are too few to rank layers by" in result.stdout
     statistics = json.loads((store / "smollm2_honesty.json").read_text())["statistics"]
-    best = sorted(statistics, key=lambda row: -row["relative_norm"])[:5]
-    ranked = ", ".join(str(row["layer"]) for row in best)
-    assert f"Layers by relative norm: {ranked} and 25 more\n" in result.stdout
     for row, line in zip(statistics, table_rows(result.stdout), strict=True):
         shown = f"{row['layer']} {row['diff_norm']:.3f} {row['relative_norm']:.4f} {row['cosine_sim']:.5f}"
         assert line.split()[:4] == shown.split()
@@ -43,7 +68,7 @@ def test_prompts_have_norms_and_no_ranking(layerscope: Program, store: Path) -> 
 def test_a_png_is_drawn(layerscope: Program) -> None:
     result = layerscope("visualize", HONESTY, "--output", "figures/honesty.png")
     assert (result.returncode, result.stderr) == (0, "saved figures/honesty.png\n")
-    assert "Layers by relative norm" in result.stdout
+    assert len(table_rows(result.stdout)) == 30
     pixels = matplotlib.image.imread(layerscope.folder / "figures/honesty.png")
     assert pixels.shape[1] > 1000
     assert (
@@ -51,13 +76,12 @@ def test_a_png_is_drawn(layerscope: Program) -> None:
     )  # more than black on white
 
 
-@pytest.mark.usefixtures("store")
 def test_an_svg_is_drawn_with_text_that_can_be_read(layerscope: Program) -> None:
-    result = layerscope("visualize", HONESTY, "--output", "honesty.svg", "--quiet")
+    save_record(contrast_record(), layerscope.folder / "activations")
+    result = layerscope("visualize", "some_honesty", "--output", "honesty.svg", "--quiet")
     assert (result.returncode, result.stderr) == (0, "")
-    root = ET.parse(layerscope.folder / "honesty.svg").getroot()  # noqa: S314 - the program wrote it
-    words = " ".join("".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text"))
-    for title in ("honesty", "Relative norm", "Layers by relative norm", "Difference norm", "Cosine"):
+    words = " ".join(svg_words(layerscope.folder / "honesty.svg"))
+    for title in ("honesty", "Held-out d'", "Layers by rank", "Raw norm", "Cosine", "shuffled labels, 95%"):
         assert title in words
 
 
@@ -68,6 +92,67 @@ def test_without_a_display_the_text_is_shown_and_the_rest_is_said(layerscope: Pr
     assert result.stdout == layerscope("visualize", HONESTY, "--no-plot").stdout
     assert "there is no display to open a window on" in result.stderr
     assert "--output FILE.png" in result.stderr
+
+
+def test_one_layer_shows_where_the_prompts_lie(layerscope: Program, contrasts: Path) -> None:
+    result = layerscope("visualize", "loudness", "--layer", "2", "--no-plot")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert widest(result.stdout) <= 80
+    data = load_contrast(contrasts / "loudness")
+    sides = engine.project_sides(data, 2)
+    lines = [line.rstrip() for line in result.stdout.splitlines()]
+    heading, score = f"a {sides['left_out']} left out: d' {sides['d_prime']:.2f}", f"AUROC {sides['auroc']:.3f}"
+    assert lines[:2] == ["loudness, layer 2", f"{heading}, {score}"]
+    wrong = wrong_pairs(sides)
+    assert f"{len(wrong)} of 24 pairs point the wrong way." in lines
+    named = [f"pair {pair} " for pair in wrong[:5]]
+    assert [line.strip().partition("(")[0] for line in lines if line.startswith("  pair")] == named
+    by_path = layerscope("visualize", "activations/loudness.pt", "--layer", "2", "--no-plot")
+    assert by_path.stdout == result.stdout
+
+
+@pytest.mark.usefixtures("contrasts")
+def test_one_layer_is_drawn(layerscope: Program) -> None:
+    result = layerscope("visualize", "loudness", "--layer", "2", "--output", "sides.svg")
+    assert (result.returncode, result.stderr) == (0, "saved sides.svg\n")
+    words = svg_words(layerscope.folder / "sides.svg")
+    assert {"loudness", "positive", "negative", "pair"} <= set(words)
+    assert any(word.startswith("layer 2, a ") for word in words)
+    png = layerscope("visualize", "loudness", "--layer", "2", "--output", "sides.png", "--quiet")
+    assert (png.returncode, png.stderr, png.stdout) == (0, "", result.stdout)
+    assert matplotlib.image.imread(layerscope.folder / "sides.png").shape[1] > 1000
+
+
+def test_pairs_that_point_the_wrong_way_can_be_told_apart(ranked_run: Run) -> None:
+    """What is shown of a prompt is not what the chat template puts in front of every one."""
+    result = Program(ranked_run.path.parent.parent)("visualize", "ranked", "--layer", "4", "--no-plot")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert widest(result.stdout) <= 80
+    named = [line.partition("): ")[2] for line in result.stdout.splitlines() if line.startswith("  pair")]
+    assert len(set(named)) == len(named)
+
+
+@pytest.mark.usefixtures("contrasts")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["loudness", "--layer", "9"], "layer 9 was not captured. Expected: one of [0, 1, 2, 3]"),
+        (["loudness", "--layer", "-1"], "layer -1 was not captured"),
+        (["prompt", "--layer", "2"], "is a capture of prompts: it has no two sides"),
+    ],
+)
+def test_a_layer_without_two_sides_ends_with_2(layerscope: Program, arguments: list[str], said: str) -> None:
+    result = layerscope("visualize", *arguments, "--output", "sides.png")
+    assert_failed(result, 2)
+    assert said in result.stderr
+    assert not (layerscope.folder / "sides.png").exists()
+
+
+@pytest.mark.usefixtures("store")
+def test_too_few_pairs_have_no_sides_to_show(layerscope: Program) -> None:
+    result = layerscope("visualize", HONESTY, "--layer", "16", "--no-plot")
+    assert_failed(result, 2)
+    assert "too few pairs" in result.stderr
 
 
 def test_a_missing_file_ends_with_5(layerscope: Program) -> None:

@@ -50,9 +50,9 @@ def test_the_built_in_concepts() -> None:
 def test_a_built_in_concept_varies_enough(name: str) -> None:
     concept = load_concept(name)
     assert concept.name == name
-    assert len(concept.personas) >= 3
-    assert len(concept.templates) >= 3
-    assert len(concept.topics) >= 15
+    assert len(concept.personas) >= 12
+    assert len(concept.templates) >= 6
+    assert len(concept.topics) >= 20
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

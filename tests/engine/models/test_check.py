@@ -20,6 +20,7 @@ def test_the_receipt_says_where_the_parts_are(tiny_llama: PreTrainedModel) -> No
     receipt = check_model(tiny_llama)
     assert receipt["blocks"] == "model.layers"
     assert receipt["final_norm"] == "model.norm"
+    assert (receipt["attn_out"], receipt["mlp_out"]) == ("self_attn", "mlp")
     assert (receipt["num_layers"], receipt["hidden_size"], receipt["dtype"]) == (4, 32, "float32")
     assert 0 <= receipt["batched_error"] < receipt["tolerance"] == TOLERANCE[torch.float32]
 
@@ -28,6 +29,7 @@ def test_the_receipt_says_where_the_parts_are(tiny_llama: PreTrainedModel) -> No
 def test_other_dtypes_pass_within_their_tolerance(tiny_llama: PreTrainedModel, dtype: torch.dtype) -> None:
     receipt = check_model(tiny_llama.to(dtype))  # type: ignore[arg-type]  # transformers wraps `to` and loses its type
     assert receipt["batched_error"] <= TOLERANCE[dtype]
+    assert (receipt["attn_out"], receipt["mlp_out"]) == ("self_attn", "mlp")
 
 
 def _scale_between_blocks(model: PreTrainedModel) -> None:
@@ -49,6 +51,19 @@ def _look_at_the_other_prompts(model: PreTrainedModel) -> None:
 
 def _put_out_nan(model: PreTrainedModel) -> None:
     list(find_blocks(model).blocks[1].parameters())[-1].data.fill_(float("nan"))  # the norm before the MLP
+
+
+def test_sublayers_are_believed_by_their_sum_and_not_by_their_names(tiny_llama: PreTrainedModel) -> None:
+    """A model without them keeps its other promises and passes."""
+    find_blocks(tiny_llama).blocks[2].register_forward_hook(lambda _module, _args, output: output * 1.0001)
+    receipt = check_model(tiny_llama)
+    assert (receipt["attn_out"], receipt["mlp_out"]) == (None, None)
+
+
+def test_the_check_leaves_no_hook_behind(tiny_llama: PreTrainedModel) -> None:
+    check_model(tiny_llama)
+    hooks = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
+    assert not any(getattr(module, name) for module in tiny_llama.modules() for name in hooks)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
+from engine.capture.sites import SITES, find_taps
 from engine.models.blocks import find_blocks
-from engine.models.forward import TokenBatch, read_blocks, read_hidden_states
+from engine.models.check import check_model
+from engine.models.forward import TokenBatch, read_blocks, read_hidden_states, read_taps
 
 
 def whole_state(model: PreTrainedModel) -> dict[str, Any]:
@@ -56,6 +58,15 @@ def test_after_a_capture(used_model: PreTrainedModel, tiny_tokenizer: PreTrained
     assert repr(tiny_tokenizer) == tokenizer_before
 
 
+@pytest.mark.parametrize("site", SITES)
+def test_after_a_capture_of_any_site(
+    used_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, site: str
+) -> None:
+    before = whole_state(used_model)
+    engine.capture_activations(used_model, tiny_tokenizer, ["w3 w4", "w5 w6 w7"], site=site)
+    assert_untouched(used_model, before)
+
+
 @pytest.mark.parametrize("read", [read_blocks, read_hidden_states])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_after_an_error_in_the_middle_of_a_forward(
@@ -80,6 +91,23 @@ def test_hooks_stop_after_the_last_wanted_layer(tiny_llama: PreTrainedModel) -> 
         block.register_forward_pre_hook(lambda _module, _args, layer=layer: ran.append(layer))
     read_blocks(tiny_llama, blocks, TokenBatch.of([[3, 4, 5]], torch.device("cpu")), [0, 1], Tensor.clone)
     assert ran == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("site", "parts"),
+    [("resid_pre", []), ("attn_out", ["self_attn"]), ("mlp_out", ["self_attn", "mlp"])],
+)
+def test_nothing_runs_after_the_last_part_that_is_read(
+    tiny_llama: PreTrainedModel, site: str, parts: list[str]
+) -> None:
+    blocks, receipt = find_blocks(tiny_llama), check_model(tiny_llama)
+    ran: list[str] = []
+    for name, part in blocks.blocks[2].named_children():
+        part.register_forward_pre_hook(lambda _module, _args, name=name: ran.append(name))
+    taps = find_taps(site, [1, 2], blocks, receipt)
+    read = read_taps(tiny_llama, blocks, TokenBatch.of([[3, 4, 5]], torch.device("cpu")), taps, Tensor.clone)
+    assert list(read) == [1, 2]
+    assert [name for name in ran if "norm" not in name] == parts
 
 
 def test_a_batch_is_padded_on_the_right() -> None:

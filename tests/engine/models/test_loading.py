@@ -125,6 +125,18 @@ def test_accelerate_decides_what_lies_where(folder: Path, device_map: str | dict
         torch.testing.assert_close(captured, expected[layer])
 
 
+@pytest.mark.parametrize("site", ["resid_pre", "attn_out", "mlp_out", "embed", "final_norm"])
+def test_sites_are_read_of_weights_on_the_disk(folder: Path, site: str) -> None:
+    model, tokenizer, config = load_model_and_tokenizer(str(folder), device_map=placed("layers.0", "layers.1"))
+    assert (config.receipt["attn_out"], config.receipt["mlp_out"]) == ("self_attn", "mlp")
+    whole = load_model_and_tokenizer(str(folder), "cpu")
+    expected = engine.capture_activations(whole[0], whole[1], "w5 w6 w7", site=site)["activations"]
+    for _ in range(2):  # a pass that ends early leaves the weights where they were
+        captured = engine.capture_activations(model, tokenizer, "w5 w6 w7", site=site)["activations"]
+        for layer, states_read in captured.items():
+            torch.testing.assert_close(states_read, expected[layer])
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"no model lies at {tmp_path / 'nowhere'}: there is no such file or folder"):
         load_model_and_tokenizer(str(tmp_path / "nowhere"))

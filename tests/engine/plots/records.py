@@ -1,13 +1,17 @@
 """Made-up records of captures: what the JSON files hold, without files."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from engine.records.files import CaptureRecord
-from engine.records.statistics import LayerRow, LayerSeparation, Separation
+from engine.records.ranking import Confound, ConfoundReport, RankedLayer, Ranking
+from engine.records.statistics import LayerRow, Separation
 from tests.engine.stats.captures import provenance
 
 # Not in the order of the layers, and largest neither first nor last.
 RELATIVE_NORMS = [0.02, 0.11, 0.05, 0.08]
+D_PRIMES = [0.4, 2.0, 1.7, -0.2]
+TOO_FEW = "2 pairs are too few to rank layers by"
 
 
 def contrast_rows(relative_norms: Sequence[float] = RELATIVE_NORMS, scale: float = 1.0) -> list[LayerRow]:
@@ -21,41 +25,97 @@ def contrast_rows(relative_norms: Sequence[float] = RELATIVE_NORMS, scale: float
             diff_norm=0.5 * (layer + 1) * scale,
             relative_norm=relative_norm,
             cosine_sim=1 - 0.001 * layer,
-            separation=None,
+            pair_cosine=0.3,
         )
         for layer, relative_norm in enumerate(relative_norms)
     ]
-
-
-def separated_rows(d_primes: Sequence[tuple[float, float]]) -> list[LayerRow]:
-    """Rows whose d' is given with a persona and with a topic left out; AUROC follows the worse one."""
-    rows = contrast_rows([0.1] * len(d_primes))
-    for row, (persona, topic) in zip(rows, d_primes, strict=True):
-        row["separation"] = LayerSeparation(
-            worst="persona" if persona < topic else "topic",
-            by_factor={
-                "persona": Separation(d_prime=persona, auroc=0.5 + persona / 10),
-                "topic": Separation(d_prime=topic, auroc=0.5 + topic / 10),
-            },
-        )
-    return rows
 
 
 def prompt_rows(num_layers: int = 4, scale: float = 1.0) -> list[LayerRow]:
     """Rows of layers 0, 1, ... of a prompt."""
     rows = contrast_rows([0.0] * num_layers, scale)
     for row in rows:
-        row["diff_norm"] = row["relative_norm"] = row["cosine_sim"] = None
+        row["diff_norm"] = row["relative_norm"] = row["cosine_sim"] = row["pair_cosine"] = None
     return rows
 
 
+def ranking_of(
+    d_primes: Sequence[float] = D_PRIMES,
+    tied: Collection[int] = (),
+    p_values: Sequence[float] | None = None,
+    left_out: str = "persona",
+    half: float = 0.5,
+    **changes: Any,
+) -> Ranking:
+    """A ranking of layers 0, 1, ... by their d', its other fields changed as told.
+
+    Intervals reach `half` to both sides, shuffled labels score -0.25 to 0.25, and every p-value is 0.004 unless told;
+    AUROC rises with d' and the share of pairs that point the wrong way falls. The best is tied with those named.
+    """
+    order = sorted(range(len(d_primes)), key=lambda layer: -d_primes[layer])
+    open_to = {order[0], *tied}
+    layers = []
+    for rank, layer in enumerate(order, start=1):
+        d_prime, is_tied = d_primes[layer], layer in open_to
+        auroc = 0.5 + d_prime / (2 * (1 + abs(d_prime)))
+        separation = Separation(d_prime=d_prime, auroc=auroc, wrong_way=1 - auroc)
+        layers.append(
+            RankedLayer(
+                layer=layer,
+                rank=rank,
+                low=d_prime - half,
+                high=d_prime + half,
+                rank_low=1 if is_tied else 1 + len(open_to),
+                rank_high=len(open_to) if is_tied else len(order),
+                tied=is_tied,
+                p_value=p_values[layer] if p_values else 0.004,
+                null_low=-0.25,
+                null_high=0.25,
+                left_out=left_out,
+                by_factor={left_out: separation},
+                **separation,
+            )
+        )
+    made = Ranking(
+        layers=layers,
+        groups={left_out: 12},
+        tested=[left_out],
+        confidence=0.95,
+        chance=0.75,
+        smallest_p=1 / 2048,
+        resamples=2000,
+        permutations=2048,
+        seed=0,
+        warnings=[],
+    )
+    return made | changes  # type: ignore[return-value]  # a TypedDict loses its type when merged with a plain one
+
+
+def confounds_of(auroc: float = 0.5, warnings: Sequence[str] = ()) -> ConfoundReport:
+    """What was looked at beside the states; the length of prompts tells the sides apart as well as told."""
+    return ConfoundReport(
+        checks=[
+            Confound(
+                what="prompt length", auroc=auroc, detail="40.0 tokens on the positive side, 31.5 on the negative"
+            ),
+            Confound(what="all words", auroc=0.5, detail="positive and negative prompts with 'a' in 8 and 8"),
+        ],
+        warnings=list(warnings),
+    )
+
+
 def contrast_record(
-    rows: list[LayerRow] | None = None, concept: str | None = "honesty", num_pairs: int = 8
+    rows: list[LayerRow] | None = None,
+    ranking: Ranking | None = None,
+    concept: str | None = "honesty",
+    num_pairs: int = 72,
+    confounds: ConfoundReport | None = None,
 ) -> CaptureRecord:
-    """The record of a contrast."""
-    rows = contrast_rows() if rows is None else rows
+    """The record of a contrast: ranked, by default as `ranking_of` has it; its rows have as many layers."""
+    ranking = ranking_of() if ranking is None else ranking
+    rows = contrast_rows([0.1] * len(ranking["layers"])) if rows is None else rows
     return CaptureRecord(
-        schema=1,
+        schema=2,
         name="some_honesty",
         kind="contrast",
         created="2026-01-02T03:04:05+00:00",
@@ -69,13 +129,27 @@ def contrast_record(
         negative_prompts=["Be deceptive."] * num_pairs,
         factors=[],
         statistics=rows,
+        ranking=ranking,
+        unranked="",
+        confounds=confounds_of() if confounds is None else confounds,
         provenance=provenance(positions="last"),
     )
 
 
+def unranked_record(
+    rows: list[LayerRow] | None = None, reason: str = TOO_FEW, num_pairs: int = 2, concept: str | None = "honesty"
+) -> CaptureRecord:
+    """The record of a contrast in which nothing could be held out."""
+    record = contrast_record(contrast_rows() if rows is None else rows, concept=concept, num_pairs=num_pairs)
+    record["ranking"], record["unranked"] = None, reason
+    record["confounds"] = ConfoundReport(checks=[], warnings=[])
+    return record
+
+
 def prompt_record(rows: list[LayerRow] | None = None, num_prompts: int = 1) -> CaptureRecord:
     """The record of prompts."""
-    record = contrast_record(prompt_rows() if rows is None else rows, concept=None, num_pairs=0)
-    record["name"], record["kind"] = "some_prompt", "prompt"
+    record = unranked_record(prompt_rows() if rows is None else rows, reason="", num_pairs=0, concept=None)
+    record["name"], record["kind"], record["confounds"] = "some_prompt", "prompt", None
+    record["data"]["name"] = "some_prompt.pt"
     record["prompts"] = ["Tell me a story"] * num_prompts
     return record

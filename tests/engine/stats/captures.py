@@ -80,6 +80,8 @@ def provenance(**changes: Any) -> Provenance:
     receipt = Receipt(
         blocks="model.layers",
         final_norm="model.norm",
+        attn_out="self_attn",
+        mlp_out="mlp",
         num_layers=10,
         hidden_size=WIDTH,
         batched_error=0.0,

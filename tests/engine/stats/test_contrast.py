@@ -1,27 +1,49 @@
 """How far two sides are apart at each layer, against numpy in float64; and which sides are not compared."""
 
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.errors import LayerscopeError, RequestError
+from engine.records.captures import ContrastData
 from engine.records.statistics import LayerDiff
 from engine.stats.contrast import compute_contrastive_diff
 from tests.engine.stats.captures import LAYERS, contrast, one_prompt, provenance, random_states, several_prompts
 
 
 def by_numpy(positive: list[Tensor], negative: list[Tensor]) -> LayerDiff:
-    """Of the last states of each side, `(hidden,)` each."""
+    """Of the last states of each side, `(hidden,)` each; sides of one length are pairs."""
     one, other = (
         np.stack([state.float().numpy() for state in side]).astype(np.float64) for side in (positive, negative)
     )
     difference = np.sqrt(((one.mean(0) - other.mean(0)) ** 2).sum())
     size = np.mean([np.sqrt((state**2).sum()) for state in (*one, *other)])
     cosine = one.mean(0) @ other.mean(0) / np.sqrt((one.mean(0) ** 2).sum() * (other.mean(0) ** 2).sum())
-    return LayerDiff(diff_norm=float(difference), relative_norm=float(difference / size), cosine_sim=float(cosine))
+    return LayerDiff(
+        diff_norm=float(difference),
+        relative_norm=float(difference / size),
+        cosine_sim=float(cosine),
+        pair_cosine=pair_cosine_by_numpy(one - other) if len(one) == len(other) else None,
+    )
+
+
+def assert_equal(diff: LayerDiff, expected: LayerDiff) -> None:
+    """All but the rounding; what there is no number for is None in both."""
+    assert {key for key, value in diff.items() if value is None} == {k for k, v in expected.items() if v is None}
+    numbers = {key: value for key, value in expected.items() if value is not None}
+    assert {key: dict(diff)[key] for key in numbers} == pytest.approx(numbers, rel=1e-9)
+
+
+def pair_cosine_by_numpy(differences: NDArray[np.float64]) -> float | None:
+    """Every two distinct pairs, one after the other."""
+    units = [difference / np.sqrt(difference @ difference) for difference in differences]
+    cosines = [float(one @ other) for one, other in combinations(units, 2)]
+    return float(np.mean(cosines)) if cosines else None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -30,7 +52,7 @@ def test_two_prompts(dtype: torch.dtype) -> None:
     diffs = compute_contrastive_diff(one_prompt(positive), one_prompt(negative))
     assert list(diffs) == LAYERS
     for layer in LAYERS:
-        assert diffs[layer] == pytest.approx(by_numpy([positive[layer][-1]], [negative[layer][-1]]), rel=1e-9)
+        assert_equal(diffs[layer], by_numpy([positive[layer][-1]], [negative[layer][-1]]))
 
 
 def test_two_batches_end_at_their_last_tokens() -> None:
@@ -39,7 +61,7 @@ def test_two_batches_end_at_their_last_tokens() -> None:
     diffs = compute_contrastive_diff(several_prompts(positive), several_prompts(negative))
     for layer in LAYERS:
         expected = by_numpy([states[layer][-1] for states in positive], [states[layer][-1] for states in negative])
-        assert diffs[layer] == pytest.approx(expected, rel=1e-9)
+        assert_equal(diffs[layer], expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -49,7 +71,7 @@ def test_a_contrast_of_several_pairs(dtype: torch.dtype) -> None:
     diffs = compute_contrastive_diff(contrast(positive, negative))
     for layer in LAYERS:
         expected = by_numpy([states[layer][-1] for states in positive], [states[layer][-1] for states in negative])
-        assert diffs[layer] == pytest.approx(expected, rel=1e-9)
+        assert_equal(diffs[layer], expected)
 
 
 def test_a_small_difference_of_bfloat16_states_is_not_rounded_away() -> None:
@@ -62,7 +84,7 @@ def test_a_small_difference_of_bfloat16_states_is_not_rounded_away() -> None:
 def test_equal_sides_do_not_differ() -> None:
     states = random_states(5, seed=0)
     for diff in compute_contrastive_diff(one_prompt(states), one_prompt(states)).values():
-        assert diff == pytest.approx(LayerDiff(diff_norm=0.0, relative_norm=0.0, cosine_sim=1.0))
+        assert_equal(diff, LayerDiff(diff_norm=0.0, relative_norm=0.0, cosine_sim=1.0, pair_cosine=None))
 
 
 def test_opposite_sides() -> None:
@@ -79,6 +101,51 @@ def test_the_raw_norm_grows_with_the_states_and_the_relative_norm_does_not() -> 
     assert large["diff_norm"] == pytest.approx(8 * small["diff_norm"])
     assert large["relative_norm"] == pytest.approx(small["relative_norm"])
     assert large["cosine_sim"] == pytest.approx(small["cosine_sim"])
+    assert small["pair_cosine"] is None  # a pair alone
+
+
+def with_differences(*differences: tuple[float, float]) -> ContrastData:
+    """Pairs whose last states differ by these, whatever they have in common."""
+    shared = torch.randn(len(differences), 1, 2, generator=torch.Generator().manual_seed(0))
+    negative = [{3: state} for state in shared]
+    positive = [{3: state + torch.tensor([moved])} for state, moved in zip(shared, differences, strict=True)]
+    return contrast(positive, negative)
+
+
+@pytest.mark.parametrize(
+    ("differences", "cosine"),
+    [
+        ([(1.0, 0.0), (5.0, 0.0), (0.1, 0.0)], 1.0),
+        ([(2.0, 0.0), (0.0, 3.0)], 0.0),
+        ([(2.0, 0.0), (-1.0, 0.0)], -1.0),
+        ([(1.0, 0.0), (1.0, 0.0), (-1.0, 0.0)], -1 / 3),
+        ([(1.0, 0.0), (1.0, 1.0)], 0.5**0.5),
+    ],
+    ids=["one way", "nothing in common", "opposite", "one against two", "half way"],
+)
+def test_pair_cosine_says_how_far_pairs_differ_the_same_way(
+    differences: list[tuple[float, float]], cosine: float
+) -> None:
+    diff = compute_contrastive_diff(with_differences(*differences))[3]
+    assert diff["pair_cosine"] == pytest.approx(cosine, abs=1e-5)
+
+
+def test_pairs_that_do_not_differ_point_no_way() -> None:
+    some = compute_contrastive_diff(with_differences((2.0, 0.0), (0.0, 0.0), (1.0, 0.0)))[3]
+    assert some["pair_cosine"] == pytest.approx(1.0, abs=1e-5)
+    none = compute_contrastive_diff(with_differences((0.0, 0.0), (0.0, 0.0), (1.0, 0.0)))[3]
+    assert none["pair_cosine"] is None
+
+
+def test_pairs_that_have_nothing_in_common_score_nothing_on_average() -> None:
+    """Without a pair and itself: with those, ten random pairs in many dimensions would score a tenth."""
+    generator = torch.Generator().manual_seed(0)
+    cosines = []
+    for _ in range(50):
+        sides = torch.randn(2, 10, 1, 64, generator=generator)
+        data = contrast([{3: state} for state in sides[0]], [{3: state} for state in sides[1]])
+        cosines.append(compute_contrastive_diff(data)[3]["pair_cosine"])
+    assert float(np.mean([cosine for cosine in cosines if cosine is not None])) == pytest.approx(0.0, abs=0.01)
 
 
 @pytest.mark.parametrize(

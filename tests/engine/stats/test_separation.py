@@ -1,76 +1,34 @@
 """Held-out separation: right by a plain computation, finds what was planted, and finds nothing where nothing is."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
-import torch
-from numpy.typing import NDArray
 
-from engine.records.captures import ActivationData, ContrastData
+from engine.records.captures import ContrastData
 from engine.records.concepts import Factors
+from engine.records.statistics import Separation
 from engine.stats.separation import compute_separation
-
-Array = NDArray[np.float64]
-FACTORS = ("persona", "template", "topic")
-PERSONAS, TEMPLATES, TOPICS = 4, 3, 5
-
-
-def all_factors() -> list[Factors]:
-    """Every persona in every template on every topic."""
-    return [
-        Factors(persona=f"p{i}", template=f"t{j}", topic=f"about {k}")
-        for i in range(PERSONAS)
-        for j in range(TEMPLATES)
-        for k in range(TOPICS)
-    ]
+from tests.engine.stats.contrasts import (
+    FACTORS,
+    PERSONAS,
+    Array,
+    all_factors,
+    auroc_by_hand,
+    capture_of,
+    d_prime_by_hand,
+    noise,
+    projected_by_hand,
+    values_of,
+)
 
 
-def capture_of(layers: Sequence[tuple[Array, Array]], factors: list[Factors] | None) -> ContrastData:
-    """A contrast whose last states are given: per layer positive and negative, `(pairs, hidden)` each."""
-
-    def prompt(side: int, pair: int) -> ActivationData:
-        return ActivationData(
-            activations={i: torch.tensor(layer[side][pair])[None, None] for i, layer in enumerate(layers)},
-            input_ids=torch.zeros(1, 1, dtype=torch.long),
-            tokens=["x"],
-            prompt="x",
-            num_layers=len(layers),
-            captured_layers=list(range(len(layers))),
-        )
-
-    pairs = len(layers[0][0])
-    data = ContrastData(
-        positive=[prompt(0, pair) for pair in range(pairs)],
-        negative=[prompt(1, pair) for pair in range(pairs)],
-        num_pairs=pairs,
-        concept=None,
-        layers=list(range(len(layers))),
+def by_hand(positive: Array, negative: Array, groups: list[str]) -> Separation:
+    """The same three numbers with loops over the groups and over the pairs, and directions written out."""
+    projected = projected_by_hand((positive, negative), groups)
+    return Separation(
+        d_prime=d_prime_by_hand(projected),
+        auroc=auroc_by_hand(projected),
+        wrong_way=float(np.mean(projected[0] < projected[1])),
     )
-    if factors is not None:
-        data["factors"] = factors
-    return data
-
-
-def noise(rng: np.random.Generator, pairs: int, width: int = 24) -> tuple[Array, Array]:
-    """Two sides that share what their pair is about, far from the origin, and differ by chance."""
-    shared = rng.normal(size=(pairs, width)) + 30
-    return shared + rng.normal(size=(pairs, width)), shared + rng.normal(size=(pairs, width))
-
-
-def by_hand(positive: Array, negative: Array, groups: list[str]) -> tuple[float, float]:
-    """The same two numbers with a loop over the groups and directions written out."""
-    held_out_positive, held_out_negative = [], []
-    for group in sorted(set(groups)):
-        out = np.array([name == group for name in groups])
-        direction = (positive[~out] - negative[~out]).mean(axis=0)
-        direction /= np.linalg.norm(direction)
-        middle = (positive[~out].mean(axis=0) + negative[~out].mean(axis=0)) / 2
-        held_out_positive += list((positive[out] - middle) @ direction)
-        held_out_negative += list((negative[out] - middle) @ direction)
-    p, n = np.array(held_out_positive), np.array(held_out_negative)
-    d_prime = (p.mean() - n.mean()) / np.sqrt((p.var(ddof=1) + n.var(ddof=1)) / 2)
-    return float(d_prime), float(np.mean([(a > b) + (a == b) / 2 for a in p for b in n]))
 
 
 def test_it_is_what_a_plain_computation_gives() -> None:
@@ -80,9 +38,9 @@ def test_it_is_what_a_plain_computation_gives() -> None:
     positive[:, 0] += 1.5
     (layer,) = compute_separation(capture_of([(positive, negative)], factors)).values()
     for factor in FACTORS:
-        d_prime, auroc = by_hand(positive, negative, [str(dict(pair)[factor]) for pair in factors])
-        assert layer["by_factor"][factor]["d_prime"] == pytest.approx(d_prime, rel=1e-9)
-        assert layer["by_factor"][factor]["auroc"] == pytest.approx(auroc, rel=1e-9)
+        expected = by_hand(positive, negative, values_of(factors, factor))
+        assert layer["by_factor"][factor] == pytest.approx(expected, rel=1e-9)
+        assert 0 < expected["wrong_way"] < 0.5
     assert layer["worst"] == min(layer["by_factor"], key=lambda name: layer["by_factor"][name]["d_prime"])
 
 
@@ -135,16 +93,15 @@ def test_pairs_without_factors_are_left_out_in_folds() -> None:
     positive, negative = noise(rng, 10)
     positive[:, 0] += 3.0
     (layer,) = compute_separation(capture_of([(positive, negative)], None)).values()
-    d_prime, _ = by_hand(positive, negative, [str(i % 5) for i in range(10)])
     assert layer["worst"] == "pairs"
-    assert layer["by_factor"]["pairs"]["d_prime"] == pytest.approx(d_prime, rel=1e-9)
+    assert layer["by_factor"]["pairs"] == pytest.approx(by_hand(positive, negative, [f"{i % 5}" for i in range(10)]))
 
 
-def test_a_factor_that_does_not_vary_cannot_be_left_out() -> None:
+def test_a_factor_with_fewer_than_three_values_cannot_be_left_out() -> None:
     rng = np.random.default_rng(5)
-    factors = [Factors(persona="only", template=f"t{i % 2}", topic=f"{i}") for i in range(6)]
+    factors = [Factors(persona="only", template=f"t{i % 2}", topic=f"{i % 3}") for i in range(6)]
     (layer,) = compute_separation(capture_of([noise(rng, 6)], factors)).values()
-    assert set(layer["by_factor"]) == {"template", "topic"}
+    assert set(layer["by_factor"]) == {"topic"}
 
 
 @pytest.mark.parametrize("pairs", [1, 3])
@@ -152,7 +109,45 @@ def test_too_few_pairs_get_no_number(pairs: int) -> None:
     assert compute_separation(capture_of([noise(np.random.default_rng(6), pairs)], None)) == {}
 
 
+def test_wrong_way_counts_the_pairs_whose_prompts_lie_the_other_way_round() -> None:
+    """Two of twelve pairs point backwards along the only axis; a large middle does not hide it."""
+    rng = np.random.default_rng(7)
+    middles, gaps = 100 * rng.normal(size=(12, 1)), np.ones((12, 1))
+    gaps[[3, 8]] = -1
+    (layer,) = compute_separation(capture_of([(middles + gaps, middles - gaps)], None)).values()
+    assert layer["by_factor"]["pairs"]["wrong_way"] == pytest.approx(2 / 12)
+
+
+def test_equal_projections_count_half_although_they_are_rounded() -> None:
+    """Along a single axis of whole numbers most prompts tie with some of the other side."""
+    rng = np.random.default_rng(9)
+    factors = all_factors()
+    positive, negative = (rng.integers(4, 9, size=(len(factors), 1)).astype(np.float64) for _ in range(2))
+    positive += 1
+    (layer,) = compute_separation(capture_of([(positive, negative)], factors)).values()
+    for factor in FACTORS:
+        projected = projected_by_hand((positive, negative), values_of(factors, factor))
+        expected = auroc_by_hand((projected[0].round(6), projected[1].round(6)))
+        assert layer["by_factor"][factor]["auroc"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_swapping_the_sides_swaps_nothing() -> None:
+    """The direction turns around with the labels."""
+    rng = np.random.default_rng(8)
+    positive, negative = noise(rng, 20)
+    (one,) = compute_separation(capture_of([(positive, negative)], None)).values()
+    (other,) = compute_separation(capture_of([(negative, positive)], None)).values()
+    assert one["by_factor"]["pairs"] == pytest.approx(other["by_factor"]["pairs"], rel=1e-9)
+
+
 def test_sides_that_are_equal_get_zero_and_not_a_division_by_it() -> None:
     same = np.ones((6, 4))
     (layer,) = compute_separation(capture_of([(same, same)], None)).values()
-    assert layer["by_factor"]["pairs"] == {"d_prime": 0.0, "auroc": 0.5}
+    assert layer["by_factor"]["pairs"] == {"d_prime": 0.0, "auroc": 0.5, "wrong_way": 0.5}
+
+
+def test_sides_without_any_spread_get_zero_and_not_a_division_by_it() -> None:
+    """How far apart they are cannot be said in units of their spread; that every prompt is in order can."""
+    one, other = np.full((8, 4), 3.0), np.full((8, 4), 1.0)
+    (layer,) = compute_separation(capture_of([(one, other)], None)).values()
+    assert layer["by_factor"]["pairs"] == {"d_prime": 0.0, "auroc": 1.0, "wrong_way": 0.0}

@@ -13,14 +13,13 @@ from tests.engine.stats.captures import LAYERS, contrast, one_prompt, random_sta
 def test_a_contrast_has_all_columns() -> None:
     data = contrast([random_states(5, 0), random_states(6, 1)], [random_states(5, 2), random_states(7, 3)])
     stats, diffs = compute_activation_stats(data), compute_contrastive_diff(data)
-    assert layer_table(data) == [
-        {"layer": layer, **stats[layer], **diffs[layer], "separation": None} for layer in LAYERS
-    ]
+    assert layer_table(data) == [{"layer": layer, **stats[layer], **diffs[layer]} for layer in LAYERS]
+    assert all(row["pair_cosine"] is not None for row in layer_table(data))
 
 
 def test_a_prompt_has_no_differences() -> None:
     data = one_prompt(random_states(5, 0))
-    nothing = {"diff_norm": None, "relative_norm": None, "cosine_sim": None, "separation": None}
+    nothing = {"diff_norm": None, "relative_norm": None, "cosine_sim": None, "pair_cosine": None}
     stats = compute_activation_stats(data)
     assert layer_table(data) == [{"layer": layer, **stats[layer], **nothing} for layer in LAYERS]
 

@@ -4,14 +4,16 @@ import json
 import logging
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import engine
-from engine.errors import StoreError
+from engine.errors import RequestError, StoreError
 from engine.records.captures import ActivationData, ContrastData
-from engine.store.read import describe_tensors
+from engine.store.catalog import show_capture
+from engine.store.read import describe_tensors, load_contrast
 
 
 def test_a_contrast_comes_back_whole(contrast_data: ContrastData, tmp_path: Path) -> None:
@@ -98,7 +100,7 @@ def test_a_record_that_disagrees_is_refused(
     [
         ("{", "is damaged"),
         ("[]", "is damaged: Expected `object`"),
-        ('{"schema": 1}', "missing required field"),
+        ('{"schema": 2}', "is damaged: Object missing required field"),
         ("\x00\xff", "is damaged"),
     ],
 )
@@ -117,8 +119,40 @@ def test_a_record_of_the_future_is_refused(prompt_data: ActivationData, tmp_path
     paths = engine.save_activations(prompt_data, "mine", store=tmp_path)
     record = json.loads(paths.record.read_text())
     paths.record.write_text(json.dumps(record | {"schema": 99}))
-    with pytest.raises(StoreError, match=r"has schema 99\. Expected: schema 1"):
+    with pytest.raises(StoreError, match=r"has schema 99\. Expected: schema 2\. Next: .*the layerscope that wrote it"):
         engine.load_activations("mine", store=tmp_path)
+
+
+def of_schema_1(record: dict[str, Any]) -> dict[str, Any]:
+    """The record as layerscope wrote it before it ranked layers."""
+    kept = {key: value for key, value in record.items() if key not in {"ranking", "unranked", "confounds"}}
+    rows = [{key: value for key, value in row.items() if key != "pair_cosine"} for row in record["statistics"]]
+    receipt = {k: v for k, v in record["provenance"]["receipt"].items() if k not in {"attn_out", "mlp_out"}}
+    provenance = record["provenance"] | {"receipt": receipt}
+    return kept | {"schema": 1, "statistics": [row | {"separation": None} for row in rows], "provenance": provenance}
+
+
+def test_a_record_from_before_layers_were_ranked_is_old_and_not_damaged(
+    contrast_data: ContrastData, tmp_path: Path
+) -> None:
+    paths = engine.save_activations(contrast_data, "mine", store=tmp_path)
+    paths.record.write_text(json.dumps(of_schema_1(json.loads(paths.record.read_text()))))
+    for read in (engine.load_activations, show_capture):
+        with pytest.raises(StoreError, match=r"has schema 1.*capture again") as caught:
+            read("mine", store=tmp_path)
+        assert "damaged" not in str(caught.value)
+    (entry,) = engine.list_captures(tmp_path)
+    assert "has schema 1" in entry.problem
+
+
+def test_what_an_old_record_stands_beside_is_read_when_the_record_is_gone(
+    contrast_data: ContrastData, tmp_path: Path
+) -> None:
+    """Nothing in the tensors is of a schema: only the record is made anew."""
+    paths = engine.save_activations(contrast_data, "mine", store=tmp_path)
+    paths.record.unlink()
+    assert "positive" in engine.load_activations("mine", store=tmp_path)
+    assert describe_tensors(paths.tensors)["schema"] == 2
 
 
 def test_tensors_that_came_alone_are_read_with_a_warning(
@@ -131,3 +165,40 @@ def test_tensors_that_came_alone_are_read_with_a_warning(
         assert "provenance" not in engine.load_activations("mine", store=tmp_path)
     assert "provenance and factors are unknown" in caplog.text
     assert json.loads(json.dumps(describe_tensors(paths.tensors)["statistics"])) == statistics
+
+
+def test_pairs_that_came_alone_are_ranked_without_factors(ranked_data: ContrastData, tmp_path: Path) -> None:
+    paths = engine.save_activations(ranked_data, "mine", store=tmp_path)
+    paths.record.unlink()
+    ranking = describe_tensors(paths.tensors)["ranking"]
+    assert ranking is not None
+    assert set(ranking["groups"]) == {"pairs"}
+    assert "the pairs carry no factors" in " ".join(ranking["warnings"])
+
+
+def test_a_contrast_is_loaded_as_one(contrast_data: ContrastData, tmp_path: Path) -> None:
+    engine.save_activations(contrast_data, "mine", store=tmp_path)
+    for loaded in (load_contrast("mine", store=tmp_path), load_contrast(tmp_path / "mine.pt")):
+        assert (loaded["num_pairs"], loaded["layers"]) == (2, [0, 1, 2, 3])
+        assert (loaded["factors"], loaded["provenance"]) == (contrast_data["factors"], contrast_data["provenance"])
+        for side in (0, 1):
+            one, two = ((data["positive"], data["negative"])[side] for data in (loaded, contrast_data))
+            for first, second in zip(one, two, strict=True):
+                assert all(torch.equal(first["activations"][i], second["activations"][i]) for i in range(4))
+
+
+def test_prompts_are_not_loaded_as_a_contrast(prompt_data: ActivationData, tmp_path: Path) -> None:
+    engine.save_activations(prompt_data, "mine", store=tmp_path)
+    with pytest.raises(RequestError, match=r"mine is a capture of prompts: it has no two sides.*capture a contrast"):
+        load_contrast("mine", store=tmp_path)
+
+
+def test_a_contrast_that_cannot_be_loaded_says_so_as_any_capture(contrast_data: ContrastData, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"no capture at .*mine\.pt"):
+        load_contrast("mine", store=tmp_path)
+    paths = engine.save_activations(contrast_data, "mine", store=tmp_path)
+    paths.tensors.write_bytes(paths.tensors.read_bytes()[:100])
+    with pytest.raises(StoreError, match="damaged"):
+        load_contrast("mine", store=tmp_path)
+    with pytest.raises(StoreError, match="cannot be the name of a capture"):
+        load_contrast("../mine", store=tmp_path)

@@ -1,6 +1,8 @@
 """Saving: the how-to's dictionaries in the .pt, everything else in the .json, whole or not at all."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import engine
 from engine.errors import StoreError
 from engine.records.captures import ActivationData, ContrastData
+from engine.records.concepts import Factors
+from engine.store.catalog import show_capture
+from engine.store.write import write_atomically
 
 PROMPT_KEYS = {"activations", "input_ids", "tokens", "prompt", "num_layers", "captured_layers"}
 
@@ -34,7 +39,7 @@ def test_the_pt_of_a_contrast_is_the_how_tos_dictionary(contrast_data: ContrastD
 def test_the_json_holds_provenance_factors_and_statistics(contrast_data: ContrastData, tmp_path: Path) -> None:
     engine.save_activations(contrast_data, "mine", store=tmp_path)
     record = json.loads((tmp_path / "mine.json").read_text())
-    assert record["schema"] == 1
+    assert record["schema"] == 2
     assert record["prompts"] == ["w5 w9", "w6 w9"]
     assert record["negative_prompts"] == ["w15 w9", "w16 w9"]
     assert [factors["persona"] for factors in record["factors"]] == ["one", "two"]
@@ -50,6 +55,47 @@ def test_the_json_holds_provenance_factors_and_statistics(contrast_data: Contras
         for side in ("positive", "negative")
     ]
     assert record["statistics"][2]["diff_norm"] == pytest.approx(float((means[0] - means[1]).norm()))
+
+
+def test_the_json_holds_the_ranking_and_what_could_explain_it_away(ranked_data: ContrastData, tmp_path: Path) -> None:
+    paths = engine.save_activations(ranked_data, "mine", store=tmp_path)
+    record = json.loads(paths.record.read_text())
+    assert record["ranking"] == engine.rank_layers(ranked_data)
+    assert {layer["layer"] for layer in record["ranking"]["layers"]} == {0, 1, 2, 3}
+    assert record["unranked"] == ""
+    assert record["confounds"] == engine.find_confounds(ranked_data)
+    assert record["confounds"]["checks"]
+
+
+def test_the_ranking_is_that_of_the_tensors_that_are_read_back(ranked_data: ContrastData, tmp_path: Path) -> None:
+    engine.save_activations(ranked_data, "mine", store=tmp_path)
+    loaded = engine.load_activations("mine", store=tmp_path)
+    assert "positive" in loaded
+    assert engine.rank_layers(loaded) == show_capture("mine", store=tmp_path)["ranking"]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "reason"),
+    [(2, "2 pairs are too few to rank layers by"), (4, "the pairs have too few personas, templates and topics")],
+)
+def test_a_contrast_that_cannot_be_ranked_is_saved_with_the_reason(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, pairs: int, reason: str
+) -> None:
+    factors = [Factors(template="t", persona="p", topic="w9")] * pairs
+    texts = [f"w{5 + i} w9" for i in range(pairs)]
+    data = engine.capture_contrastive_activations(tiny_llama, tiny_tokenizer, texts, texts[::-1], factors=factors)
+    engine.save_activations(data, "mine", store=tmp_path)
+    record = show_capture("mine", store=tmp_path)
+    assert record["ranking"] is None
+    assert record["unranked"].startswith(reason)
+    assert record["confounds"] == {"checks": [], "warnings": []}
+    assert len(record["statistics"]) == 4
+
+
+def test_a_prompt_has_nothing_to_rank(prompt_data: ActivationData, tmp_path: Path) -> None:
+    engine.save_activations(prompt_data, "mine", store=tmp_path)
+    record = show_capture("mine", store=tmp_path)
+    assert (record["ranking"], record["unranked"], record["confounds"]) == (None, "", None)
 
 
 def test_a_path_is_saved_where_it_says(
@@ -178,3 +224,47 @@ except engine.LayerscopeError as error:
     child = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
     assert "nothing was saved" in child.stdout, child.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.json", "first.pt"]
+
+
+def test_a_file_is_written_whole_in_a_folder_that_need_not_exist(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "file.bin"
+    for content in (b"first, and longer", b"", b"second"):
+        write_atomically(path, content)
+        assert path.read_bytes() == content
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.bin"]
+
+
+@pytest.mark.parametrize("moment", ["os.fsync", "pathlib.Path.replace"])
+def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "file.bin"
+    write_atomically(path, b"first")
+    with monkeypatch.context() as patch:
+        patch.setattr(moment, fail)
+        with pytest.raises(StoreError, match=r"nothing was saved in .*No space left.*make room"):
+            write_atomically(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file.bin"]
+
+
+def test_what_fails_for_another_reason_leaves_nothing_and_keeps_its_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "file.bin", b"content")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(StoreError, match=r"nothing was saved in .*file"):
+        write_atomically(tmp_path / "file" / "inner", b"content")
+    assert (tmp_path / "file").read_text() == "mine"

@@ -1,0 +1,85 @@
+"""What a capture will cost, told before it is run: prompts, tokens, seconds and bytes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from engine.capture.batches import DEFAULT_BATCH_SIZE, sorted_batches
+from engine.capture.layers import LayerSpec
+from engine.capture.positions import PositionSpec
+from engine.capture.prompts import tokenize_prompts
+from engine.capture.run import Settings
+from engine.capture.sites import DEFAULT_SITE
+from engine.models.blocks import find_blocks
+from engine.models.description import describe_model
+from engine.models.forward import TokenBatch, input_device, read_blocks
+from engine.records.captures import CaptureEstimate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_TIMED_PROMPTS = 2
+
+
+def estimate_capture(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    layers: LayerSpec = None,
+    *,
+    site: str = DEFAULT_SITE,
+    positions: PositionSpec = "all",
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    rendered: bool = False,
+) -> CaptureEstimate:
+    """Count what a capture would read and keep, and time a small piece of it.
+
+    Args:
+        model: See `capture_activations`.
+        tokenizer: Its tokenizer.
+        prompts: All texts, of both sides if there are two; at least one.
+        layers: See `parse_layers`; None for all.
+        site: See `capture_activations`.
+        positions: See `parse_positions`.
+        batch_size: Most prompts in one forward pass.
+        rendered: Whether the texts went through a chat template and hold their special tokens.
+
+    Returns:
+        The estimate. Prompts, tokens and bytes of the states are exact; seconds are those of two prompts of middling
+        length, scaled by the number of tokens, padding included.
+
+    Raises:
+        RequestError: A site, layers or positions that do not exist.
+        CaptureError: A prompt that is empty or too long.
+        ModelError: The model fails the check, or does not have the site.
+
+    Example:
+        >>> estimate = estimate_capture(model, tokenizer, ["Tell me a story"] * 10, layers=[16], positions="last")
+        >>> estimate["tokens"], estimate["bytes"]
+        (40, 23040)
+    """
+    settings = Settings.for_model(
+        model, layers, positions, site=site, use_hooks=True, batch_size=batch_size, progress=None
+    )
+    tokenized = tokenize_prompts(model, tokenizer, prompts, rendered=rendered)
+    lengths = [len(prompt.ids) for prompt in tokenized]
+    spans = [settings.positions.span(len(prompt.ids), prompt.name) for prompt in tokenized]
+    kept = len(prompts) if settings.positions.mean else sum(stop - start for start, stop in spans)
+    padded = sum(len(batch) * lengths[batch[0]] for batch in sorted_batches(lengths, batch_size))
+    middling = sorted(tokenized, key=lambda prompt: len(prompt.ids))[len(prompts) // 2]
+    width = describe_model(model).hidden_size
+    return CaptureEstimate(
+        prompts=len(prompts),
+        tokens=sum(lengths),
+        seconds=round(padded * _seconds_per_token(model, middling.ids, settings.layers[-1]), 2),
+        bytes=kept * len(settings.layers) * width * (4 if settings.positions.mean else model.dtype.itemsize),
+    )
+
+
+def _seconds_per_token(model: PreTrainedModel, ids: list[int], last_layer: int) -> float:
+    batch = TokenBatch.of([ids] * _TIMED_PROMPTS, input_device(model))
+    begun = time.perf_counter()
+    read_blocks(model, find_blocks(model), batch, [last_layer], lambda _states: None)
+    return (time.perf_counter() - begun) / (len(ids) * _TIMED_PROMPTS)

@@ -1,0 +1,119 @@
+"""`layerscope directions` and `layerscope read`: the direction of a contrast, and a text along it."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from engine.cli.captures import capture_path, is_path
+from engine.cli.console import Narrator, print_data, print_json, print_lines
+from engine.errors import RequestError
+from engine.models.registry import find_source
+from engine.plots.tokens_text import tokens_as_text
+from engine.store.names import DEFAULT_STORE
+
+if TYPE_CHECKING:
+    from engine.records.directions import Direction
+
+DIRECTIONS_HELP = """Extract the direction of a contrast at every layer and save it beside the capture.
+
+[bold]Examples[/bold]
+
+  layerscope directions smollm2_honesty
+  layerscope directions smollm2_honesty --method logistic --output honesty_probe
+"""
+
+READ_HELP = """Read a text along the direction of a contrast, token by token.
+
+0 is the mean of the negative prompts, 1 that of the positive ones.
+
+[bold]Examples[/bold]
+
+  layerscope read smollm2_honesty --prompt "I swear that I did not take it"
+  layerscope read smollm2_honesty -p "Did you do it?" --chat -o tokens.png
+  layerscope read honesty_probe --prompt "I swear" --layer 17 --json
+"""
+
+Name = Annotated[str, typer.Argument(help="A capture's name, or the path of one of its files.")]
+Store = Annotated[Path, typer.Option("--store", "-s", help="The folder of captures.")]
+
+
+def directions(
+    name: Name,
+    method: Annotated[str, typer.Option(help="mean_diff, pca or logistic.")] = "mean_diff",
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="Name to save under; the capture's unless given.")
+    ] = None,
+    store: Store = DEFAULT_STORE,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace directions of that name.")] = False,
+) -> None:
+    """Extract the direction of a contrast at every layer."""
+    from engine.stats.direction import extract_directions
+    from engine.store.directions import leading_layer, save_directions
+    from engine.store.read import load_contrast
+
+    narrator = Narrator(quiet=False)
+    path = capture_path(name, store)
+    found = extract_directions(load_contrast(path), method)
+    target = capture_path(output or name, store)
+    saved = save_directions(found, target, leading=leading_layer(path, found), force=force)
+    narrator.say(f"saved {len(found)} directions ({method}), layers {min(found)} to {max(found)}")
+    print_lines(f"{saved}\n")
+
+
+def read(
+    name: Annotated[str, typer.Argument(help="Saved directions, or a capture of pairs.")],
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The text to read.")],
+    layer: Annotated[int | None, typer.Option("--layer", "-l", help="The one that ranked first unless given.")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="The one captured unless given.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Put the text through the chat template, as a user's.")] = False,
+    store: Store = DEFAULT_STORE,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Draw layers by tokens into a .png, .svg or .pdf.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No narration.")] = False,
+) -> None:
+    """Read a text along the direction of a contrast, token by token."""
+    narrator = Narrator(quiet=quiet)
+    from engine.store.directions import find_directions
+
+    found, leading, capture = find_directions(name if is_path(name) else store / name)
+    if capture:
+        narrator.say(f"no directions are saved for {capture}: taking the mean difference of the capture")
+    if layer is not None and layer not in found:
+        raise RequestError(f"there is no direction at layer {layer}", expected=f"one of {sorted(found)}")
+    source = model or _model_of(found)
+    find_source(source)
+    from engine.models.loading import load_model_and_tokenizer
+    from engine.stats.reading import read_text
+
+    with narrator.working(f"loading {source}"):
+        loaded, tokenizer, _ = load_model_and_tokenizer(source)
+    with narrator.engine_log():
+        reading = read_text(loaded, tokenizer, found, prompt, leading=leading if layer is None else layer, chat=chat)
+    if as_json:
+        print_json(msgspec.json.format(msgspec.json.encode(reading)))
+    else:
+        print_data(tokens_as_text(reading))
+    if output:
+        from engine.plots.style import save_figure
+        from engine.plots.tokens_figure import draw_tokens
+
+        narrator.say(f"saved {save_figure(partial(draw_tokens, reading), output, title=prompt)}")
+
+
+def _model_of(found: "dict[int, Direction]") -> str:
+    provenance = next(iter(found.values()))["provenance"]
+    if provenance is None:
+        raise RequestError("the model that the directions come from is unknown", next_step="name it with --model")
+    try:
+        find_source(provenance["alias"])
+    except RequestError as error:
+        raise RequestError(
+            f"the model of these directions, {provenance['model']}, is not known here by its name",
+            next_step="name it with --model",
+        ) from error
+    return provenance["alias"]

@@ -1,0 +1,67 @@
+"""Draw where the two sides lie at one layer as text. Knows rich and the projections."""
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from engine.plots.findings import left_out_in_words
+from engine.records.files import CaptureRecord
+from engine.records.statistics import SideProjections
+
+_COLUMNS = 72
+_LEVELS = " ▁▂▃▄▅▆▇█"
+_MOST_WRONG = 5
+
+
+def sides_as_text(sides: SideProjections, pairs: Sequence[str] = (), title: str = "") -> RenderableType:
+    """Two histograms, one above the other, and the pairs that point the wrong way.
+
+    Args:
+        sides: From `project_sides`.
+        pairs: What to call each pair, see `pair_labels`.
+        title: What was captured.
+    """
+    low = min(*sides["positive"], *sides["negative"])
+    high = max(*sides["positive"], *sides["negative"])
+    wrong = wrong_pairs(sides)
+    score = f"d' {sides['d_prime']:.2f}, AUROC {sides['auroc']:.3f}"
+    lines = [
+        Text(f"{title}, layer {sides['layer']}".removeprefix(", "), style="bold"),
+        Text(f"{left_out_in_words(sides['left_out'])} left out: {score}", style="dim"),
+        Text(f"+ {_histogram(sides['positive'], low, high)}", style="yellow"),
+        Text(f"- {_histogram(sides['negative'], low, high)}", style="blue"),
+        Text(f"  {low:<+8.1f}{'units of the spread within a side':^{_COLUMNS - 16}}{high:>+8.1f}", style="dim"),
+        Text(f"{len(wrong)} of {len(sides['positive'])} pairs point the wrong way."),
+    ]
+    for pair in wrong[:_MOST_WRONG] if pairs else []:
+        gap = sides["positive"][pair] - sides["negative"][pair]
+        lines.append(
+            Text(f"  pair {pair} ({gap:+.1f}): {' '.join(pairs[pair].split())}", no_wrap=True, overflow="ellipsis")
+        )
+    return Group(*lines)
+
+
+def pair_labels(record: CaptureRecord) -> list[str]:
+    """What to call each pair of a capture: what it was made from, or else its positive prompt.
+
+    Args:
+        record: Its JSON.
+    """
+    if not record["factors"]:
+        return record["prompts"]
+    return [f"{pair['persona']}, {pair['template']}: {pair['topic']}" for pair in record["factors"]]
+
+
+def wrong_pairs(sides: SideProjections) -> list[int]:
+    """Numbers of the pairs whose positive prompt lies on the negative side of its partner, the furthest first."""
+    gaps = [positive - negative for positive, negative in zip(sides["positive"], sides["negative"], strict=True)]
+    return sorted((pair for pair, gap in enumerate(gaps) if gap < 0), key=lambda pair: gaps[pair])
+
+
+def _histogram(values: Sequence[float], low: float, high: float) -> str:
+    counts = [0] * _COLUMNS
+    for value in values:
+        counts[min(int((value - low) / ((high - low) or 1.0) * _COLUMNS), _COLUMNS - 1)] += 1
+    tallest = max(counts)
+    return "".join(_LEVELS[-(-count * (len(_LEVELS) - 1) // tallest)] for count in counts)

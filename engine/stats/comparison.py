@@ -1,0 +1,227 @@
+"""Two contrasts side by side: the directions of two concepts on one model, or one concept on two models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.errors import RequestError
+from engine.records.captures import ContrastData, Provenance
+from engine.records.comparison import ComparedLayer, Comparison, DepthRow
+from engine.records.files import CaptureRecord
+from engine.stats.contrast import last_states
+from engine.stats.groups import group_pairs, resampled_units
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+Loader = Callable[[str], ContrastData]
+
+_HALVINGS = 1000
+_FEWEST_UNITS = 6
+_MUST_AGREE = ("revision", "dtype", "attention", "chat_template")
+
+
+def compare_captures(
+    one: CaptureRecord, other: CaptureRecord, load: Callable[[CaptureRecord], ContrastData]
+) -> Comparison:
+    """Compare two captures in the way that makes sense for them.
+
+    On one model: the cosine between their mean differences, layer by layer (`compare_directions`). One concept on two
+    models: held-out d' by relative depth, from their rankings.
+
+    Args:
+        one: Record of a contrast.
+        other: Record of another.
+        load: Reads the tensors of a record; called only where directions are compared.
+
+    Returns:
+        The comparison, and what makes it less than clean.
+
+    Raises:
+        RequestError: They cannot be compared; the message says what differs.
+
+    Example:
+        >>> from engine.store.catalog import show_capture
+        >>> record = show_capture("activations/smollm2_honesty")
+        >>> whole = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=12, positions="last")
+        >>> compare_captures(record, record, lambda record: whole)["kind"]
+        'directions'
+    """
+    _require_contrasts(one, other)
+    names = _two_names(one["name"], other["name"])
+    first, second = _provenance(one), _provenance(other)
+    if first["site"] != second["site"] or first["positions"] != second["positions"]:
+        raise RequestError(
+            f"{one['name']} and {other['name']} were read at different places:"
+            f" {first['site']}, positions {first['positions']}, and {second['site']}, positions {second['positions']}",
+            expected="the same site and positions",
+            next_step="capture one of them again like the other",
+        )
+    warnings = [
+        f"they differ in {field}: {dict(first)[field]} and {dict(second)[field]}"
+        for field in _MUST_AGREE
+        if first["model"] == second["model"] and dict(first)[field] != dict(second)[field]
+    ]
+    if first["model"] == second["model"]:
+        return Comparison(
+            kind="directions",
+            names=names,
+            titles=(one["concept"] or one["name"], other["concept"] or other["name"]),
+            directions=compare_directions(load(one), load(other)),
+            depths=[],
+            warnings=warnings,
+        )
+    if one["concept"] is None or one["concept"] != other["concept"]:
+        raise RequestError(
+            f"{one['name']} and {other['name']} differ in model ({first['model']} and {second['model']}) and in concept"
+            f" ({one['concept'] or 'pairs of your own'} and {other['concept'] or 'pairs of your own'})",
+            expected="two concepts on one model, or one concept on two models",
+            next_step="capture one of the concepts on the other's model",
+        )
+    same_pairs = one["factors"] == other["factors"]
+    return Comparison(
+        kind="depth",
+        names=names,
+        titles=(first["model"], second["model"]),
+        directions=[],
+        depths=[*_depths(one, names[0]), *_depths(other, names[1])],
+        warnings=[]
+        if same_pairs
+        else ["they were not made from the same pairs: capture with the same number and seed"],
+    )
+
+
+def compare_directions(one: ContrastData, other: ContrastData, *, seed: int = 0) -> list[ComparedLayer]:
+    """Cosine between the mean differences of two contrasts on one model, with what to hold it against.
+
+    Both come from random halves of each capture's groups (personas, if there are enough). Below: one half's pairs minus
+    the other half's, a random direction in which these pairs do differ, but not by the concept; random directions in
+    the full width, most of which states never use, would make any cosine look large. Above: the cosine between the
+    directions of the two halves, geometric mean over the captures.
+
+    Args:
+        one: A contrast.
+        other: A contrast of the same width.
+        seed: Of the halvings.
+
+    Returns:
+        Layers that both have, ascending.
+
+    Raises:
+        RequestError: They share no layer, differ in width, or have too few pairs.
+
+    Example:
+        >>> honest = capture_from_concept(model, tokenizer, "honesty", layers=[16], positions="last")
+        >>> formal = capture_from_concept(model, tokenizer, "formality", layers=[16], positions="last")
+        >>> [row["layer"] for row in compare_directions(honest, formal)]
+        [16]
+    """
+    layers = sorted(set(one["layers"]) & set(other["layers"]))
+    if not layers:
+        raise RequestError(
+            f"the captures share no layer: one has {one['layers']}, the other {other['layers']}",
+            next_step="capture the same layers",
+        )
+    generator = torch.Generator().manual_seed(seed)
+    halvings = _halvings(one, generator), _halvings(other, generator)
+    return [_compare(layer, (_differences(one, layer), _differences(other, layer)), halvings) for layer in layers]
+
+
+def _compare(layer: int, differences: tuple[Tensor, Tensor], halvings: tuple[Tensor, Tensor]) -> ComparedLayer:
+    first, second = differences  # (pairs, hidden) each
+    if first.shape[1] != second.shape[1]:
+        raise RequestError(f"the captures have states of different widths: {first.shape[1]} and {second.shape[1]}")
+    # One half's pairs minus the other's, each taken from the mean of all: what they have in common is not in it.
+    centred = [d - d.mean(dim=0) for d in differences]
+    random = [2 * halving - 1 for halving in halvings]  # (pairs, halvings) of -1 and 1
+    crossed = (random[0] * (centred[0] @ centred[1].T @ random[1])).sum(dim=0)
+    lengths = [_lengths(d @ d.T, signs) for d, signs in zip(centred, random, strict=True)]
+    by_chance = torch.nan_to_num(crossed / (lengths[0] * lengths[1]))
+    agreements = [_half_agreement(d @ d.T, halving) for d, halving in zip(differences, halvings, strict=True)]
+    return ComparedLayer(
+        layer=layer,
+        cosine=float(torch.cosine_similarity(first.mean(dim=0), second.mean(dim=0), dim=0)),
+        chance=float(by_chance.abs().quantile(0.95)),
+        ceiling=(agreements[0] * agreements[1]) ** 0.5,
+    )
+
+
+def _half_agreement(gram: Tensor, halving: Tensor) -> float:
+    """Mean cosine between the mean differences of the two halves; not below 0."""
+    other = 1 - halving
+    crossed = (halving * (gram @ other)).sum(dim=0)
+    cosines = torch.nan_to_num(crossed / (_lengths(gram, halving) * _lengths(gram, other)))
+    return max(float(cosines.mean()), 0.0)
+
+
+def _lengths(gram: Tensor, weights: Tensor) -> Tensor:
+    """Lengths of weighted sums of differences, `(halvings,)`, from their inner products."""
+    return (weights * (gram @ weights)).sum(dim=0).clamp_min(0).sqrt()
+
+
+def _differences(data: ContrastData, layer: int) -> Tensor:
+    return last_states(data["positive"], layer) - last_states(data["negative"], layer)
+
+
+def _halvings(data: ContrastData, generator: Generator) -> Tensor:
+    """Random halves of the pairs, 1 in the one and 0 in the other, `(pairs, halvings)`; groups stay whole.
+
+    The groups are those of the factor that varies most in kind: personas, or else whatever has enough of them.
+    """
+    if data["num_pairs"] < _FEWEST_UNITS:
+        raise RequestError(
+            f"{data['num_pairs']} pairs are too few to compare directions",
+            expected=f"at least {_FEWEST_UNITS} pairs in each capture",
+            next_step="capture more",
+        )
+    groupings = group_pairs(data.get("factors"), data["num_pairs"])
+    candidates = [resampled_units(factor, groups) for factor, groups in groupings.items()]
+    enough = [units for units in candidates if int(units.max()) + 1 >= _FEWEST_UNITS]
+    units = enough[0] if enough else torch.arange(data["num_pairs"])
+    count = int(units.max()) + 1
+    order = torch.rand((count, _HALVINGS), generator=generator, dtype=torch.float64).argsort(dim=0)
+    return (order < count // 2).double()[units]
+
+
+def _depths(record: CaptureRecord, name: str) -> list[DepthRow]:
+    if record["ranking"] is None:
+        raise RequestError(
+            f"{record['name']} has no ranking: {record['unranked']}", next_step="capture it again with more pairs"
+        )
+    rows = sorted(record["ranking"]["layers"], key=lambda row: row["layer"])
+    return [
+        DepthRow(
+            capture=name,
+            layer=row["layer"],
+            depth=(row["layer"] + 1) / record["num_layers"],
+            d_prime=row["d_prime"],
+            low=row["low"],
+            high=row["high"],
+            tied=row["tied"],
+        )
+        for row in rows
+    ]
+
+
+def _two_names(one: str, other: str) -> tuple[str, str]:
+    """Names that tell two captures apart, though they lie in two stores under one."""
+    return (one, other) if one != other else (f"{one} (1)", f"{other} (2)")
+
+
+def _require_contrasts(one: CaptureRecord, other: CaptureRecord) -> None:
+    for record in (one, other):
+        if record["kind"] != "contrast":
+            raise RequestError(
+                f"{record['name']} is a capture of prompts: it has no direction", expected="two captures of pairs"
+            )
+
+
+def _provenance(record: CaptureRecord) -> Provenance:
+    if record["provenance"] is None:
+        raise RequestError(
+            f"how {record['name']} was made is unknown: it cannot be compared", next_step="capture it again"
+        )
+    return record["provenance"]

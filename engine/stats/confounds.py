@@ -1,0 +1,142 @@
+"""What else could tell the two sides of a contrast apart: length, the token read, words.
+
+Each is turned into a vector a prompt and held out exactly as the states are: what separates the sides on left-out
+prompts without any model could be all that the states carry.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.capture.positions import Positions, parse_positions
+from engine.records.captures import ActivationData, ContrastData
+from engine.records.concepts import Factors
+from engine.records.ranking import Confound, ConfoundReport
+from engine.stats.gram import PairGram
+from engine.stats.groups import group_pairs
+from engine.stats.separation import separate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Groupings = Mapping[str, "Tensor"]
+Texts = tuple[Sequence[str], Sequence[str]]
+Bags = Sequence[Sequence[str]]
+
+SUSPICIOUS = 0.8
+"""Held-out AUROC from which a confound is warned of: d' of about 1.2."""
+
+_WORD = re.compile(r"\w+")
+
+
+def find_confounds(data: ContrastData) -> ConfoundReport:
+    """Look for what could explain a contrast without the concept.
+
+    Args:
+        data: A contrast.
+
+    Returns:
+        For prompt length, token read, words of the topic and all words, how well it separates the sides on left-out
+        prompts (AUROC, leave-one-group-out as in `compute_separation`, the factor for which it is lowest), and a
+        warning for each that does. No checks where nothing can be left out.
+
+    Example:
+        >>> report = find_confounds(capture_from_concept(model, tokenizer, "honesty", layers=[16]))
+        >>> [check["what"] for check in report["checks"]]
+        ['prompt length', 'token read', 'topic words', 'all words']
+    """
+    factors = data.get("factors")
+    groupings = group_pairs(factors, data["num_pairs"])
+    if not groupings:
+        return ConfoundReport(checks=[], warnings=[])
+    checks = [_lengths(data, groupings), _tokens_read(data, groupings)]
+    texts = _texts(data["positive"]), _texts(data["negative"])
+    if factors:
+        checks.append(_topic_words(texts, factors, groupings))
+    checks.append(_words("all words", texts, groupings))
+    warnings = [
+        f"{check['what']} alone tells left-out prompts apart (AUROC {check['auroc']:.2f}): {check['detail']}"
+        for check in checks
+        if check["auroc"] >= SUSPICIOUS
+    ]
+    return ConfoundReport(checks=checks, warnings=warnings)
+
+
+def _lengths(data: ContrastData, groupings: Groupings) -> Confound:
+    positive, negative = _token_counts(data["positive"]), _token_counts(data["negative"])  # (pairs, 1)
+    return Confound(
+        what="prompt length",
+        auroc=_held_out_auroc(positive, negative, groupings),
+        detail=f"{positive.mean():.1f} tokens on the positive side, {negative.mean():.1f} on the negative",
+    )
+
+
+def _tokens_read(data: ContrastData, groupings: Groupings) -> Confound:
+    positions = parse_positions(data["provenance"]["positions"] if "provenance" in data else "all")
+    if positions.mean:
+        return Confound(what="token read", auroc=0.5, detail="a mean over tokens was read")
+    positive, negative = _last_kept(data["positive"], positions), _last_kept(data["negative"], positions)
+    usual = Counter(positive).most_common(1)[0][0], Counter(negative).most_common(1)[0][0]
+    same = sum(one == other for one, other in zip(positive, negative, strict=True))
+    detail = f"the same in {same} of {len(positive)} pairs; mostly {usual[0]!r}"
+    detail += f" on the positive side, {usual[1]!r} on the negative" if usual[0] != usual[1] else ""
+    bags = [[token] for token in positive], [[token] for token in negative]
+    return Confound(what="token read", auroc=_bag_auroc(bags, groupings), detail=detail)
+
+
+def _topic_words(texts: Texts, factors: Sequence[Factors], groupings: Groupings) -> Confound:
+    """Words of the topic as each side has it: the same on both sides where the topic stands in both prompts."""
+    topics = [pair["topic"] for pair in factors]
+    positive, negative = (
+        [topic if topic in text else text for text, topic in zip(side, topics, strict=True)] for side in texts
+    )
+    if positive == negative:
+        return Confound(what="topic words", auroc=0.5, detail="the topic reads the same on both sides of every pair")
+    return _words("topic words", (positive, negative), groupings)
+
+
+def _words(what: str, texts: Texts, groupings: Groupings) -> Confound:
+    positive, negative = ([_WORD.findall(text.lower()) for text in side] for side in texts)
+    used = [Counter(word for bag in side for word in set(bag)) for side in (positive, negative)]
+    telling = sorted(used[0] | used[1], key=lambda word: (-abs(used[0][word] - used[1][word]), word))[:3]
+    counted = ", ".join(f"{word!r} in {used[0][word]} and {used[1][word]}" for word in telling)
+    return Confound(
+        what=what,
+        auroc=_bag_auroc((positive, negative), groupings),
+        detail=f"positive and negative prompts with {counted}",
+    )
+
+
+def _bag_auroc(bags: tuple[Bags, Bags], groupings: Groupings) -> float:
+    """Held-out AUROC of bags of words: for each word of the vocabulary, whether the prompt holds it."""
+    words = sorted({word for side in bags for bag in side for word in bag})
+    column = {word: number for number, word in enumerate(words)}
+    positive, negative = (torch.zeros((len(side), len(words)), dtype=torch.float64) for side in bags)
+    for vectors, side in zip((positive, negative), bags, strict=True):
+        for vector, bag in zip(vectors, side, strict=True):
+            vector[[column[word] for word in set(bag)]] = 1.0
+    return _held_out_auroc(positive, negative, groupings)
+
+
+def _held_out_auroc(positive: Tensor, negative: Tensor, groupings: Groupings) -> float:
+    separation = separate(PairGram.of(positive, negative), groupings)
+    return separation["by_factor"][separation["worst"]]["auroc"]
+
+
+def _token_counts(side: Sequence[ActivationData]) -> Tensor:
+    return torch.tensor([[prompt["input_ids"].shape[-1]] for prompt in side], dtype=torch.float64)
+
+
+def _last_kept(side: Sequence[ActivationData], positions: Positions) -> list[str]:
+    """The token whose state the statistics look at, of every prompt."""
+    tokens = [prompt["tokens"] for prompt in side]
+    return [str(its[positions.span(len(its))[1] - 1]) for its in tokens]
+
+
+def _texts(side: Sequence[ActivationData]) -> list[str]:
+    return [str(prompt["prompt"]) for prompt in side]

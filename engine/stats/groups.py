@@ -1,0 +1,58 @@
+"""Which pairs go together: made from one persona, one template or one topic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.records.concepts import Factors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FOLDS = 5
+FEWEST_PAIRS = 4
+FEWEST_GROUPS = 3  # of two, each is projected on the other alone: one number, with nothing to say how it varies
+PAIRS = "pairs"
+"""What is left out where nothing is known about what pairs were made from."""
+
+
+def group_pairs(factors: Sequence[Factors] | None, num_pairs: int) -> dict[str, Tensor]:
+    """For each way to leave pairs out, the number of the group that each pair belongs to.
+
+    Args:
+        factors: What each pair was made from, if that is known.
+        num_pairs: Number of pairs.
+
+    Returns:
+        `persona`, `template` and `topic` as far as there are three or more, or `pairs` for five folds: numbers from 0,
+        `(pairs,)` each.
+        Empty where nothing can be left out: fewer than four pairs, or of groups of every factor than three.
+
+    Example:
+        >>> group_pairs(None, 7)["pairs"].tolist()
+        [0, 1, 2, 3, 4, 0, 1]
+    """
+    if num_pairs < FEWEST_PAIRS:
+        return {}
+    if not factors:
+        return {PAIRS: torch.arange(num_pairs) % FOLDS}
+    columns: dict[str, list[str]] = {
+        "persona": [pair["persona"] for pair in factors],
+        "template": [pair["template"] for pair in factors],
+        "topic": [pair["topic"] for pair in factors],
+    }
+    varied = {name: values for name, values in columns.items() if len(set(values)) >= FEWEST_GROUPS}
+    return {name: _numbered(values) for name, values in varied.items()}
+
+
+def resampled_units(factor: str, groups: Tensor) -> Tensor:
+    """What is drawn as a whole when pairs are resampled: the groups, or single pairs where these are only folds."""
+    return torch.arange(len(groups)) if factor == PAIRS else groups
+
+
+def _numbered(values: Sequence[str]) -> Tensor:
+    number = {value: index for index, value in enumerate(sorted(set(values)))}
+    return torch.tensor([number[value] for value in values])

@@ -1,0 +1,243 @@
+"""Layers by held-out separation, with what is not known about it: `rank_layers`.
+
+Everything comes from the inner products of `engine.stats.gram`; this file puts the parts together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.errors import RequestError
+from engine.records.captures import ContrastData
+from engine.records.ranking import RankedLayer, Ranking
+from engine.records.statistics import LayerSeparation
+from engine.stats.gram import PairGram
+from engine.stats.groups import FEWEST_GROUPS, FEWEST_PAIRS, PAIRS, group_pairs, resampled_units
+from engine.stats.ranks import open_places
+from engine.stats.resampling import all_shuffles, bootstrap_deviations, distinct_shuffles, shuffled_scores
+from engine.stats.separation import gram_at, require_usable, separate
+from engine.stats.student import half_width
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RESAMPLES = 2000
+PERMUTATIONS = 10_000
+CONFIDENCE = 0.95
+ENOUGH_GROUPS = 6
+"""Fewest groups whose labels can be swapped in enough ways for a p-value below 0.05: 2^5 ways."""
+
+
+def rank_layers(
+    data: ContrastData, *, resamples: int = RESAMPLES, permutations: int = PERMUTATIONS, seed: int = 0
+) -> Ranking:
+    """Rank the layers of a contrast by held-out d', with intervals, ties and a test against shuffled labels.
+
+    The score of a layer is the worst d' of leaving out personas, templates or topics (see `compute_separation`). Its
+    95% interval is a Bayesian bootstrap over the groups left out, with Student's t for their number. Places left open
+    and ties come from the same resamples (see `open_places`). The p-value is the share of shuffles, labels of whole
+    groups swapped, in which the best of all layers scores at least as high (the maximum statistic of Westfall and
+    Young 1993, "Resampling-Based Multiple Testing"), so that 5% is the chance of a false find among all layers. A
+    shuffle for each factor with six groups or more, and the largest p-value of them: the claim is that the contrast
+    generalises over all (Berger 1982, "Multiparameter Hypothesis Testing and Acceptance Sampling").
+
+    Args:
+        data: A contrast.
+        resamples: Bootstrap resamples.
+        permutations: Most shuffles of the labels of each factor.
+        seed: The same seed gives the same ranking.
+
+    Returns:
+        The ranking, best layer first.
+
+    Raises:
+        RequestError: Nothing can be ranked: too few pairs or groups of every factor, states that are not finite, or
+            sides without any spread.
+
+    Example:
+        >>> ranking = rank_layers(capture_from_concept(model, tokenizer, "honesty", layers=[4, 16], positions="last"))
+        >>> [row["layer"] for row in ranking["layers"]]
+        [16, 4]
+    """
+    groupings = group_pairs(data.get("factors"), data["num_pairs"])
+    if not groupings:
+        raise _nothing_to_leave_out(data["num_pairs"])
+    grams = [gram_at(data, layer) for layer in data["layers"]]
+    for layer, gram in zip(data["layers"], grams, strict=True):
+        require_usable(layer, gram)
+    work = _Work(data["layers"], grams, groupings, resamples, permutations, seed)
+    ranked = _ranked(work)
+    return Ranking(
+        layers=ranked,
+        groups={factor: work.counts[factor] for factor in groupings},
+        tested=work.tested,
+        confidence=CONFIDENCE,
+        chance=_chance(work, ranked[0]["left_out"]),
+        smallest_p=max(_smallest_p(work, factor) for factor in work.tested),
+        resamples=resamples,
+        permutations=max(distinct_shuffles(work.counts[factor], permutations) for factor in work.tested),
+        seed=seed,
+        warnings=_warnings(data, work.counts),
+    )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a ranking is computed from."""
+
+    layers: Sequence[int]
+    grams: list[PairGram]
+    groupings: Mapping[str, Tensor]
+    resamples: int
+    permutations: int
+    seed: int
+
+    @cached_property
+    def units(self) -> dict[str, Tensor]:
+        return {factor: resampled_units(factor, groups) for factor, groups in self.groupings.items()}
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        return {factor: int(units.max()) + 1 for factor, units in self.units.items()}
+
+    @cached_property
+    def tested(self) -> list[str]:
+        """Factors whose labels are shuffled: those with enough groups, or else the one with the most."""
+        enough = [factor for factor, count in self.counts.items() if count >= ENOUGH_GROUPS]
+        return enough or [max(self.counts, key=lambda factor: self.counts[factor])]
+
+    @cached_property
+    def separations(self) -> list[LayerSeparation]:
+        return [separate(gram, self.groupings) for gram in self.grams]
+
+    @cached_property
+    def worst(self) -> list[str]:
+        return [separation["worst"] for separation in self.separations]
+
+    @cached_property
+    def shuffled(self) -> dict[str, Tensor]:
+        """Scores of shuffled labels by factor, `(layers, shuffles)`."""
+        wanted = dict.fromkeys([*self.tested, *self.worst])
+        return {
+            factor: shuffled_scores(
+                self.grams, self.groupings[factor], self.units[factor], self.permutations, self._generator(factor)
+            )
+            for factor in wanted
+        }
+
+    @cached_property
+    def deviations(self) -> Tensor:
+        """Of each layer's score in bootstrap resamples, `(layers, resamples)`."""
+        out = torch.zeros((len(self.grams), self.resamples), dtype=torch.float64)
+        for factor in dict.fromkeys(self.worst):
+            rows = [row for row, worst in enumerate(self.worst) if worst == factor]
+            out[rows] = bootstrap_deviations(
+                [self.grams[row] for row in rows],
+                self.groupings[factor],
+                self.units[factor],
+                self.resamples,
+                self._generator(factor),
+            )
+        return out
+
+    def _generator(self, factor: str) -> torch.Generator:
+        """Each factor has randomness of its own: its groups have nothing to do with another's."""
+        return torch.Generator().manual_seed(self.seed * len(self.groupings) + list(self.groupings).index(factor))
+
+
+def _ranked(work: _Work) -> list[RankedLayer]:
+    scores = torch.tensor([s["by_factor"][s["worst"]]["d_prime"] for s in work.separations], dtype=torch.float64)
+    counts = [work.counts[factor] for factor in work.worst]
+    reach = torch.tensor([half_width(count, CONFIDENCE) for count in counts], dtype=torch.float64)
+    half = reach * work.deviations.std(dim=1)
+    places = open_places(scores, work.deviations, counts, CONFIDENCE)
+    p_values = torch.stack([_p_values(work, factor) for factor in work.tested]).amax(dim=0)
+    rows = []
+    for rank, row in enumerate(scores.argsort(descending=True, stable=True).tolist(), start=1):
+        separation, factor = work.separations[row], work.worst[row]
+        null_low, null_high = work.shuffled[factor][row].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+        rank_low, rank_high = places[row]
+        rows.append(
+            RankedLayer(
+                layer=work.layers[row],
+                rank=rank,
+                low=float(scores[row] - half[row]),
+                high=float(scores[row] + half[row]),
+                rank_low=rank_low,
+                rank_high=rank_high,
+                tied=rank_low == 1,
+                p_value=float(p_values[row]),
+                null_low=float(null_low),
+                null_high=float(null_high),
+                left_out=factor,
+                d_prime=separation["by_factor"][factor]["d_prime"],
+                auroc=separation["by_factor"][factor]["auroc"],
+                wrong_way=separation["by_factor"][factor]["wrong_way"],
+                by_factor=separation["by_factor"],
+            )
+        )
+    return rows
+
+
+def _p_values(work: _Work, factor: str) -> Tensor:
+    """Share of shuffles in which the best layer scores as high as this layer, the true labels among them."""
+    best = work.shuffled[factor].amax(dim=0)  # (shuffles,)
+    observed = torch.tensor([s["by_factor"][factor]["d_prime"] for s in work.separations], dtype=torch.float64)
+    tolerance = 1e-9 * (1 + observed.abs())  # the true labels come out the same but for rounding
+    as_high = (best[None, :] >= (observed - tolerance)[:, None]).sum(dim=1)
+    if all_shuffles(work.counts[factor], work.permutations):
+        return as_high.double() / best.numel()
+    return (as_high.double() + 1) / (best.numel() + 1)  # Phipson and Smyth 2010: a random shuffle never gives p = 0
+
+
+def _smallest_p(work: _Work, factor: str) -> float:
+    shuffles = distinct_shuffles(work.counts[factor], work.permutations)
+    return 1 / shuffles if all_shuffles(work.counts[factor], work.permutations) else 1 / (shuffles + 1)
+
+
+def _chance(work: _Work, factor: str) -> float:
+    """What the best of all layers stays below in 95% of the shuffles of a factor's labels."""
+    return float(work.shuffled[factor].amax(dim=0).quantile(CONFIDENCE))
+
+
+def _nothing_to_leave_out(num_pairs: int) -> RequestError:
+    if num_pairs < FEWEST_PAIRS:
+        return RequestError(
+            f"{num_pairs} pair{' is' if num_pairs == 1 else 's are'} too few to rank layers by",
+            expected=f"at least {FEWEST_PAIRS} pairs, better 30 or more",
+            next_step="capture more pairs (--max-samples)",
+        )
+    return RequestError(
+        "the pairs have too few personas, templates and topics to leave any out",
+        expected=f"at least {FEWEST_GROUPS} of one of them",
+        next_step="vary them, or leave the factors out for folds over pairs",
+    )
+
+
+def _warnings(data: ContrastData, counts: Mapping[str, int]) -> list[str]:
+    warnings = []
+    if PAIRS in counts:
+        warnings.append(
+            "the pairs carry no factors: they were left out in five folds, so nothing is known about new personas,"
+            " templates or topics"
+        )
+    elif factors := data.get("factors"):
+        columns = {"persona": {f["persona"] for f in factors}, "template": {f["template"] for f in factors}}
+        columns["topic"] = {f["topic"] for f in factors}
+        for factor, values in columns.items():
+            if len(values) < FEWEST_GROUPS:
+                those = f"one {factor}" if len(values) == 1 else f"two {factor}s"
+                warnings.append(f"the pairs have {those}, too few to leave any out: nothing is known about others")
+            elif len(values) < ENOUGH_GROUPS:
+                warnings.append(
+                    f"{len(values)} {factor}s are few: intervals over them are wide, and {ENOUGH_GROUPS} or more are"
+                    " needed to test against shuffled labels"
+                )
+    if data["num_pairs"] < 20:
+        warnings.append(f"{data['num_pairs']} pairs are few: better 30 or more")
+    return warnings

@@ -1,0 +1,194 @@
+"""Save and load directions: one safetensors file, its header holding the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+import msgspec
+from safetensors import SafetensorError, safe_open
+
+from engine.errors import StoreError, first_line
+from engine.records.directions import Direction, DirectionsHeader, DirectionSummary
+from engine.store.catalog import show_capture
+from engine.store.names import locate
+
+if TYPE_CHECKING:
+    from engine.store.names import CapturePaths
+
+SCHEMA = 1
+SUFFIX = ".directions.safetensors"
+_AGAIN = "extract the directions again with --force"
+
+
+class _Versioned(TypedDict):
+    """What every version of the header has."""
+
+    schema: int
+
+
+def save_directions(
+    directions: Mapping[int, Direction],
+    name: str | Path,
+    *,
+    store: str | Path | None = None,
+    leading: int | None = None,
+    force: bool = False,
+) -> Path:
+    """Save directions beside the capture that they come from, as `NAME.directions.safetensors`.
+
+    Args:
+        directions: Layer to direction; all of one capture and method.
+        name: The capture's name, or a path without suffix.
+        store: The folder; then the name is a plain one.
+        leading: The layer that ranked first.
+        force: Whether directions saved under that name may be replaced.
+
+    Returns:
+        The file.
+
+    Raises:
+        StoreError: The name is taken or not allowed, or the file cannot be written.
+
+    Example:
+        >>> save_directions({16: extract_direction(data, 16)}, "mine").name
+        'mine.directions.safetensors'
+    """
+    from safetensors.torch import save
+
+    from engine.store.write import write_atomically
+
+    if not directions:
+        raise StoreError("there are no directions to save", expected="one layer's at least")
+    paths = locate(name, store)
+    target = path_of(paths)
+    if target.exists() and not force:
+        raise StoreError(
+            f"there are already directions at {target}",
+            next_step="choose another name (--output), or replace them (--force, in Python force=True)",
+        )
+    some = next(iter(directions.values()))
+    header = DirectionsHeader(
+        schema=SCHEMA,
+        layers=[_summary(directions[layer]) for layer in sorted(directions)],
+        leading=leading,
+        capture=paths.name,
+        method=some["method"],
+        concept=some["concept"],
+        num_pairs=some["num_pairs"],
+        provenance=some["provenance"],
+    )
+    vectors = {str(layer): direction["vector"].contiguous() for layer, direction in directions.items()}
+    content = save(vectors, metadata={"layerscope": msgspec.json.encode(header).decode()})
+    write_atomically(target, content)
+    return target
+
+
+def load_directions(name: str | Path, *, store: str | Path | None = None) -> tuple[dict[int, Direction], int | None]:
+    """Load directions.
+
+    Args:
+        name: The name they were saved under, or a path with or without suffix.
+        store: The folder; then the name is a plain one.
+
+    Returns:
+        Layer to direction, and the layer that ranked first in their capture (None if there was no ranking).
+
+    Raises:
+        StoreError: There are none, or the file is damaged.
+
+    Example:
+        >>> path = save_directions({16: extract_direction(data, 16)}, "other", leading=16)
+        >>> directions, leading = load_directions("other")
+        >>> directions[16]["vector"].shape, leading
+        (torch.Size([576]), 16)
+    """
+    target = path_of(locate(str(name).removesuffix(SUFFIX), store))
+    header = read_header(target)
+    with safe_open(target, framework="pt") as file:
+        vectors = {summary["layer"]: file.get_tensor(str(summary["layer"])) for summary in header["layers"]}
+    if any(vector.ndim != 1 or len(vector) != len(next(iter(vectors.values()))) for vector in vectors.values()):
+        raise StoreError(f"{target} is damaged: its vectors have different shapes", next_step=_AGAIN)
+    return {
+        summary["layer"]: Direction(
+            vector=vectors[summary["layer"]],
+            method=header["method"],
+            concept=header["concept"],
+            num_pairs=header["num_pairs"],
+            provenance=header["provenance"],
+            **summary,
+        )
+        for summary in header["layers"]
+    }, header["leading"]
+
+
+def find_directions(
+    name: str | Path, *, store: str | Path | None = None
+) -> tuple[dict[int, Direction], int | None, str | None]:
+    """Directions saved under a name, or else the mean differences of the capture of that name.
+
+    Args:
+        name: A name or path, as for `load_directions` or `load_activations`.
+        store: The folder; then the name is a plain one.
+
+    Returns:
+        Layer to direction; the layer that ranked first, if there is a ranking; the capture's name where they were taken
+        from a capture.
+
+    Raises:
+        StoreError: There is neither.
+        RequestError: The capture has no two sides, or they do not differ.
+    """
+    paths = locate(str(name).removesuffix(SUFFIX), store)
+    if str(name).endswith(SUFFIX) or path_of(paths).exists():
+        return *load_directions(paths.store / paths.name), None
+    from engine.stats.direction import extract_directions
+    from engine.store.read import load_contrast
+
+    found = extract_directions(load_contrast(paths.store / paths.name))
+    return found, leading_layer(paths.store / paths.name, found), paths.name
+
+
+def leading_layer(name: Path, among: Mapping[int, Direction]) -> int | None:
+    """The layer that ranks first in a capture, if it has a record and there is a direction there."""
+    ranking = show_capture(name)["ranking"] if locate(name).record.exists() else None
+    first = ranking["layers"][0]["layer"] if ranking else None
+    return first if first in among else None
+
+
+def read_header(path: Path) -> DirectionsHeader:
+    """What a file of directions holds beside the vectors; needs no torch.
+
+    Raises:
+        StoreError: There is no such file, or it is damaged.
+    """
+    if not path.exists():
+        raise StoreError(f"there are no directions at {path}", next_step="extract them: layerscope directions CAPTURE")
+    try:
+        with safe_open(path, framework="np") as file:
+            text, names = (file.metadata() or {})["layerscope"], set(file.keys())
+        if msgspec.json.decode(text, type=_Versioned)["schema"] != SCHEMA:
+            raise StoreError(f"{path} is of another version of layerscope", next_step=_AGAIN)
+        header = msgspec.json.decode(text, type=DirectionsHeader)
+    except (SafetensorError, OSError, KeyError, msgspec.DecodeError) as error:
+        raise StoreError(f"{path} is damaged: {first_line(error)}", next_step=_AGAIN) from error
+    if not header["layers"] or {str(summary["layer"]) for summary in header["layers"]} != names:
+        raise StoreError(f"{path} is damaged: its vectors are not those of its layers", next_step=_AGAIN)
+    return header
+
+
+def path_of(paths: CapturePaths) -> Path:
+    """Where the directions of a capture lie."""
+    path = paths.store / f"{paths.name}{SUFFIX}"
+    if not path.resolve().is_relative_to(paths.store.resolve()):
+        raise StoreError(f"{path} is a link that leads out of the store", next_step="remove the link")
+    return path
+
+
+def _summary(direction: Direction) -> DirectionSummary:
+    return DirectionSummary(
+        layer=direction["layer"],
+        negative_mean=direction["negative_mean"],
+        positive_mean=direction["positive_mean"],
+    )

@@ -1,0 +1,273 @@
+"""`layerscope directions` and `layerscope read`: directions in a file, and a text along them."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import pytest
+import torch
+
+import engine
+from engine.records.directions import TokenReading
+from engine.store.directions import SUFFIX
+from engine.store.read import load_contrast
+from tests.conftest import Loaded
+from tests.engine.cli.conftest import Program, Result, assert_failed, widest
+from tests.engine.plots.pictures import svg_words
+
+SWEAR = "I swear that I did not take it"
+
+
+def parsed(result: Result) -> dict[str, Any]:
+    assert result.returncode == 0, result.stderr
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+def token_lines(result: Result) -> list[str]:
+    """The lines of tokens: those with a scale."""
+    assert result.returncode == 0, result.stderr
+    return [line for line in result.stdout.splitlines() if "│" in line or "●" in line]
+
+
+# layerscope directions
+
+
+def test_directions_are_saved_beside_the_capture(layerscope: Program, contrasts: Path) -> None:
+    result = layerscope("directions", "loudness")
+    assert (result.returncode, result.stdout) == (0, f"activations/loudness{SUFFIX}\n")
+    assert result.stderr == "saved 4 directions (mean_diff), layers 0 to 3\n"
+    data = load_contrast(contrasts / "loudness")
+    saved, leading = engine.load_directions(contrasts / "loudness")
+    assert list(saved) == [0, 1, 2, 3]
+    for layer, direction in saved.items():
+        expected = engine.extract_direction(data, layer)
+        assert torch.equal(direction["vector"], expected["vector"])
+        assert dict(direction) | {"vector": None} == dict(expected) | {"vector": None}
+    assert leading == engine.rank_layers(data)["layers"][0]["layer"]
+
+
+@pytest.mark.parametrize("method", ["logistic", "pca"])
+def test_another_method_under_another_name(layerscope: Program, contrasts: Path, method: str) -> None:
+    result = layerscope("directions", "activations/loudness.pt", "--method", method, "--output", "loudness_probe")
+    assert (result.returncode, result.stdout) == (0, f"activations/loudness_probe{SUFFIX}\n")
+    saved, _ = engine.load_directions(contrasts / "loudness_probe")
+    data = load_contrast(contrasts / "loudness")
+    for layer, direction in saved.items():
+        assert (direction["method"], direction["concept"]) == (method, "loudness")
+        assert torch.equal(direction["vector"], engine.extract_direction(data, layer, method)["vector"])
+    assert not (contrasts / f"loudness{SUFFIX}").exists()
+
+
+@pytest.mark.usefixtures("contrasts")
+def test_a_path_says_where_to(layerscope: Program) -> None:
+    result = layerscope("directions", "loudness", "--output", "runs/probe")
+    assert result.stdout == f"runs/probe{SUFFIX}\n"
+    assert engine.load_directions(layerscope.folder / "runs/probe")[0].keys() == {0, 1, 2, 3}
+
+
+def test_saved_directions_are_replaced_only_when_asked(layerscope: Program, contrasts: Path) -> None:
+    layerscope("directions", "loudness")
+    target = contrasts / f"loudness{SUFFIX}"
+    before = target.read_bytes()
+    refused = layerscope("directions", "loudness", "--method", "pca")
+    assert_failed(refused, 5)
+    assert f"there are already directions at activations/loudness{SUFFIX}" in refused.stderr
+    assert "--output" in refused.stderr
+    assert "--force" in refused.stderr
+    assert target.read_bytes() == before
+    assert layerscope("directions", "loudness", "--method", "pca", "--force").returncode == 0
+    assert engine.load_directions(contrasts / "loudness")[0][0]["method"] == "pca"
+
+
+@pytest.mark.usefixtures("contrasts")
+def test_directions_are_no_capture(layerscope: Program) -> None:
+    before = layerscope("list", "--json").stdout
+    assert layerscope("directions", "loudness").returncode == 0
+    assert layerscope("list", "--json").stdout == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["loudness", "--method", "logistics"], "there is no method 'logistics'. Expected: one of mean_diff, pca, log"),
+        (["loudness", "--method", "logistics"], "did you mean 'logistic'?"),
+        (["prompt"], "is a capture of prompts"),
+    ],
+)
+def test_a_wrong_argument_ends_with_2(layerscope: Program, contrasts: Path, arguments: list[str], said: str) -> None:
+    before = sorted(contrasts.iterdir())
+    result = layerscope("directions", *arguments)
+    assert_failed(result, 2)
+    assert said in result.stderr
+    assert sorted(contrasts.iterdir()) == before
+
+
+@pytest.mark.usefixtures("contrasts")
+@pytest.mark.parametrize("arguments", [["nothing"], ["loudness", "--output", "../out of here"]])
+def test_a_name_that_cannot_be_used_ends_with_5(layerscope: Program, arguments: list[str]) -> None:
+    assert_failed(layerscope("directions", *arguments), 5)
+    assert list(layerscope.folder.parent.glob(f"*{SUFFIX}")) == []
+
+
+# layerscope read
+
+
+@pytest.fixture
+def probe(contrasts: Path) -> Path:
+    """Directions of loudness, saved in this process; the path without suffix. Layer 2 is said to lead."""
+    found = engine.extract_directions(load_contrast(contrasts / "loudness"))
+    engine.save_directions(found, contrasts / "probe", leading=2)
+    return contrasts / "probe"
+
+
+def read_here(probe: Path, folder: Path, text: str) -> TokenReading:
+    """What the program is to read, read in this process."""
+    model, tokenizer, _ = engine.load_model_and_tokenizer(str(folder))
+    found, leading = engine.load_directions(probe)
+    return engine.read_text(model, tokenizer, found, text, leading=leading)
+
+
+def test_a_text_is_read_along_saved_directions(layerscope: Program, probe: Path, tiny_folder: Path) -> None:
+    result = layerscope("read", "probe", "--prompt", "w5 w60 w9", "--model", str(tiny_folder))
+    assert result.returncode == 0, result.stderr
+    assert widest(result.stdout) <= 80
+    assert result.stdout.startswith("loudness, layer 2, mean_diff")
+    values = read_here(probe, tiny_folder, "w5 w60 w9")["values"][2]
+    shown = [line.split()[:2] for line in token_lines(result)]
+    assert [token for token, _ in shown] == ["w5", "w60", "w9"]
+    assert [float(value) for _, value in shown] == pytest.approx(values, abs=0.0051)
+
+
+def test_json_is_what_the_engine_reads(layerscope: Program, probe: Path, tiny_folder: Path) -> None:
+    result = layerscope("read", "probe", "--prompt", "w5 w60 w9", "--model", str(tiny_folder), "--json", "--quiet")
+    assert result.stderr == ""
+    shown, expected = parsed(result), read_here(probe, tiny_folder, "w5 w60 w9")
+    for layer, values in expected["values"].items():
+        assert shown["values"][str(layer)] == pytest.approx(values, rel=1e-4, abs=1e-4)
+    assert shown | {"values": None} == dict(expected) | {"values": None}
+    assert (shown["tokens"], shown["layers"], shown["leading"]) == (["w5", "w60", "w9"], [0, 1, 2, 3], 2)
+
+
+@pytest.mark.usefixtures("contrasts")
+def test_a_capture_without_saved_directions_is_read_too(layerscope: Program, tiny_folder: Path) -> None:
+    arguments = ("--prompt", "w5 w60", "--model", str(tiny_folder), "--json")
+    unsaved = layerscope("read", "loudness", *arguments)
+    assert "no directions are saved for loudness: taking the mean difference of the capture" in unsaved.stderr
+    assert layerscope("directions", "loudness").returncode == 0
+    saved = layerscope("read", f"activations/loudness{SUFFIX}", *arguments)
+    assert "no directions are saved" not in saved.stderr
+    assert parsed(saved) == parsed(unsaved)
+
+
+@pytest.mark.usefixtures("probe")
+def test_the_layer_asked_for_is_shown_and_a_png_drawn(layerscope: Program, tiny_folder: Path) -> None:
+    more = ("--layer", "0", "--output", "figures/tokens.png", "--quiet")
+    result = layerscope("read", "probe", "--prompt", "w5 w60 w9", "--model", str(tiny_folder), *more)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("loudness, layer 0, mean_diff")
+    assert matplotlib.image.imread(layerscope.folder / "figures/tokens.png").ndim == 3
+
+
+def test_the_real_model_is_found_by_the_name_it_was_captured_with(layerscope: Program, smollm2: Loaded) -> None:
+    contrast = engine.capture_from_concept(
+        *smollm2, "honesty", max_samples=8, layers=[10, 20], positions="last", use_hooks=True
+    )
+    engine.save_activations(contrast, "smollm2_honesty", store=layerscope.folder / "activations")
+    arguments = ("read", "smollm2_honesty", "--prompt", SWEAR, "--chat", "--output", "tokens.svg")
+    result, asked = layerscope.without_network(*arguments)
+    assert (result.returncode, asked) == (0, False), result.stderr
+    assert "saved tokens.svg" in result.stderr
+    assert widest(result.stdout) <= 80
+    assert "I swear that I did not take it" in " ".join(result.stdout.split())
+    shown = [line.split()[0] for line in token_lines(result)]
+    assert {"<|im_start|>", "swear", "take", "<|im_end|>", "⏎"} <= set(shown)  # the whole chat is read
+    words = svg_words(layerscope.folder / "tokens.svg")
+    assert {"honesty (mean_diff)", "swear", "10", "20"} <= set(words)
+    leading = engine.rank_layers(contrast)["layers"][0]["layer"]
+    assert result.stdout.startswith(f"honesty, layer {leading}, mean_diff")
+
+
+@pytest.mark.usefixtures("probe")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["probe", "--layer", "9", "--model", "./nowhere.gguf"], "no direction at layer 9. Expected: one of [0, 1, 2"),
+        (["probe"], "the model of these directions, tiny, is not known here by its name. Next: name it with --model"),
+        (["probe", "--model", "smolm2"], "did you mean 'smollm2'"),
+        (["prompt", "--model", "./nowhere.gguf"], "is a capture of prompts"),
+    ],
+    ids=["layer", "no model", "unknown model", "prompts"],
+)
+def test_what_cannot_be_read_along_ends_with_2_before_a_model_is_loaded(
+    layerscope: Program, arguments: list[str], said: str
+) -> None:
+    result = layerscope("read", *arguments, "--prompt", "w5")
+    assert_failed(result, 2)
+    assert said in result.stderr
+    assert "loading" not in result.stderr
+
+
+@pytest.mark.usefixtures("probe")
+def test_directions_of_another_model_are_refused(layerscope: Program, small_folder: Path) -> None:
+    result = layerscope("read", "probe", "--prompt", "w5", "--model", str(small_folder))
+    assert_failed(result, 2)
+    assert "the directions come from tiny (width 32), the model is small (width 32)" in result.stderr
+    assert "capture the contrast with this model" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["nothing", f"nothing{SUFFIX}", f"runs/nothing{SUFFIX}", "../nothing"])
+@pytest.mark.usefixtures("contrasts")
+def test_a_name_of_nothing_ends_with_5(layerscope: Program, name: str) -> None:
+    result = layerscope("read", name, "--prompt", "w5")
+    assert_failed(result, 5)
+    assert "nothing" in result.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"not directions", b"\x08" + b"\x00" * 7 + b'{"a": 1}'])
+def test_damaged_directions_end_with_5(layerscope: Program, probe: Path, content: bytes) -> None:
+    Path(f"{probe}{SUFFIX}").write_bytes(content)
+    result = layerscope("read", "probe", "--prompt", "w5")
+    assert_failed(result, 5)
+    assert f"probe{SUFFIX} is damaged" in result.stderr
+    assert "--force" in result.stderr
+
+
+@pytest.mark.usefixtures("probe")
+def test_an_empty_text_ends_with_4(layerscope: Program, tiny_folder: Path) -> None:
+    result = layerscope("read", "probe", "--prompt", "", "--model", str(tiny_folder))
+    assert_failed(result, 4)
+
+
+@pytest.mark.usefixtures("probe")
+def test_a_chat_with_a_model_that_has_no_chat_template_is_warned_of(layerscope: Program, tiny_folder: Path) -> None:
+    result = layerscope("read", "probe", "--prompt", "w5 w6", "--model", str(tiny_folder), "--chat")
+    assert result.returncode == 0
+    assert "no chat template" in result.stdout + result.stderr
+
+
+@pytest.mark.usefixtures("contrasts")
+def test_no_other_machine_is_asked(layerscope: Program, tiny_folder: Path) -> None:
+    for arguments in (
+        ("directions", "loudness", "--method", "logistic"),
+        ("read", "loudness", "--prompt", "w5", "--model", str(tiny_folder), "--output", "tokens.png"),
+    ):
+        result, asked = layerscope.without_network(*arguments)
+        assert (result.returncode, asked) == (0, False), result.stderr
+
+
+def test_the_guard_sees_who_asks(layerscope: Program) -> None:
+    """Else the tests above would show nothing."""
+    _, asked = layerscope.without_network("capture", "--model", "someone/not-here", "--prompt", "x")
+    assert asked
+
+
+def test_tensors_whose_record_is_gone_have_directions(layerscope: Program, contrasts: Path) -> None:
+    shutil.copyfile(contrasts / "loudness.pt", layerscope.folder / "alone.pt")
+    result = layerscope("directions", "alone.pt")
+    assert (result.returncode, result.stdout) == (0, f"alone{SUFFIX}\n")
+    refused = layerscope("read", "./alone", "--prompt", "w5")
+    assert_failed(refused, 2)
+    assert "the model that the directions come from is unknown. Next: name it with --model" in refused.stderr

@@ -1,0 +1,260 @@
+"""`layerscope rank`: the layers of a contrast in the order of a score, as a table, as JSON and as CSV."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import engine
+from engine.records.files import CaptureRecord
+from engine.stats.scores import SCORES
+from tests.engine.cli.conftest import Program, Result, Run, assert_failed, save_record, widest
+from tests.engine.plots.records import (
+    TOO_FEW,
+    contrast_record,
+    contrast_rows,
+    prompt_record,
+    ranking_of,
+    unranked_record,
+)
+
+# Layer 17 leads, 16 and 18 are tied with it; layer 4 lies on the wrong side of zero.
+D_PRIMES = [round(1.5 - abs(layer - 17) / 8, 3) for layer in range(30)]
+RELATIVE_NORMS = [0.5 - abs(layer - 21) / 100 for layer in range(30)]
+
+
+@pytest.fixture
+def record(layerscope: Program) -> CaptureRecord:
+    """A capture of thirty layers in the default store; its tensors are not there to be read."""
+    rows = contrast_rows(RELATIVE_NORMS, scale=10)
+    for row in rows:
+        row["pair_cosine"] = 0.9 - abs(row["layer"] - 12) / 40
+        row["cosine_sim"] = 0.9 + abs(row["layer"] - 8) / 1000
+    ranking = ranking_of(D_PRIMES, tied=[16, 18], warnings=["3 templates are few"])
+    return save_record(contrast_record(rows, ranking), layerscope.folder / "activations")
+
+
+def table_lines(result: Result) -> list[str]:
+    """The lines of layers, which begin with rank and layer."""
+    assert result.returncode == 0, result.stderr
+    return [line.rstrip() for line in result.stdout.splitlines() if re.match(r" *\d+=? +\d+ ", line)]
+
+
+def ranked_layers(record: CaptureRecord) -> list[dict[str, Any]]:
+    assert record["ranking"] is not None
+    return [dict(row) for row in record["ranking"]["layers"]]
+
+
+def parsed(result: Result) -> dict[str, Any]:
+    assert (result.returncode, result.stderr) == (0, "")
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+def csv_rows(result: Result) -> list[dict[str, str]]:
+    assert (result.returncode, result.stderr) == (0, "")
+    return list(csv.DictReader(io.StringIO(result.stdout), strict=True))
+
+
+def test_the_table_shows_every_layer_with_its_interval(layerscope: Program, record: CaptureRecord) -> None:
+    result = layerscope("rank", "some_honesty")
+    assert result.stderr == ""
+    assert widest(result.stdout) <= 80
+    assert "…" not in result.stdout
+    lines = table_lines(result)
+    assert len(lines) == 30
+    for line, row in zip(lines, ranked_layers(record), strict=True):
+        place, layer, *others = line.split()
+        assert (place, int(layer)) == (f"{row['rank']}{'=' if row['tied'] else ''}", row["layer"])
+        numbers = [other.strip("[](),") for other in others]
+        expected = [*(f"{row[key]:.2f}" for key in ("d_prime", "low", "high")), "0.004"]
+        assert [number for number in numbers if number in expected][:4] == expected
+
+
+def test_below_the_table_is_what_it_comes_to(layerscope: Program, record: CaptureRecord) -> None:
+    assert record["ranking"] is not None
+    shown = " ".join(layerscope("rank", "some_honesty").stdout.split())
+    assert "someone/some-model, 72 pairs, positions: last" in shown
+    assert "Layer 17 leads: d' 1.50 (1.00 to 2.00)" in shown
+    assert "Tied with layer 17 at 95%: 16, 18. Behind it: the other 27." in shown
+    assert "would have led to layer 29" in shown
+    assert "warning: 3 templates are few" in shown
+
+
+@pytest.mark.usefixtures("record")
+def test_top_shows_the_first_and_counts_the_others(layerscope: Program) -> None:
+    result = layerscope("rank", "some_honesty", "--top", "3")
+    assert [line.split()[:2] for line in table_lines(result)] == [["1=", "17"], ["2=", "16"], ["3=", "18"]]
+    assert "\nand 27 more\n" in re.sub(" +\n", "\n", result.stdout)
+    assert "Tied with layer 17 at 95%: 16, 18." in result.stdout
+    everything = layerscope("rank", "some_honesty", "--top", "99")
+    assert len(table_lines(everything)) == 30
+    assert " more\n" not in everything.stdout
+
+
+def test_json_is_what_the_record_says(layerscope: Program, record: CaptureRecord) -> None:
+    document = parsed(layerscope("rank", "some_honesty", "--json"))
+    assert (document["capture"], document["score"]) == ("some_honesty", "d_prime")
+    rows = {row["layer"]: dict(row) for row in record["statistics"]}
+    assert document["layers"] == [rows[row["layer"]] | row for row in ranked_layers(record)]
+    assert record["ranking"] is not None
+    assert document["ranking"] == {key: value for key, value in record["ranking"].items() if key != "layers"}
+    assert document["confounds"] == record["confounds"]
+
+
+def test_csv_holds_the_same_numbers_as_json(layerscope: Program, record: CaptureRecord) -> None:
+    rows = csv_rows(layerscope("rank", "some_honesty", "--csv"))
+    layers = parsed(layerscope("rank", "some_honesty", "--json"))["layers"]
+    assert len(rows) == len(record["statistics"]) == 30
+    for row, layer in zip(rows, layers, strict=True):
+        del layer["by_factor"]
+        assert row == {key: str(value) for key, value in layer.items()}
+    assert next(iter(rows[0])) == "rank"
+
+
+@pytest.mark.usefixtures("record")
+def test_json_and_csv_hold_no_more_than_the_top(layerscope: Program) -> None:
+    assert [row["layer"] for row in csv_rows(layerscope("rank", "some_honesty", "--csv", "--top", "2"))] == ["17", "16"]
+    layers = parsed(layerscope("rank", "some_honesty", "--json", "--top", "2"))["layers"]
+    assert [layer["layer"] for layer in layers] == [17, 16]
+
+
+@pytest.mark.parametrize("score", SCORES, ids=[score.key for score in SCORES])
+def test_every_score_orders_the_layers_its_own_way(layerscope: Program, record: CaptureRecord, score: Any) -> None:
+    document = parsed(layerscope("rank", "some_honesty", "--score", score.key, "--json"))
+    values = [layer[score.key] for layer in document["layers"]]
+    assert values == sorted(values, reverse=score.key not in {"wrong_way", "cosine_sim"})
+    assert [layer["rank"] for layer in document["layers"]] == list(range(1, 31))
+    assert document["score"] == score.key
+    expected = {"pair_cosine": 12, "relative_norm": 21, "cosine_sim": 8, "diff_norm": 29}.get(score.key, 17)
+    assert document["layers"][0]["layer"] == expected
+    assert {layer["layer"]: layer["d_prime"] for layer in document["layers"]} == dict(enumerate(D_PRIMES))
+    assert len(document["layers"]) == len(record["statistics"])
+
+
+@pytest.mark.usefixtures("record")
+@pytest.mark.parametrize(("score", "layer", "shown"), [("cosine_sim", "8", "0.900"), ("pair_cosine", "12", "0.900")])
+def test_the_table_shows_the_score_that_it_is_ordered_by(
+    layerscope: Program, score: str, layer: str, shown: str
+) -> None:
+    result = layerscope("rank", "some_honesty", "--score", score, "--top", "1")
+    (line,) = table_lines(result)
+    assert line.split()[1] == layer
+    assert any(cell.startswith(shown) for cell in line.split())
+    assert f"ordered by {score}" in result.stderr
+    assert "held-out d'" in result.stderr  # whose intervals and ties are shown
+
+
+@pytest.mark.usefixtures("record")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--score", "aurok"], "there is no score 'aurok'. Expected: one of d_prime, auroc"),
+        (["--score", "aurok"], "Next: did you mean 'auroc'?"),
+        (["--json", "--csv"], "JSON and CSV cannot be printed together"),
+        (["--top", "0"], "--top"),
+    ],
+)
+def test_a_wrong_argument_ends_with_2(layerscope: Program, arguments: list[str], said: str) -> None:
+    result = layerscope("rank", "some_honesty", *arguments)
+    assert_failed(result, 2)
+    assert said in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--score", "diff_norm", "--json"]], ids=["table", "json"])
+def test_prompts_have_nothing_to_rank(layerscope: Program, arguments: list[str]) -> None:
+    save_record(prompt_record(), layerscope.folder / "activations")
+    result = layerscope("rank", "some_prompt", *arguments)
+    assert_failed(result, 2)
+    assert "'some_prompt' is one of prompts: there are no two sides to rank layers by" in result.stderr
+    assert "layerscope capture --concept" in result.stderr
+
+
+def test_too_few_pairs_are_not_ranked_by_what_is_held_out(layerscope: Program) -> None:
+    save_record(unranked_record(), layerscope.folder / "activations")
+    result = layerscope("rank", "some_honesty")
+    assert_failed(result, 2)
+    assert f"'some_honesty' has no ranking: {TOO_FEW}. Next: capture more" in result.stderr
+    assert "diff_norm" in result.stderr
+
+
+def test_too_few_pairs_can_be_ordered_by_what_describes_them(layerscope: Program) -> None:
+    save_record(unranked_record(), layerscope.folder / "activations")
+    arguments = ("rank", "some_honesty", "--score", "diff_norm")
+    result = layerscope(*arguments)
+    assert [line.split()[:2] for line in table_lines(result)] == [["1", "3"], ["2", "2"], ["3", "1"], ["4", "0"]]
+    assert widest(result.stdout) <= 80
+    assert f"warning: not ranked: {TOO_FEW}" in result.stdout
+    assert "interval" not in result.stderr  # there are none
+    document = parsed(layerscope(*arguments, "--json"))
+    assert document["ranking"] is None
+    assert [layer["diff_norm"] for layer in document["layers"]] == [2.0, 1.5, 1.0, 0.5]
+    rows = csv_rows(layerscope(*arguments, "--csv"))
+    assert [row["diff_norm"] for row in rows] == ["2.0", "1.5", "1.0", "0.5"]
+
+
+@pytest.mark.usefixtures("record")
+def test_a_capture_that_is_not_there_ends_with_5(layerscope: Program) -> None:
+    result = layerscope("rank", "some_empathy")
+    assert_failed(result, 5)
+    assert "there is no capture called 'some_empathy' in the folder 'activations'" in result.stderr
+    assert "layerscope list --store activations" in result.stderr
+
+
+@pytest.mark.usefixtures("record")
+def test_what_cannot_be_a_name_ends_with_5(layerscope: Program) -> None:
+    result = layerscope("rank", "some honesty")
+    assert_failed(result, 5)
+    assert "'some honesty' cannot be the name of a capture" in result.stderr
+
+
+@pytest.mark.usefixtures("record")
+def test_it_takes_a_name_in_a_store_or_the_path_of_either_file(layerscope: Program) -> None:
+    named = layerscope("rank", "some_honesty", "--json")
+    store = layerscope.folder / "activations"
+    for path in ("activations/some_honesty.pt", str(store / "some_honesty.json"), "activations/some_honesty"):
+        assert parsed(layerscope("rank", path, "--json")) == parsed(named)
+    elsewhere = Program(layerscope.folder.parent)
+    assert elsewhere("rank", "some_honesty", "--json", "--store", str(store)).stdout == named.stdout
+
+
+def test_eighty_layers_of_large_states_fit_80_columns(layerscope: Program) -> None:
+    d_primes = [-12.0 - layer / 10 for layer in range(80)]
+    ranking = ranking_of(d_primes, tied=range(70), p_values=[1e-4] * 80, half=9.0)
+    save_record(contrast_record(contrast_rows([0.1] * 80, scale=1e6), ranking), layerscope.folder / "activations")
+    result = layerscope("rank", "some_honesty")
+    assert len(table_lines(result)) == 80
+    assert widest(result.stdout) <= 80
+    assert "…" not in result.stdout
+
+
+def test_a_real_capture_is_ranked_as_the_engine_ranks_it(ranked_run: Run) -> None:
+    """From the model to the table; the same seed, the same ranking."""
+    assert ranked_run.result.returncode == 0, ranked_run.result.stderr
+    data = engine.load_activations(ranked_run.path)
+    assert "positive" in data
+    ranking = engine.rank_layers(data)
+    program = Program(ranked_run.path.parent.parent)
+    document = parsed(program("rank", "ranked", "--json"))
+    assert [layer["layer"] for layer in document["layers"]] == [layer["layer"] for layer in ranking["layers"]]
+    assert [layer["low"] for layer in document["layers"]] == [layer["low"] for layer in ranking["layers"]]
+    assert document["ranking"]["groups"].keys() == {"persona", "template", "topic"}
+    assert document["confounds"] == engine.find_confounds(data)
+    assert json.loads(ranked_run.record.read_text())["ranking"] == ranking
+    table = program("rank", str(Path("activations") / "ranked.pt"))
+    assert [int(line.split()[1]) for line in table_lines(table)] == [layer["layer"] for layer in ranking["layers"]]
+    assert widest(table.stdout) <= 80
+
+
+def test_tensors_whose_record_is_gone_are_ranked_without_factors(layerscope: Program, ranked_run: Run) -> None:
+    (layerscope.folder / "mine.pt").write_bytes(ranked_run.tensors.read_bytes())
+    result = layerscope("rank", "mine.pt", "--json")
+    assert result.returncode == 0
+    assert "no record beside it" in result.stderr
+    document = json.loads(result.stdout)
+    assert {layer["left_out"] for layer in document["layers"]} == {"pairs"}
+    assert {layer["layer"] for layer in document["layers"]} == {4, 16, 29}

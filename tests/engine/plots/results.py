@@ -1,0 +1,89 @@
+"""Made-up results of statistics: comparisons, projections and readings, as the statistics return them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from engine.records.comparison import ComparedLayer, Comparison, DepthRow
+from engine.records.directions import TokenReading
+from engine.records.statistics import SideProjections
+
+# Layer, cosine, what random directions stay within, what two halves reach: both ends, beyond chance and within it.
+COSINES = [(0, 1.0, 0.1, 0.9), (1, -1.0, 0.5, 0.8), (2, 0.05, 0.2, 0.95), (3, -0.3, 0.25, 0.7)]
+FEW, MANY = "small_honesty", "large_honesty"
+
+
+def compared_directions(rows: Sequence[tuple[int, float, float, float]] = COSINES, **changes: Any) -> Comparison:
+    """Two concepts on one model."""
+    made = Comparison(
+        kind="directions",
+        names=("some_honesty", "some_empathy"),
+        titles=("honesty", "empathy"),
+        directions=[
+            ComparedLayer(layer=layer, cosine=cosine, chance=chance, ceiling=ceiling)
+            for layer, cosine, chance, ceiling in rows
+        ],
+        depths=[],
+        warnings=[],
+    )
+    return made | changes  # type: ignore[return-value]  # a TypedDict loses its type when merged with a plain one
+
+
+def depth_rows(name: str, d_primes: Sequence[float], tied: Sequence[int]) -> list[DepthRow]:
+    """Layers 0, 1, ... of a model that has no others; intervals reach 0.5 below and 1 above."""
+    return [
+        DepthRow(
+            capture=name,
+            layer=layer,
+            depth=(layer + 1) / len(d_primes),
+            d_prime=d_prime,
+            low=d_prime - 0.5,
+            high=d_prime + 1,
+            tied=layer in tied,
+        )
+        for layer, d_prime in enumerate(d_primes)
+    ]
+
+
+def compared_depths(
+    few: Sequence[float] = (0.5, 1.25, -0.5), many: Sequence[float] = (0.0, 0.5, 1.0, 2.0, 1.5, 0.25), **changes: Any
+) -> Comparison:
+    """One concept on a model of three layers and on one of six; in the one 0 and 1 are tied, in the other 3 and 4."""
+    made = Comparison(
+        kind="depth",
+        names=(FEW, MANY),
+        titles=("someone/small", "someone/large"),
+        directions=[],
+        depths=[*depth_rows(FEW, few, [0, 1]), *depth_rows(MANY, many, [3, 4])],
+        warnings=[],
+    )
+    return made | changes  # type: ignore[return-value]  # as above
+
+
+def sides_of(positive: Sequence[float], negative: Sequence[float], left_out: str = "persona") -> SideProjections:
+    """Projections at layer 7."""
+    wrong = sum(plus < minus for plus, minus in zip(positive, negative, strict=True))
+    return SideProjections(
+        layer=7,
+        left_out=left_out,
+        positive=list(positive),
+        negative=list(negative),
+        d_prime=1.5,
+        auroc=0.875,
+        wrong_way=wrong / len(positive),
+    )
+
+
+def reading_of(tokens: Sequence[str], *values: Sequence[float], **changes: Any) -> TokenReading:
+    """A text read at layers 3, 7, 11, ... as far as there are values; the second of them leads, or the only one."""
+    layers = [3 + 4 * place for place in range(len(values))]
+    made = TokenReading(
+        prompt="made up",
+        tokens=list(tokens),
+        layers=layers,
+        leading=layers[min(1, len(layers) - 1)],
+        values={layer: list(row) for layer, row in zip(layers, values, strict=True)},
+        concept="honesty",
+        method="mean_diff",
+        warnings=[],
+    )
+    return made | changes  # type: ignore[return-value]  # as above

@@ -1,0 +1,106 @@
+"""A comparison as a picture: every line and band holds the numbers of the data."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from engine.plots.comparison_figure import draw_comparison
+from engine.plots.style import save_figure
+from tests.engine.plots.pictures import svg_words
+from tests.engine.plots.results import FEW, MANY, compared_depths, compared_directions
+
+Points = list[tuple[float, float]]
+
+
+def named_lines(axes: Axes) -> dict[str, Line2D]:
+    return {str(line.get_label()): line for line in axes.get_lines()}
+
+
+def points(line: Line2D) -> Points:
+    return list(zip(np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist(), strict=True))
+
+
+def corners(axes: Axes) -> list[set[tuple[float, float]]]:
+    """The corners of each band."""
+    bands = [collection for collection in axes.collections if isinstance(collection, PolyCollection)]
+    return [{(x, y) for x, y in np.asarray(band.get_paths()[0].vertices).tolist()} for band in bands]
+
+
+def test_cosines_and_what_halves_reach_are_the_data() -> None:
+    comparison = compared_directions()
+    (axes,) = draw_comparison(comparison).axes
+    lines = named_lines(axes)
+    rows = comparison["directions"]
+    assert points(lines["cosine"]) == [(row["layer"], row["cosine"]) for row in rows]
+    assert points(lines["two halves of one capture"]) == [(row["layer"], row["ceiling"]) for row in rows]
+
+
+def test_the_band_is_what_random_directions_show() -> None:
+    comparison = compared_directions()
+    (axes,) = draw_comparison(comparison).axes
+    (band,) = corners(axes)
+    assert band == {(row["layer"], sign * row["chance"]) for row in comparison["directions"] for sign in (-1, 1)}
+
+
+def test_cosines_are_seen_whole_and_on_one_scale() -> None:
+    for rows in ([(3, 0.01, 0.005, 0.02)], [(0, 1.0, 0.1, 0.9), (1, -1.0, 0.1, 0.9)]):
+        low, high = draw_comparison(compared_directions(rows)).axes[0].get_ylim()
+        assert low < -1
+        assert high > 1
+
+
+def test_scores_by_depth_are_the_data() -> None:
+    comparison = compared_depths()
+    (axes,) = draw_comparison(comparison).axes
+    lines = named_lines(axes)
+    bands = corners(axes)
+    for name, title, band in zip((FEW, MANY), comparison["titles"], bands, strict=True):
+        rows = [row for row in comparison["depths"] if row["capture"] == name]
+        assert points(lines[title]) == [(row["depth"], row["d_prime"]) for row in rows]
+        assert band == {(row["depth"], row[end]) for row in rows for end in ("low", "high")}
+
+
+def test_two_models_are_told_apart_without_colour() -> None:
+    comparison = compared_depths()
+    lines = named_lines(draw_comparison(comparison).axes[0])
+    one, other = (lines[title] for title in comparison["titles"])
+    assert one.get_marker() != other.get_marker()
+    assert one.get_linestyle() != other.get_linestyle()
+    assert to_hex(one.get_color()) != to_hex(other.get_color())
+
+
+def test_the_words_can_be_searched(tmp_path: Path) -> None:
+    words = set(svg_words(save_figure(partial(draw_comparison, compared_directions()), tmp_path / "cosines.svg")))
+    assert words >= {
+        *("honesty and empathy", "some_honesty and some_empathy", "Cosine between the two directions", "layer"),
+        *("random directions, 95%", "two halves of one capture", "cosine"),
+    }
+    words = set(svg_words(save_figure(partial(draw_comparison, compared_depths()), tmp_path / "depths.svg")))
+    assert words >= {
+        *("someone/small and someone/large", f"{FEW} and {MANY}", "someone/small", "someone/large"),
+        *("Held-out d' with 95% intervals", "depth (share of the blocks that have run)"),
+    }
+    assert any(word.endswith("%") and word[:-1].isdigit() for word in words)
+
+
+def test_one_layer_is_drawn() -> None:
+    lines = named_lines(draw_comparison(compared_directions([(14, 0.5, 0.2, 0.9)])).axes[0])
+    assert points(lines["cosine"]) == [(14, 0.5)]
+    assert lines["cosine"].get_marker() != "None"
+
+
+def test_names_are_drawn_as_they_are_written(tmp_path: Path) -> None:
+    draw = partial(draw_comparison, compared_directions(titles=("cost: $5", "$_$")))
+    assert "cost: $5 and $_$" in svg_words(save_figure(draw, tmp_path / "cosines.svg"))
+
+
+def test_it_can_be_drawn_into_a_figure_that_is_there() -> None:
+    figure = Figure()
+    assert draw_comparison(compared_depths(), figure) is figure
+    assert len(figure.axes) == 1

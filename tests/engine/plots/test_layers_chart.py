@@ -1,0 +1,86 @@
+"""What is drawn of a record: its heading, its rows, its layers in order of rank, and what must be known of them."""
+
+import pytest
+
+from engine.plots.findings import describe_findings
+from engine.plots.layers_chart import layers_chart
+from engine.records.files import CaptureRecord
+from tests.engine.plots.records import (
+    TOO_FEW,
+    confounds_of,
+    contrast_record,
+    prompt_record,
+    ranking_of,
+    unranked_record,
+)
+from tests.engine.stats.captures import provenance
+
+
+def test_a_contrast_is_drawn_as_it_was_ranked() -> None:
+    record = contrast_record()
+    chart = layers_chart(record)
+    assert record["ranking"] is not None
+    assert [row["layer"] for row in chart.ranked] == [1, 2, 0, 3]
+    assert list(chart.ranked) == record["ranking"]["layers"]
+    assert list(chart.rows) == record["statistics"]
+    assert chart.chance == record["ranking"]["chance"]
+    assert list(chart.findings) == describe_findings(record)
+    assert chart.warnings == ()
+
+
+def test_what_must_be_known_of_a_ranking_and_of_confounds_is_passed_on() -> None:
+    ranking = ranking_of(warnings=["3 templates are few"])
+    record = contrast_record(ranking=ranking, confounds=confounds_of(0.9, ["prompt length alone tells them apart"]))
+    assert layers_chart(record).warnings == ("3 templates are few", "prompt length alone tells them apart")
+
+
+def test_a_contrast_without_a_ranking_says_why_and_finds_nothing() -> None:
+    chart = layers_chart(unranked_record())
+    assert chart.contrast
+    assert (chart.ranked, chart.chance, chart.findings) == ((), None, ())
+    assert chart.warnings == (f"not ranked: {TOO_FEW}",)
+
+
+def test_a_prompt_has_nothing_to_rank_by_and_nothing_to_be_warned_of() -> None:
+    chart = layers_chart(prompt_record())
+    assert not chart.contrast
+    assert (chart.ranked, chart.chance, chart.findings, chart.warnings) == ((), None, (), ())
+    assert len(chart.rows) == 4
+
+
+def test_the_heading_of_a_contrast() -> None:
+    chart = layers_chart(contrast_record())
+    assert (chart.title, chart.subtitle) == ("honesty", "someone/some-model, 72 pairs, positions: last")
+
+
+def test_a_site_that_is_not_the_usual_one_is_in_the_heading() -> None:
+    record = contrast_record()
+    record["provenance"] = provenance(positions="last", site="attn_out")
+    chart = layers_chart(record)
+    assert chart.subtitle == "someone/some-model, 72 pairs, positions: last, site: attn_out"
+    assert chart.axis == "layer (attn_out of block)"
+
+
+def test_the_heading_of_prompts_of_ones_own_is_the_captures_name() -> None:
+    assert layers_chart(contrast_record(concept=None)).title == "some_honesty"
+    assert layers_chart(prompt_record()).title == "some_prompt"
+
+
+@pytest.mark.parametrize(
+    ("record", "counted"),
+    [
+        (prompt_record(num_prompts=1), "1 prompt,"),
+        (prompt_record(num_prompts=2), "2 prompts,"),
+        (unranked_record(num_pairs=1), "1 pair,"),
+        (unranked_record(num_pairs=2), "2 pairs,"),
+    ],
+)
+def test_prompts_and_pairs_are_counted(record: CaptureRecord, counted: str) -> None:
+    assert f" {counted}" in layers_chart(record).subtitle
+
+
+def test_data_of_unknown_origin_has_a_heading_too() -> None:
+    record = contrast_record()
+    record["provenance"] = None
+    chart = layers_chart(record)
+    assert (chart.subtitle, chart.axis) == ("72 pairs", "layer (output of block)")

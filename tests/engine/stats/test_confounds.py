@@ -1,0 +1,279 @@
+"""What tells the sides apart without a model is found, and what the contrast is about is not mistaken for it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from engine.concepts.catalog import load_concept
+from engine.concepts.pairs import draw_pairs
+from engine.records.captures import ActivationData, ContrastData
+from engine.records.concepts import Factors, Message
+from engine.records.ranking import Confound, ConfoundReport
+from engine.stats.confounds import SUSPICIOUS, find_confounds
+from tests.engine.stats.captures import provenance
+from tests.engine.stats.contrasts import (
+    Array,
+    all_factors,
+    auroc_by_hand,
+    d_prime_by_hand,
+    projected_by_hand,
+    values_of,
+)
+
+NAMES = ["prompt length", "token read", "topic words", "all words"]
+BUILT_IN = [
+    "confidence",
+    "creativity",
+    "empathy",
+    "enthusiasm",
+    "formality",
+    "helpfulness",
+    "honesty",
+    "verbosity",
+]
+VOCABULARY = [f"{a}{b}{c}" for a in "bdgk" for b in "aeiou" for c in "lmnrst"]
+
+
+def contrast_of(
+    positive: Sequence[str], negative: Sequence[str], factors: list[Factors] | None = None, positions: str | None = None
+) -> ContrastData:
+    """A contrast of texts whose tokens are their words; the states are never looked at."""
+
+    def prompt(text: str) -> ActivationData:
+        tokens = text.split()
+        return ActivationData(
+            activations={0: torch.zeros(1, 1, 2)},
+            input_ids=torch.zeros(1, len(tokens), dtype=torch.long),
+            tokens=tokens,
+            prompt=text,
+            num_layers=1,
+            captured_layers=[0],
+        )
+
+    data = ContrastData(
+        positive=[prompt(text) for text in positive],
+        negative=[prompt(text) for text in negative],
+        num_pairs=len(positive),
+        concept=None,
+        layers=[0],
+    )
+    if factors is not None:
+        data["factors"] = factors
+    if positions is not None:
+        data["provenance"] = provenance(positions=positions)
+    return data
+
+
+def sayings(rng: np.random.Generator, number: int, words: int = 6) -> list[str]:
+    """Texts of words drawn at random, each ending alike."""
+    return [" ".join([*rng.choice(VOCABULARY, size=words), "end"]) for _ in range(number)]
+
+
+def checks(report: ConfoundReport) -> dict[str, Confound]:
+    return {check["what"]: check for check in report["checks"]}
+
+
+def warned(report: ConfoundReport) -> list[str]:
+    """Names of what is warned of."""
+    return [name for name in NAMES for warning in report["warnings"] if warning.startswith(f"{name} alone")]
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_sides_drawn_from_the_same_words_are_not_suspicious(rng: np.random.Generator) -> None:
+    report = find_confounds(contrast_of(sayings(rng, 60), sayings(rng, 60)))
+    assert report["warnings"] == []
+    assert [check["what"] for check in report["checks"]] == ["prompt length", "token read", "all words"]
+    assert all(0.2 < check["auroc"] < 0.65 for check in report["checks"])
+
+
+def test_a_longer_side_is_caught(rng: np.random.Generator) -> None:
+    longer = [" ".join(["and", *text.split()[:-1], *text.split()]) for text in sayings(rng, 60)]
+    report = find_confounds(contrast_of(longer, [f"and {text}" for text in sayings(rng, 60)]))
+    check = checks(report)["prompt length"]
+    assert "prompt length" in warned(report)
+    assert check["auroc"] == 1.0
+    assert check["detail"] == "14.0 tokens on the positive side, 8.0 on the negative"
+
+
+def test_a_shorter_side_is_caught_as_well(rng: np.random.Generator) -> None:
+    report = find_confounds(contrast_of(sayings(rng, 40, words=3), sayings(rng, 40, words=5)))
+    assert checks(report)["prompt length"]["auroc"] == 1.0
+
+
+def test_lengths_that_vary_alike_are_not(rng: np.random.Generator) -> None:
+    lengths = rng.integers(3, 20, size=(2, 60))
+    sides = [[sayings(rng, 1, words=int(words))[0] for words in side] for side in lengths]
+    assert "prompt length" not in warned(find_confounds(contrast_of(sides[0], sides[1])))
+
+
+def test_lengths_that_differ_by_persona_in_turn_say_nothing_of_a_new_one(rng: np.random.Generator) -> None:
+    """Half of the personas are longer on the positive side, half on the negative."""
+    factors = all_factors(8, 2, 3)
+    longer = [int(name[1:]) % 2 == 0 for name in values_of(factors, "persona")]
+    positive = [sayings(rng, 1, words=7 if more else 5)[0] for more in longer]
+    negative = [sayings(rng, 1, words=5 if more else 7)[0] for more in longer]
+    report = find_confounds(contrast_of(positive, negative, factors))
+    assert "prompt length" not in warned(report)
+
+
+def test_another_last_token_is_caught_where_it_was_read(rng: np.random.Generator) -> None:
+    positive, negative = ([f"{text} {last}" for text in sayings(rng, 40)] for last in ("yes", "no"))
+    for positions in ("last", "all", "-3:", None):
+        report = find_confounds(contrast_of(positive, negative, positions=positions))
+        assert "token read" in warned(report)
+        check = checks(report)["token read"]
+        assert check["auroc"] == 1.0
+        expected = "the same in 0 of 40 pairs; mostly 'yes' on the positive side, 'no' on the negative"
+        assert check["detail"] == expected
+
+
+@pytest.mark.parametrize("positions", ["-2", "-4:-1", "mean"])
+def test_it_is_not_where_another_position_was_read(rng: np.random.Generator, positions: str) -> None:
+    positive, negative = ([f"{text} {last}" for text in sayings(rng, 40)] for last in ("yes", "no"))
+    report = find_confounds(contrast_of(positive, negative, positions=positions))
+    assert "token read" not in warned(report)
+    assert checks(report)["token read"]["auroc"] == 0.5
+
+
+def test_a_token_that_is_read_everywhere_is_named(rng: np.random.Generator) -> None:
+    report = find_confounds(contrast_of(sayings(rng, 12), sayings(rng, 12), positions="last"))
+    assert checks(report)["token read"]["detail"] == "the same in 12 of 12 pairs; mostly 'end'"
+
+
+def test_a_mean_reads_no_single_token(rng: np.random.Generator) -> None:
+    for positions in ("mean", "mean:2:4"):
+        report = find_confounds(contrast_of(sayings(rng, 12), sayings(rng, 12), positions=positions))
+        assert checks(report)["token read"] == {
+            "what": "token read",
+            "auroc": 0.5,
+            "detail": "a mean over tokens was read",
+        }
+
+
+def test_topics_that_stand_in_both_prompts_are_exactly_even(rng: np.random.Generator) -> None:
+    factors = all_factors()
+    topics = values_of(factors, "topic")
+    sides = [[f"{saying} {topic}" for saying, topic in zip(sayings(rng, 60), topics, strict=True)] for _ in range(2)]
+    check = checks(find_confounds(contrast_of(sides[0], sides[1], factors)))["topic words"]
+    assert check["auroc"] == 0.5
+    assert check["detail"] == "the topic reads the same on both sides of every pair"
+
+
+def test_topics_that_separate_the_sides_are_caught(rng: np.random.Generator) -> None:
+    """Pairs of one's own whose sides speak of different things: what they are called stands in neither."""
+    factors = all_factors(6, 2, 5)
+    sides = [[f"{saying} on the {topic}" for saying in sayings(rng, 60)] for topic in ("sea", "hill")]
+    report = find_confounds(contrast_of(sides[0], sides[1], factors))
+    assert {"topic words", "all words"} <= set(warned(report))
+    detail = checks(report)["topic words"]["detail"]
+    assert "'hill' in 0 and 60" in detail
+    assert "'sea' in 60 and 0" in detail
+
+
+def test_a_word_that_all_positive_prompts_share_is_caught_and_named(rng: np.random.Generator) -> None:
+    factors = all_factors(6, 2, 5)
+    topics = values_of(factors, "topic")
+    sides = [
+        [f"a {word} one {saying} {topic}" for saying, topic in zip(sayings(rng, 60), topics, strict=True)]
+        for word in ("Honest", "Deceptive")
+    ]
+    report = find_confounds(contrast_of(sides[0], sides[1], factors))
+    assert warned(report) == ["all words"]
+    check = checks(report)["all words"]
+    assert check["auroc"] > 0.95
+    assert "'deceptive' in 0 and 60" in check["detail"]
+    assert "'honest' in 60 and 0" in check["detail"]
+    assert report["warnings"] == [
+        f"all words alone tells left-out prompts apart (AUROC {check['auroc']:.2f}): {check['detail']}"
+    ]
+
+
+def test_words_that_each_persona_has_of_its_own_are_not(rng: np.random.Generator) -> None:
+    """Within a persona the words give the side away, to a new persona they say nothing."""
+    factors = all_factors(6, 2, 5)
+    personas = values_of(factors, "persona")
+    texts = sayings(rng, 60)
+    positive = [f"a good{persona} one {text}" for persona, text in zip(personas, texts, strict=True)]
+    negative = [f"a bad{persona} one {text}" for persona, text in zip(personas, texts, strict=True)]
+    report = find_confounds(contrast_of(positive, negative, factors))
+    assert report["warnings"] == []
+    assert checks(report)["all words"]["auroc"] == pytest.approx(0.5)
+
+
+def test_sides_of_the_same_text_are_even_throughout(rng: np.random.Generator) -> None:
+    texts = sayings(rng, 12)
+    assert [check["auroc"] for check in find_confounds(contrast_of(texts, texts))["checks"]] == [0.5] * 3
+
+
+def worst_by_hand(positive: Array, negative: Array, factors: list[Factors]) -> float:
+    """AUROC with the factor left out that d' is lowest for."""
+    found = []
+    for factor in ("persona", "template", "topic"):
+        projected = projected_by_hand((positive, negative), values_of(factors, factor))
+        found.append((d_prime_by_hand(projected), auroc_by_hand(projected)))
+    return min(found)[1]
+
+
+def test_values_are_those_of_a_plain_computation(rng: np.random.Generator) -> None:
+    """Words counted present or absent in any letter case, lengths as they are; but for ties, see test_separation."""
+    factors = all_factors()
+    sides = [
+        [" ".join(rng.choice(favoured, size=rng.integers(4, 9))) for _ in factors]
+        for favoured in (VOCABULARY[:30], VOCABULARY[20:])
+    ]
+    sides[0] = [text.upper() for text in sides[0]]
+    found = checks(find_confounds(contrast_of(sides[0], sides[1], factors, positions="last")))
+
+    lengths = [np.array([[len(text.split())] for text in side], dtype=np.float64) for side in sides]
+    expected = worst_by_hand(lengths[0], lengths[1], factors)
+    assert found["prompt length"]["auroc"] == pytest.approx(expected, abs=0.01)  # many lengths are equal
+
+    words = sorted({word for side in sides for text in side for word in text.lower().split()})
+    bags = [np.array([[float(word in text.lower().split()) for word in words] for text in side]) for side in sides]
+    assert found["all words"]["auroc"] == pytest.approx(worst_by_hand(bags[0], bags[1], factors))
+
+    last = sorted({text.split()[-1] for side in sides for text in side})  # tokens are told apart by their case
+    tokens = [np.array([[float(text.split()[-1] == word) for word in last] for text in side]) for side in sides]
+    expected = worst_by_hand(tokens[0], tokens[1], factors)
+    assert found["token read"]["auroc"] == pytest.approx(expected, abs=0.01)
+
+
+def test_a_warning_comes_from_the_threshold_on() -> None:
+    """One of four pairs tells the sides apart by its length: AUROC 0.5 and a bit; all four: 1."""
+    texts = ["a b c", "a b", "a b c d", "a b c d e"]
+    for longer, suspicious in ((1, False), (4, True)):
+        positive = [f"{text} x y z" if number < longer else text for number, text in enumerate(texts)]
+        report = find_confounds(contrast_of(positive, texts))
+        assert ("prompt length" in warned(report)) is suspicious
+        assert (checks(report)["prompt length"]["auroc"] >= SUSPICIOUS) is suspicious
+
+
+@pytest.mark.parametrize("pairs", [1, 3])
+def test_too_few_pairs_are_not_checked(rng: np.random.Generator, pairs: int) -> None:
+    assert find_confounds(contrast_of(sayings(rng, pairs), sayings(rng, pairs))) == {"checks": [], "warnings": []}
+
+
+def said(messages: Sequence[Message]) -> str:
+    return " ".join(message["content"] for message in messages)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_words_of_a_built_in_concept_do_not_give_it_away(name: str) -> None:
+    """Length by words, as the tokens of no model are at hand here."""
+    pairs = draw_pairs(load_concept(name), 72)
+    data = contrast_of(
+        [f"{said(pair.positive)} end" for pair in pairs],
+        [f"{said(pair.negative)} end" for pair in pairs],
+        [pair.factors for pair in pairs],
+        positions="last",
+    )
+    report = find_confounds(data)
+    assert [check["what"] for check in report["checks"]] == NAMES
+    assert report["warnings"] == []
+    assert checks(report)["topic words"]["auroc"] == 0.5

@@ -1,0 +1,444 @@
+"""The ranking: right by a plain computation, finds what was planted, and says how much is not known."""
+
+import itertools
+from collections.abc import Sequence
+from typing import cast
+
+import msgspec
+import numpy as np
+import pytest
+
+from engine.errors import RequestError
+from engine.records.captures import ContrastData
+from engine.records.concepts import Factors
+from engine.records.ranking import RankedLayer, Ranking
+from engine.stats.groups import group_pairs
+from engine.stats.ranking import _Work, rank_layers
+from engine.stats.separation import compute_separation, gram_at
+from tests.engine.stats.contrasts import (
+    FACTORS,
+    PERSONAS,
+    Sides,
+    all_factors,
+    capture_of,
+    noise,
+    numbers_of,
+    only_personas,
+    planted,
+    swapped,
+)
+
+
+def quick(data: ContrastData, seed: int = 0) -> Ranking:
+    return rank_layers(data, resamples=200, permutations=200, seed=seed)
+
+
+def by_layer(ranking: Ranking) -> dict[int, RankedLayer]:
+    return {row["layer"]: row for row in ranking["layers"]}
+
+
+def deep(rng: np.random.Generator, factors: list[Factors], strengths: Sequence[float]) -> list[Sides]:
+    """What a model does: noise is carried on from layer to layer, and states double with each."""
+    pairs, width = len(factors), 24
+    carried = [rng.normal(size=(pairs, width)) for _ in range(3)]
+    layers = []
+    for depth, strength in enumerate(strengths):
+        carried = [0.8 * part + 0.6 * rng.normal(size=(pairs, width)) for part in carried]
+        shared, one, other = carried
+        positive, negative = 30 + shared + one, 30 + shared + other
+        positive[:, :3] += strength
+        layers.append((positive * 2.0**depth, negative * 2.0**depth))
+    return layers
+
+
+def test_planted_layers_lead_beyond_doubt_where_the_raw_norm_misses_them() -> None:
+    factors = all_factors(8, 2, 6)
+    strengths = [0.0, 0.3, 0.6, 2.5, 2.5, 0.6, 0.3, 0.3]
+    layers = deep(np.random.default_rng(0), factors, strengths)
+    raw = [np.linalg.norm((positive - negative).mean(axis=0)) for positive, negative in layers]
+    ranking = rank_layers(capture_of(layers, factors))
+    rows = by_layer(ranking)
+    assert int(np.argmax(raw)) == 7
+    assert {row["layer"] for row in ranking["layers"][:2]} == {3, 4}
+    assert {layer for layer, row in rows.items() if row["tied"]} == {3, 4}
+    assert all(rows[layer]["rank_high"] <= 2 for layer in (3, 4))
+    assert rows[3]["p_value"] <= 0.05
+    assert rows[3]["d_prime"] > ranking["chance"] > 0
+    assert rows[3]["low"] > rows[3]["null_high"] > rows[3]["null_low"]
+
+
+def test_what_each_persona_does_its_own_way_is_neither_a_find_nor_a_lead() -> None:
+    """Every persona moves its prompts far, in a direction of its own: nothing is known about a new persona."""
+    rng = np.random.default_rng(1)
+    factors = all_factors(8, 2, 4)
+    persona = numbers_of(factors, "persona")
+    layers = []
+    for _ in range(6):
+        positive, negative = noise(rng, len(factors), width=64)
+        positive += 9.0 * np.linalg.qr(rng.normal(size=(64, 64)))[0][persona]
+        layers.append((positive, negative))
+    ranking = rank_layers(capture_of(layers, factors))
+    for row in ranking["layers"]:
+        assert row["left_out"] == "persona"
+        assert row["by_factor"]["topic"]["d_prime"] > 1.0 > row["d_prime"]
+        assert row["p_value"] > 0.1
+        assert row["tied"]
+        assert row["low"] < 0
+
+
+def test_scores_are_those_of_compute_separation_and_places_follow_them() -> None:
+    factors = all_factors()
+    data = capture_of(planted(np.random.default_rng(2), [0.5, 2.0, 0.0, 1.0], len(factors)), factors)
+    separations = compute_separation(data)
+    ranking = quick(data)
+    scores = [row["d_prime"] for row in ranking["layers"]]
+    assert scores == sorted(scores, reverse=True)
+    assert [row["rank"] for row in ranking["layers"]] == [1, 2, 3, 4]
+    assert sorted(row["layer"] for row in ranking["layers"]) == data["layers"]
+    for row in ranking["layers"]:
+        separation = separations[row["layer"]]
+        assert row["by_factor"] == separation["by_factor"]
+        assert row["left_out"] == separation["worst"]
+        worst = separation["by_factor"][separation["worst"]]
+        assert (row["d_prime"], row["auroc"], row["wrong_way"]) == tuple(worst.values())
+        assert row["d_prime"] == min(by["d_prime"] for by in row["by_factor"].values())
+
+
+def test_every_row_is_consistent_with_itself_and_with_the_others() -> None:
+    factors = all_factors(7, 2, 3)
+    ranking = quick(capture_of(planted(np.random.default_rng(3), [0.0, 0.5, 1.0, 1.5, 3.0], len(factors)), factors))
+    rows = ranking["layers"]
+    for row in rows:
+        assert row["low"] <= row["d_prime"] <= row["high"]
+        assert row["null_low"] <= row["null_high"]
+        assert 1 <= row["rank_low"] <= row["rank"] <= row["rank_high"] <= len(rows)
+        assert row["tied"] == (row["rank_low"] == 1)
+        assert ranking["smallest_p"] <= row["p_value"] <= 1
+        assert 0 <= row["wrong_way"] <= 1
+    assert rows[0]["tied"]
+    p_values = [row["p_value"] for row in rows]
+    assert p_values[0] == min(p_values)
+
+
+def plain_p_values(layers: Sequence[Sides], factors: list[Factors], factor: str) -> list[float]:
+    """Swap the prompts of whole groups in every way there is, score all layers anew, and count."""
+    groups = numbers_of(factors, factor)
+
+    def scores(signs: Sequence[float]) -> list[float]:
+        by_pair = np.array(signs)[groups]
+        separations = compute_separation(capture_of([swapped(sides, by_pair) for sides in layers], factors))
+        return [layer["by_factor"][factor]["d_prime"] for layer in separations.values()]
+
+    count = groups.max() + 1
+    best = [max(scores(signs)) for signs in itertools.product([1.0, -1.0], repeat=count)]
+    return [sum(value > score - 1e-9 for value in best) / len(best) for score in scores([1.0] * count)]
+
+
+def test_p_values_are_exact_where_all_shuffles_can_be_made() -> None:
+    factors = only_personas(6, 3)
+    layers = planted(np.random.default_rng(4), [0.0, 0.7, 2.0], len(factors))
+    ranking = rank_layers(capture_of(layers, factors))
+    expected = plain_p_values(layers, factors, "persona")
+    assert [row["p_value"] for _, row in sorted(by_layer(ranking).items())] == pytest.approx(expected, abs=1e-12)
+    assert (ranking["smallest_p"], ranking["permutations"]) == (1 / 32, 32)
+    assert min(expected) == 1 / 32
+    assert max(expected) > 0.2
+
+
+def test_the_p_value_is_the_largest_over_factors_with_enough_groups() -> None:
+    """Seven topics and six personas are tested, two templates are too few."""
+    factors = all_factors(6, 2, 7)
+    rng = np.random.default_rng(5)
+    layers = planted(rng, [0.0, 0.4, 3.0], len(factors))
+    ranking = rank_layers(capture_of(layers, factors))
+    each = [plain_p_values(layers, factors, factor) for factor in ("persona", "topic")]
+    expected = [max(values) for values in zip(*each, strict=True)]
+    assert [row["p_value"] for _, row in sorted(by_layer(ranking).items())] == pytest.approx(expected, abs=1e-12)
+    assert (ranking["smallest_p"], ranking["permutations"]) == (1 / 32, 64)
+    assert ranking["tested"] == ["persona", "topic"]
+
+
+def test_random_shuffles_come_close_to_all_of_them() -> None:
+    """Of 8192 ways to swap 14 groups, 2000 at random: four binomial standard errors of a p near 0.3 are 0.04."""
+    factors = only_personas(14, 2)
+    data = capture_of(planted(np.random.default_rng(6), [0.1, 0.4, 0.6], len(factors)), factors)
+    exact, random = (by_layer(rank_layers(data, resamples=50, permutations=number)) for number in (10_000, 2000))
+    for layer, row in exact.items():
+        assert random[layer]["p_value"] == pytest.approx(row["p_value"], abs=0.04)
+        assert random[layer]["null_high"] == pytest.approx(row["null_high"], rel=0.15)
+
+
+def test_a_random_shuffle_never_gives_a_p_value_of_zero() -> None:
+    """The labels as they are count among the shuffles: 1 of 201 where no other scores as high."""
+    ranking = quick(capture_of(planted(np.random.default_rng(29), [9.0], 40), None))
+    assert (ranking["permutations"], ranking["smallest_p"]) == (200, 1 / 201)
+    assert [row["p_value"] for row in ranking["layers"]] == [1 / 201]
+
+
+def test_chance_is_what_the_best_layer_stays_below_in_nineteen_of_twenty_shuffles() -> None:
+    factors = only_personas(8, 4)
+    layers = planted(np.random.default_rng(7), [0.0] * 5, len(factors))
+    ranking = rank_layers(capture_of(layers, factors))
+    rows = ranking["layers"]
+    assert ranking["chance"] >= max(row["null_high"] for row in rows) * 0.8
+    assert all((row["p_value"] > 0.05) == (row["d_prime"] < ranking["chance"]) for row in rows)
+
+
+def test_the_ranking_is_complete_and_survives_json() -> None:
+    factors = all_factors()
+    ranking = quick(capture_of(planted(np.random.default_rng(8), [0.0, 2.0], len(factors)), factors))
+    assert msgspec.json.decode(msgspec.json.encode(ranking), type=Ranking) == ranking
+    assert set(ranking) == Ranking.__required_keys__
+    assert all(set(row) == RankedLayer.__required_keys__ for row in ranking["layers"])
+    assert ranking["groups"] == {"persona": 4, "template": 3, "topic": 5}
+    assert (ranking["confidence"], ranking["resamples"], ranking["seed"]) == (0.95, 200, 0)
+
+
+def test_the_same_seed_gives_the_same_ranking() -> None:
+    data = capture_of(planted(np.random.default_rng(9), [0.0, 1.0, 1.2], 30), None)
+    assert quick(data, seed=5) == quick(data, seed=5)
+    one, other = by_layer(quick(data, seed=5)), by_layer(quick(data, seed=6))
+    for layer, row in one.items():
+        assert row["low"] != other[layer]["low"]
+        assert row["d_prime"] == other[layer]["d_prime"]
+
+
+def renamed(factors: list[Factors], seed: int) -> list[Factors]:
+    """The same pairs, with the names of their personas dealt out anew."""
+    names = sorted({pair["persona"] for pair in factors})
+    dealt = dict(zip(names, np.random.default_rng(seed).permutation(names).tolist(), strict=True))
+    return [Factors(persona=dealt[p["persona"]], template=p["template"], topic=p["topic"]) for p in factors]
+
+
+def test_what_personas_are_called_does_not_decide_how_sure_one_layer_is_ahead_of_another() -> None:
+    """One layer is worst for new personas, one for new templates; their deviations belong to different draws.
+
+    The error of their difference comes from 4000 resamples, which leaves 1% to chance.
+    """
+    rng = np.random.default_rng(30)
+    factors = all_factors(6, 6, 2)
+    layers = []
+    for factor in ("persona", "template"):
+        positive, negative = noise(rng, len(factors))
+        positive[:, 0] += 2.0
+        positive += 1.2 * rng.normal(size=(6, 24))[numbers_of(factors, factor)]
+        layers.append((positive, negative))
+    errors = []
+    for seed in range(4):
+        called = renamed(factors, seed)
+        data = capture_of(layers, called)
+        grams = [gram_at(data, layer) for layer in data["layers"]]
+        work = _Work(data["layers"], grams, group_pairs(called, len(called)), 4000, 1, seed=0)
+        assert work.worst == ["persona", "template"]
+        errors.append(float((work.deviations[0] - work.deviations[1]).std()))
+    assert max(errors) < 1.08 * min(errors)
+
+
+def test_the_names_of_the_layers_are_kept() -> None:
+    factors = all_factors()
+    data = capture_of(planted(np.random.default_rng(10), [0.0, 3.0, 1.0], len(factors)), factors)
+    names = {0: 4, 1: 9, 2: 20}
+    for prompt in (*data["positive"], *data["negative"]):
+        prompt["activations"] = {names[layer]: states for layer, states in prompt["activations"].items()}
+        prompt["captured_layers"] = list(names.values())
+    data["layers"] = list(names.values())
+    assert [row["layer"] for row in quick(data)["layers"]] == [9, 20, 4]
+
+
+def test_the_capture_is_left_as_it_was() -> None:
+    layers = planted(np.random.default_rng(11), [1.0], 12)
+    before = [side.copy() for side in layers[0]]
+    quick(capture_of(layers, None))
+    assert all((side == was).all() for side, was in zip(layers[0], before, strict=True))
+
+
+def test_a_layer_and_its_copy_are_tied() -> None:
+    factors = all_factors(8, 2, 3)
+    layers = planted(np.random.default_rng(12), [3.0, 0.0], len(factors))
+    rows = by_layer(quick(capture_of([layers[0], layers[1], layers[0]], factors)))
+    assert (rows[0]["rank_low"], rows[0]["rank_high"]) == (rows[2]["rank_low"], rows[2]["rank_high"]) == (1, 2)
+    assert rows[0]["low"] == rows[2]["low"]
+
+
+@pytest.mark.parametrize("scale", [3.0, 0.1, 1e3])
+def test_a_layer_and_the_same_in_other_units_are_tied(scale: float) -> None:
+    """They differ by rounding, which is no evidence."""
+    factors = all_factors(8, 2, 3)
+    layers = planted(np.random.default_rng(13), [3.0, 3.0], len(factors))
+    turn, _ = np.linalg.qr(np.random.default_rng(14).normal(size=(24, 24)))
+    positive, negative = layers[0]
+    rows = by_layer(quick(capture_of([*layers, (scale * positive @ turn, scale * negative @ turn)], factors)))
+    assert rows[0]["d_prime"] == pytest.approx(rows[2]["d_prime"], rel=1e-9)
+    assert (rows[0]["rank_low"], rows[0]["rank_high"]) == (rows[2]["rank_low"], rows[2]["rank_high"])
+    assert rows[0]["rank_high"] > 1
+
+
+def test_a_single_layer_has_the_only_place() -> None:
+    (row,) = quick(capture_of(planted(np.random.default_rng(15), [1.0], 12), None))["layers"]
+    assert (row["rank"], row["rank_low"], row["rank_high"], row["tied"]) == (1, 1, 1, True)
+
+
+def median_width(personas: int) -> float:
+    factors = only_personas(personas, 60 // personas)
+    rng = np.random.default_rng(16)
+    persona = numbers_of(factors, "persona")
+    layers = []
+    for _ in range(12):
+        positive, negative = noise(rng, len(factors))
+        positive += 0.3 * rng.normal(size=(personas, 24))[persona]
+        positive[:, 0] += 2.0
+        layers.append((positive, negative))
+    rows = quick(capture_of(layers, factors))["layers"]
+    return float(np.median([row["high"] - row["low"] for row in rows]))
+
+
+def test_few_groups_make_wide_intervals() -> None:
+    """As many pairs, from more personas: three say little, and twenty say more than four by far."""
+    three, four, twenty = (median_width(personas) for personas in (3, 4, 20))
+    assert three > four > 1.3 * twenty
+    assert three > 2 * twenty
+
+
+@pytest.mark.parametrize("personas", [3, 5])
+def test_too_few_groups_for_a_test_get_no_small_p_value(personas: int) -> None:
+    factors = only_personas(personas, 30 // personas)
+    ranking = quick(capture_of(planted(np.random.default_rng(17), [9.0, 9.0], len(factors)), factors))
+    assert ranking["smallest_p"] == 1 / 2 ** (personas - 1) > 0.05
+    assert [row["p_value"] for row in ranking["layers"]] == [ranking["smallest_p"]] * 2
+    assert all(row["d_prime"] > 5 for row in ranking["layers"])
+    assert f"{personas} personas are few" in " ".join(ranking["warnings"])
+
+
+def test_more_layers_make_the_same_score_less_of_a_find() -> None:
+    factors = only_personas(10, 3)
+    layers = planted(np.random.default_rng(18), [0.8] + [0.0] * 29, len(factors))
+    alone, among = (by_layer(quick(capture_of(layers[:number], factors)))[0] for number in (1, 30))
+    assert alone["d_prime"] == among["d_prime"]
+    assert alone["p_value"] < among["p_value"]
+
+
+def test_layers_where_the_sides_are_equal_score_nothing() -> None:
+    """The first layers of a model that has not yet read past what differs."""
+    factors = all_factors(6, 2, 3)
+    layers = planted(np.random.default_rng(19), [0.0, 0.0, 3.0], len(factors))
+    for layer in (0, 1):
+        layers[layer] = (layers[layer][0], layers[layer][0].copy())
+    rows = by_layer(quick(capture_of(layers, factors)))
+    for layer in (0, 1):
+        row = rows[layer]
+        assert (row["d_prime"], row["low"], row["high"], row["auroc"], row["wrong_way"]) == (0, 0, 0, 0.5, 0.5)
+        assert row["p_value"] == 1
+        assert not row["tied"]
+        assert (row["null_low"], row["null_high"]) == (0, 0)
+    assert rows[2]["rank"] == 1
+
+
+def test_sides_that_are_equal_at_every_layer_are_all_tied() -> None:
+    positive, _ = noise(np.random.default_rng(20), 12)
+    ranking = quick(capture_of([(positive, positive), (positive, positive)], None))
+    assert [(row["rank_low"], row["rank_high"], row["p_value"]) for row in ranking["layers"]] == [(1, 2, 1.0)] * 2
+    assert ranking["chance"] == 0
+
+
+def refusal(data: ContrastData) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        quick(data)
+    return caught.value
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 3])
+def test_too_few_pairs_are_refused_with_how_to_get_more(pairs: int) -> None:
+    error = refusal(capture_of([noise(np.random.default_rng(21), pairs)], None))
+    assert str(pairs) in error.problem
+    assert "at least 4 pairs" in error.expected
+    assert "--max-samples" in error.next_step
+
+
+@pytest.mark.parametrize("personas", [1, 2])
+def test_pairs_of_one_or_two_groups_of_every_factor_are_refused(personas: int) -> None:
+    factors = only_personas(personas, 12)
+    error = refusal(capture_of([noise(np.random.default_rng(22), len(factors))], factors))
+    assert "too few personas, templates and topics to leave any out" in error.problem
+    assert "at least 3" in error.expected
+    assert "folds" in error.next_step
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("side", [0, 1])
+def test_states_that_are_not_finite_are_refused_and_the_layer_is_named(value: float, side: int) -> None:
+    layers = planted(np.random.default_rng(23), [1.0, 1.0, 1.0], 12)
+    layers[1][side][7, 3] = value
+    error = refusal(capture_of(layers, None))
+    assert "layer 1 " in error.problem
+    assert "float32" in error.next_step
+
+
+@pytest.mark.parametrize("size", [1.0, 0.1, 1e4])
+@pytest.mark.parametrize("pairs", [6, 7, 30])
+def test_sides_without_any_spread_are_refused_and_the_layer_is_named(pairs: int, size: float) -> None:
+    """All prompts of a side are the same: any distance would be infinitely many times the spread."""
+    rng = np.random.default_rng(24)
+    sides = planted(rng, [1.0], pairs)[0]
+    rigid = (np.tile(size * rng.normal(size=24), (pairs, 1)), np.tile(size * rng.normal(size=24), (pairs, 1)))
+    error = refusal(capture_of([sides, rigid], None))
+    assert "layer 1 " in error.problem
+    assert error.expected
+    assert error.next_step
+
+
+def test_a_small_difference_of_large_rigid_states_is_refused_too() -> None:
+    """Rounding is not spread: float32 states of norm 700 that differ by 0.01 between the sides, and not within them."""
+    rng = np.random.default_rng(25)
+    one = 140 * rng.normal(size=24)
+    rigid = [np.tile(state, (7, 1)).astype(np.float32).astype(np.float64) for state in (one + 0.01, one)]
+    assert "layer 0 " in refusal(capture_of([(rigid[0], rigid[1])], None)).problem
+
+
+def test_prompts_that_differ_on_one_side_only_are_ranked() -> None:
+    rng = np.random.default_rng(26)
+    positive, _ = noise(rng, 12)
+    negative = np.tile(rng.normal(size=24), (12, 1))
+    (row,) = quick(capture_of([(positive, negative)], None))["layers"]
+    assert np.isfinite([row["d_prime"], row["low"], row["high"]]).all()
+    assert row["d_prime"] > 1
+
+
+def warnings_of(factors: list[Factors] | None, pairs: int) -> str:
+    return " / ".join(quick(capture_of([noise(np.random.default_rng(27), pairs)], factors))["warnings"])
+
+
+def test_enough_of_everything_warns_of_nothing() -> None:
+    factors = all_factors(6, 6, 6)[::7]
+    assert warnings_of(factors, len(factors)) == ""
+
+
+def test_pairs_without_factors_are_warned_of() -> None:
+    assert "the pairs carry no factors" in warnings_of(None, 40)
+    assert "few" not in warnings_of(None, 40)
+
+
+@pytest.mark.parametrize(("templates", "those"), [(1, "one template"), (2, "two templates")])
+def test_a_factor_that_is_not_left_out_is_warned_of(templates: int, those: str) -> None:
+    factors = all_factors(6, templates, 6)
+    expected = f"the pairs have {those}, too few to leave any out: nothing is known about others"
+    assert warnings_of(factors, len(factors)) == expected
+
+
+def test_few_groups_are_warned_of_by_name() -> None:
+    factors = all_factors()
+    warned = warnings_of(factors, len(factors))
+    assert PERSONAS == 4
+    for text in ("4 personas are few", "3 templates are few", "5 topics are few"):
+        assert text in warned
+
+
+def test_few_pairs_are_warned_of() -> None:
+    assert "12 pairs are few" in warnings_of(None, 12)
+    assert "pairs are few" not in warnings_of(None, 20)
+
+
+def test_all_factors_are_reported_in_their_own_words() -> None:
+    factors = all_factors()
+    rows = quick(capture_of([noise(np.random.default_rng(28), len(factors))], factors))["layers"]
+    assert tuple(rows[0]["by_factor"]) == FACTORS
+    assert rows[0]["left_out"] in cast("dict[str, object]", rows[0]["by_factor"])

@@ -1,0 +1,226 @@
+"""Other groups drawn and labels swapped: the right ones, each once, the same every time, and never all in memory."""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from engine.stats import resampling
+from engine.stats.gram import HeldOut, PairGram, project_held_out
+from engine.stats.groups import group_pairs
+from engine.stats.resampling import all_shuffles, bootstrap_deviations, distinct_shuffles, shuffled_scores
+from engine.stats.separation import compute_separation
+from tests.engine.stats.contrasts import Sides, capture_of, noise, numbers_of, only_personas, planted, swapped
+
+
+def grams_of(layers: list[Sides]) -> list[PairGram]:
+    return [PairGram.of(torch.from_numpy(positive), torch.from_numpy(negative)) for positive, negative in layers]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def two_layers(pairs: int) -> list[PairGram]:
+    return grams_of(planted(np.random.default_rng(0), [0.0, 1.0], pairs))
+
+
+@pytest.fixture
+def signs_used(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """The signs that the projections were really asked for, as they come."""
+    return record(monkeypatch, "signs")
+
+
+@pytest.fixture
+def weights_used(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    return record(monkeypatch, "weights")
+
+
+def record(monkeypatch: pytest.MonkeyPatch, name: str) -> list[torch.Tensor]:
+    seen: list[torch.Tensor] = []
+
+    def project(
+        gram: PairGram, groups: torch.Tensor, weights: torch.Tensor | None = None, signs: torch.Tensor | None = None
+    ) -> HeldOut:
+        used = {"weights": weights, "signs": signs}[name]
+        assert used is not None
+        seen.append(used)
+        return project_held_out(gram, groups, weights=weights, signs=signs)
+
+    monkeypatch.setattr(resampling, "project_held_out", project)
+    return seen
+
+
+def alike_within(resampled: torch.Tensor, groups: torch.Tensor) -> list[bool]:
+    """For each group, whether its pairs have the same weights or signs in every resample."""
+    members = [resampled[groups == group] for group in range(int(groups.max()) + 1)]
+    return [bool((own == own[0]).all()) for own in members]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 8, 11, 14])
+def test_every_shuffle_is_made_once_up_to_swapping_all(count: int, signs_used: list[torch.Tensor]) -> None:
+    groups = torch.arange(count)
+    grams = two_layers(count)[:1]
+    scores = shuffled_scores(grams, groups, groups, 10_000, seeded())
+    signs = torch.cat(signs_used, dim=1)
+    assert scores.shape == (1, signs.shape[1]) == (1, 2 ** (count - 1))
+    assert set(signs.flatten().tolist()) == {-1.0, 1.0}
+    alike = {tuple((column * column[0]).tolist()) for column in signs.T}  # the same where all are swapped
+    assert len(alike) == signs.shape[1]
+    assert (1.0,) * count in alike  # the true labels
+
+
+def test_the_true_labels_are_among_all_shuffles() -> None:
+    factors = only_personas(6, 4)
+    layers = planted(np.random.default_rng(1), [0.5, 2.0], len(factors))
+    groups = torch.from_numpy(numbers_of(factors, "persona"))
+    scores = shuffled_scores(grams_of(layers), groups, groups, 32, seeded())
+    for row, layer in zip(scores, compute_separation(capture_of(layers, factors)).values(), strict=True):
+        assert (row - layer["by_factor"]["persona"]["d_prime"]).abs().min() < 1e-9
+
+
+def test_shuffles_are_what_compute_separation_says_of_swapped_prompts() -> None:
+    factors = only_personas(5, 3)
+    layers = planted(np.random.default_rng(2), [0.0, 1.5], len(factors))
+    groups = torch.from_numpy(numbers_of(factors, "persona"))
+    scores = shuffled_scores(grams_of(layers), groups, groups, 10_000, seeded())
+    from_scratch = []
+    for signs in itertools.product([1.0, -1.0], repeat=5):
+        by_pair = np.array(signs)[groups.numpy()]
+        separations = compute_separation(capture_of([swapped(sides, by_pair) for sides in layers], factors))
+        from_scratch.append([layer["by_factor"]["persona"]["d_prime"] for layer in separations.values()])
+    assert len(from_scratch) == 2 * scores.shape[1]  # every one and its mirror image
+    expected = sorted([tuple(row) for row in from_scratch])[::2]
+    np.testing.assert_allclose(sorted(map(tuple, scores.T.tolist())), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_pairs_that_go_together_are_swapped_together(signs_used: list[torch.Tensor]) -> None:
+    factors = only_personas(20, 2)
+    groups = torch.from_numpy(numbers_of(factors, "persona"))
+    shuffled_scores(two_layers(40), groups, groups, 50, seeded())
+    for signs in signs_used:
+        assert all(alike_within(signs, groups))
+        assert len({tuple(column) for column in signs.T.tolist()}) == 50
+
+
+def test_pairs_without_factors_are_swapped_one_by_one_and_not_by_fold(signs_used: list[torch.Tensor]) -> None:
+    folds, units = group_pairs(None, 30)["pairs"], torch.arange(30)
+    shuffled_scores(two_layers(30), folds, units, 200, seeded())
+    assert not any(alike for signs in signs_used for alike in alike_within(signs, folds))
+
+
+def test_random_shuffles_are_even() -> None:
+    """Each label is swapped in half of the shuffles: 4000 of them, within four standard errors of 1 / (2 √4000)."""
+    signs = torch.cat(list(resampling._signs(50, 4000, seeded())), dim=1)
+    assert signs.shape == (50, 4000)
+    assert ((signs < 0).double().mean(dim=1) - 0.5).abs().max() < 4 * 0.5 / math.sqrt(4000)
+
+
+Resample = Callable[[int, int], torch.Tensor]
+
+
+def shuffle(number: int, seed: int) -> torch.Tensor:
+    folds, units = group_pairs(None, 20)["pairs"], torch.arange(20)
+    return shuffled_scores(two_layers(20), folds, units, number, seeded(seed))
+
+
+def bootstrap(number: int, seed: int) -> torch.Tensor:
+    folds, units = group_pairs(None, 20)["pairs"], torch.arange(20)
+    return bootstrap_deviations(two_layers(20), folds, units, number, seeded(seed))
+
+
+@pytest.mark.parametrize("resample", [shuffle, bootstrap])
+def test_the_same_seed_gives_the_same_resamples(resample: Resample) -> None:
+    assert torch.equal(resample(1200, 3), resample(1200, 3))
+    assert not torch.equal(resample(1200, 3), resample(1200, 4))
+
+
+@pytest.mark.parametrize("resample", [shuffle, bootstrap])
+def test_more_resamples_begin_with_the_fewer(resample: Resample) -> None:
+    few, many = resample(1000, 0), resample(2500, 0)
+    assert many.shape == (2, 2500)
+    begun = many[:, :1000]
+    torch.testing.assert_close(begun - begun.mean(dim=1, keepdim=True), few - few.mean(dim=1, keepdim=True))
+
+
+def test_all_shuffles_in_chunks_are_those_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups, grams = torch.arange(13), two_layers(13)
+    in_chunks = shuffled_scores(grams, groups, groups, 10_000, seeded())
+    monkeypatch.setattr(resampling, "_AT_ONCE", 1_000_000)
+    in_one = shuffled_scores(grams, groups, groups, 10_000, seeded())
+    assert in_chunks.shape == in_one.shape == (2, 4096)
+    torch.testing.assert_close(in_chunks, in_one, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("number", [1, 999, 1000, 1001, 5500])
+def test_no_more_than_a_thousand_are_held_in_memory_together(
+    number: int, signs_used: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert shuffle(number, 0).shape == (2, number)
+    assert max(signs.shape[1] for signs in signs_used) <= 1000
+    weights_used = record(monkeypatch, "weights")
+    assert bootstrap(number, 0).shape == (2, number)
+    assert max(weights.shape[1] for weights in weights_used) <= 1000
+
+
+def test_weights_are_shared_by_group_and_by_layer_and_none_is_lost(weights_used: list[torch.Tensor]) -> None:
+    factors = only_personas(6, 4)
+    groups = torch.from_numpy(numbers_of(factors, "persona"))
+    bootstrap_deviations(two_layers(24), groups, groups, 300, seeded())
+    first, second = weights_used
+    assert torch.equal(first, second)
+    assert all(alike_within(first, groups))
+    assert first.min() > 0
+    torch.testing.assert_close(first.mean(dim=0), torch.ones(300, dtype=torch.float64))
+
+
+def test_deviations_are_those_of_a_capture_with_those_weights(weights_used: list[torch.Tensor]) -> None:
+    """Up to the mean over resamples and to what the variance falls short of with so few groups."""
+    factors = only_personas(6, 4)
+    groups = torch.from_numpy(numbers_of(factors, "persona"))
+    (gram,) = grams_of([noise(np.random.default_rng(3), 24)])
+    deviations = bootstrap_deviations([gram], groups, groups, 50, seeded())[0]
+    scores = project_held_out(gram, groups, weights=weights_used[0]).d_prime(weights_used[0])
+    torch.testing.assert_close(deviations, (scores - scores.mean()) * math.sqrt(7 / 5), rtol=1e-12, atol=1e-12)
+
+
+def test_the_spread_of_a_mean_is_the_textbook_standard_error() -> None:
+    """D' of states so noisy across that only the mean difference moves is the mean over a constant.
+
+    Along one axis the differences are those of groups; far larger opposite noise along it sets the spread. Four
+    standard errors of a variance estimated from 20,000 resamples are within 6%.
+    """
+    rng = np.random.default_rng(4)
+    count = 8
+    gaps = 1 + 0.1 * rng.normal(size=count)
+    middles = np.tile([-100.0, 100.0], count)
+    groups = np.repeat(np.arange(count), 2)
+    positive = (middles + gaps[groups] / 2)[:, None]
+    negative = (middles - gaps[groups] / 2)[:, None]
+    (gram,) = grams_of([(positive, negative)])
+    units = torch.from_numpy(groups)
+    deviations = bootstrap_deviations([gram], units, units, 20_000, seeded())
+    spread = np.sqrt(middles.var(ddof=1))
+    expected = gaps.std(ddof=1) / np.sqrt(count) / spread
+    assert deviations.std().item() == pytest.approx(expected, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("count", "permutations", "number", "every"),
+    [
+        (2, 10_000, 2, True),
+        (6, 10_000, 32, True),
+        (6, 32, 32, True),
+        (6, 31, 31, False),
+        (14, 10_000, 8192, True),
+        (15, 10_000, 10_000, False),
+        (40, 10_000, 10_000, False),
+        (5000, 10_000, 10_000, False),
+    ],
+)
+def test_how_many_shuffles_there_are(count: int, permutations: int, number: int, every: bool) -> None:
+    assert distinct_shuffles(count, permutations) == number
+    assert all_shuffles(count, permutations) is every

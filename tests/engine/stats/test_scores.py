@@ -1,0 +1,113 @@
+"""What layers can be ordered by: every score in its own direction, and what a capture has to offer."""
+
+import pytest
+
+from engine.errors import RequestError
+from engine.records.files import CaptureRecord
+from engine.stats.scores import DEFAULT_SCORE, SCORES, find_score, order_layers
+from tests.engine.plots.records import TOO_FEW, contrast_record, contrast_rows, prompt_record, unranked_record
+
+HELD_OUT = ["d_prime", "auroc", "wrong_way"]
+DESCRIBING = ["pair_cosine", "relative_norm", "cosine_sim", "diff_norm"]
+
+# Best layer first by each score: no two agree.
+ORDERS = {
+    "d_prime": [1, 2, 0, 3],
+    "auroc": [2, 0, 3, 1],
+    "wrong_way": [0, 3, 1, 2],
+    "pair_cosine": [3, 0, 1, 2],
+    "relative_norm": [1, 3, 2, 0],
+    "cosine_sim": [0, 2, 3, 1],
+    "diff_norm": [3, 2, 1, 0],
+}
+
+
+def a_record() -> CaptureRecord:
+    """A contrast of four layers, of which every score makes another order."""
+    record = contrast_record(contrast_rows())
+    assert record["ranking"] is not None
+    for ranked in record["ranking"]["layers"]:
+        ranked["auroc"] = [0.8, 0.6, 0.9, 0.7][ranked["layer"]]
+        ranked["wrong_way"] = [0.0, 0.2, 0.3, 0.1][ranked["layer"]]
+    for row in record["statistics"]:
+        row["pair_cosine"] = [0.3, 0.2, -0.1, 0.4][row["layer"]]
+        row["cosine_sim"] = [0.990, 0.999, 0.992, 0.995][row["layer"]]
+    return record
+
+
+def test_the_default_is_held_out_and_the_raw_norm_comes_last() -> None:
+    assert DEFAULT_SCORE == SCORES[0].key == "d_prime"
+    assert [score.key for score in SCORES] == HELD_OUT + DESCRIBING
+    assert [score.key for score in SCORES if score.held_out] == HELD_OUT
+    assert "depth" in find_score("diff_norm").meaning
+
+
+@pytest.mark.parametrize("key", ORDERS)
+def test_every_score_puts_its_best_layer_first(key: str) -> None:
+    layers = order_layers(a_record(), key)
+    assert [layer.row["layer"] for layer in layers] == ORDERS[key]
+    assert [layer.rank for layer in layers] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("key", ORDERS)
+def test_the_value_is_that_of_the_layer(key: str) -> None:
+    for layer in order_layers(a_record(), key):
+        assert layer.ranked is not None
+        holder = dict(layer.ranked) if key in HELD_OUT else dict(layer.row)
+        assert layer.value == holder[key]
+        assert layer.ranked["layer"] == layer.row["layer"]
+
+
+def test_less_is_more_where_less_is_better() -> None:
+    assert {score.key for score in SCORES if not score.descending} == {"wrong_way", "cosine_sim"}
+    for score in SCORES:
+        values = [layer.value for layer in order_layers(a_record(), score.key) if layer.value is not None]
+        assert len(values) == 4
+        assert values == sorted(values, reverse=score.descending)
+
+
+def test_equal_layers_stay_in_order() -> None:
+    record = contrast_record(contrast_rows([0.1, 0.3, 0.1, 0.3]))
+    assert [layer.row["layer"] for layer in order_layers(record, "relative_norm")] == [1, 3, 0, 2]
+
+
+def test_a_layer_without_a_number_comes_last() -> None:
+    """Where no two pairs differ, as in front of the first block, they point no way at all."""
+    record = a_record()
+    record["statistics"][0]["pair_cosine"] = None
+    layers = order_layers(record, "pair_cosine")
+    assert [layer.row["layer"] for layer in layers] == [3, 1, 2, 0]
+    assert [layer.value for layer in layers] == [0.4, 0.2, -0.1, None]
+
+
+@pytest.mark.parametrize("key", ["cosine_sim", "relative_norm"])
+def test_a_layer_without_a_number_comes_last_where_less_is_better_too(key: str) -> None:
+    record = a_record()
+    record["statistics"][0][key] = None  # type: ignore[literal-required]  # one of the two above
+    assert order_layers(record, key)[-1].row["layer"] == 0
+
+
+def test_a_wrong_score_leads_to_the_right_one() -> None:
+    for find in (find_score, lambda key: order_layers(a_record(), key)):
+        with pytest.raises(RequestError, match=r"no score 'aurok'.*one of d_prime, auroc.*did you mean 'auroc'\?"):
+            find("aurok")
+
+
+@pytest.mark.parametrize("key", HELD_OUT)
+def test_without_a_ranking_there_is_no_held_out_score(key: str) -> None:
+    with pytest.raises(RequestError, match=rf"'some_honesty' has no ranking: {TOO_FEW}.*Next: capture more") as caught:
+        order_layers(unranked_record(), key)
+    assert all(described in caught.value.next_step for described in DESCRIBING)
+
+
+@pytest.mark.parametrize("key", DESCRIBING)
+def test_without_a_ranking_the_pairs_can_still_be_described(key: str) -> None:
+    layers = order_layers(unranked_record(), key)
+    assert len(layers) == 4
+    assert all(layer.ranked is None for layer in layers)
+
+
+@pytest.mark.parametrize("key", ["d_prime", "diff_norm"])
+def test_prompts_have_no_sides_to_rank_by(key: str) -> None:
+    with pytest.raises(RequestError, match=r"'some_prompt' is one of prompts.*layerscope capture --concept"):
+        order_layers(prompt_record(), key)
