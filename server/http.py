@@ -1,0 +1,141 @@
+"""Serve over HTTP: loopback unless there is a token, hosts and origins checked, tokens compared in constant time."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvicorn
+from mcp.server.transport_security import TransportSecuritySettings
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+
+from engine.errors import RequestError
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from server.app import LayerscopeServer
+
+TOKEN_VARIABLE = "LAYERSCOPE_TOKEN"  # noqa: S105 - the name of a variable, no secret
+_SHORTEST_TOKEN = 16
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens.
+
+    Attributes:
+        host: Name or number.
+        port: TCP port.
+    """
+
+    host: str
+    port: int
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return False
+
+
+def parse_address(text: str) -> Address:
+    """Read HOST:PORT.
+
+    Raises:
+        RequestError: It is none.
+    """
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise RequestError(f"{text!r} is not an address", expected="HOST:PORT, such as 127.0.0.1:8765")
+    return Address(host, int(port))
+
+
+def read_token(path: Path | None) -> str | None:
+    """The token that clients must present: from a file, or else from the environment.
+
+    Args:
+        path: A file that holds nothing else.
+
+    Raises:
+        RequestError: The file cannot be read, or the token is too short to be one.
+    """
+    try:
+        token = path.read_text(encoding="utf-8").strip() if path else os.environ.get(TOKEN_VARIABLE, "").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"the token file {path} cannot be read: {error}") from error
+    if not token and path is None:
+        return None
+    if len(token) < _SHORTEST_TOKEN:
+        raise RequestError(
+            f"the token has {len(token)} characters",
+            expected=f"at least {_SHORTEST_TOKEN}, such as `openssl rand -hex 32`",
+        )
+    return token
+
+
+class BearerGate:
+    """Lets requests through that carry the token."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app = app
+        self._expected = f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer 401."""
+        if scope["type"] == "http":
+            given = Headers(scope=scope).get("authorization", "").encode()
+            if not hmac.compare_digest(given, self._expected):
+                refusal = PlainTextResponse(
+                    "A bearer token is needed.\n", status_code=401, headers={"WWW-Authenticate": "Bearer"}
+                )
+                await refusal(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def build_http(
+    app: LayerscopeServer, address: Address, token: str | None, hosts: list[str], origins: list[str]
+) -> ASGIApp:
+    """The ASGI application.
+
+    Args:
+        app: The server.
+        address: Where it will listen.
+        token: What clients must present; needed beyond loopback.
+        hosts: Names that clients may call it by, beside its address.
+        origins: Origins of web pages that may call it.
+
+    Raises:
+        RequestError: It would listen beyond loopback without a token.
+    """
+    if not address.loopback and token is None:
+        raise RequestError(
+            f"{address.host} can be reached from other machines: that needs a token",
+            next_step=f"set {TOKEN_VARIABLE}, give --token-file, or listen on 127.0.0.1",
+        )
+    own = [f"{name}:{address.port}" for name in dict.fromkeys([address.host, "127.0.0.1", "localhost", "[::1]"])]
+    security = TransportSecuritySettings(
+        enable_dns_rebinding_protection=True,
+        allowed_hosts=[*own, *hosts],
+        allowed_origins=[*(f"http://{name}" for name in own), *origins],
+    )
+    served = app.streamable_http_app(host=address.host, transport_security=security)
+    return served if token is None else BearerGate(served, token)
+
+
+def serve_http(asgi: ASGIApp, address: Address) -> None:
+    """Listen until the process is told to stop."""
+    config = uvicorn.Config(
+        asgi, host=address.host.strip("[]"), port=address.port, log_config=None, timeout_graceful_shutdown=5
+    )
+    uvicorn.Server(config).run()

@@ -1,0 +1,78 @@
+"""What a server may do, fixed when it starts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from engine.errors import RequestError, nearest
+from engine.models.registry import find_source, list_models
+from engine.records.models import ModelListing
+
+MOST_WAIT_S = 50.0
+"""Longest that one call waits: clients give up at about 60 seconds."""
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """What a server may do.
+
+    Attributes:
+        store: The folder of captures; nothing outside it is read or written for a client.
+        read_only: Whether only tools that change nothing are offered.
+        tools: Names of the tools to offer; all if empty.
+        allowed_models: Models that may be loaded, as aliases, hub ids or paths; every alias if empty, and no other.
+        memory_bytes: Most bytes of weights that stay loaded; the model in use always does.
+    """
+
+    store: Path
+    read_only: bool = False
+    tools: tuple[str, ...] = ()
+    allowed_models: tuple[str, ...] = ()
+    memory_bytes: int = 0
+
+    @property
+    def concepts(self) -> Path:
+        """Where concepts that clients define are kept."""
+        return self.store / "concepts"
+
+    def models(self) -> dict[str, ModelListing]:
+        """The models that may be loaded, by what the engine calls them; an alias stays what it is.
+
+        Raises:
+            RequestError: One that was allowed does not exist.
+            ModelError: Nothing usable lies where it should.
+        """
+        known = {listing.alias: listing for listing in list_models()}
+        if not self.allowed_models:
+            return known
+        return {model: known.get(model) or _unlisted(model) for model in self.allowed_models}
+
+    def require_allowed(self, model: str) -> tuple[str, ModelListing]:
+        """What the engine and clients call a model that may be loaded.
+
+        Args:
+            model: Its alias, or as it was allowed.
+
+        Raises:
+            RequestError: It may not be loaded here; the message says which may.
+        """
+        models = self.models()
+        for meaning, listing in models.items():
+            if model in (meaning, listing.alias):
+                return meaning, listing
+        names = [listing.alias for listing in models.values()]
+        raise RequestError(
+            f"this server does not load the model {model!r}; {nearest(model, names)}",
+            next_step="call list_models; other models are allowed by starting the server with --allow-model",
+        )
+
+
+def _unlisted(model: str) -> ModelListing:
+    source = find_source(model)
+    return ModelListing(source.alias, source, layers=0, parameters="", note="allowed when the server was started")
+
+
+def default_memory() -> int:
+    """Half of what this machine has."""
+    return int(psutil.virtual_memory().total // 2)

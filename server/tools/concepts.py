@@ -1,0 +1,115 @@
+"""Tools about concepts: which there are, what one consists of, define one."""
+
+from typing import Annotated
+
+from mcp.types import CallToolResult
+from pydantic import BaseModel, Field
+
+from engine.concepts import catalog
+from engine.records.concepts import Concept
+from server.replies import ConceptReply, ConceptsReply, ConceptSummary, send
+from server.tools.spec import ToolSpec
+from server.workbench import Ctx, workbench
+
+
+class PersonaText(BaseModel):
+    """The two roles of a contrast, worded alike but for what the contrast is about."""
+
+    name: str = Field(description="Short name, e.g. witness")
+    positive: str = Field(description="e.g. a witness who reports each fact as it was")
+    negative: str = Field(description="e.g. a witness who twists each fact to suit the story")
+
+
+class TemplateText(BaseModel):
+    """How a persona and a topic become a prompt; {persona} and {topic} each exactly once over both texts."""
+
+    name: str = Field(description="Short name, e.g. act-as")
+    user: str = Field(description="e.g. Act as {persona}. {topic}")
+    system: str = Field(default="", description="System message, if any")
+
+
+def list_concepts(ctx: Ctx) -> Annotated[CallToolResult, ConceptsReply]:
+    """List the concepts (named contrasts such as honest / deceptive) to capture, and how many pairs each makes."""
+    concepts = catalog.list_concepts(workbench(ctx).settings.concepts)
+    return send(
+        ConceptsReply(
+            concepts=[summarise(concept) for concept in concepts],
+            next_step="capture_contrast(concept=...), show_concept(name=...) for its texts, or define_concept",
+        )
+    )
+
+
+def show_concept(
+    ctx: Ctx, name: Annotated[str, Field(description="Name from list_concepts, e.g. honesty")]
+) -> Annotated[CallToolResult, ConceptReply]:
+    """Show the personas, templates and topics that a concept's prompts are made from."""
+    return send(describe(catalog.load_concept(name, workbench(ctx).settings.concepts, by_name_only=True)))
+
+
+def define_concept(
+    ctx: Ctx,
+    name: Annotated[str, Field(description="Letters, digits, hyphens and underscores, e.g. patience")],
+    positive: Annotated[str, Field(description="One word for the positive side, e.g. patient")],
+    negative: Annotated[str, Field(description="One word for the negative side, e.g. impatient")],
+    personas: Annotated[
+        list[PersonaText], Field(min_length=2, max_length=50, description="12 or more for tight intervals")
+    ],
+    topics: Annotated[
+        list[str], Field(min_length=2, max_length=200, description="Questions or requests, the same for both sides")
+    ],
+    description: Annotated[str, Field(description="What the contrast is about, one sentence")],
+    templates: Annotated[
+        list[TemplateText] | None, Field(max_length=50, description="Left out: those of the concept honesty")
+    ] = None,
+) -> Annotated[CallToolResult, ConceptReply]:
+    """Define a concept of your own, kept in the store; capture_contrast then takes its name.
+
+    Word both sides of a persona alike but for the contrast, and vary the wording from persona to persona, so that no
+    single word tells the sides apart: find out with rank_layers, whose warnings name such confounds.
+    """
+    settings = workbench(ctx).settings
+    chosen = [template.model_dump(exclude_defaults=True) for template in templates or []] or [
+        {"name": template.name, "user": template.user} | ({"system": template.system} if template.system else {})
+        for template in catalog.load_concept("honesty").templates
+    ]
+    table = {
+        "name": name,
+        "description": description,
+        "positive": positive,
+        "negative": negative,
+        "personas": [persona.model_dump() for persona in personas],
+        "templates": chosen,
+        "topics": topics,
+    }
+    concept = catalog.parse_concept(table, name)
+    catalog.save_concept(concept, settings.concepts)
+    return send(describe(concept))
+
+
+def summarise(concept: Concept) -> ConceptSummary:
+    """A concept as clients see it in a list."""
+    return ConceptSummary(
+        name=concept.name,
+        positive=concept.positive,
+        negative=concept.negative,
+        description=concept.description,
+        pairs=len(concept.personas) * len(concept.templates) * len(concept.topics),
+    )
+
+
+def describe(concept: Concept) -> ConceptReply:
+    """A concept in full."""
+    return ConceptReply(
+        concept=summarise(concept),
+        personas=[{"name": p.name, "positive": p.positive, "negative": p.negative} for p in concept.personas],
+        templates=[{"name": t.name, "system": t.system, "user": t.user} for t in concept.templates],
+        topics=list(concept.topics),
+        next_step=f"capture_contrast(concept='{concept.name}')",
+    )
+
+
+TOOLS = (
+    ToolSpec(list_concepts, "List concepts"),
+    ToolSpec(show_concept, "Show a concept"),
+    ToolSpec(define_concept, "Define a concept", writes=True, repeatable=False),
+)

@@ -1,0 +1,214 @@
+"""`layerscope serve` as a process: what it imports, what it prints, and how it ends."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server.conftest import (
+    allow,
+    child_environment,
+    contents,
+    many_pairs,
+    running,
+    running_http,
+    serve_command,
+)
+
+HEAVY = re.compile(r"^import time:.*\| +(torch|transformers|matplotlib)$", re.MULTILINE)
+HELLO = {
+    "protocolVersion": "2025-11-25",
+    "capabilities": {},
+    "clientInfo": {"name": "test", "version": "0"},
+}
+
+
+class Talk:
+    """JSON-RPC over the pipes of a server, a line at a time; every line that it sends must be protocol."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+        self._number = 0
+
+    def hello(self) -> dict[str, Any]:
+        answer = self.ask("initialize", HELLO)
+        self.tell("notifications/initialized")
+        return answer
+
+    def ask(self, method: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
+        self.send(method, params)
+        while True:
+            message = self.read()
+            if message.get("id") == self._number:
+                return message
+
+    def send(self, method: str, params: dict[str, Any] | None = None) -> None:
+        self._number += 1
+        self.write(json.dumps({"jsonrpc": "2.0", "id": self._number, "method": method, "params": params or {}}))
+
+    def tell(self, method: str) -> None:
+        self.write(json.dumps({"jsonrpc": "2.0", "method": method}))
+
+    def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        answer = self.ask("tools/call", {"name": tool, "arguments": arguments})
+        structure: dict[str, Any] = answer["result"]["structuredContent"]
+        return structure
+
+    def write(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+
+    def read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, self.process.communicate()
+        message: dict[str, Any] = json.loads(line)
+        assert message["jsonrpc"] == "2.0"
+        return message
+
+    def until_busy(self) -> None:
+        """Start a capture that takes seconds, and come back when prompts are running."""
+        self.hello()
+        asked = {"pairs": many_pairs(400), "model": "slow", "positions": "last", "name": "long", "wait_s": 0}
+        job = self.call("capture_contrast", **asked)
+        while job["done"] == 0:
+            assert job["status"] in {"waiting", "running"}, job
+            job = self.call("wait_for_job", job=job["job"], wait_s=0.1)
+
+
+def ended(process: "subprocess.Popen[str]", within: float) -> tuple[int, float]:
+    """The exit code, and how long it took from now."""
+    begun = time.perf_counter()
+    code = process.wait(timeout=within)
+    return code, time.perf_counter() - begun
+
+
+def test_ready_without_torch_and_nothing_but_protocol_on_stdout(tmp_path: Path) -> None:
+    command = serve_command(tmp_path / "store")
+    with running(command[0], "-X", "importtime", *command[1:]) as process:
+        talk = Talk(process)
+        assert talk.hello()["result"]["serverInfo"]["name"] == "layerscope"
+        assert len(talk.ask("tools/list")["result"]["tools"]) <= 20
+        assert talk.call("list_concepts")["concepts"]
+        assert talk.call("list_models")["models"]
+        assert talk.call("list_captures")["total"] == 0
+        out, err = process.communicate(timeout=10)
+    assert (out, process.returncode) == ("", 0)
+    assert re.findall(r"\| +mcp\.server$", err, re.MULTILINE)
+    assert not HEAVY.findall(err)
+    assert not (tmp_path / "store").exists()  # nothing was written by looking
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["-c", "import server.command"], ["-m", "engine", "--help"], ["-m", "engine", "serve", "--help"]],
+    ids=["import", "help", "serve-help"],
+)
+def test_what_only_looks_imports_neither_torch_nor_the_sdk(arguments: list[str]) -> None:
+    run = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        env=child_environment(),
+        check=True,
+    )
+    assert not HEAVY.findall(run.stderr)
+    assert not re.findall(r"\| +mcp$", run.stderr, re.MULTILINE)
+
+
+def test_help_names_the_command_and_its_options() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "engine", "serve", "--help"],
+        capture_output=True,
+        encoding="utf-8",
+        env=child_environment(COLUMNS="200", TERM="dumb"),
+        check=True,
+    )
+    for option in ("--store", "--http", "--read-only", "--tools", "--allow-model", "--token-file", "--allow-host"):
+        assert option in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--tools", "rank_layer"], "rank_layers"), (["--log-level", "loud"], "loud"), (["--http", "x"], "HOST:PORT")],
+)
+def test_wrong_options_end_it_with_2(tmp_path: Path, options: list[str], said: str) -> None:
+    with running(*serve_command(tmp_path, *options)) as process:
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (2, "")
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_garbage_does_not_kill_it(tmp_path: Path) -> None:
+    garbage = ["", "{", "null", "[]", "\0\x01\x02", "7", '"x"', '{"jsonrpc": "2.0"}', "x" * 100_000, '{"id": 1}']
+    with running(*serve_command(tmp_path)) as process:
+        talk = Talk(process)
+        for line in garbage:
+            talk.write(line)
+        talk.hello()
+        for line in [*garbage, '{"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": 7}}']:
+            talk.write(line)
+        talk.send("tools/call", {"name": "rank_layers", "arguments": [1]})
+        assert talk.call("list_concepts")["concepts"]
+        out, err = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert all(json.loads(line)["jsonrpc"] == "2.0" for line in out.splitlines())
+    assert all(line.startswith("{") and json.loads(line)["level"] for line in err.splitlines())
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL", "stdin closed"])
+def test_it_ends_quickly_in_the_middle_of_a_capture(store: Path, slow_folder: Path, how: str) -> None:
+    before = contents(store)
+    with running(*serve_command(store, *allow(slow_folder))) as process:
+        Talk(process).until_busy()
+        if how == "stdin closed":
+            assert process.stdin is not None
+            process.stdin.close()
+        else:
+            process.send_signal(signal.Signals[how])
+        code, took = ended(process, within=10)
+        assert took < 3
+        assert code == (-signal.SIGKILL if how == "SIGKILL" else 0)
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+    assert contents(store) == before
+
+
+def test_sigterm_in_the_middle_of_a_save_leaves_no_half_file(store: Path, slow_folder: Path) -> None:
+    """Whole or not at all, also when the signal comes while the file is being written."""
+    before = contents(store)
+    with running(*serve_command(store, *allow(slow_folder))) as process:
+        talk = Talk(process)
+        talk.hello()
+        asked = {"pairs": many_pairs(120), "model": "slow", "positions": "all", "name": "large", "wait_s": 0}
+        talk.call("capture_contrast", **asked)
+        deadline = time.monotonic() + 60
+        while not list(store.glob(".*.unfinished")):
+            assert time.monotonic() < deadline
+            assert not (store / "large.json").exists()
+            time.sleep(0.001)
+        process.terminate()
+        code, _ = ended(process, within=15)
+    assert code == 0
+    assert not list(store.glob(".*"))
+    after = contents(store)
+    new = after.keys() - before.keys()
+    assert new in (set(), {"large.json", "large.pt"})
+
+
+def test_http_ends_quickly_on_sigterm(store: Path, slow_folder: Path) -> None:
+    with running_http(store, *allow(slow_folder)) as (_, process):
+        process.terminate()
+        code, took = ended(process, within=10)
+        assert took < 3
+        assert code in {0, -signal.SIGTERM}
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()

@@ -1,0 +1,206 @@
+"""Jobs: handles, progress, cancel that stops the model, many clients."""
+
+import threading
+import time
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp import Client
+
+from engine.errors import RequestError
+from server.app import LayerscopeServer, build_server
+from server.jobs import Job, JobCancelled, Jobs
+from server.settings import ServerSettings
+from tests.server.conftest import DONE, ERAS, Json, allow, call, contents, many_pairs, refused, running_http
+from tests.server.test_journey import finished
+
+pytestmark = pytest.mark.anyio
+
+MANY = 400  # pairs: fifty batches of the slow model
+
+
+async def start_long(client: Client) -> Json:
+    """A capture that takes seconds; answered when it has begun to run prompts."""
+    job = await call(
+        client,
+        "capture_contrast",
+        pairs=many_pairs(MANY),
+        model="slow",
+        positions="last",
+        name="long",
+        wait_s=0,
+    )
+    with anyio.fail_after(30):
+        while job["done"] == 0:
+            assert job["status"] in {"waiting", "running"}, job
+            job = await call(client, "wait_for_job", job=job["job"], wait_s=0.1)
+    return job
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_call_that_does_not_wait_answers_with_a_handle(app: LayerscopeServer, era: str) -> None:
+    async with Client(app, mode=era) as client:
+        job = await call(client, "load_model", model="tiny", wait_s=0)
+        assert job["status"] in {"waiting", "running"}
+        assert job["job"] in job["next_step"]
+        done = await call(client, "wait_for_job", job=job["job"])
+        assert (done["status"], done["model"]["name"], done["model"]["layers"]) == ("done", "tiny", 4)
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_progress_grows_with_every_word_of_it(app: LayerscopeServer, era: str) -> None:
+    seen: list[tuple[float, float | None, str | None]] = []
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        seen.append((progress, total, message))
+
+    async with Client(app, mode=era) as client:
+        asked = {"pairs": many_pairs(64), "model": "slow", "positions": "last"}
+        await client.call_tool("capture_contrast", asked, progress_callback=note)
+    values = [progress for progress, _, _ in seen]
+    assert len(values) > 2
+    assert all(before < after for before, after in pairwise(values)), values
+    assert {total for _, total, _ in seen} <= {None, 128}
+    assert all(message for _, _, message in seen)
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_cancel_stops_the_model_within_a_batch_and_saves_nothing(
+    app: LayerscopeServer, store: Path, era: str
+) -> None:
+    before = contents(store)
+    async with Client(app, mode=era) as client:
+        job = await start_long(client)
+        begun = time.perf_counter()
+        ended = await call(client, "cancel_job", job=job["job"])
+        assert ended["status"] == "cancelled"
+        assert time.perf_counter() - begun < 2
+        assert 0 < ended["done"] < ended["total"] == 2 * MANY
+        assert (await call(client, "wait_for_job", job=job["job"]))["status"] == "cancelled"
+        again = await finished(client, await call(client, "load_model", model="tiny"))
+        assert again["status"] == "done"  # the turn was given back
+    assert contents(store) == before
+
+
+async def test_a_job_that_waits_for_its_turn_is_cancelled_at_once(app: LayerscopeServer) -> None:
+    async with Client(app) as client:
+        running = await start_long(client)
+        waiting = await call(client, "load_model", model="tiny", wait_s=0)
+        begun = time.perf_counter()
+        assert (await call(client, "cancel_job", job=waiting["job"]))["status"] == "cancelled"
+        assert time.perf_counter() - begun < 1
+        still = await call(client, "wait_for_job", job=running["job"], wait_s=0)
+        assert still["status"] == "running"
+        await call(client, "cancel_job", job=running["job"])
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_client_that_goes_before_the_answer_takes_its_job_along(
+    app: LayerscopeServer, store: Path, era: str
+) -> None:
+    async with Client(app, mode=era) as client:
+        await finished(client, await call(client, "load_model", model="slow"))
+        with anyio.move_on_after(0.5) as patience:
+            await client.call_tool(
+                "capture_contrast", {"pairs": many_pairs(MANY), "model": "slow", "positions": "last", "name": "long"}
+            )
+        assert patience.cancelled_caught
+        begun = time.perf_counter()
+        other = await finished(client, await call(client, "load_model", model="tiny"))
+        assert other["status"] == "done"
+        assert time.perf_counter() - begun < 3  # had it gone on, this would have waited for it
+    assert not (store / "long.pt").exists()
+
+
+async def test_the_end_of_the_server_cancels_what_runs(settings: ServerSettings, store: Path) -> None:
+    async with Client(build_server(settings)) as client:
+        await start_long(client)
+        begun = time.perf_counter()
+    assert time.perf_counter() - begun < 2
+    assert not (store / "long.pt").exists()
+
+
+async def test_twenty_clients_at_once(store: Path, tiny_folder: Path) -> None:
+    """Of both eras, each capturing under a name of its own and one that all want: that one has exactly one winner."""
+    outcomes: list[str] = []
+
+    async def visit(url: str, number: int) -> None:
+        async with Client(url, mode=ERAS[number % 2]) as client:
+            await call(client, "list_captures")
+            own = await call(client, "capture_prompt", prompt="w5 w6", model="tiny", name=f"own-{number}")
+            assert (await finished(client, own))["status"] == "done"
+            result = await client.call_tool("capture_prompt", {"prompt": "w7", "model": "tiny", "name": "wanted"})
+            structure: Any = getattr(result, "structured_content", None)
+            job = await finished(client, structure) if structure else {"status": "refused"}
+            outcomes.append(job["status"])
+            assert (await call(client, "describe_capture", name=f"own-{number}"))["capture"]["prompts"] == 1
+
+    with running_http(store, *allow(tiny_folder)) as (url, _), anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            for number in range(20):
+                tasks.start_soon(visit, url, number)
+    assert outcomes.count("done") == 1
+    assert set(outcomes) <= {"done", "failed", "refused"}
+    assert {f"own-{number}.json" for number in range(20)} <= set(contents(store))
+    assert not list(store.glob(".*"))
+
+
+async def test_an_unknown_handle_names_the_nearest(app: LayerscopeServer) -> None:
+    async with Client(app) as client:
+        job = await finished(client, await call(client, "load_model", model="tiny"))
+        said = await refused(client, "wait_for_job", job=job["job"][:-1])
+        assert job["job"] in said
+
+
+async def test_a_job_that_fails_says_why(app: LayerscopeServer) -> None:
+    async with Client(app) as client:
+        job = await call(client, "capture_prompt", prompt="w5", model="tiny", layers="99", name="no")
+        assert job["status"] == "failed"
+        assert "99" in job["error"]
+        assert "Traceback" not in job["error"]
+
+
+async def test_one_job_at_a_time_in_the_order_they_came() -> None:
+    order: list[int] = []
+    at_work = threading.Semaphore(1)
+
+    def work(number: int, _job: Job) -> int:
+        assert at_work.acquire(blocking=False)
+        time.sleep(0.01)
+        order.append(number)
+        at_work.release()
+        return number
+
+    async with anyio.create_task_group() as tasks:
+        jobs = Jobs(tasks, threading.Lock())
+        started = [jobs.start("count", partial(work, number)) for number in range(5)]
+        for job in started:
+            await jobs.wait(job, 5)
+    assert [job.result for job in started] == order == [0, 1, 2, 3, 4]
+    assert {job.status for job in started} <= DONE
+
+
+async def test_finished_jobs_are_forgotten_after_many() -> None:
+    async with anyio.create_task_group() as tasks:
+        jobs = Jobs(tasks, threading.Lock())
+        first = jobs.start("count", lambda _job: 0)
+        await jobs.wait(first, 5)
+        for _ in range(200):
+            last = jobs.start("count", lambda _job: 0)
+        await jobs.wait(last, 10)
+    with pytest.raises(RequestError, match="no job"):
+        jobs.find(first.id)
+    assert jobs.find(last.id) is last
+
+
+def test_a_cancelled_job_stops_at_its_next_checkpoint() -> None:
+    job = Job("count-1", "count")
+    job.progress(1, 2)
+    job.cancel()
+    with pytest.raises(JobCancelled):
+        job.progress(2, 2)
+    assert job.done == 1

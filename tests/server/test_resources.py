@@ -1,0 +1,72 @@
+"""Resources by their addresses, and completion of names."""
+
+import json
+from pathlib import Path
+
+import pytest
+from mcp import Client
+from mcp.types import PromptReference, ResourceTemplateReference, TextResourceContents
+
+from engine.store.catalog import show_capture
+from server.app import LayerscopeServer, build_server
+from server.settings import ServerSettings
+from tests.server.conftest import ERAS, Json
+
+pytestmark = pytest.mark.anyio
+
+
+async def read(client: Client, uri: str) -> Json:
+    content = (await client.read_resource(uri)).contents[0]
+    assert isinstance(content, TextResourceContents)
+    assert content.mime_type == "application/json"
+    found: Json = json.loads(content.text)
+    return found
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_captures_concepts_and_models_can_be_read(app: LayerscopeServer, store: Path, era: str) -> None:
+    async with Client(app, mode=era) as client:
+        listed = [str(entry.uri) for entry in (await client.list_resources()).resources]
+        assert sorted(listed) == ["capture://loudness", "capture://prompt", "capture://warmth"]
+        record = await read(client, "capture://loudness")
+        assert record["prompts"] == show_capture("loudness", store=store)["prompts"]
+        assert record["ranking"]["layers"]
+        assert (await read(client, "concept://warmth"))["name"] == "warmth"
+        assert (await read(client, "concept://honesty"))["negative"] == "deceptive"
+        assert (await read(client, "model://tiny"))["alias"] == "tiny"
+        templates = [entry.uri_template for entry in (await client.list_resource_templates()).resource_templates]
+        assert templates == ["capture://{name}", "concept://{name}", "model://{alias}"]
+
+
+async def test_a_store_that_is_not_there_yet_is_empty(tmp_path: Path) -> None:
+    async with Client(build_server(ServerSettings(tmp_path / "none"))) as client:
+        assert (await client.list_resources()).resources == []
+        assert (await read(client, "model://smollm2"))["layers"] == 30
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize(
+    ("reference", "argument", "begin", "expected"),
+    [
+        (ResourceTemplateReference(uri="capture://{name}"), "name", "lo", ["loudness"]),
+        (ResourceTemplateReference(uri="capture://{name}"), "name", "x", []),
+        (ResourceTemplateReference(uri="concept://{name}"), "name", "WAR", ["warmth"]),
+        (ResourceTemplateReference(uri="model://{alias}"), "alias", "", ["tiny", "slow"]),
+        (PromptReference(name="find_layers"), "concept", "hon", ["honesty"]),
+        (PromptReference(name="find_layers"), "model", "t", ["tiny"]),
+        (PromptReference(name="audit_contrast"), "capture", "war", ["warmth"]),
+        (PromptReference(name="compare_concepts"), "one", "loud", ["loudness"]),
+    ],
+)
+async def test_names_are_completed(
+    app: LayerscopeServer,
+    era: str,
+    reference: ResourceTemplateReference | PromptReference,
+    argument: str,
+    begin: str,
+    expected: list[str],
+) -> None:
+    async with Client(app, mode=era) as client:
+        found = await client.complete(reference, {"name": argument, "value": begin})
+    assert found.completion.values == expected

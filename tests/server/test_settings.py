@@ -1,0 +1,64 @@
+"""Which models a server may load, and what they are called."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mcp import Client
+
+from engine.errors import RequestError
+from server.app import LayerscopeServer
+from server.settings import ServerSettings, default_memory
+from server.shelf import ModelShelf
+from tests.server.conftest import call
+from tests.server.test_journey import finished
+
+
+def test_every_alias_unless_some_are_allowed(tmp_path: Path) -> None:
+    settings = ServerSettings(tmp_path)
+    assert settings.require_allowed("smollm2")[0] == "smollm2"
+    for other in ("owner/name", str(tmp_path), "smollm"):
+        with pytest.raises(RequestError, match="does not load"):
+            settings.require_allowed(other)
+    only = replace(settings, allowed_models=("qwen",))
+    assert list(only.models()) == ["qwen"]
+    with pytest.raises(RequestError, match="qwen"):
+        only.require_allowed("smollm2")
+
+
+def test_a_folder_goes_by_its_name_and_by_its_path(settings: ServerSettings, tiny_folder: Path) -> None:
+    for name in ("tiny", str(tiny_folder)):
+        meaning, listing = settings.require_allowed(name)
+        assert (meaning, listing.alias, listing.source.local) == (str(tiny_folder), "tiny", True)
+
+
+@pytest.mark.anyio
+async def test_a_model_has_one_name_from_the_list_to_the_reading(app: LayerscopeServer, tiny_folder: Path) -> None:
+    """Also one that was captured as pairs, by its path: reading along its direction finds the model again."""
+    async with Client(app) as client:
+        pairs = [{"positive": f"w5 w{n}", "negative": f"w6 w{n}"} for n in range(20, 36)]
+        made = await call(client, "capture_contrast", pairs=pairs, model=str(tiny_folder), positions="last")
+        made = await finished(client, made)
+        assert (made["capture"]["name"], made["capture"]["model"]) == ("tiny_pairs", "tiny")
+        read = await finished(client, await call(client, "read_text", name="tiny_pairs", text="w5 w30"))
+        assert [token["token"] for token in read["reading"]["tokens"]] == ["w5", "w30"]
+        listed = {entry["name"]: entry for entry in (await call(client, "list_models"))["models"]}
+        assert (listed["tiny"]["loaded"], listed["tiny"]["layers"], listed["slow"]["loaded"]) == (True, 4, False)
+        unloaded = await call(client, "unload_model", model="tiny")
+        assert unloaded["loaded_bytes"] == 0
+        assert (await call(client, "list_captures", model="tiny"))["total"] >= 1
+
+
+def test_the_least_recently_used_model_makes_room(settings: ServerSettings) -> None:
+    shelf = ModelShelf(settings)
+    tiny, slow = shelf.get("tiny"), shelf.get("slow")
+    assert shelf.get("tiny") is tiny
+    assert [model.name for model in shelf.loaded()] == ["slow", "tiny"]
+    tight = ModelShelf(replace(settings, memory_bytes=slow.bytes))
+    tight.get("tiny")
+    tight.get("slow")
+    assert [model.name for model in tight.loaded()] == ["slow"]
+
+
+def test_half_of_the_memory_unless_told() -> None:
+    assert default_memory() > 1 << 28
