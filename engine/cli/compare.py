@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 HELP = """Compare two captures: two concepts on one model, or one concept on two models.
 
-On one model: the cosine between their directions at each layer, beside what swapped labels give.
+On one model: the cosine between their directions at each layer, beside what random directions give.
 On two models: held-out d' by relative depth.
 
 [bold]Examples[/bold]

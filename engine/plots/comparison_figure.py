@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def draw_comparison(comparison: Comparison, figure: Figure | None = None) -> Figure:
-    """Draw two captures side by side: cosines with what swapped labels give, or scores by relative depth.
+    """Draw two captures side by side: cosines with what random directions give, or scores by relative depth.
 
     Args:
         comparison: From `compare_captures`.

@@ -17,8 +17,6 @@ from engine.stats.groups import group_pairs, resampled_units
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-Loader = Callable[[str], ContrastData]
-
 _HALVINGS = 1000
 _FEWEST_UNITS = 6
 _MUST_AGREE = ("revision", "dtype", "attention", "chat_template")
