@@ -6,7 +6,7 @@ states.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 """Called with the number of prompts done and their total."""
+
+LayerStates = dict[int, "Tensor"]
+"""Layer to the kept states of one prompt, `(1, kept tokens, hidden)`."""
 
 
 @dataclass(frozen=True)
@@ -98,24 +101,48 @@ def run_capture(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], sett
         CaptureError: A state came out NaN, infinite or all zero; the message names the prompt and the layer.
         RequestError: A prompt does not have the positions asked for.
     """
+    progress = settings.progress or (lambda _done, _total: None)
+    progress(0, len(prompts))
+    captured: dict[int, LayerStates] = {}
+    for batch in run_batches(model, prompts, settings):
+        captured.update(batch)
+        progress(len(captured), len(prompts))
+    num_layers = len(find_blocks(model).blocks)
+    return [_activation_data(prompts[i], captured[i], num_layers) for i in range(len(prompts))]
+
+
+def run_batches(
+    model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings
+) -> Iterator[dict[int, LayerStates]]:
+    """Run prompts and hand over what each batch came to, as it comes: for who does not want to hold all of it.
+
+    Args:
+        model: A checked model.
+        prompts: What to run.
+        settings: What to keep.
+
+    Yields:
+        Place of a prompt in `prompts` to its states, for the prompts of one batch; every prompt once, in an order that
+        saves time.
+
+    Raises:
+        CaptureError: As `run_capture`.
+        RequestError: As `run_capture`, before anything is run.
+    """
     lengths = [len(prompt.ids) for prompt in prompts]
     for prompt in prompts:
         settings.positions.span(len(prompt.ids), prompt.name)
     blocks, device = find_blocks(model), input_device(model)
-    captured: dict[int, dict[int, Tensor]] = {}  # prompt -> layer -> (1, kept tokens, hidden)
-    progress = settings.progress or (lambda _done, _total: None)
-    progress(0, len(prompts))
     for batch in sorted_batches(lengths, settings.batch_size):
         tokens = TokenBatch.of([prompts[index].ids for index in batch], device)
-        batch_lengths = [lengths[index] for index in batch]
-        keep = partial(settings.positions.take, lengths=batch_lengths)
+        keep = partial(settings.positions.take, lengths=[lengths[index] for index in batch])
         states = _read(model, blocks, tokens, settings, keep)
-        for row, index in enumerate(batch):
-            captured[index] = {layer: states[layer][row][None] for layer in settings.layers}
-            _require_usable(captured[index], prompts[index].name)
-        progress(len(captured), len(prompts))
-    num_layers = len(blocks.blocks)
-    return [_activation_data(prompts[i], captured[i], num_layers) for i in range(len(prompts))]
+        captured = {
+            index: {layer: states[layer][row][None] for layer in settings.layers} for row, index in enumerate(batch)
+        }
+        for index, kept in captured.items():
+            _require_usable(kept, prompts[index].name)
+        yield captured
 
 
 def _read(
@@ -127,7 +154,7 @@ def _read(
     return read_taps(model, blocks, tokens, taps, keep)
 
 
-def _require_usable(states: dict[int, Tensor], name: str) -> None:
+def _require_usable(states: LayerStates, name: str) -> None:
     for layer, kept in states.items():
         finite = bool(torch.isfinite(kept).all())
         if not finite or not bool(kept.any()):
@@ -138,7 +165,7 @@ def _require_usable(states: dict[int, Tensor], name: str) -> None:
             )
 
 
-def _activation_data(prompt: TokenizedPrompt, states: dict[int, Tensor], num_layers: int) -> ActivationData:
+def _activation_data(prompt: TokenizedPrompt, states: LayerStates, num_layers: int) -> ActivationData:
     return ActivationData(
         activations=states,
         input_ids=torch.tensor([prompt.ids]),
