@@ -8,6 +8,7 @@ from rich.text import Text
 from engine.plots.findings import left_out_in_words
 from engine.records.files import CaptureRecord
 from engine.records.statistics import SideProjections
+from engine.stats.wrong_pairs import wrong_pairs
 
 _COLUMNS = 72
 _LEVELS = " ▁▂▃▄▅▆▇█"
@@ -51,12 +52,6 @@ def pair_labels(record: CaptureRecord) -> list[str]:
     if not record["factors"]:
         return record["prompts"]
     return [f"{pair['persona']}, {pair['template']}: {pair['topic']}" for pair in record["factors"]]
-
-
-def wrong_pairs(sides: SideProjections) -> list[int]:
-    """Numbers of the pairs whose positive prompt lies on the negative side of its partner, the furthest first."""
-    gaps = [positive - negative for positive, negative in zip(sides["positive"], sides["negative"], strict=True)]
-    return sorted((pair for pair, gap in enumerate(gaps) if gap < 0), key=lambda pair: gaps[pair])
 
 
 def _histogram(values: Sequence[float], low: float, high: float) -> str:

@@ -7,7 +7,7 @@ from typing import Literal, TypedDict
 from engine.records.captures import Provenance
 from engine.records.concepts import Factors
 from engine.records.ranking import ConfoundReport, Ranking
-from engine.records.statistics import LayerRow
+from engine.records.statistics import LayerRow, SideSummary
 
 
 class DataFile(TypedDict):
@@ -37,6 +37,7 @@ class CaptureRecord(TypedDict):
         factors: What each pair was made from.
         statistics: One row per captured layer.
         ranking: Layers of a contrast by held-out separation; None for prompts, and where there is none to be had.
+        sides: Where left-out prompts of both sides lie, for each layer at which they differ; empty without a ranking.
         unranked: Why a contrast has no ranking; empty where it has one.
         confounds: What else could tell the sides of a contrast apart.
         provenance: How it was made; None for data that did not come from a capture function.
@@ -57,6 +58,7 @@ class CaptureRecord(TypedDict):
     factors: list[Factors]
     statistics: list[LayerRow]
     ranking: Ranking | None
+    sides: list[SideSummary]
     unranked: str
     confounds: ConfoundReport | None
     provenance: Provenance | None

@@ -53,6 +53,9 @@ class Ranking(TypedDict):
         groups: Number of groups of each factor that was left out; of pairs for pairs without factors.
         tested: Factors whose labels were shuffled: those with enough groups, or the one with the most.
         confidence: Level of intervals, of ranks and of ties.
+        margins: How far the difference between the scores of two layers reaches to each side of what was found, at 95%:
+            for each layer by number, those of the layers after it. For two layers that were chosen beforehand; `tied`
+            is for finding the best of all.
         chance: Score that the best of all layers stays below in 95% of shuffles of the labels of what the leading layer
             has left out.
         smallest_p: Least p-value that this many groups can give.
@@ -66,6 +69,7 @@ class Ranking(TypedDict):
     groups: dict[str, int]
     tested: list[str]
     confidence: float
+    margins: list[list[float]]
     chance: float
     smallest_p: float
     resamples: int

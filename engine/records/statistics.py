@@ -72,6 +72,42 @@ class SideProjections(Separation):
     negative: list[float]
 
 
+class WrongPair(TypedDict):
+    """A left-out pair whose positive prompt lies on the negative side of its partner.
+
+    Attributes:
+        pair: Its number.
+        gap: How far, in units of the spread within a side; negative.
+    """
+
+    pair: int
+    gap: float
+
+
+class SideSummary(TypedDict):
+    """`SideProjections` in a size that does not grow with the number of pairs: what the JSON holds of a layer.
+
+    Attributes:
+        layer: Layer number.
+        left_out: What was left out.
+        low: Lowest projection of a prompt, in units of the spread within a side; 0 is half-way between the sides.
+        high: Highest projection.
+        positive: How many positive prompts lie in each of equal steps from `low` to `high`.
+        negative: The same for the other side.
+        wrong: Pairs that point the wrong way, the furthest first; the first twenty.
+        wrong_total: How many there are.
+    """
+
+    layer: int
+    left_out: str
+    low: float
+    high: float
+    positive: list[int]
+    negative: list[int]
+    wrong: list[WrongPair]
+    wrong_total: int
+
+
 class LayerRow(LayerStats):
     """What the JSON holds of one layer; what only a contrast has is None for prompts."""
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 RESAMPLES = 2000
 PERMUTATIONS = 10_000
 CONFIDENCE = 0.95
+_MARGIN_DIGITS = 4  # as many numbers as there are pairs of layers
 ENOUGH_GROUPS = 6
 """Fewest groups whose labels can be swapped in enough ways for a p-value below 0.05: 2^5 ways."""
 
@@ -78,6 +79,7 @@ def rank_layers(
         groups={factor: work.counts[factor] for factor in groupings},
         tested=work.tested,
         confidence=CONFIDENCE,
+        margins=_margins(work),
         chance=_chance(work, ranked[0]["left_out"]),
         smallest_p=max(_smallest_p(work, factor) for factor in work.tested),
         resamples=resamples,
@@ -182,6 +184,17 @@ def _ranked(work: _Work) -> list[RankedLayer]:
                 by_factor=separation["by_factor"],
             )
         )
+    return rows
+
+
+def _margins(work: _Work) -> list[list[float]]:
+    """Half-widths of the intervals of the differences between each layer's score and those of the layers after it."""
+    counts = [work.counts[factor] for factor in work.worst]
+    rows = []
+    for row, deviations in enumerate(work.deviations[:-1]):
+        error = (work.deviations[row + 1 :] - deviations).std(dim=1)  # (later layers,)
+        reach = [half_width(min(counts[row], later), CONFIDENCE) for later in counts[row + 1 :]]
+        rows.append([round(float(e) * r, _MARGIN_DIGITS) for e, r in zip(error, reach, strict=True)])
     return rows
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from engine.errors import RequestError
 from engine.records.captures import ContrastData
-from engine.records.statistics import SideProjections
+from engine.records.statistics import SideProjections, SideSummary, WrongPair
 from engine.stats.contrast import require_contrast
-from engine.stats.gram import project_held_out
+from engine.stats.gram import PairGram, project_held_out
 from engine.stats.groups import group_pairs
 from engine.stats.separation import gram_at, require_usable, separate
+from engine.stats.wrong_pairs import pair_gaps, wrong_pairs
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_STEPS = 48
+_KEPT_WRONG = 20
 
 
 def project_sides(data: ContrastData, layer: int) -> SideProjections:
@@ -43,13 +48,41 @@ def project_sides(data: ContrastData, layer: int) -> SideProjections:
         raise RequestError("there are too few pairs, or too few groups, to leave any out", next_step="capture more")
     gram = gram_at(data, layer)
     require_usable(layer, gram)
+    sides = _project(layer, gram, groupings)
+    if sides is None:
+        raise RequestError(f"the prompts do not differ at layer {layer}", next_step="choose a later layer")
+    return sides
+
+
+def summarise_sides(data: ContrastData) -> list[SideSummary]:
+    """What `project_sides` shows at every layer, in a size that does not grow with the number of pairs.
+
+    Args:
+        data: A contrast that `rank_layers` takes.
+
+    Returns:
+        One summary a layer, ascending; none for a layer at which the prompts do not differ.
+
+    Example:
+        >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=24)
+        >>> summary = summarise_sides(contrast)[0]
+        >>> sum(summary["positive"]), sum(summary["negative"])
+        (24, 24)
+    """
+    groupings = group_pairs(data.get("factors"), data["num_pairs"])
+    found = [_project(layer, gram_at(data, layer), groupings) for layer in data["layers"]]
+    return [_summary(sides) for sides in found if sides is not None]
+
+
+def _project(layer: int, gram: PairGram, groupings: Mapping[str, Tensor]) -> SideProjections | None:
+    """The projections at a layer; None where the prompts do not differ."""
     separation = separate(gram, groupings)
     held_out = project_held_out(gram, groupings[separation["worst"]])
     differences, middles = held_out.differences[:, 0], held_out.middles[:, 0]
     positive, negative = middles + differences / 2, middles - differences / 2
     spread = float(((positive.var() + negative.var()) / 2).sqrt())
     if spread == 0:
-        raise RequestError(f"the prompts do not differ at layer {layer}", next_step="choose a later layer")
+        return None
     middle = float((positive.mean() + negative.mean()) / 2)
     return SideProjections(
         layer=layer,
@@ -63,3 +96,25 @@ def project_sides(data: ContrastData, layer: int) -> SideProjections:
 def _scaled(projections: Tensor, middle: float, spread: float) -> list[float]:
     values: list[float] = ((projections - middle) / spread).tolist()
     return values
+
+
+def _summary(sides: SideProjections) -> SideSummary:
+    low, high = min(*sides["positive"], *sides["negative"]), max(*sides["positive"], *sides["negative"])
+    wrong, gaps = wrong_pairs(sides), pair_gaps(sides)
+    return SideSummary(
+        layer=sides["layer"],
+        left_out=sides["left_out"],
+        low=low,
+        high=high,
+        positive=_counted(sides["positive"], low, high),
+        negative=_counted(sides["negative"], low, high),
+        wrong=[WrongPair(pair=pair, gap=gaps[pair]) for pair in wrong[:_KEPT_WRONG]],
+        wrong_total=len(wrong),
+    )
+
+
+def _counted(values: list[float], low: float, high: float) -> list[int]:
+    counts = [0] * _STEPS
+    for value in values:
+        counts[min(int((value - low) / (high - low) * _STEPS), _STEPS - 1)] += 1
+    return counts

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from engine.records.captures import ActivationData, ContrastData
     from engine.records.ranking import Ranking
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 class _Versioned(TypedDict):
@@ -34,6 +34,7 @@ def make_record(data: CaptureData, name: str, file: DataFile) -> CaptureRecord:
         file: The tensor file it was written to.
     """
     from engine.stats.confounds import find_confounds
+    from engine.stats.sides import summarise_sides
     from engine.stats.summary import prompts_of
     from engine.stats.table import layer_table
 
@@ -57,6 +58,7 @@ def make_record(data: CaptureData, name: str, file: DataFile) -> CaptureRecord:
         factors=data.get("factors", []) if "positive" in data else [],
         statistics=layer_table(data),
         ranking=ranking,
+        sides=summarise_sides(data) if ranking and "positive" in data else [],
         unranked=unranked,
         confounds=find_confounds(data) if "positive" in data else None,
         provenance=data.get("provenance"),

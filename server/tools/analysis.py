@@ -8,11 +8,11 @@ from pydantic import Field
 from engine.errors import RequestError
 from engine.plots.comparison_text import describe_comparison
 from engine.plots.findings import layers_in_words
-from engine.plots.sides_text import wrong_pairs
 from engine.plots.tokens_text import readable_token
 from engine.records.comparison import Comparison
 from engine.records.directions import TokenReading
 from engine.stats.scores import DEFAULT_SCORE, ScoredLayer, order_layers
+from engine.stats.wrong_pairs import wrong_pairs
 from server.errors import taken_names
 from server.jobs import Job
 from server.replies import (

@@ -81,6 +81,7 @@ def ranking_of(
         groups={left_out: 12},
         tested=[left_out],
         confidence=0.95,
+        margins=[[0.4] * (len(d_primes) - 1 - layer) for layer in range(len(d_primes) - 1)],
         chance=0.75,
         smallest_p=1 / 2048,
         resamples=2000,
@@ -115,7 +116,7 @@ def contrast_record(
     ranking = ranking_of() if ranking is None else ranking
     rows = contrast_rows([0.1] * len(ranking["layers"])) if rows is None else rows
     return CaptureRecord(
-        schema=2,
+        schema=3,
         name="some_honesty",
         kind="contrast",
         created="2026-01-02T03:04:05+00:00",
@@ -130,6 +131,7 @@ def contrast_record(
         factors=[],
         statistics=rows,
         ranking=ranking,
+        sides=[],
         unranked="",
         confounds=confounds_of() if confounds is None else confounds,
         provenance=provenance(positions="last"),

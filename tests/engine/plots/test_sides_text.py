@@ -4,7 +4,7 @@ import pytest
 from rich.cells import cell_len
 
 from engine.plots.layers_text import render_text
-from engine.plots.sides_text import sides_as_text, wrong_pairs
+from engine.plots.sides_text import sides_as_text
 from engine.records.statistics import SideProjections
 from tests.engine.plots.results import sides_of
 
@@ -66,11 +66,6 @@ def test_values_that_are_all_equal_are_drawn(value: float) -> None:
 def test_one_pair_that_does_not_vary_within_a_side() -> None:
     positive, negative = histograms(sides_of([1.0], [-1.0]))
     assert (positive.index("█"), negative.index("█")) == (71, 0)
-
-
-def test_the_furthest_wrong_come_first() -> None:
-    assert wrong_pairs(sides_of([0.0, 2.0, -1.0, 0.5], [0.25, -2.0, 2.0, 1.0])) == [2, 3, 0]
-    assert wrong_pairs(sides_of([1.0, 0.0], [-1.0, 0.0])) == []  # equal is not wrong
 
 
 def test_the_five_furthest_are_listed_and_all_are_counted() -> None:

@@ -442,3 +442,14 @@ def test_all_factors_are_reported_in_their_own_words() -> None:
     rows = quick(capture_of([noise(np.random.default_rng(28), len(factors))], factors))["layers"]
     assert tuple(rows[0]["by_factor"]) == FACTORS
     assert rows[0]["left_out"] in cast("dict[str, object]", rows[0]["by_factor"])
+
+
+def test_margins_say_how_well_two_layers_can_be_told_apart() -> None:
+    """Copies of a layer differ by nothing for certain; of layers with noise of their own the errors add in squares."""
+    layers = planted(np.random.default_rng(8), [1.0, 1.0, 1.0], 96)
+    ranking = rank_layers(capture_of([layers[0], layers[0], layers[2]], only_personas(12, 8)))
+    half = {layer: (row["high"] - row["low"]) / 2 for layer, row in by_layer(ranking).items()}
+    assert [len(row) for row in ranking["margins"]] == [2, 1]
+    assert ranking["margins"][0][0] == 0.0
+    assert ranking["margins"][0][1] == ranking["margins"][1][0]
+    assert ranking["margins"][1][0] == pytest.approx(np.hypot(half[1], half[2]), rel=0.3)

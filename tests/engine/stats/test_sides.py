@@ -8,7 +8,7 @@ import pytest
 from engine.errors import RequestError
 from engine.records.concepts import Factors
 from engine.stats.separation import compute_separation
-from engine.stats.sides import project_sides
+from engine.stats.sides import project_sides, summarise_sides
 from tests.engine.stats.captures import one_prompt, random_states
 from tests.engine.stats.contrasts import (
     all_factors,
@@ -113,3 +113,25 @@ def test_states_that_are_not_finite_are_refused() -> None:
 def test_prompts_have_no_sides() -> None:
     with pytest.raises(RequestError):
         project_sides(one_prompt(random_states(4, 0)), 3)  # type: ignore[arg-type]  # what a type checker would say
+
+
+def test_a_summary_counts_what_the_projections_are_and_names_the_furthest_wrong() -> None:
+    data = capture_of(planted(np.random.default_rng(5), STRENGTHS, 60), all_factors())
+    for summary in summarise_sides(data):
+        sides = project_sides(data, summary["layer"])
+        both = [*sides["positive"], *sides["negative"]]
+        assert summary["left_out"] == sides["left_out"]
+        assert (summary["low"], summary["high"]) == (min(both), max(both))
+        edges = np.linspace(min(both), max(both), len(summary["positive"]) + 1)
+        assert summary["positive"] == np.histogram(sides["positive"], edges)[0].tolist()
+        assert summary["negative"] == np.histogram(sides["negative"], edges)[0].tolist()
+        gaps = np.subtract(sides["positive"], sides["negative"])
+        assert summary["wrong_total"] == (gaps < 0).sum()
+        assert [pair["pair"] for pair in summary["wrong"]] == np.argsort(gaps)[: min((gaps < 0).sum(), 20)].tolist()
+        assert [pair["gap"] for pair in summary["wrong"]] == pytest.approx(np.sort(gaps)[: len(summary["wrong"])])
+
+
+def test_a_layer_at_which_the_prompts_do_not_differ_has_no_summary() -> None:
+    layers = planted(np.random.default_rng(6), STRENGTHS, 60)
+    layers[1] = (np.zeros_like(layers[1][0]), np.zeros_like(layers[1][1]))
+    assert [summary["layer"] for summary in summarise_sides(capture_of(layers, all_factors()))] == [0, 2]

@@ -100,7 +100,7 @@ def test_a_record_that_disagrees_is_refused(
     [
         ("{", "is damaged"),
         ("[]", "is damaged: Expected `object`"),
-        ('{"schema": 2}', "is damaged: Object missing required field"),
+        ('{"schema": 3}', "is damaged: Object missing required field"),
         ("\x00\xff", "is damaged"),
     ],
 )
@@ -119,7 +119,7 @@ def test_a_record_of_the_future_is_refused(prompt_data: ActivationData, tmp_path
     paths = engine.save_activations(prompt_data, "mine", store=tmp_path)
     record = json.loads(paths.record.read_text())
     paths.record.write_text(json.dumps(record | {"schema": 99}))
-    with pytest.raises(StoreError, match=r"has schema 99\. Expected: schema 2\. Next: .*the layerscope that wrote it"):
+    with pytest.raises(StoreError, match=r"has schema 99\. Expected: schema 3\. Next: .*the layerscope that wrote it"):
         engine.load_activations("mine", store=tmp_path)
 
 
@@ -152,7 +152,7 @@ def test_what_an_old_record_stands_beside_is_read_when_the_record_is_gone(
     paths = engine.save_activations(contrast_data, "mine", store=tmp_path)
     paths.record.unlink()
     assert "positive" in engine.load_activations("mine", store=tmp_path)
-    assert describe_tensors(paths.tensors)["schema"] == 2
+    assert describe_tensors(paths.tensors)["schema"] == 3
 
 
 def test_tensors_that_came_alone_are_read_with_a_warning(

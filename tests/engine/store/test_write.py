@@ -39,7 +39,7 @@ def test_the_pt_of_a_contrast_is_the_how_tos_dictionary(contrast_data: ContrastD
 def test_the_json_holds_provenance_factors_and_statistics(contrast_data: ContrastData, tmp_path: Path) -> None:
     engine.save_activations(contrast_data, "mine", store=tmp_path)
     record = json.loads((tmp_path / "mine.json").read_text())
-    assert record["schema"] == 2
+    assert record["schema"] == 3
     assert record["prompts"] == ["w5 w9", "w6 w9"]
     assert record["negative_prompts"] == ["w15 w9", "w16 w9"]
     assert [factors["persona"] for factors in record["factors"]] == ["one", "two"]

@@ -1,0 +1,81 @@
+"""Why one layer is ranked above another: the numbers that decide, and no more than they say."""
+
+import pytest
+
+from engine.errors import RequestError
+from engine.plots.reasons import describe_order, margin_between
+from engine.records.statistics import SideSummary, WrongPair
+from tests.engine.plots.records import contrast_record, prompt_record, ranking_of
+
+
+def summary(layer: int, wrong: list[int], total: int | None = None) -> SideSummary:
+    return SideSummary(
+        layer=layer,
+        left_out="persona",
+        low=-3.0,
+        high=3.0,
+        positive=[1] * 48,
+        negative=[1] * 48,
+        wrong=[WrongPair(pair=pair, gap=-1.0) for pair in wrong],
+        wrong_total=len(wrong) if total is None else total,
+    )
+
+
+def test_a_difference_within_its_margin_is_said_not_to_be_known() -> None:
+    record = contrast_record(ranking=ranking_of([0.4, 2.0, 1.7, -0.2]))
+    for layers in ((1, 2), (2, 1)):
+        first, *_ = describe_order(record, *layers)
+        assert first == (
+            "Layer 1 is ranked 1 with d' 2.00, layer 2 2 with 1.70: 0.30 apart, 95% interval -0.10 to 0.70, so the data"
+            " cannot tell which of the two is better, only which scored higher."
+        )
+
+
+def test_a_difference_beyond_its_margin_is_said_to_hold() -> None:
+    first = describe_order(contrast_record(ranking=ranking_of([0.4, 2.0, 1.7, -0.2])), 0, 1)[0]
+    assert "1.60 apart, 95% interval 1.20 to 2.00, so layer 1 separates the sides better" in first
+
+
+def test_the_margin_is_that_of_the_two_layers_by_number_and_not_by_place() -> None:
+    ranking = ranking_of([0.4, 2.0, 1.7, -0.2], margins=[[0.01, 0.02, 0.03], [0.12, 0.13], [0.23]])
+    assert margin_between(ranking, 1, 3) == margin_between(ranking, 3, 1) == 0.13
+    assert margin_between(ranking, 0, 1) == 0.01
+    assert margin_between(ranking, 2, 3) == 0.23
+
+
+def test_what_was_left_out_is_told_apart() -> None:
+    sentences = describe_order(contrast_record(ranking=ranking_of([0.4, 2.0, 1.7, -0.2])), 1, 3)
+    assert sentences[1] == "d' at layers 1 and 3: a persona left out 2.00 and -0.20."
+
+
+def test_pairs_that_point_the_wrong_way_are_counted_at_both_layers() -> None:
+    record = contrast_record()
+    record["sides"] = [summary(1, [4, 5, 6]), summary(2, [5, 6, 7, 8])]
+    assert describe_order(record, 2, 1)[2] == (
+        "3 of 72 left-out pairs point the wrong way at layer 1, 4 at layer 2: 2 at both, 1 only at layer 1, 2 only at"
+        " layer 2."
+    )
+
+
+def test_where_not_all_of_them_are_named_they_are_only_counted() -> None:
+    record = contrast_record()
+    record["sides"] = [summary(1, [4, 5], total=30), summary(2, [5])]
+    assert describe_order(record, 1, 2)[2] == "30 of 72 left-out pairs point the wrong way at layer 1, 1 at layer 2."
+
+
+def test_what_the_raw_norm_would_have_said_is_said() -> None:
+    record = contrast_record()  # norms grow with the layer
+    assert "0.500 and 1.000" not in describe_order(record, 1, 2)[-1]
+    assert "1.000 and 1.500, would have put layer 2 first" in describe_order(record, 1, 2)[-1]
+    assert "1.500 and 0.500, would have put it first as well" in describe_order(record, 2, 0)[-1]
+
+
+@pytest.mark.parametrize(("layer", "other"), [(1, 1), (0, 9), (-1, 0)])
+def test_layers_that_cannot_be_compared_are_refused(layer: int, other: int) -> None:
+    with pytest.raises(RequestError, match="0, 1, 2, 3"):
+        describe_order(contrast_record(), layer, other)
+
+
+def test_prompts_have_no_order() -> None:
+    with pytest.raises(RequestError, match="there are none"):
+        describe_order(prompt_record(), 0, 1)
