@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from engine.plots.stand_out import MOST_SPREADS, stand_out
 from engine.plots.style import BLUE, INK, ORANGE, head
 from engine.plots.tokens_text import readable_token
 from engine.records.directions import TokenReading
@@ -13,17 +13,13 @@ from engine.records.directions import TokenReading
 _MAP = LinearSegmentedColormap.from_list("sides", [BLUE, "#f2f2f2", ORANGE])
 _MOST_LABELS = 80
 _LONGEST_LABEL = 16
-_MOST_SPREADS = 3.0
-_NORMAL = 1.4826  # the standard deviation of a normal distribution over its median absolute deviation
 
 
 def draw_tokens(reading: TokenReading, figure: Figure | None = None) -> Figure:
     """Draw which tokens stand out towards which side, at every layer.
 
-    The colour is the value over or below the median of the text at that layer, in units of the spread of its tokens
-    (median absolute deviation, scaled to a normal standard deviation). Values in class gaps, as the text and the JSON
-    give them, would show one colour a layer: early layers have hardly a gap, and in most layers all tokens of running
-    text lie to one side of the tokens that the direction was read at.
+    The colour is how far a token lies from the median of its layer, see `stand_out`; the text and the JSON give values
+    in class gaps.
 
     Args:
         reading: From `read_text`.
@@ -41,8 +37,8 @@ def draw_tokens(reading: TokenReading, figure: Figure | None = None) -> Figure:
         aspect="auto",
         origin="lower",
         cmap=_MAP,
-        vmin=-_MOST_SPREADS,
-        vmax=_MOST_SPREADS,
+        vmin=-MOST_SPREADS,
+        vmax=MOST_SPREADS,
         interpolation="nearest",
     )
     step = -(-len(tokens) // _MOST_LABELS)
@@ -55,18 +51,6 @@ def draw_tokens(reading: TokenReading, figure: Figure | None = None) -> Figure:
     if reading["leading"] in layers:
         row = layers.index(reading["leading"])
         axes.axhspan(row - 0.5, row + 0.5, fill=False, edgecolor=INK, linewidth=0.8)
-    bar = drawn.colorbar(image, ax=axes, extend="both", shrink=0.8, ticks=[-_MOST_SPREADS, 0, _MOST_SPREADS])
+    bar = drawn.colorbar(image, ax=axes, extend="both", shrink=0.8, ticks=[-MOST_SPREADS, 0, MOST_SPREADS])
     bar.set_label("spreads from the median\nnegative side    positive side", fontsize=6)
     return drawn
-
-
-def stand_out(values: list[float]) -> list[float]:
-    """How far each token lies from the median of a layer, in spreads of its tokens; the first token counts for neither.
-
-    Args:
-        values: One a token.
-    """
-    others = np.asarray(values[1:] or values)
-    middle = float(np.median(others))
-    spread = _NORMAL * float(np.median(np.abs(others - middle)))
-    return [(value - middle) / spread if spread > 0 else 0.0 for value in values]

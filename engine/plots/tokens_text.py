@@ -5,6 +5,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from engine.plots.stand_out import stand_out
 from engine.records.directions import TokenReading
 
 _BAR = 31
@@ -50,6 +51,29 @@ def readable_token(token: str) -> str:
     """
     text = token.replace("Ġ", " ").replace("▁", " ").replace("Ċ", "⏎").replace("\n", "⏎")
     return "".join(sign if sign.isprintable() else "�" for sign in text)  # no token may steer a terminal
+
+
+def describe_token(reading: TokenReading, token: int, layer: int) -> str:
+    """One token at one layer, in words.
+
+    Args:
+        reading: From `read_text`.
+        token: Its number.
+        layer: A layer that was read.
+    """
+    value = reading["values"][layer][token]
+    spreads = stand_out(reading["values"][layer])[token]
+    side = "positive" if spreads > 0 else "negative"
+    stands = (
+        f"{abs(spreads):.1f} spreads to the {side} side of this text's median"
+        if abs(spreads) >= 0.05  # less is written as 0.0
+        else "at this text's median"
+    )
+    first = "; the first token is extreme in many models and says nothing" if token == 0 else ""
+    return (
+        f"token {token} {readable_token(reading['tokens'][token])!r} at layer {layer}: {value:+.2f}"
+        f" (0 negative mean, 1 positive mean), {stands}{first}"
+    )
 
 
 def _coloured(tokens: list[str], values: list[float]) -> Text:

@@ -9,6 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.text import Text
 
+from engine.plots.looks import PLAIN, Looks
 from engine.records.ranking import RankedLayer
 
 _NARROWEST = 8
@@ -63,12 +64,13 @@ class Whiskers:
         return Measurement(_NARROWEST, options.max_width)
 
 
-def whiskers(row: RankedLayer, scale: Scale) -> Text:
+def whiskers(row: RankedLayer, scale: Scale, looks: Looks = PLAIN) -> Text:
     """Draw one layer.
 
     Args:
         row: The layer.
         scale: Common to all layers.
+        looks: Colours.
     """
     cells = [" "] * scale.width
     for low, high, mark in (
@@ -79,6 +81,6 @@ def whiskers(row: RankedLayer, scale: Scale) -> Text:
         for column in range(scale.column(low), scale.column(high) + 1):
             cells[column] = mark
     text = Text("".join(cells))
-    text.highlight_regex(SHUFFLED, "dim")
-    text.highlight_regex(f"[{SCORE}{INTERVAL}]", "yellow" if row["tied"] else "blue")
+    text.highlight_regex(SHUFFLED, looks.shuffled)
+    text.highlight_regex(f"[{SCORE}{INTERVAL}]", looks.tied if row["tied"] else looks.behind)
     return text

@@ -27,6 +27,7 @@ def read_text(
     *,
     leading: int | None = None,
     chat: bool = False,
+    rendered: bool = False,
 ) -> TokenReading:
     """Read every token of a text along directions, in units of the gap between the two sides.
 
@@ -37,6 +38,7 @@ def read_text(
         text: Any text that the model can take.
         leading: The layer to look at first; the middle one unless given.
         chat: Whether the text is what a user says, to go through the chat template; else it is taken as it is.
+        rendered: Whether the text went through the chat template already, as a captured prompt did.
 
     Returns:
         For each token and layer its projection, 0 at the mean of the negative prompts and 1 at that of the positive.
@@ -55,7 +57,7 @@ def read_text(
     if chat and not tokenizer.chat_template:
         warnings.append("the model has no chat template: the text was taken as it is")
     prompt = render_chat(tokenizer, (Message(role="user", content=text),)) if chat else text
-    rendered = chat and bool(tokenizer.chat_template)
+    rendered = rendered or (chat and bool(tokenizer.chat_template))
     site = _site(directions)
     layers = None if site in {"embed", "final_norm"} else sorted(directions)
     data = capture_activations(model, tokenizer, prompt, layers, use_hooks=True, rendered=rendered, site=site)

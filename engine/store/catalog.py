@@ -5,7 +5,7 @@ from pathlib import Path
 
 from engine.errors import StoreError
 from engine.records.files import CaptureRecord
-from engine.store.names import DEFAULT_STORE, UNFINISHED, locate
+from engine.store.names import DEFAULT_STORE, UNFINISHED, CapturePaths, locate
 from engine.store.record import read_record
 
 
@@ -86,22 +86,30 @@ def unfinished_saves(store: str | Path) -> list[Path]:
     return sorted(Path(store).glob(f".*{UNFINISHED}"))
 
 
+def missing_part(paths: CapturePaths, size: int | None) -> str:
+    """What a capture lacks to be usable, in words; empty if nothing.
+
+    Args:
+        paths: Where it lies.
+        size: Bytes of the tensors according to its record; None if it has no record.
+    """
+    if size is None:
+        return "it has no record: the save was interrupted, or the .pt came alone"
+    try:
+        found = paths.tensors.stat().st_size
+    except OSError:
+        return f"{paths.tensors.name} is missing"
+    return "" if found == size else f"{paths.tensors.name} has {found} bytes, its record says {size}"
+
+
 def _entry(folder: Path, name: str) -> CatalogEntry:
     try:
         paths = locate(name, folder)
-        if not paths.record.exists():
-            return CatalogEntry(name, None, "it has no record: the save was interrupted, or the .pt came alone")
-        record = read_record(paths.record)
-        size = paths.tensors.stat().st_size if paths.tensors.exists() else None
+        record = read_record(paths.record) if paths.record.exists() else None
+        problem = missing_part(paths, record["data"]["bytes"] if record else None)
     except StoreError as error:
         return CatalogEntry(name, None, error.problem)
-    if size is None:
-        return CatalogEntry(name, None, f"{paths.tensors.name} is missing")
-    if size != record["data"]["bytes"]:
-        return CatalogEntry(
-            name, None, f"{paths.tensors.name} has {size} bytes, its record says {record['data']['bytes']}"
-        )
-    return CatalogEntry(name, record)
+    return CatalogEntry(name, None if problem else record, problem)
 
 
 def _matches(entry: CatalogEntry, concept: str | None, model: str | None) -> bool:

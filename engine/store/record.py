@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 import msgspec
 
@@ -19,10 +19,17 @@ if TYPE_CHECKING:
 SCHEMA = 3
 
 
+Decoded = TypeVar("Decoded")
+
+
 class _Versioned(TypedDict):
     """What every version of the record has."""
 
     schema: int
+
+
+_VERSION = msgspec.json.Decoder(_Versioned)
+_WHOLE = msgspec.json.Decoder(CaptureRecord)
 
 
 def make_record(data: CaptureData, name: str, file: DataFile) -> CaptureRecord:
@@ -91,18 +98,40 @@ def read_record(path: Path) -> CaptureRecord:
     Raises:
         StoreError: It is missing, not JSON, of another schema, or lacks a field; the message says which.
     """
+    return decode_record(path, read_content(path), _WHOLE)
+
+
+def read_content(path: Path) -> bytes:
+    """The bytes of a record.
+
+    Raises:
+        StoreError: It is missing or may not be read.
+    """
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}", next_step="check the path") from error
+
+
+def decode_record(path: Path, content: bytes, decoder: msgspec.json.Decoder[Decoded]) -> Decoded:
+    """Decode a record, or the part of it that a decoder asks for.
+
+    Args:
+        path: Where it lies, for the messages.
+        content: Its bytes.
+        decoder: What is wanted of it.
+
+    Raises:
+        StoreError: It is not JSON, of another schema, or lacks a field; the message says which.
+    """
     try:
-        schema = msgspec.json.decode(content, type=_Versioned)["schema"]
+        schema = _VERSION.decode(content)["schema"]
         if schema != SCHEMA:
             raise StoreError(
                 f"{path} has schema {schema}",
                 expected=f"schema {SCHEMA}",
                 next_step="capture again with --force, or use the layerscope that wrote it",
             )
-        return msgspec.json.decode(content, type=CaptureRecord)
+        return decoder.decode(content)
     except msgspec.DecodeError as error:
         raise StoreError(f"{path} is damaged: {error}", next_step="capture again with --force") from error

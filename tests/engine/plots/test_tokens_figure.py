@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
+from engine.plots.stand_out import stand_out
 from engine.plots.style import save_figure
-from engine.plots.tokens_figure import draw_tokens, stand_out
+from engine.plots.tokens_figure import draw_tokens
 from engine.records.directions import TokenReading
 from tests.engine.plots.pictures import svg_words
 from tests.engine.plots.results import reading_of

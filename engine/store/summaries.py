@@ -1,0 +1,181 @@
+"""A line about each capture of a store, read from as little of its record as possible: for stores of thousands.
+
+Knows records and files. Loads without torch and without numpy.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from engine.errors import StoreError
+from engine.store.catalog import missing_part
+from engine.store.names import locate
+from engine.store.record import decode_record, read_content
+
+
+@dataclass(frozen=True)
+class CaptureSummary:
+    """What a list shows of a capture.
+
+    Attributes:
+        name: Its name.
+        created: Time of saving, ISO 8601 in UTC; empty if unknown.
+        model: Alias of the model.
+        concept: Name of the concept; empty for prompts and for pairs of the user's own.
+        pairs: Number of pairs; 0 for prompts.
+        layers: Number of captured layers.
+        num_layers: Number of layers of the model.
+        positions: Which tokens were kept.
+        best_layer: The layer that ranks first; None without a ranking.
+        score: Its held-out d'.
+        low: Lower end of its 95% interval.
+        high: Upper end.
+        p_value: How often shuffled labels do as well.
+        problem: Why the capture cannot be used; empty if all is well.
+    """
+
+    name: str
+    created: str = ""
+    model: str = ""
+    concept: str = ""
+    pairs: int = 0
+    layers: int = 0
+    num_layers: int = 0
+    positions: str = ""
+    best_layer: int | None = None
+    score: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """When a capture last changed, without reading it.
+
+    Attributes:
+        name: Its name.
+        changed: Time of the last change to one of its files, in nanoseconds.
+    """
+
+    name: str
+    changed: int
+
+
+class _Leader(msgspec.Struct):
+    layer: int
+    d_prime: float
+    low: float
+    high: float
+    p_value: float
+
+
+class _Ranking(msgspec.Struct):
+    layers: list[_Leader]
+
+
+class _Provenance(msgspec.Struct):
+    alias: str
+    positions: str
+
+
+class _Data(msgspec.Struct):
+    bytes: int
+
+
+class _Head(msgspec.Struct):
+    """The fields of a record that a list shows; the others are passed over unread."""
+
+    created: str
+    data: _Data
+    concept: str | None
+    num_pairs: int
+    num_layers: int
+    captured_layers: list[int]
+    ranking: _Ranking | None
+    provenance: _Provenance | None
+
+
+_HEAD = msgspec.json.Decoder(_Head)
+
+
+def stamp_store(store: str | Path) -> list[Stamp]:
+    """What a store holds and when it last changed, the newest first.
+
+    Args:
+        store: The folder; a missing one holds nothing.
+
+    Raises:
+        StoreError: It cannot be read.
+
+    Example:
+        >>> [stamp.name for stamp in stamp_store("activations")]
+        ['smollm2_honesty']
+    """
+    changed: dict[str, int] = {}
+    try:
+        with os.scandir(store) as entries:
+            for entry in entries:
+                stem, dot, suffix = entry.name.rpartition(".")
+                if dot and suffix in {"pt", "json"} and not stem.startswith("."):
+                    changed[stem] = max(changed.get(stem, 0), _changed(entry))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(
+            f"the store {store} cannot be read: {error.strerror}",
+            expected="a folder of captures",
+            next_step="name another folder, or ask its owner for the permission to read it",
+        ) from error
+    return sorted((Stamp(name, when) for name, when in changed.items()), key=lambda stamp: (-stamp.changed, stamp.name))
+
+
+def summarise_capture(name: str, store: str | Path) -> CaptureSummary:
+    """A line about one capture; of one that cannot be used, why.
+
+    Args:
+        name: Its name.
+        store: The folder.
+
+    Example:
+        >>> summary = summarise_capture("smollm2_honesty", "activations")
+        >>> summary.concept, summary.model, summary.problem
+        ('honesty', 'smollm2', '')
+    """
+    try:
+        paths = locate(name, store)
+        if not paths.record.exists():
+            return CaptureSummary(name, problem=missing_part(paths, None))
+        head = decode_record(paths.record, read_content(paths.record), _HEAD)
+        problem = missing_part(paths, head.data.bytes)
+    except StoreError as error:
+        return CaptureSummary(name, problem=error.problem)
+    leader = head.ranking.layers[0] if head.ranking and head.ranking.layers else None
+    return CaptureSummary(
+        name=name,
+        created=head.created,
+        model=head.provenance.alias if head.provenance else "",
+        concept=head.concept or "",
+        pairs=head.num_pairs,
+        layers=len(head.captured_layers),
+        num_layers=head.num_layers,
+        positions=head.provenance.positions if head.provenance else "",
+        best_layer=leader.layer if leader else None,
+        score=leader.d_prime if leader else None,
+        low=leader.low if leader else None,
+        high=leader.high if leader else None,
+        p_value=leader.p_value if leader else None,
+        problem=problem,
+    )
+
+
+def _changed(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_mtime_ns
+    except OSError:  # deleted meanwhile
+        return 0
