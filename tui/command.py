@@ -1,0 +1,96 @@
+"""`layerscope tui`: the command that opens the terminal app. Imports Textual when it runs, not before."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine.cli.captures import capture_path, find_record, is_path
+from engine.cli.command import Command
+from engine.cli.console import Narrator, print_data
+from engine.errors import RequestError
+from engine.store.names import DEFAULT_STORE, locate
+
+HELP = """Browse captures in the terminal: which layers, how sure, and why. Press ? for the keys.
+
+[bold]Examples[/bold]
+
+  layerscope tui
+  layerscope tui runs --filter "concept:honesty pairs:>=30"
+  layerscope tui activations/smollm2_honesty.pt --layer 17
+  layerscope tui --serve
+  layerscope tui | head
+"""
+
+
+def tui(
+    what: Annotated[
+        str | None, typer.Argument(metavar="[STORE|CAPTURE]", help="A folder of captures, or one capture.")
+    ] = None,
+    layer: Annotated[int | None, typer.Option("--layer", "-l", help="The layer to look at first.")] = None,
+    filter_text: Annotated[
+        str, typer.Option("--filter", help="What to show: words, or column:value such as pairs:>=30.")
+    ] = "",
+    theme: Annotated[
+        str | None, typer.Option(help="layerscope-dark, layerscope-light, or any theme of Textual.")
+    ] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Show it in a browser on this machine instead.")] = False,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where the browser finds it.")] = 8000,
+) -> None:
+    """Browse captures in the terminal."""
+    from engine.store.filter import parse_filter
+
+    parse_filter(filter_text)
+    store, capture = _store_and_capture(what)
+    if serve:
+        from tui.browser import serve_in_browser
+
+        serve_in_browser([arg for arg in sys.argv[1:] if arg != "--serve"], port)
+        return
+    if not sys.stdout.isatty():
+        _print(store, capture, filter_text)
+        return
+    from tui.app import LayerscopeApp
+
+    app = LayerscopeApp(store, capture=capture, layer=layer, filter_text=filter_text)
+    if theme is not None:
+        if theme not in app.available_themes:
+            raise RequestError(f"there is no theme {theme!r}", expected=", ".join(sorted(app.available_themes)))
+        app.theme = theme
+    app.run()
+
+
+def _store_and_capture(what: str | None) -> tuple[Path, str | None]:
+    """A folder is a store; whatever else is a capture, by path or by its name in the default store."""
+    if what is None or Path(what).is_dir():
+        return Path(what or DEFAULT_STORE), None
+    if what.endswith("/"):
+        return Path(what), None
+    find_record(what, DEFAULT_STORE)
+    paths = locate(capture_path(what, DEFAULT_STORE)) if is_path(what) else locate(what, DEFAULT_STORE)
+    return paths.store, paths.name
+
+
+def _print(store: Path, capture: str | None, filter_text: str) -> None:
+    """What the app shows, as plain text: for a pipe."""
+    if capture is not None:
+        from engine.plots.layers_chart import layers_chart
+        from engine.plots.layers_text import layers_as_text
+
+        print_data(layers_as_text(layers_chart(find_record(capture, store))))
+        return
+    from engine.plots.captures_text import captures_as_text
+    from engine.store.filter import parse_filter
+    from engine.store.summaries import stamp_store, summarise_capture
+
+    wanted = parse_filter(filter_text)
+    summaries = [summarise_capture(stamp.name, store) for stamp in stamp_store(store)]
+    print_data(captures_as_text([summary for summary in summaries if wanted.accepts(summary)]))
+    if not summaries:
+        Narrator(quiet=False).say("no captures yet; make one: layerscope capture --concept honesty --positions last")
+
+
+COMMAND = Command("tui", tui, HELP)

@@ -1,0 +1,61 @@
+"""Themes, and the colours that charts take from them. Blue and orange, which colour-blind readers tell apart."""
+
+from __future__ import annotations
+
+from rich.style import Style
+from textual.app import App
+from textual.theme import Theme
+
+from engine.plots.looks import Looks
+
+DARK = Theme(
+    name="layerscope-dark",
+    primary="#56B4E9",
+    secondary="#6f8fa8",
+    warning="#E69F00",
+    error="#ff6b5e",
+    success="#2fb58a",
+    accent="#E69F00",
+    foreground="#e4e4e4",
+    background="#121417",
+    surface="#1a1d21",
+    panel="#242930",
+    dark=True,
+    variables={"tied": "#f0ad1f", "behind": "#6cb4dc", "quiet": "#8b949e", "footer-key-foreground": "#f0ad1f"},
+)
+LIGHT = Theme(
+    name="layerscope-light",
+    primary="#0072B2",
+    secondary="#5b7f99",
+    warning="#8a5a00",
+    error="#b3261e",
+    success="#00694d",
+    accent="#9a5b00",
+    foreground="#1c1c1c",
+    background="#fbfbf8",
+    surface="#f3f3ee",
+    panel="#e4e4dc",
+    dark=False,
+    variables={"tied": "#a05f00", "behind": "#0063a0", "quiet": "#636a70", "footer-key-foreground": "#9a5b00"},
+)
+THEMES = (DARK, LIGHT)
+
+
+def looks_of(app: App[object]) -> Looks:
+    """Colours of charts in the theme that is on."""
+    variables = app.theme_variables
+    quiet = Style(color=variables.get("quiet", variables["foreground"]))
+    return Looks(
+        tied=Style(color=variables.get("tied", variables["warning"])),
+        behind=Style(color=variables.get("behind", variables["primary"])),
+        shuffled=quiet,
+        quiet=quiet,
+        cursor=Style(reverse=True),
+    )
+
+
+def overlay_styles(app: App[object]) -> list[Style]:
+    """A colour for each of the captures that are drawn over one another."""
+    variables = app.theme_variables
+    names = ("tied", "behind", "success", "error")
+    return [Style(color=variables.get(name, variables["foreground"])) for name in names]

@@ -1,0 +1,71 @@
+"""The work of reading a text along a direction. Imports torch in the job's thread, not before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.errors import RequestError
+from engine.store.catalog import show_capture
+from tui.jobs import Job
+from tui.models import ModelKeeper
+
+if TYPE_CHECKING:
+    from engine.records.directions import Direction, TokenReading
+
+METHODS = ("mean_diff", "pca", "logistic")
+
+
+@dataclass(frozen=True)
+class ReadingRequest:
+    """What to read along what.
+
+    Attributes:
+        store: The folder.
+        name: A capture of pairs.
+        method: How its direction is found.
+        layer: The layer to look at first; the leading one if None, or if it has no direction.
+        text: What to read.
+        rendered: Whether the text is a captured prompt, which went through the chat template.
+    """
+
+    store: Path
+    name: str
+    method: str
+    layer: int | None
+    text: str
+    rendered: bool
+
+
+def read_along(request: ReadingRequest, models: ModelKeeper, job: Job) -> TokenReading:
+    """Find the directions, load the model unless it is loaded, read the text.
+
+    Raises:
+        LayerscopeError: One of these cannot be done.
+    """
+    job.checkpoint("finding the direction at each layer")
+    found, leading = _directions(request)
+    provenance = next(iter(found.values()))["provenance"]
+    if provenance is None:
+        raise RequestError(
+            f"the model that {request.name} comes from is unknown", next_step="capture it again with layerscope"
+        )
+    job.checkpoint(f"loading {provenance['alias']}")
+    model, tokenizer, _ = models.get(provenance["alias"])
+    from engine.stats.reading import read_text
+
+    job.checkpoint("running the text through the model")
+    first = request.layer if request.layer in found else leading
+    rendered = request.rendered and provenance["chat_template"] is not None
+    return read_text(model, tokenizer, found, request.text, leading=first, rendered=rendered)
+
+
+def _directions(request: ReadingRequest) -> tuple[dict[int, Direction], int | None]:
+    from engine.stats.direction import extract_directions
+    from engine.store.directions import leading_layer
+    from engine.store.read import load_contrast
+
+    show_capture(request.name, store=request.store)
+    found = extract_directions(load_contrast(request.name, store=request.store), request.method)
+    return found, leading_layer(request.store / request.name, found)

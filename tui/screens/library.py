@@ -1,0 +1,341 @@
+"""The library: every capture of the store, live, with a preview of the one under the cursor."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on, work
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Vertical
+from textual.widget import Widget
+from textual.widgets import Input, Static
+from textual.worker import get_current_worker
+from watchfiles import awatch
+
+from engine.errors import LayerscopeError, RequestError
+from engine.plots.layers_chart import layers_chart
+from engine.plots.numbers import score_in_words
+from engine.store.catalog import show_capture
+from engine.store.filter import COLUMNS, Filter, parse_filter, sort_summaries
+from engine.store.summaries import CaptureSummary
+from tui.exporting import Export
+from tui.messages import CapturesRead, StoreUnreadable
+from tui.screens.screen import LayerscopeScreen
+from tui.store_reader import StoreReader
+from tui.widgets.layer_columns import LayerColumns
+from tui.widgets.rows import Column, RowsView
+
+_LOOK_EVERY_S = 1.5
+_MARK = "■"
+
+
+class LibraryScreen(LayerscopeScreen):
+    """All captures.
+
+    Args:
+        store: The folder.
+        filter_text: What is shown at first.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "clear", "Clear filter and marks", show=False),
+        Binding("enter", "open", "Open", show=True),
+        Binding("slash", "filter", "Filter", key_display="/"),
+        Binding("s", "sort", "Sort"),
+        Binding("S", "reverse", "Reverse the order", show=False),
+        Binding("space", "mark", "Mark"),
+        Binding("c", "compare", "Compare"),
+        Binding("t", "tokens", "Tokens"),
+        Binding("n", "capture", "New"),
+        Binding("q", "app.quit", "Quit"),
+    ]
+
+    def __init__(self, store: Path, filter_text: str = "") -> None:
+        super().__init__()
+        self.store = store
+        self._reader = StoreReader(store)
+        self._filter_text = filter_text
+        self._filter = Filter("", ())
+        self._sorted = ("saved", True)
+        self._summaries: dict[str, CaptureSummary] = {}
+        self._marked: dict[str, None] = {}
+        self._left = 0
+        self._problem = ""
+
+    def compose_content(self) -> Iterator[Widget]:
+        """The filter, the table, and the preview."""
+        yield Input(placeholder="words, or column:value such as concept:honesty pairs:>=30 score:>1", id="filter")
+        with Container(id="body"):
+            yield RowsView(self._columns(), key=lambda summary: summary.name, id="captures")
+            with Vertical(id="preview"):
+                yield Static(id="about", markup=False)
+                yield LayerColumns()
+                yield Static(id="findings", markup=False)
+
+    def on_mount(self) -> None:
+        """Begin to read the store and to watch it."""
+        super().on_mount()
+        field = self.query_one("#filter", Input)
+        field.value = self._filter_text
+        field.display = bool(self._filter_text)
+        self.query_one(RowsView).focus()
+        self._entitle()
+        self.read_store()
+        self.watch_store()
+
+    @work(thread=True, exclusive=True, group="read")
+    def read_store(self) -> None:
+        """Read what changed; a screenful arrives at once."""
+        worker = get_current_worker()
+        try:
+            for change in self._reader.changes():
+                if worker.is_cancelled:
+                    return
+                self.post_message(CapturesRead(change.summaries, change.gone, change.left))
+        except LayerscopeError as error:
+            self.post_message(StoreUnreadable(str(error)))
+
+    @work(exclusive=True, group="watch")
+    async def watch_store(self) -> None:
+        """Look again when files change; the folder's time tells it where the system does not, as over a network."""
+        seen = _changed(self.store)
+        while not self.store.is_dir():
+            await asyncio.sleep(_LOOK_EVERY_S)
+        self.read_store()
+        timeout = int(_LOOK_EVERY_S * 1000)
+        async for changes in awatch(
+            self.store, debounce=300, step=50, rust_timeout=timeout, yield_on_timeout=True, recursive=False
+        ):
+            now = _changed(self.store)
+            if changes or now != seen:
+                seen = now
+                self.read_store()
+
+    @on(CapturesRead)
+    def take_captures(self, message: CapturesRead) -> None:
+        """Put what was read into the table."""
+        self._problem, self._left = "", message.left
+        for name in message.gone:
+            self._summaries.pop(name, None)
+            self._marked.pop(name, None)
+        self._summaries.update((summary.name, summary) for summary in message.summaries)
+        self._show()
+
+    @on(StoreUnreadable)
+    def take_problem(self, message: StoreUnreadable) -> None:
+        """Say why nothing can be shown."""
+        self._problem = message.problem
+        self._entitle()
+        self._preview(None)
+
+    @on(Input.Changed, "#filter")
+    def take_filter(self, event: Input.Changed) -> None:
+        """Show what fits; while a word is half typed, what fitted before."""
+        try:
+            self._filter = parse_filter(event.value)
+        except RequestError as error:
+            self.query_one("#subtitle", Static).update(str(error))
+            return
+        self._show()
+
+    @on(Input.Submitted, "#filter")
+    def leave_filter(self) -> None:
+        """On to the table; what was typed stays."""
+        self.query_one("#filter", Input).display = bool(self._filter.text)
+        self.query_one(RowsView).focus()
+
+    @on(RowsView.Moved)
+    def take_cursor(self, message: RowsView.Moved) -> None:
+        """Preview the capture under the cursor."""
+        self._preview(message.row if isinstance(message.row, CaptureSummary) else None)
+
+    @on(RowsView.Chosen)
+    def take_choice(self) -> None:
+        """Open it."""
+        self.action_open()
+
+    @on(RowsView.SortAsked)
+    def take_sort(self, message: RowsView.SortAsked) -> None:
+        """Sort by a header; a second click turns the order round."""
+        column, descending = self._sorted
+        self._sorted = (message.key, not descending if message.key == column else False)
+        self._show()
+
+    def action_open(self) -> None:
+        """Open the capture under the cursor."""
+        from tui.screens.ranking import RankingScreen
+
+        summary = self._under_cursor()
+        if summary and summary.problem:
+            self.notify(summary.problem, title=f"{summary.name} is damaged", severity="error", markup=False)
+        elif summary:
+            self.app.push_screen(RankingScreen(self.store, summary.name))
+
+    def action_filter(self) -> None:
+        """Type what to show."""
+        field = self.query_one("#filter", Input)
+        field.display = True
+        field.focus()
+
+    def action_clear(self) -> None:
+        """Everything again, nothing marked."""
+        field = self.query_one("#filter", Input)
+        field.value, field.display = "", False
+        self._marked.clear()
+        self.query_one(RowsView).focus()
+        self._show()
+
+    def action_sort(self) -> None:
+        """Sort by the next column."""
+        keys = [column.key for column in self._columns() if column.key]
+        self._sorted = (keys[(keys.index(self._sorted[0]) + 1) % len(keys)], False)
+        self._show()
+
+    def action_reverse(self) -> None:
+        """Turn the order round."""
+        self._sorted = (self._sorted[0], not self._sorted[1])
+        self._show()
+
+    def action_mark(self) -> None:
+        """Mark the capture under the cursor, or take its mark away, and go on to the next."""
+        summary = self._under_cursor()
+        if summary is None:
+            return
+        if summary.name in self._marked:
+            del self._marked[summary.name]
+        else:
+            self._marked[summary.name] = None
+        self.query_one(RowsView).cursor += 1
+        self.query_one(RowsView).refresh()
+        self._entitle()
+
+    def action_compare(self) -> None:
+        """Compare the marked captures."""
+        self.layerscope.compare(list(self._marked))
+
+    def action_tokens(self) -> None:
+        """Read a text along the direction of the capture under the cursor."""
+        from tui.screens.tokens import TokensScreen
+
+        summary = self._under_cursor()
+        if summary and summary.pairs and not summary.problem:
+            self.app.push_screen(TokensScreen(self.store, summary.name))
+        else:
+            self.notify("choose a capture of pairs: a direction needs two sides", severity="warning")
+
+    def action_capture(self) -> None:
+        """Make a capture."""
+        from tui.screens.capture import CaptureScreen
+
+        self.app.push_screen(CaptureScreen(self.store))
+
+    def exported(self) -> Export:
+        """The table as it is shown."""
+        rows = [{key: value(summary) for key, value in COLUMNS.items()} for summary in self.query_one(RowsView).rows]
+        if not rows:
+            raise RequestError("there are no captures to export")
+        return Export(f"{self.store.name}-captures", rows)
+
+    def copied(self) -> str:
+        """The name under the cursor."""
+        summary = self._under_cursor()
+        return summary.name if summary else ""
+
+    def _under_cursor(self) -> CaptureSummary | None:
+        row: CaptureSummary | None = self.query_one(RowsView).row
+        return row
+
+    def _show(self) -> None:
+        wanted = [summary for summary in self._summaries.values() if self._filter.accepts(summary)]
+        column, descending = self._sorted
+        ordered = sort_summaries(wanted, column, descending=descending)
+        self.query_one(RowsView).show_rows(ordered, sorted_by=self._sorted)
+        self._entitle()
+
+    def _entitle(self) -> None:
+        shown, total = len(self.query_one(RowsView).rows), len(self._summaries)
+        counted = f"{total} capture{'' if total == 1 else 's'}" if shown == total else f"{shown} of {total} captures"
+        if self._left:
+            counted += f", reading {self._left} more"
+        if self._marked:
+            counted += f", {len(self._marked)} marked"
+        self.entitle(str(self.store), "cannot be read" if self._problem else counted)
+
+    def _preview(self, summary: CaptureSummary | None) -> None:
+        about, chart = self.query_one("#about", Static), self.query_one(LayerColumns)
+        findings = self.query_one("#findings", Static)
+        chart.ranked, chart.chosen = (), None
+        findings.update("")
+        if summary is None:
+            about.update(self._problem or self._empty())
+            return
+        if summary.problem:
+            about.update(Text(f"{summary.name} is damaged: {summary.problem}", style="bold"))
+            return
+        try:
+            record = show_capture(summary.name, store=self.store)
+        except LayerscopeError as error:  # changed since it was listed
+            about.update(str(error))
+            return
+        drawn = layers_chart(record)
+        about.update(Text.assemble((f"{drawn.title}  ", "bold"), drawn.subtitle))
+        chart.ranked, chart.chosen = drawn.ranked, drawn.ranked[0]["layer"] if drawn.ranked else None
+        findings.update(Text("\n".join([*drawn.findings, *(f"warning: {warning}" for warning in drawn.warnings)])))
+
+    def _empty(self) -> str:
+        if self._summaries:
+            return "no capture fits the filter; Esc shows all of them"
+        return (
+            f"no captures in {self.store} yet. Press n to make one, or in another terminal:\n"
+            "  layerscope capture --concept honesty --positions last"
+        )
+
+    def _columns(self) -> list[Column[CaptureSummary]]:
+        return [
+            Column("", "", 1, lambda summary, _width: _MARK if summary.name in self._marked else "", order=0),
+            Column("name", "name", 18, _name, grows=True, order=0),
+            Column("model", "model", 8, lambda summary, _width: summary.model, order=5),
+            Column("concept", "concept", 11, lambda summary, _width: summary.concept, order=4),
+            Column("pairs", "pairs", 6, lambda summary, _width: str(summary.pairs or ""), right=True, order=3),
+            Column("layer", "best", 5, _best, right=True, order=1),
+            Column("score", "d' (95%)", 20, _score, right=True, order=2),
+            Column("p", "p", 6, _p_value, right=True, order=6),
+            Column("saved", "saved (UTC)", 16, lambda summary, _width: _time(summary.created), order=7),
+        ]
+
+
+def _name(summary: CaptureSummary, _width: int) -> Text:
+    return Text(summary.name) if not summary.problem else Text(f"✗ {summary.name}: {summary.problem}", style="italic")
+
+
+def _best(summary: CaptureSummary, _width: int) -> str:
+    return "" if summary.best_layer is None else str(summary.best_layer)
+
+
+def _score(summary: CaptureSummary, _width: int) -> str:
+    if summary.score is None or summary.low is None or summary.high is None:
+        return ""
+    low, high = score_in_words(summary.low), score_in_words(summary.high)
+    return f"{score_in_words(summary.score)} ({low} to {high})"
+
+
+def _p_value(summary: CaptureSummary, _width: int) -> str:
+    from engine.plots.findings import p_in_words
+
+    return "" if summary.p_value is None else p_in_words(summary.p_value)
+
+
+def _time(created: str) -> str:
+    return created[:16].replace("T", " ")
+
+
+def _changed(store: Path) -> int:
+    """When something was last added to the folder or taken away; a capture is saved by renaming, and so changes it."""
+    try:
+        return store.stat().st_mtime_ns
+    except OSError:
+        return 0

@@ -1,0 +1,186 @@
+"""Tokens by layers as a heat map, of which only what is visible is drawn. Knows a reading; posts where the cursor is.
+
+A token a line and a layer a column: a text of thousands of tokens is read as one reads text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rich.color import Color
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.geometry import Region, Size
+from textual.message import Message
+from textual.reactive import reactive
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from engine.plots.stand_out import MOST_SPREADS, stand_out
+from engine.plots.tokens_text import readable_token
+from engine.records.directions import TokenReading
+from tui.looks import looks_of
+
+_TOKEN = 14  # columns of a token's text
+_LEVELS = 4  # shades to each side
+
+
+class HeatMap(ScrollView, can_focus=True):
+    """How far each token stands out within each layer, towards which side."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("down,j", "move(1, 0)", "Next token", show=False),
+        Binding("up,k", "move(-1, 0)", "Previous token", show=False),
+        Binding("right,l", "move(0, 1)", "Next layer", show=False),
+        Binding("left,h", "move(0, -1)", "Previous layer", show=False),
+        Binding("pagedown,ctrl+d", "page(1)", "Page down", show=False),
+        Binding("pageup,ctrl+u", "page(-1)", "Page up", show=False),
+        Binding("home,g", "move(-1000000000, 0)", "First token", show=False),
+        Binding("end,G", "move(1000000000, 0)", "Last token", show=False),
+    ]
+
+    reading: reactive[TokenReading | None] = reactive(None)
+    token: reactive[int] = reactive(0)
+    column: reactive[int] = reactive(0)
+
+    @dataclass
+    class Moved(Message):
+        """The cursor stands on another cell."""
+
+        token: int
+        layer: int
+
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - textual's own name
+        super().__init__(id=id)
+        self._columns: list[list[float]] = []
+
+    def watch_reading(self, reading: TokenReading | None) -> None:
+        """Another text: its values by layer, and the cursor on the layer that leads."""
+        self._columns = [stand_out(reading["values"][layer]) for layer in reading["layers"]] if reading else []
+        if reading:
+            self.column = reading["layers"].index(reading["leading"])
+            self.token = min(1, len(reading["tokens"]) - 1)
+        self._measure()
+        self.scroll_to(0, 0, animate=False)
+        self._tell()
+
+    def on_resize(self) -> None:
+        """A layer may have two characters now, or only one."""
+        self._measure()
+
+    def _measure(self) -> None:
+        if self.reading:
+            width = _TOKEN + self._cell * len(self._columns)
+            self.virtual_size = Size(width, len(self.reading["tokens"]) + 1)
+            self.refresh()
+
+    @property
+    def chosen_layer(self) -> int:
+        """The layer under the cursor; 0 before anything is read."""
+        return self.reading["layers"][self.column] if self.reading else 0
+
+    @property
+    def _cell(self) -> int:
+        """Characters of one layer."""
+        return 2 if _TOKEN + 2 * len(self._columns) <= self.size.width else 1
+
+    def validate_token(self, token: int) -> int:
+        """The nearest token that exists."""
+        return max(min(token, len(self.reading["tokens"]) - 1), 0) if self.reading else 0
+
+    def validate_column(self, column: int) -> int:
+        """The nearest layer that was read."""
+        return max(min(column, len(self._columns) - 1), 0)
+
+    def watch_token(self) -> None:
+        """Keep the cursor in sight."""
+        self._follow()
+
+    def watch_column(self) -> None:
+        """Keep the cursor in sight."""
+        self._follow()
+
+    def _follow(self) -> None:
+        left = _TOKEN + self.column * self._cell
+        self.scroll_to_region(Region(left, self.token, self._cell, 2), animate=False, force=True)
+        self.refresh()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.is_mounted and self.reading and self._columns:
+            self.post_message(self.Moved(self.token, self.reading["layers"][self.column]))
+
+    def action_move(self, tokens: int, layers: int) -> None:
+        """Move the cursor."""
+        self.token += tokens
+        self.column += layers
+
+    def action_page(self, pages: int) -> None:
+        """Move the cursor by what is visible."""
+        self.token += pages * max(self.size.height - 2, 1)
+
+    def on_click(self, event: events.Click) -> None:
+        """Put the cursor where the mouse is."""
+        if event.y > 0:
+            self.token = event.y - 1 + self.scroll_offset.y
+        if event.x >= _TOKEN:
+            self.column = (event.x - _TOKEN + self.scroll_offset.x) // self._cell
+
+    def render_line(self, y: int) -> Strip:
+        """The line of layer numbers, or one token with its cells."""
+        width = self.size.width
+        place = y - 1 + self.scroll_offset.y
+        if self.reading is None or place >= len(self.reading["tokens"]):
+            return Strip.blank(width, self.rich_style)
+        quiet = looks_of(self.app).quiet
+        first = self.scroll_offset.x // self._cell
+        shown = range(first, min(first + max(width - _TOKEN, 0) // self._cell, len(self._columns)))
+        head = [Segment(f"{'layer':<{_TOKEN}}", quiet), *self._numbers(shown, quiet)]
+        segments = head if y == 0 else self._token_cells(self.reading["tokens"][place], place, shown)
+        return Strip(segments).crop_extend(0, width, None).apply_style(self.rich_style)
+
+    def _numbers(self, shown: range, quiet: Style) -> list[Segment]:
+        """Every fifth layer's number, and that of the cursor."""
+        layers = self.reading["layers"] if self.reading else []
+        line = [" "] * (len(shown) * self._cell)
+        for column in shown:
+            label = str(layers[column])
+            start = (column - shown.start) * self._cell
+            if layers[column] % 5 == 0 and abs(column - self.column) * self._cell > len(label):
+                line[start : start + len(label)] = label[: len(line) - start]
+        before = "".join(line)
+        label, start = str(layers[self.column]), (self.column - shown.start) * self._cell
+        if not 0 <= start < len(before):
+            return [Segment(before, quiet)]
+        after = before[start + len(label) :]
+        return [Segment(before[:start], quiet), Segment(label, Style(reverse=True)), Segment(after, quiet)]
+
+    def _token_cells(self, token: str, place: int, shown: range) -> list[Segment]:
+        chosen = place == self.token
+        text = readable_token(token)[: _TOKEN - 2]
+        segments = [Segment(f"{'▸' if chosen else ' '}{text:<{_TOKEN - 1}}", Style(bold=chosen))]
+        for column in shown:
+            value = self._columns[column][place]
+            cursor = chosen and column == self.column
+            segments.append(self._cell_of(value, cursor=cursor))
+        return segments
+
+    def _cell_of(self, value: float, *, cursor: bool) -> Segment:
+        level = max(-_LEVELS, min(_LEVELS, round(value / MOST_SPREADS * _LEVELS)))
+        if cursor:
+            return Segment("╋╋"[: self._cell], Style(reverse=True, bold=True))
+        if self.app.no_color:
+            sign = "·" if level == 0 else "+" if level > 0 else "-"
+            return Segment((sign if abs(level) < _LEVELS else sign * 2)[: self._cell].ljust(self._cell))
+        return Segment(" " * self._cell, self._shade(level))
+
+    def _shade(self, level: int) -> Style:
+        variables = self.app.theme_variables
+        ground = Color.parse(self.background_colors[1].hex6).get_truecolor()
+        end = Color.parse(variables["tied" if level > 0 else "behind"]).get_truecolor()
+        share = abs(level) / _LEVELS
+        mixed = [round(low + (high - low) * share) for low, high in zip(ground, end, strict=True)]
+        return Style(bgcolor=Color.from_rgb(*mixed))

@@ -1,0 +1,34 @@
+"""The column chart of a ranking, drawn in the room there is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.text import Text
+from textual.reactive import reactive
+from textual.widget import Widget
+
+from engine.plots.layers_columns import layers_as_columns
+from engine.records.ranking import RankedLayer
+from tui.looks import looks_of
+
+LEGEND = "● d' (tied with the best)  ○ behind it  │ 95% interval  ░ shuffled labels"
+
+
+class LayerColumns(Widget):
+    """Held-out d' over the layers, with intervals, shuffled labels and ties."""
+
+    ranked: reactive[Sequence[RankedLayer]] = reactive((), always_update=True)
+    chosen: reactive[int | None] = reactive(None)
+
+    def render(self) -> Text:
+        """The chart, and what its signs mean where there is room for that."""
+        width, height = self.size
+        if not self.ranked or width < 1 or height < 1:
+            return Text("")
+        looks = looks_of(self.app)
+        legend = height > 8
+        lines = layers_as_columns(self.ranked, width, height - legend, cursor=self.chosen, looks=looks)
+        if legend:
+            lines.append(Text(LEGEND[:width], style=looks.quiet, no_wrap=True))
+        return Text("\n").join(lines)
