@@ -72,9 +72,11 @@ class LayerscopeApp(App[None]):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Everything that a key does here is in the command palette too."""
+        from tui.screens.help import is_textuals_own
+
         for active in screen.active_bindings.values():
             node, binding, enabled = active.node, active.binding, active.enabled
-            if binding.description and enabled and binding.action != "command_palette":
+            if binding.description and enabled and not is_textuals_own(binding):
                 keys = self.get_key_display(binding)
                 yield SystemCommand(
                     binding.description,

@@ -57,8 +57,8 @@ def _scores(above: RankedLayer, below: RankedLayer, margin: float) -> str:
         else "the data cannot tell which of the two is better, only which scored higher"
     )
     return (
-        f"Layer {above['layer']} is ranked {above['rank']} with d' {above['d_prime']:.2f}, layer {below['layer']}"
-        f" {below['rank']} with {below['d_prime']:.2f}: {gap:.2f} apart, 95% interval {low:.2f} to {high:.2f}, so"
+        f"Layer {above['layer']} is ranked {above['rank']} (d' {above['d_prime']:.2f}) and layer {below['layer']} is"
+        f" ranked {below['rank']} ({below['d_prime']:.2f}): {gap:.2f} apart, 95% interval {low:.2f} to {high:.2f}, so"
         f" {verdict}."
     )
 

@@ -67,6 +67,7 @@ class CaptureScreen(LayerscopeScreen):
         """Begin with the concept: the rest has good values."""
         super().on_mount()
         self.entitle("New capture", f"into {self.store}")
+        self._say("Enter estimates what it costs; Enter again captures")
         self.query_one("#concept", Input).focus()
 
     @on(Input.Submitted)

@@ -54,11 +54,16 @@ class HelpScreen(ModalScreen[None]):
         self.query_one(RowsView).show_rows(found)
 
 
+def is_textuals_own(binding: Binding) -> bool:
+    """Whether a key does what Textual binds on every screen: marked text, maximised widgets, the palette itself."""
+    return binding.action in {"screen.copy_text", "screen.minimize", "command_palette"}
+
+
 def keys_of(screen: Screen[object]) -> list[KeyRow]:
     """Keys that work on a screen, those of one action together."""
     together: dict[tuple[str, str], list[str]] = {}
     for active in screen.active_bindings.values():
         binding = active.binding
-        if binding.description and active.enabled:
+        if binding.description and active.enabled and not is_textuals_own(binding):
             together.setdefault((binding.action, binding.description), []).append(screen.app.get_key_display(binding))
     return [(" ".join(dict.fromkeys(keys)), description) for (_, description), keys in together.items()]

@@ -18,19 +18,18 @@ from watchfiles import awatch
 
 from engine.errors import LayerscopeError, RequestError
 from engine.plots.layers_chart import layers_chart
-from engine.plots.numbers import score_in_words
 from engine.store.catalog import show_capture
 from engine.store.filter import COLUMNS, Filter, parse_filter, sort_summaries
 from engine.store.summaries import CaptureSummary
 from tui.exporting import Export
 from tui.messages import CapturesRead, StoreUnreadable
+from tui.screens.library_columns import capture_columns
 from tui.screens.screen import LayerscopeScreen
 from tui.store_reader import StoreReader
 from tui.widgets.layer_columns import LayerColumns
-from tui.widgets.rows import Column, RowsView
+from tui.widgets.rows import RowsView
 
 _LOOK_EVERY_S = 1.5
-_MARK = "■"
 
 
 class LibraryScreen(LayerscopeScreen):
@@ -65,31 +64,31 @@ class LibraryScreen(LayerscopeScreen):
         self._marked: dict[str, None] = {}
         self._left = 0
         self._problem = ""
+        self._columns = capture_columns(lambda name: name in self._marked)
 
     def compose_content(self) -> Iterator[Widget]:
         """The filter, the table, and the preview."""
         yield Input(placeholder="words, or column:value such as concept:honesty pairs:>=30 score:>1", id="filter")
         with Container(id="body"):
-            yield RowsView(self._columns(), key=lambda summary: summary.name, id="captures")
+            yield RowsView(self._columns, key=lambda summary: summary.name, id="captures")
             with Vertical(id="preview"):
                 yield Static(id="about", markup=False)
                 yield LayerColumns()
                 yield Static(id="findings", markup=False)
 
     def on_mount(self) -> None:
-        """Begin to read the store and to watch it."""
+        """Begin to watch the store."""
         super().on_mount()
         field = self.query_one("#filter", Input)
         field.value = self._filter_text
         field.display = bool(self._filter_text)
         self.query_one(RowsView).focus()
         self._entitle()
-        self.read_store()
         self.watch_store()
 
-    @work(thread=True, exclusive=True, group="read")
+    @work(thread=True, group="read")
     def read_store(self) -> None:
-        """Read what changed; a screenful arrives at once."""
+        """Read what changed; a screenful arrives at once. Only `watch_store` calls this, one at a time."""
         worker = get_current_worker()
         try:
             for change in self._reader.changes():
@@ -103,9 +102,11 @@ class LibraryScreen(LayerscopeScreen):
     async def watch_store(self) -> None:
         """Look again when files change; the folder's time tells it where the system does not, as over a network."""
         seen = _changed(self.store)
-        while not self.store.is_dir():
-            await asyncio.sleep(_LOOK_EVERY_S)
-        self.read_store()
+        await self.read_store().wait()
+        if not self.store.is_dir():
+            while not self.store.is_dir():
+                await asyncio.sleep(_LOOK_EVERY_S)
+            await self.read_store().wait()
         timeout = int(_LOOK_EVERY_S * 1000)
         async for changes in awatch(
             self.store, debounce=300, step=50, rust_timeout=timeout, yield_on_timeout=True, recursive=False
@@ -113,7 +114,7 @@ class LibraryScreen(LayerscopeScreen):
             now = _changed(self.store)
             if changes or now != seen:
                 seen = now
-                self.read_store()
+                await self.read_store().wait()
 
     @on(CapturesRead)
     def take_captures(self, message: CapturesRead) -> None:
@@ -191,7 +192,7 @@ class LibraryScreen(LayerscopeScreen):
 
     def action_sort(self) -> None:
         """Sort by the next column."""
-        keys = [column.key for column in self._columns() if column.key]
+        keys = [column.key for column in self._columns if column.key]
         self._sorted = (keys[(keys.index(self._sorted[0]) + 1) % len(keys)], False)
         self._show()
 
@@ -293,44 +294,6 @@ class LibraryScreen(LayerscopeScreen):
             f"no captures in {self.store} yet. Press n to make one, or in another terminal:\n"
             "  layerscope capture --concept honesty --positions last"
         )
-
-    def _columns(self) -> list[Column[CaptureSummary]]:
-        return [
-            Column("", "", 1, lambda summary, _width: _MARK if summary.name in self._marked else "", order=0),
-            Column("name", "name", 18, _name, grows=True, order=0),
-            Column("model", "model", 8, lambda summary, _width: summary.model, order=5),
-            Column("concept", "concept", 11, lambda summary, _width: summary.concept, order=4),
-            Column("pairs", "pairs", 6, lambda summary, _width: str(summary.pairs or ""), right=True, order=3),
-            Column("layer", "best", 5, _best, right=True, order=1),
-            Column("score", "d' (95%)", 20, _score, right=True, order=2),
-            Column("p", "p", 6, _p_value, right=True, order=6),
-            Column("saved", "saved (UTC)", 16, lambda summary, _width: _time(summary.created), order=7),
-        ]
-
-
-def _name(summary: CaptureSummary, _width: int) -> Text:
-    return Text(summary.name) if not summary.problem else Text(f"✗ {summary.name}: {summary.problem}", style="italic")
-
-
-def _best(summary: CaptureSummary, _width: int) -> str:
-    return "" if summary.best_layer is None else str(summary.best_layer)
-
-
-def _score(summary: CaptureSummary, _width: int) -> str:
-    if summary.score is None or summary.low is None or summary.high is None:
-        return ""
-    low, high = score_in_words(summary.low), score_in_words(summary.high)
-    return f"{score_in_words(summary.score)} ({low} to {high})"
-
-
-def _p_value(summary: CaptureSummary, _width: int) -> str:
-    from engine.plots.findings import p_in_words
-
-    return "" if summary.p_value is None else p_in_words(summary.p_value)
-
-
-def _time(created: str) -> str:
-    return created[:16].replace("T", " ")
 
 
 def _changed(store: Path) -> int:

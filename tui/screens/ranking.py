@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,24 +16,20 @@ from textual.widgets import Static, TabbedContent, TabPane
 from engine.errors import LayerscopeError, RequestError
 from engine.plots.findings import p_in_words
 from engine.plots.layers_chart import LayersChart, layers_chart
-from engine.plots.numbers import norm_in_words, score_in_words
+from engine.plots.looks import Looks
 from engine.plots.reasons import describe_order
 from engine.plots.side_summary_text import histograms_as_text, side_summary, wrong_pairs_as_text
-from engine.plots.whiskers import Scale, whiskers
 from engine.records.files import CaptureRecord
 from engine.records.ranking import RankedLayer
-from engine.records.statistics import LayerRow
 from engine.store.catalog import show_capture
 from tui.exporting import Export
 from tui.looks import looks_of
+from tui.screens.ranking_columns import LARGEST_FIRST, SORTED_BY, Line, layer_columns
 from tui.screens.screen import LayerscopeScreen
 from tui.widgets.layer_columns import LayerColumns
-from tui.widgets.rows import Column, RowsView
-
-Line = tuple[LayerRow, RankedLayer | None]
+from tui.widgets.rows import RowsView
 
 _TABS = ("layer", "chart", "pairs", "findings")
-_MARK = "■"
 
 
 class RankingScreen(LayerscopeScreen):
@@ -91,7 +86,7 @@ class RankingScreen(LayerscopeScreen):
         chart = layers_chart(self._record)
         self.entitle(chart.title, chart.subtitle)
         table = self.query_one(RowsView)
-        table.columns = list(_columns(self._record, self._is_marked, self._looks))
+        table.columns = list(layer_columns(self._record, self._is_marked, self._looks))
         self.query_one(LayerColumns).ranked = chart.ranked
         self.query_one("#findings-text", Static).update(_findings(chart, self._record))
         self._show()
@@ -110,7 +105,7 @@ class RankingScreen(LayerscopeScreen):
     def take_sort(self, message: RowsView.SortAsked) -> None:
         """Sort by a header; a second click turns the order round."""
         key, descending = self._sorted
-        self._sort_by(message.key, not descending if message.key == key else message.key in _LARGEST_FIRST)
+        self._sort_by(message.key, not descending if message.key == key else message.key in LARGEST_FIRST)
 
     def on_resize(self) -> None:
         """Histograms are as wide as there is room."""
@@ -130,7 +125,7 @@ class RankingScreen(LayerscopeScreen):
         """Sort by the next column."""
         keys = [column.key for column in self.query_one(RowsView).columns if column.key]
         key = keys[(keys.index(self._sorted[0]) + 1) % len(keys)]
-        self._sort_by(key, key in _LARGEST_FIRST)
+        self._sort_by(key, key in LARGEST_FIRST)
 
     def action_reverse(self) -> None:
         """Turn the order round."""
@@ -198,7 +193,7 @@ class RankingScreen(LayerscopeScreen):
     def _is_marked(self, layer: int) -> bool:
         return layer == self._marked
 
-    def _looks(self) -> Any:  # noqa: ANN401 - Looks; asked for at every draw, since the theme may change
+    def _looks(self) -> Looks:
         return looks_of(self.app)
 
     def _sort_by(self, key: str, descending: bool) -> None:
@@ -212,7 +207,7 @@ class RankingScreen(LayerscopeScreen):
         ranked = {row["layer"]: row for row in ranking["layers"]} if ranking else {}
         lines: list[Line] = [(row, ranked.get(row["layer"])) for row in self._record["statistics"]]
         key, descending = self._sorted
-        value = _SORTED_BY[key]
+        value = SORTED_BY[key]
         lines.sort(key=lambda line: -value(line) if descending else value(line))
         self.query_one(RowsView).show_rows(lines, sorted_by=self._sorted)
 
@@ -242,71 +237,6 @@ class RankingScreen(LayerscopeScreen):
                 Text("\n").join(wrong_pairs_as_text(record, summary, prompts=True, looks=looks))
             )
         self.query_one("#layer-text", Static).update(Text("\n").join(lines))
-
-
-_SORTED_BY: dict[str, Callable[[Line], float]] = {
-    "layer": lambda line: line[0]["layer"],
-    "rank": lambda line: line[1]["rank"] if line[1] else 0.0,
-    "d_prime": lambda line: line[1]["d_prime"] if line[1] else 0.0,
-    "rank_high": lambda line: line[1]["rank_high"] if line[1] else 0.0,
-    "p_value": lambda line: line[1]["p_value"] if line[1] else 0.0,
-    "auroc": lambda line: line[1]["auroc"] if line[1] else 0.0,
-    "wrong_way": lambda line: line[1]["wrong_way"] if line[1] else 0.0,
-    "pair_cosine": lambda line: line[0]["pair_cosine"] or 0.0,
-    "relative_norm": lambda line: line[0]["relative_norm"] or 0.0,
-    "cosine_sim": lambda line: line[0]["cosine_sim"] or 0.0,
-    "diff_norm": lambda line: line[0]["diff_norm"] or 0.0,
-    "mean": lambda line: line[0]["mean"],
-    "std": lambda line: line[0]["std"],
-    "norm": lambda line: line[0]["norm"],
-}
-_LARGEST_FIRST = frozenset({"d_prime", "auroc", "pair_cosine", "relative_norm", "diff_norm", "norm", "std"})
-
-
-def _columns(record: CaptureRecord, marked: Callable[[int], bool], looks: Callable[[], Any]) -> Iterator[Column[Line]]:
-    yield Column("", "", 1, lambda line, _width: _MARK if marked(line[0]["layer"]) else "")
-    yield Column("layer", "layer", 6, lambda line, _width: str(line[0]["layer"]), right=True)
-    if record["kind"] != "contrast":
-        for key in ("mean", "std", "norm"):
-            yield Column(key, key, 12, partial(_number, key), right=True)
-        return
-    if record["ranking"]:
-        yield from _ranked_columns(record["ranking"]["layers"], looks)
-    for key, title, width, order in (
-        ("pair_cosine", "same way", 9, 6),
-        ("relative_norm", "relative", 9, 7),
-        ("cosine_sim", "cosine", 8, 8),
-        ("diff_norm", "raw norm", 9, 5),
-    ):
-        yield Column(key, title, width, partial(_number, key), right=True, order=order)
-
-
-def _ranked_columns(layers: Sequence[RankedLayer], looks: Callable[[], Any]) -> Iterator[Column[Line]]:
-    def cell(write: Callable[[RankedLayer], str]) -> Callable[[Line, int], str]:
-        return lambda line, _width: write(line[1]) if line[1] else ""
-
-    def bar(line: Line, width: int) -> Text:
-        return whiskers(line[1], Scale.of(layers, width), looks()) if line[1] else Text()
-
-    yield Column("rank", "rank", 5, cell(lambda row: f"{row['rank']}{'=' if row['tied'] else ' '}"), right=True)
-    yield Column("rank_high", "open", 5, cell(lambda row: f"{row['rank_low']}-{row['rank_high']}"), right=True, order=3)
-    yield Column("d_prime", "d'", 6, cell(lambda row: score_in_words(row["d_prime"])), right=True)
-    yield Column("", "95% interval", 14, cell(_interval), right=True, order=2)
-    yield Column("", "● d'  ━ 95%  ░ shuffled", 16, bar, grows=True, order=1)
-    yield Column("p_value", "p", 6, cell(lambda row: p_in_words(row["p_value"])), right=True, order=1)
-    yield Column("auroc", "AUROC", 6, cell(lambda row: f"{row['auroc']:.3f}"), right=True, order=2)
-    yield Column("wrong_way", "wrong", 6, cell(lambda row: f"{row['wrong_way']:.0%}"), right=True, order=4)
-
-
-def _interval(row: RankedLayer) -> str:
-    return f"{score_in_words(row['low'])} to {score_in_words(row['high'])}"
-
-
-def _number(key: str, line: Line, _width: int) -> str:
-    value = dict(line[0])[key]
-    if not isinstance(value, int | float):
-        return ""
-    return norm_in_words(value) if key in {"diff_norm", "norm", "std"} else f"{value:.4f}"
 
 
 def _findings(chart: LayersChart, record: CaptureRecord) -> Text:

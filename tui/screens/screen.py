@@ -25,7 +25,7 @@ class LayerscopeScreen(Screen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back"),
-        Binding("e", "export", "Export"),
+        Binding("e", "export", "Export", show=False),
         Binding("y", "copy", "Copy", show=False),
     ]
 

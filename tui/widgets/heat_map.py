@@ -28,7 +28,7 @@ _TOKEN = 14  # columns of a token's text
 _LEVELS = 4  # shades to each side
 
 
-class HeatMap(ScrollView, can_focus=True):
+class HeatMap(ScrollView, can_focus=True, inherit_bindings=False):
     """How far each token stands out within each layer, towards which side."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

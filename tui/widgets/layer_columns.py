@@ -12,7 +12,10 @@ from engine.plots.layers_columns import layers_as_columns
 from engine.records.ranking import RankedLayer
 from tui.looks import looks_of
 
-LEGEND = "● d' (tied with the best)  ○ behind it  │ 95% interval  ░ shuffled labels"
+LEGENDS = (
+    "● d', tied with the best  ○ d', behind it  │ 95% interval  ░ 95% of shuffled labels",
+    "● tied  ○ behind  │ 95%  ░ shuffled",
+)
 
 
 class LayerColumns(Widget):
@@ -30,5 +33,6 @@ class LayerColumns(Widget):
         legend = height > 8
         lines = layers_as_columns(self.ranked, width, height - legend, cursor=self.chosen, looks=looks)
         if legend:
-            lines.append(Text(LEGEND[:width], style=looks.quiet, no_wrap=True))
+            fitting = next((text for text in LEGENDS if len(text) <= width), "")
+            lines.append(Text(fitting, style=looks.quiet, no_wrap=True))
         return Text("\n").join(lines)

@@ -25,10 +25,12 @@ class OverlayColumns(Widget):
         if not self.records or width < 1 or height < 1:
             return Text("")
         styles, quiet = overlay_styles(self.app), looks_of(self.app).quiet
-        legend = [
-            Text(f"{SIGNS[place]} {record['name']}"[:width], style=styles[place], no_wrap=True)
+        names = [
+            Text(f"{SIGNS[place]} {record['name']}", style=styles[place], no_wrap=True)
             for place, record in enumerate(self.records)
         ]
+        together = Text("  ").join(names)
+        legend = [together] if together.cell_len <= width else names
         room = max(height - len(legend), 4)
         lines = overlay_as_columns(self.records, width, room, styles=styles, quiet=quiet, cursor=self.depth)
         return Text("\n").join([*legend, *lines])

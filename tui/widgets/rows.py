@@ -45,7 +45,7 @@ class Column(Generic[Row]):
     order: int = 0
 
 
-class RowsView(ScrollView, Generic[Row], can_focus=True):
+class RowsView(ScrollView, Generic[Row], can_focus=True, inherit_bindings=False):
     """The table. Give it columns, then rows."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"rows--header", "rows--cursor", "rows--even"}
@@ -203,10 +203,10 @@ class RowsView(ScrollView, Generic[Row], can_focus=True):
         return Strip(segments, line.cell_len).crop_extend(0, width, None).apply_style(style)
 
     def _layout(self) -> list[tuple[Column[Row], int]]:
-        """Which columns have room, and how wide they are."""
+        """Which columns have room, and how wide they are. The one that sorts has room before all others."""
         shown = list(self.columns)
         while len(shown) > 1 and sum(column.width + 1 for column in shown) > self.size.width:
-            shown.remove(max(shown, key=lambda column: column.order))
+            shown.remove(max(shown, key=lambda column: -1 if column.key == self._sorted[0] else column.order))
         spare = max(self.size.width - sum(column.width + 1 for column in shown), 0)
         return [(column, column.width + (spare if column.grows else 0)) for column in shown]
 

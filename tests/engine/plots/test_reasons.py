@@ -26,8 +26,8 @@ def test_a_difference_within_its_margin_is_said_not_to_be_known() -> None:
     for layers in ((1, 2), (2, 1)):
         first, *_ = describe_order(record, *layers)
         assert first == (
-            "Layer 1 is ranked 1 with d' 2.00, layer 2 2 with 1.70: 0.30 apart, 95% interval -0.10 to 0.70, so the data"
-            " cannot tell which of the two is better, only which scored higher."
+            "Layer 1 is ranked 1 (d' 2.00) and layer 2 is ranked 2 (1.70): 0.30 apart, 95% interval -0.10 to 0.70, so"
+            " the data cannot tell which of the two is better, only which scored higher."
         )
 
 
