@@ -14,7 +14,7 @@ from textual.screen import Screen
 from engine.plots.overlay_columns import MOST_CAPTURES
 from tui.capturing import SavedCapture
 from tui.jobs import Jobs
-from tui.looks import DARK, LIGHT, THEMES
+from tui.looks import COLOURS, DARK, LIGHT, THEMES
 from tui.messages import JobEnded, JobMoved
 from tui.models import ModelKeeper
 from tui.screens.library import LibraryScreen
@@ -60,6 +60,10 @@ class LayerscopeApp(App[None]):
         for known in THEMES:
             self.register_theme(known)
         self.theme = theme or DARK.name
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """Colours of the charts, for themes that know nothing of charts."""
+        return COLOURS
 
     def get_default_screen(self) -> Screen[None]:
         """The library."""

@@ -21,7 +21,13 @@ DARK = Theme(
     surface="#1a1d21",
     panel="#242930",
     dark=True,
-    variables={"tied": "#f0ad1f", "behind": "#6cb4dc", "quiet": "#8b949e", "footer-key-foreground": "#f0ad1f"},
+    variables={
+        "tied": "#f0ad1f",
+        "behind": "#6cb4dc",
+        "quiet": "#8b949e",
+        "cursor-column": "#2b4a5e",
+        "footer-key-foreground": "#f0ad1f",
+    },
 )
 LIGHT = Theme(
     name="layerscope-light",
@@ -36,21 +42,29 @@ LIGHT = Theme(
     surface="#f3f3ee",
     panel="#e4e4dc",
     dark=False,
-    variables={"tied": "#a05f00", "behind": "#0063a0", "quiet": "#636a70", "footer-key-foreground": "#9a5b00"},
+    variables={
+        "tied": "#a05f00",
+        "behind": "#0063a0",
+        "quiet": "#636a70",
+        "cursor-column": "#c4dcea",
+        "footer-key-foreground": "#9a5b00",
+    },
 )
 THEMES = (DARK, LIGHT)
+COLOURS = DARK.variables
+"""What the charts need and Textual's own themes do not have."""
 
 
 def looks_of(app: App[object]) -> Looks:
     """Colours of charts in the theme that is on."""
     variables = app.theme_variables
-    quiet = Style(color=variables.get("quiet", variables["foreground"]))
+    quiet = Style(color=variables["quiet"])
     return Looks(
-        tied=Style(color=variables.get("tied", variables["warning"])),
-        behind=Style(color=variables.get("behind", variables["primary"])),
+        tied=Style(color=variables["tied"]),
+        behind=Style(color=variables["behind"]),
         shuffled=quiet,
         quiet=quiet,
-        cursor=Style(reverse=True),
+        cursor=Style(reverse=True) if app.no_color else Style(bgcolor=variables["cursor-column"], bold=True),
     )
 
 
@@ -58,4 +72,4 @@ def overlay_styles(app: App[object]) -> list[Style]:
     """A colour for each of the captures that are drawn over one another."""
     variables = app.theme_variables
     names = ("tied", "behind", "success", "error")
-    return [Style(color=variables.get(name, variables["foreground"])) for name in names]
+    return [Style(color=variables[name]) for name in names]

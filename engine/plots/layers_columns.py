@@ -29,17 +29,23 @@ def layers_as_columns(
         looks: Colours.
 
     Returns:
-        Lines, `height` of them.
+        Lines, `height` of them. Where there are more layers than columns, those around the cursor.
     """
     rows = sorted(ranked, key=lambda row: row["layer"])
     room = max(height - 1, _FEWEST_ROWS)
     step = max(min((width - _LABELS) // len(rows), 4), 1)
-    shown = rows[: max((width - _LABELS) // step, 1)]
+    shown = _around(rows, cursor, max((width - _LABELS) // step, 1))
     top = max(max(row["high"], row["null_high"]) for row in rows)
     bottom = min(min(row["low"], row["null_low"], 0.0) for row in rows)
     scale = _Scale(bottom, top if top > bottom else bottom + 1.0, room)
     lines = [_line(shown, scale, line, step, cursor, looks) for line in range(room)]
     return [*lines, _numbers(shown, step, cursor, looks)][-height:]
+
+
+def _around(rows: Sequence[RankedLayer], cursor: int | None, room: int) -> Sequence[RankedLayer]:
+    place = next((place for place, row in enumerate(rows) if row["layer"] == cursor), 0)
+    first = max(min(place - room // 2, len(rows) - room), 0)
+    return rows[first : first + room]
 
 
 @dataclass(frozen=True)

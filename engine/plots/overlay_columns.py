@@ -11,6 +11,7 @@ from rich.text import Text
 from engine.records.files import CaptureRecord
 
 SIGNS = ("●", "▲", "■", "◆")
+SEVERAL = "✱"  # where captures have the same place
 MOST_CAPTURES = len(SIGNS)
 _LABELS = 6
 
@@ -97,7 +98,7 @@ def overlay_as_columns(
     for point in points:
         place = line_of(point.d_prime), column_of(point.depth)
         taken = place in cells and cells[place][0] in SIGNS
-        cells[place] = ("✱", quiet) if taken else (SIGNS[point.capture], styles[point.capture])
+        cells[place] = (SEVERAL, quiet) if taken else (SIGNS[point.capture], styles[point.capture])
     lines = []
     for line in range(room):
         label = "0" if line == line_of(0.0) else f"{top if line == 0 else bottom:.1f}" if line in (0, room - 1) else ""

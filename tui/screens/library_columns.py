@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from rich.text import Text
 
@@ -22,14 +23,14 @@ def capture_columns(marked: Callable[[str], bool]) -> list[Column[CaptureSummary
     """
     return [
         Column("", "", 1, lambda summary, _width: MARK if marked(summary.name) else "", order=0),
-        Column("name", "name", 18, _name, grows=True, order=0),
+        Column("name", "name", 17, _name, grows=True, order=0),
         Column("model", "model", 8, lambda summary, _width: summary.model, order=5),
         Column("concept", "concept", 11, lambda summary, _width: summary.concept, order=4),
-        Column("pairs", "pairs", 6, lambda summary, _width: str(summary.pairs or ""), right=True, order=3),
-        Column("layer", "best", 5, _best, right=True, order=1),
-        Column("score", "d' (95%)", 20, _score, right=True, order=2),
+        Column("pairs", "pairs", 5, lambda summary, _width: str(summary.pairs or ""), right=True, order=3),
+        Column("layer", "best", 4, _best, right=True, order=1),
+        Column("score", "d' (95%)", 19, _score, right=True, order=2),
         Column("p", "p", 6, _p_value, right=True, order=6),
-        Column("saved", "saved (UTC)", 16, lambda summary, _width: _time(summary.created), order=7),
+        Column("saved", "saved UTC", 12, lambda summary, _width: _time(summary.created), order=7),
     ]
 
 
@@ -53,4 +54,6 @@ def _p_value(summary: CaptureSummary, _width: int) -> str:
 
 
 def _time(created: str) -> str:
-    return created[:16].replace("T", " ")
+    """Day and time of this year's, the day alone of others."""
+    this_year = created.startswith(str(datetime.now(UTC).year))
+    return created[5:16].replace("T", " ") if this_year else created[:10]

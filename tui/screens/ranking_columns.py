@@ -78,7 +78,7 @@ def _ranked_columns(layers: Sequence[RankedLayer], looks: Callable[[], Looks]) -
     yield Column("rank_high", "open", 5, cell(lambda row: f"{row['rank_low']}-{row['rank_high']}"), right=True, order=3)
     yield Column("d_prime", "d'", 6, cell(lambda row: score_in_words(row["d_prime"])), right=True)
     yield Column("", "95% interval", 14, cell(_interval), right=True, order=2)
-    yield Column("", "● d'  ━ 95%  ░ shuffled", 16, bar, grows=True, order=1)
+    yield Column("", "●━ 95%  ░ shuffled", 18, bar, grows=True, order=1)
     yield Column("p_value", "p", 6, cell(lambda row: p_in_words(row["p_value"])), right=True, order=1)
     yield Column("auroc", "AUROC", 6, cell(lambda row: f"{row['auroc']:.3f}"), right=True, order=2)
     yield Column("wrong_way", "wrong", 6, cell(lambda row: f"{row['wrong_way']:.0%}"), right=True, order=4)

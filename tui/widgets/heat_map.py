@@ -25,6 +25,7 @@ from engine.records.directions import TokenReading
 from tui.looks import looks_of
 
 _TOKEN = 14  # columns of a token's text
+_WIDEST = 4  # columns of a layer
 _LEVELS = 4  # shades to each side
 
 
@@ -85,7 +86,7 @@ class HeatMap(ScrollView, can_focus=True, inherit_bindings=False):
     @property
     def _cell(self) -> int:
         """Characters of one layer."""
-        return 2 if _TOKEN + 2 * len(self._columns) <= self.size.width else 1
+        return max(min((self.size.width - _TOKEN) // max(len(self._columns), 1), _WIDEST), 1)
 
     def validate_token(self, token: int) -> int:
         """The nearest token that exists."""
@@ -171,7 +172,7 @@ class HeatMap(ScrollView, can_focus=True, inherit_bindings=False):
     def _cell_of(self, value: float, *, cursor: bool) -> Segment:
         level = max(-_LEVELS, min(_LEVELS, round(value / MOST_SPREADS * _LEVELS)))
         if cursor:
-            return Segment("╋╋"[: self._cell], Style(reverse=True, bold=True))
+            return Segment("╋" * self._cell, Style(reverse=True, bold=True))
         if self.app.no_color:
             sign = "·" if level == 0 else "+" if level > 0 else "-"
             return Segment((sign if abs(level) < _LEVELS else sign * 2)[: self._cell].ljust(self._cell))

@@ -8,7 +8,7 @@ from rich.text import Text
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from engine.plots.overlay_columns import SIGNS, overlay_as_columns
+from engine.plots.overlay_columns import SEVERAL, SIGNS, overlay_as_columns
 from engine.records.files import CaptureRecord
 from tui.looks import looks_of, overlay_styles
 
@@ -29,6 +29,7 @@ class OverlayColumns(Widget):
             Text(f"{SIGNS[place]} {record['name']}", style=styles[place], no_wrap=True)
             for place, record in enumerate(self.records)
         ]
+        names.append(Text(f"{SEVERAL} several", style=quiet, no_wrap=True))
         together = Text("  ").join(names)
         legend = [together] if together.cell_len <= width else names
         room = max(height - len(legend), 4)
