@@ -52,7 +52,7 @@ def read_along(request: ReadingRequest, models: ModelKeeper, job: Job) -> TokenR
             f"the model that {request.name} comes from is unknown", next_step="capture it again with layerscope"
         )
     job.checkpoint(f"loading {provenance['alias']}")
-    model, tokenizer, _ = models.get(provenance["alias"])
+    model, tokenizer, _ = models.get(models.name_of(provenance))
     from engine.stats.reading import read_text
 
     job.checkpoint("running the text through the model")

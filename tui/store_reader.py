@@ -40,6 +40,8 @@ class StoreReader:
     def changes(self) -> Iterator[StoreChange]:
         """What changed since the last call: a screenful first, so that there is something to look at, then the rest.
 
+        At least one change is told, if only that there is none.
+
         Raises:
             StoreError: The store cannot be read.
         """
@@ -48,7 +50,7 @@ class StoreReader:
         changed = [stamp for stamp in stamps if self._seen.get(stamp.name) != stamp.changed]
         for name in gone:
             del self._seen[name]
-        if gone and not changed:
+        if not changed:
             yield StoreChange([], set(gone), 0)
         start = 0
         while start < len(changed):

@@ -17,43 +17,34 @@ _LABELS = 6
 
 
 @dataclass(frozen=True)
-class OverlayPoint:
-    """One layer of one capture.
-
-    Attributes:
-        capture: Its place among the captures.
-        depth: How far through the model its block ends, 0 to 1.
-        layer: Layer number.
-        d_prime: Held-out d'.
-        low: Lower end of its interval.
-        high: Upper end.
-        tied: Whether it may be the best of its capture.
-    """
+class _Point:
+    """One layer of one capture: the capture's place, the layer's relative depth and its held-out d'."""
 
     capture: int
     depth: float
-    layer: int
     d_prime: float
-    low: float
-    high: float
-    tied: bool
 
 
-def overlay_points(records: Sequence[CaptureRecord]) -> list[OverlayPoint]:
-    """Every ranked layer of every capture, by its relative depth."""
-    return [
-        OverlayPoint(
-            capture=place,
-            depth=(row["layer"] + 1) / record["num_layers"],
-            layer=row["layer"],
-            d_prime=row["d_prime"],
-            low=row["low"],
-            high=row["high"],
-            tied=row["tied"],
-        )
-        for place, record in enumerate(records)
-        for row in sorted(record["ranking"]["layers"] if record["ranking"] else [], key=lambda row: row["layer"])
-    ]
+@dataclass(frozen=True)
+class _Plane:
+    """Where scores and depths stand; line 0 is the top."""
+
+    top: float
+    bottom: float
+    lines: int
+    columns: int
+
+    def line(self, score: float) -> int:
+        return round((self.top - score) / ((self.top - self.bottom) or 1.0) * (self.lines - 1))
+
+    def column(self, depth: float) -> int:
+        return min(round(depth * (self.columns - 1)), self.columns - 1)
+
+    def label(self, line: int) -> str:
+        """Scores at zero, at the top and at the bottom."""
+        if line == self.line(0.0):
+            return "0"
+        return f"{self.top if line == 0 else self.bottom:.1f}" if line in (0, self.lines - 1) else ""
 
 
 def overlay_as_columns(
@@ -75,37 +66,32 @@ def overlay_as_columns(
         quiet: Axes.
         cursor: The relative depth that is looked at.
     """
-    points = overlay_points(records)
+    points = _points(records)
     if not points:
         return [Text("none of these captures has a ranking", style=quiet)]
-    columns, room = max(width - _LABELS, 10), max(height - 1, 3)
-    top = max(point.d_prime for point in points)
-    bottom = min(min(point.d_prime for point in points), 0.0)
-    span = (top - bottom) or 1.0
-
-    def line_of(score: float) -> int:
-        return round((top - score) / span * (room - 1))
-
-    def column_of(depth: float) -> int:
-        return min(round(depth * (columns - 1)), columns - 1)
-
-    cells: dict[tuple[int, int], tuple[str, Style]] = {}
-    for column in range(columns):
-        cells[line_of(0.0), column] = ("─", quiet)
+    scores = [point.d_prime for point in points]
+    plane = _Plane(max(scores), min(*scores, 0.0), max(height - 1, 3), max(width - _LABELS, 10))
+    cells = {(plane.line(0.0), column): ("─", quiet) for column in range(plane.columns)}
     if cursor is not None:
-        for line in range(room):
-            cells[line, column_of(cursor)] = ("┊", quiet)
+        cells |= {(line, plane.column(cursor)): ("┊", quiet) for line in range(plane.lines)}
     for point in points:
-        place = line_of(point.d_prime), column_of(point.depth)
-        taken = place in cells and cells[place][0] in SIGNS
+        place = plane.line(point.d_prime), plane.column(point.depth)
+        taken = cells.get(place, ("", quiet))[0] in (*SIGNS, SEVERAL)
         cells[place] = (SEVERAL, quiet) if taken else (SIGNS[point.capture], styles[point.capture])
     lines = []
-    for line in range(room):
-        label = "0" if line == line_of(0.0) else f"{top if line == 0 else bottom:.1f}" if line in (0, room - 1) else ""
-        text = Text(f"{label:>{_LABELS - 1}} ", style=quiet, no_wrap=True, end="")
-        for column in range(columns):
-            sign, style = cells.get((line, column), (" ", quiet))
-            text.append(sign, style)
+    for line in range(plane.lines):
+        text = Text(f"{plane.label(line):>{_LABELS - 1}} ", style=quiet, no_wrap=True, end="")
+        for column in range(plane.columns):
+            text.append(*cells.get((line, column), (" ", quiet)))
         lines.append(text)
-    depths = f"{'':{_LABELS}}{'0%':<{columns // 2}}{'50%':<{columns - columns // 2 - 4}}100%"
+    half = plane.columns // 2
+    depths = f"{'':{_LABELS}}{'0%':<{half}}{'50%':<{plane.columns - half - 4}}100%"
     return [*lines, Text(depths, style=quiet, no_wrap=True, end="")]
+
+
+def _points(records: Sequence[CaptureRecord]) -> list[_Point]:
+    return [
+        _Point(place, (row["layer"] + 1) / record["num_layers"], row["d_prime"])
+        for place, record in enumerate(records)
+        for row in (record["ranking"]["layers"] if record["ranking"] else [])
+    ]

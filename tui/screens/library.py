@@ -30,6 +30,7 @@ from tui.widgets.layer_columns import LayerColumns
 from tui.widgets.rows import RowsView
 
 _LOOK_EVERY_S = 1.5
+_LONGEST_PATH = 40
 
 
 class LibraryScreen(LayerscopeScreen):
@@ -264,12 +265,13 @@ class LibraryScreen(LayerscopeScreen):
             counted += f", reading {self._left} more"
         if self._marked:
             counted += f", {len(self._marked)} marked"
-        self.entitle(str(self.store), "cannot be read" if self._problem else counted)
+        self.entitle(_short(self.store), "cannot be read" if self._problem else counted)
 
     def _preview(self, summary: CaptureSummary | None) -> None:
         about, chart = self.query_one("#about", Static), self.query_one(LayerColumns)
         findings = self.query_one("#findings", Static)
         chart.ranked, chart.chosen = (), None
+        self.query_one("#preview").set_class(summary is None or bool(summary.problem), "-words")
         findings.update("")
         if summary is None:
             about.update(self._problem or self._empty())
@@ -294,6 +296,15 @@ class LibraryScreen(LayerscopeScreen):
             f"no captures in {self.store} yet. Press n to make one, or in another terminal:\n"
             "  layerscope capture --concept honesty --positions last"
         )
+
+
+def _short(store: Path) -> str:
+    """A folder as a person would write it here; of a long path the end."""
+    try:
+        path = str(store.relative_to(Path.cwd()))
+    except ValueError:
+        path = str(store).replace(str(Path.home()), "~", 1)
+    return path if len(path) <= _LONGEST_PATH else f"…{path[-_LONGEST_PATH + 1 :]}"
 
 
 def _changed(store: Path) -> int:

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from rich.text import Text
 
+from engine.plots.captures_text import score_and_interval
 from engine.plots.findings import p_in_words
-from engine.plots.numbers import score_in_words
 from engine.store.summaries import CaptureSummary
 from tui.widgets.rows import Column
 
@@ -28,7 +28,7 @@ def capture_columns(marked: Callable[[str], bool]) -> list[Column[CaptureSummary
         Column("concept", "concept", 11, lambda summary, _width: summary.concept, order=4),
         Column("pairs", "pairs", 5, lambda summary, _width: str(summary.pairs or ""), right=True, order=3),
         Column("layer", "best", 4, _best, right=True, order=1),
-        Column("score", "d' (95%)", 19, _score, right=True, order=2),
+        Column("score", "d' (95%)", 19, lambda summary, _width: score_and_interval(summary), right=True, order=2),
         Column("p", "p", 6, _p_value, right=True, order=6),
         Column("saved", "saved UTC", 12, lambda summary, _width: _time(summary.created), order=7),
     ]
@@ -40,13 +40,6 @@ def _name(summary: CaptureSummary, _width: int) -> Text:
 
 def _best(summary: CaptureSummary, _width: int) -> str:
     return "" if summary.best_layer is None else str(summary.best_layer)
-
-
-def _score(summary: CaptureSummary, _width: int) -> str:
-    if summary.score is None or summary.low is None or summary.high is None:
-        return ""
-    low, high = score_in_words(summary.low), score_in_words(summary.high)
-    return f"{score_in_words(summary.score)} ({low} to {high})"
 
 
 def _p_value(summary: CaptureSummary, _width: int) -> str:

@@ -91,8 +91,9 @@ class RankingScreen(LayerscopeScreen):
         self.query_one("#findings-text", Static).update(_findings(chart, self._record))
         self._show()
         leader = chart.ranked[0]["layer"] if chart.ranked else self._record["captured_layers"][0]
-        table.move_to(leader if self._first is None else self._first)
-        if self._first is not None and self._first not in self._record["captured_layers"]:
+        known = self._first in self._record["captured_layers"]
+        table.move_to(self._first if known else leader)
+        if self._first is not None and not known:
             self.notify(f"layer {self._first} was not captured", severity="warning")
         table.focus()
 

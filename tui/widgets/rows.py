@@ -90,6 +90,11 @@ class RowsView(ScrollView, Generic[Row], can_focus=True, inherit_bindings=False)
         self._sorted: tuple[str, bool] = ("", False)
 
     @property
+    def _width(self) -> int:
+        """Characters beside the scrollbar."""
+        return self.scrollable_content_region.width
+
+    @property
     def rows(self) -> Sequence[Row]:
         """What is shown, in order."""
         return self._rows
@@ -167,7 +172,7 @@ class RowsView(ScrollView, Generic[Row], can_focus=True, inherit_bindings=False)
 
     def render_line(self, y: int) -> Strip:
         """The header, or one row; whatever is out of sight is not drawn."""
-        width = self.size.width
+        width = self._width
         if y == 0:
             return self._strip(self._header(), self.get_component_rich_style("rows--header"), width)
         place = y - 1 + self.scroll_offset.y
@@ -194,8 +199,8 @@ class RowsView(ScrollView, Generic[Row], can_focus=True, inherit_bindings=False)
         key, descending = self._sorted
         for column, width in self._layout():
             mark = ("▼" if descending else "▲") if column.key and column.key == key else ""
-            title = f"{column.title[: width - len(mark)]}{mark}"
-            line.append(f"{title:>{width}} " if column.right else f"{title:<{width}} ")
+            title = column.title[:width]
+            line.append(f"{title:>{width}}{mark or ' '}" if column.right else f"{title + mark:<{width + 1}}")
         return line
 
     def _strip(self, line: Text, style: Style, width: int) -> Strip:
@@ -205,9 +210,9 @@ class RowsView(ScrollView, Generic[Row], can_focus=True, inherit_bindings=False)
     def _layout(self) -> list[tuple[Column[Row], int]]:
         """Which columns have room, and how wide they are. The one that sorts has room before all others."""
         shown = list(self.columns)
-        while len(shown) > 1 and sum(column.width + 1 for column in shown) > self.size.width:
+        while len(shown) > 1 and sum(column.width + 1 for column in shown) > self._width:
             shown.remove(max(shown, key=lambda column: -1 if column.key == self._sorted[0] else column.order))
-        spare = max(self.size.width - sum(column.width + 1 for column in shown), 0)
+        spare = max(self._width - sum(column.width + 1 for column in shown), 0)
         return [(column, column.width + (spare if column.grows else 0)) for column in shown]
 
     def _column_at(self, x: int) -> Column[Row] | None:

@@ -1,0 +1,171 @@
+"""The library: live, filtered, sorted, marked, and calm about what is damaged, missing or forbidden."""
+
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.tui.conftest import put, ranked_record
+from tests.tui.screen_text import screen_text, wait_for, wait_until
+from tui.app import LayerscopeApp
+
+pytestmark = pytest.mark.anyio
+NAMES = ("small_warmth", "small_calm", "some_prompt", "small_lost")
+
+
+def listed(text: str) -> list[str]:
+    """Names of captures in the order that the screen has them."""
+    table = text.partition("─────")[0]
+    lines = [line.strip("■✗ ") for line in table.splitlines()[2:]]
+    return [name for line in lines for name in NAMES if line.startswith(name)]
+
+
+async def test_lists_the_newest_first_and_previews_the_one_under_the_cursor(store: Path) -> None:
+    async with LayerscopeApp(store).run_test(size=(80, 24), notifications=True) as pilot:
+        text = await wait_for(pilot, "4 captures", "Layer 16 leads")
+        assert listed(text) == list(NAMES)
+        await pilot.press("j")
+        await wait_for(pilot, "Layer 9 leads")
+
+
+async def test_a_capture_that_another_process_saves_appears_and_one_that_it_deletes_goes(store: Path) -> None:
+    async with LayerscopeApp(store).run_test(size=(80, 24), notifications=True) as pilot:
+        await wait_for(pilot, "4 captures")
+        put(store, ranked_record("small_new", peak=20, day=9))
+        text = await wait_for(pilot, "5 captures", "small_new")
+        assert text.index("small_new") < text.index("small_warmth")
+        for suffix in (".pt", ".json"):
+            (store / f"small_calm{suffix}").unlink()
+        await wait_until(pilot, lambda text: "4 captures" in text and "small_calm" not in text, "small_calm gone")
+
+
+async def test_a_store_that_is_made_later_is_found(store: Path) -> None:
+    elsewhere = store.rename(store.with_name("elsewhere"))
+    async with LayerscopeApp(store).run_test(size=(80, 24), notifications=True) as pilot:
+        await wait_for(pilot, "0 captures", "no captures in", "Press n to make one", "layerscope capture --concept")
+        shutil.copytree(elsewhere, store)
+        await wait_for(pilot, "4 captures", "small_warmth")
+
+
+async def test_the_cursor_stays_on_its_capture_when_another_appears(store: Path) -> None:
+    async with LayerscopeApp(store).run_test(size=(80, 24), notifications=True) as pilot:
+        await wait_for(pilot, "4 captures")
+        await pilot.press("j")
+        await wait_for(pilot, "Layer 9 leads")
+        put(store, ranked_record("small_new", peak=20, day=9))
+        await wait_for(pilot, "5 captures", "Layer 9 leads")
+
+
+async def test_damaged_files_are_shown_as_damaged(store: Path) -> None:
+    (store / "broken.json").write_text("{")
+    (store / "broken.pt").write_bytes(b"x")
+    (store / "alone.pt").write_bytes(b"x")
+    async with LayerscopeApp(store).run_test(size=(160, 40), notifications=True) as pilot:
+        text = await wait_for(pilot, "6 captures", "✗ broken: ", "✗ alone: it has no record", "✗ small_lost: ")
+        assert text.count("✗") == 3
+        await pilot.press("slash", *"broken", "enter")
+        await wait_for(pilot, "broken is damaged")
+        await pilot.press("enter")  # opens nothing, says why
+        await wait_for(pilot, "broken.json")
+        assert type(pilot.app.screen).__name__ == "LibraryScreen"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+async def test_a_store_that_may_not_be_read(store: Path) -> None:
+    store.chmod(0)
+    try:
+        async with LayerscopeApp(store).run_test(size=(80, 24), notifications=True) as pilot:
+            await wait_for(pilot, "cannot be read", "permission")
+    finally:
+        store.chmod(stat.S_IRWXU)
+
+
+async def test_a_file_in_place_of_the_store(tmp_path: Path) -> None:
+    (tmp_path / "activations").write_text("not a folder")
+    async with LayerscopeApp(tmp_path / "activations").run_test(size=(80, 24), notifications=True) as pilot:
+        await wait_for(pilot, "cannot be read", "a folder of captures")
+
+
+@pytest.mark.parametrize(
+    ("filter_text", "names"),
+    [
+        ("calm", ["small_calm"]),
+        ("model:other", ["small_calm"]),
+        ("pairs:>=12 concept:w", ["small_warmth"]),
+        ("layer:<10", ["small_calm"]),
+        ("missing", ["small_lost"]),
+        ("nothing-like-this", []),
+    ],
+)
+async def test_filters(store: Path, filter_text: str, names: list[str]) -> None:
+    async with LayerscopeApp(store, filter_text=filter_text).run_test(size=(80, 24), notifications=True) as pilot:
+        text = await wait_for(pilot, f"{len(names)} of 4 captures")
+        assert listed(text) == names
+        assert names or "Esc shows all of them" in text
+
+
+async def test_a_filter_that_cannot_be_read_says_what_is_wrong_and_keeps_what_is_shown(store: Path) -> None:
+    async with LayerscopeApp(store).run_test(size=(100, 24), notifications=True) as pilot:
+        await wait_for(pilot, "4 captures")
+        await pilot.press("slash", *"pears")
+        await wait_for(pilot, "0 of 4")
+        await pilot.press("colon")
+        text = await wait_for(pilot, "there is no column 'pears'", "pairs")
+        assert "Traceback" not in text
+        await pilot.press("escape")
+        assert listed(await wait_for(pilot, "4 captures")) == list(NAMES)
+
+
+async def test_sorts_by_every_column_and_both_ways(store: Path) -> None:
+    async with LayerscopeApp(store).run_test(size=(160, 40), notifications=True) as pilot:
+        await wait_for(pilot, "saved UTC▼")
+        await pilot.press("s")
+        assert listed(await wait_for(pilot, "name▲")) == sorted(NAMES)
+        await pilot.press("S")
+        assert listed(await wait_for(pilot, "name▼")) == sorted(NAMES, reverse=True)
+        for title in ("model▲", "concept▲", "pairs▲", "best▲", "d' (95%)▲", "p▲", "saved UTC▲"):
+            await pilot.press("s")
+            text = await wait_for(pilot, title)
+            assert set(listed(text)) == set(NAMES)
+
+
+async def test_a_click_on_a_header_sorts_and_a_double_click_on_a_row_opens(store: Path) -> None:
+    async with LayerscopeApp(store).run_test(size=(80, 24), notifications=True) as pilot:
+        await wait_for(pilot, "4 captures")
+        await pilot.click("#captures", offset=(4, 0))
+        await wait_for(pilot, "name▲")
+        await pilot.click("#captures", offset=(4, 1), times=2)
+        await wait_for(pilot, "Where left-out prompts lie at layer 9")
+
+
+async def test_compares_what_is_marked(store: Path) -> None:
+    async with LayerscopeApp(store).run_test(size=(80, 24), notifications=True) as pilot:
+        await wait_for(pilot, "4 captures")
+        await pilot.press("c")
+        await wait_for(pilot, "mark two to 4 captures")
+        await pilot.press("space", "space")
+        text = await wait_for(pilot, "2 marked")
+        assert text.count("■") == 2
+        await pilot.press("c")
+        await wait_for(pilot, "small_warmth and small_calm")
+
+
+async def test_tokens_need_pairs(store: Path) -> None:
+    async with LayerscopeApp(store).run_test(size=(80, 24), notifications=True) as pilot:
+        await wait_for(pilot, "4 captures")
+        await pilot.press("j", "j")
+        await wait_for(pilot, "some_prompt  someone")
+        await pilot.press("t")
+        await wait_for(pilot, "choose a capture of pairs")
+
+
+async def test_resizing_rearranges_everything(store: Path) -> None:
+    async with LayerscopeApp(store).run_test(size=(200, 60), notifications=True) as pilot:
+        await wait_for(pilot, "4 captures", "Layer 16 leads")
+        for size in [(80, 24), (40, 10), (20, 5), (120, 40)]:
+            await pilot.resize_terminal(*size)
+            await pilot.pause(0.2)
+            assert max(map(len, screen_text(pilot.app).splitlines())) <= size[0]
+        await wait_for(pilot, "small_warmth", "Layer 16 leads")
