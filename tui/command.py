@@ -83,12 +83,13 @@ def _print(store: Path, capture: str | None, filter_text: str) -> None:
         print_data(layers_as_text(layers_chart(find_record(capture, store))))
         return
     from engine.plots.captures_text import captures_as_text
-    from engine.store.filter import parse_filter
+    from engine.store.filter import parse_filter, sort_summaries
     from engine.store.summaries import stamp_store, summarise_capture
 
     wanted = parse_filter(filter_text)
     summaries = [summarise_capture(stamp.name, store) for stamp in stamp_store(store)]
-    print_data(captures_as_text([summary for summary in summaries if wanted.accepts(summary)]))
+    shown = sort_summaries([summary for summary in summaries if wanted.accepts(summary)], "saved", descending=True)
+    print_data(captures_as_text(shown))
     if not summaries:
         Narrator(quiet=False).say("no captures yet; make one: layerscope capture --concept honesty --positions last")
 

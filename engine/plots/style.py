@@ -3,7 +3,7 @@
 import io
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def save_figure(draw: Callable[[], Figure], path: str | Path, *, title: str = ""
 
     Raises:
         RequestError: Another suffix.
-        StoreError: The file cannot be written.
+        StoreError: The file cannot be written; what was there before is still there.
     """
     target = Path(path)
     if target.suffix.lower() not in _FORMATS:
@@ -51,10 +51,14 @@ def save_figure(draw: Callable[[], Figure], path: str | Path, *, title: str = ""
         )
     with mpl.rc_context(STYLE), _without_warnings():
         figure = draw()
+        unfinished = target.with_name(f".{target.stem}.unfinished{target.suffix}")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(target, dpi=dpi, metadata={"Title": title})
+            figure.savefig(unfinished, dpi=dpi, metadata={"Title": title})
+            unfinished.replace(target)
         except OSError as error:
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
             raise StoreError(
                 f"{target} cannot be written: {error.strerror}", next_step="choose another path"
             ) from error

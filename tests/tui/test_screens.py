@@ -13,19 +13,22 @@ from tui.app import LayerscopeApp
 
 SIZES = [(80, 24), (120, 40), (200, 60)]
 FOLDER = Path(__file__).with_name("screens")
-# What is pressed in the library, and what the screen shows when it is there.
-SCREENS: dict[str, tuple[list[str], list[str]]] = {
-    "library": ([], ["4 captures", "Layer 16 leads", "? Help"]),
-    "filtered": (["slash", *"calm", "enter"], ["1 of 4 captures", "Layer 9 leads", "? Help"]),
-    "damaged": (["G"], ["small_lost is damaged", "? Help"]),
-    "ranking": (["enter"], ["Where left-out prompts lie at layer 16", "? Help"]),
-    "why": (["enter", "space", "G"], ["Layer 16 or layer 29?", "? Help"]),
-    "chart": (["enter", "2"], ["shuffled", "? Help"]),
-    "pairs": (["enter", "3"], ["Be kind to guest 0.", "? Help"]),
-    "findings": (["enter", "4"], ["Layer 16 leads", "? Help"]),
-    "prompt": (["j", "j", "enter"], ["a capture of prompts has no two sides", "? Help"]),
-    "capture": (["n"], ["New capture", "Enter estimates", "esc Back"]),
-    "help": (["question_mark"], ["search the keys", "what it does"]),
+Step = tuple[list[str], list[str]]
+"""Keys, and what the screen shows once they have done their work."""
+
+RANKING: Step = (["enter"], ["Where left-out prompts lie at layer 16", "tab Next pane", "? Help"])
+SCREENS: dict[str, list[Step]] = {
+    "library": [],
+    "filtered": [(["slash", *"calm", "enter"], ["1 of 4 captures", "Layer 9 leads", "? Help"])],
+    "damaged": [(["G"], ["small_lost is damaged"])],
+    "ranking": [RANKING],
+    "why": [RANKING, (["space", "G"], ["Layer 16 or layer 29?"])],
+    "chart": [RANKING, (["2"], ["│ 95%"])],
+    "pairs": [RANKING, (["3"], ["Be kind to guest 0."])],
+    "findings": [RANKING, (["4"], ["Layer 16 leads"])],
+    "prompt": [(["j", "j"], ["some_prompt  someone"]), (["enter"], ["a capture of prompts has no two", "tab Next"])],
+    "capture": [(["n"], ["New capture", "Enter estimates", "esc Back"])],
+    "help": [(["question_mark"], ["search the keys", "what it does"])],
 }
 
 pytestmark = pytest.mark.anyio
@@ -35,12 +38,12 @@ pytestmark = pytest.mark.anyio
 @pytest.mark.parametrize("name", SCREENS)
 async def test_screen(name: str, size: tuple[int, int], store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(store.parent)
-    keys, signs = SCREENS[name]
     app = LayerscopeApp(Path(store.name))
     async with app.run_test(size=size) as pilot:
         await wait_for(pilot, "4 captures", "Layer 16 leads", "? Help")
-        await pilot.press(*keys)
-        await wait_for(pilot, *signs)
+        for keys, signs in SCREENS[name]:
+            await pilot.press(*keys)
+            await wait_for(pilot, *signs)
         await pilot.pause(0.2)
         shown = screen_text(app)
     file = FOLDER / f"{name}-{size[0]}x{size[1]}.txt"

@@ -156,6 +156,7 @@ class HeatMap(ScrollView, can_focus=True, inherit_bindings=False):
         label, start = str(layers[self.column]), (self.column - shown.start) * self._cell
         if not 0 <= start < len(before):
             return [Segment(before, quiet)]
+        start = max(min(start, len(before) - len(label)), 0)
         after = before[start + len(label) :]
         return [Segment(before[:start], quiet), Segment(label, Style(reverse=True)), Segment(after, quiet)]
 

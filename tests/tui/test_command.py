@@ -1,0 +1,234 @@
+"""`layerscope tui` as a person starts it: in a terminal, into a pipe, in a browser, and wrongly."""
+
+import http.client
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.server.conftest import free_port
+
+
+def tui(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run it with its output in a pipe."""
+    return subprocess.run(
+        [sys.executable, "-m", "engine", "tui", *arguments],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        timeout=120,
+    )
+
+
+def test_a_pipe_gets_the_list_as_plain_text(store: Path) -> None:
+    result = tui(cwd=store.parent)
+    assert result.returncode == 0, result.stderr
+    assert "\x1b" not in result.stdout
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["small_warmth", "small_calm", "some_prompt"]
+    assert "2.00 (1.50 to 2.50)" in lines[1]
+    assert "small_lost damaged: small_lost.pt is missing" in result.stdout
+
+
+def test_a_pipe_gets_what_fits_the_filter_and_a_capture_its_table(store: Path) -> None:
+    assert "small_warmth" not in tui("--filter", "layer:9", cwd=store.parent).stdout
+    table = tui(str(store / "small_warmth.pt"), cwd=store.parent.parent).stdout
+    assert "warmth" in table
+    assert re.search(r"^ +16 +1=", table, re.MULTILINE)
+
+
+def test_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
+    result = tui(cwd=tmp_path)
+    assert result.returncode == 0
+    assert "layerscope capture --concept" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "nowhere"),
+        (["--filter", "pears:1"], "pears"),
+        (["small_warmth", "--layer", "many"], "--layer"),
+        (["--port", "0", "--serve"], "port"),
+    ],
+)
+def test_wrong_arguments(store: Path, arguments: list[str], said: str) -> None:
+    result = tui(*arguments, cwd=store.parent)
+    assert result.returncode != 0
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_help_has_examples(tmp_path: Path) -> None:
+    result = tui("--help", cwd=tmp_path, COLUMNS="100")
+    for text in ("Examples", "--filter", "--serve", "--theme", "--layer"):
+        assert text in result.stdout
+
+
+def test_neither_torch_nor_transformers_is_loaded_for_looking(store: Path) -> None:
+    script = """
+import asyncio, sys
+from pathlib import Path
+from tests.tui.screen_text import wait_for
+from tui.app import LayerscopeApp
+
+async def look():
+    async with LayerscopeApp(Path("activations")).run_test(size=(120, 40)) as pilot:
+        await wait_for(pilot, "4 captures", "Layer 16 leads")
+        await pilot.press("enter", "space", "G", "2", "3", "4", "escape", "n")
+        await wait_for(pilot, "New capture")
+
+asyncio.run(look())
+print(sorted({"torch", "transformers", "numpy", "matplotlib"} & sys.modules.keys()))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=store.parent,
+        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        timeout=120,
+    )
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+class Terminal:
+    """A real terminal of 100 by 30, in tmux."""
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        self._tmux = ["tmux", "-L", f"layerscope-{os.getpid()}-{folder.parent.name}", "-f", "/dev/null"]
+        variables = [word for name, value in environment.items() for word in ("-e", f"{name}={value}")]
+        command = [sys.executable, "-m", "engine", "tui", *arguments]
+        start = ["new-session", "-d", "-x", "100", "-y", "30", "-c", str(folder), *variables, "--", *command]
+        subprocess.run([*self._tmux, *start], check=True)
+        subprocess.run([*self._tmux, "set", "-g", "remain-on-exit", "on"], check=True)
+
+    def press(self, *keys: str) -> None:
+        """Press keys, in tmux's names."""
+        subprocess.run([*self._tmux, "send-keys", *keys], check=True)
+
+    def text(self, *options: str) -> str:
+        """What the terminal shows."""
+        command = [*self._tmux, "capture-pane", "-p", "-S", "-", *options]
+        return subprocess.run(command, check=True, capture_output=True).stdout.decode()
+
+    def wait_for(self, *wanted: str) -> str:
+        """Wait until it shows all of these."""
+        return self.wait_until(lambda text: all(part in text for part in wanted), str(wanted))
+
+    def wait_until(self, ready: Callable[[str], bool], what: str) -> str:
+        """Wait until it shows what is wanted."""
+        for _ in range(600):
+            text = self.text()
+            if ready(text):
+                return text
+            time.sleep(0.1)
+        raise AssertionError(f"never came: {what}\n{text}")
+
+    def exit_status(self) -> str:
+        """Wait until the program has ended; how it did."""
+        for _ in range(300):
+            asked = [*self._tmux, "display-message", "-p", "#{pane_dead} #{pane_dead_status}"]
+            dead, _, status = subprocess.run(asked, check=True, capture_output=True).stdout.decode().partition(" ")
+            if dead == "1":
+                return status.strip()
+            time.sleep(0.1)
+        raise AssertionError(f"it never ended\n{self.text()}")
+
+    def close(self) -> None:
+        """Kill whatever runs in it."""
+        subprocess.run([*self._tmux, "kill-server"], check=False)
+
+
+@pytest.fixture
+def terminal(real_store: Path) -> Iterator[Callable[..., Terminal]]:
+    """Opens terminals in the folder of a store of real captures."""
+    if not shutil.which("tmux"):
+        pytest.skip("there is no tmux here")
+    opened: list[Terminal] = []
+
+    def open_terminal(*arguments: str, **environment: str) -> Terminal:
+        configuration = os.environ["XDG_CONFIG_HOME"]
+        terminal = Terminal(real_store.parent, *arguments, XDG_CONFIG_HOME=configuration, **environment)
+        opened.append(terminal)
+        return terminal
+
+    yield open_terminal
+    for one in opened:
+        one.close()
+
+
+def test_in_a_terminal_from_start_to_quit(terminal: Callable[..., Terminal]) -> None:
+    shell = terminal()
+    shell.wait_for("2 captures", "tiny_loud", "leads")
+    shell.press("/")
+    shell.wait_for("words, or column:value")
+    shell.press("w", "a", "r", "m", "Enter")
+    shell.wait_for("1 of 2 captures", "tiny_warm")
+    shell.press("Enter")
+    shell.wait_for("Where left-out prompts lie at layer")
+    shell.press("r")
+    shell.wait_for("rank▲")
+    shell.press("t")
+    shell.wait_for("token 1 'w30' at layer")
+    shell.press("Escape")
+    shell.wait_for("rank▲")
+    shell.press("Escape")
+    shell.wait_for("1 of 2 captures")
+    shell.press("q")
+    assert shell.exit_status() == "0"
+
+
+def test_without_colour_everything_is_still_said(terminal: Callable[..., Terminal]) -> None:
+    shell = terminal("activations/tiny_warm.pt", NO_COLOR="1")
+    text = shell.wait_for("Where left-out prompts lie at layer", "●")
+    assert re.search("━+●", text)
+    shell.press("t")
+    shell.wait_for("token 1 'w30' at layer", "╋")
+    # NO_COLOR asks for no colours; shades of grey are left to Textual.
+    colours = re.findall(r"38;2;(\d+);(\d+);(\d+)|48;2;(\d+);(\d+);(\d+)", shell.text("-e"))
+    assert all(len({part for part in colour if part}) <= 1 for colour in colours)
+
+
+def test_an_unknown_theme_lists_those_there_are(terminal: Callable[..., Terminal]) -> None:
+    shell = terminal("--theme", "none-such")
+    text = shell.wait_for("there is no theme 'none-such'")
+    assert shell.exit_status() == "2"
+    assert "layerscope-dark" in text
+
+
+def test_in_a_browser_on_this_machine_alone(store: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "engine", "tui", str(store), "--serve", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            page = _first_answer(port)
+            listening = {connection.laddr.ip for connection in psutil.Process(process.pid).net_connections()}
+        finally:
+            process.terminate()
+            process.communicate(timeout=30)
+    assert "layerscope" in page
+    assert listening == {"127.0.0.1"}
+
+
+def _first_answer(port: int) -> str:
+    for _ in range(300):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", "/")
+            return connection.getresponse().read().decode()
+        except OSError:
+            time.sleep(0.1)
+        finally:
+            connection.close()
+    raise AssertionError(f"nothing answers on port {port}")

@@ -1,0 +1,97 @@
+"""The heat map alone: what it draws of made-up readings, without colour too, and of a text of 4,096 tokens."""
+
+import pytest
+from textual.app import App, ComposeResult
+
+from engine.records.directions import TokenReading
+from tests.engine.plots.results import reading_of
+from tests.tui.screen_text import screen_text, wait_for
+from tui.looks import COLOURS, DARK
+from tui.widgets.heat_map import HeatMap
+
+pytestmark = pytest.mark.anyio
+TOKENS = ["<s>", " be", " kind", "\n", " to", " guests"]
+# The median of all but the first is 0 in each layer, and their spread 1.4826: the last two tokens stand out.
+VALUES = [[50.0, -1.0, 0.0, 1.0, -9.0, 9.0], [0.0, 0.0, 1.0, -1.0, 2.0, -2.0]]
+
+
+class Alone(App[None]):
+    """A heat map with nothing around it."""
+
+    def __init__(self, reading: TokenReading) -> None:
+        super().__init__()
+        self._reading = reading
+        self.register_theme(DARK)
+        self.theme = DARK.name
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        return COLOURS
+
+    def compose(self) -> ComposeResult:
+        yield HeatMap()
+
+    def on_mount(self) -> None:
+        heat = self.query_one(HeatMap)
+        heat.focus()
+        heat.reading = self._reading
+
+
+async def test_without_colour_signs_tell_the_sides_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    app = Alone(reading_of(TOKENS, *VALUES))
+    async with app.run_test(size=(18, 8)) as pilot:
+        await wait_for(pilot, "guests")
+        assert screen_text(app).splitlines()[:7] == [
+            "layer           7",
+            " <s>          ++·",
+            "▸ be          - ╋╋",
+            "  kind        · +",
+            " ⏎            + -",
+            "  to          --+",
+            "  guests      ++-",
+        ]
+
+
+async def test_colour_shows_side_and_strength() -> None:
+    app = Alone(reading_of(TOKENS, *VALUES))
+    async with app.run_test(size=(30, 8)) as pilot:
+        await wait_for(pilot, "guests")
+        heat = app.query_one(HeatMap)
+
+        def ground(token: int) -> tuple[int, int, int]:
+            segment = list(heat.render_line(token + 1))[1]
+            assert segment.style
+            assert segment.style.bgcolor
+            return tuple(segment.style.bgcolor.get_truecolor())  # type: ignore[return-value]
+
+        positive, negative, middle = ground(5), ground(4), ground(2)
+        assert positive[0] > positive[2]  # orange: red over blue
+        assert negative[2] > negative[0]
+        assert sum(middle) < sum(positive)
+        weak = ground(3)
+        assert sum(middle) < sum(weak) < sum(positive)
+
+
+async def test_walks_through_4096_tokens() -> None:
+    tokens = [f" t{place}" for place in range(4096)]
+    values = [[float((place * 7 + layer) % 11) for place in range(4096)] for layer in range(80)]
+    app = Alone(reading_of(tokens, *values))
+    async with app.run_test(size=(60, 20)) as pilot:
+        text = await wait_for(pilot, "t13", "layer")
+        await pilot.press("G")
+        text = await wait_for(pilot, "▸ t4095")
+        assert len(text.splitlines()) == 20
+        await pilot.press("pageup", "k", "l")
+        await wait_for(pilot, "▸ t4076")
+        await pilot.press("g", *["l"] * 90)
+        await wait_for(pilot, "▸ t0", "319")  # the eightieth layer is out of sight at first
+        assert app.query_one(HeatMap).chosen_layer == 319
+
+
+async def test_a_click_moves_the_cursor() -> None:
+    app = Alone(reading_of(TOKENS, *VALUES))
+    async with app.run_test(size=(30, 8)) as pilot:
+        await wait_for(pilot, "guests")
+        await pilot.click(HeatMap, offset=(15, 4))
+        heat = app.query_one(HeatMap)
+        assert (heat.token, heat.chosen_layer) == (3, 3)

@@ -1,0 +1,81 @@
+"""A text along a direction: the capture's prompts, a text typed in, other methods, and a model that will not load."""
+
+from pathlib import Path
+
+import pytest
+
+import engine
+from engine.store.read import load_contrast
+from tests.tui.conftest import put, ranked_record
+from tests.tui.screen_text import wait_for
+from tui.app import LayerscopeApp
+from tui.widgets.heat_map import HeatMap
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_reads_the_prompts_and_a_text_and_says_what_is_under_the_cursor(
+    real_store: Path, tiny_folder: Path
+) -> None:
+    app = LayerscopeApp(real_store)
+    async with app.run_test(size=(120, 40), notifications=True) as pilot:
+        await wait_for(pilot, "2 captures")
+        await pilot.press("t")
+        await wait_for(pilot, "mean_diff", "positive prompt of pair 1 of 12", "▸", "token 1 'w30' at layer")
+        await pilot.press("n")
+        await wait_for(pilot, "negative prompt of pair 1 of 12", "token 1 'w5'")
+        await pilot.press("N", "N")
+        await wait_for(pilot, "negative prompt of pair 12 of 12")
+        await pilot.press("i", "w", "7", "space", "w", "8", "enter")
+        await wait_for(pilot, "a text of your own", "token 1 'w8'")
+        await pilot.press("m")
+        await wait_for(pilot, "· pca", "token 1 'w8'")
+        await pilot.press("home", *["h"] * 4)
+        shown = await wait_for(pilot, "token 0 'w7' at layer 0: ")
+
+    # The number on the screen, found another way: the state of the token along the line between the two means.
+    model, tokenizer, _ = engine.load_model_and_tokenizer(str(tiny_folder))
+    name = "tiny_warm" if "tiny_warm" in shown else "tiny_loud"
+    direction = engine.extract_directions(load_contrast(name, store=real_store), "pca")[0]
+    state = engine.capture_activations(model, tokenizer, "w7 w8")["activations"][0][0, 0]
+    negative, positive = direction["negative_mean"], direction["positive_mean"]
+    expected = (float(state @ direction["vector"]) - negative) / (positive - negative)
+    assert f"at layer 0: {expected:+.2f} " in shown
+
+
+async def test_the_layer_of_the_ranking_is_the_layer_of_the_tokens(real_store: Path) -> None:
+    async with LayerscopeApp(real_store, capture="tiny_loud", layer=2).run_test(size=(120, 40)) as pilot:
+        await wait_for(pilot, "at layer 2")
+        await pilot.press("t")
+        await wait_for(pilot, "token 1 'w30' at layer 2")
+        await pilot.press("l")
+        await wait_for(pilot, "token 1 'w30' at layer 3")
+        await pilot.press("escape")
+        await wait_for(pilot, "Why above")
+
+
+async def test_a_text_that_is_not_typed_to_its_end_changes_nothing(real_store: Path) -> None:
+    async with LayerscopeApp(real_store, capture="tiny_loud").run_test(size=(120, 40)) as pilot:
+        await wait_for(pilot, "tokens".title())
+        await pilot.press("t")
+        await wait_for(pilot, "token 1 'w30'")
+        await pilot.press("i", "w", "7", "escape")
+        await wait_for(pilot, "token 1 'w30'", "positive prompt of pair 1")
+        assert isinstance(pilot.app.focused, HeatMap)
+
+
+async def test_a_model_that_has_no_name_here(real_store: Path, tmp_path: Path) -> None:
+    (tmp_path / "config" / "layerscope" / "models.toml").unlink()
+    async with LayerscopeApp(real_store, capture="tiny_loud").run_test(size=(120, 40), notifications=True) as pilot:
+        await wait_for(pilot, "lie at layer")
+        await pilot.press("t")
+        await wait_for(pilot, "has no name here", "models.toml")
+
+
+async def test_tensors_that_are_not_what_the_record_says(store: Path) -> None:
+    put(store, ranked_record("small_warmth", peak=16, day=4))
+    async with LayerscopeApp(store, capture="small_warmth").run_test(size=(120, 40), notifications=True) as pilot:
+        await wait_for(pilot, "lie at layer 16")
+        await pilot.press("t")
+        text = await wait_for(pilot, "small_warmth.pt")
+        assert "bug" not in text
