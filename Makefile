@@ -45,11 +45,12 @@ check-mcp: $(INSTALLED)
 # The pictures of the README and of docs/, from captures of the default model.
 figures: $(INSTALLED)
 	rm -rf build/figures && mkdir -p build/figures
-	cd build/figures && for concept in honesty empathy; do ../../$(BIN)/layerscope capture --concept $$concept --positions last >/dev/null || exit 1; done
+	cd build/figures && for concept in honesty empathy formality; do ../../$(BIN)/layerscope capture --concept $$concept --positions last >/dev/null || exit 1; done
 	cd build/figures && ../../$(BIN)/layerscope visualize smollm2_honesty --output ../../docs/honesty.png >/dev/null
 	cd build/figures && ../../$(BIN)/layerscope visualize smollm2_empathy --layer 15 --output ../../docs/sides.png >/dev/null
 	cd build/figures && ../../$(BIN)/layerscope compare smollm2_honesty smollm2_empathy --output ../../docs/comparison.png >/dev/null
 	cd build/figures && ../../$(BIN)/layerscope read smollm2_empathy --output ../../docs/tokens.png --prompt "I am so sorry that you lost your job. Anyway, the deadline stays, and nobody cares how you feel." >/dev/null
+	cd build/figures && ../../$(BIN)/python ../../scripts/screenshots.py activations ../../docs >/dev/null
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
