@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from engine.errors import StoreError
+from engine.errors import Remedy, StoreError
 from engine.records.captures import CaptureData
 from engine.records.files import DataFile
 from engine.store.names import UNFINISHED, CapturePaths, locate, require_free
@@ -130,5 +130,5 @@ def _readable_errors(store: Path) -> Iterator[None]:
         raise StoreError(
             f"nothing was saved in {store}: {error.strerror or error}",
             expected="a folder that can be written, with room for the capture",
-            next_step="make room, choose another folder with --output, or keep less with --positions last or --layers",
+            next_step=Remedy.SAVE_LESS,
         ) from error

@@ -113,7 +113,7 @@ def test_an_existing_capture_is_replaced_only_when_asked(
     prompt_data: ActivationData, contrast_data: ContrastData, tmp_path: Path
 ) -> None:
     engine.save_activations(prompt_data, "mine", store=tmp_path)
-    with pytest.raises(StoreError, match=r"already a capture called mine.*--force"):
+    with pytest.raises(StoreError, match=r"already a capture called mine.*force=True"):
         engine.save_activations(contrast_data, "mine", store=tmp_path)
     assert "prompt" in engine.load_activations("mine", store=tmp_path)
     engine.save_activations(contrast_data, "mine", store=tmp_path, force=True)
