@@ -16,6 +16,7 @@ from anyio import to_thread
 
 from engine.errors import LayerscopeError, RequestError, nearest
 from server.errors import explain_bug
+from server.remedies import REMEDIES
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -164,7 +165,7 @@ class Jobs:
         except JobCancelled:
             job.status = "cancelled"
         except LayerscopeError as error:
-            job.status, job.error = "failed", str(error)
+            job.status, job.error = "failed", error.said(REMEDIES)
         except Exception as error:
             job.status, job.error = "failed", explain_bug(error, job.kind)
         fields = {"job": job.id, "outcome": job.status, "seconds": round(time.perf_counter() - begun, 3)}

@@ -11,6 +11,7 @@ from mcp.types import Completion, PromptReference, ResourceTemplateReference
 from engine.concepts import catalog
 from engine.errors import LayerscopeError, nearest
 from engine.store.catalog import list_captures, show_capture
+from server.remedies import REMEDIES
 from server.settings import ServerSettings
 
 _MOST_COMPLETIONS = 100
@@ -30,7 +31,7 @@ def add_resources(app: MCPServer[Any], settings: ServerSettings) -> None:
         try:
             return msgspec.json.encode(show_capture(name, store=settings.store)).decode()
         except LayerscopeError as error:
-            raise ResourceNotFoundError(str(error)) from error
+            raise ResourceNotFoundError(error.said(REMEDIES)) from error
 
     @app.resource("concept://{name}", mime_type="application/json", title="A concept")
     def concept(name: str) -> str:
@@ -38,7 +39,7 @@ def add_resources(app: MCPServer[Any], settings: ServerSettings) -> None:
         try:
             found = catalog.load_concept(name, settings.concepts, by_name_only=True)
         except LayerscopeError as error:
-            raise ResourceNotFoundError(str(error)) from error
+            raise ResourceNotFoundError(error.said(REMEDIES)) from error
         return msgspec.json.encode(found).decode()
 
     @app.resource("model://{alias}", mime_type="application/json", title="A model")

@@ -6,8 +6,8 @@ from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
 from engine.concepts import catalog
-from engine.records.concepts import Concept
-from server.replies import ConceptReply, ConceptsReply, ConceptSummary, send
+from server.replies.concepts import ConceptReply, ConceptsReply, describe_concept, summarise_concept
+from server.replies.reply import send
 from server.tools.spec import ToolSpec
 from server.workbench import Ctx, workbench
 
@@ -33,7 +33,7 @@ def list_concepts(ctx: Ctx) -> Annotated[CallToolResult, ConceptsReply]:
     concepts = catalog.list_concepts(workbench(ctx).settings.concepts)
     return send(
         ConceptsReply(
-            concepts=[summarise(concept) for concept in concepts],
+            concepts=[summarise_concept(concept) for concept in concepts],
             next_step="capture_contrast(concept=...), show_concept(name=...) for its texts, or define_concept",
         )
     )
@@ -43,7 +43,7 @@ def show_concept(
     ctx: Ctx, name: Annotated[str, Field(description="Name from list_concepts, e.g. honesty")]
 ) -> Annotated[CallToolResult, ConceptReply]:
     """Show the personas, templates and topics that a concept's prompts are made from."""
-    return send(describe(catalog.load_concept(name, workbench(ctx).settings.concepts, by_name_only=True)))
+    return send(describe_concept(catalog.load_concept(name, workbench(ctx).settings.concepts, by_name_only=True)))
 
 
 def define_concept(
@@ -83,29 +83,7 @@ def define_concept(
     }
     concept = catalog.parse_concept(table, name)
     catalog.save_concept(concept, settings.concepts)
-    return send(describe(concept))
-
-
-def summarise(concept: Concept) -> ConceptSummary:
-    """A concept as clients see it in a list."""
-    return ConceptSummary(
-        name=concept.name,
-        positive=concept.positive,
-        negative=concept.negative,
-        description=concept.description,
-        pairs=len(concept.personas) * len(concept.templates) * len(concept.topics),
-    )
-
-
-def describe(concept: Concept) -> ConceptReply:
-    """A concept in full."""
-    return ConceptReply(
-        concept=summarise(concept),
-        personas=[{"name": p.name, "positive": p.positive, "negative": p.negative} for p in concept.personas],
-        templates=[{"name": t.name, "system": t.system, "user": t.user} for t in concept.templates],
-        topics=list(concept.topics),
-        next_step=f"capture_contrast(concept='{concept.name}')",
-    )
+    return send(describe_concept(concept))
 
 
 TOOLS = (

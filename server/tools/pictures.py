@@ -10,8 +10,9 @@ from engine.plots.comparison_text import comparison_as_text
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text, render_text
 from engine.plots.sides_text import pair_labels, sides_as_text
-from server.tools.analysis import run_comparison
-from server.tools.spec import CaptureName, ToolSpec
+from server.tools.arguments import CaptureName
+from server.tools.comparison import run_comparison
+from server.tools.spec import ToolSpec
 from server.workbench import Ctx, find_capture, workbench
 
 
