@@ -26,7 +26,7 @@ JOURNEY: list[tuple[str, dict[str, Any]]] = [
     ("wait_for_job", {"job": "JOB", "wait_s": 50}),
     ("rank_layers", {"name": "smollm2_empathy", "top": 3}),
     ("describe_capture", {"name": "smollm2_empathy"}),
-    ("inspect_layer", {"name": "smollm2_empathy", "layer": 15}),
+    ("inspect_layer", {"name": "smollm2_empathy", "layer": 15, "against": 29}),
     ("plot_capture", {"name": "smollm2_empathy"}),
     ("read_text", {"name": "smollm2_empathy", "text": "I am so sorry that you lost your job.", "wait_s": 50}),
     ("rank_layers", {"name": "smollm2_empaty"}),

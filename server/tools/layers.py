@@ -1,61 +1,44 @@
-"""Look at one layer of a contrast."""
+"""Look at one layer of a contrast, alone or against another; all of it from the record, without torch."""
 
 from typing import Annotated
 
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from engine.stats.wrong_pairs import wrong_pairs
-from server.replies.layers import LayerReply, WrongPair
-from server.replies.reply import rounded, send, shorten
+from engine.errors import RequestError
+from engine.plots.reasons import describe_order
+from engine.plots.side_summary_text import side_summary
+from engine.stats.scores import order_layers
+from server.replies.layers import LayerReply, describe_layer
+from server.replies.reply import send
 from server.tools.arguments import CaptureName
 from server.tools.spec import ToolSpec
-from server.workbench import Ctx, find_capture, workbench
-
-_MOST_WRONG = 5
+from server.workbench import Ctx, find_capture
 
 
 def inspect_layer(
-    ctx: Ctx, name: CaptureName, layer: Annotated[int, Field(ge=0, description="Layer number")]
+    ctx: Ctx,
+    name: CaptureName,
+    layer: Annotated[int, Field(ge=0, description="Layer number")],
+    against: Annotated[
+        int | None, Field(ge=0, description="Another layer: say in words why one of the two is ranked above the other")
+    ] = None,
 ) -> Annotated[CallToolResult, LayerReply]:
-    """Look at one layer: where the left-out prompts of both sides lie, and which pairs point the wrong way."""
-    from engine.stats.sides import project_sides
-    from engine.store.read import load_contrast
+    """Look at one layer: where the left-out prompts of both sides lie, and which pairs point the wrong way.
 
-    store = workbench(ctx).settings.store
+    With against it also says why one of two layers is ranked above the other, and whether the data can tell them apart.
+    """
     record = find_capture(ctx, name)
-    sides = project_sides(load_contrast(name, store=store), layer)
-    wrong = wrong_pairs(sides)
-    ranked = {row["layer"]: row for row in record["ranking"]["layers"]} if record["ranking"] else {}
-    by_factor = ranked[layer]["by_factor"] if layer in ranked else {}
-    return send(
-        LayerReply(
-            capture=name,
-            layer=layer,
-            d_prime=rounded(sides["d_prime"]),
-            auroc=rounded(sides["auroc"]),
-            worst_left_out=sides["left_out"],
-            by_left_out={factor: rounded(separation["d_prime"]) for factor, separation in by_factor.items()},
-            positive_quartiles=_quartiles(sides["positive"]),
-            negative_quartiles=_quartiles(sides["negative"]),
-            wrong_pairs=[
-                WrongPair(
-                    pair=pair,
-                    gap=rounded(sides["positive"][pair] - sides["negative"][pair]),
-                    positive_prompt=shorten(record["prompts"][pair]),
-                    factors=dict(record["factors"][pair]) if record["factors"] else None,  # type: ignore[arg-type]
-                )
-                for pair in wrong[:_MOST_WRONG]
-            ],
-            wrong_total=len(wrong),
-            next_step=f"plot_capture(name='{name}', layer={layer}) for the picture",
-        )
-    )
-
-
-def _quartiles(values: list[float]) -> list[float]:
-    ordered = sorted(values)
-    return [rounded(ordered[round(share * (len(ordered) - 1))]) for share in (0, 0.25, 0.5, 0.75, 1)]
+    ranked = {entry.row["layer"]: entry.ranked for entry in order_layers(record)}.get(layer)
+    if ranked is None:
+        raise RequestError(f"layer {layer} was not captured", expected=f"one of {record['captured_layers']}")
+    sides = side_summary(record, layer)
+    if sides is None:
+        raise RequestError(f"the prompts do not differ at layer {layer}", next_step="choose a later layer")
+    reply = describe_layer(record, ranked, sides)
+    if against is not None:
+        reply.against = describe_order(record, layer, against)
+    return send(reply)
 
 
 TOOLS = (ToolSpec(inspect_layer, "Inspect a layer"),)

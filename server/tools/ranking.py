@@ -40,9 +40,14 @@ def rank_layers(
             left_out=max(len(layers) - top, 0),
             findings=describe_findings(record),
             warnings=warnings_of(record),
-            next_step=f"inspect_layer(name='{name}', layer={layers[0].row['layer']}), plot_capture(name='{name}')",
+            next_step=_next_step(name, [layer.row["layer"] for layer in layers]),
         )
     )
+
+
+def _next_step(name: str, layers: list[int]) -> str:
+    against = f", against={layers[1]}" if len(layers) > 1 else ""
+    return f"inspect_layer(name='{name}', layer={layers[0]}{against}), plot_capture(name='{name}')"
 
 
 TOOLS = (ToolSpec(rank_layers, "Rank layers"),)

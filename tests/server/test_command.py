@@ -106,6 +106,20 @@ def test_ready_without_torch_and_nothing_but_protocol_on_stdout(tmp_path: Path) 
     assert not (tmp_path / "store").exists()  # nothing was written by looking
 
 
+def test_what_the_records_say_is_answered_without_torch(store: Path) -> None:
+    command = serve_command(store)
+    with running(command[0], "-X", "importtime", *command[1:]) as process:
+        talk = Talk(process)
+        talk.hello()
+        assert talk.call("list_captures")["total"] == 3
+        assert talk.call("describe_capture", name="loudness")["findings"]
+        first, second, *_ = talk.call("rank_layers", name="loudness")["layers"]
+        layers = {"layer": first["layer"], "against": second["layer"]}
+        assert talk.call("inspect_layer", name="loudness", **layers)["against"]
+        _, err = process.communicate(timeout=10)
+    assert not HEAVY.findall(err)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["-c", "import server.command"], ["-m", "engine", "--help"], ["-m", "engine", "serve", "--help"]],
