@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from enum import Enum
 
+_MOST_NAMES = 20
+
 
 class Remedy(Enum):
     """What to do about an error, where every face has words of its own for it.
@@ -117,7 +119,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
         known: Every name that exists.
 
     Returns:
-        "did you mean 'a' or 'b'?", or the list of all names when none is near.
+        "did you mean 'a' or 'b'?", or the first names when none is near.
 
     Example:
         >>> nearest("honest", ["honesty", "empathy"])
@@ -127,4 +129,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = get_close_matches(name.lower(), names, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(repr(match) for match in close)}?"
-    return f"choose one of: {', '.join(names)}" if names else "there are none yet"
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return f"choose one of: {', '.join(names[:_MOST_NAMES])}{more}" if names else "there are none yet"

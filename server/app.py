@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from engine.errors import RequestError, nearest
 from server.changes import changes
-from server.errors import explain_arguments, guarded, require_known_arguments
+from server.errors import cut, explain_arguments, guarded, require_known_arguments
 from server.legacy import LegacyListeners
 from server.prompts import add_prompts
 from server.resources import add_resources, capture_names
@@ -75,17 +75,18 @@ class LayerscopeServer(MCPServer[Workbench]):
     ) -> CallToolResult | InputRequiredResult:
         """Call a tool; an argument that it does not have is an error that names the right one."""
         tools = {tool.name: tool for tool in await self.list_tools()}
-        if name not in tools:
-            raise ToolError(f"there is no tool {name!r}; {nearest(name, tools)}")
-        require_known_arguments(name, arguments, list(tools[name].input_schema.get("properties", {})))
-        if context is not None:
-            self._listeners.add(context.session)
         try:
+            if name not in tools:
+                raise ToolError(f"there is no tool {name!r}; {nearest(name, tools)}")
+            require_known_arguments(name, arguments, list(tools[name].input_schema.get("properties", {})))
+            if context is not None:
+                self._listeners.add(context.session)
             return await super().call_tool(name, arguments, context)
         except ToolError as error:
-            if isinstance(error.__cause__, ValidationError):
-                raise ToolError(explain_arguments(name, error.__cause__)) from error
-            raise
+            wrong = error.__cause__
+            raise ToolError(
+                cut(explain_arguments(name, wrong) if isinstance(wrong, ValidationError) else str(error))
+            ) from error
 
     async def list_resources(self) -> list[Resource]:
         """Every capture of the store."""

@@ -17,6 +17,9 @@ from server.remedies import REMEDIES
 
 log = logging.getLogger("server")
 
+MOST_ERROR = 2000
+"""Characters of an error that a client is sent."""
+
 _MOST_WRONG = 5
 _MOST_GIVEN = 80
 
@@ -69,6 +72,12 @@ def explain_bug(error: BaseException, where: str) -> str:
         f"unexpected error {number} in {where}: a bug in layerscope, not in your call. Its server's log has the details"
         " under this id. Next: try other arguments, or report it."
     )
+
+
+def cut(text: str) -> str:
+    """An error that is short whatever was given: its beginning, and its end, which says what to do."""
+    half = MOST_ERROR // 2 - 2
+    return text if len(text) <= MOST_ERROR else f"{text[:half]} … {text[-half:]}"
 
 
 def explain_arguments(tool: str, error: ValidationError) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 TOKEN_VARIABLE = "LAYERSCOPE_TOKEN"  # noqa: S105 - the name of a variable, no secret
 _SHORTEST_TOKEN = 16
+_BACKLOG = 128
 
 
 @dataclass(frozen=True)
@@ -133,9 +137,27 @@ def build_http(
     return served if token is None else BearerGate(served, token)
 
 
-def serve_http(asgi: ASGIApp, address: Address) -> None:
-    """Listen until the process is told to stop."""
-    config = uvicorn.Config(
-        asgi, host=address.host.strip("[]"), port=address.port, log_config=None, timeout_graceful_shutdown=5
-    )
-    uvicorn.Server(config).run()
+@contextmanager
+def listening(address: Address) -> Iterator[socket.socket]:
+    """A socket that listens there.
+
+    Raises:
+        RequestError: Nothing can listen there.
+    """
+    host = address.host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, address.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise RequestError(
+            f"nothing can listen at {address.host}:{address.port}: {error.strerror or error}",
+            next_step="give --http another port, or an address of this machine",
+        ) from error
+    with listener:
+        yield listener
+
+
+def serve_http(asgi: ASGIApp, listener: socket.socket) -> None:
+    """Serve until the process is told to stop."""
+    config = uvicorn.Config(asgi, log_config=None, timeout_graceful_shutdown=5)
+    uvicorn.Server(config).run(sockets=[listener])

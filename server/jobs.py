@@ -15,7 +15,7 @@ import anyio
 from anyio import to_thread
 
 from engine.errors import LayerscopeError, RequestError, nearest
-from server.errors import explain_bug
+from server.errors import cut, explain_bug
 from server.remedies import REMEDIES
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class Jobs:
         except JobCancelled:
             job.status = "cancelled"
         except LayerscopeError as error:
-            job.status, job.error = "failed", error.said(REMEDIES)
+            job.status, job.error = "failed", cut(error.said(REMEDIES))
         except Exception as error:
             job.status, job.error = "failed", explain_bug(error, job.kind)
         fields = {"job": job.id, "outcome": job.status, "seconds": round(time.perf_counter() - begun, 3)}

@@ -60,7 +60,7 @@ def save_directions(
 
     if not directions:
         raise StoreError("there are no directions to save", expected="one layer's at least")
-    paths = locate(name, store)
+    paths = locate(str(name).removesuffix(SUFFIX), store)
     target = path_of(paths)
     if target.exists() and not force:
         raise StoreError(

@@ -48,7 +48,7 @@ def locate(name: str | Path, store: str | Path | None = None) -> CapturePaths:
     """
     given = Path(name) if store is None else None
     folder = given.parent if given is not None else Path(str(store))
-    plain = re.sub(r"\.(pt|json)$", "", given.name if given is not None else str(name))
+    plain = re.sub(r"(\.(pt|json))+$", "", given.name if given is not None else str(name))
     if not _NAME.fullmatch(plain):
         raise StoreError(
             f"{plain!r} cannot be the name of a capture",

@@ -43,7 +43,10 @@ class CapturesReply(Reply):
     captures: list[CaptureSummary]
     total: int = Field(description="How many match")
     next_offset: int | None = Field(default=None, description="Give this as offset for the next page")
-    damaged: dict[str, str] = Field(default_factory=dict, description="Captures that cannot be used, and why")
+    damaged: dict[str, str] = Field(
+        default_factory=dict, description="Captures that cannot be used, and why; the first"
+    )
+    damaged_total: int = Field(default=0, description="How many of those that match cannot be used")
 
 
 class CaptureReply(Reply):

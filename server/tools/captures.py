@@ -16,18 +16,21 @@ from server.replies.captures import (
     warnings_of,
 )
 from server.replies.reply import send, shorten
-from server.tools.arguments import CaptureName
+from server.tools.arguments import LONGEST_NAME, CaptureName
 from server.tools.spec import ToolSpec
 from server.workbench import Ctx, find_capture, workbench
 
 _SHOWN_PROMPTS = 4
+_SHOWN_DAMAGED = 5
 
 
 def list_captures(
     ctx: Ctx,
-    concept: Annotated[str | None, Field(description="Only captures of this concept")] = None,
-    model: Annotated[str | None, Field(description="Only captures of this model")] = None,
-    name_contains: Annotated[str, Field(description="Only captures with this in their name")] = "",
+    concept: Annotated[str | None, Field(description="Only captures of this concept", max_length=LONGEST_NAME)] = None,
+    model: Annotated[str | None, Field(description="Only captures of this model", max_length=LONGEST_NAME)] = None,
+    name_contains: Annotated[
+        str, Field(description="Only captures with this in their name", max_length=LONGEST_NAME)
+    ] = "",
     offset: Annotated[int, Field(ge=0, description="How many to pass over")] = 0,
     limit: Annotated[int, Field(ge=1, le=20, description="Most captures in one answer")] = 10,
 ) -> Annotated[CallToolResult, CapturesReply]:
@@ -37,13 +40,15 @@ def list_captures(
     entries = [entry for entry in entries if name_contains in entry.name]
     records = [entry.record for entry in entries if entry.record]
     page = records[offset : offset + limit]
+    damaged = [entry for entry in entries if entry.problem]
     after = offset + len(page)
     return send(
         CapturesReply(
             captures=[summarise_capture(record) for record in page],
             total=len(records),
             next_offset=after if after < len(records) else None,
-            damaged={entry.name: shorten(entry.problem) for entry in entries if entry.problem and offset == 0},
+            damaged={entry.name: shorten(entry.problem) for entry in damaged[:_SHOWN_DAMAGED]} if offset == 0 else {},
+            damaged_total=len(damaged),
             next_step="rank_layers(name=...), compare_captures(one=..., other=...)" if records else "capture_contrast",
         )
     )
@@ -81,7 +86,9 @@ def describe_capture(
 def delete_capture(
     ctx: Ctx,
     name: CaptureName,
-    confirm: Annotated[bool, Field(description="Must be true: what is deleted cannot be brought back")] = False,
+    confirm: Annotated[
+        bool, Field(description="Must be true: what is deleted cannot be brought back", strict=True)
+    ] = False,
 ) -> Annotated[CallToolResult, DeletedReply]:
     """Delete a capture and the directions saved with it, for good. Needs confirm=true."""
     from engine.store.delete import delete_capture as delete

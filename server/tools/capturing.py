@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Annotated
 
 from mcp.types import CallToolResult
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from engine.capture.layers import LayerSpec
 from engine.capture.positions import parse_positions
@@ -18,7 +18,18 @@ from engine.store.names import default_name, locate, require_free
 from server.jobs import Job
 from server.replies.jobs import JobReply, JobResult
 from server.shelf import LoadedModel
-from server.tools.arguments import DryRun, Layers, ModelName, NewName, Positions, Replace, Site, WaitS
+from server.tools.arguments import (
+    LONGEST_NAME,
+    LONGEST_TEXT,
+    DryRun,
+    Layers,
+    ModelName,
+    NewName,
+    Positions,
+    Replace,
+    Site,
+    WaitS,
+)
 from server.tools.jobs import answer
 from server.tools.spec import ToolSpec
 from server.workbench import Ctx, workbench
@@ -29,18 +40,27 @@ Work = Callable[[LoadedModel, Job], CaptureData | None]
 class PromptPair(BaseModel):
     """A prompt of each side that differ only in what the contrast is about."""
 
-    positive: str = Field(min_length=1)
-    negative: str = Field(min_length=1)
-    persona: str = Field(default="", description="Pairs of one persona are left out together; give all three or none")
-    template: str = ""
-    topic: str = ""
+    model_config = ConfigDict(extra="forbid")
+
+    positive: str = Field(min_length=1, max_length=LONGEST_TEXT)
+    negative: str = Field(min_length=1, max_length=LONGEST_TEXT)
+    persona: str = Field(
+        default="",
+        description="Pairs of one persona are left out together; give all three with every pair, or none",
+        max_length=LONGEST_NAME,
+    )
+    template: str = Field(default="", max_length=LONGEST_NAME)
+    topic: str = Field(default="", max_length=LONGEST_NAME)
 
 
 async def capture_contrast(
     ctx: Ctx,
-    concept: Annotated[str | None, Field(description="Name from list_concepts; or give pairs")] = None,
+    concept: Annotated[
+        str | None, Field(description="Name from list_concepts; or give pairs", max_length=LONGEST_NAME)
+    ] = None,
     pairs: Annotated[
-        list[PromptPair] | None, Field(description="Pairs of your own, taken as they are; 30 or more", max_length=2000)
+        list[PromptPair] | None,
+        Field(description="Pairs of your own, taken as they are; 30 or more", min_length=1, max_length=2000),
     ] = None,
     model: ModelName = "smollm2",
     max_samples: Annotated[int, Field(ge=4, le=2000, description="Pairs to draw from the concept")] = DEFAULT_SAMPLES,
@@ -63,7 +83,10 @@ async def capture_contrast(
             next_step="list_concepts shows the concepts",
         )
     bench = workbench(ctx)
-    chosen = catalog.load_concept(concept, bench.settings.concepts, by_name_only=True) if concept else list(pairs or [])
+    chosen: Concept | list[PromptPair] = pairs or []
+    if concept is not None:
+        chosen = catalog.load_concept(concept, bench.settings.concepts, by_name_only=True)
+    factors = _factors(pairs or [])
     what = chosen.name if isinstance(chosen, Concept) else "pairs"
     how = {"layers": layers, "positions": positions, "site": site}
 
@@ -72,14 +95,17 @@ async def capture_contrast(
 
         if isinstance(chosen, Concept):
             return capture_concept(loaded, chosen, max_samples, how, job, dry_run=dry_run)
-        return capture_pairs(loaded, [_texts(pair) for pair in chosen], _factors(chosen), how, job, dry_run=dry_run)
+        return capture_pairs(loaded, [_texts(pair) for pair in chosen], factors, how, job, dry_run=dry_run)
 
     return await _run(ctx, "capture_contrast", model, what, name, how, capture, replace=replace, wait_s=wait_s)
 
 
 async def capture_prompt(
     ctx: Ctx,
-    prompt: Annotated[str, Field(min_length=1, description="A text, taken as it is: no chat template is applied")],
+    prompt: Annotated[
+        str,
+        Field(min_length=1, max_length=LONGEST_TEXT, description="A text, taken as it is: no chat template is applied"),
+    ],
     model: ModelName = "smollm2",
     layers: Layers = "all",
     positions: Positions = "all",
@@ -118,8 +144,7 @@ async def _run(
     parse_positions(how["positions"])
     parse_site(how["site"], _layers(how["layers"]))
     target = name or default_name(model, what)
-    if not replace:
-        require_free(locate(target, bench.settings.store), force=False)
+    require_free(locate(target, bench.settings.store), force=replace)
 
     def work(job: Job) -> JobResult | None:
         from server.capturing import capture_and_save
@@ -138,8 +163,14 @@ def _texts(pair: PromptPair) -> tuple[str, str]:
 
 
 def _factors(pairs: list[PromptPair]) -> list[Factors] | None:
-    if not all(pair.persona or pair.template or pair.topic for pair in pairs):
+    said = [bool(pair.persona or pair.template or pair.topic) for pair in pairs]
+    if not any(said):
         return None
+    if not all(said):
+        raise RequestError(
+            f"{said.count(False)} of {len(pairs)} pairs say no persona, template or topic, the others do",
+            expected="all three with every pair, or none",
+        )
     return [Factors(persona=pair.persona, template=pair.template, topic=pair.topic) for pair in pairs]
 
 

@@ -9,13 +9,13 @@ from pydantic import Field
 from server.jobs import Job
 from server.replies.jobs import JobReply, describe_job
 from server.replies.reply import send
-from server.tools.arguments import WaitS
+from server.tools.arguments import LONGEST_NAME, WaitS
 from server.tools.spec import ToolSpec
 from server.workbench import Ctx, workbench
 
 _A_STEP = 0.001
 
-Handle = Annotated[str, Field(description="Handle of a job, e.g. capture_contrast-1a2b3c")]
+Handle = Annotated[str, Field(description="Handle of a job, e.g. capture_contrast-1a2b3c", max_length=LONGEST_NAME)]
 
 
 async def wait_for_job(ctx: Ctx, job: Handle, wait_s: WaitS = 40) -> Annotated[CallToolResult, JobReply]:

@@ -10,7 +10,7 @@ from engine.stats.scores import DEFAULT_SCORE, order_layers
 from server.replies.captures import warnings_of
 from server.replies.ranking import RankingReply, ranked_row
 from server.replies.reply import send
-from server.tools.arguments import CaptureName
+from server.tools.arguments import LONGEST_NAME, CaptureName
 from server.tools.spec import ToolSpec
 from server.workbench import Ctx, find_capture
 
@@ -20,7 +20,10 @@ def rank_layers(
     name: CaptureName,
     score: Annotated[
         str,
-        Field(description="d_prime (held-out, default), auroc, wrong_way, pair_cosine, relative_norm or diff_norm"),
+        Field(
+            description="d_prime (held-out, default), auroc, wrong_way, pair_cosine, relative_norm or diff_norm",
+            max_length=LONGEST_NAME,
+        ),
     ] = DEFAULT_SCORE,
     top: Annotated[int, Field(ge=1, le=100, description="Layers to show")] = 10,
     detail: Annotated[Literal["concise", "full"], Field(description="full: d' by what was left out")] = "concise",
@@ -31,7 +34,7 @@ def rank_layers(
     they name what else could explain the contrast. The raw norm grows with depth whatever the concept.
     """
     record = find_capture(ctx, name)
-    layers = order_layers(record, score)
+    name, layers = record["name"], order_layers(record, score)
     return send(
         RankingReply(
             capture=name,

@@ -1,5 +1,6 @@
 """HTTP: who may call, by which name, from which page, and with which token."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +85,8 @@ def test_the_token_does_not_open_other_hosts(closed_url: str) -> None:
         (["--http", "0.0.0.0:0"], {}, "HOST:PORT"),
         (["--http", "0.0.0.0:8799"], {}, "LAYERSCOPE_TOKEN"),
         (["--http", "127.0.0.1:8799"], {"LAYERSCOPE_TOKEN": "short"}, "at least 16"),
+        (["--http", "192.0.2.1:8799"], {"LAYERSCOPE_TOKEN": TOKEN}, "nothing can listen at 192.0.2.1:8799"),
+        (["--http", "no.such.host:8799"], {"LAYERSCOPE_TOKEN": TOKEN}, "nothing can listen at no.such.host:8799"),
     ],
 )
 def test_what_is_not_safe_does_not_start(
@@ -93,6 +96,17 @@ def test_what_is_not_safe_does_not_start(
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (2, "")
     assert said in err
+    assert "Traceback" not in err
+
+
+def test_a_port_that_is_taken_is_said_and_nothing_is_announced(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with running(*serve_command(tmp_path, "--http", address)) as process:
+            out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (2, "")
+    assert f"nothing can listen at {address}: Address already in use" in err
+    assert "listening" not in err
     assert "Traceback" not in err
 
 
