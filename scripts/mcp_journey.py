@@ -16,8 +16,9 @@ import anyio
 from mcp import Client
 from mcp.types import TextContent
 
-from server.app import build_server, offered_tools
+from server.app import build_server
 from server.settings import ServerSettings, default_memory
+from server.tools import offered_tools
 
 JOURNEY: list[tuple[str, dict[str, Any]]] = [
     ("list_concepts", {}),

@@ -17,24 +17,17 @@ from mcp.server.subscriptions import InMemorySubscriptionBus, ResourcesListChang
 from mcp.types import CallToolResult, InputRequiredResult, Resource, Tool
 from pydantic import ValidationError
 
-from engine.errors import RequestError, nearest
 from server.changes import changes
 from server.errors import cut, explain_arguments, guarded, require_known_arguments
+from server.instructions import instructions_for
 from server.legacy import LegacyListeners
 from server.prompts import add_prompts
 from server.resources import add_resources, capture_names
 from server.schemas import strict
 from server.settings import ServerSettings
-from server.tools import TOOLS
+from server.tools import missing_tool, offered_tools
 from server.tools.spec import ToolSpec
 from server.workbench import Workbench, open_workbench
-
-_INSTRUCTIONS = """layerscope finds where in a language model a concept lives.
-The usual way: list_concepts -> capture_contrast(concept=...) -> rank_layers(name=...) -> plot_capture(name=...).
-Everything is kept in a store under its name; names are what tools take and give.
-A layer number counts decoder blocks from 0 and means the residual stream after that block.
-Report intervals and ties, never the first layer alone, and pass on warnings: they name what could explain a result.
-Long work answers with a job: wait_for_job(job=...)."""
 
 
 class LayerscopeServer(MCPServer[Workbench]):
@@ -58,7 +51,7 @@ class LayerscopeServer(MCPServer[Workbench]):
             "layerscope",
             title="layerscope",
             version=version("layerscope"),
-            instructions=_INSTRUCTIONS,
+            instructions=instructions_for(offered_tools(settings)),
             lifespan=lifespan,
             log_level="WARNING",
             subscriptions=self._bus,
@@ -77,7 +70,7 @@ class LayerscopeServer(MCPServer[Workbench]):
         tools = {tool.name: tool for tool in await self.list_tools()}
         try:
             if name not in tools:
-                raise ToolError(f"there is no tool {name!r}; {nearest(name, tools)}")
+                raise ToolError(missing_tool(name, list(tools)))
             require_known_arguments(name, arguments, list(tools[name].input_schema.get("properties", {})))
             if context is not None:
                 self._listeners.add(context.session)
@@ -121,20 +114,6 @@ def build_server(settings: ServerSettings) -> LayerscopeServer:
     add_resources(app, settings)
     add_prompts(app)
     return app
-
-
-def offered_tools(settings: ServerSettings) -> list[ToolSpec]:
-    """The tools that a server with these settings has, in their fixed order.
-
-    Raises:
-        RequestError: A tool was asked for that does not exist.
-    """
-    known = [spec.name for spec in TOOLS]
-    for name in settings.tools:
-        if name not in known:
-            raise RequestError(f"there is no tool {name!r}; {nearest(name, known)}", expected=", ".join(known))
-    wanted = settings.tools or tuple(known)
-    return [spec for spec in TOOLS if spec.name in wanted and not (settings.read_only and spec.writes)]
 
 
 def _description(spec: ToolSpec) -> str:

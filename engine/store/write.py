@@ -104,12 +104,23 @@ def _unfinished(final: Path) -> Iterator[Path]:
 def _fill(path: Path, write: Callable[[BinaryIO], object], final_name: str) -> DataFile:
     """Write a file through to the disk and take its fingerprint."""
     with path.open("x+b") as out:
-        write(out)
+        try:
+            write(out)
+        except RuntimeError as error:  # torch's, in place of what the system said
+            raise _system_error(error) from error
         out.flush()
         os.fsync(out.fileno())
         out.seek(0)
         digest = hashlib.file_digest(out, "sha256").hexdigest()
     return DataFile(name=final_name, bytes=path.stat().st_size, sha256=digest)
+
+
+def _system_error(error: BaseException) -> BaseException:
+    """What the system said before an error, if it said anything."""
+    before = error.__cause__ or error.__context__
+    while before is not None and not isinstance(before, OSError):
+        before = before.__cause__ or before.__context__
+    return before or error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -226,6 +226,27 @@ except engine.LayerscopeError as error:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.json", "first.pt"]
 
 
+def test_a_disk_that_fills_up_in_the_middle_of_a_large_capture_is_said(
+    prompt_data: ActivationData, tmp_path: Path
+) -> None:
+    """Torch hides what the system said behind an error of its own."""
+    engine.save_activations(prompt_data, "first", store=tmp_path)
+    program = """
+import resource, sys, engine
+data = engine.load_activations("first", store=sys.argv[1])
+data["activations"] = {layer: states.repeat(1, 1, 20000) for layer, states in data["activations"].items()}
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    engine.save_activations(data, "second", store=sys.argv[1])
+except engine.LayerscopeError as error:
+    print(error)
+"""
+    child = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert "nothing was saved" in child.stdout, child.stderr
+    assert "File too large" in child.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first.json", "first.pt"]
+
+
 def test_a_file_is_written_whole_in_a_folder_that_need_not_exist(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "file.bin"
     for content in (b"first, and longer", b"", b"second"):
