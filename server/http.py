@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,7 +72,7 @@ def read_token(path: Path | None) -> str | None:
         path: A file that holds nothing else.
 
     Raises:
-        RequestError: The file cannot be read, or the token is too short to be one.
+        RequestError: The file cannot be read, or the token is none: too short, or more than a word.
     """
     try:
         token = path.read_text(encoding="utf-8").strip() if path else os.environ.get(TOKEN_VARIABLE, "").strip()
@@ -84,6 +85,10 @@ def read_token(path: Path | None) -> str | None:
             f"the token has {len(token)} characters",
             expected=f"at least {_SHORTEST_TOKEN}, such as `openssl rand -hex 32`",
         )
+    if not re.fullmatch(r"[!-~]+", token):
+        raise RequestError(
+            "the token holds a space, or what is not ASCII", expected="characters that a header can carry"
+        )
     return token
 
 
@@ -92,13 +97,13 @@ class BearerGate:
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app = app
-        self._expected = f"Bearer {token}".encode()
+        self._token = token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer 401."""
         if scope["type"] == "http":
-            given = Headers(scope=scope).get("authorization", "").encode()
-            if not hmac.compare_digest(given, self._expected):
+            scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+            if not hmac.compare_digest(given.encode(), self._token) or scheme.lower() != "bearer":
                 refusal = PlainTextResponse(
                     "A bearer token is needed.\n", status_code=401, headers={"WWW-Authenticate": "Bearer"}
                 )

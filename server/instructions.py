@@ -8,7 +8,8 @@ from server.tools.spec import ToolSpec
 _WAY = ("list_concepts", "capture_contrast(concept=...)", "rank_layers(name=...)", "plot_capture(name=...)")
 _TEXT = """layerscope finds where in a language model a concept lives.
 The usual way: {way}.
-Everything is kept in a store under its name; names are what tools take and give.
+A contrast is pairs of prompts that differ only in a concept. A capture is what one run saved: the hidden states of a
+contrast or of a prompt, kept in a store under its name; names are what tools take and give.
 A layer number counts decoder blocks from 0 and means the residual stream after that block.
 Report intervals and ties, never the first layer alone, and pass on warnings: they name what could explain a result.
 Long work answers with a job: wait_for_job(job=...)."""

@@ -25,6 +25,7 @@ log = logging.getLogger("server")
 
 Status = Literal["waiting", "running", "done", "failed", "cancelled"]
 _KEPT = 200  # finished jobs that are remembered
+_MOST_UNFINISHED = 100
 
 
 class JobCancelled(Exception):  # noqa: N818 - it ends a job, it reports no error
@@ -106,7 +107,15 @@ class Jobs:
         Args:
             kind: What it does.
             work: Given the job, to report to; what it returns is the result.
+
+        Raises:
+            RequestError: Too many are waiting already.
         """
+        unfinished = sum(not job.finished for job in self._jobs.values())
+        if unfinished >= _MOST_UNFINISHED:
+            raise RequestError(
+                f"{unfinished} jobs are waiting or running", next_step="wait_for_job or cancel_job, then call again"
+            )
         job = Job(f"{kind}-{secrets.token_hex(3)}", kind)
         self._jobs[job.id] = job
         while len(self._jobs) > _KEPT and next(iter(self._jobs.values())).finished:

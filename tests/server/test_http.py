@@ -71,8 +71,9 @@ def test_without_the_token_nothing_is_answered(closed_url: str, given: str | Non
     assert httpx2.get(closed_url).status_code == 401
 
 
-def test_with_the_token_it_is_served(closed_url: str) -> None:
-    assert post(closed_url, Authorization=f"Bearer {TOKEN}").status_code == 200
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_with_the_token_it_is_served(closed_url: str, scheme: str) -> None:
+    assert post(closed_url, Authorization=f"{scheme} {TOKEN}").status_code == 200
 
 
 def test_the_token_does_not_open_other_hosts(closed_url: str) -> None:
@@ -142,7 +143,10 @@ def test_the_token_comes_from_a_file_before_the_environment(tmp_path: Path, monk
     assert read_token(file) == f"{TOKEN}-of-a-file"
 
 
-@pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 32])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"short", b"\xff" * 32, "é".encode() * 32, b"two words of a token", b"0123456789abcdef\n0123456789"],
+)
 def test_files_that_hold_no_token(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "token"
     file.write_bytes(content)
