@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from server.changes import changes
 from server.errors import cut, explain_arguments, guarded, require_known_arguments
 from server.instructions import instructions_for
-from server.legacy import LegacyListeners
+from server.legacy import LegacyListeners, promise_word
 from server.prompts import add_prompts
 from server.resources import add_resources, capture_names
 from server.schemas import strict
@@ -55,6 +55,7 @@ class LayerscopeServer(MCPServer[Workbench]):
             lifespan=lifespan,
             log_level="WARNING",
             subscriptions=self._bus,
+            middleware=[promise_word],
         )
 
     async def list_tools(self) -> list[Tool]:

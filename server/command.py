@@ -89,10 +89,13 @@ def _serve_stdio(app: LayerscopeServer) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+    log = logging.getLogger("server")
     try:
         app.run("stdio")
-    except KeyboardInterrupt:
-        logging.getLogger("server").info("stopped")
+    except* KeyboardInterrupt:
+        log.info("stopped")
+    except* (BrokenPipeError, ConnectionResetError):
+        log.info("the client has gone")
     # The SDK's reader may still wait for a line of stdin in a thread, so the process is ended from here: not before a
     # job that has been told to stop has done so, and has cleaned up what it was saving.
     app.at_work.acquire(timeout=_LONGEST_END_S)

@@ -2,14 +2,20 @@
 
 The SDK publishes it to modern clients. For older ones it offers no public way to reach a client outside of a call: a
 session lives as long as its request, and the connection behind it is an attribute of the SDK's own. That attribute is
-touched here and nowhere else.
+touched here and nowhere else. Nor does the SDK tell older clients that such word may come: that is added here.
 """
 
+from __future__ import annotations
+
 from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from mcp.server.connection import Connection
-from mcp.server.session import ServerSession
+
+if TYPE_CHECKING:
+    from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+    from mcp.server.session import ServerSession
 
 
 class LegacyListeners:
@@ -35,3 +41,15 @@ def connection_of(session: ServerSession) -> Connection | None:
     """The connection behind a session; None where the SDK keeps it elsewhere: then older clients do not hear."""
     found = getattr(session, "_connection", None)
     return found if isinstance(found, Connection) else None
+
+
+async def promise_word(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """Middleware: tell a client of the older protocol, as it connects, that the list of captures may change."""
+    result = await call_next(ctx)
+    if ctx.method != "initialize" or result is None:
+        return result
+    said = result if isinstance(result, dict) else result.model_dump(mode="json", by_alias=True, exclude_none=True)
+    resources = said.get("capabilities", {}).get("resources")
+    if resources is not None:
+        resources["listChanged"] = True
+    return said
