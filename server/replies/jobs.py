@@ -31,8 +31,8 @@ class JobResult(Reply):
     reading: ReadingReply | None = Field(default=None, description="What read_text came to")
 
 
-class JobReply(JobResult):
-    """Work that may still be going on."""
+class JobState(Reply):
+    """Where a job stands."""
 
     job: str = Field(description="Handle for wait_for_job and cancel_job")
     status: Literal["waiting", "running", "done", "failed", "cancelled", "estimated"]
@@ -41,6 +41,10 @@ class JobReply(JobResult):
     total: int = 0
     estimate: Estimate | None = None
     error: str = ""
+
+
+class JobReply(JobResult, JobState):
+    """Where a job stands, and then what it came to."""
 
 
 def describe_job(job: Job) -> JobReply:
