@@ -18,8 +18,9 @@ def side_quartiles(summary: SideSummary, side: Literal["positive", "negative"]) 
         Five numbers, ascending, in units of the spread within a side; 0 is half-way between the sides.
 
     Example:
-        >>> from engine.store.catalog import show_capture
-        >>> quartiles = side_quartiles(show_capture("activations/smollm2_honesty")["sides"][15], "positive")
+        >>> from engine.stats.sides import summarise_sides
+        >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=24)
+        >>> quartiles = side_quartiles(summarise_sides(contrast)[0], "positive")
         >>> len(quartiles), quartiles == sorted(quartiles)
         (5, True)
     """
