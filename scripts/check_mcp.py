@@ -1,4 +1,4 @@
-"""Check the MCP server with the protocol's own tools: the conformance suite and the inspector, from the npm registry.
+"""Check the MCP server with the protocol's own tools from the npm registry: conformance, inspector, bundle checker.
 
 Usage: .venv/bin/python scripts/check_mcp.py     # or: make check-mcp
 
@@ -19,8 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FOLDER = Path("build/mcp-checkers")
+MANIFEST = Path("packaging/manifest.json")
 # The conformance suite needs a newer Node than many machines have: it brings its own.
-PACKAGES = ("node@22", "@modelcontextprotocol/conformance@0.2.0-alpha.12", "@modelcontextprotocol/inspector@2.12.0")
+PACKAGES = (
+    "node@22",
+    "@modelcontextprotocol/conformance@0.2.0-alpha.12",
+    "@modelcontextprotocol/inspector@2.12.0",
+    "@anthropic-ai/mcpb@2.1.2",
+)
 # Scenarios that any server can be held to. The others call tools made for them, named test_*.
 SCENARIOS = {
     "2025-11-25": (
@@ -40,7 +46,7 @@ def main() -> int:
     if not fetched():
         print("the checkers could not be fetched: nothing was checked")
         return 0
-    failed = 0
+    failed = int(not passes("MCPB manifest", ["mcpb", "validate", str(MANIFEST)]))
     with served() as url:
         for version, scenarios in SCENARIOS.items():
             for scenario in scenarios:

@@ -16,8 +16,9 @@ import anyio
 from mcp import Client
 from mcp.types import TextContent
 
-from server.app import build_server, offered_tools
+from server.app import build_server
 from server.settings import ServerSettings, default_memory
+from server.tools import offered_tools
 
 JOURNEY: list[tuple[str, dict[str, Any]]] = [
     ("list_concepts", {}),
@@ -26,7 +27,7 @@ JOURNEY: list[tuple[str, dict[str, Any]]] = [
     ("wait_for_job", {"job": "JOB", "wait_s": 50}),
     ("rank_layers", {"name": "smollm2_empathy", "top": 3}),
     ("describe_capture", {"name": "smollm2_empathy"}),
-    ("inspect_layer", {"name": "smollm2_empathy", "layer": 15}),
+    ("inspect_layer", {"name": "smollm2_empathy", "layer": 15, "against": 29}),
     ("plot_capture", {"name": "smollm2_empathy"}),
     ("read_text", {"name": "smollm2_empathy", "text": "I am so sorry that you lost your job.", "wait_s": 50}),
     ("rank_layers", {"name": "smollm2_empaty"}),

@@ -1,6 +1,6 @@
-"""The work of capture jobs: estimate, then run, reporting to the job. Imports torch: used in a job's thread only."""
+"""The work of capture jobs: estimate, run, save, reporting to the job. Imports torch: used in a job's thread only."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from engine.capture.activations import capture_activations
@@ -9,8 +9,34 @@ from engine.capture.estimate import estimate_capture
 from engine.concepts.rendered import render_pairs
 from engine.records.captures import CaptureData
 from engine.records.concepts import Concept, Factors
+from engine.store.catalog import show_capture
+from engine.store.write import save_activations
 from server.jobs import Job
+from server.replies.jobs import JobResult, captured
 from server.shelf import LoadedModel
+from server.workbench import Workbench
+
+
+def capture_and_save(
+    bench: Workbench,
+    model: str,
+    name: str,
+    capture: Callable[[LoadedModel, Job], CaptureData | None],
+    job: Job,
+    *,
+    replace: bool,
+) -> JobResult | None:
+    """Load a model, capture with it, and save; None when only the estimate was wanted."""
+    job.checkpoint(f"loading {model}")
+    loaded = bench.models.get(model)
+    job.checkpoint("running prompts")
+    data = capture(loaded, job)
+    if data is None:
+        return None
+    job.checkpoint("ranking layers and saving")
+    store = bench.settings.store
+    save_activations(data, name, store=store, force=replace)
+    return captured(show_capture(name, store=store))
 
 
 def capture_concept(

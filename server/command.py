@@ -42,7 +42,8 @@ def serve(
         typer.Option(help="Only this model: alias, hub id or path. Repeat for several. Every alias unless given."),
     ] = None,
     memory_gb: Annotated[
-        float | None, typer.Option(min=0.1, help="Weights that stay loaded. Half of this machine's unless given.")
+        float | None,
+        typer.Option(min=0.1, max=1e6, help="Weights that stay loaded; half of this machine's unless given."),
     ] = None,
     token_file: Annotated[
         Path | None, typer.Option(help="File with the token that HTTP clients must present; or LAYERSCOPE_TOKEN.")
@@ -66,17 +67,19 @@ def serve(
         allowed_models=tuple(allow_model or ()),
         memory_bytes=int(memory_gb * 1e9) if memory_gb else default_memory(),
     )
+    settings.require_usable()
     log_to_stderr(log_level)
     app = build_server(settings)
     if http is None:
         _serve_stdio(app)
         return
-    from server.http import build_http, parse_address, read_token, serve_http
+    from server.http import build_http, listening, parse_address, read_token, serve_http
 
     address = parse_address(http)
     asgi = build_http(app, address, read_token(token_file), allow_host or [], allow_origin or [])
-    Narrator(quiet=False).say(f"listening at http://{http}/mcp")
-    serve_http(asgi, address)
+    with listening(address) as listener:
+        Narrator(quiet=False).say(f"listening at http://{http}/mcp")
+        serve_http(asgi, listener)
 
 
 def _serve_stdio(app: LayerscopeServer) -> None:
@@ -86,10 +89,13 @@ def _serve_stdio(app: LayerscopeServer) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+    log = logging.getLogger("server")
     try:
         app.run("stdio")
-    except KeyboardInterrupt:
-        logging.getLogger("server").info("stopped")
+    except* KeyboardInterrupt:
+        log.info("stopped")
+    except* (BrokenPipeError, ConnectionResetError):
+        log.info("the client has gone")
     # The SDK's reader may still wait for a line of stdin in a thread, so the process is ended from here: not before a
     # job that has been told to stop has done so, and has cleaned up what it was saving.
     app.at_work.acquire(timeout=_LONGEST_END_S)

@@ -5,17 +5,20 @@ import inspect
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from anyio import to_thread
 from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import ValidationError
 
-from engine.errors import LayerscopeError, RequestError, StoreError, nearest
+from engine.errors import LayerscopeError, nearest
+from server.remedies import REMEDIES
 
 log = logging.getLogger("server")
+
+MOST_ERROR = 2000
+"""Characters of an error that a client is sent."""
 
 _MOST_WRONG = 5
 _MOST_GIVEN = 80
@@ -26,8 +29,8 @@ Tool = Callable[..., Any]
 def guarded(tool: Tool) -> Callable[..., Awaitable[Any]]:
     """Run a tool so that its errors reach the client as text that says what to do, and its duration the log.
 
-    Errors of the engine come through as they are. Anything else is a bug: the client gets an id, the log the traceback
-    under the same id. A tool that is not async runs in a thread.
+    Errors of the engine come through in the words of `server.remedies`. Anything else is a bug: the client gets an id,
+    the log the traceback under the same id. A tool that is not async runs in a thread.
 
     Args:
         tool: The function.
@@ -44,7 +47,7 @@ def guarded(tool: Tool) -> Callable[..., Awaitable[Any]]:
             outcome = "ok"
         except (LayerscopeError, ToolError) as error:
             outcome = "refused"
-            raise ToolError(str(error)) from error
+            raise ToolError(error.said(REMEDIES) if isinstance(error, LayerscopeError) else str(error)) from error
         except Exception as error:
             outcome = "bug"
             raise ToolError(explain_bug(error, tool.__name__)) from error
@@ -54,24 +57,6 @@ def guarded(tool: Tool) -> Callable[..., Awaitable[Any]]:
         return result
 
     return run
-
-
-@contextmanager
-def taken_names(argument: str) -> Iterator[None]:
-    """Say what to do about a name that is taken in the words of a tool, not in those of the command line.
-
-    Args:
-        argument: The argument that holds the name.
-
-    Raises:
-        RequestError: The name is taken.
-    """
-    try:
-        yield
-    except StoreError as error:
-        if "already" in error.problem:
-            raise RequestError(error.problem, next_step=f"choose another {argument}, or replace=true") from error
-        raise
 
 
 def explain_bug(error: BaseException, where: str) -> str:
@@ -87,6 +72,12 @@ def explain_bug(error: BaseException, where: str) -> str:
         f"unexpected error {number} in {where}: a bug in layerscope, not in your call. Its server's log has the details"
         " under this id. Next: try other arguments, or report it."
     )
+
+
+def cut(text: str) -> str:
+    """An error that is short whatever was given: its beginning, and its end, which says what to do."""
+    half = MOST_ERROR // 2 - 2
+    return text if len(text) <= MOST_ERROR else f"{text[:half]} … {text[-half:]}"
 
 
 def explain_arguments(tool: str, error: ValidationError) -> str:

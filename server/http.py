@@ -5,6 +5,10 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 
 TOKEN_VARIABLE = "LAYERSCOPE_TOKEN"  # noqa: S105 - the name of a variable, no secret
 _SHORTEST_TOKEN = 16
+_BACKLOG = 128
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def read_token(path: Path | None) -> str | None:
         path: A file that holds nothing else.
 
     Raises:
-        RequestError: The file cannot be read, or the token is too short to be one.
+        RequestError: The file cannot be read, or the token is none: too short, or more than a word.
     """
     try:
         token = path.read_text(encoding="utf-8").strip() if path else os.environ.get(TOKEN_VARIABLE, "").strip()
@@ -80,6 +85,10 @@ def read_token(path: Path | None) -> str | None:
             f"the token has {len(token)} characters",
             expected=f"at least {_SHORTEST_TOKEN}, such as `openssl rand -hex 32`",
         )
+    if not re.fullmatch(r"[!-~]+", token):
+        raise RequestError(
+            "the token holds a space, or what is not ASCII", expected="characters that a header can carry"
+        )
     return token
 
 
@@ -88,13 +97,13 @@ class BearerGate:
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app = app
-        self._expected = f"Bearer {token}".encode()
+        self._token = token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer 401."""
         if scope["type"] == "http":
-            given = Headers(scope=scope).get("authorization", "").encode()
-            if not hmac.compare_digest(given, self._expected):
+            scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+            if not hmac.compare_digest(given.encode(), self._token) or scheme.lower() != "bearer":
                 refusal = PlainTextResponse(
                     "A bearer token is needed.\n", status_code=401, headers={"WWW-Authenticate": "Bearer"}
                 )
@@ -133,9 +142,27 @@ def build_http(
     return served if token is None else BearerGate(served, token)
 
 
-def serve_http(asgi: ASGIApp, address: Address) -> None:
-    """Listen until the process is told to stop."""
-    config = uvicorn.Config(
-        asgi, host=address.host.strip("[]"), port=address.port, log_config=None, timeout_graceful_shutdown=5
-    )
-    uvicorn.Server(config).run()
+@contextmanager
+def listening(address: Address) -> Iterator[socket.socket]:
+    """A socket that listens there.
+
+    Raises:
+        RequestError: Nothing can listen there.
+    """
+    host = address.host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, address.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise RequestError(
+            f"nothing can listen at {address.host}:{address.port}: {error.strerror or error}",
+            next_step="give --http another port, or an address of this machine",
+        ) from error
+    with listener:
+        yield listener
+
+
+def serve_http(asgi: ASGIApp, listener: socket.socket) -> None:
+    """Serve until the process is told to stop."""
+    config = uvicorn.Config(asgi, log_config=None, timeout_graceful_shutdown=5)
+    uvicorn.Server(config).run(sockets=[listener])

@@ -15,7 +15,8 @@ import anyio
 from anyio import to_thread
 
 from engine.errors import LayerscopeError, RequestError, nearest
-from server.errors import explain_bug
+from server.errors import cut, explain_bug
+from server.remedies import REMEDIES
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -24,6 +25,7 @@ log = logging.getLogger("server")
 
 Status = Literal["waiting", "running", "done", "failed", "cancelled"]
 _KEPT = 200  # finished jobs that are remembered
+_MOST_UNFINISHED = 100
 
 
 class JobCancelled(Exception):  # noqa: N818 - it ends a job, it reports no error
@@ -105,7 +107,15 @@ class Jobs:
         Args:
             kind: What it does.
             work: Given the job, to report to; what it returns is the result.
+
+        Raises:
+            RequestError: Too many are waiting already.
         """
+        unfinished = sum(not job.finished for job in self._jobs.values())
+        if unfinished >= _MOST_UNFINISHED:
+            raise RequestError(
+                f"{unfinished} jobs are waiting or running", next_step="wait_for_job or cancel_job, then call again"
+            )
         job = Job(f"{kind}-{secrets.token_hex(3)}", kind)
         self._jobs[job.id] = job
         while len(self._jobs) > _KEPT and next(iter(self._jobs.values())).finished:
@@ -164,7 +174,7 @@ class Jobs:
         except JobCancelled:
             job.status = "cancelled"
         except LayerscopeError as error:
-            job.status, job.error = "failed", str(error)
+            job.status, job.error = "failed", cut(error.said(REMEDIES))
         except Exception as error:
             job.status, job.error = "failed", explain_bug(error, job.kind)
         fields = {"job": job.id, "outcome": job.status, "seconds": round(time.perf_counter() - begun, 3)}

@@ -26,6 +26,7 @@ def add_prompts(app: MCPServer[Any]) -> None:
             "3. rank_layers: report the leading layer with its interval, every layer tied with it, and p.\n"
             "4. describe_capture: report each confound, and say so if one could explain the result.\n"
             "5. plot_capture, and inspect_layer at the leading layer: which pairs point the wrong way, and why?\n"
+            "   inspect_layer with against=LAYER says why one layer is ranked above another.\n"
             "Do not call a layer best that is tied; say plainly if nothing was found."
         )
 

@@ -11,6 +11,8 @@ from mcp.types import Completion, PromptReference, ResourceTemplateReference
 from engine.concepts import catalog
 from engine.errors import LayerscopeError, nearest
 from engine.store.catalog import list_captures, show_capture
+from server.errors import cut
+from server.remedies import REMEDIES
 from server.settings import ServerSettings
 
 _MOST_COMPLETIONS = 100
@@ -30,7 +32,7 @@ def add_resources(app: MCPServer[Any], settings: ServerSettings) -> None:
         try:
             return msgspec.json.encode(show_capture(name, store=settings.store)).decode()
         except LayerscopeError as error:
-            raise ResourceNotFoundError(str(error)) from error
+            raise ResourceNotFoundError(cut(error.said(REMEDIES))) from error
 
     @app.resource("concept://{name}", mime_type="application/json", title="A concept")
     def concept(name: str) -> str:
@@ -38,7 +40,7 @@ def add_resources(app: MCPServer[Any], settings: ServerSettings) -> None:
         try:
             found = catalog.load_concept(name, settings.concepts, by_name_only=True)
         except LayerscopeError as error:
-            raise ResourceNotFoundError(str(error)) from error
+            raise ResourceNotFoundError(cut(error.said(REMEDIES))) from error
         return msgspec.json.encode(found).decode()
 
     @app.resource("model://{alias}", mime_type="application/json", title="A model")
@@ -46,7 +48,7 @@ def add_resources(app: MCPServer[Any], settings: ServerSettings) -> None:
         """A model's source, layers and size."""
         listings = {listing.alias: listing for listing in settings.models().values()}
         if alias not in listings:
-            raise ResourceNotFoundError(f"there is no model {alias!r}; {nearest(alias, listings)}")
+            raise ResourceNotFoundError(cut(f"there is no model {alias!r}; {nearest(alias, listings)}"))
         entry = listings[alias]
         return json.dumps({"alias": alias, "model_id": entry.source.model_id, "layers": entry.layers})
 

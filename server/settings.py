@@ -36,6 +36,17 @@ class ServerSettings:
         """Where concepts that clients define are kept."""
         return self.store / "concepts"
 
+    def require_usable(self) -> None:
+        """Refuse at the start what every call would stumble over.
+
+        Raises:
+            RequestError: The store is no folder, or a model that was allowed does not exist.
+            ModelError: Nothing usable lies where an allowed model should.
+        """
+        if self.store.exists() and not self.store.is_dir():
+            raise RequestError(f"the store {self.store} is not a folder", next_step="give another with --store")
+        self.models()
+
     def models(self) -> dict[str, ModelListing]:
         """The models that may be loaded, by what the engine calls them; an alias stays what it is.
 

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 from mcp.server.mcpserver import Context
 
-from engine.errors import RequestError, nearest
+from engine.errors import Remedy, RequestError, nearest
 from engine.records.files import CaptureRecord
 from engine.store.catalog import list_captures, show_capture
 from engine.store.names import locate
@@ -65,7 +65,9 @@ def find_capture(ctx: Ctx, name: str) -> CaptureRecord:
     paths = locate(name, store)
     if not paths.record.exists() and not paths.tensors.exists():
         names = [entry.name for entry in list_captures(store)] if store.exists() else []
-        raise RequestError(f"there is no capture called {name!r}; {nearest(name, names)}", next_step="list_captures")
+        raise RequestError(
+            f"there is no capture called {name!r}; {nearest(name, names)}", next_step=Remedy.LIST_CAPTURES
+        )
     return show_capture(name, store=store)
 
 

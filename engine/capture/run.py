@@ -18,7 +18,7 @@ from engine.capture.layers import LayerSpec
 from engine.capture.positions import Positions, PositionSpec, parse_positions
 from engine.capture.prompts import TokenizedPrompt
 from engine.capture.sites import DEFAULT_SITE, find_taps, parse_site, require_site, site_layers
-from engine.errors import CaptureError, RequestError
+from engine.errors import CaptureError, Remedy, RequestError
 from engine.models.blocks import find_blocks
 from engine.models.description import describe_model
 from engine.models.forward import Keep, TokenBatch, input_device, read_hidden_states, read_taps
@@ -160,8 +160,8 @@ def _require_usable(states: LayerStates, name: str) -> None:
         if not finite or not bool(kept.any()):
             raise CaptureError(
                 f"{name} has {'only zeros' if finite else 'values that are not finite'} at layer {layer}",
-                expected="finite states",
-                next_step="try --dtype float32: half precision overflows in some models; else the weights are damaged",
+                expected="finite states; only damaged weights give others in float32",
+                next_step=Remedy.CAPTURE_IN_FLOAT32,
             )
 
 

@@ -9,6 +9,7 @@ import typer
 from engine.cli import capture, compare, directions, rank, store, visualize
 from engine.cli.command import installed_commands
 from engine.cli.console import Narrator
+from engine.cli.remedies import REMEDIES
 from engine.errors import LayerscopeError
 
 INTERRUPTED = 130
@@ -57,7 +58,7 @@ def main() -> None:
             narrator.say("interrupted; what was saved before is untouched")
         raise
     except LayerscopeError as error:
-        narrator.say(f"error: {error}")
+        narrator.say(f"error: {error.said(REMEDIES)}")
         sys.exit(error.exit_code)
     except Exception:
         traceback.print_exc()

@@ -8,6 +8,7 @@ import typer
 
 from engine.cli.captures import capture_path, find_record
 from engine.cli.console import Narrator, print_data
+from engine.cli.remedies import REMEDIES
 from engine.errors import RequestError
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
@@ -57,7 +58,7 @@ def visualize(
     try:
         show_figure(draw)
     except RequestError as error:
-        narrator.say(str(error))
+        narrator.say(error.said(REMEDIES))
 
 
 def _sides(path: Path, layer: int) -> SideProjections:

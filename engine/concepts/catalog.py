@@ -13,7 +13,7 @@ from typing import Any
 import platformdirs
 import tomli_w
 
-from engine.errors import RequestError, nearest
+from engine.errors import Remedy, RequestError, nearest
 from engine.records.concepts import Concept, Persona, Template
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -65,7 +65,8 @@ def load_concept(concept: str | Path, *folders: Path, by_name_only: bool = False
     if name not in known and (by_name_only or path.suffix != ".toml"):
         raise RequestError(
             f"there is no concept called {name!r}; {nearest(name, known)}",
-            expected="a name from `layerscope capture --list-concepts`, or the path of a .toml file",
+            expected="the name of a concept" if by_name_only else "the name of a concept, or the path of a .toml file",
+            next_step=Remedy.LIST_CONCEPTS,
         )
     return _read_concept(path)
 
@@ -109,7 +110,7 @@ def save_concept(concept: Concept, folder: Path, *, force: bool = False) -> Path
         unfinished.write_text(tomli_w.dumps(table), encoding="utf-8")
         unfinished.replace(path)
     except OSError as error:
-        raise RequestError(f"{path} cannot be written: {error.strerror}", next_step="choose another folder") from error
+        raise RequestError(f"{path} cannot be written: {error.strerror}", next_step=Remedy.CHOOSE_FOLDER) from error
     return path
 
 
@@ -209,5 +210,5 @@ class _Reader:
         return RequestError(
             f"{self._path}: {field} {complaint}",
             expected="the form of the built-in concepts",
-            next_step="compare with engine/concepts/data/honesty.toml",
+            next_step=Remedy.SEE_CONCEPT,
         )

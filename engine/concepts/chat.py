@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from jinja2.exceptions import TemplateError
 
-from engine.errors import CaptureError
+from engine.errors import CaptureError, Remedy
 from engine.records.concepts import Message
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message])
     except TemplateError as error:
         raise CaptureError(
             f"the tokenizer's chat template refuses a message of the user: {error}",
-            next_step="render the prompts yourself and give them to capture_contrastive_activations",
+            next_step=Remedy.GIVE_RENDERED_PAIRS,
         ) from error
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.errors import ModelError
+from engine.errors import ModelError, Remedy
 
 if TYPE_CHECKING:
     from engine.records.models import ModelSource
@@ -38,6 +38,6 @@ def require_on_hub(source: ModelSource) -> None:
     except Exception as error:  # whatever HTTP library the hub's client is built on today
         raise ModelError(
             f"{source.model_id} is not on this machine and the hub is out of reach ({type(error).__name__})",
-            expected="a connection to huggingface.co, or a model that is already here",
-            next_step="layerscope capture --list-models shows what loads without a download; a local folder works too",
+            expected="a connection to huggingface.co, or a model or folder that is already here",
+            next_step=Remedy.LIST_MODELS,
         ) from error

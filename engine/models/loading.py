@@ -18,7 +18,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from engine.errors import ModelError, RequestError, first_line, nearest
+from engine.errors import ModelError, Remedy, RequestError, first_line, nearest
 from engine.models.converted import convert
 from engine.models.description import describe_model
 from engine.models.hub import require_on_hub
@@ -119,7 +119,7 @@ def _choose_device(name: str) -> torch.device:
         raise RequestError(
             f"the device {name!r} cannot be used here: {first_line(error)}",
             expected="auto, cpu, mps, cuda or cuda:N",
-            next_step="leave --device out to let layerscope choose",
+            next_step="leave the device out to let layerscope choose",
         ) from error
     return device
 
@@ -150,7 +150,7 @@ def _require_causal_lm(config: transformers.PreTrainedConfig, source: ModelSourc
     raise ModelError(
         f"{source.model_id} is not a causal language model but {', '.join(sorted(classes))}",
         expected="a decoder that predicts the next token",
-        next_step="layerscope capture --list-models shows models that work",
+        next_step=Remedy.LIST_MODELS,
     )
 
 
@@ -191,10 +191,7 @@ def _readable_errors(source: ModelSource, location: str) -> Iterator[None]:
         raise ModelError(
             f"{source.model_id} cannot be loaded from {location}: {first_line(error)}",
             expected="config.json, tokenizer files and whole weights",
-            next_step="check or fetch the files again"
-            + (
-                "; pass trust_remote_code=True only if you trust its author"
-                if "trust_remote_code" in str(error)
-                else ""
-            ),
+            next_step=Remedy.TRUST_REMOTE_CODE
+            if "trust_remote_code" in str(error)
+            else "check or fetch the files again",
         ) from error

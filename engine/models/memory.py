@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
-from engine.errors import ModelError
+from engine.errors import ModelError, Remedy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -41,9 +41,8 @@ def require_room(config: PreTrainedConfig, dtype: torch.dtype, device: torch.dev
         return  # packed weights are smaller than counted here, remote code cannot be counted without running it
     needed, free = weight_bytes(config, dtype), free_bytes(device)
     if needed > free:
-        smaller = "" if dtype.itemsize <= 2 else "--dtype bfloat16 halves it; "
         raise ModelError(
             f"too little memory: the weights take {needed / GIGABYTE:.1f} GB as {str(dtype).removeprefix('torch.')}, "
             f"{free / GIGABYTE:.1f} GB are free on {device}",
-            next_step=f"{smaller}a smaller model, or device_map='auto' from Python to spread it over devices and disk",
+            next_step=Remedy.USE_SMALLER_MODEL if dtype.itemsize <= 2 else Remedy.USE_SMALLER_MODEL_OR_DTYPE,
         )

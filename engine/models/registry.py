@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import platformdirs
 
-from engine.errors import LayerscopeError, ModelError, RequestError, first_line, nearest
+from engine.errors import LayerscopeError, ModelError, Remedy, RequestError, first_line, nearest
 from engine.records.models import ModelListing, ModelSource
 
 DEFAULT_MODEL = "smollm2"
@@ -102,7 +102,7 @@ def find_source(model: str) -> ModelSource:
     """
     registry = read_registry()
     if not model:
-        raise RequestError("the model has no name", next_step="layerscope capture --list-models shows the aliases")
+        raise RequestError("the model has no name", next_step=Remedy.LIST_MODELS)
     if model in registry:
         return _source_of_entry(model, registry[model])
     path = Path(model).expanduser()
@@ -113,7 +113,7 @@ def find_source(model: str) -> ModelSource:
     raise RequestError(
         f"there is no model called {model!r}; {nearest(model, registry)}",
         expected="an alias, a hub id (owner/name), a local folder or a .gguf file",
-        next_step="layerscope capture --list-models shows the aliases",
+        next_step=Remedy.LIST_MODELS,
     )
 
 

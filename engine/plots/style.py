@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from engine.errors import RequestError, StoreError
+from engine.errors import Remedy, RequestError, StoreError
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and in grey by its lightness.
 BLUE, ORANGE, GREEN, PURPLE, GREY, INK = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#8c8c8c", "#222222"
@@ -77,9 +77,7 @@ def show_figure(draw: Callable[..., Figure]) -> None:
     import matplotlib.pyplot as plt
 
     if mpl.get_backend().lower() in {"agg", "pdf", "ps", "svg", "cairo", "template"}:
-        raise RequestError(
-            "there is no display to open a window on", next_step="save the figure with --output FILE.png"
-        )
+        raise RequestError("there is no display to open a window on", next_step=Remedy.SAVE_FIGURE)
     with mpl.rc_context(STYLE):
         draw(figure=plt.figure(figsize=(7.2, 4.8), layout="constrained"))
         plt.show()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.errors import RequestError
+from engine.errors import Remedy, RequestError
 from engine.records.captures import ActivationData, CaptureData
 from engine.records.statistics import LayerDiff
 
@@ -63,7 +63,7 @@ def require_contrast(data: CaptureData) -> None:
         raise RequestError(
             "this is a capture of prompts: it has no two sides",
             expected="a contrast",
-            next_step="capture one: layerscope capture --concept honesty, or --pairs FILE",
+            next_step=Remedy.CAPTURE_CONTRAST,
         )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast, get_args
 
 import torch
 
-from engine.errors import RequestError, nearest
+from engine.errors import Remedy, RequestError, nearest
 from engine.records.captures import ContrastData
 from engine.records.directions import Direction, Method
 from engine.stats.contrast import last_states, require_contrast
@@ -91,9 +91,7 @@ def extract_direction(data: ContrastData, layer: int, method: str = "mean_diff")
         )
     positive, negative = last_states(data["positive"], layer), last_states(data["negative"], layer)  # (pairs, hidden)
     if not (torch.isfinite(positive).all() and torch.isfinite(negative).all()):
-        raise RequestError(
-            f"layer {layer} holds values that are not finite", next_step="capture again with --dtype float32"
-        )
+        raise RequestError(f"layer {layer} holds values that are not finite", next_step=Remedy.CAPTURE_IN_FLOAT32)
     found = _FINDERS[method](positive, negative)
     length = found.norm()
     if length == 0:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.errors import RequestError
+from engine.errors import Remedy, RequestError
 from engine.records.captures import ContrastData
 from engine.records.ranking import RankedLayer, Ranking
 from engine.records.statistics import LayerSeparation
@@ -224,7 +224,7 @@ def _nothing_to_leave_out(num_pairs: int) -> RequestError:
         return RequestError(
             f"{num_pairs} pair{' is' if num_pairs == 1 else 's are'} too few to rank layers by",
             expected=f"at least {FEWEST_PAIRS} pairs, better 30 or more",
-            next_step="capture more pairs (--max-samples)",
+            next_step=Remedy.CAPTURE_MORE_PAIRS,
         )
     return RequestError(
         "the pairs have too few personas, templates and topics to leave any out",

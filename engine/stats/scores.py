@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from engine.errors import RequestError, nearest
+from engine.errors import Remedy, RequestError, nearest
 from engine.records.files import CaptureRecord
 from engine.records.ranking import RankedLayer
 from engine.records.statistics import LayerRow
@@ -88,13 +88,15 @@ def order_layers(record: CaptureRecord, key: str = DEFAULT_SCORE) -> list[Scored
     if record["kind"] != "contrast":
         raise RequestError(
             f"the capture {record['name']!r} is one of prompts: there are no two sides to rank layers by",
-            next_step="capture a contrast: layerscope capture --concept honesty, or --pairs FILE",
+            expected="a contrast",
+            next_step=Remedy.CAPTURE_CONTRAST,
         )
     if score.held_out and record["ranking"] is None:
         described = ", ".join(score.key for score in SCORES if not score.held_out)
         raise RequestError(
             f"the capture {record['name']!r} has no ranking: {record['unranked']}",
-            next_step=f"capture more, or describe these pairs alone with --score ({described})",
+            expected=f"for these pairs alone one of the scores {described}",
+            next_step=Remedy.CAPTURE_MORE_PAIRS,
         )
     ranked = {row["layer"]: row for row in record["ranking"]["layers"]} if record["ranking"] else {}
     values = {row["layer"]: _value(score, row, ranked.get(row["layer"])) for row in record["statistics"]}

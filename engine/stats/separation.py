@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.errors import RequestError
+from engine.errors import Remedy, RequestError
 from engine.records.captures import ContrastData
 from engine.records.statistics import LayerSeparation, Separation
 from engine.stats.contrast import last_states
@@ -75,9 +75,7 @@ def require_usable(layer: int, gram: PairGram) -> None:
         RequestError: They are not finite, or the sides differ and nothing varies within them.
     """
     if not (torch.isfinite(gram.differences).all() and torch.isfinite(gram.middles).all()):
-        raise RequestError(
-            f"layer {layer} holds values that are not finite", next_step="capture again with --dtype float32"
-        )
+        raise RequestError(f"layer {layer} holds values that are not finite", next_step=Remedy.CAPTURE_IN_FLOAT32)
     squared = gram.differences.diagonal()  # (pairs,)
     resolution = _RESOLUTION * gram.size
     longest = squared.max().sqrt()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.errors import StoreError
+from engine.errors import Remedy, StoreError
 from engine.records.files import CaptureRecord
 from engine.store.names import DEFAULT_STORE, UNFINISHED, CapturePaths, locate
 from engine.store.record import read_record
@@ -50,7 +50,7 @@ def list_captures(
         raise StoreError(
             f"the store {folder} cannot be read: {error.strerror}",
             expected="a folder of captures",
-            next_step="make one with `layerscope capture --concept honesty`, or name another with --store",
+            next_step=Remedy.CHOOSE_STORE,
         ) from error
     entries = [_entry(folder, stem) for stem in stems]
     wanted = [entry for entry in entries if _matches(entry, concept, model)]
@@ -71,13 +71,11 @@ def show_capture(name: str | Path, *, store: str | Path | None = None) -> Captur
     if not paths.record.exists() and not paths.tensors.exists():
         raise StoreError(
             f"there is no capture called {paths.name!r} in the folder {str(paths.store)!r}",
-            next_step=f"layerscope list --store {paths.store} shows what there is",
+            next_step=Remedy.LIST_CAPTURES,
         )
     entry = _entry(paths.store, paths.name)
     if entry.record is None:
-        raise StoreError(
-            f"the capture {paths.name!r} cannot be used: {entry.problem}", next_step="capture again with --force"
-        )
+        raise StoreError(f"the capture {paths.name!r} cannot be used: {entry.problem}", next_step=Remedy.CAPTURE_AGAIN)
     return entry.record
 
 

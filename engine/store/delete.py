@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.errors import StoreError
+from engine.errors import Remedy, StoreError
 from engine.store.directions import path_of
 from engine.store.names import locate
 
@@ -29,7 +29,7 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
     if not files:
         raise StoreError(
             f"there is no capture called {paths.name!r} in the folder {str(paths.store)!r}",
-            next_step=f"layerscope list --store {paths.store} shows what there is",
+            next_step=Remedy.LIST_CAPTURES,
         )
     try:
         for path in files:

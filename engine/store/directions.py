@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 import msgspec
 from safetensors import SafetensorError, safe_open
 
-from engine.errors import StoreError, first_line
+from engine.errors import Remedy, StoreError, first_line
 from engine.records.directions import Direction, DirectionsHeader, DirectionSummary
 from engine.store.catalog import show_capture
 from engine.store.names import locate
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 SUFFIX = ".directions.safetensors"
-_AGAIN = "extract the directions again with --force"
 
 
 class _Versioned(TypedDict):
@@ -61,12 +60,12 @@ def save_directions(
 
     if not directions:
         raise StoreError("there are no directions to save", expected="one layer's at least")
-    paths = locate(name, store)
+    paths = locate(str(name).removesuffix(SUFFIX), store)
     target = path_of(paths)
     if target.exists() and not force:
         raise StoreError(
             f"there are already directions at {target}",
-            next_step="choose another name (--output), or replace them (--force, in Python force=True)",
+            next_step=Remedy.RENAME_OR_REPLACE_DIRECTIONS,
         )
     some = next(iter(directions.values()))
     header = DirectionsHeader(
@@ -109,7 +108,7 @@ def load_directions(name: str | Path, *, store: str | Path | None = None) -> tup
     with safe_open(target, framework="pt") as file:
         vectors = {summary["layer"]: file.get_tensor(str(summary["layer"])) for summary in header["layers"]}
     if any(vector.ndim != 1 or len(vector) != len(next(iter(vectors.values()))) for vector in vectors.values()):
-        raise StoreError(f"{target} is damaged: its vectors have different shapes", next_step=_AGAIN)
+        raise StoreError(f"{target} is damaged: its vectors have different shapes", next_step=Remedy.EXTRACT_AGAIN)
     return {
         summary["layer"]: Direction(
             vector=vectors[summary["layer"]],
@@ -164,17 +163,17 @@ def read_header(path: Path) -> DirectionsHeader:
         StoreError: There is no such file, or it is damaged.
     """
     if not path.exists():
-        raise StoreError(f"there are no directions at {path}", next_step="extract them: layerscope directions CAPTURE")
+        raise StoreError(f"there are no directions at {path}", next_step=Remedy.EXTRACT_DIRECTIONS)
     try:
         with safe_open(path, framework="np") as file:
             text, names = (file.metadata() or {})["layerscope"], set(file.keys())
         if msgspec.json.decode(text, type=_Versioned)["schema"] != SCHEMA:
-            raise StoreError(f"{path} is of another version of layerscope", next_step=_AGAIN)
+            raise StoreError(f"{path} is of another version of layerscope", next_step=Remedy.EXTRACT_AGAIN)
         header = msgspec.json.decode(text, type=DirectionsHeader)
     except (SafetensorError, OSError, KeyError, msgspec.DecodeError) as error:
-        raise StoreError(f"{path} is damaged: {first_line(error)}", next_step=_AGAIN) from error
+        raise StoreError(f"{path} is damaged: {first_line(error)}", next_step=Remedy.EXTRACT_AGAIN) from error
     if not header["layers"] or {str(summary["layer"]) for summary in header["layers"]} != names:
-        raise StoreError(f"{path} is damaged: its vectors are not those of its layers", next_step=_AGAIN)
+        raise StoreError(f"{path} is damaged: its vectors are not those of its layers", next_step=Remedy.EXTRACT_AGAIN)
     return header
 
 

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.errors import StoreError
+from engine.errors import Remedy, StoreError
 
 DEFAULT_STORE = Path("activations")
 UNFINISHED = ".unfinished"
@@ -48,7 +48,7 @@ def locate(name: str | Path, store: str | Path | None = None) -> CapturePaths:
     """
     given = Path(name) if store is None else None
     folder = given.parent if given is not None else Path(str(store))
-    plain = re.sub(r"\.(pt|json)$", "", given.name if given is not None else str(name))
+    plain = re.sub(r"(\.(pt|json))+$", "", given.name if given is not None else str(name))
     if not _NAME.fullmatch(plain):
         raise StoreError(
             f"{plain!r} cannot be the name of a capture",
@@ -70,12 +70,12 @@ def require_free(paths: CapturePaths, *, force: bool) -> None:
     folder = paths.store.absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise StoreError(f"{existing} is not a folder that can be written", next_step="choose another with --output")
+        raise StoreError(f"{existing} is not a folder that can be written", next_step=Remedy.CHOOSE_FOLDER)
     taken = [str(path) for path in (paths.tensors, paths.record) if path.exists()]
     if taken and not force:
         raise StoreError(
             f"there is already a capture called {paths.name} ({', '.join(taken)})",
-            next_step="choose another name (--output), or replace it (--force, in Python force=True)",
+            next_step=Remedy.RENAME_OR_REPLACE,
         )
 
 

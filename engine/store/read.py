@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from engine.errors import RequestError, StoreError, first_line
+from engine.errors import Remedy, RequestError, StoreError, first_line
 from engine.records.captures import CaptureData, ContrastData
 from engine.records.files import CaptureRecord, DataFile
 from engine.store.names import CapturePaths, locate
@@ -72,7 +72,8 @@ def load_contrast(name: str | Path, *, store: str | Path | None = None) -> Contr
     if "positive" not in data:
         raise RequestError(
             f"{name} is a capture of prompts: it has no two sides",
-            next_step="capture a contrast: layerscope capture --concept honesty, or --pairs FILE",
+            expected="a contrast",
+            next_step=Remedy.CAPTURE_CONTRAST,
         )
     return data
 
@@ -95,15 +96,13 @@ def _load_tensors(path: Path) -> CaptureData:
     try:
         data: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise StoreError(
-            f"there is no capture at {path}", next_step=f"layerscope list --store {path.parent} shows what there is"
-        ) from error
+        raise StoreError(f"there is no capture at {path}", next_step=Remedy.LIST_CAPTURES) from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise StoreError(
             f"{path} is damaged, or holds more than tensors and plain values; nothing in it was run"
             f" ({first_line(error)})",
             expected="a file that layerscope wrote",
-            next_step="capture again with --force",
+            next_step=Remedy.CAPTURE_AGAIN,
         ) from error
     for key, required in _REQUIRED.items():
         if isinstance(data, dict) and key in data and required <= data.keys():
@@ -119,6 +118,6 @@ def _require_same(paths: CapturePaths, data: CaptureData, record: CaptureRecord)
     if digest != record["data"]["sha256"] or layers != record["captured_layers"] or kind != record["kind"]:
         raise StoreError(
             f"{paths.record} describes other tensors than {paths.tensors.name} holds",
-            expected="the two files of one save",
-            next_step=f"capture again with --force, or remove {paths.record.name} to read the tensors alone",
+            expected=f"the two files of one save; without {paths.record.name} the tensors are read alone",
+            next_step=Remedy.CAPTURE_AGAIN,
         )

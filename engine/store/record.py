@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 import msgspec
 
-from engine.errors import RequestError, StoreError
+from engine.errors import Remedy, RequestError, StoreError
 from engine.records.captures import CaptureData
 from engine.records.files import CaptureRecord, DataFile
 
@@ -129,9 +129,9 @@ def decode_record(path: Path, content: bytes, decoder: msgspec.json.Decoder[Deco
         if schema != SCHEMA:
             raise StoreError(
                 f"{path} has schema {schema}",
-                expected=f"schema {SCHEMA}",
-                next_step="capture again with --force, or use the layerscope that wrote it",
+                expected=f"schema {SCHEMA}: another version of layerscope wrote it",
+                next_step=Remedy.CAPTURE_AGAIN,
             )
         return decoder.decode(content)
     except msgspec.DecodeError as error:
-        raise StoreError(f"{path} is damaged: {error}", next_step="capture again with --force") from error
+        raise StoreError(f"{path} is damaged: {error}", next_step=Remedy.CAPTURE_AGAIN) from error

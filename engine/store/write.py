@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from engine.errors import StoreError
+from engine.errors import Remedy, StoreError
 from engine.records.captures import CaptureData
 from engine.records.files import DataFile
 from engine.store.names import UNFINISHED, CapturePaths, locate, require_free
@@ -104,12 +104,23 @@ def _unfinished(final: Path) -> Iterator[Path]:
 def _fill(path: Path, write: Callable[[BinaryIO], object], final_name: str) -> DataFile:
     """Write a file through to the disk and take its fingerprint."""
     with path.open("x+b") as out:
-        write(out)
+        try:
+            write(out)
+        except RuntimeError as error:  # torch's, in place of what the system said
+            raise _system_error(error) from error
         out.flush()
         os.fsync(out.fileno())
         out.seek(0)
         digest = hashlib.file_digest(out, "sha256").hexdigest()
     return DataFile(name=final_name, bytes=path.stat().st_size, sha256=digest)
+
+
+def _system_error(error: BaseException) -> BaseException:
+    """What the system said before an error, if it said anything."""
+    before = error.__cause__ or error.__context__
+    while before is not None and not isinstance(before, OSError):
+        before = before.__cause__ or before.__context__
+    return before or error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -130,5 +141,5 @@ def _readable_errors(store: Path) -> Iterator[None]:
         raise StoreError(
             f"nothing was saved in {store}: {error.strerror or error}",
             expected="a folder that can be written, with room for the capture",
-            next_step="make room, choose another folder with --output, or keep less with --positions last or --layers",
+            next_step=Remedy.SAVE_LESS,
         ) from error

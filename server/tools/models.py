@@ -6,9 +6,12 @@ from typing import Annotated
 from mcp.types import CallToolResult
 
 from server.jobs import Job
-from server.replies import JobReply, ModelsReply, ModelState, model_state, send
+from server.replies.jobs import JobReply, JobResult
+from server.replies.models import ModelsReply, model_state
+from server.replies.reply import send
+from server.tools.arguments import ModelName, WaitS
 from server.tools.jobs import answer
-from server.tools.spec import ModelName, ToolSpec, WaitS
+from server.tools.spec import ToolSpec
 from server.workbench import Ctx, workbench
 
 
@@ -36,10 +39,13 @@ async def load_model(ctx: Ctx, model: ModelName, wait_s: WaitS = 40) -> Annotate
     bench = workbench(ctx)
     model = bench.settings.require_allowed(model)[1].alias
 
-    def work(job: Job) -> ModelState:
+    def work(job: Job) -> JobResult:
         job.checkpoint(f"loading {model}")
         layers = bench.models.get(model).config.num_layers
-        return model_state(replace(bench.settings.require_allowed(model)[1], layers=layers), [model])
+        return JobResult(
+            model=model_state(replace(bench.settings.require_allowed(model)[1], layers=layers), [model]),
+            next_step=f"capture_contrast(concept='honesty', model='{model}')",
+        )
 
     return await answer(ctx, bench.jobs.start("load_model", work), wait_s)
 

@@ -10,8 +10,9 @@ from engine.plots.comparison_text import comparison_as_text
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text, render_text
 from engine.plots.sides_text import pair_labels, sides_as_text
-from server.tools.analysis import run_comparison
-from server.tools.spec import CaptureName, ToolSpec
+from server.tools.arguments import LONGEST_NAME, CaptureName
+from server.tools.comparison import run_comparison
+from server.tools.spec import ToolSpec
 from server.workbench import Ctx, find_capture, workbench
 
 
@@ -19,7 +20,9 @@ def plot_capture(
     ctx: Ctx,
     name: CaptureName,
     layer: Annotated[int | None, Field(ge=0, description="Draw where both sides lie at this layer instead")] = None,
-    compare_with: Annotated[str | None, Field(description="Draw this capture beside another instead")] = None,
+    compare_with: Annotated[
+        str | None, Field(description="Draw this capture beside another instead", max_length=LONGEST_NAME)
+    ] = None,
     picture: Annotated[bool, Field(description="Send a PNG beside the text; false if you cannot see pictures")] = True,
 ) -> list[str | Image]:
     """Draw a capture: layers with intervals and shuffled labels, or both sides at one layer, or two captures compared.

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 from mcp.types import ToolAnnotations
-from pydantic import Field
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,3 @@ class ToolSpec:
             idempotent_hint=self.repeatable,
             open_world_hint=self.reaches_out,
         )
-
-
-CaptureName = Annotated[str, Field(description="Name of a capture from list_captures, e.g. smollm2_honesty")]
-ModelName = Annotated[str, Field(description="Name of a model from list_models, e.g. smollm2")]
-WaitS = Annotated[
-    float, Field(ge=0, le=50, description="Seconds to wait for the result; then the answer is a job to wait for")
-]

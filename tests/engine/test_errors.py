@@ -1,8 +1,13 @@
 """An error says what is wrong, what was expected and what to do next, and which exit code the program ends with."""
 
+import ast
+import re
+from pathlib import Path
+
 import pytest
 
-from engine.errors import CaptureError, LayerscopeError, ModelError, RequestError, StoreError, nearest
+import engine
+from engine.errors import CaptureError, LayerscopeError, ModelError, Remedy, RequestError, StoreError, nearest
 
 
 def test_the_three_parts_read_as_sentences() -> None:
@@ -52,3 +57,31 @@ def test_every_kind_is_caught_as_one() -> None:
 )
 def test_nearest_leads_from_a_wrong_name_to_the_right_one(name: str, known: list[str], words: str) -> None:
     assert nearest(name, known) == words
+
+
+def test_a_remedy_is_said_in_the_words_of_whoever_shows_the_error() -> None:
+    error = StoreError("there is no capture 'x'", expected="a name", next_step=Remedy.LIST_CAPTURES)
+    assert str(error) == "there is no capture 'x'. Expected: a name. Next: list_captures shows what there is."
+    assert error.said({Remedy.LIST_CAPTURES: "look"}) == "there is no capture 'x'. Expected: a name. Next: look."
+    assert error.said({Remedy.LIST_MODELS: "look"}) == str(error)
+
+
+def test_what_is_said_alike_everywhere_needs_no_words_of_a_face() -> None:
+    error = RequestError("layer 30 does not exist", next_step="give a smaller one")
+    assert error.said(dict.fromkeys(Remedy, "look")) == str(error)
+
+
+def test_remedies_name_functions_that_there_are() -> None:
+    named = {word for remedy in Remedy for word in re.findall(r"\b[a-z]+_[a-z_]+\b(?!=)", remedy.value)}
+    assert named - {"save_figure", "device_map", "max_samples"} <= set(engine.__all__)
+
+
+def test_the_engine_tells_nobody_to_run_a_command_or_to_call_a_tool() -> None:
+    """Its errors are read in a terminal, by agents and in scripts; only the command line speaks of its options."""
+    sources = [path for path in Path(engine.__file__).parent.rglob("*.py") if "cli" not in path.parts]
+    commands = "capture|list|show|rank|read|compare|directions|visualize|serve|tui"
+    words = re.compile(rf"layerscope ({commands})\b|(?<!pip install )--[a-z]|=true\b|list_captures\(")
+    for path in sources:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.keyword) and node.arg in {"next_step", "expected"}:
+                assert not words.search(ast.unparse(node.value)), f"{path.name}, line {node.value.lineno}"

@@ -12,9 +12,9 @@ from mcp.types import ResourceListChangedNotification
 
 import engine
 from engine.errors import RequestError
-from server.app import LayerscopeServer, build_server, offered_tools
+from server.app import LayerscopeServer, build_server
 from server.settings import ServerSettings
-from server.tools import TOOLS
+from server.tools import TOOLS, offered_tools
 from tests.server.conftest import ERAS, call, refused
 
 pytestmark = pytest.mark.anyio
@@ -82,7 +82,11 @@ def test_read_only_and_a_choice_of_tools_narrow_the_list(settings: ServerSetting
 async def test_a_tool_that_is_not_offered_cannot_be_called(settings: ServerSettings, store: Path, era: str) -> None:
     async with Client(build_server(replace(settings, read_only=True)), mode=era) as client:
         assert [tool.name for tool in (await client.list_tools()).tools] == [n for n in ORDER if n not in CHANGING]
-        assert "no tool" in await refused(client, "delete_capture", name="loudness", confirm=True)
+        assert "started without delete_capture" in await refused(client, "delete_capture", name="loudness")
+        assert client.instructions
+        usual, missing = client.instructions.split("\n")[1], client.instructions.split("\n")[-1]
+        assert "capture_contrast" not in usual
+        assert all(name in missing for name in CHANGING)
         assert (await call(client, "rank_layers", name="loudness"))["layers"]
     assert (store / "loudness.pt").exists()
 

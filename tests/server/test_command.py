@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,10 @@ def test_ready_without_torch_and_nothing_but_protocol_on_stdout(tmp_path: Path) 
     command = serve_command(tmp_path / "store")
     with running(command[0], "-X", "importtime", *command[1:]) as process:
         talk = Talk(process)
-        assert talk.hello()["result"]["serverInfo"]["name"] == "layerscope"
+        said = talk.hello()["result"]
+        assert said["serverInfo"]["name"] == "layerscope"
+        assert said["capabilities"]["resources"]["listChanged"] is True  # as the tests of test_app.py hear
+        assert said["capabilities"]["tools"]["listChanged"] is False
         assert len(talk.ask("tools/list")["result"]["tools"]) <= 20
         assert talk.call("list_concepts")["concepts"]
         assert talk.call("list_models")["models"]
@@ -104,6 +108,20 @@ def test_ready_without_torch_and_nothing_but_protocol_on_stdout(tmp_path: Path) 
     assert re.findall(r"\| +mcp\.server$", err, re.MULTILINE)
     assert not HEAVY.findall(err)
     assert not (tmp_path / "store").exists()  # nothing was written by looking
+
+
+def test_what_the_records_say_is_answered_without_torch(store: Path) -> None:
+    command = serve_command(store)
+    with running(command[0], "-X", "importtime", *command[1:]) as process:
+        talk = Talk(process)
+        talk.hello()
+        assert talk.call("list_captures")["total"] == 3
+        assert talk.call("describe_capture", name="loudness")["findings"]
+        first, second, *_ = talk.call("rank_layers", name="loudness")["layers"]
+        layers = {"layer": first["layer"], "against": second["layer"]}
+        assert talk.call("inspect_layer", name="loudness", **layers)["against"]
+        _, err = process.communicate(timeout=10)
+    assert not HEAVY.findall(err)
 
 
 @pytest.mark.parametrize(
@@ -137,12 +155,20 @@ def test_help_names_the_command_and_its_options() -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [(["--tools", "rank_layer"], "rank_layers"), (["--log-level", "loud"], "loud"), (["--http", "x"], "HOST:PORT")],
+    [
+        (["--tools", "rank_layer"], "rank_layers"),
+        (["--log-level", "loud"], "loud"),
+        (["--http", "x"], "HOST:PORT"),
+        (["--store", __file__], "is not a folder"),
+        (["--allow-model", "smolm"], "'smollm2'"),
+        (["--allow-model", "/no/such/folder"], "/no/such/folder"),
+        (["--memory-gb", "inf"], "--memory-gb"),
+    ],
 )
-def test_wrong_options_end_it_with_2(tmp_path: Path, options: list[str], said: str) -> None:
+def test_wrong_options_end_it_at_once(tmp_path: Path, options: list[str], said: str) -> None:
     with running(*serve_command(tmp_path, *options)) as process:
         out, err = process.communicate(timeout=30)
-    assert (process.returncode, out) == (2, "")
+    assert (process.returncode in {2, 3}, out) == (True, "")  # 3: the model
     assert said in err
     assert "Traceback" not in err
 
@@ -179,6 +205,32 @@ def test_it_ends_quickly_in_the_middle_of_a_capture(store: Path, slow_folder: Pa
         assert code == (-signal.SIGKILL if how == "SIGKILL" else 0)
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
+    assert contents(store) == before
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_client_that_no_longer_listens_is_a_client_that_has_gone(store: Path, slow_folder: Path, busy: bool) -> None:
+    before = contents(store)
+    with running(*serve_command(store, *allow(slow_folder))) as process:
+        talk = Talk(process)
+        if busy:
+            talk.until_busy()
+        else:
+            talk.hello()
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):
+            talk.send("tools/list")
+            time.sleep(0.5)  # the answer is written to nobody
+            process.stdin.close()
+        code, _ = ended(process, within=10)
+        assert code == 0
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert "Traceback" not in said
+    assert "bug" not in said
+    assert '"event": "the client has gone"' in said
     assert contents(store) == before
 
 

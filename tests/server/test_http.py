@@ -1,5 +1,6 @@
 """HTTP: who may call, by which name, from which page, and with which token."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,8 +71,9 @@ def test_without_the_token_nothing_is_answered(closed_url: str, given: str | Non
     assert httpx2.get(closed_url).status_code == 401
 
 
-def test_with_the_token_it_is_served(closed_url: str) -> None:
-    assert post(closed_url, Authorization=f"Bearer {TOKEN}").status_code == 200
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_with_the_token_it_is_served(closed_url: str, scheme: str) -> None:
+    assert post(closed_url, Authorization=f"{scheme} {TOKEN}").status_code == 200
 
 
 def test_the_token_does_not_open_other_hosts(closed_url: str) -> None:
@@ -84,6 +86,8 @@ def test_the_token_does_not_open_other_hosts(closed_url: str) -> None:
         (["--http", "0.0.0.0:0"], {}, "HOST:PORT"),
         (["--http", "0.0.0.0:8799"], {}, "LAYERSCOPE_TOKEN"),
         (["--http", "127.0.0.1:8799"], {"LAYERSCOPE_TOKEN": "short"}, "at least 16"),
+        (["--http", "192.0.2.1:8799"], {"LAYERSCOPE_TOKEN": TOKEN}, "nothing can listen at 192.0.2.1:8799"),
+        (["--http", "no.such.host:8799"], {"LAYERSCOPE_TOKEN": TOKEN}, "nothing can listen at no.such.host:8799"),
     ],
 )
 def test_what_is_not_safe_does_not_start(
@@ -93,6 +97,17 @@ def test_what_is_not_safe_does_not_start(
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (2, "")
     assert said in err
+    assert "Traceback" not in err
+
+
+def test_a_port_that_is_taken_is_said_and_nothing_is_announced(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with running(*serve_command(tmp_path, "--http", address)) as process:
+            out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (2, "")
+    assert f"nothing can listen at {address}: Address already in use" in err
+    assert "listening" not in err
     assert "Traceback" not in err
 
 
@@ -128,7 +143,10 @@ def test_the_token_comes_from_a_file_before_the_environment(tmp_path: Path, monk
     assert read_token(file) == f"{TOKEN}-of-a-file"
 
 
-@pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 32])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"short", b"\xff" * 32, "é".encode() * 32, b"two words of a token", b"0123456789abcdef\n0123456789"],
+)
 def test_files_that_hold_no_token(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "token"
     file.write_bytes(content)

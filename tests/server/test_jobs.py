@@ -189,12 +189,28 @@ async def test_finished_jobs_are_forgotten_after_many() -> None:
         jobs = Jobs(tasks, threading.Lock())
         first = jobs.start("count", lambda _job: 0)
         await jobs.wait(first, 5)
-        for _ in range(200):
-            last = jobs.start("count", lambda _job: 0)
-        await jobs.wait(last, 10)
+        for _ in range(4):
+            for _ in range(50):
+                last = jobs.start("count", lambda _job: 0)
+            await jobs.wait(last, 10)
     with pytest.raises(RequestError, match="no job"):
         jobs.find(first.id)
     assert jobs.find(last.id) is last
+
+
+async def test_who_floods_it_with_jobs_is_told_to_wait() -> None:
+    go_on = threading.Event()
+    async with anyio.create_task_group() as tasks:
+        jobs = Jobs(tasks, threading.Lock())
+        started = [jobs.start("count", lambda _job: go_on.wait(10)) for _ in range(100)]
+        with pytest.raises(RequestError, match="100 jobs"):
+            jobs.start("count", lambda _job: 0)
+        go_on.set()
+        for job in started:
+            await jobs.wait(job, 10)
+        last = jobs.start("count", lambda _job: 7)
+        await jobs.wait(last, 10)
+    assert last.result == 7
 
 
 def test_a_cancelled_job_stops_at_its_next_checkpoint() -> None:

@@ -1,6 +1,11 @@
-"""The files that registries and desktop clients read say what the program is and does."""
+"""The files that registries and desktop clients read say what the program is and does.
+
+What is required here is what the schemas say that the files name: `2025-12-11/server.schema.json` of the MCP registry,
+and version 0.3 of the MCPB manifest, which `make check-mcp` holds the manifest to with the bundle's own program.
+"""
 
 import json
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,3 +26,37 @@ def test_both_files_are_of_this_version_and_start_the_server_with_options_that_i
     serve = get_command(app).commands[command]  # type: ignore[attr-defined]  # a group has commands
     assert {name for parameter in serve.params for name in parameter.opts} >= set(options)
     assert (FOLDER.parent / bundle["server"]["entry_point"]).is_file()
+
+
+def test_the_registry_finds_what_its_schema_requires() -> None:
+    registry = json.loads((FOLDER / "server.json").read_text())
+    assert re.fullmatch(r"[a-zA-Z0-9.-]+/[a-zA-Z0-9._-]+", registry["name"])
+    assert 3 <= len(registry["name"]) <= 200
+    assert 1 <= len(registry["title"]) <= 100
+    assert 1 <= len(registry["description"]) <= 100
+    assert registry["$schema"].endswith("/2025-12-11/server.schema.json")
+    for package in registry["packages"]:
+        assert (package["registryType"], package["transport"]) == ("pypi", {"type": "stdio"})
+        assert package["version"] not in {"", "latest"}
+        assert package["identifier"] == "layerscope"
+        for argument in package["packageArguments"]:
+            assert argument["type"] in {"positional", "named"}
+            assert "value" in argument if argument["type"] == "positional" else argument["name"].startswith("--")
+            assert argument.get("format", "string") in {"string", "number", "boolean", "filepath"}
+            assert isinstance(argument.get("default", ""), str)
+
+
+def test_the_readme_proves_to_the_registry_whose_package_it_is() -> None:
+    name = json.loads((FOLDER / "server.json").read_text())["name"]
+    assert f"mcp-name: {name} -->" in (FOLDER.parent / "README.md").read_text()
+
+
+def test_the_bundle_says_what_its_manifest_requires() -> None:
+    bundle = json.loads((FOLDER / "manifest.json").read_text())
+    assert bundle.keys() >= {"manifest_version", "name", "version", "description", "author", "server"}
+    assert bundle["author"]["name"]
+    assert bundle["server"].keys() >= {"type", "entry_point", "mcp_config"}
+    wanted = set(re.findall(r"\$\{user_config\.(\w+)\}", json.dumps(bundle["server"])))
+    assert wanted == bundle["user_config"].keys()
+    for entry in bundle["user_config"].values():
+        assert entry.keys() >= {"type", "title", "description"}

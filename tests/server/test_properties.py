@@ -16,7 +16,6 @@ from mcp.types import CallToolResult, TextContent
 
 from server.app import build_server
 from server.settings import ServerSettings
-from server.tools import TOOLS
 from tests.server.conftest import MOST_BYTES, assert_clean, contents
 
 # Names that exist, names that nearly do, and names that would lead out of the store.
@@ -62,8 +61,8 @@ def _calls() -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
     """A tool with arguments: those that it has, well typed or not, some missing, some that it has not."""
     app = build_server(ServerSettings(Path(tempfile.gettempdir()) / "never-made"))
     each = []
-    for spec in TOOLS:
-        schema = app._tool_manager.get_tool(spec.name).parameters  # type: ignore[union-attr]
+    for tool in anyio.run(app.list_tools):
+        schema = tool.input_schema
         definitions = schema.get("$defs", {})
         required = set(schema.get("required", []))
         typed = {name: _value(inner, definitions) for name, inner in schema.get("properties", {}).items()}
@@ -76,7 +75,7 @@ def _calls() -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
             st.fixed_dictionaries(waits, optional=wild),
             st.dictionaries(_TEXTS, _JSON, max_size=2).map(dict),
         ]
-        each.append(st.tuples(st.just(spec.name), st.one_of(*shapes)))
+        each.append(st.tuples(st.just(tool.name), st.one_of(*shapes)))
     return st.one_of(*each)
 
 

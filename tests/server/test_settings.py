@@ -9,7 +9,6 @@ from mcp import Client
 from engine.errors import RequestError
 from server.app import LayerscopeServer
 from server.settings import ServerSettings, default_memory
-from server.shelf import ModelShelf
 from tests.server.conftest import call
 from tests.server.test_journey import finished
 
@@ -49,16 +48,16 @@ async def test_a_model_has_one_name_from_the_list_to_the_reading(app: Layerscope
         assert (await call(client, "list_captures", model="tiny"))["total"] >= 1
 
 
-def test_the_least_recently_used_model_makes_room(settings: ServerSettings) -> None:
-    shelf = ModelShelf(settings)
-    tiny, slow = shelf.get("tiny"), shelf.get("slow")
-    assert shelf.get("tiny") is tiny
-    assert [model.name for model in shelf.loaded()] == ["slow", "tiny"]
-    tight = ModelShelf(replace(settings, memory_bytes=slow.bytes))
-    tight.get("tiny")
-    tight.get("slow")
-    assert [model.name for model in tight.loaded()] == ["slow"]
-
-
 def test_half_of_the_memory_unless_told() -> None:
     assert default_memory() > 1 << 28
+
+
+def test_what_every_call_would_stumble_over_is_refused_at_the_start(settings: ServerSettings, tmp_path: Path) -> None:
+    settings.require_usable()
+    replace(settings, store=tmp_path / "not" / "there" / "yet").require_usable()
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(RequestError, match="is not a folder"):
+        replace(settings, store=file).require_usable()
+    with pytest.raises(RequestError, match="'smollm2'"):
+        replace(settings, allowed_models=("smolm2",)).require_usable()

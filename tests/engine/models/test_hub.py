@@ -98,7 +98,7 @@ def test_a_hub_out_of_reach_is_said_and_what_to_do(tmp_path: Path) -> None:
     )
     assert (result.returncode, result.stdout) == (3, "")
     assert "owner/name is not on this machine and the hub is out of reach" in result.stderr
-    assert "a local folder works too" in result.stderr
+    assert "or a model or folder that is already here" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -90,5 +90,5 @@ def test_drawing_leaves_the_users_style_alone(tmp_path: Path) -> None:
 
 
 def test_without_a_display_the_way_out_is_named() -> None:
-    with mpl.rc_context({"backend": "agg"}), pytest.raises(RequestError, match=r"no display.*--output FILE\.png"):
+    with mpl.rc_context({"backend": "agg"}), pytest.raises(RequestError, match=r"no display.*save_figure"):
         show_figure(partial(plain_figure, "honesty"))

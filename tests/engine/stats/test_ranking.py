@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from engine.errors import RequestError
+from engine.errors import Remedy, RequestError
 from engine.records.captures import ContrastData
 from engine.records.concepts import Factors
 from engine.records.ranking import RankedLayer, Ranking
@@ -351,7 +351,7 @@ def test_too_few_pairs_are_refused_with_how_to_get_more(pairs: int) -> None:
     error = refusal(capture_of([noise(np.random.default_rng(21), pairs)], None))
     assert str(pairs) in error.problem
     assert "at least 4 pairs" in error.expected
-    assert "--max-samples" in error.next_step
+    assert error.next_step is Remedy.CAPTURE_MORE_PAIRS
 
 
 @pytest.mark.parametrize("personas", [1, 2])
@@ -360,7 +360,7 @@ def test_pairs_of_one_or_two_groups_of_every_factor_are_refused(personas: int) -
     error = refusal(capture_of([noise(np.random.default_rng(22), len(factors))], factors))
     assert "too few personas, templates and topics to leave any out" in error.problem
     assert "at least 3" in error.expected
-    assert "folds" in error.next_step
+    assert "folds" in str(error)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -370,7 +370,7 @@ def test_states_that_are_not_finite_are_refused_and_the_layer_is_named(value: fl
     layers[1][side][7, 3] = value
     error = refusal(capture_of(layers, None))
     assert "layer 1 " in error.problem
-    assert "float32" in error.next_step
+    assert "float32" in str(error)
 
 
 @pytest.mark.parametrize("size", [1.0, 0.1, 1e4])

@@ -97,7 +97,7 @@ def test_a_wrong_score_leads_to_the_right_one() -> None:
 def test_without_a_ranking_there_is_no_held_out_score(key: str) -> None:
     with pytest.raises(RequestError, match=rf"'some_honesty' has no ranking: {TOO_FEW}.*Next: capture more") as caught:
         order_layers(unranked_record(), key)
-    assert all(described in caught.value.next_step for described in DESCRIBING)
+    assert all(described in caught.value.expected for described in DESCRIBING)
 
 
 @pytest.mark.parametrize("key", DESCRIBING)
@@ -109,5 +109,5 @@ def test_without_a_ranking_the_pairs_can_still_be_described(key: str) -> None:
 
 @pytest.mark.parametrize("key", ["d_prime", "diff_norm"])
 def test_prompts_have_no_sides_to_rank_by(key: str) -> None:
-    with pytest.raises(RequestError, match=r"'some_prompt' is one of prompts.*layerscope capture --concept"):
+    with pytest.raises(RequestError, match=r"'some_prompt' is one of prompts.*capture_from_concept"):
         order_layers(prompt_record(), key)

@@ -147,7 +147,7 @@ print(sorted({{"torch", "transformers"}} & set(sys.modules)))
 def test_directions_are_replaced_only_when_asked(directions: Directions, tmp_path: Path) -> None:
     path = save_directions(directions, "mine", store=tmp_path)
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=r"already directions at .*mine\.directions\.safetensors.*--force"):
+    with pytest.raises(StoreError, match=r"already directions at .*mine\.directions\.safetensors.*force=True"):
         save_directions(turned(directions), "mine", store=tmp_path)
     assert path.read_bytes() == before
     save_directions(turned(directions), "mine", store=tmp_path, force=True)
@@ -203,7 +203,7 @@ def test_a_link_that_leads_out_of_the_store_is_not_followed(
 
 
 def test_missing_directions_say_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"no directions at .*mine\.directions\.safetensors.*layerscope directions"):
+    with pytest.raises(StoreError, match=r"no directions at .*mine\.directions\.safetensors.*extract_directions"):
         load_directions("mine", store=tmp_path)
     with pytest.raises(StoreError, match="no directions at"):
         read_header(path_of(locate("mine", tmp_path)))
@@ -213,7 +213,7 @@ def test_missing_directions_say_what_to_do(tmp_path: Path) -> None:
 def test_a_truncated_file_is_damaged(directions: Directions, tmp_path: Path, kept: int) -> None:
     path = save_directions(directions, "mine", store=tmp_path)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(StoreError, match=r"mine\.directions\.safetensors is damaged: .*--force"):
+    with pytest.raises(StoreError, match=r"mine\.directions\.safetensors is damaged: .*force=True"):
         load_directions("mine", store=tmp_path)
 
 

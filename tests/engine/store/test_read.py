@@ -40,7 +40,7 @@ def test_a_path_with_or_without_suffix(prompt_data: ActivationData, tmp_path: Pa
 
 
 def test_a_missing_capture_says_where_to_look(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"no capture at .*mine\.pt.*layerscope list"):
+    with pytest.raises(StoreError, match=r"no capture at .*mine\.pt.*list_captures"):
         engine.load_activations("mine", store=tmp_path)
 
 
@@ -119,7 +119,7 @@ def test_a_record_of_the_future_is_refused(prompt_data: ActivationData, tmp_path
     paths = engine.save_activations(prompt_data, "mine", store=tmp_path)
     record = json.loads(paths.record.read_text())
     paths.record.write_text(json.dumps(record | {"schema": 99}))
-    with pytest.raises(StoreError, match=r"has schema 99\. Expected: schema 3\. Next: .*the layerscope that wrote it"):
+    with pytest.raises(StoreError, match=r"has schema 99\. Expected: schema 3: another version.*Next: capture again"):
         engine.load_activations("mine", store=tmp_path)
 
 
@@ -189,7 +189,7 @@ def test_a_contrast_is_loaded_as_one(contrast_data: ContrastData, tmp_path: Path
 
 def test_prompts_are_not_loaded_as_a_contrast(prompt_data: ActivationData, tmp_path: Path) -> None:
     engine.save_activations(prompt_data, "mine", store=tmp_path)
-    with pytest.raises(RequestError, match=r"mine is a capture of prompts: it has no two sides.*capture a contrast"):
+    with pytest.raises(RequestError, match=r"mine is a capture of prompts: it has no two sides.*capture_from_concept"):
         load_contrast("mine", store=tmp_path)
 
 

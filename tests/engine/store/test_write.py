@@ -113,7 +113,7 @@ def test_an_existing_capture_is_replaced_only_when_asked(
     prompt_data: ActivationData, contrast_data: ContrastData, tmp_path: Path
 ) -> None:
     engine.save_activations(prompt_data, "mine", store=tmp_path)
-    with pytest.raises(StoreError, match=r"already a capture called mine.*--force"):
+    with pytest.raises(StoreError, match=r"already a capture called mine.*force=True"):
         engine.save_activations(contrast_data, "mine", store=tmp_path)
     assert "prompt" in engine.load_activations("mine", store=tmp_path)
     engine.save_activations(contrast_data, "mine", store=tmp_path, force=True)
@@ -223,6 +223,27 @@ except engine.LayerscopeError as error:
 """
     child = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
     assert "nothing was saved" in child.stdout, child.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first.json", "first.pt"]
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_a_large_capture_is_said(
+    prompt_data: ActivationData, tmp_path: Path
+) -> None:
+    """Torch hides what the system said behind an error of its own."""
+    engine.save_activations(prompt_data, "first", store=tmp_path)
+    program = """
+import resource, sys, engine
+data = engine.load_activations("first", store=sys.argv[1])
+data["activations"] = {layer: states.repeat(1, 1, 20000) for layer, states in data["activations"].items()}
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    engine.save_activations(data, "second", store=sys.argv[1])
+except engine.LayerscopeError as error:
+    print(error)
+"""
+    child = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert "nothing was saved" in child.stdout, child.stderr
+    assert "File too large" in child.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.json", "first.pt"]
 
 

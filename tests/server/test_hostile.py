@@ -1,0 +1,179 @@
+"""What no well-meaning client would send: each thing here once broke something, or echoed it back at full length."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client
+from mcp.types import CallToolResult
+
+import engine
+from server.app import LayerscopeServer
+from tests.server.conftest import MOST_BYTES, call, contents, only_text, refused
+from tests.server.test_journey import finished
+
+pytestmark = pytest.mark.anyio
+
+HUGE = "x" * 100_000
+PAIR = {"positive": "w5 w6", "negative": "w7 w6"}
+PERSONAS = [{"name": f"p{n}", "positive": f"w{n} w9", "negative": f"w{n} w8"} for n in range(3, 6)]
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        (HUGE, {}),
+        ("list_captures", {HUGE: 1}),
+        ("rank_layers", {"name": HUGE}),
+        ("rank_layers", {"name": "loudness", "score": HUGE}),
+        ("read_text", {"name": HUGE, "text": "w5"}),
+        ("wait_for_job", {"job": HUGE}),
+        ("unload_model", {"model": HUGE}),
+        ("show_concept", {"name": HUGE}),
+        ("capture_prompt", {"prompt": "w5", "model": "tiny", "positions": "9" * 5000}),
+        ("capture_prompt", {"prompt": "w5", "model": "tiny", "layers": "9" * 5000}),
+        ("capture_prompt", {"prompt": "w5", "model": HUGE}),
+        ("define_concept", {"name": HUGE, "positive": HUGE, "negative": HUGE, "personas": [], "topics": [HUGE]}),
+        ("capture_contrast", {"pairs": [{HUGE: HUGE}], "model": "tiny"}),
+    ],
+)
+async def test_what_is_huge_is_refused_in_few_words(
+    app: LayerscopeServer, tool: str, arguments: dict[str, Any]
+) -> None:
+    async with Client(app) as client:
+        said = await refused(client, tool, **arguments)
+    assert len(said) <= MOST_BYTES // 2
+    assert "unexpected error" not in said
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "said"),
+    [
+        ("capture_contrast", {"pairs": [], "model": "tiny"}, "at least 1 item"),
+        ("capture_contrast", {"concept": "", "model": "tiny"}, "no concept called ''"),
+        ("capture_contrast", {"pairs": [PAIR | {"persno": "a"}], "model": "tiny"}, "persno"),
+        (
+            "capture_contrast",
+            {"pairs": [PAIR, PAIR | {"persona": "a"}], "model": "tiny"},
+            "1 of 2 pairs say",
+        ),
+        ("capture_prompt", {"prompt": "w5", "model": "tiny", "name": ""}, "at least 1 character"),
+        ("extract_direction", {"name": "loudness", "save_as": ""}, "at least 1 character"),
+        ("delete_capture", {"name": "loudness", "confirm": "yes"}, "valid boolean"),
+        ("delete_capture", {"name": "loudness", "confirm": 1}, "valid boolean"),
+        ("read_text", {"name": "../loudness", "text": "w5"}, "letters, digits"),
+        ("read_text", {"name": "loudnes", "text": "w5"}, "'loudness'"),
+        ("read_text", {"name": "prompt", "text": "w5"}, "no two sides"),
+    ],
+)
+async def test_what_cannot_be_meant_is_refused_before_anything_runs(
+    app: LayerscopeServer, store: Path, tool: str, arguments: dict[str, Any], said: str
+) -> None:
+    before = contents(store)
+    async with Client(app) as client:
+        assert said in await refused(client, tool, **arguments)
+    assert contents(store) == before
+
+
+async def test_a_name_with_two_suffixes_leads_to_one_capture(app: LayerscopeServer, store: Path) -> None:
+    """It once saved what could neither be listed nor deleted."""
+    async with Client(app) as client:
+        made = await call(client, "capture_prompt", prompt="w5", model="tiny", name="twice.pt.json")
+        made = await finished(client, made)
+        assert (made["status"], made["capture"]["name"]) == ("done", "twice")
+        assert (await call(client, "describe_capture", name="twice.json"))["capture"]["name"] == "twice"
+        assert (await call(client, "delete_capture", name="twice", confirm=True))["deleted"]
+    assert not list(store.glob("twice*"))
+
+
+async def test_directions_can_be_read_under_the_name_that_the_answer_gives(app: LayerscopeServer) -> None:
+    async with Client(app) as client:
+        for asked in ("mine", "other.directions.safetensors", "third.pt"):
+            saved = await call(client, "extract_direction", name="loudness.pt", save_as=asked)
+            assert saved["name"] == asked.split(".")[0]
+            assert f"name='{saved['name']}'" in saved["next_step"]
+            read = await finished(client, await call(client, "read_text", name=saved["name"], text="w5 w6"))
+            assert read["status"] == "done", read
+
+
+async def test_a_concept_as_large_as_allowed_is_shown_in_part_and_in_full_on_demand(app: LayerscopeServer) -> None:
+    personas = [
+        {"name": f"p{n}", "positive": f"w{n} " + "w5 " * 600, "negative": f"w{n} " + "w6 " * 600} for n in range(50)
+    ]
+    topics = [f"topic {n} " + "w7 " * 600 for n in range(200)]
+    async with Client(app) as client:
+        made = await call(
+            client,
+            "define_concept",
+            name="large",
+            positive="p" * 64,
+            negative="n" * 64,
+            personas=personas,
+            topics=topics,
+            description="d" * 160,
+        )
+        assert (len(made["personas"]), made["left_out"]) == (12, 38 + 176)
+        assert agreeing(made, await call(client, "show_concept", name="large"))
+        full = await client.call_tool("show_concept", {"name": "large", "detail": "full"})
+        assert isinstance(full, CallToolResult)
+        assert full.structured_content is not None
+        assert full.structured_content["topics"] == topics
+        assert full.structured_content["left_out"] == 0
+
+
+def agreeing(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return {**one, "next_step": ""} == {**other, "next_step": ""}
+
+
+async def test_many_concepts_come_in_pages(app: LayerscopeServer) -> None:
+    own = [f"own-{number}" for number in range(20)]
+    async with Client(app) as client:
+        for name in own:
+            await call(
+                client,
+                "define_concept",
+                name=name,
+                positive="p" * 64,
+                negative="n" * 64,
+                personas=PERSONAS,
+                topics=["w20", "w21"],
+                description="d" * 160,
+            )
+        first = await call(client, "list_concepts")
+        second = await call(client, "list_concepts", offset=first["next_offset"])
+        assert (len(first["concepts"]), second["next_offset"]) == (20, None)
+        names = [concept["name"] for page in (first, second) for concept in page["concepts"]]
+        assert len(names) == len(set(names)) == first["total"]
+        assert set(own) < set(names)
+        said = await refused(client, "show_concept", name="zzzzzzzz")
+        assert "more" in said
+
+
+async def test_a_store_of_thousands_is_not_read_out_in_an_error(app: LayerscopeServer, store: Path) -> None:
+    for number in range(1500):
+        (store / f"quite-a-long-name-of-a-capture-{number}.json").write_text("{")
+    async with Client(app) as client:
+        said = await refused(client, "rank_layers", name="zzzzzzzz")
+        assert len(said) <= MOST_BYTES // 2
+        listed = await client.call_tool("list_captures", {})
+        assert isinstance(listed, CallToolResult)
+        assert len(only_text(listed)) <= MOST_BYTES
+        assert "loudness" in only_text(listed)
+
+
+async def test_a_link_out_of_the_store_is_neither_read_nor_deleted(
+    app: LayerscopeServer, store: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    engine.save_activations(engine.load_activations("prompt", store=store), "secret", store=outside)
+    for suffix in (".pt", ".json"):
+        (store / f"link{suffix}").symlink_to(outside / f"secret{suffix}")
+    (store / "folder").symlink_to(outside)
+    before = contents(outside)
+    async with Client(app) as client:
+        for name in ("link", "folder/secret", "folder"):
+            for tool, more in (("describe_capture", {}), ("plot_capture", {}), ("delete_capture", {"confirm": True})):
+                await refused(client, tool, name=name, **more)
+        for name in ("link", "folder/new"):
+            await refused(client, "capture_prompt", prompt="w5", model="tiny", name=name, replace=True)
+    assert contents(outside) == before

@@ -1,0 +1,79 @@
+"""Tools about concepts: built-in ones, and those that agents define."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client
+
+from engine.concepts.catalog import load_concept
+from server.app import LayerscopeServer
+from tests.server.conftest import call, contents, refused
+from tests.server.test_journey import finished
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE: dict[str, Any] = {
+    "name": "patience",
+    "positive": "patient",
+    "negative": "impatient",
+    "description": "Waiting without complaint.",
+    "personas": [{"name": f"p{n}", "positive": f"w{n} w9", "negative": f"w{n} w8"} for n in (10, 11, 12, 13)],
+    "topics": ["w20 w21", "w22 w23"],
+    "templates": [{"name": "plain", "user": "{persona} {topic}"}],
+}
+
+
+async def test_a_concept_that_was_defined_is_kept_shown_and_captured(app: LayerscopeServer, store: Path) -> None:
+    async with Client(app) as client:
+        made = await call(client, "define_concept", **PATIENCE)
+        assert made["concept"]["pairs"] == 8
+        assert made["next_step"] == "capture_contrast(concept='patience')"
+        kept = load_concept(store / "concepts" / "patience.toml")
+        assert [persona.positive for persona in kept.personas] == [p["positive"] for p in PATIENCE["personas"]]
+        shown = await call(client, "show_concept", name="patience")
+        assert (shown["topics"], shown["left_out"]) == (PATIENCE["topics"], 0)
+        assert shown["personas"] == PATIENCE["personas"]
+        asked = {"concept": "patience", "model": "tiny", "max_samples": 8}
+        captured = await finished(client, await call(client, "capture_contrast", **asked))
+        assert (captured["capture"]["concept"], captured["capture"]["pairs"]) == ("patience", 8)
+
+
+async def test_without_templates_those_of_honesty_are_taken(app: LayerscopeServer) -> None:
+    async with Client(app) as client:
+        made = await call(client, "define_concept", **{key: PATIENCE[key] for key in PATIENCE if key != "templates"})
+        shown = await call(client, "show_concept", name="honesty")
+        assert [entry["name"] for entry in made["templates"]] == [entry["name"] for entry in shown["templates"]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": "honesty"}, "already"),
+        ({"name": "../patience"}, "letters, digits"),
+        ({"name": "patience.toml"}, "letters, digits"),
+        ({"personas": PATIENCE["personas"][:1]}, "at least 2 items"),
+        ({"topics": ["w20"]}, "at least 2 items"),
+        ({"templates": [{"name": "t", "user": "{persona} {persona} {topic}"}]}, "{persona} exactly once"),
+        ({"templates": [{"name": "t", "user": "{persona.__class__} {topic}"}]}, "{persona} exactly once"),
+        ({"personas": [{"name": "p", "positive": "x"}] * 2}, "negative: Field required"),
+        ({"personas": [{"name": "p", "positive": "x", "negative": "y", "neutral": "z"}] * 2}, "neutral"),
+    ],
+)
+async def test_what_is_no_concept_is_refused_and_nothing_is_kept(
+    app: LayerscopeServer, store: Path, changes: dict[str, Any], said: str
+) -> None:
+    before = contents(store.parent)
+    async with Client(app) as client:
+        assert said in await refused(client, "define_concept", **PATIENCE | changes)
+    assert contents(store.parent) == before
+
+
+async def test_braces_in_texts_are_texts(app: LayerscopeServer) -> None:
+    personas = [{"name": f"p{n}", "positive": f"{{topic}} w{n}", "negative": f"{{0}} w{n}"} for n in (10, 11)]
+    async with Client(app) as client:
+        await call(client, "define_concept", **PATIENCE | {"personas": personas, "topics": ["{persona}", "w5 {"]})
+        asked = {"concept": "patience", "model": "tiny", "max_samples": 4, "name": "braces"}
+        assert (await finished(client, await call(client, "capture_contrast", **asked)))["status"] == "done"
+        prompts = (await call(client, "describe_capture", name="braces"))["example_prompts"]
+        assert "{topic} w10 {persona}" in prompts

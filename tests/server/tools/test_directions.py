@@ -1,0 +1,48 @@
+"""Tools about directions: extracted and saved, and texts read along them."""
+
+from pathlib import Path
+
+import pytest
+from mcp import Client
+
+import engine
+from engine.stats.direction import extract_directions
+from engine.store.catalog import show_capture
+from engine.store.directions import load_directions
+from engine.store.read import load_contrast
+from server.app import LayerscopeServer
+from tests.server.conftest import call, refused
+from tests.server.test_journey import finished
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("method", ["mean_diff", "pca", "logistic"])
+async def test_directions_are_saved_and_texts_read_along_them(app: LayerscopeServer, store: Path, method: str) -> None:
+    async with Client(app) as client:
+        said = await call(client, "extract_direction", name="loudness", method=method, save_as="mine")
+        assert (said["name"], said["layers"], said["method"]) == ("mine", "0-3", method)
+        again = await refused(client, "extract_direction", name="loudness", method=method, save_as="mine")
+        assert again.endswith("Next: choose another save_as, or replace=true.")
+        await call(client, "extract_direction", name="loudness", method=method, save_as="mine", replace=True)
+        read = await finished(client, await call(client, "read_text", name="mine", text="w5 w9 w6", layer=2))
+    saved, _ = load_directions("mine", store=store)
+    expected = extract_directions(load_contrast("loudness", store=store), method)
+    assert all((saved[layer]["vector"] == expected[layer]["vector"]).all() for layer in range(4))
+    assert (read["reading"]["layer"], read["reading"]["concept"]) == (2, "loudness")
+    assert [token["token"] for token in read["reading"]["tokens"]] == ["w5", "w9", "w6"]
+
+
+async def test_a_reading_says_where_a_text_lies_between_the_sides(
+    app: LayerscopeServer, store: Path, tiny_folder: Path
+) -> None:
+    """By hand: the state's projection, 0 at the mean of the negative prompts and 1 at that of the positive ones."""
+    model, tokenizer, _ = engine.load_model_and_tokenizer(str(tiny_folder))
+    text = show_capture("loudness", store=store)["prompts"][0]
+    states = engine.capture_activations(model, tokenizer, text)["activations"][3][0]
+    direction = extract_directions(load_contrast("loudness", store=store))[3]
+    low, high = direction["negative_mean"], direction["positive_mean"]
+    expected = (states @ direction["vector"] - low) / (high - low)
+    async with Client(app) as client:
+        read = await finished(client, await call(client, "read_text", name="loudness", text=text, layer=3))
+    assert [token["value"] for token in read["reading"]["tokens"]] == pytest.approx(expected.tolist(), abs=0.02)

@@ -1,0 +1,39 @@
+"""Tools about models: the list, loading ahead, letting go."""
+
+from pathlib import Path
+
+import pytest
+from mcp import Client
+
+from server.app import LayerscopeServer, build_server
+from server.settings import ServerSettings
+from tests.server.conftest import ERAS, call, refused
+from tests.server.test_journey import finished
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_model_is_listed_loaded_and_let_go(app: LayerscopeServer, era: str) -> None:
+    async with Client(app, mode=era) as client:
+        before = await call(client, "list_models")
+        assert [(model["name"], model["loaded"]) for model in before["models"]] == [("tiny", False), ("slow", False)]
+        assert (before["loaded_bytes"], before["budget_bytes"]) == (0, 1 << 30)
+        assert all(model["here"] for model in before["models"])
+        loaded = await finished(client, await call(client, "load_model", model="tiny"))
+        assert (loaded["model"]["name"], loaded["model"]["layers"], loaded["model"]["loaded"]) == ("tiny", 4, True)
+        during = await call(client, "list_models")
+        assert during["loaded_bytes"] > 0
+        assert [model["loaded"] for model in during["models"]] == [True, False]
+        after = await call(client, "unload_model", model="tiny")
+        assert (after["loaded_bytes"], [model["loaded"] for model in after["models"]]) == (0, [False, False])
+        assert "is not loaded" in await refused(client, "unload_model", model="tiny")
+
+
+async def test_the_models_of_a_server_without_a_choice_are_those_that_have_a_name() -> None:
+    """Only the default model is sure to be here; none is fetched by looking."""
+    async with Client(build_server(ServerSettings(Path("never-made")))) as client:
+        models = {model["name"]: model for model in (await call(client, "list_models"))["models"]}
+    assert models["smollm2"]["here"]
+    assert models["smollm2"]["layers"] == 30
+    assert "qwen" in models
