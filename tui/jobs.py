@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from engine.errors import LayerscopeError, first_line
 from tui.messages import JobEnded, JobMoved
+from tui.remedies import in_words
 
 if TYPE_CHECKING:
     from textual.app import App
@@ -120,7 +121,7 @@ class Jobs:
             except JobCancelled:
                 job.status = "cancelled"
             except LayerscopeError as error:
-                job.status, job.error = "failed", str(error)
+                job.status, job.error = "failed", in_words(error)
             except Exception as error:
                 log.exception("%s failed", job.title)
                 job.status = "failed"

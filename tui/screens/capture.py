@@ -21,6 +21,7 @@ from engine.models.registry import DEFAULT_MODEL, list_models
 from engine.records.captures import CaptureEstimate
 from tui.capturing import CaptureForm, CapturePlan, estimate_plan, plan_capture, run_plan
 from tui.messages import JobEnded
+from tui.remedies import in_words
 from tui.screens.screen import LayerscopeScreen
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class CaptureScreen(LayerscopeScreen):
         try:
             return plan_capture(self._form(), self.store)
         except LayerscopeError as error:
-            self._say(str(error))
+            self._say(in_words(error))
             return None
 
     def _say(self, text: str) -> None:

@@ -23,6 +23,7 @@ from engine.store.catalog import show_capture
 from tui.comparing import compare_all
 from tui.exporting import Export
 from tui.messages import JobEnded
+from tui.remedies import in_words
 from tui.screens.screen import LayerscopeScreen
 from tui.widgets.overlay_columns import OverlayColumns
 from tui.widgets.rows import Column, RowsView
@@ -65,7 +66,7 @@ class CompareScreen(LayerscopeScreen):
         try:
             self._records = [show_capture(name, store=self.store) for name in self._names]
         except LayerscopeError as error:
-            self._say(str(error))
+            self._say(in_words(error))
             return
         self.entitle(" and ".join(self._names), "d' on left-out prompts, by relative depth")
         self.query_one(OverlayColumns).records = self._records

@@ -15,6 +15,7 @@ from textual.widgets import Input, Static
 
 from engine.errors import LayerscopeError
 from tui.exporting import Export, save_export
+from tui.remedies import in_words
 
 
 class ExportScreen(ModalScreen[None]):
@@ -51,7 +52,7 @@ class ExportScreen(ModalScreen[None]):
         try:
             saved = save_export(self._export, path, replace=replace)
         except LayerscopeError as error:
-            self.app.call_from_thread(self.query_one("#said", Static).update, str(error))
+            self.app.call_from_thread(self.query_one("#said", Static).update, in_words(error))
         else:
             self.app.call_from_thread(self._end, saved)
 

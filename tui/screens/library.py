@@ -23,6 +23,7 @@ from engine.store.filter import COLUMNS, Filter, parse_filter, sort_summaries
 from engine.store.summaries import CaptureSummary
 from tui.exporting import Export
 from tui.messages import CapturesRead, StoreUnreadable
+from tui.remedies import in_words
 from tui.screens.library_columns import capture_columns
 from tui.screens.screen import LayerscopeScreen
 from tui.store_reader import StoreReader
@@ -97,7 +98,7 @@ class LibraryScreen(LayerscopeScreen):
                     return
                 self.post_message(CapturesRead(change.summaries, change.gone, change.left))
         except LayerscopeError as error:
-            self.post_message(StoreUnreadable(str(error)))
+            self.post_message(StoreUnreadable(in_words(error)))
 
     @work(exclusive=True, group="watch")
     async def watch_store(self) -> None:
@@ -140,7 +141,7 @@ class LibraryScreen(LayerscopeScreen):
         try:
             self._filter = parse_filter(event.value)
         except RequestError as error:
-            self.query_one("#subtitle", Static).update(str(error))
+            self.query_one("#subtitle", Static).update(in_words(error))
             return
         self._show()
 
@@ -282,7 +283,7 @@ class LibraryScreen(LayerscopeScreen):
         try:
             record = show_capture(summary.name, store=self.store)
         except LayerscopeError as error:  # changed since it was listed
-            about.update(str(error))
+            about.update(in_words(error))
             return
         drawn = layers_chart(record)
         about.update(Text.assemble((f"{drawn.title}  ", "bold"), drawn.subtitle))

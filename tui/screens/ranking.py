@@ -24,6 +24,7 @@ from engine.records.ranking import RankedLayer
 from engine.store.catalog import show_capture
 from tui.exporting import Export
 from tui.looks import looks_of
+from tui.remedies import in_words
 from tui.screens.ranking_columns import LARGEST_FIRST, SORTED_BY, Line, layer_columns
 from tui.screens.screen import LayerscopeScreen
 from tui.widgets.layer_columns import LayerColumns
@@ -81,7 +82,7 @@ class RankingScreen(LayerscopeScreen):
             self._record = show_capture(self.capture, store=self.store)
         except LayerscopeError as error:
             self.entitle(self.capture, "cannot be used")
-            self.query_one("#layer-text", Static).update(str(error))
+            self.query_one("#layer-text", Static).update(in_words(error))
             return
         chart = layers_chart(self._record)
         self.entitle(chart.title, chart.subtitle)

@@ -14,6 +14,7 @@ from textual.widgets import Footer, Static
 
 from engine.errors import RequestError
 from tui.exporting import Export
+from tui.remedies import in_words
 from tui.widgets.job_line import JobLine
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class LayerscopeScreen(Screen[None]):
         try:
             self.app.push_screen(ExportScreen(self.exported()))
         except RequestError as error:
-            self.notify(str(error), severity="warning", markup=False)
+            self.notify(in_words(error), severity="warning", markup=False)
 
     def action_copy(self) -> None:
         """Copy what is under the cursor."""

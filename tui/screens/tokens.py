@@ -19,6 +19,7 @@ from engine.store.catalog import show_capture
 from tui.exporting import Export
 from tui.messages import JobEnded
 from tui.reading import METHODS, ReadingRequest, read_along
+from tui.remedies import in_words
 from tui.screens.screen import LayerscopeScreen
 from tui.widgets.heat_map import HeatMap
 
@@ -67,7 +68,7 @@ class TokensScreen(LayerscopeScreen):
         try:
             self._record = show_capture(self.capture, store=self.store)
         except LayerscopeError as error:
-            self._say(str(error))
+            self._say(in_words(error))
             return
         self.query_one(HeatMap).focus()
         self._read()
