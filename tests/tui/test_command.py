@@ -140,7 +140,7 @@ class Terminal:
         for _ in range(300):
             asked = [*self._tmux, "display-message", "-p", "#{pane_dead} #{pane_dead_status}"]
             dead, _, status = subprocess.run(asked, check=True, capture_output=True).stdout.decode().partition(" ")
-            if dead == "1":
+            if dead == "1" and status.strip():  # tmux knows how it ended a moment after it knows that it has
                 return status.strip()
             time.sleep(0.1)
         raise AssertionError(f"it never ended\n{self.text()}")

@@ -40,4 +40,4 @@ async def test_the_form_says_which_field_to_fill_otherwise(real_store: Path) -> 
         pilot.app.screen.query_one("#concept", Input).value = "honesty"
         pilot.app.screen.query_one("#name", Input).value = "tiny_loud"
         await pilot.press("enter")
-        await wait_for(pilot, "give another name in the field Save as")
+        await wait_for(pilot, "another name in the field Save as")
