@@ -1,7 +1,8 @@
 """How long the terminal app takes to show something, with stores of any size, and how quickly a key is answered.
 
-Makes stores of copies of one real record, starts the app in a process of its own on each, and prints medians:
-the start of Python and its imports, the first screen with captures on it, all captures read, and one key.
+Makes stores of copies of one made-up record and runs `layerscope tui` on each as a person does, in a terminal.
+Prints medians: seconds from the start of the command until the first captures are on the screen and until all are read,
+and the slowest answer to a key, in milliseconds, as what the terminal receives.
 
 Usage:
     .venv/bin/python benchmarks/tui_start.py                        # 10, 1,000 and 20,000 captures, five runs each
@@ -11,21 +12,25 @@ Usage:
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
+import fcntl
 import os
+import pty
+import select
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it measures this checkout
 
 RUNS = 5
-SIZE = (120, 40)
-KEYS = ("j", "s", "k", "S", "G", "g")
+ROWS, COLUMNS = 40, 120
+# What is pressed, and what the terminal then receives: another preview, another order, the last row, the first.
+KEYS = ((b"j", b"leads"), (b"s", "▲".encode()), (b"S", "▼".encode()), (b"G", b"leads"), (b"g", b"leads"))
 
 
 def make_store(folder: Path, captures: int) -> None:
@@ -43,41 +48,49 @@ def make_store(folder: Path, captures: int) -> None:
         (folder / f"small_{number}.pt").write_bytes(bytes(record["data"]["bytes"]))
 
 
-def measure(store: Path, began: float, captures: int) -> dict[str, float]:
-    """Seconds from the start of the process to each sign of life, and milliseconds a key."""
-    from tui.app import LayerscopeApp
-    from tui.widgets.rows import RowsView
+class Terminal:
+    """`layerscope tui` in a terminal."""
 
-    imported = time.time() - began
-    app = LayerscopeApp(store)
+    def __init__(self, store: Path) -> None:
+        self._end, other = pty.openpty()
+        fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+        self._began = time.perf_counter()
+        command = [sys.executable, "-m", "engine", "tui", str(store)]
+        self._process = subprocess.Popen(command, stdin=other, stdout=other, stderr=other, start_new_session=True)
+        os.close(other)
 
-    async def look() -> dict[str, float]:
-        async with app.run_test(size=SIZE) as pilot:
-            table = app.screen.query_one(RowsView)
-            while not table.rows:
-                await asyncio.sleep(0.002)
-            first = time.time() - began
-            while len(table.rows) < captures:
-                await asyncio.sleep(0.005)
-            whole = time.time() - began
-            await pilot.pause()
-            answers = []
-            for key in KEYS:
-                pressed = time.perf_counter()
-                await pilot.press(key)
-                answers.append((time.perf_counter() - pressed) * 1000)
-            return {"imports": imported, "first screen": first, "all read": whole, "slowest key, ms": max(answers)}
+    def wait_for(self, sign: bytes) -> float:
+        """Read until the terminal has received a sign; seconds since the start."""
+        received = b""
+        while sign not in received:
+            if not select.select([self._end], [], [], 60)[0]:
+                raise TimeoutError(f"{sign!r} never came")
+            received += os.read(self._end, 1 << 16)
+        return time.perf_counter() - self._began
 
-    return asyncio.run(look())
+    def answer(self, key: bytes, sign: bytes) -> float:
+        """Milliseconds from a key to a sign."""
+        pressed = time.perf_counter() - self._began
+        os.write(self._end, key)
+        return (self.wait_for(sign) - pressed) * 1000
+
+    def close(self) -> None:
+        """Quit."""
+        self._process.kill()
+        self._process.wait()
+        os.close(self._end)
 
 
-def run_apart(store: Path, captures: int) -> dict[str, float]:
-    """The same in a process of its own."""
-    command = [sys.executable, __file__, "--measure", str(store), str(time.time()), str(captures)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    output = subprocess.run(command, check=True, capture_output=True, env=environment).stdout
-    measured: dict[str, float] = json.loads(output.splitlines()[-1])
-    return measured
+def measure(store: Path, captures: int) -> dict[str, float]:
+    """One run."""
+    terminal = Terminal(store)
+    try:
+        first = terminal.wait_for(b"leads")  # the preview of the first capture is drawn
+        whole = terminal.wait_for(f"{captures} captures".encode()) if captures > 50 else first
+        time.sleep(0.5)
+        return {"first screen": first, "all read": whole, "slowest key, ms": max(terminal.answer(*key) for key in KEYS)}
+    finally:
+        terminal.close()
 
 
 def main() -> None:
@@ -85,17 +98,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--captures", type=int, nargs="*", default=[10, 1000, 20000])
     parser.add_argument("--runs", type=int, default=RUNS)
-    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.measure:
-        store, began, captures = arguments.measure
-        print(json.dumps(measure(Path(store), float(began), int(captures))))
-        return
     for captures in arguments.captures:
         with tempfile.TemporaryDirectory() as folder:
             store = Path(folder) / "activations"
             make_store(store, captures)
-            runs = [run_apart(store, captures) for _ in range(arguments.runs)]
+            runs = [measure(store, captures) for _ in range(arguments.runs)]
         medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
         print(f"{captures:6} captures:", ", ".join(f"{name} {value:.2f}" for name, value in medians.items()))
 

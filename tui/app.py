@@ -1,4 +1,7 @@
-"""The app: its screens, keys that hold everywhere, themes, and the background's news. Logic lives in the engine."""
+"""The app: its screens, keys that hold everywhere, themes, and the background's news. Logic lives in the engine.
+
+Screens other than the first are imported when they are opened: the first is to be seen at once.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,11 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from engine.plots.overlay_columns import MOST_CAPTURES
-from tui.capturing import SavedCapture
 from tui.jobs import Jobs
 from tui.looks import COLOURS, DARK, LIGHT, THEMES
 from tui.messages import JobEnded, JobMoved
 from tui.models import ModelKeeper
 from tui.screens.library import LibraryScreen
-from tui.screens.ranking import RankingScreen
 from tui.widgets.job_line import JobLine
 
 
@@ -72,6 +73,8 @@ class LayerscopeApp(App[None]):
     def on_mount(self) -> None:
         """Open what was asked for."""
         if self._capture is not None:
+            from tui.screens.ranking import RankingScreen
+
             self.push_screen(RankingScreen(self.store, self._capture, self._layer))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
@@ -125,6 +128,8 @@ class LayerscopeApp(App[None]):
     @on(JobEnded)
     def show_job(self, message: JobMoved | JobEnded) -> None:
         """Tell every screen what goes on in the background."""
+        from tui.capturing import SavedCapture
+
         for screen in self.screen_stack:
             for line in screen.query(JobLine):
                 line.job = message.job
@@ -138,6 +143,8 @@ class LayerscopeApp(App[None]):
 
     def _open_saved(self, name: str) -> None:
         """Open a new capture, unless its maker has gone on to look at something else."""
+        from tui.screens.ranking import RankingScreen
+
         if isinstance(self.screen, LibraryScreen):
             self.push_screen(RankingScreen(self.store, name))
         else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.errors import RequestError
-from engine.models.registry import find_source, user_registry_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,6 +43,8 @@ class ModelKeeper:
         Raises:
             RequestError: It came from a file or folder that has no name here.
         """
+        from engine.models.registry import find_source, user_registry_path
+
         alias = provenance["alias"]
         if alias in self._typed:
             return self._typed[alias]
