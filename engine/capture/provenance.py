@@ -47,7 +47,10 @@ def trace_provenance(
         site=settings.site,
         positions=settings.positions.text,
         mode="hooks" if settings.use_hooks else "hidden_states",
-        batch_size=settings.batch_size,
+        batch_size=settings.limits.prompts,
+        token_budget=settings.limits.tokens,
+        prefix_reuse=settings.prefix_reuse,
+        products="oneDNN" if settings.onednn else "default",
         seed=seed,
         receipt=known.receipt,
     )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from engine.errors import ModelError
 from engine.models.blocks import Blocks, find_blocks
 from engine.models.forward import TokenBatch, input_device, left_as_found, read_blocks, residual, run_decoder, taken_in
+from engine.models.shortcuts import attention_window, onednn_error, why_not_shared
 from engine.models.sublayers import SublayerSearch
 from engine.records.models import Receipt
 
@@ -48,7 +49,8 @@ def check_model(model: PreTrainedModel) -> Receipt:
     Each block runs once, in order, and puts out the residual stream, `(batch, sequence, hidden)`, that the next block
     takes in and that the model reports as `hidden_states[i + 1]`; the last one is what the final norm turns into the
     final hidden state; and a token's state in a padded batch is what it is on its own. What attention and feed-forward
-    add to the stream is looked for on the way: a model without it is not refused, but has no such sites.
+    add to the stream is looked for on the way: a model without it is not refused, but has no such sites. So are the
+    shortcuts that model and machine allow.
 
     Args:
         model: Any causal language model of transformers.
@@ -70,6 +72,7 @@ def check_model(model: PreTrainedModel) -> Receipt:
     if not batched_error <= tolerance:
         raise _refusal(model, f"padding and batching change a token's state by {batched_error:.2g} of its norm")
     sublayers = trace.sublayers.found()
+    separate = why_not_shared(model, blocks, tolerance)
     return Receipt(
         blocks=blocks.path,
         final_norm=blocks.final_norm_path,
@@ -80,6 +83,9 @@ def check_model(model: PreTrainedModel) -> Receipt:
         batched_error=batched_error,
         tolerance=tolerance,
         dtype=str(states.dtype).removeprefix("torch."),
+        separate=separate,
+        window=attention_window(model.config),
+        onednn_error=onednn_error(model, blocks),
     )
 
 
