@@ -10,6 +10,7 @@ Examples:
     .venv/bin/python benchmarks/capture_speed.py                            # 128 chat prompts, last token, all layers
     .venv/bin/python benchmarks/capture_speed.py --task system --rounds 5   # a shared system prompt of 150 tokens
     .venv/bin/python benchmarks/capture_speed.py --task all --markdown      # the tables of docs/performance.md
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/capture_speed.py --threads 1   # on a machine that is not idle
     .venv/bin/python benchmarks/capture_speed.py --ways plain hooks --model my/folder
 """
 
@@ -138,10 +139,11 @@ def serve_way(way: str, task: Task, model_name: str, threads: int) -> None:
     )
     print(json.dumps({"tokens": tokens, "products": 2 * blocks * tokens, "gemm": gemm_speed(model)}), flush=True)
     reset_peak()
+    clock = time.process_time if threads == 1 else time.perf_counter
     for _line in sys.stdin:
-        begun = time.perf_counter()
+        begun = clock()
         do()
-        print(json.dumps({"seconds": time.perf_counter() - begun, "peak": peak_mb()}), flush=True)
+        print(json.dumps({"seconds": clock() - begun, "peak": peak_mb()}), flush=True)
 
 
 def gemm_speed(model: PreTrainedModel) -> float:
@@ -247,7 +249,12 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3, help="how many times each")
     parser.add_argument("--model", default="smollm2", help="as layerscope capture --model takes it")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch, in each process")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=torch.get_num_threads(),
+        help="of torch; with 1, seconds are those of the processor, whatever else the machine is busy with",
+    )
     parser.add_argument("--markdown", action="store_true", help="print tables for docs/performance.md")
     parser.add_argument("--serve", choices=list(WAYS), help=argparse.SUPPRESS)
     asked = parser.parse_args()
