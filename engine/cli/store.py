@@ -114,7 +114,7 @@ def _batches(provenance: Provenance) -> str:
     size, budget = provenance["batch_size"], provenance.get("token_budget")
     batches = f"batches of {size}" if size else f"batches of {budget:,} tokens"
     reuse = provenance.get("prefix_reuse", "off")
-    shared = {"on": ", shared beginnings once", "off": ""}.get(reuse, "")
+    shared = ", shared beginnings once" if reuse.startswith("on") else ""
     return batches + shared + (", products by oneDNN" if provenance.get("products") == "oneDNN" else "")
 
 

@@ -108,6 +108,7 @@ def test_a_prompt_longer_than_the_window_is_run_the_plain_way_and_that_is_said(
     prompts = [f"{prompt} w9 w8 w7 w6 w5 w4 w3" for prompt in PROMPTS]
     with caplog.at_level(logging.INFO, "engine"):
         data = engine.capture_activations(model, tiny_tokenizer, prompts)
+    assert data["provenance"]["prefix_reuse"] == "on, if no prompt is longer than 48 tokens"
     assert "the longest has 53 tokens, and tokens of this model see 48 back" in caplog.text
     for row, prompt in enumerate(prompts):
         ids = [int(word[1:]) for word in prompt.split()]
