@@ -68,8 +68,8 @@ class Receipt(TypedDict):
         separate: Why prompts cannot share the run of what they begin with; empty when they can. Older checks, like the
             two below, did not ask.
         window: The longest prompt in which every token sees all those before it, None when there is no limit.
-        onednn_error: How far a state moves, relative to its norm, when float32 products go through oneDNN; None where
-            they cannot.
+        onednn_error: How far the median token's state moves, relative to its norm, when float32 products go through
+            oneDNN; None where they cannot.
     """
 
     blocks: str
