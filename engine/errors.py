@@ -35,6 +35,7 @@ class Remedy(Enum):
     SAVE_LESS = "make room, choose another folder, or keep less with positions='last' or fewer layers"
     SEE_CONCEPT = "compare with engine/concepts/data/honesty.toml"
     TRUST_REMOTE_CODE = "pass trust_remote_code=True, only if you trust the model's author"
+    USE_LESS_MEMORY = "take fewer layers, use_hooks=True, dtype='bfloat16', shorter prompts or a smaller model"
     USE_SMALLER_MODEL = "use a smaller model, or device_map='auto' to spread it over devices"
     USE_SMALLER_MODEL_OR_DTYPE = "use a smaller model, or dtype='bfloat16', which halves it, or device_map='auto'"
 

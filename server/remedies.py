@@ -23,6 +23,7 @@ REMEDIES = {
     Remedy.SAVE_LESS: f"keep less with positions='last' or fewer layers, or {_PERSON} to make room",
     Remedy.SEE_CONCEPT: "compare with show_concept(name='honesty')",
     Remedy.TRUST_REMOTE_CODE: "use another model from list_models: this server runs no code that comes with a model",
+    Remedy.USE_LESS_MEMORY: "take fewer layers, shorter prompts or a smaller model, or unload_model first",
     Remedy.USE_SMALLER_MODEL: "use a smaller model from list_models, or unload_model first",
     Remedy.USE_SMALLER_MODEL_OR_DTYPE: "use a smaller model from list_models, or unload_model first",
 }

@@ -21,6 +21,7 @@ REMEDIES = {
     Remedy.SAVE_LESS: "make room, or keep less: positions last, or fewer layers",
     Remedy.SEE_CONCEPT: "compare with engine/concepts/data/honesty.toml",
     Remedy.TRUST_REMOTE_CODE: "layerscope capture --trust-remote-code, only if you trust the model's author",
+    Remedy.USE_LESS_MEMORY: "take fewer layers, shorter prompts or a smaller model",
     Remedy.USE_SMALLER_MODEL: "use a smaller model",
     Remedy.USE_SMALLER_MODEL_OR_DTYPE: "use a smaller model, or layerscope capture --dtype bfloat16, which halves it",
 }

@@ -32,7 +32,8 @@ def capture_activations(
     rendered: bool = False,
     site: str = DEFAULT_SITE,
     positions: PositionSpec = "all",
-    batch_size: int = DEFAULT_BATCH_SIZE,
+    batch_size: int | None = DEFAULT_BATCH_SIZE,
+    prefix_reuse: bool = True,
     progress: Progress | None = None,
 ) -> ActivationData:
     """Capture hidden states of one prompt or several: the residual stream after blocks, unless another site is named.
@@ -50,7 +51,9 @@ def capture_activations(
             what has no layers and is stored under the block that it adjoins, the first or the last: `embed`, what
             enters block 0, and `final_norm`, what the final norm puts out.
         positions: See `parse_positions`.
-        batch_size: Most prompts in one forward pass; 1 for states that do not depend on the other prompts' shapes.
+        batch_size: Most prompts in one forward pass, None for as many as run well; 1 for states that do not depend on
+            the other prompts' shapes.
+        prefix_reuse: Whether what prompts share at the beginning is run once, where the model allows it.
         progress: Called with prompts done and in total.
 
     Returns:
@@ -68,7 +71,14 @@ def capture_activations(
         torch.Size([1, 4, 576])
     """
     settings = Settings.for_model(
-        model, layers, positions, site=site, use_hooks=use_hooks, batch_size=batch_size, progress=progress
+        model,
+        layers,
+        positions,
+        site=site,
+        use_hooks=use_hooks,
+        batch_size=batch_size,
+        prefix_reuse=prefix_reuse,
+        progress=progress,
     )
     texts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not texts:

@@ -38,7 +38,8 @@ def capture_contrastive_activations(
     factors: Sequence[Factors] | None = None,
     site: str = DEFAULT_SITE,
     positions: PositionSpec = "all",
-    batch_size: int = DEFAULT_BATCH_SIZE,
+    batch_size: int | None = DEFAULT_BATCH_SIZE,
+    prefix_reuse: bool = True,
     progress: Progress | None = None,
 ) -> ContrastData:
     """Capture pairs of prompts: the first positive with the first negative, and so on.
@@ -53,7 +54,8 @@ def capture_contrastive_activations(
         factors: What each pair was made from, for statistics that leave one of these out.
         site: See `capture_activations`.
         positions: See `parse_positions`.
-        batch_size: Most prompts in one forward pass.
+        batch_size: Most prompts in one forward pass, None for as many as run well.
+        prefix_reuse: See `capture_activations`.
         progress: Called with prompts done and in total.
 
     Returns:
@@ -70,7 +72,14 @@ def capture_contrastive_activations(
         torch.Size([1, 3, 576])
     """
     settings = Settings.for_model(
-        model, layers, positions, site=site, use_hooks=use_hooks, batch_size=batch_size, progress=progress
+        model,
+        layers,
+        positions,
+        site=site,
+        use_hooks=use_hooks,
+        batch_size=batch_size,
+        prefix_reuse=prefix_reuse,
+        progress=progress,
     )
     data = _capture_pairs(model, tokenizer, positive_prompts, negative_prompts, settings, rendered=False)
     if factors is not None:
@@ -92,7 +101,8 @@ def capture_from_concept(
     *,
     site: str = DEFAULT_SITE,
     positions: PositionSpec = "all",
-    batch_size: int = DEFAULT_BATCH_SIZE,
+    batch_size: int | None = DEFAULT_BATCH_SIZE,
+    prefix_reuse: bool = True,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ContrastData:
@@ -110,7 +120,8 @@ def capture_from_concept(
         use_hooks: Read through hooks.
         site: See `capture_activations`.
         positions: See `parse_positions`.
-        batch_size: Most prompts in one forward pass.
+        batch_size: Most prompts in one forward pass, None for as many as run well.
+        prefix_reuse: See `capture_activations`.
         seed: Of the draw.
         progress: Called with prompts done and in total.
 
@@ -129,7 +140,14 @@ def capture_from_concept(
     """
     chosen = concept if isinstance(concept, Concept) else load_concept(concept)
     settings = Settings.for_model(
-        model, layers, positions, site=site, use_hooks=use_hooks, batch_size=batch_size, progress=progress
+        model,
+        layers,
+        positions,
+        site=site,
+        use_hooks=use_hooks,
+        batch_size=batch_size,
+        prefix_reuse=prefix_reuse,
+        progress=progress,
     )
     pairs = render_pairs(tokenizer, chosen, max_samples, seed)
     if pairs.chat_template is None:

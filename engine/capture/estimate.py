@@ -6,15 +6,17 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from engine.capture.batches import DEFAULT_BATCH_SIZE, sorted_batches
+from engine.capture.batches import DEFAULT_BATCH_SIZE
 from engine.capture.layers import LayerSpec
 from engine.capture.positions import PositionSpec
+from engine.capture.prefixes import planned_tokens
 from engine.capture.prompts import tokenize_prompts
 from engine.capture.run import Settings
 from engine.capture.sites import DEFAULT_SITE
 from engine.models.blocks import find_blocks
 from engine.models.description import describe_model
 from engine.models.forward import TokenBatch, input_device, read_blocks
+from engine.models.products import onednn_products
 from engine.records.captures import CaptureEstimate
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ def estimate_capture(
     *,
     site: str = DEFAULT_SITE,
     positions: PositionSpec = "all",
-    batch_size: int = DEFAULT_BATCH_SIZE,
+    batch_size: int | None = DEFAULT_BATCH_SIZE,
+    prefix_reuse: bool = True,
     rendered: bool = False,
 ) -> CaptureEstimate:
     """Count what a capture would read and keep, and time a small piece of it.
@@ -43,12 +46,13 @@ def estimate_capture(
         layers: See `parse_layers`; None for all.
         site: See `capture_activations`.
         positions: See `parse_positions`.
-        batch_size: Most prompts in one forward pass.
+        batch_size: Most prompts in one forward pass, None for as many as run well.
+        prefix_reuse: See `capture_activations`.
         rendered: Whether the texts went through a chat template and hold their special tokens.
 
     Returns:
         The estimate. Prompts, tokens and bytes of the states are exact; seconds are those of two prompts of middling
-        length, scaled by the number of tokens, padding included.
+        length, scaled by the number of tokens that are run.
 
     Raises:
         RequestError: A site, layers or positions that do not exist.
@@ -61,25 +65,34 @@ def estimate_capture(
         (40, 23040)
     """
     settings = Settings.for_model(
-        model, layers, positions, site=site, use_hooks=True, batch_size=batch_size, progress=None
+        model,
+        layers,
+        positions,
+        site=site,
+        use_hooks=True,
+        batch_size=batch_size,
+        prefix_reuse=prefix_reuse,
+        progress=None,
     )
     tokenized = tokenize_prompts(model, tokenizer, prompts, rendered=rendered)
     lengths = [len(prompt.ids) for prompt in tokenized]
     spans = [settings.positions.span(len(prompt.ids), prompt.name) for prompt in tokenized]
     kept = len(prompts) if settings.positions.mean else sum(stop - start for start, stop in spans)
-    padded = sum(len(batch) * lengths[batch[0]] for batch in sorted_batches(lengths, batch_size))
+    rows = [prompt.ids for prompt in tokenized]
+    run = planned_tokens(settings.plan(rows), rows)
     middling = sorted(tokenized, key=lambda prompt: len(prompt.ids))[len(prompts) // 2]
     width = describe_model(model).hidden_size
     return CaptureEstimate(
         prompts=len(prompts),
         tokens=sum(lengths),
-        seconds=round(padded * _seconds_per_token(model, middling.ids, settings.layers[-1]), 2),
+        seconds=round(run * _seconds_per_token(model, middling.ids, settings), 2),
         bytes=kept * len(settings.layers) * width * (4 if settings.positions.mean else model.dtype.itemsize),
     )
 
 
-def _seconds_per_token(model: PreTrainedModel, ids: list[int], last_layer: int) -> float:
+def _seconds_per_token(model: PreTrainedModel, ids: list[int], settings: Settings) -> float:
     batch = TokenBatch.of([ids] * _TIMED_PROMPTS, input_device(model))
     begun = time.perf_counter()
-    read_blocks(model, find_blocks(model), batch, [last_layer], lambda _states: None)
+    with onednn_products(wanted=settings.onednn):
+        read_blocks(model, find_blocks(model), batch, [settings.layers[-1]], lambda _states: None)
     return (time.perf_counter() - begun) / (len(ids) * _TIMED_PROMPTS)

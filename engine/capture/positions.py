@@ -1,9 +1,8 @@
-"""Which tokens of a prompt are kept, and how they are taken out of a padded batch without holding on to it."""
+"""Which tokens of a prompt are kept, and whether each or their mean."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,21 +47,16 @@ class Positions:
             )
         return start, stop
 
-    def take(self, states: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-        """Copy the chosen states of every prompt to the CPU.
+    def finish(self, states: Tensor) -> Tensor:
+        """Make of the states of the span what is kept.
 
         Args:
-            states: Output of a block for a batch padded on the right, `(batch, sequence, hidden)`.
-            lengths: Number of real tokens of each prompt.
+            states: States of the span, `(tokens, hidden)`.
 
         Returns:
-            One tensor a prompt, `(kept tokens, hidden)`, each with memory of its own; a mean is float32.
+            They themselves, or their mean, `(1, hidden)` in float32.
         """
-        spans = [self.span(length) for length in lengths]
-        if self.mean:
-            means = [states[row, a:b].float().mean(dim=0, keepdim=True) for row, (a, b) in enumerate(spans)]
-            return [mean.cpu() for mean in means]
-        return [states[row, a:b].to("cpu", copy=True) for row, (a, b) in enumerate(spans)]
+        return states.float().mean(dim=0, keepdim=True) if self.mean else states
 
 
 def parse_positions(positions: PositionSpec) -> Positions:

@@ -47,10 +47,18 @@ def trace_provenance(
         site=settings.site,
         positions=settings.positions.text,
         mode="hooks" if settings.use_hooks else "hidden_states",
-        batch_size=settings.batch_size,
+        batch_size=settings.limits.prompts,
+        token_budget=settings.limits.tokens,
+        prefix_reuse=_prefix_reuse(settings),
+        products="oneDNN" if settings.onednn else "default",
         seed=seed,
         receipt=known.receipt,
     )
+
+
+def _prefix_reuse(settings: Settings) -> str:
+    limited = settings.prefix_reuse == "on" and settings.window is not None
+    return f"on, if no prompt is longer than {settings.window} tokens" if limited else settings.prefix_reuse
 
 
 def library_versions() -> dict[str, str]:

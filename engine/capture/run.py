@@ -6,6 +6,7 @@ states.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,15 +14,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.capture.batches import sorted_batches
+from engine.capture.batches import Limits, sorted_batches, token_budget
 from engine.capture.layers import LayerSpec
+from engine.capture.passes import Passes
 from engine.capture.positions import Positions, PositionSpec, parse_positions
+from engine.capture.prefixes import Plan, planned_tokens, shared_batches
 from engine.capture.prompts import TokenizedPrompt
 from engine.capture.sites import DEFAULT_SITE, find_taps, parse_site, require_site, site_layers
 from engine.errors import CaptureError, Remedy, RequestError
 from engine.models.blocks import find_blocks
 from engine.models.description import describe_model
-from engine.models.forward import Keep, TokenBatch, input_device, read_hidden_states, read_taps
+from engine.models.forward import TokenBatch, input_device, read_hidden_states, read_taps
+from engine.models.products import onednn_products
+from engine.models.shortcuts import ONEDNN_TOLERANCE
 from engine.records.captures import ActivationData
 
 if TYPE_CHECKING:
@@ -29,6 +34,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from engine.models.blocks import Blocks
+
+log = logging.getLogger(__name__)
+
+_WORTH_SHARING = (
+    0.9  # share of the tokens that must at most be left: attention over a packed row costs more than padding
+)
 
 Progress = Callable[[int, int], None]
 """Called with the number of prompts done and their total."""
@@ -47,7 +58,10 @@ class Settings:
         positions: Which tokens.
         use_hooks: Whether hooks read the states, or `output_hidden_states`. Both give the same bits; hooks hold less
             in memory, stop after the last layer wanted, and are the one way to sites other than `resid_post`.
-        batch_size: Most prompts in one forward pass.
+        limits: What goes through the model at once.
+        prefix_reuse: Whether what prompts share at the beginning is run once; or why not.
+        window: The longest prompt for which it can be, None for any.
+        onednn: Whether float32 products go through oneDNN.
         progress: Told of each batch.
     """
 
@@ -55,7 +69,10 @@ class Settings:
     layers: list[int]
     positions: Positions
     use_hooks: bool
-    batch_size: int
+    limits: Limits
+    prefix_reuse: str = "off"
+    window: int | None = None
+    onednn: bool = False
     progress: Progress | None = None
 
     @classmethod
@@ -67,7 +84,8 @@ class Settings:
         *,
         site: str,
         use_hooks: bool,
-        batch_size: int,
+        batch_size: int | None,
+        prefix_reuse: bool,
         progress: Progress | None,
     ) -> Settings:
         """Read what the user asked for, in the light of a model.
@@ -76,14 +94,48 @@ class Settings:
             RequestError: Site, layers, positions or batch size make no sense for it.
             ModelError: The model fails the check, or does not have the site.
         """
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise RequestError(f"a batch of {batch_size} prompts is not possible", expected="at least 1")
         parse_site(site, layers)
         receipt = describe_model(model).receipt
         require_site(site, receipt)
         numbers = site_layers(site, layers, receipt["num_layers"])
         hooks = use_hooks or site != DEFAULT_SITE
-        return cls(site, numbers, parse_positions(positions), hooks, batch_size, progress)
+        error, separate = receipt.get("onednn_error"), receipt.get("separate", "not checked")
+        return cls(
+            site=site,
+            layers=numbers,
+            positions=parse_positions(positions),
+            use_hooks=hooks,
+            limits=Limits(token_budget(input_device(model)), batch_size),
+            prefix_reuse="off" if not prefix_reuse or batch_size == 1 else f"no: {separate}" if separate else "on",
+            window=receipt.get("window"),
+            onednn=error is not None and error <= ONEDNN_TOLERANCE,
+            progress=progress,
+        )
+
+    def plan(self, rows: Sequence[list[int]]) -> Plan:
+        """In which passes to run prompts: packed where they share enough of their beginnings, else padded.
+
+        Args:
+            rows: Token ids of each prompt.
+        """
+        padded: Plan = [*sorted_batches([len(row) for row in rows], self.limits)]
+        if self.prefix_reuse == "off" or len(rows) < 2:
+            return padded
+        shared = shared_batches(rows, self.limits)
+        if planned_tokens(shared, rows) > _WORTH_SHARING * sum(map(len, rows)):
+            return padded
+        longest = max(len(row) for row in rows)
+        if self.prefix_reuse != "on" or (self.window is not None and longest > self.window):
+            log.info("what prompts share at the beginning is run for each: %s", self._why_separate(longest))
+            return padded
+        return shared
+
+    def _why_separate(self, longest: int) -> str:
+        if self.prefix_reuse != "on":
+            return self.prefix_reuse.removeprefix("no: ")
+        return f"the longest has {longest} tokens, and tokens of this model see {self.window} back"
 
 
 def run_capture(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings) -> list[ActivationData]:
@@ -129,40 +181,51 @@ def run_batches(
         CaptureError: As `run_capture`.
         RequestError: As `run_capture`, before anything is run.
     """
-    lengths = [len(prompt.ids) for prompt in prompts]
-    for prompt in prompts:
-        settings.positions.span(len(prompt.ids), prompt.name)
-    blocks, device = find_blocks(model), input_device(model)
-    for batch in sorted_batches(lengths, settings.batch_size):
-        tokens = TokenBatch.of([prompts[index].ids for index in batch], device)
-        keep = partial(settings.positions.take, lengths=[lengths[index] for index in batch])
-        states = _read(model, blocks, tokens, settings, keep)
+    spans = [settings.positions.span(len(prompt.ids), prompt.name) for prompt in prompts]
+    rows = [prompt.ids for prompt in prompts]
+    passes = Passes(rows, spans, partial(_read, model, find_blocks(model), settings), input_device(model), model.dtype)
+    for batch in passes.run(settings.plan(rows)):
         captured = {
-            index: {layer: states[layer][row][None] for layer in settings.layers} for row, index in enumerate(batch)
+            index: {layer: settings.positions.finish(states)[None] for layer, states in kept.items()}
+            for index, kept in batch.items()
         }
-        for index, kept in captured.items():
-            _require_usable(kept, prompts[index].name)
+        _require_usable(captured, prompts)
         yield captured
 
 
 def _read(
-    model: PreTrainedModel, blocks: Blocks, tokens: TokenBatch, settings: Settings, keep: Keep[list[Tensor]]
-) -> dict[int, list[Tensor]]:
-    if not settings.use_hooks:
-        return read_hidden_states(model, blocks, tokens, settings.layers, keep)
-    taps = find_taps(settings.site, settings.layers, blocks, describe_model(model).receipt)
-    return read_taps(model, blocks, tokens, taps, keep)
+    model: PreTrainedModel, blocks: Blocks, settings: Settings, tokens: TokenBatch, wanted: Tensor
+) -> dict[int, Tensor]:
+    places = wanted.to(tokens.input_ids.device)
+
+    def keep(states: Tensor) -> Tensor:
+        return states.flatten(0, 1).index_select(0, places.to(states.device)).cpu()
+
+    with onednn_products(wanted=settings.onednn):
+        if not settings.use_hooks:
+            return read_hidden_states(model, blocks, tokens, settings.layers, keep)
+        taps = find_taps(settings.site, settings.layers, blocks, describe_model(model).receipt)
+        return read_taps(model, blocks, tokens, taps, keep)
 
 
-def _require_usable(states: LayerStates, name: str) -> None:
-    for layer, kept in states.items():
-        finite = bool(torch.isfinite(kept).all())
-        if not finite or not bool(kept.any()):
-            raise CaptureError(
-                f"{name} has {'only zeros' if finite else 'values that are not finite'} at layer {layer}",
-                expected="finite states; only damaged weights give others in float32",
-                next_step=Remedy.CAPTURE_IN_FLOAT32,
-            )
+def _require_usable(captured: dict[int, LayerStates], prompts: Sequence[TokenizedPrompt]) -> None:
+    """Refuse states that are not finite, or all zero; first all states of a layer at once, then prompt by prompt."""
+    for layer in next(iter(captured.values())):
+        together = torch.cat([states[layer][0] for states in captured.values()])
+        if bool(torch.isfinite(together).all()) and bool(together.any(dim=-1).all()):
+            continue
+        for index, states in captured.items():
+            _require_usable_prompt(states[layer], layer, prompts[index].name)
+
+
+def _require_usable_prompt(states: Tensor, layer: int, name: str) -> None:
+    finite = bool(torch.isfinite(states).all())
+    if not finite or not bool(states.any()):
+        raise CaptureError(
+            f"{name} has {'only zeros' if finite else 'values that are not finite'} at layer {layer}",
+            expected="finite states; only damaged weights give others in float32",
+            next_step=Remedy.CAPTURE_IN_FLOAT32,
+        )
 
 
 def _activation_data(prompt: TokenizedPrompt, states: LayerStates, num_layers: int) -> ActivationData:

@@ -79,8 +79,13 @@ def capture(
     device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.", rich_help_panel=_HOW)] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.", rich_help_panel=_HOW)] = "auto",
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Most prompts in one forward pass.", rich_help_panel=_HOW)
+        int | None,
+        typer.Option(min=1, help="Most prompts in one forward pass; as many as run well.", rich_help_panel=_HOW),
     ] = DEFAULT_BATCH_SIZE,
+    no_prefix_reuse: Annotated[
+        bool,
+        typer.Option("--no-prefix-reuse", help="Run shared beginnings for each prompt.", rich_help_panel=_HOW),
+    ] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.", rich_help_panel=_HOW)
     ] = False,
@@ -126,6 +131,7 @@ def capture(
     )
     draw = {"model_key": alias, "max_samples": max_samples or None, "seed": seed}
     how = {"layers": layers, "site": site, "use_hooks": use_hooks, "positions": positions, "batch_size": batch_size}
+    how["prefix_reuse"] = not no_prefix_reuse
     with narrator.counting("prompts") as progress, narrator.engine_log():
         data = _capture(loaded, tokenizer, chosen, draw, how | {"progress": progress})
     _save(data, paths, force, narrator)

@@ -21,6 +21,7 @@ REMEDIES = {
     Remedy.SAVE_LESS: "make room, choose another folder with --output, or keep less with --positions last or --layers",
     Remedy.SEE_CONCEPT: "compare with engine/concepts/data/honesty.toml",
     Remedy.TRUST_REMOTE_CODE: "--trust-remote-code, only if you trust the model's author",
+    Remedy.USE_LESS_MEMORY: "fewer --layers, --use-hooks, --dtype bfloat16, shorter prompts or a smaller model",
     Remedy.USE_SMALLER_MODEL: "use a smaller model: layerscope capture --list-models shows their sizes",
     Remedy.USE_SMALLER_MODEL_OR_DTYPE: "--dtype bfloat16 halves it; or use a smaller model",
 }

@@ -110,6 +110,14 @@ def _tensors(record: CaptureRecord) -> str:
     return f"{record['data']['name']}, {record['data']['bytes'] / 1e6:.1f} MB: {counted}, {shape}"
 
 
+def _batches(provenance: Provenance) -> str:
+    size, budget = provenance["batch_size"], provenance.get("token_budget")
+    batches = f"batches of {size}" if size else f"batches of {budget:,} tokens"
+    reuse = provenance.get("prefix_reuse", "off")
+    shared = ", shared beginnings once" if reuse.startswith("on") else ""
+    return batches + shared + (", products by oneDNN" if provenance.get("products") == "oneDNN" else "")
+
+
 def _provenance_lines(provenance: Provenance | None) -> dict[str, str]:
     if provenance is None:
         return {"provenance": "unknown: the tensors did not come from a capture function"}
@@ -117,7 +125,7 @@ def _provenance_lines(provenance: Provenance | None) -> dict[str, str]:
     return {
         "model": f"{provenance['model']} ({provenance['alias']}), {provenance['revision'] or 'revision unknown'}",
         "run": f"{provenance['dtype']} on {provenance['device']}, attention {provenance['attention']},"
-        f" {provenance['mode']}, batches of {provenance['batch_size']}",
+        f" {provenance['mode']}, {_batches(provenance)}",
         "read": f"{provenance['site']}, positions {provenance['positions']}, blocks at {receipt['blocks']}",
         "prompts": f"chat template {provenance['chat_template'][:12]}" if provenance["chat_template"] else "plain text",
         "check": f"batching moved a state by {receipt['batched_error']:.1e} of its norm,"

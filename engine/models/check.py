@@ -15,7 +15,16 @@ from torch import Tensor, nn
 
 from engine.errors import ModelError
 from engine.models.blocks import Blocks, find_blocks
-from engine.models.forward import TokenBatch, input_device, left_as_found, read_blocks, residual, run_decoder, taken_in
+from engine.models.forward import TokenBatch, input_device, left_as_found, residual, run_decoder, taken_in
+from engine.models.shortcuts import (
+    States,
+    attention_window,
+    copy_states,
+    moved,
+    onednn_error,
+    read_all,
+    why_not_shared,
+)
 from engine.models.sublayers import SublayerSearch
 from engine.records.models import Receipt
 
@@ -26,7 +35,8 @@ if TYPE_CHECKING:
 # products of another shape add up in another order; the rest is what rounding makes of that over the depth.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
-_PROMPT_LENGTHS = (11, 6)
+_PROMPT_LENGTHS = (11, 8)
+_SHARED = 4  # tokens that both begin with
 
 
 @dataclass
@@ -48,7 +58,8 @@ def check_model(model: PreTrainedModel) -> Receipt:
     Each block runs once, in order, and puts out the residual stream, `(batch, sequence, hidden)`, that the next block
     takes in and that the model reports as `hidden_states[i + 1]`; the last one is what the final norm turns into the
     final hidden state; and a token's state in a padded batch is what it is on its own. What attention and feed-forward
-    add to the stream is looked for on the way: a model without it is not refused, but has no such sites.
+    add to the stream is looked for on the way: a model without it is not refused, but has no such sites. So are the
+    shortcuts that model and machine allow.
 
     Args:
         model: Any causal language model of transformers.
@@ -60,13 +71,19 @@ def check_model(model: PreTrainedModel) -> Receipt:
         ModelError: A promise does not hold; the message says which.
     """
     blocks = find_blocks(model)
-    prompts = _token_ids(model)
-    trace = _trace(model, blocks, TokenBatch.of([prompts[0]], input_device(model)))
+    prompts, device = _token_ids(model), input_device(model)
+    trace = _trace(model, blocks, TokenBatch.of([prompts[0]], device))
     broken = _broken_promise(blocks, trace, len(prompts[0]))
     if broken:
         raise _refusal(model, broken)
     states = trace.outputs[-1]
-    batched_error, tolerance = _batched_error(model, blocks, prompts), TOLERANCE[states.dtype]
+    alone = [
+        {layer: copy_states(output) for layer, output in enumerate(trace.outputs)},
+        read_all(model, blocks, TokenBatch.of([prompts[1]], device)),
+    ]
+    batch = TokenBatch.of(prompts, device)
+    together = read_all(model, blocks, batch)
+    batched_error, tolerance = _batched_error(alone, together), TOLERANCE[states.dtype]
     if not batched_error <= tolerance:
         raise _refusal(model, f"padding and batching change a token's state by {batched_error:.2g} of its norm")
     sublayers = trace.sublayers.found()
@@ -80,14 +97,18 @@ def check_model(model: PreTrainedModel) -> Receipt:
         batched_error=batched_error,
         tolerance=tolerance,
         dtype=str(states.dtype).removeprefix("torch."),
+        separate=why_not_shared(model, blocks, prompts, alone, tolerance),
+        window=attention_window(model.config),
+        onednn_error=onednn_error(model, blocks, batch, together),
     )
 
 
 def _token_ids(model: PreTrainedModel) -> list[list[int]]:
-    """Prompts of different lengths, drawn from the low half of the vocabulary, reproducibly."""
+    """Prompts of different lengths that begin alike, drawn from the low half of the vocabulary, reproducibly."""
     generator = torch.Generator().manual_seed(0)
     half = model.config.get_text_config(decoder=True).vocab_size // 2
-    return [torch.randint(3, max(half, 4), (length,), generator=generator).tolist() for length in _PROMPT_LENGTHS]
+    one, other = (torch.randint(3, max(half, 4), (n,), generator=generator).tolist() for n in _PROMPT_LENGTHS)
+    return [one, one[:_SHARED] + other[_SHARED:]]
 
 
 def _trace(model: PreTrainedModel, blocks: Blocks, batch: TokenBatch) -> _Trace:
@@ -146,26 +167,19 @@ def _broken_promise(blocks: Blocks, trace: _Trace, tokens: int) -> str:
     return ""
 
 
-def _batched_error(model: PreTrainedModel, blocks: Blocks, prompts: list[list[int]]) -> float:
+def _batched_error(alone: list[States], together: States) -> float:
     """Largest error over layers: for each prompt, the median over its tokens of |batched - alone| / |alone|.
 
     The median, because a mixture of experts in half precision may send one token elsewhere on a tie; what padding does
     wrong, it does to all tokens of a prompt.
     """
-    device, layers = input_device(model), range(len(blocks.blocks))
-    together = read_blocks(model, blocks, TokenBatch.of(prompts, device), layers, _copy)
-    errors = []
-    for row, ids in enumerate(prompts):
-        alone = read_blocks(model, blocks, TokenBatch.of([ids], device), layers, _copy)
-        for layer in layers:
-            single = alone[layer][0]  # (tokens, hidden)
-            difference = together[layer][row, : len(ids)] - single
-            errors.append((difference.norm(dim=-1) / single.norm(dim=-1)).median())
+    width = max(len(states[0]) for states in alone)
+    errors = [
+        moved(together[layer][row * width :][: len(single)], single).median()
+        for row, states in enumerate(alone)
+        for layer, single in states.items()
+    ]
     return float(torch.stack(errors).max())
-
-
-def _copy(states: Tensor) -> Tensor:
-    return states.to("cpu", torch.float64, copy=True)
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

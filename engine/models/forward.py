@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
-    from transformers import PreTrainedModel
+    from transformers import DynamicCache, PreTrainedModel
 
     from engine.models.blocks import Blocks
 
@@ -28,24 +28,35 @@ Keep = Callable[[Tensor], Kept]  # (batch, sequence, hidden) -> whatever the cal
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Prompts of one forward pass, padded on the right.
+    """Tokens of one forward pass.
 
     Attributes:
         input_ids: Token ids, `(batch, sequence)`.
-        attention_mask: 1 for a real token, `(batch, sequence)`.
+        attention_mask: 1 for a real token, `(batch, sequence)`; or what is added to the scores of attention, `(1, 1,
+            sequence, tokens in the cache + sequence)`.
+        position_ids: Where in its prompt each token is, `(1, sequence)`.
+        cache: Keys and values of the tokens before these, to which the pass adds those of its own.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
+    position_ids: Tensor
+    cache: DynamicCache | None = None
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]], device: torch.device) -> TokenBatch:
-        """Pad rows of token ids on the right, where causal attention and recurrences cannot see the padding."""
+    def of(cls, rows: Sequence[Sequence[int]], device: torch.device, cache: DynamicCache | None = None) -> TokenBatch:
+        """Pad rows of token ids on the right, where causal attention and recurrences cannot see the padding.
+
+        Args:
+            rows: Token ids of each prompt, from its beginning.
+            device: Where they belong.
+            cache: An empty one, to be filled.
+        """
         width = max(len(row) for row in rows)
         # Padding is never read, so any id that the embedding knows will do: not every tokenizer has a pad token.
         ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        return cls(ids.to(device), mask.to(device))
+        return cls(ids.to(device), mask.to(device), torch.arange(width, device=device)[None], cache)
 
 
 @dataclass(frozen=True)
@@ -158,9 +169,11 @@ def _run(decoder: nn.Module, batch: TokenBatch, **options: bool) -> Any:  # noqa
     accepted = inspect.signature(decoder.forward).parameters
     inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     if "position_ids" in accepted:
-        inputs["position_ids"] = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)[None]
+        inputs["position_ids"] = batch.position_ids
+    if batch.cache is not None:
+        inputs["past_key_values"] = batch.cache
     if "use_cache" in accepted:
-        inputs["use_cache"] = False
+        inputs["use_cache"] = batch.cache is not None
     with torch.no_grad():
         return decoder(**inputs, **options, return_dict=True)
 

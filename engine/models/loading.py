@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -82,15 +83,17 @@ def load_model_and_tokenizer(
         chosen_dtype = wanted_dtype or _default_dtype(config, torch_device)
         if device_map is None:
             require_room(config, chosen_dtype, torch_device)
-        tokenizer = AutoTokenizer.from_pretrained(location, **options)
-        loaded, found = _from_pretrained(
-            location,
-            config=config,
-            dtype=chosen_dtype,
-            device_map=device_map,
-            ignore_mismatched_sizes=True,  # reported with the missing ones, below
-            **options,
-        )
+        with ThreadPoolExecutor(max_workers=1) as beside:  # the tokenizer is read while the weights are
+            reading = beside.submit(AutoTokenizer.from_pretrained, location, **options)
+            loaded, found = _from_pretrained(
+                location,
+                config=config,
+                dtype=chosen_dtype,
+                device_map=device_map,
+                ignore_mismatched_sizes=True,  # reported with the missing ones, below
+                **options,
+            )
+            tokenizer = reading.result()
     _require_whole(found, source, location)
     if device_map is None:
         loaded.to(torch_device)  # type: ignore[arg-type]  # transformers wraps it and loses its type

@@ -31,7 +31,13 @@ class Provenance(TypedDict):
         site: What was read at each layer; `embed` and `final_norm`, which have none, lie under the block they adjoin.
         positions: Which tokens were kept.
         mode: `hooks` or `hidden_states`; sites other than `resid_post` are always read through hooks.
-        batch_size: Most prompts in one forward pass.
+        batch_size: Most prompts in one forward pass; None for as many as the token budget takes.
+        token_budget: Most tokens in one forward pass; captures of older versions had none.
+        prefix_reuse: Whether what prompts share at the beginning was run once: `on` where that saved something, with
+            the longest prompt for which a sliding window allows it, `off` when it was not wanted, or `no` with what the
+            model has against it.
+        products: What computed matrix products: `oneDNN` for float32 where the check at load found that as exact, or
+            PyTorch's `default`.
         seed: Seed of the draw of pairs, None where nothing was drawn.
         receipt: The check at load.
     """
@@ -48,7 +54,10 @@ class Provenance(TypedDict):
     site: str
     positions: str
     mode: str
-    batch_size: int
+    batch_size: int | None
+    token_budget: NotRequired[int]
+    prefix_reuse: NotRequired[str]
+    products: NotRequired[str]
     seed: int | None
     receipt: Receipt
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 SourceKind = Literal["package", "hub", "folder", "gguf", "given"]
 
@@ -65,6 +65,11 @@ class Receipt(TypedDict):
         batched_error: How far padding and batching moved a token's state, relative to its norm.
         tolerance: How far they were allowed to, for this dtype.
         dtype: Dtype of the states that were compared.
+        separate: Why prompts cannot share the run of what they begin with; empty when they can. Older checks, like the
+            two below, did not ask.
+        window: The longest prompt in which every token sees all those before it, None when there is no limit.
+        onednn_error: How far the median token's state moves, relative to its norm, when float32 products go through
+            oneDNN; None where they cannot.
     """
 
     blocks: str
@@ -76,6 +81,9 @@ class Receipt(TypedDict):
     batched_error: float
     tolerance: float
     dtype: str
+    separate: NotRequired[str]
+    window: NotRequired[int | None]
+    onednn_error: NotRequired[float | None]
 
 
 @dataclass(frozen=True)

@@ -144,8 +144,9 @@ def assert_clean(text: str) -> None:
 
 
 def many_pairs(count: int) -> list[Json]:
-    """Pairs that keep the model at work."""
-    return [{"positive": f"w3 {LONG}", "negative": f"w4 {LONG}"} for _ in range(count)]
+    """Pairs that keep the model at work: hardly two prompts begin alike, so that nothing can be run once for many."""
+    begin = [f"w{5 + i % 100} w{5 + i // 100}" for i in range(count)]
+    return [{"positive": f"{two} w3 {LONG}", "negative": f"{two} w4 {LONG}"} for two in begin]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

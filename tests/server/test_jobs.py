@@ -20,7 +20,7 @@ from tests.server.test_journey import finished
 
 pytestmark = pytest.mark.anyio
 
-MANY = 400  # pairs: fifty batches of the slow model
+MANY = 400  # pairs: some fifty batches of the slow model
 
 
 async def start_long(client: Client) -> Json:

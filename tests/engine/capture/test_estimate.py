@@ -30,7 +30,8 @@ def test_prompts_tokens_and_bytes_are_those_of_the_capture(
 def test_more_of_the_same_prompts_take_longer(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    many = estimate_capture(tiny_llama, tiny_tokenizer, ["w5 w6 w7"] * 100_000, positions="last")
+    prompts = [f"w{3 + i % 100} w{3 + i // 100 % 100} w{3 + i // 10_000}" for i in range(100_000)]
+    many = estimate_capture(tiny_llama, tiny_tokenizer, prompts, positions="last")
     assert many["seconds"] > 0
     assert many["tokens"] == 300_000
 

@@ -88,7 +88,8 @@ def test_the_sites_of_the_real_model_fit_together(smollm2: Loaded) -> None:
     ids = torch.tensor([smollm2.tokenizer(text)["input_ids"]])
     with torch.no_grad():
         assert torch.equal(read["embed"][0], smollm2.model.get_input_embeddings()(ids))
-        torch.testing.assert_close(read["final_norm"][29], smollm2.model.get_decoder()(ids).last_hidden_state)
+        final = smollm2.model.get_decoder()(ids).last_hidden_state
+        assert (read["final_norm"][29] - final).norm() <= 1e-5 * final.norm()
 
 
 @pytest.mark.parametrize("site", SITES)

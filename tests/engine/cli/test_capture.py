@@ -132,6 +132,20 @@ def test_hooks_read_the_same_bits_and_quiet_says_nothing(layerscope: Program, pr
     assert all(torch.equal(states, expected[layer]) for layer, states in hooked.items())
 
 
+def test_shared_beginnings_are_run_once_unless_told_otherwise(layerscope: Program, tiny_folder: Path) -> None:
+    for name, more in (("once", ()), ("each", ("--no-prefix-reuse",))):
+        prompts = [word for end in ("w9", "w10 w11", "w12") for word in ("--prompt", f"w3 w4 w5 w6 w7 w8 {end}")]
+        result = layerscope("capture", "--model", str(tiny_folder), *prompts, "--output", name, *more)
+        assert result.returncode == 0, result.stderr
+    once, each = (torch.load(layerscope.folder / f"{name}.pt")["activations"] for name in ("once", "each"))
+    assert all(torch.allclose(states, each[layer], rtol=1e-5, atol=1e-5) for layer, states in once.items())
+    made = [json.loads((layerscope.folder / f"{name}.json").read_text())["provenance"] for name in ("once", "each")]
+    assert [provenance["prefix_reuse"] for provenance in made] == ["on", "off"]
+    shown = [" ".join(layerscope("show", name, "--store", ".").stdout.split()) for name in ("once", "each")]
+    assert ["shared beginnings once" in text for text in shown] == [True, False]
+    assert all("batches of 384 tokens" in text for text in shown)
+
+
 def test_only_the_layers_asked_for_are_saved(layerscope: Program) -> None:
     result = layerscope("capture", "--model", "smollm2", "--prompt", "Hello", "--layers", "14,15,16,17")
     assert result.returncode == 0

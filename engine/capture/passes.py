@@ -1,0 +1,177 @@
+"""Forward passes as planned: what each prompt's tokens come to, out of trunks and batches, whatever memory allows.
+
+Knows plans, tokens and states. Does not know who asked, how the plan was made, or whether the states are any good.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.capture.batches import Batch
+from engine.capture.prefixes import Plan, Trunk, batch_tokens
+from engine.errors import CaptureError, Remedy
+from engine.models.forward import TokenBatch
+from engine.models.packing import continued, pack_prompts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import DynamicCache
+
+log = logging.getLogger(__name__)
+
+Read = Callable[[TokenBatch, "Tensor"], "dict[int, Tensor]"]
+"""Runs tokens; returns layer to the states of the tokens wanted, by their place in the flattened batch, on the CPU."""
+
+Rows = dict[int, "Tensor"]
+"""Layer to states, `(tokens, hidden)`."""
+
+
+@dataclass(frozen=True)
+class _Past:
+    """What trunks have run of the prompts that are next.
+
+    Attributes:
+        cache: Keys and values of those tokens; None where there are none.
+        kept: First token and states of the part of each trunk that is wanted.
+    """
+
+    cache: DynamicCache | None = None
+    kept: list[tuple[int, Rows]] = field(default_factory=list)
+
+
+class Passes:
+    """Runs plans over prompts.
+
+    Args:
+        rows: Token ids of each prompt.
+        spans: First wanted token of each prompt, and the one after the last.
+        read: Runs one batch.
+        device: Where tokens belong.
+        dtype: Of the model.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[list[int]],
+        spans: Sequence[tuple[int, int]],
+        read: Read,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self._rows, self._spans, self._read = rows, spans, read
+        self._device, self._dtype = device, dtype
+        self._most_tokens: int | None = None  # known once memory has run out
+
+    def run(self, plan: Plan, past: _Past | None = None) -> Iterator[dict[int, Rows]]:
+        """Run a plan.
+
+        Args:
+            plan: Trunks and batches.
+            past: What has been run of all its prompts.
+
+        Yields:
+            Place of a prompt to the states of its wanted tokens, for the prompts of one pass.
+
+        Raises:
+            CaptureError: There is too little memory for one prompt by itself.
+        """
+        past = past or _Past()
+        for step in plan:
+            if isinstance(step, Trunk):
+                yield from self.run(step.branches, self._run_trunk(step, past))
+            else:
+                yield from self._run_batch(step, past)
+
+    def _run_trunk(self, trunk: Trunk, past: _Past) -> _Past:
+        ids = self._rows[trunk.prompts[0]][trunk.start : trunk.stop]
+        cache = continued(past.cache)
+        if trunk.start:
+            batch = pack_prompts([ids], self._device, self._dtype, start=trunk.start, cache=cache).batch
+        else:
+            batch = TokenBatch.of([ids], self._device, cache)
+        spans = [self._spans[index] for index in trunk.prompts]
+        first = max(min(start for start, _ in spans), trunk.start)
+        last = min(max(stop for _, stop in spans), trunk.stop)
+        wanted = torch.arange(first, max(first, last)) - trunk.start
+        try:
+            states = self._read(batch, wanted)
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            raise self._too_large(trunk.prompts[0]) from error
+        return _Past(cache, [*past.kept, (first, states)])
+
+    def _run_batch(self, batch: Batch, past: _Past) -> Iterator[dict[int, Rows]]:
+        """One batch; in halves when memory runs out, as are then all later ones of that size."""
+        waiting = [batch]
+        while waiting:
+            batch = waiting.pop()
+            tokens = batch_tokens(batch, self._rows)
+            if len(batch.prompts) > 1 and self._most_tokens is not None and tokens > self._most_tokens:
+                waiting += reversed(batch.halves())
+                continue
+            try:
+                captured = self._read_batch(batch, past)
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                if len(batch.prompts) == 1:
+                    raise self._too_large(batch.prompts[0]) from error
+                captured = None
+            if captured is None:  # here, where the error holds on to no tensor any more
+                self._most_tokens = tokens // 2
+                log.info("out of memory with %d tokens at once: going on with %d", tokens, self._most_tokens)
+                gc.collect()
+                if self._device.type == "cuda":
+                    torch.cuda.empty_cache()
+                waiting.append(batch)
+            else:
+                yield captured
+
+    def _read_batch(self, batch: Batch, past: _Past) -> dict[int, Rows]:
+        tokens, places = self._lay_out(batch, past)
+        wanted: list[list[int]] = []
+        for index, where in zip(batch.prompts, places, strict=True):
+            start, stop = self._spans[index]
+            wanted.append(where[max(start - batch.start, 0) : max(stop - batch.start, 0)])
+        states = self._read(tokens, torch.tensor([place for where in wanted for place in where], dtype=torch.long))
+        counts = [len(where) for where in wanted]
+        cut = {layer: torch.split(kept, counts) for layer, kept in states.items()}
+        return {
+            index: {layer: self._whole(index, layer, parts[row], past) for layer, parts in cut.items()}
+            for row, index in enumerate(batch.prompts)
+        }
+
+    def _lay_out(self, batch: Batch, past: _Past) -> tuple[TokenBatch, list[list[int]]]:
+        """The tokens of a batch, and for each prompt where they lie in the flattened batch."""
+        ids = [self._rows[index][batch.start :] for index in batch.prompts]
+        if batch.packed and (len(ids) > 1 or batch.start):
+            cache = continued(past.cache) if batch.start else None
+            packed = pack_prompts(ids, self._device, self._dtype, start=batch.start, cache=cache)
+            return packed.batch, packed.places
+        width = max(map(len, ids))
+        places = [list(range(row * width, row * width + len(one))) for row, one in enumerate(ids)]
+        return TokenBatch.of(ids, self._device), places
+
+    def _whole(self, index: int, layer: int, last: Tensor, past: _Past) -> Tensor:
+        """The wanted states of a prompt from all trunks and its batch, with memory of their own."""
+        start, stop = self._spans[index]
+        parts = [rows[layer][max(start - first, 0) : max(stop - first, 0)] for first, rows in past.kept]
+        return torch.cat([*parts, last]) if parts else last.clone()
+
+    def _too_large(self, index: int) -> CaptureError:
+        return CaptureError(
+            f"there is too little memory for one prompt of {len(self._rows[index])} tokens by itself",
+            next_step=Remedy.USE_LESS_MEMORY,
+        )
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device ran out of memory, or the CPU, for which PyTorch has no error of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

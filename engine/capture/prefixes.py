@@ -1,0 +1,143 @@
+"""Which prompts share their beginning, and how to run each shared beginning once.
+
+Prompts in lexicographic order are a tree: a prompt branches off the one before it where the two first differ. Subtrees
+that fit into one pass are packed into one row; what many passes would share is a trunk, run once before them. Knows
+token ids; knows no model and no tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+from engine.capture.batches import Batch, Limits
+
+# Running a trunk by itself costs a pass over all weights, as much as so many tokens in a pass that is under way.
+_PASS_TOKENS = 64
+_MOST_FORKS = 100  # after which prompts are taken as they come: a text and all its beginnings fork once a token
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """A shared beginning, and what goes on from it.
+
+    Attributes:
+        prompts: The prompts that begin with it; its tokens are read from the first.
+        start: Its first token; those before were run by the trunk that this one goes on from.
+        stop: The token after its last; every prompt is longer.
+        branches: What is run next.
+    """
+
+    prompts: list[int]
+    start: int
+    stop: int
+    branches: list[Trunk | Batch]
+
+
+Plan = list[Trunk | Batch]
+
+
+def shared_batches(rows: Sequence[list[int]], limits: Limits) -> Plan:
+    """Plan passes in which every shared beginning is run once, or nearly.
+
+    Args:
+        rows: Token ids of each prompt.
+        limits: What may go together; of tokens those that are run, not those that are shared.
+
+    Returns:
+        Packed batches, under trunks where that saves.
+
+    Example:
+        >>> [plan] = shared_batches([[1, 2, 3], [1, 2, 4], [1, 2, 3]], Limits(8))
+        >>> plan.prompts, plan.packed
+        ([0, 2, 1], True)
+    """
+    return _Planner(rows, limits).branches(0, len(rows), 0)
+
+
+def planned_tokens(plan: Plan, rows: Sequence[list[int]]) -> int:
+    """How many tokens a plan runs, padding included.
+
+    Example:
+        >>> rows = [[1, 2, 3], [1, 2, 4], [1, 2, 3]]
+        >>> planned_tokens(shared_batches(rows, Limits(8)), rows)
+        4
+    """
+    total = 0
+    for step in plan:
+        if isinstance(step, Trunk):
+            total += step.stop - step.start + planned_tokens(step.branches, rows)
+        else:
+            total += batch_tokens(step, rows)
+    return total
+
+
+def batch_tokens(batch: Batch, rows: Sequence[list[int]]) -> int:
+    """How many tokens a batch runs, padding included."""
+    if not batch.packed:
+        return len(batch.prompts) * max(len(rows[index]) - batch.start for index in batch.prompts)
+    ordered = sorted(rows[index] for index in batch.prompts)
+    fresh = (len(row) - max(_common(before, row), batch.start) for before, row in pairwise(ordered))
+    return len(ordered[0]) - batch.start + sum(fresh)
+
+
+class _Planner:
+    """Works on places in lexicographic order; `low` to `high` is a range of prompts that share their first tokens."""
+
+    def __init__(self, rows: Sequence[list[int]], limits: Limits) -> None:
+        self._order = sorted(range(len(rows)), key=lambda index: rows[index])
+        self._lengths = [len(rows[index]) for index in self._order]
+        self._shared = [0, *(_common(rows[one], rows[other]) for one, other in pairwise(self._order))]
+        fresh = (length - shared for length, shared in zip(self._lengths, self._shared, strict=True))
+        self._fresh = list(accumulate(fresh, initial=0))
+        self._limits = limits
+
+    def branches(self, low: int, high: int, start: int, depth: int = 0) -> Plan:
+        """Passes for a range of prompts whose first `start` tokens have been run, after so many forks."""
+        if self._fits(low, high, start):
+            return [Batch(self._order[low:high], start, packed=True)]
+        common = min(self._shared[low + 1 : high])
+        stop = min(common, min(self._lengths[low:high]) - 1)
+        passes = self._tokens(low, high, start) // self._limits.tokens
+        if (stop - start) * passes > _PASS_TOKENS:
+            return [Trunk(self._order[low:high], start, stop, self.branches(low, high, stop, depth + 1))]
+        if depth >= _MOST_FORKS:
+            return self._merged([(i, i + 1) for i in range(low, high)], start, depth)
+        return self._merged(self._forks(low, high, common), start, depth)
+
+    def _forks(self, low: int, high: int, common: int) -> list[tuple[int, int]]:
+        """The range cut where two neighbours share no more than all share."""
+        cuts = [low, *(i for i in range(low + 1, high) if self._shared[i] == common), high]
+        return list(pairwise(cuts))
+
+    def _merged(self, forks: list[tuple[int, int]], start: int, depth: int) -> Plan:
+        """Neighbouring forks together as far as they fit; a fork that does not fit by itself is cut further."""
+        plan: Plan = []
+        low, high = forks[0][0], forks[0][0]
+        for fork_low, fork_high in forks:
+            if self._fits(low, fork_high, start):
+                high = fork_high
+                continue
+            if low < high:
+                plan.append(Batch(self._order[low:high], start, packed=True))
+            low, high = fork_low, fork_high
+            if not self._fits(low, high, start):
+                plan += self.branches(low, high, start, depth + 1)
+                low = high
+        if low < high:
+            plan.append(Batch(self._order[low:high], start, packed=True))
+        return plan
+
+    def _fits(self, low: int, high: int, start: int) -> bool:
+        return self._limits.allow(high - low, self._tokens(low, high, start))
+
+    def _tokens(self, low: int, high: int, start: int) -> int:
+        """Tokens of the range that are not shared with a neighbour, or have been run."""
+        return self._lengths[low] - start + self._fresh[high] - self._fresh[low + 1]
+
+
+def _common(one: list[int], other: list[int]) -> int:
+    """Number of tokens that two prompts share at the beginning."""
+    shorter = min(len(one), len(other))
+    return next((i for i in range(shorter) if one[i] != other[i]), shorter)

@@ -1,0 +1,62 @@
+"""float32 matrix products through oneDNN while states are read, where that is no less exact.
+
+PyTorch sends float32 products on a CPU through oneDNN when it may use less than float32 for them, and oneDNN then uses
+float32 all the same on a processor without units for anything less; on some it is twice as fast as what PyTorch uses
+else. Whether a machine is of that kind is for `engine.models.shortcuts` to measure. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any
+
+import torch
+
+_lock = Lock()
+_inside = 0
+_found = ""
+
+
+def _setting() -> Any | None:  # noqa: ANN401 - a module of settings, which older versions of torch lack
+    backend = getattr(torch.backends.mkldnn, "matmul", None)
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return backend if available and hasattr(backend, "fp32_precision") else None
+
+
+def onednn_possible() -> bool:
+    """Whether this build of PyTorch has oneDNN, and the setting that leads products there."""
+    return _setting() is not None
+
+
+@contextmanager
+def onednn_products(*, wanted: bool) -> Iterator[None]:
+    """Send float32 products through oneDNN, for the whole process, until the last who asked for it is done.
+
+    Args:
+        wanted: Whether to; nothing is touched otherwise.
+
+    Example:
+        >>> with onednn_products(wanted=True):
+        ...     product = torch.ones(2, 2) @ torch.ones(2, 2)
+        >>> product.tolist()
+        [[2.0, 2.0], [2.0, 2.0]]
+    """
+    global _inside, _found
+    setting = _setting()
+    if setting is None or not wanted:
+        yield
+        return
+    with _lock:
+        if not _inside:
+            _found = setting.fp32_precision
+            setting.fp32_precision = "bf16"
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                setting.fp32_precision = _found

@@ -1,0 +1,136 @@
+"""Which shortcuts a model and a machine allow: measured on a few tokens, used only where states come out the same.
+
+Two shortcuts: prompts that share their beginning run it once (`engine.models.packing`), and float32 products go through
+oneDNN (`engine.models.products`). A model that does not allow one is not refused; it is read the plain way.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from engine.errors import first_line
+from engine.models.forward import TokenBatch, input_device, read_blocks
+from engine.models.packing import continued, pack_prompts
+from engine.models.products import onednn_possible, onednn_products
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from engine.models.blocks import Blocks
+
+ONEDNN_TOLERANCE = 1e-4
+"""Largest error of the median token's state, relative to its norm, that oneDNN may make next to PyTorch's own products:
+thirty times what another order of summation makes, a thirtieth of what rounding to bfloat16 does."""
+
+# How far back a token sees, by the names that configs have for it.
+_WINDOWS = (
+    *("sliding_window", "sliding_window_size", "sliding_window_len", "window_size", "attention_window_size"),
+    *("attention_chunk_size", "local_attention", "index_topk", "keep_window_size"),
+)
+
+States = dict[int, Tensor]
+"""Layer to the states of tokens, `(tokens, hidden)`, float64 on the CPU."""
+
+
+def attention_window(config: PreTrainedConfig) -> int | None:
+    """The longest prompt in which every token sees all those before it; None where there is no limit."""
+    text = config.get_text_config(decoder=True)
+    found = [value for name in _WINDOWS if isinstance(value := getattr(text, name, None), int) and value > 0]
+    return min(found, default=None)
+
+
+def why_not_shared(
+    model: PreTrainedModel, blocks: Blocks, prompts: Sequence[list[int]], alone: Sequence[States], tolerance: float
+) -> str:
+    """Why prompts cannot share what they begin with; empty when they can.
+
+    They are read in one row, and once more in one row that goes on from the keys and values of their beginning.
+
+    Args:
+        model: A model that keeps its other promises.
+        blocks: Its parts.
+        prompts: Token ids of prompts that begin alike.
+        alone: The states that each has by itself.
+        tolerance: How far a state may move, relative to its norm.
+    """
+    window = attention_window(model.config)
+    if "position_ids" not in inspect.signature(blocks.decoder.forward).parameters:
+        return "it cannot be told where in a prompt a token is"
+    if window is not None and window < max(map(len, prompts)):
+        return f"its tokens see {window} tokens back"
+    # A layer that sees no further back than its window is as good as any other for prompts that fit into it.
+    others = set(getattr(model.config.get_text_config(decoder=True), "layer_types", None) or []) - {"full_attention"}
+    if window is not None:
+        others -= {"sliding_attention", "chunked_attention"}
+    if others:
+        return f"it has layers of the kind {', '.join(sorted(others))}"
+    try:
+        errors = [*_packed_errors(model, blocks, prompts, alone, 0), *_packed_errors(model, blocks, prompts, alone, 3)]
+    except Exception as refusal:  # whatever a family does not like about it
+        return f"its attention does not take such a mask or cache ({type(refusal).__name__}: {first_line(refusal)})"
+    error = float(torch.tensor(errors).max())  # which, unlike max, does not pass over what is not a number
+    return "" if error <= tolerance else f"it moves a token's state by {error:.2g} of its norm"
+
+
+def _packed_errors(
+    model: PreTrainedModel, blocks: Blocks, prompts: Sequence[list[int]], alone: Sequence[States], start: int
+) -> list[float]:
+    """For each prompt and layer the error of the median token, of those that no other prompt has.
+
+    The median, because a mixture of experts may send one token elsewhere on a tie.
+    """
+    device, cache = input_device(model), continued(None) if start else None
+    if start:
+        read_all(model, blocks, TokenBatch.of([prompts[0][:start]], device, cache))
+    rest = [ids[start:] for ids in prompts]
+    batch, places = pack_prompts(rest, device, model.dtype, start=start, cache=cache)
+    states = read_all(model, blocks, batch)
+    own = len(set(places[0]) & set(places[1]))
+    return [
+        float(moved(states[layer][where[own:]], single[start + own :]).median())
+        for where, one in zip(places, alone, strict=True)
+        for layer, single in one.items()
+    ]
+
+
+def onednn_error(model: PreTrainedModel, blocks: Blocks, batch: TokenBatch, states: States) -> float | None:
+    """How far the median token moves, relative to its norm, when products go through oneDNN; None where they cannot.
+
+    Largest over layers. The median, because a token at which a huge activation sets in moves further by any rounding.
+
+    Args:
+        model: A model that keeps its promises.
+        blocks: Its parts.
+        batch: Some tokens.
+        states: The states that they have.
+    """
+    if model.dtype != torch.float32 or not onednn_possible():
+        return None
+    if any(parameter.device.type != "cpu" for parameter in model.parameters()):
+        return None
+    with onednn_products(wanted=True):
+        after = read_all(model, blocks, batch)
+    real = batch.attention_mask.flatten().bool().cpu()
+    errors = [moved(after[layer][real], before[real]).median() for layer, before in states.items()]
+    return float(torch.stack(errors).max())
+
+
+def read_all(model: PreTrainedModel, blocks: Blocks, batch: TokenBatch) -> States:
+    """The states of all tokens after every block."""
+    return read_blocks(model, blocks, batch, range(len(blocks.blocks)), copy_states)
+
+
+def copy_states(states: Tensor) -> Tensor:
+    """States of a batch, `(batch, sequence, hidden)`, as rows of tokens in float64."""
+    return states.flatten(0, 1).to("cpu", torch.float64, copy=True)
+
+
+def moved(states: Tensor, expected: Tensor) -> Tensor:
+    """How far each token's state is from what was expected, relative to the norm of that."""
+    distance: Tensor = (states - expected).norm(dim=-1) / expected.norm(dim=-1)
+    return distance

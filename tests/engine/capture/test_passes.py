@@ -1,0 +1,97 @@
+"""Memory that runs out costs a second try with half as many tokens, and nothing that was captured before."""
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+import engine
+from engine.errors import CaptureError
+from engine.models.blocks import find_blocks
+
+ALIKE = [f"w5 w6 w7 w8 w9 w10 w11 w12 w{20 + i} w{40 + i % 3}" for i in range(24)]
+UNLIKE = [" ".join(f"w{3 + (i * 17 + j * 5) % 120}" for j in range(4 + i % 7)) for i in range(24)]
+
+
+def limit_memory(model: PreTrainedModel, tokens: int, error: RuntimeError) -> list[int]:
+    """Let the third block fail on more tokens than that; returns the list of the sizes that went through it."""
+    went: list[int] = []
+
+    def hook(_module: nn.Module, args: Any) -> None:
+        size = args[0].shape[0] * args[0].shape[1]
+        if size > tokens:
+            raise error
+        went.append(size)
+
+    find_blocks(model).blocks[2].register_forward_pre_hook(hook)
+    return went
+
+
+@pytest.mark.parametrize("prompts", [ALIKE, UNLIKE], ids=["packed", "padded"])
+@pytest.mark.parametrize("use_hooks", [False, True])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["gpu", "cpu"],
+)
+def test_batches_are_halved_until_they_fit(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    caplog: pytest.LogCaptureFixture,
+    prompts: list[str],
+    use_hooks: bool,
+    error: RuntimeError,
+) -> None:
+    expected = engine.capture_activations(tiny_llama, tiny_tokenizer, prompts, use_hooks=use_hooks, batch_size=1)
+    went = limit_memory(tiny_llama, 30, error)
+    told: list[int] = []
+    with caplog.at_level(logging.INFO, "engine"):
+        data = engine.capture_activations(
+            tiny_llama,
+            tiny_tokenizer,
+            prompts,
+            use_hooks=use_hooks,
+            progress=lambda done, _total: told.append(done),
+        )
+    for layer, states in expected["activations"].items():
+        torch.testing.assert_close(data["activations"][layer], states, rtol=1e-5, atol=1e-5)
+    assert "out of memory with" in caplog.text
+    assert max(went) <= 30
+    assert len(went) > 1
+    assert (told[0], told[-1]) == (0, 24)
+    assert told == sorted(told)
+
+
+def test_what_fits_once_is_not_tried_larger_again(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.capture_activations(tiny_llama, tiny_tokenizer, "w3")
+    limit_memory(tiny_llama, 30, torch.OutOfMemoryError("CUDA out of memory"))
+    with caplog.at_level(logging.INFO, "engine"):
+        engine.capture_activations(tiny_llama, tiny_tokenizer, [f"w{3 + i} w4 w5 w6" for i in range(64)])
+    assert caplog.text.count("out of memory with") <= 4  # 256, 128, 64, 32
+
+
+@pytest.mark.parametrize("prompts", [["w3 w4 w5"], ["w3 w4 w5", "w6 w7"], ALIKE])
+def test_one_prompt_that_does_not_fit_is_an_error_for_people(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, prompts: list[str]
+) -> None:
+    engine.capture_activations(tiny_llama, tiny_tokenizer, "w3")
+    limit_memory(tiny_llama, 1, torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(CaptureError, match=r"too little memory for one prompt of \d+ tokens"):
+        engine.capture_activations(tiny_llama, tiny_tokenizer, prompts)
+
+
+def test_other_errors_are_not_taken_for_it(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    engine.capture_activations(tiny_llama, tiny_tokenizer, "w3")
+    limit_memory(tiny_llama, 1, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        engine.capture_activations(tiny_llama, tiny_tokenizer, ["w3 w4", "w5 w6"])

@@ -1,0 +1,82 @@
+"""A plan runs every token of every prompt, after those before it, and shared beginnings once or nearly."""
+
+from itertools import pairwise
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.capture.batches import Batch, Limits
+from engine.capture.prefixes import Plan, Trunk, batch_tokens, planned_tokens, shared_batches
+
+ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=30)
+
+
+def walk(plan: Plan, rows: list[list[int]], start: int = 0) -> list[int]:
+    """Prompts in the order in which they end, every step checked against the one it goes on from."""
+    ended: list[int] = []
+    for step in plan:
+        assert step.start == start
+        if isinstance(step, Trunk):
+            beginnings = {tuple(rows[index][: step.stop]) for index in step.prompts}
+            assert len(beginnings) == 1
+            assert step.start < step.stop < min(len(rows[index]) for index in step.prompts)
+            below = walk(step.branches, rows, step.stop)
+            assert sorted(below) == sorted(step.prompts)
+            ended += below
+        else:
+            assert len({tuple(rows[index][:start]) for index in step.prompts}) == 1
+            ended += step.prompts
+    return ended
+
+
+def batches_of(plan: Plan) -> list[Batch]:
+    found = [batches_of(step.branches) if isinstance(step, Trunk) else [step] for step in plan]
+    return [batch for group in found for batch in group]
+
+
+@given(ROWS, st.integers(1, 40), st.one_of(st.none(), st.integers(1, 5)))
+@settings(deadline=None)
+def test_every_prompt_ends_once_and_no_pass_is_over_the_limits(
+    rows: list[list[int]], tokens: int, prompts: int | None
+) -> None:
+    plan = shared_batches(rows, Limits(tokens, prompts))
+    assert sorted(walk(plan, rows)) == list(range(len(rows)))
+    for batch in batches_of(plan):
+        assert len(batch.prompts) == 1 or batch_tokens(batch, rows) <= tokens
+        assert prompts is None or len(batch.prompts) <= prompts
+
+
+@given(ROWS)
+@settings(deadline=None)
+def test_without_limits_each_distinct_beginning_is_run_once(rows: list[list[int]]) -> None:
+    plan = shared_batches(rows, Limits(10_000))
+    distinct = {tuple(row[: stop + 1]) for row in rows for stop in range(len(row))}
+    assert planned_tokens(plan, rows) == len(distinct)
+
+
+def test_a_long_shared_beginning_is_run_once_however_many_passes_follow() -> None:
+    rows = [[*range(150), 1000 + i, *range(30)] for i in range(100)]
+    plan = shared_batches(rows, Limits(310))
+    assert planned_tokens(plan, rows) == 150 + 100 * 31
+    assert len(batches_of(plan)) == 10
+
+
+def test_shared_beginnings_within_shared_beginnings() -> None:
+    """Two personas under one system prompt, each of them too much for one pass."""
+    rows = [[*range(200), 500 + side, *range(100), 600 + i, 7, 8, 9] for side in range(2) for i in range(60)]
+    plan = shared_batches(rows, Limits(100))
+    assert planned_tokens(plan, rows) == 200 + 2 * 101 + 120 * 4
+    assert sorted(walk(plan, rows)) == list(range(120))
+
+
+def test_a_text_and_all_its_beginnings() -> None:
+    rows = [list(range(1, length)) for length in range(2, 3000)]
+    plan = shared_batches(rows, Limits(500))
+    assert sorted(walk(plan, rows)) == list(range(len(rows)))
+
+
+def test_prompts_that_share_nothing_are_taken_together_as_far_as_they_fit() -> None:
+    rows = [[i] * 10 for i in range(10)]
+    sizes = [len(batch.prompts) for batch in batches_of(shared_batches(rows, Limits(45)))]
+    assert sum(sizes) == 10
+    assert all(one + other > 4 for one, other in pairwise(sizes))
