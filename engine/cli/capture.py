@@ -8,6 +8,7 @@ import typer
 from engine.capture.batches import DEFAULT_BATCH_SIZE
 from engine.capture.positions import parse_positions
 from engine.capture.sites import DEFAULT_SITE, SITES, parse_site
+from engine.cli.command import Command
 from engine.cli.console import Narrator, print_data, print_json
 from engine.cli.listings import print_concepts, print_models
 from engine.concepts.catalog import load_concept
@@ -180,3 +181,8 @@ def _save(data: CaptureData, paths: CapturePaths, force: bool, narrator: Narrato
         save_activations(data, paths.name, store=paths.store, force=force)
     megabytes = paths.tensors.stat().st_size / 1e6
     narrator.say(f"saved {paths.tensors} ({megabytes:.1f} MB) and {paths.record.name}")
+
+
+COMMANDS = {
+    "capture": Command("capture", capture, HELP, needs_arguments=True),
+}

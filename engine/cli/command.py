@@ -20,19 +20,31 @@ class Command:
         name: What is typed.
         function: What runs; its parameters are the command's.
         help: What `--help` shows.
+        needs_arguments: Whether it shows its help when nothing else is typed.
     """
 
     name: str
     function: Callable[..., None]
     help: str
+    needs_arguments: bool = False
 
 
-def installed_commands() -> Iterator[Command]:
-    """Commands that installed packages offer through the entry-point group `layerscope.commands`.
+def installed_names() -> list[str]:
+    """Names of the commands that installed packages offer through the entry-point group `layerscope.commands`."""
+    return sorted(entry.name for entry in entry_points(group=GROUP))
+
+
+def installed_commands(called: str = "") -> Iterator[Command]:
+    """These commands, imported.
 
     One that cannot be imported is left out with a warning: the others must go on working.
+
+    Args:
+        called: The only one wanted; all unless given.
     """
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        if called not in ("", entry.name):
+            continue
         try:
             command = entry.load()
         except ImportError as error:

@@ -8,6 +8,7 @@ import msgspec
 import typer
 
 from engine.cli.captures import capture_path, find_record
+from engine.cli.command import Command
 from engine.cli.console import Narrator, print_data, print_json
 from engine.plots.comparison_text import comparison_as_text
 from engine.records.files import CaptureRecord
@@ -57,3 +58,8 @@ def compare(
 
         saved = save_figure(partial(draw_comparison, comparison), output, title=" and ".join(comparison["titles"]))
         Narrator(quiet=False).say(f"saved {saved}")
+
+
+COMMANDS = {
+    "compare": Command("compare", compare, HELP, needs_arguments=True),
+}

@@ -8,6 +8,7 @@ import msgspec
 import typer
 
 from engine.cli.captures import capture_path, is_path
+from engine.cli.command import Command
 from engine.cli.console import Narrator, print_data, print_json, print_lines
 from engine.errors import RequestError
 from engine.models.registry import find_source
@@ -117,3 +118,9 @@ def _model_of(found: "dict[int, Direction]") -> str:
             next_step="name it with --model",
         ) from error
     return provenance["alias"]
+
+
+COMMANDS = {
+    "directions": Command("directions", directions, DIRECTIONS_HELP, needs_arguments=True),
+    "read": Command("read", read, READ_HELP, needs_arguments=True),
+}

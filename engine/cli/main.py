@@ -3,11 +3,11 @@
 import io
 import sys
 import traceback
+from importlib import import_module
 
 import typer
 
-from engine.cli import capture, compare, directions, rank, store, visualize
-from engine.cli.command import installed_commands
+from engine.cli.command import installed_commands, installed_names
 from engine.cli.console import Narrator
 from engine.cli.remedies import REMEDIES
 from engine.errors import LayerscopeError
@@ -28,19 +28,37 @@ _HELP = """Find where in a language model a concept lives.
 its states, 5 the store, 130 interrupted.
 """
 
-app = typer.Typer(
-    help=_HELP, no_args_is_help=True, rich_markup_mode="rich", add_completion=False, pretty_exceptions_enable=False
-)
-app.command("capture", help=capture.HELP, no_args_is_help=True)(capture.capture)
-app.command("visualize", help=visualize.HELP, no_args_is_help=True)(visualize.visualize)
-app.command("rank", help=rank.HELP, no_args_is_help=True)(rank.rank)
-app.command("compare", help=compare.HELP, no_args_is_help=True)(compare.compare)
-app.command("directions", help=directions.DIRECTIONS_HELP, no_args_is_help=True)(directions.directions)
-app.command("read", help=directions.READ_HELP, no_args_is_help=True)(directions.read)
-app.command("list", help=store.LIST_HELP)(store.list_store)
-app.command("show", help=store.SHOW_HELP, no_args_is_help=True)(store.show)
-for added in installed_commands():
-    app.command(added.name, help=added.help)(added.function)
+# Where each command is; a module is imported when one of its commands is called, or all are to be listed.
+_MODULES = {
+    "capture": "engine.cli.capture",
+    "visualize": "engine.cli.visualize",
+    "rank": "engine.cli.rank",
+    "compare": "engine.cli.compare",
+    "directions": "engine.cli.directions",
+    "read": "engine.cli.directions",
+    "list": "engine.cli.store",
+    "show": "engine.cli.store",
+}
+
+
+def build_app(called: str = "") -> typer.Typer:
+    """The program, with all its commands, or with the one that is called alone.
+
+    Args:
+        called: What was typed first; anything but the name of a command stands for all.
+    """
+    app = typer.Typer(
+        help=_HELP, no_args_is_help=True, rich_markup_mode="rich", add_completion=False, pretty_exceptions_enable=False
+    )
+    app.callback()(lambda: None)  # or typer would take a single command for the whole program
+    known = called in {*_MODULES, *installed_names()}
+    for name, module in _MODULES.items():
+        if name == called or not known:
+            command = import_module(module).COMMANDS[name]
+            app.command(name, help=command.help, no_args_is_help=command.needs_arguments)(command.function)
+    for added in installed_commands(called if known else ""):
+        app.command(added.name, help=added.help, no_args_is_help=added.needs_arguments)(added.function)
+    return app
 
 
 def main() -> None:
@@ -52,7 +70,7 @@ def main() -> None:
             )  # where there are no bars, as in some pipes, a ? is better than nothing
     narrator = Narrator(quiet=False)
     try:
-        app()
+        build_app(sys.argv[1] if len(sys.argv) > 1 else "")()
     except SystemExit as end:  # typer shows wrong usage itself, and ends so in any case
         if end.code == INTERRUPTED:
             narrator.say("interrupted; what was saved before is untouched")

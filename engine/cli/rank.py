@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.cli.captures import find_record
+from engine.cli.command import Command
 from engine.cli.console import Narrator, print_data, print_json, print_lines
 from engine.errors import RequestError
 from engine.plots.findings import p_in_words
@@ -127,3 +128,8 @@ def _cells(layer: ScoredLayer, score: str) -> dict[str, str]:
         "AUROC": f"{ranked['auroc']:.3f}",
         "wrong way": f"{ranked['wrong_way']:.0%}",
     } | described
+
+
+COMMANDS = {
+    "rank": Command("rank", rank, HELP, needs_arguments=True),
+}

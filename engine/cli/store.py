@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.cli.captures import find_record
+from engine.cli.command import Command
 from engine.cli.console import Narrator, print_data, print_json
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
@@ -132,3 +133,9 @@ def _provenance_lines(provenance: Provenance | None) -> dict[str, str]:
         f" {receipt['tolerance']:g} allowed",
         "versions": ", ".join(f"{name} {version}" for name, version in provenance["versions"].items()),
     }
+
+
+COMMANDS = {
+    "list": Command("list", list_store, LIST_HELP),
+    "show": Command("show", show, SHOW_HELP, needs_arguments=True),
+}

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from engine.cli.captures import capture_path, find_record
+from engine.cli.command import Command
 from engine.cli.console import Narrator, print_data
 from engine.cli.remedies import REMEDIES
 from engine.errors import RequestError
@@ -66,3 +67,8 @@ def _sides(path: Path, layer: int) -> SideProjections:
     from engine.store.read import load_contrast
 
     return project_sides(load_contrast(path), layer)
+
+
+COMMANDS = {
+    "visualize": Command("visualize", visualize, HELP, needs_arguments=True),
+}

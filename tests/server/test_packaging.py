@@ -11,7 +11,7 @@ from pathlib import Path
 
 from typer.main import get_command
 
-from engine.cli.main import app
+from engine.cli.main import build_app
 
 FOLDER = Path(__file__).parents[2] / "packaging"
 
@@ -23,7 +23,7 @@ def test_both_files_are_of_this_version_and_start_the_server_with_options_that_i
     assert {registry["version"], package["version"], bundle["version"]} == {version("layerscope")}
     command, *options = (argument.get("value") or argument["name"] for argument in package["packageArguments"])
     assert bundle["server"]["mcp_config"]["args"][:2] == [command, *options] == ["serve", "--store"]
-    serve = get_command(app).commands[command]  # type: ignore[attr-defined]  # a group has commands
+    serve = get_command(build_app()).commands[command]  # type: ignore[attr-defined]  # a group has commands
     assert {name for parameter in serve.params for name in parameter.opts} >= set(options)
     assert (FOLDER.parent / bundle["server"]["entry_point"]).is_file()
 

@@ -104,8 +104,11 @@ async def test_layers_that_the_model_does_not_have_and_a_model_that_does_not_loa
 
 async def test_cancel_saves_nothing_and_the_app_goes_on(real_store: Path, tmp_path: Path) -> None:
     many = tmp_path / "many.jsonl"
-    long = " ".join(f"w{number}" for number in range(10, 68))
-    many.write_text(f'{{"positive": "w3 {long}", "negative": "w4 {long}"}}\n' * 4000)
+    long = " ".join(f"w{number}" for number in range(10, 68))  # as long as the model takes
+    with many.open("w") as file:
+        for pair in range(8000):  # all different: what prompts share is run once
+            one, other = f"w{pair % 100 + 3} w{pair // 100 + 3}", f"w{pair // 100 + 3} w{pair % 100 + 3}"
+            file.write(f'{{"positive": "{one} {long}", "negative": "{other} {long}"}}\n')
     before = sorted(path.name for path in real_store.iterdir())
     async with LayerscopeApp(real_store).run_test(size=(120, 40), notifications=True) as pilot:
         app = pilot.app
@@ -117,9 +120,7 @@ async def test_cancel_saves_nothing_and_the_app_goes_on(real_store: Path, tmp_pa
         await wait_for(pilot, "New capture")
         fill(pilot, model="tiny", concept=str(many), name="never")
         await pilot.click("#run")
-        await wait_for(pilot, "capturing never", "/8000", "ctrl+x cancels")
-        await pilot.press("j")  # meanwhile everything else goes on
-        await wait_for(pilot, "tiny_loud", "leads")
+        await wait_for(pilot, "capturing never", "/16000", "ctrl+x cancels", "tiny_loud", "leads")
         await pilot.press("ctrl+x")
         await wait_for(pilot, "cancelled; nothing half-done was saved")
         await pilot.press("enter")

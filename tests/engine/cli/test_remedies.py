@@ -4,7 +4,7 @@ import re
 
 from typer.main import get_command
 
-from engine.cli.main import app
+from engine.cli.main import build_app
 from engine.cli.remedies import REMEDIES
 from engine.errors import Remedy
 
@@ -14,7 +14,7 @@ def test_every_remedy_is_said() -> None:
 
 
 def test_commands_and_options_exist() -> None:
-    commands = get_command(app).commands  # type: ignore[attr-defined]  # a group has commands
+    commands = get_command(build_app()).commands  # type: ignore[attr-defined]  # a group has commands
     options = {name for command in commands.values() for parameter in command.params for name in parameter.opts}
     said = " ".join(REMEDIES.values())
     assert set(re.findall(r"--[a-z0-9-]+", said)) <= options
