@@ -236,20 +236,31 @@ def _run(
         part = list(islice(texts, plan["shard_prompts"]))
         source.require_unchanged()
         shard = shard_at(paths, start, settings.layers)
-        done = start
-        progress(done, total)
-        if shard.path.exists():
-            continue
-
-        def tell(more: int) -> None:
-            nonlocal done
-            done += more
-            progress(done, total)
-
-        prompts = source.tokenize(part, start)
-        states = capture_stacked(model, prompts, settings, dtype=_DTYPES[plan["store_dtype"]], told=tell)
-        write_shard(shard, prompts, states)
+        progress(start, total)
+        if not shard.path.exists():
+            prompts = source.tokenize(part, start)
+            _run_shard(model, prompts, settings, plan, shard, progress)
     progress(total, total)
+
+
+def _run_shard(
+    model: PreTrainedModel,
+    prompts: list[TokenizedPrompt],
+    settings: Settings,
+    plan: ShardPlan,
+    shard: Shard,
+    progress: Progress,
+) -> None:
+    """One shard; a function of its own, so that its states are gone before those of the next one come."""
+    done = shard.start
+
+    def tell(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(done, plan["prompts"]["count"])
+
+    states = capture_stacked(model, prompts, settings, dtype=_DTYPES[plan["store_dtype"]], told=tell)
+    write_shard(shard, prompts, states)
 
 
 def _record(paths: CapturePaths, plan: ShardPlan, source: _Source) -> CaptureRecord:
