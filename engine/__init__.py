@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from engine.store.directions import load_directions as load_directions
     from engine.store.directions import save_directions as save_directions
     from engine.store.read import load_activations as load_activations
+    from engine.store.shards import open_shards as open_shards
+    from engine.store.stream import capture_prompt_file as capture_prompt_file
     from engine.store.write import save_activations as save_activations
 
 _HOMES = {
@@ -37,6 +39,7 @@ _HOMES = {
     "capture_activations": "engine.capture.activations",
     "capture_contrastive_activations": "engine.capture.contrast",
     "capture_from_concept": "engine.capture.contrast",
+    "capture_prompt_file": "engine.store.stream",
     "compare_captures": "engine.stats.comparison",
     "compare_directions": "engine.stats.comparison",
     "compute_activation_stats": "engine.stats.summary",
@@ -52,6 +55,7 @@ _HOMES = {
     "load_concept": "engine.concepts.catalog",
     "load_directions": "engine.store.directions",
     "load_model_and_tokenizer": "engine.models.loading",
+    "open_shards": "engine.store.shards",
     "project_sides": "engine.stats.sides",
     "rank_layers": "engine.stats.ranking",
     "read_text": "engine.stats.reading",

@@ -63,7 +63,7 @@ def find_capture(ctx: Ctx, name: str) -> CaptureRecord:
     """
     store = workbench(ctx).settings.store
     paths = locate(name, store)
-    if not paths.record.exists() and not paths.tensors.exists():
+    if not paths.exist:
         names = [entry.name for entry in list_captures(store)] if store.exists() else []
         raise RequestError(
             f"there is no capture called {name!r}; {nearest(name, names)}", next_step=Remedy.LIST_CAPTURES

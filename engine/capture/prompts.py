@@ -35,7 +35,13 @@ class TokenizedPrompt:
 
 
 def tokenize_prompts(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, rendered: bool, side: str = ""
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    rendered: bool,
+    side: str = "",
+    first: int = 0,
 ) -> list[TokenizedPrompt]:
     """Tokenize texts one by one, without padding or truncation.
 
@@ -46,13 +52,15 @@ def tokenize_prompts(
         rendered: Whether the texts went through a chat template and so hold their special tokens. Other texts get the
             special tokens that the tokenizer adds, unless they begin with its first token already.
         side: "positive" or "negative", to name a prompt of a pair in an error.
+        first: Number of the first text, where these are a part of a longer list.
 
     Raises:
         CaptureError: A text is empty or too long; the message names it.
     """
     limit = longest_prompt(model, tokenizer)
     label = f"{side} prompt".strip()
-    return [_tokenize(tokenizer, text, f"{label} {number}", limit, rendered) for number, text in enumerate(texts)]
+    numbered = enumerate(texts, first)
+    return [_tokenize(tokenizer, text, f"{label} {number}", limit, rendered) for number, text in numbered]
 
 
 def longest_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

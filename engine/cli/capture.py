@@ -1,7 +1,8 @@
 """`layerscope capture`: run prompts or a concept through a model and save what its layers hold."""
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +15,7 @@ from engine.cli.listings import print_concepts, print_models
 from engine.concepts.catalog import load_concept
 from engine.concepts.pair_files import WrittenPairs, read_pairs
 from engine.concepts.pairs import DEFAULT_SAMPLES
+from engine.concepts.prompt_file import PromptFile, open_prompts
 from engine.errors import RequestError
 from engine.models.registry import DEFAULT_MODEL, find_source
 from engine.plots.layers_chart import layers_chart
@@ -27,7 +29,7 @@ from engine.store.record import encode_record
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Chosen = Concept | WrittenPairs | list[str]
+Chosen = Concept | WrittenPairs | PromptFile | list[str]
 
 HELP = """Run prompts or a concept through a model and save the hidden states of its layers.
 
@@ -37,6 +39,7 @@ HELP = """Run prompts or a concept through a model and save the hidden states of
   layerscope capture --model qwen --prompt "Tell me a story" --layers 10-20
   layerscope capture --concept mine.toml --max-samples 0 --output runs/mine
   layerscope capture --pairs my_pairs.jsonl --positions last
+  layerscope capture --prompts questions.jsonl --positions last
   layerscope capture --list-models
 """
 
@@ -57,6 +60,10 @@ def capture(
     pairs: Annotated[
         Path | None,
         typer.Option("--pairs", help="Pairs of your own: .jsonl or .csv.", rich_help_panel=_WHAT),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option("--prompts", help="Any number of prompts: .txt, .jsonl or .csv.", rich_help_panel=_WHAT),
     ] = None,
     max_samples: Annotated[
         int,
@@ -90,6 +97,10 @@ def capture(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.", rich_help_panel=_HOW)
     ] = False,
+    store_dtype: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        typer.Option("--store-dtype", help="With --prompts: other than as captured.", rich_help_panel=_WHERE),
+    ] = None,
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", help="Default: activations/{model}_{concept}.pt", rich_help_panel=_WHERE),
@@ -113,13 +124,16 @@ def capture(
         (print_models if list_models else print_concepts)(as_json=as_json)
         return
     # Whatever can be found wrong is found before the model is loaded.
-    chosen = _choose(prompt, concept, pairs)
+    chosen = _choose(prompt, concept, pairs, prompts)
+    if store_dtype and prompts is None:
+        raise RequestError("--store-dtype is for --prompts", next_step="leave it out, or choose with --dtype")
     parse_positions(positions)
     parse_site(site, layers)
     alias = find_source(model).alias
-    what = chosen.name if isinstance(chosen, Concept) else pairs.stem if pairs else "prompt"
+    file = pairs or prompts
+    what = chosen.name if isinstance(chosen, Concept) else file.stem if file else "prompt"
     paths = locate(output or DEFAULT_STORE / default_name(alias, what))
-    require_free(paths, force=force)
+    require_free(paths, force=force, resume=isinstance(chosen, PromptFile))
 
     narrator = Narrator(quiet=quiet)
     with narrator.working(f"loading {model}"):
@@ -134,31 +148,54 @@ def capture(
     how = {"layers": layers, "site": site, "use_hooks": use_hooks, "positions": positions, "batch_size": batch_size}
     how["prefix_reuse"] = not no_prefix_reuse
     with narrator.counting("prompts") as progress, narrator.engine_log():
-        data = _capture(loaded, tokenizer, chosen, draw, how | {"progress": progress})
-    _save(data, paths, force, narrator)
-    record = show_capture(paths.tensors)
+        how["progress"] = progress
+        if isinstance(chosen, PromptFile):
+            more = {"model_key": alias, "store_dtype": store_dtype or "as captured", "force": force}
+            _capture_file(loaded, tokenizer, chosen, paths, how | more)
+        else:
+            data = _capture(loaded, tokenizer, chosen, draw, how)
+    if isinstance(chosen, PromptFile):
+        narrator.say(f"saved {paths.shards}{os.sep} and {paths.record.name}")
+    else:
+        _save(data, paths, force, narrator)
+    record = show_capture(paths.record)
     if as_json:
         print_json(encode_record(record))
     else:
         print_data(layers_as_text(layers_chart(record)))
 
 
-def _choose(prompts: list[str] | None, concept: str | None, pairs: Path | None) -> Chosen:
+def _choose(prompt: list[str] | None, concept: str | None, pairs: Path | None, prompts: Path | None) -> Chosen:
     """The one thing that was asked for."""
-    given = [bool(prompts), bool(concept), bool(pairs)].count(True)
+    given = [bool(prompt), bool(concept), bool(pairs), bool(prompts)].count(True)
     if given != 1:
         raise RequestError(
             "prompts, a concept and pairs cannot be captured together" if given else "there is nothing to capture",
-            expected="one of --prompt TEXT, --concept NAME and --pairs FILE",
+            expected="one of --prompt TEXT, --concept NAME, --pairs FILE and --prompts FILE",
             next_step="layerscope capture --list-concepts shows the concepts",
         )
-    return load_concept(concept) if concept else read_pairs(pairs) if pairs else prompts or []
+    if prompts:
+        return open_prompts(prompts)
+    return load_concept(concept) if concept else read_pairs(pairs) if pairs else prompt or []
+
+
+def _capture_file(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: PromptFile,
+    paths: CapturePaths,
+    how: dict[str, Any],
+) -> None:
+    from engine.store.stream import capture_prompt_file
+
+    how = {name: value for name, value in how.items() if name != "use_hooks"}  # always read through hooks
+    capture_prompt_file(model, tokenizer, prompts.path, paths.name, store=paths.store, **how)
 
 
 def _capture(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
-    chosen: Chosen,
+    chosen: Concept | WrittenPairs | list[str],
     draw: dict[str, Any],
     how: dict[str, Any],
 ) -> CaptureData:

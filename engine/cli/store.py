@@ -14,8 +14,8 @@ from engine.cli.console import Narrator, print_data, print_json
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
 from engine.records.captures import Provenance
-from engine.records.files import CaptureRecord
-from engine.store.catalog import list_captures, unfinished_saves
+from engine.records.files import CaptureRecord, count_prompts
+from engine.store.catalog import UNFINISHED_SHARDS, list_captures, unfinished_saves
 from engine.store.names import DEFAULT_STORE
 from engine.store.record import encode_record
 
@@ -53,7 +53,8 @@ def list_store(
         print_data(_captures_table([entry.record for entry in entries if entry.record]))
         for entry in entries:
             if entry.problem:
-                print_data(Text(f"{entry.name} damaged: {entry.problem}", style="red"))
+                damaged = "" if entry.problem.startswith(UNFINISHED_SHARDS) else "damaged: "
+                print_data(Text(f"{entry.name} {damaged}{entry.problem}", style="red"))
     narrator = Narrator(quiet=False)
     if not entries:
         narrator.say("no captures yet; make one: layerscope capture --concept honesty --positions last")
@@ -105,9 +106,9 @@ def _provenance_table(record: CaptureRecord) -> Table:
 
 
 def _tensors(record: CaptureRecord) -> str:
-    prompts = len(record["prompts"]) + len(record["negative_prompts"])
+    prompts = count_prompts(record)
     shape = f"{len(record['captured_layers'])} of {record['num_layers']} layers, width {record['hidden_size']}"
-    counted = f"{prompts} prompt{'' if prompts == 1 else 's'}"
+    counted = f"{prompts:,} prompt{'' if prompts == 1 else 's'}"
     return f"{record['data']['name']}, {record['data']['bytes'] / 1e6:.1f} MB: {counted}, {shape}"
 
 

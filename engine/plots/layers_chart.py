@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from engine.plots.findings import describe_findings
-from engine.records.files import CaptureRecord
+from engine.records.files import CaptureRecord, count_prompts
 from engine.records.ranking import RankedLayer
 from engine.records.statistics import LayerRow
 
@@ -43,7 +43,7 @@ def layers_chart(record: CaptureRecord) -> LayersChart:
     """
     provenance, ranking, confounds = record["provenance"], record["ranking"], record["confounds"]
     contrast = record["kind"] == "contrast"
-    count = record["num_pairs"] if contrast else len(record["prompts"])
+    count = record["num_pairs"] if contrast else count_prompts(record)
     counted = f"{count} {'pair' if contrast else 'prompt'}{'' if count == 1 else 's'}"
     model = f"{provenance['model']}, " if provenance else ""
     site = provenance["site"] if provenance else "resid_post"

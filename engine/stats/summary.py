@@ -6,6 +6,7 @@ Sums are taken in float64: a bfloat16 mean of a million values is not a mean.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -73,12 +74,57 @@ def _token_states(
 
 
 def _summarise(token_states: Iterator[Tensor]) -> LayerStats:
-    count, tokens, total, squares, norms = 0, 0, 0.0, 0.0, 0.0
+    sums = StateSums()
     for states in token_states:
-        count += states.numel()
-        tokens += len(states)
-        total += float(states.sum())
-        squares += float(states.square().sum())
-        norms += float(states.norm(dim=-1).sum())
-    mean = total / count
-    return LayerStats(mean=mean, std=max(squares / count - mean**2, 0.0) ** 0.5, norm=norms / tokens)
+        sums.add(states)
+    return sums.summary()
+
+
+@dataclass
+class StateSums:
+    """Sums over the states of a layer, from which its summary follows; those of parts of a capture add up.
+
+    Attributes:
+        count: Number of values.
+        tokens: Number of tokens.
+        total: Sum of the values.
+        squares: Sum of their squares.
+        norms: Sum of the L2 norms of the tokens' states.
+    """
+
+    count: float = 0
+    tokens: float = 0
+    total: float = 0.0
+    squares: float = 0.0
+    norms: float = 0.0
+
+    def add(self, states: Tensor) -> None:
+        """Count states in.
+
+        Args:
+            states: `(tokens, hidden)` in float64.
+        """
+        self.merge(
+            states.numel(),
+            len(states),
+            float(states.sum()),
+            float(states.square().sum()),
+            float(states.norm(dim=-1).sum()),
+        )
+
+    def merge(self, count: float, tokens: float, total: float, squares: float, norms: float) -> None:
+        """Count in the sums of a part."""
+        self.count += count
+        self.tokens += tokens
+        self.total += total
+        self.squares += squares
+        self.norms += norms
+
+    def summary(self) -> LayerStats:
+        """Mean, standard deviation and norm of what was counted in."""
+        mean = self.total / self.count
+        return LayerStats(
+            mean=mean,
+            std=max(self.squares / self.count - mean**2, 0.0) ** 0.5,
+            norm=self.norms / self.tokens,
+        )

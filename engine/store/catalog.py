@@ -5,8 +5,11 @@ from pathlib import Path
 
 from engine.errors import Remedy, StoreError
 from engine.records.files import CaptureRecord
-from engine.store.names import DEFAULT_STORE, UNFINISHED, CapturePaths, locate
+from engine.store.names import DEFAULT_STORE, PLAN, SHARD, UNFINISHED, CapturePaths, locate
 from engine.store.record import read_record
+
+UNFINISHED_SHARDS = "unfinished"
+GO_ON = "give the same command again: it goes on from the shards that are saved"
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,7 @@ def list_captures(
     """
     folder = Path(store)
     try:
-        stems = sorted(
-            {p.stem for p in folder.iterdir() if p.suffix in {".pt", ".json"} and not p.name.startswith(".")}
-        )
+        stems = sorted({stem for p in folder.iterdir() if (stem := _capture_of(p))})
     except OSError as error:
         raise StoreError(
             f"the store {folder} cannot be read: {error.strerror}",
@@ -68,20 +69,22 @@ def show_capture(name: str | Path, *, store: str | Path | None = None) -> Captur
         StoreError: There is no such capture, or its record cannot be used.
     """
     paths = locate(name, store)
-    if not paths.record.exists() and not paths.tensors.exists():
+    if not paths.exist:
         raise StoreError(
             f"there is no capture called {paths.name!r} in the folder {str(paths.store)!r}",
             next_step=Remedy.LIST_CAPTURES,
         )
     entry = _entry(paths.store, paths.name)
     if entry.record is None:
-        raise StoreError(f"the capture {paths.name!r} cannot be used: {entry.problem}", next_step=Remedy.CAPTURE_AGAIN)
+        goes_on = not paths.record.exists() and paths.in_shards
+        step = GO_ON if goes_on else Remedy.CAPTURE_AGAIN
+        raise StoreError(f"the capture {paths.name!r} cannot be used: {entry.problem}", next_step=step)
     return entry.record
 
 
 def unfinished_saves(store: str | Path) -> list[Path]:
     """What killed saves left behind: hidden files that nothing reads, safe to delete when no save is running."""
-    return sorted(Path(store).glob(f".*{UNFINISHED}"))
+    return sorted([*Path(store).glob(f".*{UNFINISHED}"), *Path(store).glob(f"*/.*{UNFINISHED}")])
 
 
 def missing_part(paths: CapturePaths, size: int | None) -> str:
@@ -91,6 +94,8 @@ def missing_part(paths: CapturePaths, size: int | None) -> str:
         paths: Where it lies.
         size: Bytes of the tensors according to its record; None if it has no record.
     """
+    if paths.in_shards:
+        return _missing_shards(paths, size)
     if size is None:
         return "it has no record: the save was interrupted, or the .pt came alone"
     try:
@@ -98,6 +103,28 @@ def missing_part(paths: CapturePaths, size: int | None) -> str:
     except OSError:
         return f"{paths.tensors.name} is missing"
     return "" if found == size else f"{paths.tensors.name} has {found} bytes, its record says {size}"
+
+
+def shard_files(paths: CapturePaths) -> list[Path]:
+    """The shards of a capture that are whole, in the order of their prompts; those being written have hidden names."""
+    return sorted(paths.shards.glob(f"[0-9]*{SHARD}"))
+
+
+def _missing_shards(paths: CapturePaths, size: int | None) -> str:
+    files = shard_files(paths)
+    if size is None:
+        return f"{UNFINISHED_SHARDS}: {len(files)} shards are saved, and the same command goes on from there"
+    found = sum(path.stat().st_size for path in files)
+    return "" if found == size else f"its shards have {found} bytes, its record says {size}"
+
+
+def _capture_of(path: Path) -> str:
+    """The name of the capture that something in a store belongs to; empty if to none."""
+    if path.name.startswith("."):
+        return ""
+    if path.suffix in {".pt", ".json"}:
+        return path.stem
+    return path.name if (path / PLAN).is_file() else ""
 
 
 def _entry(folder: Path, name: str) -> CatalogEntry:

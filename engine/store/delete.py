@@ -7,10 +7,11 @@ from pathlib import Path
 from engine.errors import Remedy, StoreError
 from engine.store.directions import path_of
 from engine.store.names import locate
+from engine.store.plan import remove_shards
 
 
 def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list[str]:
-    """Delete a capture: its record, its tensors, and directions saved under its name.
+    """Delete a capture: its record, its tensors or shards, and directions saved under its name.
 
     The record goes first: an interrupted deletion leaves tensors that the catalogue shows as having none.
 
@@ -26,7 +27,7 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
     """
     paths = locate(name, store)
     files = [path for path in (paths.record, paths.tensors, path_of(paths)) if path.exists()]
-    if not files:
+    if not files and not paths.plan.exists():
         raise StoreError(
             f"there is no capture called {paths.name!r} in the folder {str(paths.store)!r}",
             next_step=Remedy.LIST_CAPTURES,
@@ -34,6 +35,7 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
     try:
         for path in files:
             path.unlink()
+        files += remove_shards(paths)
     except OSError as error:
         raise StoreError(f"{error.filename} cannot be deleted: {error.strerror}") from error
     return [path.name for path in files]

@@ -1,4 +1,4 @@
-"""What a capture is called and where its two files lie. No name leads out of the store."""
+"""What a capture is called and where its files lie. No name leads out of the store."""
 
 import os
 import re
@@ -9,13 +9,15 @@ from engine.errors import Remedy, StoreError
 
 DEFAULT_STORE = Path("activations")
 UNFINISHED = ".unfinished"
+PLAN = "plan.json"
+SHARD = ".safetensors"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True)
 class CapturePaths:
-    """The files of one capture: tensors, and the record that suffices to list it."""
+    """The files of one capture: tensors, in one file or a folder of shards, and the record that suffices to list it."""
 
     store: Path
     name: str
@@ -29,6 +31,26 @@ class CapturePaths:
     def record(self) -> Path:
         """The `.json` file."""
         return self.store / f"{self.name}.json"
+
+    @property
+    def shards(self) -> Path:
+        """The folder of shards, in place of a `.pt` that would be too large."""
+        return self.store / self.name
+
+    @property
+    def plan(self) -> Path:
+        """The file in that folder that says what the shards will hold."""
+        return self.shards / PLAN
+
+    @property
+    def in_shards(self) -> bool:
+        """Whether the tensors lie in that folder, all of them or so far."""
+        return self.plan.exists() and not self.tensors.exists()
+
+    @property
+    def exist(self) -> bool:
+        """Whether there is anything of the capture, whole or not."""
+        return any(path.exists() for path in (self.record, self.tensors, self.plan))
 
 
 def locate(name: str | Path, store: str | Path | None = None) -> CapturePaths:
@@ -55,14 +77,19 @@ def locate(name: str | Path, store: str | Path | None = None) -> CapturePaths:
             expected="letters, digits, dots, hyphens and underscores, a letter or digit first, 128 at most",
         )
     paths = CapturePaths(folder, plain)
-    for path in (paths.tensors, paths.record):
+    for path in (paths.tensors, paths.record, paths.shards):
         if not path.resolve().is_relative_to(folder.resolve()):
             raise StoreError(f"{path} is a link that leads out of the store", next_step="remove the link")
     return paths
 
 
-def require_free(paths: CapturePaths, *, force: bool) -> None:
+def require_free(paths: CapturePaths, *, force: bool, resume: bool = False) -> None:
     """Refuse a name that is taken, before minutes are spent on what could not be saved.
+
+    Args:
+        paths: Where the capture shall lie.
+        force: Whether an earlier capture may be replaced.
+        resume: Whether an unfinished capture in shards is no obstacle, because it may be gone on with.
 
     Raises:
         StoreError: It is taken and `force` is off, or nothing can be saved there.
@@ -71,7 +98,8 @@ def require_free(paths: CapturePaths, *, force: bool) -> None:
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise StoreError(f"{existing} is not a folder that can be written", next_step=Remedy.CHOOSE_FOLDER)
-    taken = [str(path) for path in (paths.tensors, paths.record) if path.exists()]
+    kept = (paths.tensors, paths.record) if resume else (paths.tensors, paths.record, paths.plan)
+    taken = [str(path) for path in kept if path.exists()]
     if taken and not force:
         raise StoreError(
             f"there is already a capture called {paths.name} ({', '.join(taken)})",

@@ -38,12 +38,19 @@ def load_activations(name: str | Path, *, store: str | Path | None = None) -> Ca
     Raises:
         StoreError: There is no such capture, a file is damaged or holds more than tensors and plain values, or the
             record describes other tensors.
+        RequestError: The capture is in shards: `open_shards` reads it.
 
     Example:
         >>> load_activations("activations/smollm2_honesty")["concept"]
         'honesty'
     """
     paths = locate(name, store)
+    if paths.in_shards:
+        raise RequestError(
+            f"{paths.name!r} is a capture of prompts in shards, which may be larger than memory",
+            expected="a capture in one file",
+            next_step="open_shards reads it, a layer at a time",
+        )
     data = _load_tensors(paths.tensors)
     if not paths.record.exists():
         log.warning("%s has no record beside it: provenance and factors are unknown", paths.tensors)

@@ -13,7 +13,7 @@ import msgspec
 
 from engine.errors import StoreError
 from engine.store.catalog import missing_part
-from engine.store.names import locate
+from engine.store.names import PLAN, locate
 from engine.store.record import decode_record, read_content
 
 
@@ -124,6 +124,8 @@ def stamp_store(store: str | Path) -> list[Stamp]:
                 stem, dot, suffix = entry.name.rpartition(".")
                 if dot and suffix in {"pt", "json"} and not stem.startswith("."):
                     changed[stem] = max(changed.get(stem, 0), _changed(entry))
+                elif entry.is_dir() and not entry.name.startswith(".") and Path(entry.path, PLAN).is_file():
+                    changed[entry.name] = max(changed.get(entry.name, 0), _changed(entry))
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -17,6 +17,7 @@ from engine.errors import Remedy, StoreError
 from engine.records.captures import CaptureData
 from engine.records.files import DataFile
 from engine.store.names import UNFINISHED, CapturePaths, locate, require_free
+from engine.store.plan import remove_shards
 from engine.store.record import encode_record, make_record
 
 _ONLY_IN_RECORD = {"provenance", "factors"}
@@ -59,6 +60,7 @@ def save_activations(
             # Without a record there is no capture: it goes first and comes back last, so that no record ever stands
             # beside tensors that it does not describe.
             paths.record.unlink(missing_ok=True)
+            remove_shards(paths)
             tensors.replace(paths.tensors)
             record.replace(paths.record)
         _sync_folder(paths.store)

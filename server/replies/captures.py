@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from engine.plots.findings import layers_in_words
-from engine.records.files import CaptureRecord
+from engine.records.files import CaptureRecord, count_prompts
 from engine.records.ranking import RankedLayer
 from server.replies.reply import Reply, rounded
 
@@ -77,7 +77,7 @@ def summarise_capture(record: CaptureRecord) -> CaptureSummary:
         site=provenance["site"] if provenance else "unknown",
         positions=provenance["positions"] if provenance else "unknown",
         pairs=record["num_pairs"],
-        prompts=len(record["prompts"]) + len(record["negative_prompts"]),
+        prompts=count_prompts(record),
         layers=layers_in_words(record["captured_layers"]),
         created=record["created"],
         leading=_leading(ranking["layers"]) if ranking else None,

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from engine.errors import RequestError
 from engine.plots.findings import describe_findings
+from engine.records.files import count_prompts
 from engine.store.catalog import list_captures as list_store
 from server.replies.captures import (
     CaptureReply,
@@ -74,7 +75,7 @@ def describe_capture(
             confounds={check["what"]: round(check["auroc"], 3) for check in checks},
             provenance=origin,
             example_prompts=[shorten(text, 160 if detail == "concise" else 600) for text in prompts[:shown]],
-            left_out=max(len(prompts) - shown, 0),
+            left_out=count_prompts(record) - min(len(prompts), shown),
             warnings=warnings_of(record),
             next_step=f"rank_layers(name='{name}')"
             if record["ranking"]

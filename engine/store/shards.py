@@ -1,0 +1,157 @@
+"""The shards of a large capture: written whole or not at all, read layer by layer without reading the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from engine.errors import RequestError, StoreError, first_line
+from engine.stats.summary import StateSums
+from engine.store.catalog import GO_ON, shard_files, show_capture
+from engine.store.names import SHARD, CapturePaths, locate
+from engine.store.write import write_atomically
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from engine.capture.prompts import TokenizedPrompt
+    from engine.capture.stacked import StackedStates
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A part of a capture on disk. Opening one reads nothing but what is asked for.
+
+    Attributes:
+        path: The file.
+        start: Number of its first prompt.
+        layers: The captured layers, ascending.
+    """
+
+    path: Path
+    start: int
+    layers: list[int]
+
+    def states(self, layer: int) -> Tensor:
+        """States of a layer, `(kept tokens of all its prompts, hidden)`; mapped: read as they are used.
+
+        Raises:
+            RequestError: The layer was not captured.
+            StoreError: The file is missing or damaged.
+        """
+        if layer not in self.layers:
+            raise RequestError(f"layer {layer} was not captured", expected=f"one of {self.layers}")
+        return self._read(f"layer.{layer}")
+
+    @property
+    def kept(self) -> list[int]:
+        """Number of kept tokens of each prompt: what `torch.split` needs to take `states` apart."""
+        return [int(number) for number in self._read("kept")]
+
+    @property
+    def prompts(self) -> list[str]:
+        """The exact texts."""
+        texts = bytes(self._read("texts").tolist())
+        ends = self._read("text_lengths").cumsum(0).tolist()
+        return [texts[begin:end].decode() for begin, end in zip([0, *ends], ends, strict=False)]
+
+    @property
+    def input_ids(self) -> list[Tensor]:
+        """Token ids of each whole prompt, `(tokens,)`."""
+        return list(torch.split(self._read("input_ids"), self._read("lengths").tolist()))
+
+    @property
+    def sums(self) -> dict[int, StateSums]:
+        """Layer to the sums of its states, for the statistics of the whole capture."""
+        return {layer: StateSums(*row) for layer, row in zip(self.layers, self._read("sums").tolist(), strict=True)}
+
+    def _read(self, name: str) -> Tensor:
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                tensor: Tensor = file.get_tensor(name)
+                return tensor
+        except (SafetensorError, OSError) as error:
+            raise StoreError(
+                f"the shard {self.path} is damaged: {first_line(error)}",
+                next_step="delete it and capture again: only what is missing is run",
+            ) from error
+
+
+def open_shards(name: str | Path, *, store: str | Path | None = None) -> list[Shard]:
+    r"""The parts of a capture of a file of prompts, in the order of the prompts.
+
+    Args:
+        name: A path, as in "activations/questions"; a plain name when `store` is given.
+        store: The folder to read from.
+
+    Raises:
+        StoreError: There is no such capture, it is unfinished or damaged.
+        RequestError: It is not in shards.
+
+    Example:
+        >>> count = Path("questions.txt").write_text("Is the sky blue?\nIs grass green?\n")
+        >>> paths = capture_prompt_file(
+        ...     model, tokenizer, "questions.txt", "runs/questions", positions="last", force=True
+        ... )
+        >>> shards = open_shards("runs/questions")
+        >>> shards[0].prompts
+        ['Is the sky blue?', 'Is grass green?']
+        >>> shards[0].states(16).shape
+        torch.Size([2, 576])
+    """
+    paths = locate(name, store)
+    record = show_capture(name, store=store)
+    if not paths.in_shards:
+        raise RequestError(f"the capture {paths.name!r} is one file", next_step="load_activations reads it")
+    return [Shard(path, int(path.stem), record["captured_layers"]) for path in shard_files(paths)]
+
+
+def shard_at(paths: CapturePaths, start: int, layers: list[int]) -> Shard:
+    """The shard that begins with a prompt, whether it is there yet or not.
+
+    Args:
+        paths: Of the capture.
+        start: Number of the prompt.
+        layers: The captured layers, ascending.
+    """
+    return Shard(paths.shards / f"{start:012d}{SHARD}", start, layers)
+
+
+def write_shard(shard: Shard, prompts: Sequence[TokenizedPrompt], states: StackedStates) -> None:
+    """Write a shard: under its name there is all of it or nothing.
+
+    Raises:
+        StoreError: It cannot be written; those before it are whole.
+    """
+    texts = [prompt.text.encode() for prompt in prompts]
+    ids = [prompt.ids for prompt in prompts]
+    tensors = {f"layer.{layer}": rows for layer, rows in states.layers.items()} | {
+        "input_ids": torch.tensor([one for row in ids for one in row], dtype=torch.int32),
+        "lengths": torch.tensor([len(row) for row in ids]),
+        "kept": torch.tensor(states.kept),
+        "texts": torch.frombuffer(bytearray(b"".join(texts)), dtype=torch.uint8),
+        "text_lengths": torch.tensor([len(text) for text in texts]),
+        "sums": torch.tensor([_sums(rows[states.counted]) for rows in states.layers.values()], dtype=torch.float64),
+    }
+    try:
+        write_atomically(shard.path, save(tensors))
+    except StoreError as error:
+        done = len(list(shard.path.parent.glob(f"[0-9]*{SHARD}")))
+        raise StoreError(
+            f"the shard {shard.path.name} could not be saved: {error.problem}",
+            expected=f"room for it; the {done} shards before it are saved and stay",
+            next_step=f"make room, then {GO_ON}",
+        ) from error
+
+
+def _sums(states: Tensor) -> list[float]:
+    sums = StateSums()
+    sums.add(states.double())
+    return [sums.count, sums.tokens, sums.total, sums.squares, sums.norms]
