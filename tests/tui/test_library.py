@@ -12,6 +12,7 @@ from tests.tui.screen_text import screen_text, wait_for, wait_until
 from tui.app import LayerscopeApp
 
 pytestmark = pytest.mark.anyio
+NOBODY = 65534
 NAMES = ("small_warmth", "small_calm", "some_prompt", "small_lost")
 
 
@@ -72,13 +73,21 @@ async def test_damaged_files_are_shown_as_damaged(store: Path) -> None:
         assert type(pilot.app.screen).__name__ == "LibraryScreen"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-async def test_a_store_that_may_not_be_read(store: Path) -> None:
+async def test_a_store_that_may_not_be_read_until_it_may(store: Path) -> None:
+    async with LayerscopeApp(store).run_test(size=(100, 24)) as pilot:
+        await wait_for(pilot, "4 captures")  # everything is imported before anything is forbidden
+    user = os.geteuid()
     store.chmod(0)
+    if user == 0:
+        os.seteuid(NOBODY)  # root may read everything
     try:
-        async with LayerscopeApp(store).run_test(size=(80, 24), notifications=True) as pilot:
-            await wait_for(pilot, "cannot be read", "permission")
+        async with LayerscopeApp(store).run_test(size=(100, 24)) as pilot:
+            await wait_for(pilot, "cannot be read", "Permission denied", "permission to read it")
+            os.seteuid(user)
+            store.chmod(stat.S_IRWXU)
+            await wait_for(pilot, "4 captures", "Layer 16 leads")
     finally:
+        os.seteuid(user)
         store.chmod(stat.S_IRWXU)
 
 

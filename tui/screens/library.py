@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -105,18 +105,24 @@ class LibraryScreen(LayerscopeScreen):
         """Look again when files change; the folder's time tells it where the system does not, as over a network."""
         seen = _changed(self.store)
         await self.read_store().wait()
-        if not self.store.is_dir():
-            while not self.store.is_dir():
-                await asyncio.sleep(_LOOK_EVERY_S)
-            await self.read_store().wait()
-        timeout = int(_LOOK_EVERY_S * 1000)
-        async for changes in awatch(
-            self.store, debounce=300, step=50, rust_timeout=timeout, yield_on_timeout=True, recursive=False
-        ):
+        async for told in self._hints():
             now = _changed(self.store)
-            if changes or now != seen:
+            if told or now != seen:
                 seen = now
                 await self.read_store().wait()
+
+    async def _hints(self) -> AsyncIterator[bool]:
+        """At once when the system says that files have changed, and every now and then whatever it says."""
+        every = int(_LOOK_EVERY_S * 1000)
+        while True:
+            try:
+                async for changes in awatch(
+                    self.store, debounce=300, step=50, rust_timeout=every, yield_on_timeout=True, recursive=False
+                ):
+                    yield bool(changes)
+            except OSError:  # no such folder yet, no permission, or no more watches to be had
+                yield False
+                await asyncio.sleep(_LOOK_EVERY_S)
 
     @on(CapturesRead)
     def take_captures(self, message: CapturesRead) -> None:
@@ -309,8 +315,11 @@ def _short(store: Path) -> str:
 
 
 def _changed(store: Path) -> int:
-    """When something was last added to the folder or taken away; a capture is saved by renaming, and so changes it."""
+    """When something was last added to the folder or taken away, or permission given.
+
+    A capture is saved by renaming, and so changes its folder.
+    """
     try:
-        return store.stat().st_mtime_ns
+        return store.stat().st_ctime_ns
     except OSError:
         return 0
