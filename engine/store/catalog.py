@@ -112,8 +112,9 @@ def shard_files(paths: CapturePaths) -> list[Path]:
 
 def _missing_shards(paths: CapturePaths, size: int | None) -> str:
     files = shard_files(paths)
+    plural = "" if len(files) == 1 else "s"
     if size is None:
-        return f"{UNFINISHED_SHARDS}: {len(files)} shards are saved, and the same command goes on from there"
+        return f"{UNFINISHED_SHARDS}: {len(files)} shard{plural} saved so far; the same command goes on from there"
     found = sum(path.stat().st_size for path in files)
     return "" if found == size else f"its shards have {found} bytes, its record says {size}"
 

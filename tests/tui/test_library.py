@@ -6,7 +6,9 @@ import stat
 from pathlib import Path
 
 import pytest
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+import engine
 from tests.tui.conftest import put, ranked_record
 from tests.tui.screen_text import screen_text, wait_for, wait_until
 from tui.app import LayerscopeApp
@@ -178,3 +180,17 @@ async def test_resizing_rearranges_everything(store: Path) -> None:
             await pilot.pause(0.2)
             assert max(map(len, screen_text(pilot.app).splitlines())) <= size[0]
         await wait_for(pilot, "small_warmth", "Layer 16 leads")
+
+
+async def test_a_capture_in_shards_is_listed_and_previewed(
+    store: Path, tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    prompts = store.parent / "prompts.txt"
+    prompts.write_text("".join(f"w{5 + number} w7\n" for number in range(30)))
+    for name in ("a_stream", "some_stream"):
+        engine.capture_prompt_file(tiny_llama, tiny_tokenizer, prompts, name, store=store)
+    (store / "some_stream.json").unlink()
+    async with LayerscopeApp(store).run_test(size=(120, 40), notifications=True) as pilot:
+        await wait_for(pilot, "6 captures", "a_stream", "some_stream")
+        await pilot.press("slash", *"a_stream", "enter")
+        await wait_for(pilot, "30 prompts")

@@ -63,7 +63,7 @@ def test_a_killed_capture_goes_on_also_after_a_full_disk(layerscope: Program, ti
     assert 0 < len(saved) < len(whole)
     assert not (layerscope.folder / "mine.json").exists()
     listed = layerscope("list", "--store", ".")
-    assert f"mine unfinished: {len(saved)} shards are saved" in listed.stdout
+    assert f"mine unfinished: {len(saved)} shard" in listed.stdout
 
     full = wrapped(layerscope, _SMALL_DISK, *command, "--output", "mine")
     assert_failed(full, 5)

@@ -112,7 +112,7 @@ def test_an_interrupted_capture_goes_on_and_is_the_same(capture: Any, prompts: P
     ]
     entry = next(entry for entry in list_captures(store) if entry.name == "mine")
     assert entry.record is None
-    assert "unfinished: 2 shards are saved" in entry.problem
+    assert "unfinished: 2 shards saved so far" in entry.problem
     assert "unfinished" in summarise_capture("mine", store).problem
     with pytest.raises(StoreError, match="give the same command again"):
         engine.open_shards("mine", store=store)

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 from mcp import Client
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+import engine
 from engine.store.catalog import show_capture
 from server.app import LayerscopeServer
 from tests.server.conftest import call, contents, refused
@@ -64,3 +66,23 @@ async def test_only_a_confirmed_deletion_deletes_and_only_that_capture(app: Laye
         assert contents(store) == before
         await call(client, "delete_capture", name="warmth", confirm=True)
     assert before.keys() - contents(store).keys() == {"warmth.json", "warmth.pt"}
+
+
+async def test_a_capture_in_shards_is_like_any_other(
+    app: LayerscopeServer, store: Path, tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    prompts = store.parent / "prompts.txt"
+    prompts.write_text("".join(f"w{5 + number} w7\n" for number in range(30)))
+    for name in ("stream", "begun"):
+        engine.capture_prompt_file(tiny_llama, tiny_tokenizer, prompts, name, store=store)
+    (store / "begun.json").unlink()
+    async with Client(app) as client:
+        listing = await call(client, "list_captures")
+        assert "unfinished: 1 shard saved so far" in listing["damaged"]["begun"]
+        assert next(one for one in listing["captures"] if one["name"] == "stream")["prompts"] == 30
+        said = await call(client, "describe_capture", name="stream")
+        assert len(said["example_prompts"]) + said["left_out"] == 30
+        assert "goes on" in await refused(client, "describe_capture", name="begun")
+        for name in ("stream", "begun"):
+            await call(client, "delete_capture", name=name, confirm=True)
+            assert not (store / name).exists()
