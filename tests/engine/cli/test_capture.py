@@ -223,7 +223,7 @@ def test_a_name_that_is_taken_is_refused_before_the_model_is_loaded(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--model", "smollm2"], "one of --prompt TEXT, --concept NAME and --pairs FILE"),
+        (["--model", "smollm2"], "one of --prompt TEXT, --concept NAME, --pairs FILE and --prompts FILE"),
         (["--prompt", "Hello", "--concept", "honesty"], "cannot be captured together"),
         (["--model", "smolm", "--prompt", "Hello"], "no model called 'smolm'; did you mean 'smollm2'"),
         (["--concept", "honest"], "no concept called 'honest'; did you mean 'honesty'"),
