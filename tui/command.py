@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -53,6 +54,7 @@ def tui(
     if not sys.stdout.isatty():
         _print(store, capture, filter_text)
         return
+    gc.disable()  # imports leave nothing to collect; `LayerscopeApp` begins to when the first screen is there
     from tui.app import LayerscopeApp
 
     app = LayerscopeApp(store, capture=capture, layer=layer, filter_text=filter_text)

@@ -180,6 +180,24 @@ def test_in_a_terminal_from_start_to_quit(terminal: Callable[..., Terminal]) -> 
     shell.wait_for("ended with 0")
 
 
+def test_garbage_is_collected_once_the_app_has_started(real_store: Path) -> None:
+    script = """
+import asyncio, gc
+from pathlib import Path
+from tui.app import LayerscopeApp
+
+async def look():
+    gc.disable()  # as the command does
+    async with LayerscopeApp(Path("activations")).run_test() as pilot:
+        while not gc.isenabled():
+            await pilot.pause(0.1)
+
+asyncio.run(asyncio.wait_for(look(), 60))
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
+    subprocess.run([sys.executable, "-c", script], cwd=real_store.parent, env=environment, check=True)
+
+
 def test_without_colour_everything_is_still_said(terminal: Callable[..., Terminal]) -> None:
     shell = terminal("activations/tiny_warm.pt", NO_COLOR="1")
     text = shell.wait_for("Where left-out prompts lie at layer", "●")
