@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from rich.text import Text
 from textual import on, work
 from textual.binding import Binding, BindingType
-from textual.containers import Container, Vertical
+from textual.containers import Container
 from textual.widget import Widget
 from textual.widgets import Input, Static
 from textual.worker import get_current_worker
-from watchfiles import awatch
 
 from engine.errors import LayerscopeError, RequestError
-from engine.plots.layers_chart import layers_chart
-from engine.store.catalog import show_capture
 from engine.store.filter import COLUMNS, Filter, parse_filter, sort_summaries
 from engine.store.summaries import CaptureSummary
 from tui.exporting import Export
@@ -27,10 +22,10 @@ from tui.remedies import in_words
 from tui.screens.library_columns import capture_columns
 from tui.screens.screen import LayerscopeScreen
 from tui.store_reader import StoreReader
-from tui.widgets.layer_columns import LayerColumns
+from tui.store_watch import store_changes
+from tui.widgets.preview import CapturePreview
 from tui.widgets.rows import RowsView
 
-_LOOK_EVERY_S = 1.5
 _LONGEST_PATH = 40
 
 
@@ -73,10 +68,7 @@ class LibraryScreen(LayerscopeScreen):
         yield Input(placeholder="words, or column:value such as concept:honesty pairs:>=30 score:>1", id="filter")
         with Container(id="body"):
             yield RowsView(self._columns, key=lambda summary: summary.name, id="captures")
-            with Vertical(id="preview"):
-                yield Static(id="about", markup=False)
-                yield LayerColumns()
-                yield Static(id="findings", markup=False)
+            yield CapturePreview(id="preview")
 
     def on_mount(self) -> None:
         """Begin to watch the store."""
@@ -102,27 +94,9 @@ class LibraryScreen(LayerscopeScreen):
 
     @work(exclusive=True, group="watch")
     async def watch_store(self) -> None:
-        """Look again when files change; the folder's time tells it where the system does not, as over a network."""
-        seen = _changed(self.store)
-        await self.read_store().wait()
-        async for told in self._hints():
-            now = _changed(self.store)
-            if told or now != seen:
-                seen = now
-                await self.read_store().wait()
-
-    async def _hints(self) -> AsyncIterator[bool]:
-        """At once when the system says that files have changed, and every now and then whatever it says."""
-        every = int(_LOOK_EVERY_S * 1000)
-        while True:
-            try:
-                async for changes in awatch(
-                    self.store, debounce=300, step=50, rust_timeout=every, yield_on_timeout=True, recursive=False
-                ):
-                    yield bool(changes)
-            except OSError:  # no such folder yet, no permission, or no more watches to be had
-                yield False
-                await asyncio.sleep(_LOOK_EVERY_S)
+        """Read the store, and again whenever it changes."""
+        async for _ in store_changes(self.store):
+            await self.read_store().wait()
 
     @on(CapturesRead)
     def take_captures(self, message: CapturesRead) -> None:
@@ -275,26 +249,11 @@ class LibraryScreen(LayerscopeScreen):
         self.entitle(_short(self.store), "cannot be read" if self._problem else counted)
 
     def _preview(self, summary: CaptureSummary | None) -> None:
-        about, chart = self.query_one("#about", Static), self.query_one(LayerColumns)
-        findings = self.query_one("#findings", Static)
-        chart.ranked, chart.chosen = (), None
-        self.query_one("#preview").set_class(summary is None or bool(summary.problem), "-words")
-        findings.update("")
+        preview = self.query_one(CapturePreview)
         if summary is None:
-            about.update(self._problem or self._empty())
-            return
-        if summary.problem:
-            about.update(Text(f"{summary.name} is damaged: {summary.problem}", style="bold"))
-            return
-        try:
-            record = show_capture(summary.name, store=self.store)
-        except LayerscopeError as error:  # changed since it was listed
-            about.update(in_words(error))
-            return
-        drawn = layers_chart(record)
-        about.update(Text.assemble((f"{drawn.title}  ", "bold"), drawn.subtitle))
-        chart.ranked, chart.chosen = drawn.ranked, drawn.ranked[0]["layer"] if drawn.ranked else None
-        findings.update(Text("\n".join([*drawn.findings, *(f"warning: {warning}" for warning in drawn.warnings)])))
+            preview.say(self._problem or self._empty())
+        else:
+            preview.show(summary, self.store)
 
     def _empty(self) -> str:
         if self._summaries:
@@ -312,14 +271,3 @@ def _short(store: Path) -> str:
     except ValueError:
         path = str(store).replace(str(Path.home()), "~", 1)
     return path if len(path) <= _LONGEST_PATH else f"…{path[-_LONGEST_PATH + 1 :]}"
-
-
-def _changed(store: Path) -> int:
-    """When something was last added to the folder or taken away, or permission given.
-
-    A capture is saved by renaming, and so changes its folder.
-    """
-    try:
-        return store.stat().st_ctime_ns
-    except OSError:
-        return 0
