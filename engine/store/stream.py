@@ -5,11 +5,6 @@ Knows prompts, plans and shards. Holds no more than the states of one shard in m
 
 from __future__ import annotations
 
-import datetime
-import hashlib
-from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,19 +14,16 @@ import torch
 from engine.capture.batches import DEFAULT_BATCH_SIZE
 from engine.capture.layers import LayerSpec
 from engine.capture.positions import PositionSpec
-from engine.capture.prompts import TokenizedPrompt, tokenize_prompts
+from engine.capture.prompts import TokenizedPrompt
 from engine.capture.provenance import trace_provenance
 from engine.capture.run import Progress, Settings
 from engine.capture.sites import DEFAULT_SITE
-from engine.capture.stacked import capture_stacked, kept_tokens
-from engine.concepts.prompt_file import PromptFile, open_prompts
+from engine.capture.stacked import capture_stacked
+from engine.concepts.prompt_file import open_prompts
 from engine.errors import RequestError, StoreError
 from engine.models.description import describe_model
 from engine.models.fingerprint import sample_weights
-from engine.records.files import CaptureRecord, DataFile, PromptList, ShardPlan
-from engine.records.statistics import LayerRow
-from engine.stats.summary import StateSums
-from engine.store.catalog import shard_files
+from engine.records.files import ShardPlan
 from engine.store.names import CapturePaths, locate, require_free
 from engine.store.plan import (
     PLAN_SCHEMA,
@@ -41,8 +33,10 @@ from engine.store.plan import (
     require_own_folder,
     require_same_plan,
 )
-from engine.store.record import SCHEMA, encode_record
+from engine.store.record import encode_record
+from engine.store.shard_record import record_shards
 from engine.store.shards import Shard, shard_at, write_shard
+from engine.store.survey import PromptSource, survey_prompts
 from engine.store.write import write_atomically
 
 if TYPE_CHECKING:
@@ -50,7 +44,6 @@ if TYPE_CHECKING:
 
 _SHARD_BYTES = 64 * 2**20
 _SHARD_PROMPTS = 512
-_SHOWN_PROMPTS = 20  # in the record, which must stay small
 _AS_CAPTURED = "as captured"
 _DTYPES = {_AS_CAPTURED: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -126,8 +119,8 @@ def capture_prompt_file(
         prefix_reuse=prefix_reuse,
         progress=None,
     )
-    source = _Source.of(model, tokenizer, open_prompts(prompts))
-    found = _survey(source, settings)
+    source = PromptSource.of(model, tokenizer, open_prompts(prompts))
+    found = survey_prompts(source, settings)
     width, itemsize = describe_model(model).hidden_size, _itemsize(model, settings, store_dtype)
     plan = ShardPlan(
         schema=PLAN_SCHEMA,
@@ -142,7 +135,7 @@ def capture_prompt_file(
     )
     _begin(paths, plan, force=force)
     _run(model, source, settings, plan, paths, progress or (lambda _done, _total: None))
-    write_atomically(paths.record, encode_record(_record(paths, plan, source)))
+    write_atomically(paths.record, encode_record(record_shards(paths, plan, source.file)))
     return paths
 
 
@@ -157,48 +150,6 @@ def shard_prompts(prompt_bytes: int) -> int:
         (512, 9)
     """
     return max(1, min(_SHARD_PROMPTS, _SHARD_BYTES // prompt_bytes))
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A file of prompts that must not change while it is read twice."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    file: PromptFile
-    stamp: tuple[int, int]
-
-    @classmethod
-    def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: PromptFile) -> _Source:
-        return cls(model, tokenizer, file, file.stamp())
-
-    def tokenize(self, texts: list[str], first: int) -> list[TokenizedPrompt]:
-        return tokenize_prompts(self.model, self.tokenizer, texts, rendered=False, first=first)
-
-    def require_unchanged(self) -> None:
-        if self.file.stamp() != self.stamp:
-            raise RequestError(f"{self.file.path} was changed while it was captured", next_step="capture it again")
-
-
-def _survey(source: _Source, settings: Settings) -> PromptList:
-    """Check and fingerprint every prompt, holding one."""
-    texts, ids = hashlib.sha256(), hashlib.sha256()
-    count, tokens, kept = 0, 0, 0
-    for count, text in enumerate(source.file.texts(), start=1):
-        (prompt,) = source.tokenize([text], count - 1)
-        encoded = text.encode()
-        texts.update(len(encoded).to_bytes(8, "little") + encoded)
-        ids.update(len(prompt.ids).to_bytes(8, "little") + array("q", prompt.ids).tobytes())
-        tokens += len(prompt.ids)
-        kept = max(kept, kept_tokens(settings, prompt))
-    return PromptList(
-        file=source.file.path.name,
-        count=count,
-        tokens=tokens,
-        kept=kept,
-        texts=texts.hexdigest(),
-        ids=ids.hexdigest(),
-    )
 
 
 def _itemsize(model: PreTrainedModel, settings: Settings, store_dtype: str) -> int:
@@ -224,7 +175,7 @@ def _begin(paths: CapturePaths, plan: ShardPlan, *, force: bool) -> None:
 
 def _run(
     model: PreTrainedModel,
-    source: _Source,
+    source: PromptSource,
     settings: Settings,
     plan: ShardPlan,
     paths: CapturePaths,
@@ -261,50 +212,3 @@ def _run_shard(
 
     states = capture_stacked(model, prompts, settings, dtype=_DTYPES[plan["store_dtype"]], told=tell)
     write_shard(shard, prompts, states)
-
-
-def _record(paths: CapturePaths, plan: ShardPlan, source: _Source) -> CaptureRecord:
-    files = shard_files(paths)
-    return CaptureRecord(
-        schema=SCHEMA,
-        name=paths.name,
-        kind="prompt",
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        data=DataFile(
-            name=f"{paths.name}/",
-            bytes=sum(path.stat().st_size for path in files),
-            sha256=hashlib.sha256(paths.plan.read_bytes()).hexdigest(),
-        ),
-        concept=None,
-        num_pairs=0,
-        num_layers=plan["num_layers"],
-        hidden_size=plan["hidden_size"],
-        captured_layers=plan["layers"],
-        prompts=list(islice(source.file.texts(), _SHOWN_PROMPTS)),
-        num_prompts=plan["prompts"]["count"],
-        negative_prompts=[],
-        factors=[],
-        statistics=_statistics(paths, plan),
-        ranking=None,
-        sides=[],
-        unranked="",
-        confounds=None,
-        provenance=plan["provenance"],
-    )
-
-
-def _statistics(paths: CapturePaths, plan: ShardPlan) -> list[LayerRow]:
-    """One row a layer from the sums of the shards, added in the order of the prompts."""
-    totals = {layer: StateSums() for layer in plan["layers"]}
-    for shard in _shards(paths, plan):
-        for layer, part in shard.sums.items():
-            totals[layer].merge(part.count, part.tokens, part.total, part.squares, part.norms)
-    return [
-        LayerRow(layer=layer, **sums.summary(), diff_norm=None, relative_norm=None, cosine_sim=None, pair_cosine=None)
-        for layer, sums in totals.items()
-    ]
-
-
-def _shards(paths: CapturePaths, plan: ShardPlan) -> Iterator[Shard]:
-    for start in range(0, plan["prompts"]["count"], plan["shard_prompts"]):
-        yield shard_at(paths, start, plan["layers"])
