@@ -36,8 +36,13 @@ class Remedy(Enum):
     SEE_CONCEPT = "compare with engine/concepts/data/honesty.toml"
     TRUST_REMOTE_CODE = "pass trust_remote_code=True, only if you trust the model's author"
     USE_LESS_MEMORY = "take fewer layers, use_hooks=True, dtype='bfloat16', shorter prompts or a smaller model"
-    USE_SMALLER_MODEL = "use a smaller model, or device_map='auto' to spread it over devices"
-    USE_SMALLER_MODEL_OR_DTYPE = "use a smaller model, or dtype='bfloat16', which halves it, or device_map='auto'"
+    USE_SMALLER_MODEL = (
+        "pass device_map='auto': what does not fit stays on the disk and is read in each pass; or use a smaller model"
+    )
+    USE_SMALLER_MODEL_OR_DTYPE = (
+        "pass dtype='bfloat16', which halves it, or device_map='auto': what does not fit stays on the disk and is read"
+        " in each pass; or use a smaller model"
+    )
 
 
 class LayerscopeError(Exception):

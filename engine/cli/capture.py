@@ -17,6 +17,7 @@ from engine.concepts.pair_files import WrittenPairs, read_pairs
 from engine.concepts.pairs import DEFAULT_SAMPLES
 from engine.concepts.prompt_file import PromptFile, open_prompts
 from engine.errors import RequestError
+from engine.models.placement import Strategy, read_max_memory
 from engine.models.registry import DEFAULT_MODEL, find_source
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
@@ -85,6 +86,18 @@ def capture(
         bool, typer.Option("--use-hooks", help="Same states, less memory, stops early.", rich_help_panel=_HOW)
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.", rich_help_panel=_HOW)] = "auto",
+    device_map: Annotated[
+        Strategy | None,
+        typer.Option(
+            "--device-map", help="Not on one device: what does not fit stays on the disk.", rich_help_panel=_HOW
+        ),
+    ] = None,
+    max_memory: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--max-memory", help="With --device-map: 20GB of main memory, 0=20GB of GPU 0.", rich_help_panel=_HOW
+        ),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.", rich_help_panel=_HOW)] = "auto",
     batch_size: Annotated[
         int | None,
@@ -127,6 +140,9 @@ def capture(
     chosen = _choose(prompt, concept, pairs, prompts)
     if store_dtype and prompts is None:
         raise RequestError("--store-dtype is for --prompts", next_step="leave it out, or choose with --dtype")
+    if max_memory and device_map is None:
+        raise RequestError("--max-memory is for --device-map", next_step="add --device-map auto")
+    memory = read_max_memory(max_memory) if max_memory else None
     parse_positions(positions)
     parse_site(site, layers)
     alias = find_source(model).alias
@@ -136,14 +152,7 @@ def capture(
     require_free(paths, force=force, resume=isinstance(chosen, PromptFile))
 
     narrator = Narrator(quiet=quiet)
-    with narrator.working(f"loading {model}"):
-        from engine.models.loading import load_model_and_tokenizer
-
-        loaded, tokenizer, config = load_model_and_tokenizer(model, device, dtype, trust_remote_code=trust_remote_code)
-    narrator.say(
-        f"{config.source.model_id}: {config.num_layers} layers of width {config.hidden_size},"
-        f" {loaded.dtype} on {loaded.device}; the check at load passed"
-    )
+    loaded, tokenizer = _load(narrator, model, device, dtype, device_map, memory, trust_remote_code)
     draw = {"model_key": alias, "max_samples": max_samples or None, "seed": seed}
     how = {"layers": layers, "site": site, "use_hooks": use_hooks, "positions": positions, "batch_size": batch_size}
     how["prefix_reuse"] = not no_prefix_reuse
@@ -177,6 +186,34 @@ def _choose(prompt: list[str] | None, concept: str | None, pairs: Path | None, p
     if prompts:
         return open_prompts(prompts)
     return load_concept(concept) if concept else read_pairs(pairs) if pairs else prompt or []
+
+
+def _load(
+    narrator: Narrator,
+    model: str,
+    device: str,
+    dtype: str,
+    device_map: str | None,
+    max_memory: dict[int | str, int] | None,
+    trust_remote_code: bool,
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    with narrator.working(f"loading {model}"):
+        from engine.models.forward import input_device
+        from engine.models.loading import load_model_and_tokenizer
+
+        loaded, tokenizer, config = load_model_and_tokenizer(
+            model,
+            device,
+            dtype,
+            device_map=device_map,
+            max_memory=max_memory,
+            trust_remote_code=trust_remote_code,
+        )
+    narrator.say(
+        f"{config.source.model_id}: {config.num_layers} layers of width {config.hidden_size},"
+        f" {loaded.dtype} on {input_device(loaded)}; the check at load passed"
+    )
+    return loaded, tokenizer
 
 
 def _capture_file(

@@ -22,6 +22,12 @@ REMEDIES = {
     Remedy.SEE_CONCEPT: "compare with engine/concepts/data/honesty.toml",
     Remedy.TRUST_REMOTE_CODE: "--trust-remote-code, only if you trust the model's author",
     Remedy.USE_LESS_MEMORY: "fewer --layers, --use-hooks, --dtype bfloat16, shorter prompts or a smaller model",
-    Remedy.USE_SMALLER_MODEL: "use a smaller model: layerscope capture --list-models shows their sizes",
-    Remedy.USE_SMALLER_MODEL_OR_DTYPE: "--dtype bfloat16 halves it; or use a smaller model",
+    Remedy.USE_SMALLER_MODEL: (
+        "--device-map auto leaves on the disk what does not fit, and reads it in each pass; or use a smaller model:"
+        " layerscope capture --list-models shows their sizes"
+    ),
+    Remedy.USE_SMALLER_MODEL_OR_DTYPE: (
+        "--dtype bfloat16 halves it; --device-map auto leaves on the disk what does not fit, and reads it in each pass;"
+        " or use a smaller model"
+    ),
 }

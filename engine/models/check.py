@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from engine.errors import ModelError
 from engine.models.blocks import Blocks, find_blocks
 from engine.models.forward import TokenBatch, input_device, left_as_found, residual, run_decoder, taken_in
+from engine.models.offload import all_fetched
 from engine.models.shortcuts import (
     States,
     attention_window,
@@ -125,7 +126,7 @@ def _trace(model: PreTrainedModel, blocks: Blocks, batch: TokenBatch) -> _Trace:
     def watch_norm(_module: nn.Module, args: Any, output: Any) -> None:  # noqa: ANN401 - torch's own signature
         trace.norm_input, trace.norm_output = args[0].clone(), output.clone()
 
-    with left_as_found(model), ExitStack() as stack:
+    with left_as_found(model), all_fetched(model), ExitStack() as stack:
         for layer, block in enumerate(blocks.blocks):
             stack.callback(block.register_forward_hook(watch(layer), with_kwargs=True).remove)
             for hook in trace.sublayers.watch(block):

@@ -78,7 +78,7 @@ def _write_conversion(source: ModelSource, folder: Path) -> None:
 
     try:
         config = AutoConfig.from_pretrained(source.location, gguf_file=source.gguf_file)
-        require_room(config, torch.float32, torch.device("cpu"))
+        require_room(config, torch.float32, torch.device("cpu"), "use the model's original weights with a device map")
         tokenizer = AutoTokenizer.from_pretrained(source.location, gguf_file=source.gguf_file)
         model = AutoModelForCausalLM.from_pretrained(
             source.location,

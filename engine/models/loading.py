@@ -24,6 +24,8 @@ from engine.models.converted import convert
 from engine.models.description import describe_model
 from engine.models.hub import require_on_hub
 from engine.models.memory import require_room
+from engine.models.offload import keep_while, offload_folder, quiet_accelerate, where_layers_lie
+from engine.models.placement import MaxMemory, parse_max_memory, require_strategy
 from engine.models.registry import DEFAULT_MODEL, find_source
 from engine.records.models import ModelConfig, ModelSource
 
@@ -43,6 +45,7 @@ def load_model_and_tokenizer(
     dtype: str | torch.dtype = "auto",
     *,
     device_map: str | dict[str, Any] | None = None,
+    max_memory: MaxMemory | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ModelConfig]:
     """Load a model and check that it keeps the promises a capture relies on.
@@ -51,14 +54,17 @@ def load_model_and_tokenizer(
         model: An alias, a hub id, a folder that `save_pretrained` wrote, or a `.gguf` file.
         device: "auto" (CUDA, then Apple's GPU, then the CPU), or a name that torch knows ("cuda:1").
         dtype: "auto" (the checkpoint's own on a GPU, float32 on the CPU), a name or a torch dtype.
-        device_map: Passed to accelerate, which then decides what lies where; `device` is not used.
+        device_map: Instead of a device: "auto" lets accelerate lay the weights on the GPUs, then into main memory, then
+            on the disk, from where they are read in each pass; or a dictionary of parts of the model and their places.
+        max_memory: With a device map, most bytes of weights for each place that may be used, as in
+            `{0: "20GB", "cpu": "100GB"}`; what is free unless given.
         trust_remote_code: Run code that comes with the model. Off unless you trust its author.
 
     Returns:
         The model in eval mode, its tokenizer, and what is known of the model.
 
     Raises:
-        RequestError: The model, device or dtype has no meaning here.
+        RequestError: The model, device, dtype, device map or memory has no meaning here.
         ModelError: It cannot be found, read, or fitted into memory, is no causal language model, or fails the check.
 
     Example:
@@ -67,7 +73,8 @@ def load_model_and_tokenizer(
         (30, 576)
     """
     source = find_source(model)
-    torch_device = _choose_device(device)
+    places = _choose_places(device, device_map, max_memory)
+    torch_device = torch.device("cpu") if _all_in_main_memory(places) else _choose_device(device)
     wanted_dtype = _parse_dtype(dtype)
     if not source.local:
         require_on_hub(source)
@@ -81,33 +88,74 @@ def load_model_and_tokenizer(
         config = AutoConfig.from_pretrained(location, **options)
         _require_causal_lm(config, source)
         chosen_dtype = wanted_dtype or _default_dtype(config, torch_device)
-        if device_map is None:
+        if not places:
             require_room(config, chosen_dtype, torch_device)
         with ThreadPoolExecutor(max_workers=1) as beside:  # the tokenizer is read while the weights are
             reading = beside.submit(AutoTokenizer.from_pretrained, location, **options)
             loaded, found = _from_pretrained(
                 location,
+                places,
                 config=config,
                 dtype=chosen_dtype,
-                device_map=device_map,
                 ignore_mismatched_sizes=True,  # reported with the missing ones, below
                 **options,
             )
             tokenizer = reading.result()
     _require_whole(found, source, location)
-    if device_map is None:
+    if not places:
         loaded.to(torch_device)  # type: ignore[arg-type]  # transformers wraps it and loses its type
     loaded.eval()
     commit = getattr(loaded.config, "_commit_hash", None)  # what a branch or tag stood for
     contents = Path(location).name if source.kind == "gguf" else None  # a folder called by the hash of the file
     source = replace(source, revision=commit or source.revision or contents)
-    return loaded, tokenizer, describe_model(loaded, source)
+    description = describe_model(loaded, source)
+    if spread := where_layers_lie(loaded, description.receipt["blocks"]):
+        log.info("%s", spread)
+    return loaded, tokenizer, description
 
 
-def _from_pretrained(location: str, **options: object) -> tuple[PreTrainedModel, dict[str, Any]]:
+def _from_pretrained(
+    location: str, places: dict[str, Any], **options: object
+) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model, and what transformers says of tensors that it missed."""
-    loaded: Any = AutoModelForCausalLM.from_pretrained(location, output_loading_info=True, **options)
+    if not places:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(location, output_loading_info=True, **options)
+        return loaded[0], loaded[1]
+    with offload_folder() as folder, quiet_accelerate():
+        options |= places | {"offload_folder": str(folder)}
+        loaded = AutoModelForCausalLM.from_pretrained(location, output_loading_info=True, **options)
+        keep_while(loaded[0], folder)
     return loaded[0], loaded[1]
+
+
+def _choose_places(
+    device: str, device_map: str | dict[str, Any] | None, max_memory: MaxMemory | None
+) -> dict[str, Any]:
+    """What transformers is to be told of places; nothing where the model goes to one device."""
+    if device_map is None:
+        if max_memory is not None:
+            raise RequestError(
+                "the memory of places is limited, but the model goes to one", next_step="give a device map too"
+            )
+        return {}
+    if device != "auto":
+        raise RequestError(f"a device map and the device {device!r} exclude each other", next_step="leave out one")
+    if isinstance(device_map, str):
+        require_strategy(device_map)
+    if max_memory is None:
+        return {"device_map": device_map}
+    limits, gpus = parse_max_memory(max_memory), torch.accelerator.device_count()
+    for place in limits:
+        if isinstance(place, int) and place >= gpus:
+            raise RequestError(f"there is no GPU {place}", expected=f"a number below {gpus}" if gpus else "no GPU")
+    return {"device_map": device_map, "max_memory": limits}
+
+
+def _all_in_main_memory(places: dict[str, Any]) -> bool:
+    """Whether places are given, and no GPU is among them."""
+    device_map = places.get("device_map")
+    named = places.get("max_memory") or (device_map.values() if isinstance(device_map, dict) else None)
+    return named is not None and all(str(place) in ("cpu", "disk") for place in named)
 
 
 def _choose_device(name: str) -> torch.device:

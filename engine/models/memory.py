@@ -31,8 +31,14 @@ def free_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def require_room(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> None:
+def require_room(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device, otherwise: str = "") -> None:
     """Refuse a model whose weights do not fit on a device.
+
+    Args:
+        config: Of the model.
+        dtype: What its weights are to be.
+        device: Where they are to go.
+        otherwise: What to do if they do not fit, where a device map or another dtype is no way out.
 
     Raises:
         ModelError: The message says how much is needed and free, and what would make it fit.
@@ -41,8 +47,9 @@ def require_room(config: PreTrainedConfig, dtype: torch.dtype, device: torch.dev
         return  # packed weights are smaller than counted here, remote code cannot be counted without running it
     needed, free = weight_bytes(config, dtype), free_bytes(device)
     if needed > free:
+        remedy = Remedy.USE_SMALLER_MODEL if dtype.itemsize <= 2 else Remedy.USE_SMALLER_MODEL_OR_DTYPE
         raise ModelError(
             f"too little memory: the weights take {needed / GIGABYTE:.1f} GB as {str(dtype).removeprefix('torch.')}, "
             f"{free / GIGABYTE:.1f} GB are free on {device}",
-            next_step=Remedy.USE_SMALLER_MODEL if dtype.itemsize <= 2 else Remedy.USE_SMALLER_MODEL_OR_DTYPE,
+            next_step=otherwise or remedy,
         )

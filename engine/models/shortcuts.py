@@ -15,6 +15,7 @@ from torch import Tensor
 
 from engine.errors import first_line
 from engine.models.forward import TokenBatch, input_device, read_blocks
+from engine.models.offload import runs_on_cpu
 from engine.models.packing import continued, pack_prompts
 from engine.models.products import onednn_possible, onednn_products
 
@@ -109,9 +110,7 @@ def onednn_error(model: PreTrainedModel, blocks: Blocks, batch: TokenBatch, stat
         batch: Some tokens.
         states: The states that they have.
     """
-    if model.dtype != torch.float32 or not onednn_possible():
-        return None
-    if any(parameter.device.type != "cpu" for parameter in model.parameters()):
+    if model.dtype != torch.float32 or not onednn_possible() or not runs_on_cpu(model):
         return None
     with onednn_products(wanted=True):
         after = read_all(model, blocks, batch)

@@ -49,6 +49,11 @@ def test_a_model_that_does_not_fit_is_refused_with_what_would_help(dtype: torch.
     assert "device_map='auto'" in str(refusal.value)
 
 
+def test_where_no_device_map_helps_none_is_named() -> None:
+    with pytest.raises(ModelError, match="Next: do something else"):
+        require_room(GIANT, torch.float32, CPU, "do something else")
+
+
 def test_packed_weights_are_not_counted_as_if_they_were_whole() -> None:
     packed = LlamaConfig(**(GIANT.to_dict() | {"quantization_config": {"quant_method": "mxfp4"}}))
     require_room(packed, torch.bfloat16, CPU)

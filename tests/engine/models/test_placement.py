@@ -1,0 +1,60 @@
+"""Sizes and places as people write them, and what makes no sense."""
+
+import pytest
+
+from engine.errors import RequestError
+from engine.models.placement import parse_max_memory, read_max_memory, require_strategy
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ("200MB", 200_000_000),
+        ("200 mb", 200_000_000),
+        ("1.5GB", 1_500_000_000),
+        ("16GiB", 16 * 2**30),
+        ("4K", 4000),
+        ("123", 123),
+        (123, 123),
+        (0, 0),
+    ],
+)
+def test_sizes(size: int | str, expected: int) -> None:
+    assert parse_max_memory({"cpu": size}) == {"cpu": expected}
+
+
+def test_sizes_are_those_that_accelerate_reads() -> None:
+    from accelerate.utils import convert_file_size_to_int
+
+    for size in ("200MB", "16GiB", "3GB", "7KiB", "512MiB"):
+        assert parse_max_memory({0: size}) == {0: convert_file_size_to_int(size)}
+
+
+@pytest.mark.parametrize("size", ["", "much", "-5MB", "5 PB", "MB", "1e9", "nan", -1, True])
+def test_what_is_no_size(size: int | str) -> None:
+    with pytest.raises(RequestError, match=r"is no size. Expected: a size such as 200MB or 16GiB"):
+        parse_max_memory({"cpu": size})
+
+
+@pytest.mark.parametrize("place", ["disk", "gpu", "cuda:0", "", -1, True])
+def test_what_is_no_place(place: int | str) -> None:
+    with pytest.raises(RequestError, match=r"there is no place .* Expected: cpu, mps or the number of a GPU"):
+        parse_max_memory({place: 5})
+
+
+def test_limits_that_are_typed() -> None:
+    assert read_max_memory(["0=20GB", "1=10GB", "200MB"]) == {0: 20 * 10**9, 1: 10 * 10**9, "cpu": 200 * 10**6}
+    assert read_max_memory(["cpu=1GB"]) == {"cpu": 10**9}
+    for wrong, said in (
+        (["1GB", "cpu=2GB"], "the memory of cpu is limited twice"),
+        (["=1GB=2"], "there is no place"),
+        (["cpu="], "is no size"),
+    ):
+        with pytest.raises(RequestError, match=said):
+            read_max_memory(wrong)
+
+
+def test_a_device_map_that_does_not_exist() -> None:
+    require_strategy("auto")
+    with pytest.raises(RequestError, match="no device map 'atuo'; did you mean 'auto'"):
+        require_strategy("atuo")
