@@ -17,7 +17,7 @@ from engine.concepts.pair_files import WrittenPairs, read_pairs
 from engine.concepts.pairs import DEFAULT_SAMPLES
 from engine.concepts.prompt_file import PromptFile, open_prompts
 from engine.errors import RequestError
-from engine.models.placement import Strategy, read_max_memory
+from engine.models.placement import STRATEGIES, read_max_memory, require_strategy
 from engine.models.registry import DEFAULT_MODEL, find_source
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
@@ -87,9 +87,11 @@ def capture(
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.", rich_help_panel=_HOW)] = "auto",
     device_map: Annotated[
-        Strategy | None,
+        str | None,
         typer.Option(
-            "--device-map", help="Not on one device: what does not fit stays on the disk.", rich_help_panel=_HOW
+            "--device-map",
+            help=f"{', '.join(STRATEGIES)}: what does not fit into memory stays on the disk.",
+            rich_help_panel=_HOW,
         ),
     ] = None,
     max_memory: Annotated[
@@ -140,7 +142,9 @@ def capture(
     chosen = _choose(prompt, concept, pairs, prompts)
     if store_dtype and prompts is None:
         raise RequestError("--store-dtype is for --prompts", next_step="leave it out, or choose with --dtype")
-    if max_memory and device_map is None:
+    if device_map is not None:
+        require_strategy(device_map)
+    elif max_memory:
         raise RequestError("--max-memory is for --device-map", next_step="add --device-map auto")
     memory = read_max_memory(max_memory) if max_memory else None
     parse_positions(positions)

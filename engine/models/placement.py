@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
 
 from engine.errors import RequestError, nearest
 
-Strategy = Literal["auto", "balanced", "balanced_low_0", "sequential"]
-STRATEGIES: tuple[str, ...] = get_args(Strategy)
+STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
 
 MaxMemory = Mapping[int | str, int | str]
 """Place to most bytes of weights there: number of a GPU, "cpu" or "mps" to a number or a text such as "20GB"."""
