@@ -31,12 +31,14 @@ if TYPE_CHECKING:
     from engine.store.directions import save_directions as save_directions
     from engine.store.read import load_activations as load_activations
     from engine.store.shards import open_shards as open_shards
+    from engine.store.stream import capture_contrast_in_shards as capture_contrast_in_shards
     from engine.store.stream import capture_prompt_file as capture_prompt_file
     from engine.store.write import save_activations as save_activations
 
 _HOMES = {
     "LayerscopeError": "engine.errors",
     "capture_activations": "engine.capture.activations",
+    "capture_contrast_in_shards": "engine.store.stream",
     "capture_contrastive_activations": "engine.capture.contrast",
     "capture_from_concept": "engine.capture.contrast",
     "capture_prompt_file": "engine.store.stream",

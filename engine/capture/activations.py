@@ -94,17 +94,17 @@ def _stack(captured: list[ActivationData]) -> ActivationData:
     layers = captured[0]["captured_layers"]
     kept = [data["activations"][layers[0]].shape[1] for data in captured]
     return ActivationData(
-        activations={layer: _align([data["activations"][layer][0] for data in captured]) for layer in layers},
-        input_ids=_align([data["input_ids"][0] for data in captured]),
+        activations={layer: align_rows([data["activations"][layer][0] for data in captured]) for layer in layers},
+        input_ids=align_rows([data["input_ids"][0] for data in captured]),
         tokens=[[str(token) for token in data["tokens"]] for data in captured],
         prompt=[str(data["prompt"]) for data in captured],
         num_layers=captured[0]["num_layers"],
         captured_layers=layers,
-        attention_mask=_align([torch.ones(length, dtype=torch.long) for length in kept]),
+        attention_mask=align_rows([torch.ones(length, dtype=torch.long) for length in kept]),
     )
 
 
-def _align(rows: list[Tensor]) -> Tensor:
+def align_rows(rows: list[Tensor]) -> Tensor:
     """Rows of different lengths, `(length, ...)` each, as one tensor `(rows, longest, ...)`, zeros in front."""
     longest = max(len(row) for row in rows)
     out = rows[0].new_zeros((len(rows), longest, *rows[0].shape[1:]))

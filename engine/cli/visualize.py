@@ -13,7 +13,7 @@ from engine.cli.remedies import REMEDIES
 from engine.errors import RequestError
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
-from engine.plots.sides_text import pair_labels, sides_as_text
+from engine.plots.sides_text import pair_label, sides_as_text
 from engine.records.statistics import SideProjections
 from engine.store.names import DEFAULT_STORE
 
@@ -44,7 +44,9 @@ def visualize(
     record = find_record(file, store)
     chart = layers_chart(record)
     sides = None if layer is None else _sides(capture_path(file, store), layer)
-    print_data(layers_as_text(chart) if sides is None else sides_as_text(sides, pair_labels(record), chart.title))
+    print_data(
+        layers_as_text(chart) if sides is None else sides_as_text(sides, partial(pair_label, record), chart.title)
+    )
     if no_plot:
         return
     from engine.plots.layers_figure import draw_layers

@@ -1,11 +1,11 @@
 """Pairs of the user's own, from a JSONL or CSV file. Every complaint names the line and the field; imports no torch."""
 
-import csv
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.concepts.rows import MORE_CELLS, Row, csv_rows, file_stamp, jsonl_rows, readable_errors
+from engine.concepts.rows import require_whole_characters as require_whole
 from engine.errors import RequestError, nearest
 from engine.records.concepts import Factors
 
@@ -14,8 +14,55 @@ _FACTORS = ("template", "persona", "topic")
 
 
 @dataclass(frozen=True)
+class WrittenPair:
+    """A pair as a user wrote it.
+
+    Attributes:
+        positive: The text of one side.
+        negative: That of the other.
+        factors: What it was made from; empty where the file says nothing of it.
+    """
+
+    positive: str
+    negative: str
+    factors: Factors
+
+
+@dataclass(frozen=True)
+class PairFile:
+    """A file of pairs: an object a line (`.jsonl`), or a table whose first line names the columns (`.csv`).
+
+    The fields are `positive` and `negative`, and if known `template`, `persona` and `topic`.
+
+    Attributes:
+        path: Where it lies.
+    """
+
+    path: Path
+
+    def pairs(self) -> Iterator[WrittenPair]:
+        """The pairs in the order of the file, one at a time.
+
+        Raises:
+            RequestError: The file cannot be read, or a line lacks a text or adds a field.
+        """
+        with readable_errors(self.path):
+            for number, row in self._rows():
+                yield _checked(self.path, number, row)
+
+    def stamp(self) -> tuple[int, int]:
+        """What differs when the file was changed, see `file_stamp`."""
+        return file_stamp(self.path)
+
+    def _rows(self) -> Iterator[Row]:
+        if self.path.suffix.lower() == ".csv":
+            return csv_rows(self.path)
+        return jsonl_rows(self.path, '{"positive": …, "negative": …}')
+
+
+@dataclass(frozen=True)
 class WrittenPairs:
-    """Pairs as a user wrote them.
+    """All pairs of a file.
 
     Attributes:
         positive: Texts of one side.
@@ -29,10 +76,25 @@ class WrittenPairs:
     factors: tuple[Factors, ...] | None
 
 
-def read_pairs(path: str | Path) -> WrittenPairs:
-    """Read pairs: an object a line (`.jsonl`), or a table whose first line names the columns (`.csv`).
+def open_pairs(path: str | Path) -> PairFile:
+    """A file of pairs, looked into as far as its first pair.
 
-    The fields are `positive` and `negative`, and if known `template`, `persona` and `topic`.
+    Args:
+        path: The file, in UTF-8.
+
+    Raises:
+        RequestError: It says no format, cannot be read, or does not begin with a pair.
+    """
+    file = PairFile(Path(path))
+    if file.path.suffix.lower() not in {".jsonl", ".csv"}:
+        raise RequestError(f"{file.path.name!r} says no format", expected="a file of pairs ending in .jsonl or .csv")
+    if next(file.pairs(), None) is None:
+        raise RequestError(f"{file.path} holds no pairs", expected="at least one line with positive and negative")
+    return file
+
+
+def read_pairs(path: str | Path) -> WrittenPairs:
+    """Read all pairs of a file, see `PairFile`.
 
     Args:
         path: The file, in UTF-8.
@@ -40,51 +102,22 @@ def read_pairs(path: str | Path) -> WrittenPairs:
     Raises:
         RequestError: The file cannot be read, has no pairs, or a line lacks a text or adds a field.
     """
-    file = Path(path)
-    readers = {".jsonl": _read_jsonl, ".csv": _read_csv}
-    if file.suffix.lower() not in readers:
-        raise RequestError(f"{file.name!r} says no format", expected="a file of pairs ending in .jsonl or .csv")
-    try:
-        lines = list(readers[file.suffix.lower()](file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RequestError(f"{file} cannot be read: {error}", next_step="check the path; it must be UTF-8") from error
-    for number, row in lines:
-        _require_valid(file, number, row)
-    if not lines:
-        raise RequestError(f"{file} holds no pairs", expected="at least one line with positive and negative")
-    rows = [row for _, row in lines]
-    named = any(row.get(factor) for row in rows for factor in _FACTORS)
+    pairs = list(open_pairs(path).pairs())
     return WrittenPairs(
-        positive=tuple(str(row["positive"]) for row in rows),
-        negative=tuple(str(row["negative"]) for row in rows),
-        factors=tuple(_factors(row) for row in rows) if named else None,
+        positive=tuple(pair.positive for pair in pairs),
+        negative=tuple(pair.negative for pair in pairs),
+        factors=tuple(pair.factors for pair in pairs) if any(names_factors(pair.factors) for pair in pairs) else None,
     )
 
 
-def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise RequestError(f"{path}, line {number} is not JSON: {error}", next_step="correct that line") from error
-        if not isinstance(row, dict):
-            raise RequestError(f"{path}, line {number} is not an object", expected='{"positive": …, "negative": …}')
-        yield number, row
+def names_factors(factors: Factors) -> bool:
+    """Whether anything is known of what a pair was made from."""
+    return any(factors.values())
 
 
-def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        for row in reader:
-            extra = row.pop(None, None)  # DictReader keeps what has no column under None
-            if extra:
-                raise RequestError(f"{path}, line {reader.line_num} has more cells than the first line has columns")
-            yield reader.line_num, dict(row)
-
-
-def _require_valid(path: Path, number: int, row: dict[str, object]) -> None:
+def _checked(path: Path, number: int, row: dict[str, object]) -> WrittenPair:
+    if row.pop(MORE_CELLS, None):
+        raise RequestError(f"{path}, line {number} has more cells than the first line has columns")
     for field in row.keys() - {*_TEXTS, *_FACTORS}:
         hint = nearest(field, (*_TEXTS, *_FACTORS))
         raise RequestError(f"{path}, line {number}: the field {field!r} is not known; {hint}")
@@ -92,11 +125,11 @@ def _require_valid(path: Path, number: int, row: dict[str, object]) -> None:
         text = row.get(field)
         if not isinstance(text, str) or not text.strip():
             raise RequestError(f"{path}, line {number}: {field} must be a text that is not empty")
+        require_whole(path, number, f"{field} prompt", text)
     for field in _FACTORS:
         if not isinstance(row.get(field) or "", str):
             raise RequestError(f"{path}, line {number}: {field} must be a text")
-
-
-def _factors(row: dict[str, object]) -> Factors:
     template, persona, topic = (str(row.get(field) or "") for field in _FACTORS)
-    return Factors(template=template, persona=persona, topic=topic)
+    return WrittenPair(
+        str(row["positive"]), str(row["negative"]), Factors(template=template, persona=persona, topic=topic)
+    )

@@ -8,8 +8,8 @@ from rich.text import Text
 
 from engine.plots.findings import left_out_in_words
 from engine.plots.looks import PLAIN, Looks
-from engine.plots.sides_text import pair_labels
-from engine.records.files import CaptureRecord
+from engine.plots.sides_text import pair_label
+from engine.records.files import CaptureRecord, find_pair
 from engine.records.statistics import SideSummary
 
 _LEVELS = " ▁▂▃▄▅▆▇█"
@@ -53,15 +53,15 @@ def wrong_pairs_as_text(
         prompts: Whether to show the texts of both sides too.
         looks: Colours.
     """
-    labels = pair_labels(record)
     left_out = left_out_in_words(summary["left_out"])
     lines = [Text(f"{summary['wrong_total']} of {record['num_pairs']} pairs point the wrong way, {left_out} left out.")]
     for pair in summary["wrong"][:most]:
         number = pair["pair"]
-        lines.append(Text(f"pair {number} ({pair['gap']:+.1f}): {_one_line(labels[number])}"))
+        lines.append(Text(f"pair {number} ({pair['gap']:+.1f}): {_one_line(pair_label(record, number))}"))
         if prompts:
-            lines.append(Text(f"  + {_one_line(record['prompts'][number])}", style=looks.tied))
-            lines.append(Text(f"  - {_one_line(record['negative_prompts'][number])}", style=looks.behind))
+            texts = find_pair(record, number)
+            lines.append(Text(f"  + {_one_line(texts['positive'])}", style=looks.tied))
+            lines.append(Text(f"  - {_one_line(texts['negative'])}", style=looks.behind))
     more = summary["wrong_total"] - len(summary["wrong"][:most])
     return [*lines, Text(f"and {more} more", style=looks.quiet)] if more > 0 and summary["wrong"] else lines
 

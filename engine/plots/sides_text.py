@@ -1,12 +1,12 @@
 """Draw where the two sides lie at one layer as text. Knows rich and the projections."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from engine.plots.findings import left_out_in_words
-from engine.records.files import CaptureRecord
+from engine.records.files import CaptureRecord, find_pair
 from engine.records.statistics import SideProjections
 from engine.stats.wrong_pairs import wrong_pairs
 
@@ -15,12 +15,12 @@ _LEVELS = " ▁▂▃▄▅▆▇█"
 _MOST_WRONG = 5
 
 
-def sides_as_text(sides: SideProjections, pairs: Sequence[str] = (), title: str = "") -> RenderableType:
+def sides_as_text(sides: SideProjections, label: Callable[[int], str] | None = None, title: str = "") -> RenderableType:
     """Two histograms, one above the other, and the pairs that point the wrong way.
 
     Args:
         sides: From `project_sides`.
-        pairs: What to call each pair, see `pair_labels`.
+        label: What to call the pair of a number, as `pair_label` does.
         title: What was captured.
     """
     low = min(*sides["positive"], *sides["negative"])
@@ -35,23 +35,24 @@ def sides_as_text(sides: SideProjections, pairs: Sequence[str] = (), title: str 
         Text(f"  {low:<+8.1f}{'units of the spread within a side':^{_COLUMNS - 16}}{high:>+8.1f}", style="dim"),
         Text(f"{len(wrong)} of {len(sides['positive'])} pairs point the wrong way."),
     ]
-    for pair in wrong[:_MOST_WRONG] if pairs else []:
-        gap = sides["positive"][pair] - sides["negative"][pair]
-        lines.append(
-            Text(f"  pair {pair} ({gap:+.1f}): {' '.join(pairs[pair].split())}", no_wrap=True, overflow="ellipsis")
-        )
+    if label is not None:
+        for pair in wrong[:_MOST_WRONG]:
+            gap = sides["positive"][pair] - sides["negative"][pair]
+            name = " ".join(label(pair).split())
+            lines.append(Text(f"  pair {pair} ({gap:+.1f}): {name}", no_wrap=True, overflow="ellipsis"))
     return Group(*lines)
 
 
-def pair_labels(record: CaptureRecord) -> list[str]:
-    """What to call each pair of a capture: what it was made from, or else its positive prompt.
+def pair_label(record: CaptureRecord, number: int) -> str:
+    """What to call a pair that a record names: what it was made from, or else its positive prompt.
 
     Args:
         record: Its JSON.
+        number: Of the pair, from 0.
     """
-    if not record["factors"]:
-        return record["prompts"]
-    return [f"{pair['persona']}, {pair['template']}: {pair['topic']}" for pair in record["factors"]]
+    pair = find_pair(record, number)
+    factors = pair["factors"]
+    return f"{factors['persona']}, {factors['template']}: {factors['topic']}" if factors else pair["positive"]
 
 
 def _histogram(values: Sequence[float], low: float, high: float) -> str:

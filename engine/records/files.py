@@ -24,6 +24,22 @@ class DataFile(TypedDict):
     sha256: str
 
 
+class NumberedPair(TypedDict):
+    """One pair of a capture.
+
+    Attributes:
+        number: Its place, from 0.
+        positive: The positive prompt.
+        negative: The negative prompt.
+        factors: What it was made from; None where that is not known.
+    """
+
+    number: int
+    positive: str
+    negative: str
+    factors: Factors | None
+
+
 class CaptureRecord(TypedDict):
     """The JSON file of a capture: all that is needed to list, filter and rank without torch.
 
@@ -42,6 +58,7 @@ class CaptureRecord(TypedDict):
         num_prompts: How many there are, where `prompts` are only the first.
         negative_prompts: The negative texts of a contrast, in the same order.
         factors: What each pair was made from.
+        other_pairs: Of a capture in shards, pairs beyond the first that `sides` names.
         statistics: One row per captured layer.
         ranking: Layers of a contrast by held-out separation; None for prompts, and where there is none to be had.
         sides: Where left-out prompts of both sides lie, for each layer at which they differ; empty without a ranking.
@@ -64,6 +81,7 @@ class CaptureRecord(TypedDict):
     num_prompts: NotRequired[int]
     negative_prompts: list[str]
     factors: list[Factors]
+    other_pairs: NotRequired[list[NumberedPair]]
     statistics: list[LayerRow]
     ranking: Ranking | None
     sides: list[SideSummary]
@@ -77,24 +95,45 @@ def count_prompts(record: CaptureRecord) -> int:
     return record.get("num_prompts", len(record["prompts"]) + len(record["negative_prompts"]))
 
 
+def find_pair(record: CaptureRecord, number: int) -> NumberedPair:
+    """A pair that a record names, by its number.
+
+    Args:
+        record: Of a contrast.
+        number: One of the first pairs, or of those that its `sides` name.
+
+    Raises:
+        KeyError: The record does not hold its texts.
+    """
+    if number < len(record["prompts"]):
+        factors = record["factors"][number] if record["factors"] else None
+        texts = record["prompts"][number], record["negative_prompts"][number]
+        return NumberedPair(number=number, positive=texts[0], negative=texts[1], factors=factors)
+    return {pair["number"]: pair for pair in record.get("other_pairs", [])}[number]
+
+
 class PromptList(TypedDict):
     """What is known of a list of prompts without holding it.
 
     Attributes:
-        file: Name of the file that they came from.
+        file: Name of the file, or of the concept, that they came from.
+        pairs: Whether they are the sides of pairs: positive, negative, positive, and so on.
         count: Number of prompts.
         tokens: Number of tokens in all.
         kept: Most positions kept of one prompt.
         texts: SHA-256 of the texts.
         ids: SHA-256 of the token ids.
+        factors: SHA-256 of what the pairs were made from; empty where that is not known.
     """
 
     file: str
+    pairs: bool
     count: int
     tokens: int
     kept: int
     texts: str
     ids: str
+    factors: str
 
 
 class ShardPlan(TypedDict):
@@ -103,6 +142,7 @@ class ShardPlan(TypedDict):
     Attributes:
         schema: Version of this layout.
         prompts: What is captured.
+        concept: Name of the concept, None for prompts and pairs of the user's own.
         shard_prompts: Prompts in each shard but the last.
         layers: Which layers are captured.
         num_layers: Decoder blocks of the model.
@@ -114,6 +154,7 @@ class ShardPlan(TypedDict):
 
     schema: int
     prompts: PromptList
+    concept: str | None
     shard_prompts: int
     layers: list[int]
     num_layers: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,8 +12,9 @@ from engine.errors import RequestError
 from engine.records.captures import ContrastData, Provenance
 from engine.records.comparison import ComparedLayer, Comparison, DepthRow
 from engine.records.files import CaptureRecord
-from engine.stats.contrast import last_states
-from engine.stats.groups import group_pairs, resampled_units
+from engine.stats.groups import MOST_UNITS, group_pairs, resampled_units
+from engine.stats.held_out import sum_units
+from engine.stats.pair_states import pairs_at
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -125,47 +127,65 @@ def compare_directions(one: ContrastData, other: ContrastData, *, seed: int = 0)
         )
     generator = torch.Generator().manual_seed(seed)
     halvings = _halvings(one, generator), _halvings(other, generator)
-    return [_compare(layer, (_differences(one, layer), _differences(other, layer)), halvings) for layer in layers]
+    return [_compare(layer, _sums(one, layer, halvings[0]), _sums(other, layer, halvings[1])) for layer in layers]
 
 
-def _compare(layer: int, differences: tuple[Tensor, Tensor], halvings: tuple[Tensor, Tensor]) -> ComparedLayer:
-    first, second = differences  # (pairs, hidden) each
-    if first.shape[1] != second.shape[1]:
-        raise RequestError(f"the captures have states of different widths: {first.shape[1]} and {second.shape[1]}")
-    # One half's pairs minus the other's, each taken from the mean of all: what they have in common is not in it.
-    centred = [d - d.mean(dim=0) for d in differences]
-    random = [2 * halving - 1 for halving in halvings]  # (pairs, halvings) of -1 and 1
-    crossed = (random[0] * (centred[0] @ centred[1].T @ random[1])).sum(dim=0)
-    lengths = [_lengths(d @ d.T, signs) for d, signs in zip(centred, random, strict=True)]
-    by_chance = torch.nan_to_num(crossed / (lengths[0] * lengths[1]))
-    agreements = [_half_agreement(d @ d.T, halving) for d, halving in zip(differences, halvings, strict=True)]
-    return ComparedLayer(
-        layer=layer,
-        cosine=float(torch.cosine_similarity(first.mean(dim=0), second.mean(dim=0), dim=0)),
-        chance=float(by_chance.abs().quantile(0.95)),
-        ceiling=(agreements[0] * agreements[1]) ** 0.5,
+@dataclass(frozen=True)
+class _Halves:
+    """Random halves of a capture: units that are one half and those that are the other.
+
+    Attributes:
+        units: Number of the unit of each pair, `(pairs,)`.
+        first: 1 for the units of one half, 0 for the others, `(units, halvings)`.
+    """
+
+    units: Tensor
+    first: Tensor
+
+
+@dataclass(frozen=True)
+class _Halved:
+    """Summed differences of random halves at one layer.
+
+    Attributes:
+        mean: Mean difference, `(hidden,)`.
+        apart: One half's sum minus the other's, each pair taken from the mean of all: what they have in common is not
+            in it; `(hidden, halvings)`.
+        agreement: Mean cosine between the sums of the two halves; not below 0.
+    """
+
+    mean: Tensor
+    apart: Tensor
+    agreement: float
+
+
+def _sums(data: ContrastData, layer: int, halves: _Halves) -> _Halved:
+    sums = sum_units(pairs_at(data, layer), [halves.units])
+    (units,) = sums.units
+    centred = units.differences - units.pairs[:, None] * sums.difference
+    cosines = torch.cosine_similarity(
+        units.differences.T @ halves.first, units.differences.T @ (1 - halves.first), dim=0
+    )
+    return _Halved(
+        sums.difference, centred.T @ (2 * halves.first - 1), max(float(torch.nan_to_num(cosines).mean()), 0.0)
     )
 
 
-def _half_agreement(gram: Tensor, halving: Tensor) -> float:
-    """Mean cosine between the mean differences of the two halves; not below 0."""
-    other = 1 - halving
-    crossed = (halving * (gram @ other)).sum(dim=0)
-    cosines = torch.nan_to_num(crossed / (_lengths(gram, halving) * _lengths(gram, other)))
-    return max(float(cosines.mean()), 0.0)
+def _compare(layer: int, one: _Halved, other: _Halved) -> ComparedLayer:
+    widths = len(one.mean), len(other.mean)
+    if widths[0] != widths[1]:
+        raise RequestError(f"the captures have states of different widths: {widths[0]} and {widths[1]}")
+    by_chance = torch.nan_to_num(torch.cosine_similarity(one.apart, other.apart, dim=0))  # (halvings,)
+    return ComparedLayer(
+        layer=layer,
+        cosine=float(torch.cosine_similarity(one.mean, other.mean, dim=0)),
+        chance=float(by_chance.abs().quantile(0.95)),
+        ceiling=(one.agreement * other.agreement) ** 0.5,
+    )
 
 
-def _lengths(gram: Tensor, weights: Tensor) -> Tensor:
-    """Lengths of weighted sums of differences, `(halvings,)`, from their inner products."""
-    return (weights * (gram @ weights)).sum(dim=0).clamp_min(0).sqrt()
-
-
-def _differences(data: ContrastData, layer: int) -> Tensor:
-    return last_states(data["positive"], layer) - last_states(data["negative"], layer)
-
-
-def _halvings(data: ContrastData, generator: Generator) -> Tensor:
-    """Random halves of the pairs, 1 in the one and 0 in the other, `(pairs, halvings)`; groups stay whole.
+def _halvings(data: ContrastData, generator: Generator) -> _Halves:
+    """Random halves of the pairs; groups stay whole.
 
     The groups are those of the factor that varies most in kind: personas, or else whatever has enough of them.
     """
@@ -178,10 +198,10 @@ def _halvings(data: ContrastData, generator: Generator) -> Tensor:
     groupings = group_pairs(data.get("factors"), data["num_pairs"])
     candidates = [resampled_units(factor, groups) for factor, groups in groupings.items()]
     enough = [units for units in candidates if int(units.max()) + 1 >= _FEWEST_UNITS]
-    units = enough[0] if enough else torch.arange(data["num_pairs"])
+    units = enough[0] if enough else torch.arange(data["num_pairs"]) % MOST_UNITS
     count = int(units.max()) + 1
     order = torch.rand((count, _HALVINGS), generator=generator, dtype=torch.float64).argsort(dim=0)
-    return (order < count // 2).double()[units]
+    return _Halves(units, (order < count // 2).double())
 
 
 def _depths(record: CaptureRecord, name: str) -> list[DepthRow]:

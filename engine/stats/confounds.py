@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,8 +17,9 @@ from engine.capture.positions import Positions, parse_positions
 from engine.records.captures import ActivationData, ContrastData
 from engine.records.concepts import Factors
 from engine.records.ranking import Confound, ConfoundReport
-from engine.stats.gram import PairGram
 from engine.stats.groups import group_pairs
+from engine.stats.held_out import hold_out
+from engine.stats.pair_states import Pairs, Sides, pairs_of
 from engine.stats.separation import separate
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ Bags = Sequence[Sequence[str]]
 SUSPICIOUS = 0.8
 """Held-out AUROC from which a confound is warned of: d' of about 1.2."""
 
+_BAG_VALUES = 2**21  # of one side at once, 16 MiB
 _WORD = re.compile(r"\w+")
 
 
@@ -71,7 +73,7 @@ def _lengths(data: ContrastData, groupings: Groupings) -> Confound:
     positive, negative = _token_counts(data["positive"]), _token_counts(data["negative"])  # (pairs, 1)
     return Confound(
         what="prompt length",
-        auroc=_held_out_auroc(positive, negative, groupings),
+        auroc=_held_out_auroc(pairs_of(positive, negative), groupings),
         detail=f"{positive.mean():.1f} tokens on the positive side, {negative.mean():.1f} on the negative",
     )
 
@@ -116,15 +118,23 @@ def _bag_auroc(bags: tuple[Bags, Bags], groupings: Groupings) -> float:
     """Held-out AUROC of bags of words: for each word of the vocabulary, whether the prompt holds it."""
     words = sorted({word for side in bags for bag in side for word in bag})
     column = {word: number for number, word in enumerate(words)}
-    positive, negative = (torch.zeros((len(side), len(words)), dtype=torch.float64) for side in bags)
-    for vectors, side in zip((positive, negative), bags, strict=True):
-        for vector, bag in zip(vectors, side, strict=True):
+    at_once = max(1, _BAG_VALUES // len(words))
+
+    def vectors(side: Bags) -> Tensor:
+        held = torch.zeros((len(side), len(words)), dtype=torch.float64)
+        for vector, bag in zip(held, side, strict=True):
             vector[[column[word] for word in set(bag)]] = 1.0
-    return _held_out_auroc(positive, negative, groupings)
+        return held
+
+    def some() -> Iterator[Sides]:
+        for start in range(0, len(bags[0]), at_once):
+            yield vectors(bags[0][start : start + at_once]), vectors(bags[1][start : start + at_once])
+
+    return _held_out_auroc(some, groupings)
 
 
-def _held_out_auroc(positive: Tensor, negative: Tensor, groupings: Groupings) -> float:
-    separation = separate(PairGram.of(positive, negative), groupings)
+def _held_out_auroc(pairs: Pairs, groupings: Groupings) -> float:
+    separation = separate(hold_out(pairs, groupings))
     return separation["by_factor"][separation["worst"]]["auroc"]
 
 

@@ -5,6 +5,7 @@ These describe; they do not rank. The raw norm grows with depth whatever the con
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from engine.errors import Remedy, RequestError
 from engine.records.captures import ActivationData, CaptureData
 from engine.records.statistics import LayerDiff
+from engine.stats.pair_states import chunked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +52,7 @@ def compute_contrastive_diff(pos_data: CaptureData, neg_data: CaptureData | None
     else:
         raise RequestError("the negative side is missing", expected="two captures, or one contrast")
     layers = positive[0]["captured_layers"]
-    return {layer: _difference(last_states(positive, layer), last_states(negative, layer)) for layer in layers}
+    return {layer: _difference(positive, negative, layer) for layer in layers}
 
 
 def require_contrast(data: CaptureData) -> None:
@@ -67,39 +69,53 @@ def require_contrast(data: CaptureData) -> None:
         )
 
 
-def last_states(prompts: list[ActivationData], layer: int) -> Tensor:
-    """States of the last kept token of every prompt, `(prompts, hidden)`, float64."""
-    return torch.cat([data["activations"][layer][:, -1, :] for data in prompts]).double()
+@dataclass
+class _SideSums:
+    """Sums over the last states of one side, float64."""
+
+    count: int = 0
+    total: Tensor | float = 0.0
+    norms: float = 0.0
+
+    def add(self, states: Tensor) -> None:
+        self.count += len(states)
+        self.total = self.total + states.sum(dim=0)
+        self.norms += float(states.norm(dim=-1).sum())
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.as_tensor(self.total) / self.count
 
 
-def _difference(positive: Tensor, negative: Tensor) -> LayerDiff:
-    mean_positive, mean_negative = positive.mean(dim=0), negative.mean(dim=0)  # (hidden,)
+def _difference(positive: list[ActivationData], negative: list[ActivationData], layer: int) -> LayerDiff:
+    sides = _SideSums(), _SideSums()
+    for sums, prompts in zip(sides, (positive, negative), strict=True):
+        for states in chunked(prompts, layer):
+            sums.add(states)
+    mean_positive, mean_negative = (sums.mean for sums in sides)  # (hidden,)
     diff_norm = (mean_positive - mean_negative).norm()
-    scale = torch.cat([positive, negative]).norm(dim=-1).mean()
+    scale = sum(sums.norms for sums in sides) / sum(sums.count for sums in sides)
     return LayerDiff(
         diff_norm=float(diff_norm),
         relative_norm=float(diff_norm / scale),
         cosine_sim=float(torch.cosine_similarity(mean_positive, mean_negative, dim=0)),
-        pair_cosine=_pair_cosine(positive, negative),
+        pair_cosine=_pair_cosine(positive, negative, layer) if sides[0].count == sides[1].count else None,
     )
 
 
-def _pair_cosine(positive: Tensor, negative: Tensor) -> float | None:
-    """Mean cosine of two distinct pairs' differences: with a pair and itself left out, it is 0 where there is nothing.
-
-    Args:
-        positive: States, `(pairs, hidden)`.
-        negative: Their partners; two sides of different lengths have no pairs.
-    """
-    if len(positive) != len(negative):
-        return None
-    differences = positive - negative
-    lengths = differences.norm(dim=-1, keepdim=True)
-    units = (differences / lengths)[lengths[:, 0] > 0]  # (pairs that differ, hidden)
-    count = len(units)
+def _pair_cosine(positive: list[ActivationData], negative: list[ActivationData], layer: int) -> float | None:
+    """Mean cosine of two distinct pairs' differences: without that of a pair with itself, 0 where there is nothing."""
+    total: Tensor | float = 0.0
+    count = 0
+    for states, partners in zip(chunked(positive, layer), chunked(negative, layer), strict=True):
+        differences = states - partners
+        lengths = differences.norm(dim=-1, keepdim=True)
+        units = (differences / lengths)[lengths[:, 0] > 0]  # (pairs that differ, hidden)
+        total = total + units.sum(dim=0)
+        count += len(units)
     if count < 2:
         return None
-    return float((units.sum(dim=0).square().sum() - count) / (count * (count - 1)))
+    return float((torch.as_tensor(total).square().sum() - count) / (count * (count - 1)))
 
 
 def _require_comparable(one: ActivationData, other: ActivationData) -> None:

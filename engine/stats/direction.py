@@ -13,7 +13,8 @@ import torch
 from engine.errors import Remedy, RequestError, nearest
 from engine.records.captures import ContrastData
 from engine.records.directions import Direction, Method
-from engine.stats.contrast import last_states, require_contrast
+from engine.stats.contrast import require_contrast
+from engine.stats.pair_states import last_states
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 FOLDS = 5
 FEWEST_PAIRS = 4
+MOST_UNITS = 65  # of more, several are drawn as one: a bootstrap of 65 knows a standard error to within 9%
 FEWEST_GROUPS = 3  # of two, each is projected on the other alone: one number, with nothing to say how it varies
 PAIRS = "pairs"
 """What is left out where nothing is known about what pairs were made from."""
@@ -28,7 +29,7 @@ def group_pairs(factors: Sequence[Factors] | None, num_pairs: int) -> dict[str, 
 
     Returns:
         `persona`, `template` and `topic` as far as there are three or more, or `pairs` for five folds: numbers from 0,
-        `(pairs,)` each.
+        `(pairs,)` each. Of more than 65 values several make a group.
         Empty where nothing can be left out: fewer than four pairs, or of groups of every factor than three.
 
     Example:
@@ -49,10 +50,13 @@ def group_pairs(factors: Sequence[Factors] | None, num_pairs: int) -> dict[str, 
 
 
 def resampled_units(factor: str, groups: Tensor) -> Tensor:
-    """What is drawn as a whole when pairs are resampled: the groups, or single pairs where these are only folds."""
-    return torch.arange(len(groups)) if factor == PAIRS else groups
+    """What is drawn as a whole when pairs are resampled: the groups; or where these are only folds, single pairs.
+
+    Of more than 65 pairs several make a unit, all of one fold.
+    """
+    return torch.arange(len(groups)) % MOST_UNITS if factor == PAIRS else groups
 
 
 def _numbered(values: Sequence[str]) -> Tensor:
     number = {value: index for index, value in enumerate(sorted(set(values)))}
-    return torch.tensor([number[value] for value in values])
+    return torch.tensor([number[value] % MOST_UNITS for value in values])

@@ -1,6 +1,7 @@
 """Layers by held-out separation, with what is not known about it: `rank_layers`.
 
-Everything comes from the inner products of `engine.stats.gram`; this file puts the parts together.
+Goes through a contrast layer by layer and holds the pairs of none: everything comes from the projections and sums of
+`engine.stats.held_out`; this file puts the parts together.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from engine.errors import Remedy, RequestError
 from engine.records.captures import ContrastData
 from engine.records.ranking import RankedLayer, Ranking
 from engine.records.statistics import LayerSeparation
-from engine.stats.gram import PairGram
-from engine.stats.groups import FEWEST_GROUPS, FEWEST_PAIRS, PAIRS, group_pairs, resampled_units
+from engine.stats.groups import FEWEST_GROUPS, FEWEST_PAIRS, MOST_UNITS, PAIRS, group_pairs
+from engine.stats.held_out import hold_out
+from engine.stats.pair_states import pairs_at
 from engine.stats.ranks import open_places
 from engine.stats.resampling import all_shuffles, bootstrap_deviations, distinct_shuffles, shuffled_scores
-from engine.stats.separation import gram_at, require_usable, separate
+from engine.stats.separation import require_usable, separate
 from engine.stats.student import half_width
 
 if TYPE_CHECKING:
@@ -69,10 +71,7 @@ def rank_layers(
     groupings = group_pairs(data.get("factors"), data["num_pairs"])
     if not groupings:
         raise _nothing_to_leave_out(data["num_pairs"])
-    grams = [gram_at(data, layer) for layer in data["layers"]]
-    for layer, gram in zip(data["layers"], grams, strict=True):
-        require_usable(layer, gram)
-    work = _Work(data["layers"], grams, groupings, resamples, permutations, seed)
+    work = _measure(data, groupings, resamples, permutations, seed)
     ranked = _ranked(work)
     return Ranking(
         layers=ranked,
@@ -91,22 +90,23 @@ def rank_layers(
 
 @dataclass(frozen=True)
 class _Work:
-    """What a ranking is computed from."""
+    """What a ranking is computed from.
+
+    Attributes:
+        layers: Layer numbers.
+        counts: For each factor the number of groups that are drawn.
+        permutations: Most shuffles of the labels of each factor.
+        separations: For each layer.
+        shuffled: Scores of shuffled labels by factor, `(layers, shuffles)`.
+        resampled: Deviations of bootstrap resamples by factor, `(layers, resamples)`.
+    """
 
     layers: Sequence[int]
-    grams: list[PairGram]
-    groupings: Mapping[str, Tensor]
-    resamples: int
+    counts: dict[str, int]
     permutations: int
-    seed: int
-
-    @cached_property
-    def units(self) -> dict[str, Tensor]:
-        return {factor: resampled_units(factor, groups) for factor, groups in self.groupings.items()}
-
-    @cached_property
-    def counts(self) -> dict[str, int]:
-        return {factor: int(units.max()) + 1 for factor, units in self.units.items()}
+    separations: list[LayerSeparation]
+    shuffled: dict[str, Tensor]
+    resampled: dict[str, Tensor]
 
     @cached_property
     def tested(self) -> list[str]:
@@ -115,42 +115,41 @@ class _Work:
         return enough or [max(self.counts, key=lambda factor: self.counts[factor])]
 
     @cached_property
-    def separations(self) -> list[LayerSeparation]:
-        return [separate(gram, self.groupings) for gram in self.grams]
-
-    @cached_property
     def worst(self) -> list[str]:
         return [separation["worst"] for separation in self.separations]
 
     @cached_property
-    def shuffled(self) -> dict[str, Tensor]:
-        """Scores of shuffled labels by factor, `(layers, shuffles)`."""
-        wanted = dict.fromkeys([*self.tested, *self.worst])
-        return {
-            factor: shuffled_scores(
-                self.grams, self.groupings[factor], self.units[factor], self.permutations, self._generator(factor)
-            )
-            for factor in wanted
-        }
-
-    @cached_property
     def deviations(self) -> Tensor:
         """Of each layer's score in bootstrap resamples, `(layers, resamples)`."""
-        out = torch.zeros((len(self.grams), self.resamples), dtype=torch.float64)
-        for factor in dict.fromkeys(self.worst):
-            rows = [row for row, worst in enumerate(self.worst) if worst == factor]
-            out[rows] = bootstrap_deviations(
-                [self.grams[row] for row in rows],
-                self.groupings[factor],
-                self.units[factor],
-                self.resamples,
-                self._generator(factor),
-            )
-        return out
+        return torch.stack([self.resampled[factor][row] for row, factor in enumerate(self.worst)])
 
-    def _generator(self, factor: str) -> torch.Generator:
-        """Each factor has randomness of its own: its groups have nothing to do with another's."""
-        return torch.Generator().manual_seed(self.seed * len(self.groupings) + list(self.groupings).index(factor))
+
+def _measure(
+    data: ContrastData, groupings: Mapping[str, Tensor], resamples: int, permutations: int, seed: int
+) -> _Work:
+    """Go through the layers, and keep of each no more than scores."""
+    separations: list[LayerSeparation] = []
+    shuffled: dict[str, list[Tensor]] = {factor: [] for factor in groupings}
+    resampled: dict[str, list[Tensor]] = {factor: [] for factor in groupings}
+    counts: dict[str, int] = {}
+    for layer in data["layers"]:
+        held_out = hold_out(pairs_at(data, layer), groupings)
+        require_usable(layer, held_out.extent)
+        separations.append(separate(held_out))
+        for number, (factor, projected) in enumerate(held_out.by_factor.items()):
+            # Each factor has randomness of its own, as its groups have nothing to do with another's; layers share it.
+            one, other = (torch.Generator().manual_seed(seed * len(groupings) + number) for _ in range(2))
+            shuffled[factor].append(shuffled_scores(projected.moments, permutations, one))
+            resampled[factor].append(bootstrap_deviations(projected.moments, resamples, other))
+            counts[factor] = len(projected.moments.groups)
+    return _Work(
+        data["layers"],
+        counts,
+        permutations,
+        separations,
+        {factor: torch.stack(rows) for factor, rows in shuffled.items()},
+        {factor: torch.stack(rows) for factor, rows in resampled.items()},
+    )
 
 
 def _ranked(work: _Work) -> list[RankedLayer]:
@@ -252,6 +251,8 @@ def _warnings(data: ContrastData, counts: Mapping[str, int]) -> list[str]:
                     f"{len(values)} {factor}s are few: intervals over them are wide, and {ENOUGH_GROUPS} or more are"
                     " needed to test against shuffled labels"
                 )
+            elif len(values) > MOST_UNITS:
+                warnings.append(f"{len(values)} {factor}s were left out and drawn in {MOST_UNITS} groups")
     if data["num_pairs"] < 20:
         warnings.append(f"{data['num_pairs']} pairs are few: better 30 or more")
     return warnings

@@ -1,6 +1,6 @@
 """Resamples of a contrast by whole groups: other groups drawn (bootstrap), labels swapped (permutation).
 
-Knows weights and signs of pairs. Does not know what is computed from them.
+Knows weights and signs of units. Does not know what is computed from them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.stats.gram import PairGram, project_held_out
+from engine.stats.moments import UnitMoments
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -20,55 +20,42 @@ _AT_ONCE = 1000  # resamples held in memory together: the peak does not depend o
 _COUNTABLE = 40  # more groups have more shuffles than anyone runs
 
 
-def bootstrap_deviations(
-    grams: list[PairGram], groups: Tensor, units: Tensor, resamples: int, generator: Generator
-) -> Tensor:
-    """How held-out d' moves when other groups had been drawn, at several layers alike.
+def bootstrap_deviations(moments: UnitMoments, resamples: int, generator: Generator) -> Tensor:
+    """How held-out d' moves when other groups had been drawn.
 
     The Bayesian bootstrap (Rubin 1981, "The Bayesian Bootstrap"): each group gets a random weight, exponentially
     distributed, in the direction and in the score. No resample loses a group whole, as the usual bootstrap does with
     most resamples of six. Its variance falls short of an unbiased one by (g - 1)/(g + 1), which is put right.
 
     Args:
-        grams: Inner products, one for each layer.
-        groups: What is left out together, `(pairs,)`.
-        units: What is drawn together, `(pairs,)`.
+        moments: Of one layer.
         resamples: Number of resamples.
-        generator: Source of randomness; the same for all layers, so that their deviations belong together.
+        generator: Source of randomness; seeded alike for all layers, so that their deviations belong together.
 
     Returns:
-        Deviations from the mean over resamples, `(layers, resamples)`.
+        Deviations from the mean over resamples, `(resamples,)`.
     """
-    count = int(units.max()) + 1
+    count = len(moments.groups)
     parts = []
     for size in _chunks(resamples):
         drawn = torch.empty((count, size), dtype=torch.float64).exponential_(generator=generator)
-        weights = (drawn / drawn.mean(dim=0))[units]  # (pairs, size)
-        parts.append(torch.stack([project_held_out(gram, groups, weights).d_prime(weights) for gram in grams]))
-    scores = torch.cat(parts, dim=1)
-    return (scores - scores.mean(dim=1, keepdim=True)) * math.sqrt((count + 1) / (count - 1))
+        parts.append(moments.d_prime(weights=drawn / drawn.mean(dim=0)))
+    scores = torch.cat(parts)
+    return (scores - scores.mean()) * math.sqrt((count + 1) / (count - 1))
 
 
-def shuffled_scores(
-    grams: list[PairGram], groups: Tensor, units: Tensor, permutations: int, generator: Generator
-) -> Tensor:
-    """Held-out d' after the labels of whole groups have been swapped at random, `(layers, shuffles)`.
+def shuffled_scores(moments: UnitMoments, permutations: int, generator: Generator) -> Tensor:
+    """Held-out d' after the labels of whole groups have been swapped at random, `(shuffles,)`.
 
     Every way to swap where there are no more than `permutations` of them, the true labels among them.
 
     Args:
-        grams: Inner products, one for each layer.
-        groups: What is left out together, `(pairs,)`.
-        units: What is swapped together, `(pairs,)`.
+        moments: Of one layer.
         permutations: Most shuffles.
-        generator: Source of randomness.
+        generator: Source of randomness; seeded alike for all layers.
     """
-    count = int(units.max()) + 1
-    parts = [
-        torch.stack([project_held_out(gram, groups, signs=signs[units]).d_prime() for gram in grams])
-        for signs in _signs(count, permutations, generator)
-    ]
-    return torch.cat(parts, dim=1)
+    count = len(moments.groups)
+    return torch.cat([moments.d_prime(signs=signs) for signs in _signs(count, permutations, generator)])
 
 
 def distinct_shuffles(count: int, permutations: int) -> int:

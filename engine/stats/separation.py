@@ -6,7 +6,6 @@ on it, and d' and AUROC are those of all projections together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,9 +13,9 @@ import torch
 from engine.errors import Remedy, RequestError
 from engine.records.captures import ContrastData
 from engine.records.statistics import LayerSeparation, Separation
-from engine.stats.contrast import last_states
-from engine.stats.gram import PairGram, project_held_out
 from engine.stats.groups import group_pairs
+from engine.stats.held_out import Extent, HeldOut, HeldOutLayer, hold_out
+from engine.stats.pair_states import pairs_at
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,39 +47,27 @@ def compute_separation(data: ContrastData) -> dict[int, LayerSeparation]:
         ['persona', 'template', 'topic']
     """
     groupings = group_pairs(data.get("factors"), data["num_pairs"])
-    return {layer: separate(gram_at(data, layer), groupings) for layer in (data["layers"] if groupings else [])}
+    layers = data["layers"] if groupings else []
+    return {layer: separate(hold_out(pairs_at(data, layer), groupings)) for layer in layers}
 
 
-def gram_at(data: ContrastData, layer: int) -> PairGram:
-    """Inner products of the states of the last kept token at a layer."""
-    return PairGram.of(last_states(data["positive"], layer), last_states(data["negative"], layer))
-
-
-def separate(gram: PairGram, groupings: Mapping[str, Tensor]) -> LayerSeparation:
-    """Held-out separation at one layer.
-
-    Args:
-        gram: Its inner products.
-        groupings: For each factor the group of each pair, at least one; see `group_pairs`.
-    """
-    by_factor = {factor: _separation(gram, groups) for factor, groups in groupings.items()}
+def separate(held_out: HeldOutLayer) -> LayerSeparation:
+    """Held-out separation at one layer, for each factor, and the worst of them."""
+    by_factor = {factor: _separation(projected) for factor, projected in held_out.by_factor.items()}
     worst = min(by_factor, key=lambda factor: by_factor[factor]["d_prime"])
     return LayerSeparation(worst=worst, by_factor=by_factor)
 
 
-def require_usable(layer: int, gram: PairGram) -> None:
+def require_usable(layer: int, extent: Extent) -> None:
     """Refuse states that no separation can be computed from.
 
     Raises:
         RequestError: They are not finite, or the sides differ and nothing varies within them.
     """
-    if not (torch.isfinite(gram.differences).all() and torch.isfinite(gram.middles).all()):
+    if not extent.finite:
         raise RequestError(f"layer {layer} holds values that are not finite", next_step=Remedy.CAPTURE_IN_FLOAT32)
-    squared = gram.differences.diagonal()  # (pairs,)
-    resolution = _RESOLUTION * gram.size
-    longest = squared.max().sqrt()
-    apart = (squared[:, None] + squared[None, :] - 2 * gram.differences).max().clamp_min(0).sqrt()
-    if longest > resolution and apart <= resolution and gram.middles.abs().max() <= resolution * longest:
+    resolution = _RESOLUTION * extent.size
+    if extent.longest > resolution and extent.apart <= resolution and extent.along <= resolution:
         raise RequestError(
             f"at layer {layer} all prompts of a side have the same state: there is no spread",
             expected="prompts that differ from each other",
@@ -88,14 +75,19 @@ def require_usable(layer: int, gram: PairGram) -> None:
         )
 
 
-def _separation(gram: PairGram, groups: Tensor) -> Separation:
-    held_out = project_held_out(gram, groups)
-    differences, middles = held_out.differences[:, 0], held_out.middles[:, 0]
-    positive, negative = middles + differences / 2, middles - differences / 2
-    gaps = positive[:, None] - negative[None, :]
-    order = gaps.sign() * (gaps.abs() > _ROUNDING * gaps.abs().max())  # ties count half, rounded ones too
+def _separation(projected: HeldOut) -> Separation:
     return Separation(
-        d_prime=float(held_out.d_prime()),
-        auroc=float((order.double().mean() + 1) / 2),
-        wrong_way=float((1 - differences.sign().double().mean()) / 2),
+        d_prime=projected.d_prime,
+        auroc=_auroc(*projected.sides),
+        wrong_way=float((1 - projected.differences.sign().double().mean()) / 2),
     )
+
+
+def _auroc(positive: Tensor, negative: Tensor) -> float:
+    """Share of (positive, negative) in the right order; ties count half, rounded ones too."""
+    low, high = (torch.stack([positive, negative]).flatten().sort().values)[[0, -1]]
+    tie = _ROUNDING * (high - low)
+    ordered = negative.sort().values
+    below = torch.searchsorted(ordered, positive - tie)  # negatives that are less by more than a tie
+    not_above = torch.searchsorted(ordered, positive + tie, right=True)
+    return float((below + not_above).double().mean() / (2 * len(negative)))

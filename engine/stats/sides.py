@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from engine.errors import RequestError
 from engine.records.captures import ContrastData
 from engine.records.statistics import SideProjections, SideSummary, WrongPair
 from engine.stats.contrast import require_contrast
-from engine.stats.gram import PairGram, project_held_out
 from engine.stats.groups import group_pairs
-from engine.stats.separation import gram_at, require_usable, separate
+from engine.stats.held_out import HeldOutLayer, hold_out
+from engine.stats.pair_states import pairs_at
+from engine.stats.separation import require_usable, separate
 from engine.stats.wrong_pairs import pair_gaps, wrong_pairs
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ def project_sides(data: ContrastData, layer: int) -> SideProjections:
     groupings = group_pairs(data.get("factors"), data["num_pairs"])
     if not groupings:
         raise RequestError("there are too few pairs, or too few groups, to leave any out", next_step="capture more")
-    gram = gram_at(data, layer)
-    require_usable(layer, gram)
-    sides = _project(layer, gram, groupings)
+    held_out = hold_out(pairs_at(data, layer), groupings)
+    require_usable(layer, held_out.extent)
+    sides = _sides(layer, held_out)
     if sides is None:
         raise RequestError(f"the prompts do not differ at layer {layer}", next_step="choose a later layer")
     return sides
@@ -70,16 +70,14 @@ def summarise_sides(data: ContrastData) -> list[SideSummary]:
         (24, 24)
     """
     groupings = group_pairs(data.get("factors"), data["num_pairs"])
-    found = [_project(layer, gram_at(data, layer), groupings) for layer in data["layers"]]
+    found = [_sides(layer, hold_out(pairs_at(data, layer), groupings)) for layer in data["layers"]]
     return [_summary(sides) for sides in found if sides is not None]
 
 
-def _project(layer: int, gram: PairGram, groupings: Mapping[str, Tensor]) -> SideProjections | None:
+def _sides(layer: int, held_out: HeldOutLayer) -> SideProjections | None:
     """The projections at a layer; None where the prompts do not differ."""
-    separation = separate(gram, groupings)
-    held_out = project_held_out(gram, groupings[separation["worst"]])
-    differences, middles = held_out.differences[:, 0], held_out.middles[:, 0]
-    positive, negative = middles + differences / 2, middles - differences / 2
+    separation = separate(held_out)
+    positive, negative = held_out.by_factor[separation["worst"]].sides
     spread = float(((positive.var() + negative.var()) / 2).sqrt())
     if spread == 0:
         return None

@@ -17,12 +17,13 @@ from engine.store.catalog import GO_ON, shard_files
 from engine.store.names import UNFINISHED, CapturePaths
 from engine.store.record import read_content
 
-PLAN_SCHEMA = 1
+PLAN_SCHEMA = 2
 
 _PLAN = msgspec.json.Decoder(ShardPlan)
 _HASHES = {
     "prompts.texts": "the texts of the prompts",
     "prompts.ids": "the tokens of the prompts",
+    "prompts.factors": "what the pairs were made from",
     "weights": "the weights of the model",
     "provenance.chat_template": "the chat template",
 }

@@ -13,6 +13,7 @@ import torch
 from engine.errors import Remedy, RequestError, StoreError, first_line
 from engine.records.captures import CaptureData, ContrastData
 from engine.records.files import CaptureRecord, DataFile
+from engine.store.catalog import show_capture
 from engine.store.names import CapturePaths, locate
 from engine.store.record import make_record, read_record
 
@@ -33,12 +34,12 @@ def load_activations(name: str | Path, *, store: str | Path | None = None) -> Ca
 
     Returns:
         What was saved, provenance and factors included. Tensors without a record (a file that came alone, or a save
-        that was interrupted) are returned without them, with a warning.
+        that was interrupted) are returned without them, with a warning. Of a capture in shards the states of a layer
+        are read when they are looked at, and not before.
 
     Raises:
         StoreError: There is no such capture, a file is damaged or holds more than tensors and plain values, or the
             record describes other tensors.
-        RequestError: The capture is in shards: `open_shards` reads it.
 
     Example:
         >>> load_activations("activations/smollm2_honesty")["concept"]
@@ -46,11 +47,7 @@ def load_activations(name: str | Path, *, store: str | Path | None = None) -> Ca
     """
     paths = locate(name, store)
     if paths.in_shards:
-        raise RequestError(
-            f"{paths.name!r} is a capture of prompts in shards, which may be larger than memory",
-            expected="a capture in one file",
-            next_step="open_shards reads it, a layer at a time",
-        )
+        return _map_shards(paths)
     data = _load_tensors(paths.tensors)
     if not paths.record.exists():
         log.warning("%s has no record beside it: provenance and factors are unknown", paths.tensors)
@@ -115,6 +112,22 @@ def _load_tensors(path: Path) -> CaptureData:
         if isinstance(data, dict) and key in data and required <= data.keys():
             return data  # type: ignore[return-value]  # just checked
     raise StoreError(f"{path} is not a capture", expected="the dictionaries that the capture functions return")
+
+
+def _map_shards(paths: CapturePaths) -> CaptureData:
+    from engine.store.mapped import mapped_contrast, mapped_prompts
+    from engine.store.shards import open_shards
+
+    record = show_capture(paths.record)
+    shards = open_shards(paths.record)
+    data: CaptureData
+    if record["kind"] == "contrast":
+        data = mapped_contrast(shards, record["num_layers"], record["concept"])
+    else:
+        data = mapped_prompts(shards, record["num_layers"])
+    if record["provenance"] is not None:
+        data["provenance"] = record["provenance"]
+    return data
 
 
 def _require_same(paths: CapturePaths, data: CaptureData, record: CaptureRecord) -> None:

@@ -14,12 +14,25 @@ from engine.records.files import CaptureRecord, DataFile
 
 if TYPE_CHECKING:
     from engine.records.captures import ActivationData, ContrastData
-    from engine.records.ranking import Ranking
+    from engine.records.ranking import ConfoundReport, Ranking
+    from engine.records.statistics import SideSummary
 
 SCHEMA = 3
 
 
 Decoded = TypeVar("Decoded")
+
+
+class Findings(TypedDict):
+    """The fields of a record that statistics of both sides fill."""
+
+    ranking: Ranking | None
+    sides: list[SideSummary]
+    unranked: str
+    confounds: ConfoundReport | None
+
+
+NO_FINDINGS = Findings(ranking=None, sides=[], unranked="", confounds=None)
 
 
 class _Versioned(TypedDict):
@@ -40,15 +53,13 @@ def make_record(data: CaptureData, name: str, file: DataFile) -> CaptureRecord:
         name: Its name in the store.
         file: The tensor file it was written to.
     """
-    from engine.stats.confounds import find_confounds
-    from engine.stats.sides import summarise_sides
     from engine.stats.summary import prompts_of
     from engine.stats.table import layer_table
 
     prompts = prompts_of(data)
     layers = prompts[0]["captured_layers"]
     positive, negative = (data["positive"], data["negative"]) if "positive" in data else (prompts, [])
-    ranking, unranked = _rank(data) if "positive" in data else (None, "")
+    findings = find_in(data) if "positive" in data else NO_FINDINGS
     return CaptureRecord(
         schema=SCHEMA,
         name=name,
@@ -64,22 +75,26 @@ def make_record(data: CaptureData, name: str, file: DataFile) -> CaptureRecord:
         negative_prompts=_texts(negative),
         factors=data.get("factors", []) if "positive" in data else [],
         statistics=layer_table(data),
-        ranking=ranking,
-        sides=summarise_sides(data) if ranking and "positive" in data else [],
-        unranked=unranked,
-        confounds=find_confounds(data) if "positive" in data else None,
+        ranking=findings["ranking"],
+        sides=findings["sides"],
+        unranked=findings["unranked"],
+        confounds=findings["confounds"],
         provenance=data.get("provenance"),
     )
 
 
-def _rank(data: ContrastData) -> tuple[Ranking | None, str]:
-    """The ranking, or why there is none: a capture that cannot be ranked is saved all the same."""
+def find_in(data: ContrastData) -> Findings:
+    """What the statistics find in a contrast; one that cannot be ranked is saved all the same, and says why."""
+    from engine.stats.confounds import find_confounds
     from engine.stats.ranking import rank_layers
+    from engine.stats.sides import summarise_sides
 
+    confounds = find_confounds(data)
     try:
-        return rank_layers(data), ""
+        ranking = rank_layers(data)
     except RequestError as error:
-        return None, error.problem
+        return Findings(ranking=None, sides=[], unranked=error.problem, confounds=confounds)
+    return Findings(ranking=ranking, sides=summarise_sides(data), unranked="", confounds=confounds)
 
 
 def _texts(prompts: list[ActivationData]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The record of a capture in shards, from what the shards say of themselves: no state is read again."""
+"""The record of a capture in shards, from the shards: of states nothing is held but what one layer takes."""
 
 from __future__ import annotations
 
@@ -7,67 +7,94 @@ import hashlib
 from collections.abc import Iterator
 from itertools import islice
 
-from engine.concepts.prompt_file import PromptFile
-from engine.records.files import CaptureRecord, DataFile, ShardPlan
-from engine.records.statistics import LayerRow
+from engine.records.captures import ContrastData
+from engine.records.files import CaptureRecord, DataFile, NumberedPair, ShardPlan
+from engine.records.statistics import LayerRow, SideSummary
 from engine.stats.summary import StateSums
+from engine.stats.table import add_differences
 from engine.store.catalog import shard_files
+from engine.store.mapped import mapped_contrast
 from engine.store.names import CapturePaths
-from engine.store.record import SCHEMA
+from engine.store.record import NO_FINDINGS, SCHEMA, find_in
 from engine.store.shards import Shard, shard_at
 
-_SHOWN_PROMPTS = 20  # in the record, which must stay small
+_SHOWN = 20  # prompts or pairs in the record, which must stay small
 
 
-def record_shards(paths: CapturePaths, plan: ShardPlan, prompts: PromptFile) -> CaptureRecord:
+def record_shards(paths: CapturePaths, plan: ShardPlan) -> CaptureRecord:
     """Describe a capture of which every shard is there.
 
     Args:
         paths: Where it lies.
         plan: What it was to hold.
-        prompts: Where its prompts came from.
     """
-    files = shard_files(paths)
-    return CaptureRecord(
+    starts = range(0, plan["prompts"]["count"], plan["shard_prompts"])
+    shards = [shard_at(paths, start, plan["layers"]) for start in starts]
+    pairs = plan["prompts"]["pairs"]
+    data = mapped_contrast(shards, plan["num_layers"], plan["concept"]) if pairs else None
+    if data is not None:
+        data["provenance"] = plan["provenance"]
+    findings = find_in(data) if data is not None else NO_FINDINGS
+    shown = list(islice(_texts(shards), _SHOWN * (2 if pairs else 1)))
+    record = CaptureRecord(
         schema=SCHEMA,
         name=paths.name,
-        kind="prompt",
+        kind="contrast" if pairs else "prompt",
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        data=DataFile(
-            name=f"{paths.name}/",
-            bytes=sum(path.stat().st_size for path in files),
-            sha256=hashlib.sha256(paths.plan.read_bytes()).hexdigest(),
-        ),
-        concept=None,
-        num_pairs=0,
+        data=_data_file(paths),
+        concept=plan["concept"],
+        num_pairs=data["num_pairs"] if data is not None else 0,
         num_layers=plan["num_layers"],
         hidden_size=plan["hidden_size"],
         captured_layers=plan["layers"],
-        prompts=list(islice(prompts.texts(), _SHOWN_PROMPTS)),
+        prompts=shown[0::2] if pairs else shown,
         num_prompts=plan["prompts"]["count"],
-        negative_prompts=[],
-        factors=[],
-        statistics=_statistics(paths, plan),
-        ranking=None,
-        sides=[],
-        unranked="",
-        confounds=None,
+        negative_prompts=shown[1::2] if pairs else [],
+        factors=data.get("factors", [])[:_SHOWN] if data is not None else [],
+        statistics=_statistics(shards, plan["layers"], data),
+        ranking=findings["ranking"],
+        sides=findings["sides"],
+        unranked=findings["unranked"],
+        confounds=findings["confounds"],
         provenance=plan["provenance"],
+    )
+    if data is not None:
+        record["other_pairs"] = _wrong_pairs(data, findings["sides"])
+    return record
+
+
+def _data_file(paths: CapturePaths) -> DataFile:
+    return DataFile(
+        name=f"{paths.name}/",
+        bytes=sum(path.stat().st_size for path in shard_files(paths)),
+        sha256=hashlib.sha256(paths.plan.read_bytes()).hexdigest(),
     )
 
 
-def _statistics(paths: CapturePaths, plan: ShardPlan) -> list[LayerRow]:
-    """One row a layer from the sums of the shards, added in the order of the prompts."""
-    totals = {layer: StateSums() for layer in plan["layers"]}
-    for shard in _shards(paths, plan):
+def _texts(shards: list[Shard]) -> Iterator[str]:
+    for shard in shards:
+        yield from shard.prompts
+
+
+def _statistics(shards: list[Shard], layers: list[int], data: ContrastData | None) -> list[LayerRow]:
+    """One row a layer, from the sums of the shards, added in the order of the prompts."""
+    totals = {layer: StateSums() for layer in layers}
+    for shard in shards:
         for layer, part in shard.sums.items():
             totals[layer].merge(part.count, part.tokens, part.total, part.squares, part.norms)
+    return add_differences({layer: sums.summary() for layer, sums in totals.items()}, data)
+
+
+def _wrong_pairs(data: ContrastData, sides: list[SideSummary]) -> list[NumberedPair]:
+    """The pairs that some layer names, as far as they are not shown anyway."""
+    named = sorted({wrong["pair"] for summary in sides for wrong in summary["wrong"] if wrong["pair"] >= _SHOWN})
+    factors = data.get("factors")
     return [
-        LayerRow(layer=layer, **sums.summary(), diff_norm=None, relative_norm=None, cosine_sim=None, pair_cosine=None)
-        for layer, sums in totals.items()
+        NumberedPair(
+            number=number,
+            positive=str(data["positive"][number]["prompt"]),
+            negative=str(data["negative"][number]["prompt"]),
+            factors=factors[number] if factors else None,
+        )
+        for number in named
     ]
-
-
-def _shards(paths: CapturePaths, plan: ShardPlan) -> Iterator[Shard]:
-    for start in range(0, plan["prompts"]["count"], plan["shard_prompts"]):
-        yield shard_at(paths, start, plan["layers"])

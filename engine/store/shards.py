@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from engine.errors import RequestError, StoreError, first_line
+from engine.records.concepts import Factors
 from engine.stats.summary import StateSums
 from engine.store.catalog import GO_ON, shard_files, show_capture
 from engine.store.names import SHARD, CapturePaths, locate
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
     from engine.capture.prompts import TokenizedPrompt
     from engine.capture.stacked import StackedStates
+
+
+_HALVES = "surrogatepass"  # a token may be half a character
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,19 @@ class Shard:
 
     @property
     def prompts(self) -> list[str]:
-        """The exact texts."""
-        texts = bytes(self._read("texts").tolist())
-        ends = self._read("text_lengths").cumsum(0).tolist()
-        return [texts[begin:end].decode() for begin, end in zip([0, *ends], ends, strict=False)]
+        """The exact texts; of a contrast the positive and the negative prompt of each pair in turn."""
+        return self._read_texts("text")
+
+    @property
+    def factors(self) -> list[Factors]:
+        """What each pair of a contrast was made from; empty where that is not known, and for prompts."""
+        return msgspec.json.decode(bytes(self._read("factors").tolist()), type=list[Factors])
+
+    @property
+    def tokens(self) -> list[list[str]]:
+        """Token strings of each whole prompt."""
+        spelt = dict(zip(self._read("vocabulary").tolist(), self._read_texts("vocabulary_text"), strict=True))
+        return [[spelt[one] for one in ids.tolist()] for ids in self.input_ids]
 
     @property
     def input_ids(self) -> list[Tensor]:
@@ -71,6 +85,11 @@ class Shard:
     def sums(self) -> dict[int, StateSums]:
         """Layer to the sums of its states, for the statistics of the whole capture."""
         return {layer: StateSums(*row) for layer, row in zip(self.layers, self._read("sums").tolist(), strict=True)}
+
+    def _read_texts(self, name: str) -> list[str]:
+        texts = bytes(self._read(f"{name}s").tolist())
+        ends = self._read(f"{name}_lengths").cumsum(0).tolist()
+        return [texts[begin:end].decode(errors=_HALVES) for begin, end in zip([0, *ends], ends, strict=False)]
 
     def _read(self, name: str) -> Tensor:
         try:
@@ -85,7 +104,7 @@ class Shard:
 
 
 def open_shards(name: str | Path, *, store: str | Path | None = None) -> list[Shard]:
-    r"""The parts of a capture of a file of prompts, in the order of the prompts.
+    r"""The parts of a capture in shards, in the order of the prompts.
 
     Args:
         name: A path, as in "activations/questions"; a plain name when `store` is given.
@@ -124,21 +143,32 @@ def shard_at(paths: CapturePaths, start: int, layers: list[int]) -> Shard:
     return Shard(paths.shards / f"{start:012d}{SHARD}", start, layers)
 
 
-def write_shard(shard: Shard, prompts: Sequence[TokenizedPrompt], states: StackedStates) -> None:
+def write_shard(
+    shard: Shard, prompts: Sequence[TokenizedPrompt], states: StackedStates, factors: Sequence[Factors] = ()
+) -> None:
     """Write a shard: under its name there is all of it or nothing.
+
+    Args:
+        shard: Which.
+        prompts: Its prompts.
+        states: Their states.
+        factors: What its pairs were made from.
 
     Raises:
         StoreError: It cannot be written; those before it are whole.
     """
-    texts = [prompt.text.encode() for prompt in prompts]
     ids = [prompt.ids for prompt in prompts]
+    spelt = {one: token for prompt in prompts for one, token in zip(prompt.ids, prompt.tokens, strict=True)}
+    vocabulary = sorted(spelt)
     tensors = {f"layer.{layer}": rows for layer, rows in states.layers.items()} | {
         "input_ids": torch.tensor([one for row in ids for one in row], dtype=torch.int32),
         "lengths": torch.tensor([len(row) for row in ids]),
         "kept": torch.tensor(states.kept),
-        "texts": torch.frombuffer(bytearray(b"".join(texts)), dtype=torch.uint8),
-        "text_lengths": torch.tensor([len(text) for text in texts]),
         "sums": torch.tensor([_sums(rows[states.counted]) for rows in states.layers.values()], dtype=torch.float64),
+        "vocabulary": torch.tensor(vocabulary),
+        "factors": _bytes(msgspec.json.encode(factors)),
+        **_packed_texts("text", [prompt.text for prompt in prompts]),
+        **_packed_texts("vocabulary_text", [spelt[one] for one in vocabulary]),
     }
     try:
         write_atomically(shard.path, save(tensors))
@@ -149,6 +179,16 @@ def write_shard(shard: Shard, prompts: Sequence[TokenizedPrompt], states: Stacke
             expected=f"room for it; the {done} shards before it are saved and stay",
             next_step=f"make room, then {GO_ON}",
         ) from error
+
+
+def _packed_texts(name: str, texts: Sequence[str]) -> dict[str, Tensor]:
+    encoded = [text.encode(errors=_HALVES) for text in texts]
+    lengths = torch.tensor([len(text) for text in encoded])
+    return {f"{name}s": _bytes(b"".join(encoded)), f"{name}_lengths": lengths}
+
+
+def _bytes(content: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.zeros(0, dtype=torch.uint8)
 
 
 def _sums(states: Tensor) -> list[float]:

@@ -1,11 +1,11 @@
-"""Capture a file of prompts of any length into shards, and go on where a run was interrupted.
+"""Capture prompts or pairs of any number into shards, and go on where a run was interrupted.
 
-Knows prompts, plans and shards. Holds no more than the states of one shard in memory.
+Knows what was asked for, and the plan that follows from it. `engine.store.shard_run` runs it.
 """
 
 from __future__ import annotations
 
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,16 +14,17 @@ import torch
 from engine.capture.batches import DEFAULT_BATCH_SIZE
 from engine.capture.layers import LayerSpec
 from engine.capture.positions import PositionSpec
-from engine.capture.prompts import TokenizedPrompt
 from engine.capture.provenance import trace_provenance
 from engine.capture.run import Progress, Settings
 from engine.capture.sites import DEFAULT_SITE
-from engine.capture.stacked import capture_stacked
+from engine.concepts.catalog import load_concept
+from engine.concepts.pair_files import open_pairs
 from engine.concepts.prompt_file import open_prompts
-from engine.errors import RequestError, StoreError
+from engine.errors import StoreError
 from engine.models.description import describe_model
 from engine.models.fingerprint import sample_weights
-from engine.records.files import ShardPlan
+from engine.records.concepts import Concept
+from engine.records.files import PromptList, ShardPlan
 from engine.store.names import CapturePaths, locate, require_free
 from engine.store.plan import (
     PLAN_SCHEMA,
@@ -35,7 +36,7 @@ from engine.store.plan import (
 )
 from engine.store.record import encode_record
 from engine.store.shard_record import record_shards
-from engine.store.shards import Shard, shard_at, write_shard
+from engine.store.shard_run import AS_CAPTURED, ShardRun, state_dtype
 from engine.store.survey import PromptSource, survey_prompts
 from engine.store.write import write_atomically
 
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 
 _SHARD_BYTES = 64 * 2**20
 _SHARD_PROMPTS = 512
-_AS_CAPTURED = "as captured"
-_DTYPES = {_AS_CAPTURED: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def capture_prompt_file(
@@ -60,7 +59,7 @@ def capture_prompt_file(
     positions: PositionSpec = "all",
     batch_size: int | None = DEFAULT_BATCH_SIZE,
     prefix_reuse: bool = True,
-    store_dtype: str = _AS_CAPTURED,
+    store_dtype: str = AS_CAPTURED,
     model_key: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -104,12 +103,111 @@ def capture_prompt_file(
         >>> [shard.states(16).shape for shard in open_shards("runs/questions")]
         [torch.Size([2, 576])]
     """
-    if store_dtype not in _DTYPES:
-        raise RequestError(f"states cannot be stored in {store_dtype!r}", expected=", ".join(_DTYPES))
-    paths = locate(name, store)
-    require_free(paths, force=force, resume=True)
-    require_own_folder(paths)
-    settings = Settings.for_model(
+    source = PromptSource.of_prompts(open_prompts(prompts))
+    wanted = _Wanted(locate(name, store), store_dtype, model_key, force, progress or (lambda _done, _total: None))
+    return _capture(
+        model, tokenizer, source, wanted, _settings(model, layers, site, positions, batch_size, prefix_reuse)
+    )
+
+
+def capture_contrast_in_shards(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: str | Path | Concept,
+    name: str | Path,
+    layers: LayerSpec = None,
+    max_samples: int | None = None,
+    *,
+    store: str | Path | None = None,
+    site: str = DEFAULT_SITE,
+    positions: PositionSpec = "last",
+    batch_size: int | None = DEFAULT_BATCH_SIZE,
+    prefix_reuse: bool = True,
+    seed: int = 0,
+    store_dtype: str = AS_CAPTURED,
+    model_key: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> CapturePaths:
+    """Capture any number of pairs into a folder of shards, and rank their layers, in memory that has a bound.
+
+    As `capture_prompt_file`, for pairs: their prompts lie in turn, positive and negative, in the shards. The layers are
+    ranked at the end, from the shards, one layer at a time.
+
+    Args:
+        model: See `capture_activations`.
+        tokenizer: Its tokenizer.
+        pairs: A `.jsonl` or `.csv` file, see `PairFile`, whose texts are taken as they are; or a concept, by its name
+            or its `.toml` file, as in `capture_from_concept`.
+        name: A path, as in "activations/honesty"; a plain name when `store` is given.
+        layers: See `parse_layers`; None for all.
+        max_samples: Most pairs of a concept; None for every combination.
+        store: The folder to save into.
+        site: See `capture_activations`.
+        positions: See `parse_positions`.
+        batch_size: Most prompts in one forward pass, None for as many as run well.
+        prefix_reuse: See `capture_activations`; beginnings are shared within a shard.
+        seed: Of the draw of a concept's pairs.
+        store_dtype: `as captured`, `float32` or `bfloat16`, which halves float32 on disk.
+        model_key: Short name of the model, for the record; the alias it was loaded by unless given.
+        force: Whether an earlier capture of that name, finished or not, is replaced.
+        progress: Called with prompts done and in total.
+
+    Returns:
+        Where the files lie; `load_activations` reads them as it reads any contrast, a state when it is looked at.
+
+    Raises:
+        RequestError: The file or concept cannot be read, or a site, layers, positions or a dtype do not exist.
+        CaptureError: A prompt is too long, or states are unusable.
+        ModelError: The model fails the check, or does not have the site.
+        StoreError: The name is taken, an unfinished capture was begun otherwise, or there is no room.
+
+    Example:
+        >>> paths = capture_contrast_in_shards(
+        ...     model, tokenizer, "honesty", "runs/honesty", layers=[15, 16], max_samples=24, force=True
+        ... )
+        >>> load_activations("runs/honesty")["positive"][0]["activations"][16].shape
+        torch.Size([1, 1, 576])
+    """
+    if not isinstance(pairs, Concept) and Path(pairs).suffix.lower() in {".jsonl", ".csv"}:
+        source = PromptSource.of_pairs(open_pairs(pairs))
+    else:
+        concept = pairs if isinstance(pairs, Concept) else load_concept(pairs)
+        source = PromptSource.of_concept(tokenizer, concept, max_samples, seed)
+    wanted = _Wanted(locate(name, store), store_dtype, model_key, force, progress or (lambda _done, _total: None))
+    return _capture(
+        model, tokenizer, source, wanted, _settings(model, layers, site, positions, batch_size, prefix_reuse)
+    )
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is to become of the states.
+
+    Attributes:
+        paths: Where they go.
+        store_dtype: In which dtype.
+        alias: Short name of the model, if the caller has one.
+        force: Whether what is there is replaced.
+        progress: Told of each batch.
+    """
+
+    paths: CapturePaths
+    store_dtype: str
+    alias: str | None
+    force: bool
+    progress: Progress
+
+
+def _settings(
+    model: PreTrainedModel,
+    layers: LayerSpec,
+    site: str,
+    positions: PositionSpec,
+    batch_size: int | None,
+    prefix_reuse: bool,
+) -> Settings:
+    return Settings.for_model(
         model,
         layers,
         positions,
@@ -119,42 +217,60 @@ def capture_prompt_file(
         prefix_reuse=prefix_reuse,
         progress=None,
     )
-    source = PromptSource.of(model, tokenizer, open_prompts(prompts))
-    found = survey_prompts(source, settings)
-    width, itemsize = describe_model(model).hidden_size, _itemsize(model, settings, store_dtype)
-    plan = ShardPlan(
-        schema=PLAN_SCHEMA,
-        prompts=found,
-        shard_prompts=shard_prompts(len(settings.layers) * width * itemsize * found["kept"]),
-        layers=settings.layers,
-        num_layers=describe_model(model).num_layers,
-        hidden_size=width,
-        store_dtype=store_dtype,
-        weights=sample_weights(model),
-        provenance=trace_provenance(model, settings, alias=model_key),
-    )
-    _begin(paths, plan, force=force)
-    _run(model, source, settings, plan, paths, progress or (lambda _done, _total: None))
-    write_atomically(paths.record, encode_record(record_shards(paths, plan, source.file)))
+
+
+def _capture(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    source: PromptSource,
+    wanted: _Wanted,
+    settings: Settings,
+) -> CapturePaths:
+    paths = wanted.paths
+    require_free(paths, force=wanted.force, resume=True)
+    require_own_folder(paths)
+    stamp = source.stamp()
+    plan = _plan(model, settings, wanted, source, survey_prompts(model, tokenizer, source, settings))
+    _begin(paths, plan, force=wanted.force)
+    ShardRun(model, tokenizer, source, stamp, settings, plan, paths, wanted.progress).run_missing()
+    write_atomically(paths.record, encode_record(record_shards(paths, plan)))
     return paths
 
 
-def shard_prompts(prompt_bytes: int) -> int:
-    """How many prompts a shard holds: 512, or what 64 MiB take, so that memory has a bound.
+def _plan(
+    model: PreTrainedModel, settings: Settings, wanted: _Wanted, source: PromptSource, found: PromptList
+) -> ShardPlan:
+    known = describe_model(model)
+    dtype = state_dtype(wanted.store_dtype) or (torch.float32 if settings.positions.mean else model.dtype)
+    item_bytes = len(settings.layers) * known.hidden_size * dtype.itemsize * found["kept"] * source.sides
+    return ShardPlan(
+        schema=PLAN_SCHEMA,
+        prompts=found,
+        concept=source.concept,
+        shard_prompts=source.sides * shard_items(item_bytes, source.sides),
+        layers=settings.layers,
+        num_layers=known.num_layers,
+        hidden_size=known.hidden_size,
+        store_dtype=wanted.store_dtype,
+        weights=sample_weights(model),
+        provenance=trace_provenance(
+            model, settings, alias=wanted.alias, chat_template=source.chat_template, seed=source.seed
+        ),
+    )
+
+
+def shard_items(item_bytes: int, sides: int = 1) -> int:
+    """How many prompts or pairs a shard holds: 512 prompts, or what 64 MiB take, so that memory has a bound.
 
     Args:
-        prompt_bytes: Most bytes that the states of one prompt take.
+        item_bytes: Most bytes that the states of one take.
+        sides: Prompts of each.
 
     Example:
-        >>> shard_prompts(30 * 576 * 4), shard_prompts(30 * 576 * 4 * 100)
-        (512, 9)
+        >>> shard_items(30 * 576 * 4), shard_items(30 * 576 * 4 * 100), shard_items(30 * 576 * 4 * 2, sides=2)
+        (512, 9, 256)
     """
-    return max(1, min(_SHARD_PROMPTS, _SHARD_BYTES // prompt_bytes))
-
-
-def _itemsize(model: PreTrainedModel, settings: Settings, store_dtype: str) -> int:
-    dtype = _DTYPES[store_dtype] or (torch.float32 if settings.positions.mean else model.dtype)
-    return dtype.itemsize
+    return max(1, min(_SHARD_PROMPTS // sides, _SHARD_BYTES // item_bytes))
 
 
 def _begin(paths: CapturePaths, plan: ShardPlan, *, force: bool) -> None:
@@ -171,44 +287,3 @@ def _begin(paths: CapturePaths, plan: ShardPlan, *, force: bool) -> None:
     clear_unfinished(paths)
     if not paths.plan.exists():
         write_atomically(paths.plan, encode_plan(plan))
-
-
-def _run(
-    model: PreTrainedModel,
-    source: PromptSource,
-    settings: Settings,
-    plan: ShardPlan,
-    paths: CapturePaths,
-    progress: Progress,
-) -> None:
-    """Run the shards that are missing, each by itself."""
-    total, texts = plan["prompts"]["count"], source.file.texts()
-    for start in range(0, total, plan["shard_prompts"]):
-        part = list(islice(texts, plan["shard_prompts"]))
-        source.require_unchanged()
-        shard = shard_at(paths, start, settings.layers)
-        progress(start, total)
-        if not shard.path.exists():
-            prompts = source.tokenize(part, start)
-            _run_shard(model, prompts, settings, plan, shard, progress)
-    progress(total, total)
-
-
-def _run_shard(
-    model: PreTrainedModel,
-    prompts: list[TokenizedPrompt],
-    settings: Settings,
-    plan: ShardPlan,
-    shard: Shard,
-    progress: Progress,
-) -> None:
-    """One shard; a function of its own, so that its states are gone before those of the next one come."""
-    done = shard.start
-
-    def tell(more: int) -> None:
-        nonlocal done
-        done += more
-        progress(done, plan["prompts"]["count"])
-
-    states = capture_stacked(model, prompts, settings, dtype=_DTYPES[plan["store_dtype"]], told=tell)
-    write_shard(shard, prompts, states)

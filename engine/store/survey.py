@@ -1,86 +1,156 @@
 """The prompts of a capture in shards: read once to check and fingerprint all of them, and again to run them.
 
-Holds one prompt at a time. Does not know plans or shards.
+Holds one prompt or pair at a time. Does not know plans or shards.
 """
 
 from __future__ import annotations
 
 import hashlib
 from array import array
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from engine.capture.prompts import TokenizedPrompt, tokenize_prompts
 from engine.capture.run import Settings
 from engine.capture.stacked import kept_tokens
+from engine.concepts.pair_files import PairFile, names_factors
 from engine.concepts.prompt_file import PromptFile
+from engine.concepts.rendered import render_pairs
 from engine.errors import RequestError
+from engine.records.concepts import Concept, Factors
 from engine.records.files import PromptList
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True)
-class PromptSource:
-    """A file of prompts that must not change while it is read twice.
+class Item(NamedTuple):
+    """What is never cut in two: a prompt, or the two of a pair.
 
     Attributes:
-        model: What the prompts are for.
-        tokenizer: Its tokenizer.
-        file: Where they come from.
-        stamp: What the file's was when it was first looked at.
+        texts: One text, or the positive and the negative one.
+        factors: What a pair was made from, as far as that is known.
     """
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    file: PromptFile
-    stamp: tuple[int, int]
+    texts: tuple[str, ...]
+    factors: Factors | None = None
+
+
+@dataclass(frozen=True)
+class PromptSource:
+    """Prompts that must not change while they are read twice.
+
+    Attributes:
+        name: What they come from: a file, or a concept.
+        items: Hands them over from the first, each time it is called.
+        stamp: What differs when they were changed.
+        pairs: Whether they are the sides of pairs.
+        concept: Name of the concept that they are of, if any.
+        chat_template: Hash of the template that they went through; None for texts that are taken as they are.
+        seed: Of the draw of pairs, where they were drawn.
+    """
+
+    name: str
+    items: Callable[[], Iterator[Item]]
+    stamp: Callable[[], tuple[int, ...]]
+    pairs: bool = False
+    concept: str | None = None
+    chat_template: str | None = None
+    seed: int | None = None
 
     @classmethod
-    def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: PromptFile) -> PromptSource:
-        """The prompts of a file as it is now."""
-        return cls(model, tokenizer, file, file.stamp())
+    def of_prompts(cls, file: PromptFile) -> PromptSource:
+        """The prompts of a file, taken as they are."""
+        return cls(file.path.name, lambda: (Item((text,)) for text in file.texts()), file.stamp)
 
-    def tokenize(self, texts: list[str], first: int) -> list[TokenizedPrompt]:
-        """Token ids of some of the texts, of which the first has this number."""
-        return tokenize_prompts(self.model, self.tokenizer, texts, rendered=False, first=first)
+    @classmethod
+    def of_pairs(cls, file: PairFile) -> PromptSource:
+        """The pairs of a file, taken as they are."""
 
-    def require_unchanged(self) -> None:
-        """Refuse to go on with another file than was begun with.
+        def items() -> Iterator[Item]:
+            return (Item((pair.positive, pair.negative), pair.factors) for pair in file.pairs())
+
+        return cls(file.path.name, items, file.stamp, pairs=True)
+
+    @classmethod
+    def of_concept(
+        cls, tokenizer: PreTrainedTokenizerBase, concept: Concept, max_samples: int | None, seed: int
+    ) -> PromptSource:
+        """Pairs drawn from a concept, in the form that the model was trained to read."""
+        drawn = render_pairs(tokenizer, concept, max_samples, seed)
+
+        def items() -> Iterator[Item]:
+            texts = zip(drawn.positive, drawn.negative, strict=True)
+            return (Item(pair, factors) for pair, factors in zip(texts, drawn.factors, strict=True))
+
+        return cls(concept.name, items, lambda: (), True, concept.name, drawn.chat_template, seed)
+
+    @property
+    def sides(self) -> int:
+        """Prompts of an item."""
+        return 2 if self.pairs else 1
+
+    def tokenize(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[Item], first: int
+    ) -> list[TokenizedPrompt]:
+        """Token ids of all prompts of some items, of which the first has this number."""
+        rendered = self.chat_template is not None
+        sides = ("positive", "negative") if self.pairs else ("",)
+        return [
+            prompt
+            for number, item in enumerate(items, first)
+            for side, text in zip(sides, item.texts, strict=True)
+            for prompt in tokenize_prompts(model, tokenizer, [text], rendered=rendered, side=side, first=number)
+        ]
+
+    def require_unchanged(self, stamp: tuple[int, ...]) -> None:
+        """Refuse to go on with other prompts than were begun with.
 
         Raises:
-            RequestError: It was changed.
+            RequestError: They were changed since the stamp was taken.
         """
-        if self.file.stamp() != self.stamp:
-            raise RequestError(f"{self.file.path} was changed while it was captured", next_step="capture it again")
+        if self.stamp() != stamp:
+            raise RequestError(f"{self.name} was changed while it was captured", next_step="capture it again")
 
 
-def survey_prompts(source: PromptSource, settings: Settings) -> PromptList:
-    """Check, count and fingerprint every prompt, holding one.
+def survey_prompts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: PromptSource, settings: Settings
+) -> PromptList:
+    """Check, count and fingerprint every prompt, holding one item.
 
     Args:
+        model: What they are for.
+        tokenizer: Its tokenizer.
         source: The prompts.
         settings: What is kept of each.
 
     Raises:
         CaptureError: A prompt is empty or too long.
-        RequestError: The file cannot be read, or a prompt does not have the positions.
+        RequestError: A file cannot be read, or a prompt does not have the positions.
     """
-    texts, ids = hashlib.sha256(), hashlib.sha256()
-    count, tokens, kept = 0, 0, 0
-    for count, text in enumerate(source.file.texts(), start=1):
-        (prompt,) = source.tokenize([text], count - 1)
-        encoded = text.encode()
-        texts.update(len(encoded).to_bytes(8, "little") + encoded)
-        ids.update(len(prompt.ids).to_bytes(8, "little") + array("q", prompt.ids).tobytes())
-        tokens += len(prompt.ids)
-        kept = max(kept, kept_tokens(settings, prompt))
+    texts, ids, factors = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+    count, tokens, kept, named = 0, 0, 0, False
+    for number, item in enumerate(source.items()):
+        for prompt in source.tokenize(model, tokenizer, [item], number):
+            encoded = prompt.text.encode()
+            texts.update(len(encoded).to_bytes(8, "little") + encoded)
+            ids.update(len(prompt.ids).to_bytes(8, "little") + array("q", prompt.ids).tobytes())
+            count += 1
+            tokens += len(prompt.ids)
+            kept = max(kept, kept_tokens(settings, prompt))
+        if item.factors:
+            factors.update(msgspec.json.encode(item.factors))
+            named = named or names_factors(item.factors)
     return PromptList(
-        file=source.file.path.name,
+        file=source.name,
+        pairs=source.pairs,
         count=count,
         tokens=tokens,
         kept=kept,
         texts=texts.hexdigest(),
         ids=ids.hexdigest(),
+        factors=factors.hexdigest() if named else "",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -83,7 +83,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - walks dictionaries, lists and tensors alike
     """The how-to's dictionaries alone, every tensor with no more memory behind it than it shows."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items() if key not in _ONLY_IN_RECORD}
     if isinstance(value, list):
         return [_plain(inner) for inner in value]

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, Field
 
-from engine.records.files import CaptureRecord
+from engine.records.files import CaptureRecord, NumberedPair, find_pair
 from engine.records.ranking import RankedLayer
 from engine.records.statistics import SideSummary
 from engine.stats.quartiles import side_quartiles
@@ -59,14 +59,17 @@ def describe_layer(record: CaptureRecord, ranked: RankedLayer, sides: SideSummar
         positive_quartiles=[rounded(value, 2) for value in side_quartiles(sides, "positive")],
         negative_quartiles=[rounded(value, 2) for value in side_quartiles(sides, "negative")],
         wrong_pairs=[
-            WrongPair(
-                pair=wrong["pair"],
-                gap=rounded(wrong["gap"]),
-                positive_prompt=shorten(record["prompts"][wrong["pair"]]),
-                factors=dict(record["factors"][wrong["pair"]]) if record["factors"] else None,  # type: ignore[arg-type]
-            )
-            for wrong in sides["wrong"][:_MOST_WRONG]
+            _wrong_pair(find_pair(record, wrong["pair"]), wrong["gap"]) for wrong in sides["wrong"][:_MOST_WRONG]
         ],
         wrong_total=sides["wrong_total"],
         next_step=f"plot_capture(name='{record['name']}', layer={sides['layer']}) for the picture",
+    )
+
+
+def _wrong_pair(pair: NumberedPair, gap: float) -> WrongPair:
+    return WrongPair(
+        pair=pair["number"],
+        gap=rounded(gap),
+        positive_prompt=shorten(pair["positive"]),
+        factors={name: str(value) for name, value in pair["factors"].items()} if pair["factors"] else None,
     )

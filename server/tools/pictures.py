@@ -9,7 +9,7 @@ from pydantic import Field
 from engine.plots.comparison_text import comparison_as_text
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text, render_text
-from engine.plots.sides_text import pair_labels, sides_as_text
+from engine.plots.sides_text import pair_label, sides_as_text
 from server.tools.arguments import LONGEST_NAME, CaptureName
 from server.tools.comparison import run_comparison
 from server.tools.spec import ToolSpec
@@ -45,7 +45,7 @@ def plot_capture(
         from engine.store.read import load_contrast
 
         sides = project_sides(load_contrast(name, store=store), layer)
-        text = render_text(sides_as_text(sides, pair_labels(record), chart.title))
+        text = render_text(sides_as_text(sides, partial(pair_label, record), chart.title))
         draw = partial(draw_sides, sides, chart.title)
     else:
         from engine.plots.layers_figure import draw_layers

@@ -15,7 +15,10 @@ PROMPTS = [f"Prompt {number}" for number in range(6)]
 
 
 def lines_of(sides: SideProjections, prompts: list[str] | None = None, title: str = "honesty") -> list[str]:
-    return [line.rstrip() for line in render_text(sides_as_text(sides, prompts or [], title)).splitlines()]
+    return [
+        line.rstrip()
+        for line in render_text(sides_as_text(sides, prompts.__getitem__ if prompts else None, title)).splitlines()
+    ]
 
 
 def histograms(sides: SideProjections) -> tuple[str, str]:

@@ -13,8 +13,8 @@ from engine.records.captures import ContrastData
 from engine.records.concepts import Factors
 from engine.records.ranking import RankedLayer, Ranking
 from engine.stats.groups import group_pairs
-from engine.stats.ranking import _Work, rank_layers
-from engine.stats.separation import compute_separation, gram_at
+from engine.stats.ranking import _measure, rank_layers
+from engine.stats.separation import compute_separation
 from tests.engine.stats.contrasts import (
     FACTORS,
     PERSONAS,
@@ -227,8 +227,7 @@ def test_what_personas_are_called_does_not_decide_how_sure_one_layer_is_ahead_of
     for seed in range(4):
         called = renamed(factors, seed)
         data = capture_of(layers, called)
-        grams = [gram_at(data, layer) for layer in data["layers"]]
-        work = _Work(data["layers"], grams, group_pairs(called, len(called)), 4000, 1, seed=0)
+        work = _measure(data, group_pairs(called, len(called)), 4000, 1, seed=0)
         assert work.worst == ["persona", "template"]
         errors.append(float((work.deviations[0] - work.deviations[1]).std()))
     assert max(errors) < 1.08 * min(errors)

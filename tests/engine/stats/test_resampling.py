@@ -9,23 +9,32 @@ import pytest
 import torch
 
 from engine.stats import resampling
-from engine.stats.gram import HeldOut, PairGram, project_held_out
-from engine.stats.groups import group_pairs
+from engine.stats.groups import PAIRS, group_pairs
+from engine.stats.held_out import hold_out
+from engine.stats.moments import UnitMoments
+from engine.stats.pair_states import pairs_of
 from engine.stats.resampling import all_shuffles, bootstrap_deviations, distinct_shuffles, shuffled_scores
 from engine.stats.separation import compute_separation
 from tests.engine.stats.contrasts import Sides, capture_of, noise, numbers_of, only_personas, planted, swapped
 
+D_PRIME = UnitMoments.d_prime
 
-def grams_of(layers: list[Sides]) -> list[PairGram]:
-    return [PairGram.of(torch.from_numpy(positive), torch.from_numpy(negative)) for positive, negative in layers]
+
+def moments_of(layers: list[Sides], groups: torch.Tensor, factor: str = "persona") -> list[UnitMoments]:
+    sides = [(torch.from_numpy(positive), torch.from_numpy(negative)) for positive, negative in layers]
+    return [hold_out(pairs_of(*layer), {factor: groups}).by_factor[factor].moments for layer in sides]
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def two_layers(pairs: int) -> list[PairGram]:
-    return grams_of(planted(np.random.default_rng(0), [0.0, 1.0], pairs))
+def two_layers(groups: torch.Tensor, factor: str = "persona") -> list[UnitMoments]:
+    return moments_of(planted(np.random.default_rng(0), [0.0, 1.0], len(groups)), groups, factor)
+
+
+def shuffle_all(layers: list[UnitMoments], permutations: int, seed: int = 0) -> torch.Tensor:
+    return torch.stack([shuffled_scores(moments, permutations, seeded(seed)) for moments in layers])
 
 
 @pytest.fixture
@@ -42,29 +51,22 @@ def weights_used(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
 def record(monkeypatch: pytest.MonkeyPatch, name: str) -> list[torch.Tensor]:
     seen: list[torch.Tensor] = []
 
-    def project(
-        gram: PairGram, groups: torch.Tensor, weights: torch.Tensor | None = None, signs: torch.Tensor | None = None
-    ) -> HeldOut:
+    def recorded(
+        moments: UnitMoments, weights: torch.Tensor | None = None, signs: torch.Tensor | None = None
+    ) -> torch.Tensor:
         used = {"weights": weights, "signs": signs}[name]
         assert used is not None
         seen.append(used)
-        return project_held_out(gram, groups, weights=weights, signs=signs)
+        return D_PRIME(moments, weights, signs)
 
-    monkeypatch.setattr(resampling, "project_held_out", project)
+    monkeypatch.setattr(UnitMoments, "d_prime", recorded)
     return seen
-
-
-def alike_within(resampled: torch.Tensor, groups: torch.Tensor) -> list[bool]:
-    """For each group, whether its pairs have the same weights or signs in every resample."""
-    members = [resampled[groups == group] for group in range(int(groups.max()) + 1)]
-    return [bool((own == own[0]).all()) for own in members]
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 8, 11, 14])
 def test_every_shuffle_is_made_once_up_to_swapping_all(count: int, signs_used: list[torch.Tensor]) -> None:
     groups = torch.arange(count)
-    grams = two_layers(count)[:1]
-    scores = shuffled_scores(grams, groups, groups, 10_000, seeded())
+    scores = shuffle_all(two_layers(groups)[:1], 10_000)
     signs = torch.cat(signs_used, dim=1)
     assert scores.shape == (1, signs.shape[1]) == (1, 2 ** (count - 1))
     assert set(signs.flatten().tolist()) == {-1.0, 1.0}
@@ -77,7 +79,7 @@ def test_the_true_labels_are_among_all_shuffles() -> None:
     factors = only_personas(6, 4)
     layers = planted(np.random.default_rng(1), [0.5, 2.0], len(factors))
     groups = torch.from_numpy(numbers_of(factors, "persona"))
-    scores = shuffled_scores(grams_of(layers), groups, groups, 32, seeded())
+    scores = shuffle_all(moments_of(layers, groups), 32)
     for row, layer in zip(scores, compute_separation(capture_of(layers, factors)).values(), strict=True):
         assert (row - layer["by_factor"]["persona"]["d_prime"]).abs().min() < 1e-9
 
@@ -86,7 +88,7 @@ def test_shuffles_are_what_compute_separation_says_of_swapped_prompts() -> None:
     factors = only_personas(5, 3)
     layers = planted(np.random.default_rng(2), [0.0, 1.5], len(factors))
     groups = torch.from_numpy(numbers_of(factors, "persona"))
-    scores = shuffled_scores(grams_of(layers), groups, groups, 10_000, seeded())
+    scores = shuffle_all(moments_of(layers, groups), 10_000)
     from_scratch = []
     for signs in itertools.product([1.0, -1.0], repeat=5):
         by_pair = np.array(signs)[groups.numpy()]
@@ -100,16 +102,17 @@ def test_shuffles_are_what_compute_separation_says_of_swapped_prompts() -> None:
 def test_pairs_that_go_together_are_swapped_together(signs_used: list[torch.Tensor]) -> None:
     factors = only_personas(20, 2)
     groups = torch.from_numpy(numbers_of(factors, "persona"))
-    shuffled_scores(two_layers(40), groups, groups, 50, seeded())
+    shuffle_all(two_layers(groups), 50)
     for signs in signs_used:
-        assert all(alike_within(signs, groups))
+        assert signs.shape == (20, 50)  # one for each group
         assert len({tuple(column) for column in signs.T.tolist()}) == 50
 
 
 def test_pairs_without_factors_are_swapped_one_by_one_and_not_by_fold(signs_used: list[torch.Tensor]) -> None:
-    folds, units = group_pairs(None, 30)["pairs"], torch.arange(30)
-    shuffled_scores(two_layers(30), folds, units, 200, seeded())
-    assert not any(alike for signs in signs_used for alike in alike_within(signs, folds))
+    shuffle_all(two_layers(group_pairs(None, 30)[PAIRS], PAIRS), 200)
+    for signs in signs_used:
+        assert signs.shape == (30, 200)
+        assert len({tuple(row) for row in signs.tolist()}) == 30
 
 
 def test_random_shuffles_are_even() -> None:
@@ -123,13 +126,12 @@ Resample = Callable[[int, int], torch.Tensor]
 
 
 def shuffle(number: int, seed: int) -> torch.Tensor:
-    folds, units = group_pairs(None, 20)["pairs"], torch.arange(20)
-    return shuffled_scores(two_layers(20), folds, units, number, seeded(seed))
+    return shuffle_all(two_layers(group_pairs(None, 20)[PAIRS], PAIRS), number, seed)
 
 
 def bootstrap(number: int, seed: int) -> torch.Tensor:
-    folds, units = group_pairs(None, 20)["pairs"], torch.arange(20)
-    return bootstrap_deviations(two_layers(20), folds, units, number, seeded(seed))
+    layers = two_layers(group_pairs(None, 20)[PAIRS], PAIRS)
+    return torch.stack([bootstrap_deviations(moments, number, seeded(seed)) for moments in layers])
 
 
 @pytest.mark.parametrize("resample", [shuffle, bootstrap])
@@ -147,10 +149,10 @@ def test_more_resamples_begin_with_the_fewer(resample: Resample) -> None:
 
 
 def test_all_shuffles_in_chunks_are_those_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    groups, grams = torch.arange(13), two_layers(13)
-    in_chunks = shuffled_scores(grams, groups, groups, 10_000, seeded())
+    layers = two_layers(torch.arange(13))
+    in_chunks = shuffle_all(layers, 10_000)
     monkeypatch.setattr(resampling, "_AT_ONCE", 1_000_000)
-    in_one = shuffled_scores(grams, groups, groups, 10_000, seeded())
+    in_one = shuffle_all(layers, 10_000)
     assert in_chunks.shape == in_one.shape == (2, 4096)
     torch.testing.assert_close(in_chunks, in_one, rtol=1e-9, atol=1e-12)
 
@@ -169,10 +171,11 @@ def test_no_more_than_a_thousand_are_held_in_memory_together(
 def test_weights_are_shared_by_group_and_by_layer_and_none_is_lost(weights_used: list[torch.Tensor]) -> None:
     factors = only_personas(6, 4)
     groups = torch.from_numpy(numbers_of(factors, "persona"))
-    bootstrap_deviations(two_layers(24), groups, groups, 300, seeded())
+    for moments in two_layers(groups):
+        bootstrap_deviations(moments, 300, seeded())
     first, second = weights_used
     assert torch.equal(first, second)
-    assert all(alike_within(first, groups))
+    assert first.shape == (6, 300)
     assert first.min() > 0
     torch.testing.assert_close(first.mean(dim=0), torch.ones(300, dtype=torch.float64))
 
@@ -181,9 +184,9 @@ def test_deviations_are_those_of_a_capture_with_those_weights(weights_used: list
     """Up to the mean over resamples and to what the variance falls short of with so few groups."""
     factors = only_personas(6, 4)
     groups = torch.from_numpy(numbers_of(factors, "persona"))
-    (gram,) = grams_of([noise(np.random.default_rng(3), 24)])
-    deviations = bootstrap_deviations([gram], groups, groups, 50, seeded())[0]
-    scores = project_held_out(gram, groups, weights=weights_used[0]).d_prime(weights_used[0])
+    (moments,) = moments_of([noise(np.random.default_rng(3), 24)], groups)
+    deviations = bootstrap_deviations(moments, 50, seeded())
+    scores = moments.d_prime(weights=weights_used[0])
     torch.testing.assert_close(deviations, (scores - scores.mean()) * math.sqrt(7 / 5), rtol=1e-12, atol=1e-12)
 
 
@@ -200,9 +203,8 @@ def test_the_spread_of_a_mean_is_the_textbook_standard_error() -> None:
     groups = np.repeat(np.arange(count), 2)
     positive = (middles + gaps[groups] / 2)[:, None]
     negative = (middles - gaps[groups] / 2)[:, None]
-    (gram,) = grams_of([(positive, negative)])
-    units = torch.from_numpy(groups)
-    deviations = bootstrap_deviations([gram], units, units, 20_000, seeded())
+    (moments,) = moments_of([(positive, negative)], torch.from_numpy(groups))
+    deviations = bootstrap_deviations(moments, 20_000, seeded())
     spread = np.sqrt(middles.var(ddof=1))
     expected = gaps.std(ddof=1) / np.sqrt(count) / spread
     assert deviations.std().item() == pytest.approx(expected, rel=0.06)
