@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from engine.errors import LayerscopeError as LayerscopeError
     from engine.models.loading import load_model_and_tokenizer as load_model_and_tokenizer
     from engine.models.registry import list_models as list_models
+    from engine.processes import find_processes as find_processes
     from engine.stats.comparison import compare_captures as compare_captures
     from engine.stats.comparison import compare_directions as compare_directions
     from engine.stats.confounds import find_confounds as find_confounds
@@ -50,6 +51,7 @@ _HOMES = {
     "extract_direction": "engine.stats.direction",
     "extract_directions": "engine.stats.direction",
     "find_confounds": "engine.stats.confounds",
+    "find_processes": "engine.processes",
     "list_captures": "engine.store.catalog",
     "list_concepts": "engine.concepts.catalog",
     "list_models": "engine.models.registry",

@@ -21,6 +21,7 @@ from engine.models.placement import STRATEGIES, read_max_memory, require_strateg
 from engine.models.registry import DEFAULT_MODEL, find_source
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
+from engine.processes import find_processes
 from engine.records.captures import CaptureData
 from engine.records.concepts import Concept
 from engine.store.catalog import show_capture
@@ -140,6 +141,13 @@ def capture(
         return
     # Whatever can be found wrong is found before the model is loaded.
     chosen = _choose(prompt, concept, pairs, prompts)
+    processes = find_processes()
+    if processes.count > 1 and not isinstance(chosen, PromptFile):
+        raise RequestError(
+            f"this capture goes into one file, and {processes.count} processes were started to share it",
+            expected="--prompts FILE, which is captured in shards, and shared by shards",
+            next_step="give the command without a launcher",
+        )
     if store_dtype and prompts is None:
         raise RequestError("--store-dtype is for --prompts", next_step="leave it out, or choose with --dtype")
     if device_map is not None:
@@ -155,7 +163,7 @@ def capture(
     paths = locate(output or DEFAULT_STORE / default_name(alias, what))
     require_free(paths, force=force, resume=isinstance(chosen, PromptFile))
 
-    narrator = Narrator(quiet=quiet)
+    narrator = Narrator(quiet=quiet or not processes.is_main)
     loaded, tokenizer = _load(narrator, model, device, dtype, device_map, memory, trust_remote_code)
     draw = {"model_key": alias, "max_samples": max_samples or None, "seed": seed}
     how = {"layers": layers, "site": site, "use_hooks": use_hooks, "positions": positions, "batch_size": batch_size}
@@ -164,13 +172,15 @@ def capture(
         how["progress"] = progress
         if isinstance(chosen, PromptFile):
             more = {"model_key": alias, "store_dtype": store_dtype or "as captured", "force": force}
-            _capture_file(loaded, tokenizer, chosen, paths, how | more)
+            _capture_file(loaded, tokenizer, chosen, paths, how | more | {"processes": processes})
         else:
             data = _capture(loaded, tokenizer, chosen, draw, how)
     if isinstance(chosen, PromptFile):
         narrator.say(f"saved {paths.shards}{os.sep} and {paths.record.name}")
     else:
         _save(data, paths, force, narrator)
+    if not processes.is_main:
+        return
     record = show_capture(paths.record)
     if as_json:
         print_json(encode_record(record))

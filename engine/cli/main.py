@@ -1,6 +1,7 @@
 """The program: its commands, and how it ends. Knows exit codes; the work is in the commands."""
 
 import io
+import signal
 import sys
 import traceback
 from importlib import import_module
@@ -11,8 +12,10 @@ from engine.cli.command import installed_commands, installed_names
 from engine.cli.console import Narrator
 from engine.cli.remedies import REMEDIES
 from engine.errors import LayerscopeError
+from engine.processes import find_processes
 
 INTERRUPTED = 130
+TERMINATED = 143
 
 _HELP = """Find where in a language model a concept lives.
 
@@ -68,15 +71,23 @@ def main() -> None:
             stream.reconfigure(
                 errors="replace"
             )  # where there are no bars, as in some pipes, a ? is better than nothing
-    narrator = Narrator(quiet=False)
+    narrator, processes = Narrator(quiet=False), find_processes()
+    who = f"{processes.said}: " if processes.said else ""
+    if processes.count > 1:  # the launcher ends all when one has ended; alone, what the system does is right
+        signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(TERMINATED))
     try:
         build_app(sys.argv[1] if len(sys.argv) > 1 else "")()
     except SystemExit as end:  # typer shows wrong usage itself, and ends so in any case
         if end.code == INTERRUPTED:
-            narrator.say("interrupted; what was saved before is untouched")
+            narrator.say(f"{who}interrupted; what was saved before is untouched")
+        elif end.code == TERMINATED:
+            narrator.say(
+                f"{who}ended by the launcher, as it does when another process has ended; what is saved stays, and the"
+                " same command goes on from there"
+            )
         raise
     except LayerscopeError as error:
-        narrator.say(f"error: {error.said(REMEDIES)}")
+        narrator.say(f"{who}error: {error.said(REMEDIES)}")
         sys.exit(error.exit_code)
     except Exception:
         traceback.print_exc()

@@ -27,6 +27,7 @@ from engine.models.memory import require_room
 from engine.models.offload import keep_while, offload_folder, quiet_accelerate, where_layers_lie
 from engine.models.placement import MaxMemory, parse_max_memory, require_strategy
 from engine.models.registry import DEFAULT_MODEL, find_source
+from engine.processes import Processes, find_processes
 from engine.records.models import ModelConfig, ModelSource
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,8 @@ def load_model_and_tokenizer(
 
     Args:
         model: An alias, a hub id, a folder that `save_pretrained` wrote, or a `.gguf` file.
-        device: "auto" (CUDA, then Apple's GPU, then the CPU), or a name that torch knows ("cuda:1").
+        device: "auto" (CUDA, then Apple's GPU, then the CPU; of several GPUs that of this process's number under a
+            launcher), or a name that torch knows ("cuda:1").
         dtype: "auto" (the checkpoint's own on a GPU, float32 on the CPU), a name or a torch dtype.
         device_map: Instead of a device: "auto" lets accelerate lay the weights on the GPUs, then into main memory, then
             on the disk, from where they are read in each pass; or a dictionary of parts of the model and their places.
@@ -161,7 +163,7 @@ def _all_in_main_memory(places: dict[str, Any]) -> bool:
 def _choose_device(name: str) -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device())
+            return _own_gpu(find_processes())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -173,6 +175,20 @@ def _choose_device(name: str) -> torch.device:
             next_step="leave the device out to let layerscope choose",
         ) from error
     return device
+
+
+def _own_gpu(processes: Processes) -> torch.device:
+    """The GPU of this process: the current one, or where a launcher started several the one of its number."""
+    if processes.count == 1:
+        return torch.device("cuda", torch.cuda.current_device())
+    if processes.local_rank >= torch.cuda.device_count():
+        raise RequestError(
+            f"this process, number {processes.local_rank} from 0, has no GPU of its own:"
+            f" this machine has {torch.cuda.device_count()}",
+            expected="at most one process for each GPU, unless a device is named",
+            next_step="start fewer processes",
+        )
+    return torch.device("cuda", processes.local_rank)
 
 
 def _parse_dtype(dtype: str | torch.dtype) -> torch.dtype | None:

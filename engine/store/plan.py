@@ -78,8 +78,13 @@ def plan_changes(begun: ShardPlan, wanted: ShardPlan) -> list[str]:
     return [
         f"{_HASHES[name]} changed" if name in _HASHES else f"{_said(name)} was {old.get(name)}, is {new.get(name)}"
         for name in dict.fromkeys([*old, *new])
-        if old.get(name) != new.get(name) and not name.startswith(_MAY_DIFFER)
+        if _known_by(name, old.get(name)) != _known_by(name, new.get(name)) and not name.startswith(_MAY_DIFFER)
     ]
+
+
+def _known_by(name: str, value: Any) -> Any:  # noqa: ANN401 - what JSON can hold
+    """What of a value matters: of a device its kind, for processes that share a capture have a GPU each."""
+    return str(value).partition(":")[0] if name == "provenance.device" else value
 
 
 def _said(name: str) -> str:

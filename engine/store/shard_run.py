@@ -16,6 +16,7 @@ import torch
 from engine.capture.run import Progress, Settings
 from engine.capture.stacked import StackedStates, capture_stacked
 from engine.errors import RequestError
+from engine.processes import ALONE, Processes
 from engine.records.files import ShardPlan
 from engine.store.names import CapturePaths
 from engine.store.shards import shard_at, write_shard
@@ -54,6 +55,7 @@ class ShardRun:
         plan: What the shards will hold.
         paths: Where they go.
         progress: Told of the prompts done, and of all.
+        processes: Who shares the work.
     """
 
     model: PreTrainedModel
@@ -64,9 +66,10 @@ class ShardRun:
     plan: ShardPlan
     paths: CapturePaths
     progress: Progress
+    processes: Processes = ALONE
 
     def run_missing(self) -> None:
-        """Run every shard that is not there yet.
+        """Run every shard that is this process's and not there yet.
 
         Raises:
             CaptureError: States are unusable.
@@ -76,10 +79,10 @@ class ShardRun:
         total = self.plan["prompts"]["count"]
         writing: Future[None] | None = None
         with ThreadPoolExecutor(max_workers=1) as beside:
-            for start, items in self._parts():
+            for number, (start, items) in enumerate(self._parts()):
                 self.progress(start, total)
                 shard = shard_at(self.paths, start, self.settings.layers)
-                if shard.path.exists():
+                if not self.processes.owns(number) or shard.path.exists():
                     continue
                 first = start // self.source.sides
                 prompts = self.source.tokenize(self.model, self.tokenizer, items, first)

@@ -23,6 +23,7 @@ from engine.concepts.prompt_file import open_prompts
 from engine.errors import StoreError
 from engine.models.description import describe_model
 from engine.models.fingerprint import sample_weights
+from engine.processes import ALONE, Processes
 from engine.records.concepts import Concept
 from engine.records.files import PromptList, ShardPlan
 from engine.store.names import CapturePaths, locate, require_free
@@ -63,6 +64,7 @@ def capture_prompt_file(
     model_key: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> CapturePaths:
     r"""Capture the prompts of a file into a folder of shards; memory does not grow with their number.
 
@@ -85,6 +87,8 @@ def capture_prompt_file(
         model_key: Short name of the model, for the record; the alias it was loaded by unless given.
         force: Whether an earlier capture of that name, finished or not, is replaced.
         progress: Called with prompts done and in total.
+        processes: Who shares the work, from `find_processes`, when every process of a launcher makes this call; they
+            take turns with the shards.
 
     Returns:
         Where the files lie.
@@ -104,7 +108,8 @@ def capture_prompt_file(
         [torch.Size([2, 576])]
     """
     source = PromptSource.of_prompts(open_prompts(prompts))
-    wanted = _Wanted(locate(name, store), store_dtype, model_key, force, progress or (lambda _done, _total: None))
+    told = progress or (lambda _done, _total: None)
+    wanted = _Wanted(locate(name, store), store_dtype, model_key, force, told, processes)
     return _capture(
         model, tokenizer, source, wanted, _settings(model, layers, site, positions, batch_size, prefix_reuse)
     )
@@ -128,6 +133,7 @@ def capture_contrast_in_shards(
     model_key: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> CapturePaths:
     """Capture any number of pairs into a folder of shards, and rank their layers, in memory that has a bound.
 
@@ -152,6 +158,7 @@ def capture_contrast_in_shards(
         model_key: Short name of the model, for the record; the alias it was loaded by unless given.
         force: Whether an earlier capture of that name, finished or not, is replaced.
         progress: Called with prompts done and in total.
+        processes: As in `capture_prompt_file`.
 
     Returns:
         Where the files lie; `load_activations` reads them as it reads any contrast, a state when it is looked at.
@@ -174,7 +181,8 @@ def capture_contrast_in_shards(
     else:
         concept = pairs if isinstance(pairs, Concept) else load_concept(pairs)
         source = PromptSource.of_concept(tokenizer, concept, max_samples, seed)
-    wanted = _Wanted(locate(name, store), store_dtype, model_key, force, progress or (lambda _done, _total: None))
+    told = progress or (lambda _done, _total: None)
+    wanted = _Wanted(locate(name, store), store_dtype, model_key, force, told, processes)
     return _capture(
         model, tokenizer, source, wanted, _settings(model, layers, site, positions, batch_size, prefix_reuse)
     )
@@ -190,6 +198,7 @@ class _Wanted:
         alias: Short name of the model, if the caller has one.
         force: Whether what is there is replaced.
         progress: Told of each batch.
+        processes: Who shares the work.
     """
 
     paths: CapturePaths
@@ -197,6 +206,7 @@ class _Wanted:
     alias: str | None
     force: bool
     progress: Progress
+    processes: Processes
 
 
 def _settings(
@@ -226,14 +236,21 @@ def _capture(
     wanted: _Wanted,
     settings: Settings,
 ) -> CapturePaths:
-    paths = wanted.paths
+    paths, processes = wanted.paths, wanted.processes
     require_free(paths, force=wanted.force, resume=True)
     require_own_folder(paths)
     stamp = source.stamp()
     plan = _plan(model, settings, wanted, source, survey_prompts(model, tokenizer, source, settings))
-    _begin(paths, plan, force=wanted.force)
-    ShardRun(model, tokenizer, source, stamp, settings, plan, paths, wanted.progress).run_missing()
-    write_atomically(paths.record, encode_record(record_shards(paths, plan)))
+    if processes.is_main:
+        _begin(paths, plan, force=wanted.force)
+    processes.wait()
+    if not processes.is_main:
+        _require_begun(paths, plan)
+    ShardRun(model, tokenizer, source, stamp, settings, plan, paths, wanted.progress, processes).run_missing()
+    processes.wait()
+    if processes.is_main:
+        write_atomically(paths.record, encode_record(record_shards(paths, plan)))
+    processes.wait()
     return paths
 
 
@@ -287,3 +304,14 @@ def _begin(paths: CapturePaths, plan: ShardPlan, *, force: bool) -> None:
     clear_unfinished(paths)
     if not paths.plan.exists():
         write_atomically(paths.plan, encode_plan(plan))
+
+
+def _require_begun(paths: CapturePaths, plan: ShardPlan) -> None:
+    """See that this process is about to do its share of what the main one began."""
+    if not paths.plan.exists():
+        raise StoreError(
+            f"this process does not see {paths.plan}, which the main one has written",
+            expected="a folder that all processes share, on all machines",
+            next_step="choose one with the same name for all",
+        )
+    require_same_plan(paths, plan)

@@ -14,6 +14,7 @@ from engine.records.captures import ContrastData
 from engine.store import stream
 from engine.store.catalog import list_captures, show_capture
 from engine.store.delete import delete_capture
+from engine.store.plan import plan_changes, read_plan
 from engine.store.shards import Shard
 from engine.store.summaries import stamp_store, summarise_capture
 
@@ -151,6 +152,21 @@ def test_going_on_with_something_else_is_refused_with_what_changed(
         capture("mine", **how)
     assert not (store / "mine" / "000000000010.safetensors").exists()
     assert len(capture("mine", **how, force=True)) == 5
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [("cuda:0", "cuda:3", []), ("cuda", "cuda:0", []), ("cpu", "cuda:0", ["device was cpu, is cuda:0"])],
+)
+def test_any_device_of_the_same_kind_goes_on(
+    capture: Any, prompts: Path, before: str, after: str, said: list[str]
+) -> None:
+    """Processes that share a capture have a GPU each."""
+    capture("mine")
+    plans = [read_plan(prompts.parent / "store" / "mine" / "plan.json") for _ in range(2)]
+    for plan, device in zip(plans, (before, after), strict=True):
+        plan["provenance"]["device"] = device
+    assert plan_changes(*plans) == said
 
 
 def test_names_that_are_taken_are_refused_or_replaced_whole(

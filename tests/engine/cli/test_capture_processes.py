@@ -1,0 +1,128 @@
+"""`layerscope capture --prompts` by several processes: the same files, one voice, and an end when one of them ends."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.engine.cli.conftest import Program, Result
+from tests.engine.test_processes import ended_at_last, started
+
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node")
+ACCELERATE = ("-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0", "--num_machines", "1")
+_CAPTURE = "import runpy; runpy.run_module('engine', run_name='__main__', alter_sys=True)"
+
+
+def command(folder: Path, output: str, prompts: str = "many.txt") -> tuple[str, ...]:
+    asked = ("capture", "--model", str(folder), "--device", "cpu", "--positions", "last")
+    return (*asked, "--prompts", prompts, "--output", output)
+
+
+def launched(program: Program, *launcher: str, **environment: str) -> Result:
+    return subprocess.run(
+        [sys.executable, *launcher],
+        cwd=program.folder,
+        env=program.environment(**environment),
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        timeout=300,
+    )
+
+
+def write_prompts(path: Path, count: int) -> None:
+    path.write_text("".join(f"w{3 + i % 100} w{3 + i // 100 % 100} w7\n" for i in range(count)))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def record(program: Program, name: str) -> dict[str, object]:
+    content = json.loads((program.folder / f"{name}.json").read_text())
+    return {key: value for key, value in content.items() if key not in {"name", "created", "data"}}
+
+
+def test_two_processes_write_what_one_writes(layerscope: Program, tiny_folder: Path) -> None:
+    write_prompts(layerscope.folder / "many.txt", 2600)
+    one = layerscope(*command(tiny_folder, "one"))
+    assert one.returncode == 0, one.stderr
+    for name, launcher in (
+        ("two", (*TORCHRUN, "2")),
+        ("other", (*ACCELERATE, "--num_processes", "2", "--mixed_precision", "no", "--dynamo_backend", "no")),
+    ):
+        result = launched(layerscope, *launcher, "-m", "engine", *command(tiny_folder, name))
+        assert result.returncode == 0, result.stderr
+        assert files(layerscope.folder / name) == files(layerscope.folder / "one")
+        assert record(layerscope, name) == record(layerscope, "one")
+        assert result.stdout == one.stdout.replace("one", name, 1)
+        assert result.stderr.count("the check at load passed") == 1
+        assert result.stderr.count(f"saved {name}/ and {name}.json") == 1
+
+
+def test_one_that_is_killed_ends_all_and_any_number_goes_on(layerscope: Program, tiny_folder: Path) -> None:
+    write_prompts(layerscope.folder / "many.txt", 6000)
+    assert layerscope(*command(tiny_folder, "one")).returncode == 0
+    whole, folder = files(layerscope.folder / "one"), layerscope.folder / "mine"
+    with subprocess.Popen(
+        [sys.executable, *TORCHRUN, "2", "-m", "engine", *command(tiny_folder, "mine")],
+        cwd=layerscope.folder,
+        env=layerscope.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    ) as launcher:
+        while len(list(folder.glob("0*.safetensors"))) < 2 and launcher.poll() is None:
+            time.sleep(0.005)
+        (victim,) = [
+            child
+            for child in psutil.Process(launcher.pid).children(recursive=True)
+            if child.environ().get("RANK") == "1"
+        ]
+        victim.send_signal(signal.SIGKILL)
+        said, errors = launcher.communicate(timeout=120)
+    assert launcher.returncode != 0
+    assert said == ""
+    assert "rank 0 of 2: ended by the launcher, as it does when another process has ended" in errors
+    assert not (layerscope.folder / "mine.json").exists()
+    saved = set(files(folder))
+    assert 1 < len(saved) < len(whole)
+
+    for number in ("3", "1"):
+        result = launched(layerscope, *TORCHRUN, number, "-m", "engine", *command(tiny_folder, "mine"))
+        assert result.returncode == 0, result.stderr
+        assert files(folder) == whole
+        assert record(layerscope, "mine") == record(layerscope, "one")
+        (layerscope.folder / "mine.json").unlink()
+        (folder / "000000000512.safetensors").unlink()
+
+
+def test_what_goes_into_one_file_is_not_shared(layerscope: Program, tiny_folder: Path) -> None:
+    asked = ("capture", "--model", str(tiny_folder), "--prompt", "w5")
+    result = launched(layerscope, *TORCHRUN, "2", "-m", "engine", *asked)
+    assert result.returncode != 0
+    assert "error: this capture goes into one file, and 2 processes were started to share it" in result.stderr
+    assert "Next: give the command without a launcher" in result.stderr
+    assert layerscope.saved() == []
+    assert launched(layerscope, *TORCHRUN, "1", "-m", "engine", *asked).returncode == 0
+
+
+def test_processes_that_do_not_share_a_folder_are_told(layerscope: Program, tiny_folder: Path) -> None:
+    """As on two machines; here the folders differ because the processes run in different ones."""
+    write_prompts(layerscope.folder / "many.txt", 600)
+    folders = (layerscope.folder / "a", layerscope.folder / "b")
+    for folder in folders:
+        folder.mkdir()
+    asked = command(tiny_folder, "mine", str(layerscope.folder / "many.txt"))
+    processes = started(_CAPTURE, *asked, folders=(str(folders[0]), str(folders[1])))
+    with ended_at_last(processes):
+        errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert "rank 1 of 2: error: this process does not see mine/plan.json" in errors[1]
+    assert "Expected: a folder that all processes share, on all machines" in errors[1]
+    assert "rank 0 of 2: error: another process has ended, for which this one waited" in errors[0]
+    assert [process.returncode for process in processes] == [4, 5]
+    assert list(folders[1].iterdir()) == []
