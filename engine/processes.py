@@ -49,7 +49,7 @@ class Processes:
         """Go on when all are here; every one must call it as often. The first call joins them.
 
         Raises:
-            CaptureError: Another one has ended.
+            CaptureError: Another one has ended, or they cannot be joined.
         """
         if self.count == 1:
             return
@@ -57,13 +57,20 @@ class Processes:
 
         try:
             # Through the processor, wherever the model runs: nothing but waiting is done together.
-            PartialState(cpu=True, timeout=_LONGEST).wait_for_everyone()
+            joined = PartialState(cpu=True, timeout=_LONGEST)
+            if joined.num_processes == self.count:
+                joined.wait_for_everyone()
         except RuntimeError as error:
             raise CaptureError(
                 "another process has ended, for which this one waited",
                 expected="every process to go on to the end",
                 next_step="see what it said, then give the same command again: what is saved is not run again",
             ) from error
+        if joined.num_processes != self.count:  # set up before, without GPUs, it takes each for the only one
+            raise CaptureError(
+                f"accelerate was set up for {joined.num_processes} of {self.count} processes",
+                next_step="call find_processes().wait() before anything of accelerate",
+            )
 
 
 ALONE = Processes()

@@ -84,6 +84,26 @@ def test_every_piece_is_done_once(count: int) -> None:
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
+_ALONE = """
+from accelerate import PartialState
+from engine import LayerscopeError, find_processes
+assert PartialState().num_processes == 1
+try:
+    find_processes().wait()
+except LayerscopeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with GPUs accelerate counts right")
+def test_waiting_is_refused_where_accelerate_would_not_wait() -> None:
+    processes = started(_ALONE)
+    with ended_at_last(processes):
+        for process in processes:
+            said, errors = process.communicate(timeout=120)
+            assert "accelerate was set up for 1 of 2 processes" in said, errors
+
+
 @pytest.mark.parametrize("gone", [0, 1])
 def test_who_waits_for_one_that_has_ended_is_told(gone: int) -> None:
     processes = started(_WAIT, str(gone))

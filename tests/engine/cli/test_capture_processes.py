@@ -64,6 +64,19 @@ def test_two_processes_write_what_one_writes(layerscope: Program, tiny_folder: P
         assert result.stderr.count(f"saved {name}/ and {name}.json") == 1
 
 
+def test_weights_that_lie_on_the_disk_are_read_by_each(layerscope: Program, tiny_folder: Path) -> None:
+    write_prompts(layerscope.folder / "many.txt", 1100)
+    assert layerscope(*command(tiny_folder, "one")).returncode == 0
+    asked = [*command(tiny_folder, "two"), "--device-map", "auto", "--max-memory", "cpu=0"]
+    del asked[asked.index("--device") : asked.index("--device") + 2]
+    result = launched(layerscope, *TORCHRUN, "2", "-m", "engine", *asked)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("layers 0-3 on the disk") == 1
+    assert {name: content for name, content in files(layerscope.folder / "two").items() if name != "plan.json"} == {
+        name: content for name, content in files(layerscope.folder / "one").items() if name != "plan.json"
+    }
+
+
 def test_one_that_is_killed_ends_all_and_any_number_goes_on(layerscope: Program, tiny_folder: Path) -> None:
     write_prompts(layerscope.folder / "many.txt", 6000)
     assert layerscope(*command(tiny_folder, "one")).returncode == 0
@@ -99,6 +112,37 @@ def test_one_that_is_killed_ends_all_and_any_number_goes_on(layerscope: Program,
         assert record(layerscope, "mine") == record(layerscope, "one")
         (layerscope.folder / "mine.json").unlink()
         (folder / "000000000512.safetensors").unlink()
+
+
+_PAIRS = """
+import sys
+import engine
+from engine.processes import ALONE
+model, tokenizer, _ = engine.load_model_and_tokenizer(sys.argv[1], "cpu")
+processes = engine.find_processes() if sys.argv[2] == "two" else ALONE
+engine.capture_contrast_in_shards(model, tokenizer, "pairs.jsonl", sys.argv[2], processes=processes)
+print(sorted(path.name for path in __import__("pathlib").Path().glob("*.json")))
+"""
+
+
+def test_pairs_are_shared_and_ranked_once_by_the_main_one(layerscope: Program, tiny_folder: Path) -> None:
+    with (layerscope.folder / "pairs.jsonl").open("w") as pairs:
+        for i in range(700):
+            factors = {"template": "t", "persona": f"p{i % 6}", "topic": f"w{40 + i % 9}"}
+            text = f"w{40 + i % 9} w{3 + i % 30}"
+            pairs.write(json.dumps({"positive": f"w5 {text}", "negative": f"w6 {text}", **factors}) + "\n")
+    subprocess.run([sys.executable, "-c", _PAIRS, str(tiny_folder), "one"], cwd=layerscope.folder, check=True)
+    here = str(layerscope.folder)
+    processes = started(_PAIRS, str(tiny_folder), "two", folders=(here, here))
+    with ended_at_last(processes):
+        for process in processes:
+            said, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors
+            assert "two.json" in said  # nobody goes on before the record is there
+    assert len(files(layerscope.folder / "one")) == 4
+    assert files(layerscope.folder / "two") == files(layerscope.folder / "one")
+    assert record(layerscope, "two") == record(layerscope, "one")
+    assert record(layerscope, "two")["ranking"]
 
 
 def test_what_goes_into_one_file_is_not_shared(layerscope: Program, tiny_folder: Path) -> None:
