@@ -1,6 +1,5 @@
 """`layerscope capture`: run prompts or a concept through a model and save what its layers hold."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,11 +8,12 @@ import typer
 from engine.capture.batches import DEFAULT_BATCH_SIZE
 from engine.capture.positions import parse_positions
 from engine.capture.sites import DEFAULT_SITE, SITES, parse_site
+from engine.cli.capture_work import capture_in_memory, capture_shards, load, too_large
 from engine.cli.command import Command
 from engine.cli.console import Narrator, print_data, print_json
 from engine.cli.listings import print_concepts, print_models
 from engine.concepts.catalog import load_concept
-from engine.concepts.pair_files import WrittenPairs, read_pairs
+from engine.concepts.pair_files import PairFile, WrittenPairs, open_pairs, read_pairs
 from engine.concepts.pairs import DEFAULT_SAMPLES
 from engine.concepts.prompt_file import PromptFile, open_prompts
 from engine.errors import RequestError
@@ -21,17 +21,16 @@ from engine.models.placement import STRATEGIES, read_max_memory, require_strateg
 from engine.models.registry import DEFAULT_MODEL, find_source
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
-from engine.processes import find_processes
-from engine.records.captures import CaptureData
+from engine.processes import Processes, find_processes
 from engine.records.concepts import Concept
 from engine.store.catalog import show_capture
-from engine.store.names import DEFAULT_STORE, CapturePaths, default_name, locate, require_free
+from engine.store.names import DEFAULT_STORE, default_name, locate, require_free
 from engine.store.record import encode_record
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    pass
 
-Chosen = Concept | WrittenPairs | PromptFile | list[str]
+Chosen = Concept | WrittenPairs | PairFile | PromptFile | list[str]
 
 HELP = """Run prompts or a concept through a model and save the hidden states of its layers.
 
@@ -42,6 +41,7 @@ HELP = """Run prompts or a concept through a model and save the hidden states of
   layerscope capture --concept mine.toml --max-samples 0 --output runs/mine
   layerscope capture --pairs my_pairs.jsonl --positions last
   layerscope capture --prompts questions.jsonl --positions last
+  layerscope capture --concept honesty --max-samples 0 --positions last --shards
   layerscope capture --list-models
 """
 
@@ -113,9 +113,13 @@ def capture(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.", rich_help_panel=_HOW)
     ] = False,
+    shards: Annotated[
+        bool,
+        typer.Option("--shards", help="Into a folder, in bounded memory; can be gone on with.", rich_help_panel=_WHERE),
+    ] = False,
     store_dtype: Annotated[
         Literal["float32", "bfloat16"] | None,
-        typer.Option("--store-dtype", help="With --prompts: other than as captured.", rich_help_panel=_WHERE),
+        typer.Option("--store-dtype", help="Of shards: other than as captured.", rich_help_panel=_WHERE),
     ] = None,
     output: Annotated[
         str | None,
@@ -140,16 +144,9 @@ def capture(
         (print_models if list_models else print_concepts)(as_json=as_json)
         return
     # Whatever can be found wrong is found before the model is loaded.
-    chosen = _choose(prompt, concept, pairs, prompts)
+    chosen = _choose(prompt, concept, pairs, prompts, shards)
     processes = find_processes()
-    if processes.count > 1 and not isinstance(chosen, PromptFile):
-        raise RequestError(
-            f"this capture goes into one file, and {processes.count} processes were started to share it",
-            expected="--prompts FILE, which is captured in shards, and shared by shards",
-            next_step="give the command without a launcher",
-        )
-    if store_dtype and prompts is None:
-        raise RequestError("--store-dtype is for --prompts", next_step="leave it out, or choose with --dtype")
+    in_shards = _goes_into_shards(chosen, shards, store_dtype, processes)
     if device_map is not None:
         require_strategy(device_map)
     elif max_memory:
@@ -161,24 +158,20 @@ def capture(
     file = pairs or prompts
     what = chosen.name if isinstance(chosen, Concept) else file.stem if file else "prompt"
     paths = locate(output or DEFAULT_STORE / default_name(alias, what))
-    require_free(paths, force=force, resume=isinstance(chosen, PromptFile))
+    require_free(paths, force=force, resume=not isinstance(chosen, list))
 
     narrator = Narrator(quiet=quiet or not processes.is_main)
-    loaded, tokenizer = _load(narrator, model, device, dtype, device_map, memory, trust_remote_code)
-    draw = {"model_key": alias, "max_samples": max_samples or None, "seed": seed}
-    how = {"layers": layers, "site": site, "use_hooks": use_hooks, "positions": positions, "batch_size": batch_size}
-    how["prefix_reuse"] = not no_prefix_reuse
-    with narrator.counting("prompts") as progress, narrator.engine_log():
-        how["progress"] = progress
-        if isinstance(chosen, PromptFile):
-            more = {"model_key": alias, "store_dtype": store_dtype or "as captured", "force": force}
-            _capture_file(loaded, tokenizer, chosen, paths, how | more | {"processes": processes})
-        else:
-            data = _capture(loaded, tokenizer, chosen, draw, how)
-    if isinstance(chosen, PromptFile):
-        narrator.say(f"saved {paths.shards}{os.sep} and {paths.record.name}")
-    else:
-        _save(data, paths, force, narrator)
+    loaded, tokenizer = load(narrator, model, device, dtype, device_map, memory, trust_remote_code)
+    draw = {"max_samples": max_samples or None, "seed": seed} if isinstance(chosen, Concept) else {}
+    what_of = {"layers": layers, "site": site, "positions": positions}
+    how: dict[str, Any] = what_of | draw | {"batch_size": batch_size, "prefix_reuse": not no_prefix_reuse}
+    source = chosen if isinstance(chosen, Concept | PromptFile) else pairs
+    if source is not None and (in_shards or too_large(narrator, loaded, tokenizer, source, what_of | draw)):
+        how |= {"model_key": alias, "store_dtype": store_dtype or "as captured", "force": force, "processes": processes}
+        capture_shards(narrator, loaded, tokenizer, source, paths, how)
+    elif not isinstance(chosen, PromptFile | PairFile):
+        how |= {"use_hooks": use_hooks} | ({"model_key": alias} if isinstance(chosen, Concept) else {})
+        capture_in_memory(narrator, loaded, tokenizer, chosen, paths, how, force=force)
     if not processes.is_main:
         return
     record = show_capture(paths.record)
@@ -188,7 +181,9 @@ def capture(
         print_data(layers_as_text(layers_chart(record)))
 
 
-def _choose(prompt: list[str] | None, concept: str | None, pairs: Path | None, prompts: Path | None) -> Chosen:
+def _choose(
+    prompt: list[str] | None, concept: str | None, pairs: Path | None, prompts: Path | None, shards: bool
+) -> Chosen:
     """The one thing that was asked for."""
     given = [bool(prompt), bool(concept), bool(pairs), bool(prompts)].count(True)
     if given != 1:
@@ -199,76 +194,26 @@ def _choose(prompt: list[str] | None, concept: str | None, pairs: Path | None, p
         )
     if prompts:
         return open_prompts(prompts)
-    return load_concept(concept) if concept else read_pairs(pairs) if pairs else prompt or []
+    if pairs:
+        return open_pairs(pairs) if shards else read_pairs(pairs)
+    return load_concept(concept) if concept else prompt or []
 
 
-def _load(
-    narrator: Narrator,
-    model: str,
-    device: str,
-    dtype: str,
-    device_map: str | None,
-    max_memory: dict[int | str, int] | None,
-    trust_remote_code: bool,
-) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    with narrator.working(f"loading {model}"):
-        from engine.models.forward import input_device
-        from engine.models.loading import load_model_and_tokenizer
-
-        loaded, tokenizer, config = load_model_and_tokenizer(
-            model,
-            device,
-            dtype,
-            device_map=device_map,
-            max_memory=max_memory,
-            trust_remote_code=trust_remote_code,
+def _goes_into_shards(chosen: Chosen, wanted: bool, store_dtype: str | None, processes: Processes) -> bool:
+    """Whether that is settled before the model is loaded; refuses what goes with shards alone."""
+    if wanted and isinstance(chosen, list):
+        raise RequestError("prompts given one by one do not go into shards", expected="--prompts FILE")
+    if wanted or isinstance(chosen, PromptFile):
+        return True
+    if processes.count > 1:
+        raise RequestError(
+            f"this capture goes into one file, and {processes.count} processes were started to share it",
+            expected="--prompts FILE, or --shards with pairs or a concept: shards are shared",
+            next_step="give the command without a launcher" if isinstance(chosen, list) else "add --shards",
         )
-    narrator.say(
-        f"{config.source.model_id}: {config.num_layers} layers of width {config.hidden_size},"
-        f" {loaded.dtype} on {input_device(loaded)}; the check at load passed"
-    )
-    return loaded, tokenizer
-
-
-def _capture_file(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    prompts: PromptFile,
-    paths: CapturePaths,
-    how: dict[str, Any],
-) -> None:
-    from engine.store.stream import capture_prompt_file
-
-    how = {name: value for name, value in how.items() if name != "use_hooks"}  # always read through hooks
-    capture_prompt_file(model, tokenizer, prompts.path, paths.name, store=paths.store, **how)
-
-
-def _capture(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    chosen: Concept | WrittenPairs | list[str],
-    draw: dict[str, Any],
-    how: dict[str, Any],
-) -> CaptureData:
-    from engine.capture.activations import capture_activations
-    from engine.capture.contrast import capture_contrastive_activations, capture_from_concept
-
-    if isinstance(chosen, Concept):
-        return capture_from_concept(model, tokenizer, chosen, **draw, **how)
-    if isinstance(chosen, WrittenPairs):
-        return capture_contrastive_activations(
-            model, tokenizer, chosen.positive, chosen.negative, factors=chosen.factors, **how
-        )
-    return capture_activations(model, tokenizer, chosen[0] if len(chosen) == 1 else chosen, **how)
-
-
-def _save(data: CaptureData, paths: CapturePaths, force: bool, narrator: Narrator) -> None:
-    from engine.store.write import save_activations
-
-    with narrator.working(f"saving {paths.tensors}"):
-        save_activations(data, paths.name, store=paths.store, force=force)
-    megabytes = paths.tensors.stat().st_size / 1e6
-    narrator.say(f"saved {paths.tensors} ({megabytes:.1f} MB) and {paths.record.name}")
+    if store_dtype:
+        raise RequestError("--store-dtype is for shards", next_step="add --shards, or choose with --dtype")
+    return False
 
 
 COMMANDS = {

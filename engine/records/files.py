@@ -121,6 +121,7 @@ class PromptList(TypedDict):
         count: Number of prompts.
         tokens: Number of tokens in all.
         kept: Most positions kept of one prompt.
+        kept_in_all: Positions kept of all prompts.
         texts: SHA-256 of the texts.
         ids: SHA-256 of the token ids.
         factors: SHA-256 of what the pairs were made from; empty where that is not known.
@@ -131,6 +132,7 @@ class PromptList(TypedDict):
     count: int
     tokens: int
     kept: int
+    kept_in_all: int
     texts: str
     ids: str
     factors: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import logging
 from collections.abc import Iterator
 from itertools import islice
 
@@ -17,6 +18,8 @@ from engine.store.mapped import mapped_contrast
 from engine.store.names import CapturePaths
 from engine.store.record import NO_FINDINGS, SCHEMA, find_in
 from engine.store.shards import Shard, shard_at
+
+log = logging.getLogger(__name__)
 
 _SHOWN = 20  # prompts or pairs in the record, which must stay small
 
@@ -34,6 +37,7 @@ def record_shards(paths: CapturePaths, plan: ShardPlan) -> CaptureRecord:
     data = mapped_contrast(shards, plan["num_layers"], plan["concept"]) if pairs else None
     if data is not None:
         data["provenance"] = plan["provenance"]
+        log.info("%s pairs: ranking the layers", f"{data['num_pairs']:,}")
     findings = find_in(data) if data is not None else NO_FINDINGS
     shown = list(islice(_texts(shards), _SHOWN * (2 if pairs else 1)))
     record = CaptureRecord(

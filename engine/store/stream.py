@@ -176,16 +176,54 @@ def capture_contrast_in_shards(
         >>> load_activations("runs/honesty")["positive"][0]["activations"][16].shape
         torch.Size([1, 1, 576])
     """
-    if not isinstance(pairs, Concept) and Path(pairs).suffix.lower() in {".jsonl", ".csv"}:
-        source = PromptSource.of_pairs(open_pairs(pairs))
-    else:
-        concept = pairs if isinstance(pairs, Concept) else load_concept(pairs)
-        source = PromptSource.of_concept(tokenizer, concept, max_samples, seed)
+    source = _pairs(tokenizer, pairs, max_samples, seed)
     told = progress or (lambda _done, _total: None)
     wanted = _Wanted(locate(name, store), store_dtype, model_key, force, told, processes)
     return _capture(
         model, tokenizer, source, wanted, _settings(model, layers, site, positions, batch_size, prefix_reuse)
     )
+
+
+def contrast_bytes(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: str | Path | Concept,
+    layers: LayerSpec = None,
+    max_samples: int | None = None,
+    *,
+    site: str = DEFAULT_SITE,
+    positions: PositionSpec = "last",
+    seed: int = 0,
+) -> int:
+    """How many bytes the states of a contrast take: whether to capture it in memory or in shards.
+
+    Args:
+        model: See `capture_contrast_in_shards`, as all others.
+        tokenizer: Its tokenizer.
+        pairs: What to capture.
+        layers: See `parse_layers`; None for all.
+        max_samples: Most pairs of a concept; None for every combination.
+        site: See `capture_activations`.
+        positions: See `parse_positions`.
+        seed: Of the draw of a concept's pairs.
+
+    Example:
+        >>> contrast_bytes(model, tokenizer, "honesty", layers=[16], max_samples=10)
+        46080
+    """
+    settings = _settings(model, layers, site, positions, None, True)
+    found = survey_prompts(model, tokenizer, _pairs(tokenizer, pairs, max_samples, seed), settings)
+    dtype = torch.float32 if settings.positions.mean else model.dtype
+    return found["kept_in_all"] * len(settings.layers) * describe_model(model).hidden_size * dtype.itemsize
+
+
+def _pairs(
+    tokenizer: PreTrainedTokenizerBase, pairs: str | Path | Concept, max_samples: int | None, seed: int
+) -> PromptSource:
+    if not isinstance(pairs, Concept) and Path(pairs).suffix.lower() in {".jsonl", ".csv"}:
+        return PromptSource.of_pairs(open_pairs(pairs))
+    concept = pairs if isinstance(pairs, Concept) else load_concept(pairs)
+    return PromptSource.of_concept(tokenizer, concept, max_samples, seed)
 
 
 @dataclass(frozen=True)

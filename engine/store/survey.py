@@ -132,7 +132,7 @@ def survey_prompts(
         RequestError: A file cannot be read, or a prompt does not have the positions.
     """
     texts, ids, factors = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-    count, tokens, kept, named = 0, 0, 0, False
+    count, tokens, most, kept, named = 0, 0, 0, 0, False
     for number, item in enumerate(source.items()):
         for prompt in source.tokenize(model, tokenizer, [item], number):
             encoded = prompt.text.encode()
@@ -140,7 +140,9 @@ def survey_prompts(
             ids.update(len(prompt.ids).to_bytes(8, "little") + array("q", prompt.ids).tobytes())
             count += 1
             tokens += len(prompt.ids)
-            kept = max(kept, kept_tokens(settings, prompt))
+            own = kept_tokens(settings, prompt)
+            most = max(most, own)
+            kept += own
         if item.factors:
             factors.update(msgspec.json.encode(item.factors))
             named = named or names_factors(item.factors)
@@ -149,7 +151,8 @@ def survey_prompts(
         pairs=source.pairs,
         count=count,
         tokens=tokens,
-        kept=kept,
+        kept=most,
+        kept_in_all=kept,
         texts=texts.hexdigest(),
         ids=ids.hexdigest(),
         factors=factors.hexdigest() if named else "",

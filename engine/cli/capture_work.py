@@ -1,0 +1,129 @@
+"""What `layerscope capture` does once it is known what is wanted: load, run, save, and say so."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.cli.console import Narrator
+from engine.concepts.pair_files import WrittenPairs
+from engine.concepts.prompt_file import PromptFile
+from engine.records.captures import CaptureData
+from engine.records.concepts import Concept
+from engine.store.names import CapturePaths, require_free
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Source = Concept | PromptFile | Path
+"""What can be captured in shards: a concept, a file of prompts, or the path of a file of pairs."""
+
+_MOST_IN_MEMORY = 2**30  # bytes of states
+
+
+def load(
+    narrator: Narrator,
+    model: str,
+    device: str,
+    dtype: str,
+    device_map: str | None,
+    max_memory: dict[int | str, int] | None,
+    trust_remote_code: bool,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model and say what it is."""
+    with narrator.working(f"loading {model}"):
+        from engine.models.forward import input_device
+        from engine.models.loading import load_model_and_tokenizer
+
+        loaded, tokenizer, config = load_model_and_tokenizer(
+            model,
+            device,
+            dtype,
+            device_map=device_map,
+            max_memory=max_memory,
+            trust_remote_code=trust_remote_code,
+        )
+    narrator.say(
+        f"{config.source.model_id}: {config.num_layers} layers of width {config.hidden_size},"
+        f" {loaded.dtype} on {input_device(loaded)}; the check at load passed"
+    )
+    return loaded, tokenizer
+
+
+def too_large(
+    narrator: Narrator,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    source: Source,
+    what: dict[str, Any],
+) -> bool:
+    """Whether states would take more memory than anyone should be surprised by."""
+    if isinstance(source, PromptFile):
+        return True
+    from engine.store.stream import contrast_bytes
+
+    needed = contrast_bytes(model, tokenizer, source, **what)
+    if needed > _MOST_IN_MEMORY:
+        narrator.say(f"{needed / 1e9:.1f} GB of states: into shards, in bounded memory; it can be gone on with")
+    return needed > _MOST_IN_MEMORY
+
+
+def capture_shards(
+    narrator: Narrator,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    source: Source,
+    paths: CapturePaths,
+    how: dict[str, Any],
+) -> None:
+    """Run a source into a folder of shards."""
+    from engine.store.stream import capture_contrast_in_shards, capture_prompt_file
+
+    with narrator.counting("prompts") as progress, narrator.engine_log():
+        where: dict[str, Any] = how | {"store": paths.store, "progress": progress}
+        if isinstance(source, PromptFile):
+            capture_prompt_file(model, tokenizer, source.path, paths.name, **where)
+        else:
+            capture_contrast_in_shards(model, tokenizer, source, paths.name, **where)
+    narrator.say(f"saved {paths.shards}{os.sep} and {paths.record.name}")
+
+
+def capture_in_memory(
+    narrator: Narrator,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    chosen: Concept | WrittenPairs | list[str],
+    paths: CapturePaths,
+    how: dict[str, Any],
+    *,
+    force: bool,
+) -> None:
+    """Run what fits into memory, and save it as one file."""
+    from engine.store.write import save_activations
+
+    require_free(paths, force=force)  # an unfinished capture in shards is in the way, too
+    with narrator.counting("prompts") as progress, narrator.engine_log():
+        data = _capture(model, tokenizer, chosen, how | {"progress": progress})
+    with narrator.working(f"saving {paths.tensors}"):
+        save_activations(data, paths.name, store=paths.store, force=force)
+    megabytes = paths.tensors.stat().st_size / 1e6
+    narrator.say(f"saved {paths.tensors} ({megabytes:.1f} MB) and {paths.record.name}")
+
+
+def _capture(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    chosen: Concept | WrittenPairs | list[str],
+    how: dict[str, Any],
+) -> CaptureData:
+    from engine.capture.activations import capture_activations
+    from engine.capture.contrast import capture_contrastive_activations, capture_from_concept
+
+    if isinstance(chosen, Concept):
+        return capture_from_concept(model, tokenizer, chosen, **how)
+    if isinstance(chosen, WrittenPairs):
+        return capture_contrastive_activations(
+            model, tokenizer, chosen.positive, chosen.negative, factors=chosen.factors, **how
+        )
+    return capture_activations(model, tokenizer, chosen[0] if len(chosen) == 1 else chosen, **how)
