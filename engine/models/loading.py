@@ -1,7 +1,7 @@
 """Load a causal language model with its tokenizer, checked and ready to be captured.
 
-Knows devices, dtypes and what transformers needs to be told. Does not know where names lead (`engine.models.registry`)
-or what makes a model fit to be captured (`engine.models.check`).
+Knows dtypes and what transformers needs to be told. Does not know where names lead (`engine.models.registry`), where a
+model goes (`engine.models.devices`) or what makes a model fit to be captured (`engine.models.check`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from engine.errors import ModelError, Remedy, RequestError, first_line, nearest
 from engine.models.converted import convert
 from engine.models.description import describe_model
+from engine.models.devices import choose_device, choose_places, running_device
 from engine.models.hub import require_on_hub
 from engine.models.memory import require_room
 from engine.models.offload import keep_while, offload_folder, quiet_accelerate, where_layers_lie
-from engine.models.placement import MaxMemory, parse_max_memory, require_strategy
+from engine.models.placement import MaxMemory
 from engine.models.registry import DEFAULT_MODEL, find_source
-from engine.processes import Processes, find_processes
 from engine.records.models import ModelConfig, ModelSource
 
 log = logging.getLogger(__name__)
@@ -75,8 +75,8 @@ def load_model_and_tokenizer(
         (30, 576)
     """
     source = find_source(model)
-    places = _choose_places(device, device_map, max_memory)
-    torch_device = torch.device("cpu") if _all_in_main_memory(places) else _choose_device(device)
+    places = choose_places(device, device_map, max_memory)
+    torch_device = running_device(places) if places else choose_device(device)
     wanted_dtype = _parse_dtype(dtype)
     if not source.local:
         require_on_hub(source)
@@ -128,67 +128,6 @@ def _from_pretrained(
         loaded = AutoModelForCausalLM.from_pretrained(location, output_loading_info=True, **options)
         keep_while(loaded[0], folder)
     return loaded[0], loaded[1]
-
-
-def _choose_places(
-    device: str, device_map: str | dict[str, Any] | None, max_memory: MaxMemory | None
-) -> dict[str, Any]:
-    """What transformers is to be told of places; nothing where the model goes to one device."""
-    if device_map is None:
-        if max_memory is not None:
-            raise RequestError(
-                "the memory of places is limited, but the model goes to one", next_step="give a device map too"
-            )
-        return {}
-    if device != "auto":
-        raise RequestError(f"a device map and the device {device!r} exclude each other", next_step="leave out one")
-    if isinstance(device_map, str):
-        require_strategy(device_map)
-    if max_memory is None:
-        return {"device_map": device_map}
-    limits, gpus = parse_max_memory(max_memory), torch.accelerator.device_count()
-    for place in limits:
-        if isinstance(place, int) and place >= gpus:
-            raise RequestError(f"there is no GPU {place}", expected=f"a number below {gpus}" if gpus else "no GPU")
-    return {"device_map": device_map, "max_memory": limits}
-
-
-def _all_in_main_memory(places: dict[str, Any]) -> bool:
-    """Whether places are given, and no GPU is among them."""
-    device_map = places.get("device_map")
-    named = places.get("max_memory") or (device_map.values() if isinstance(device_map, dict) else None)
-    return named is not None and all(str(place) in ("cpu", "disk") for place in named)
-
-
-def _choose_device(name: str) -> torch.device:
-    if name == "auto":
-        if torch.cuda.is_available():
-            return _own_gpu(find_processes())
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device).item()  # a device that cannot give a number back cannot be captured from
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise RequestError(
-            f"the device {name!r} cannot be used here: {first_line(error)}",
-            expected="auto, cpu, mps, cuda or cuda:N",
-            next_step="leave the device out to let layerscope choose",
-        ) from error
-    return device
-
-
-def _own_gpu(processes: Processes) -> torch.device:
-    """The GPU of this process: the current one, or where a launcher started several the one of its number."""
-    if processes.count == 1:
-        return torch.device("cuda", torch.cuda.current_device())
-    if processes.local_rank >= torch.cuda.device_count():
-        raise RequestError(
-            f"this process, number {processes.local_rank} from 0, has no GPU of its own:"
-            f" this machine has {torch.cuda.device_count()}",
-            expected="at most one process for each GPU, unless a device is named",
-            next_step="start fewer processes",
-        )
-    return torch.device("cuda", processes.local_rank)
 
 
 def _parse_dtype(dtype: str | torch.dtype) -> torch.dtype | None:

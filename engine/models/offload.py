@@ -6,7 +6,9 @@ see such weights and whether all of them are fetched. Knows nothing of what is c
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import shutil
 import socket
 import tempfile
@@ -14,7 +16,6 @@ import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import groupby
-from os import getpid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from engine.errors import ModelError
+from engine.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,12 +45,23 @@ def offload_folder() -> Iterator[Path]:
     parent = platformdirs.user_cache_path("layerscope") / "offloaded"
     parent.mkdir(parents=True, exist_ok=True)
     _clear(parent)
-    folder = Path(tempfile.mkdtemp(dir=parent, prefix=f"{socket.gethostname()}-{getpid()}-"))
+    folder = Path(tempfile.mkdtemp(dir=parent, prefix=f"{socket.gethostname()}-{os.getpid()}-"))
     try:
         yield folder
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
+        if _is_full(error):
+            raise ModelError(
+                f"weights that must stay on the disk cannot be written to {parent}: {first_line(error)}",
+                expected="room there for what transformers cannot read from the model's own files as it is needed",
+                next_step="make room, or set XDG_CACHE_HOME to another folder",
+            ) from error
         raise
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether the system had no room for a file; safetensors hands on its words, not its number."""
+    return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT))
 
 
 def keep_while(model: PreTrainedModel, folder: Path) -> None:

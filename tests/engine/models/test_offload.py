@@ -184,6 +184,19 @@ def test_nothing_is_left_of_a_load_that_fails(save: Save, tmp_path: Path) -> Non
     assert list((tmp_path / "cache" / "layerscope" / "offloaded").iterdir()) == []
 
 
+def test_a_disk_without_room_is_named(save: Save, tmp_path: Path) -> None:
+    folder = save("mixtral")
+    resource = pytest.importorskip("resource")
+    found = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, found[1]))
+    try:
+        with pytest.raises(ModelError, match=r"cannot be written to .*offloaded: .*File too large.* make room"):
+            load(folder, 0.3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, found)
+    assert list((tmp_path / "cache" / "layerscope" / "offloaded").iterdir()) == []
+
+
 def test_it_is_said_which_layers_lie_where(
     save: Save, tiny_llama: PreTrainedModel, caplog: pytest.LogCaptureFixture
 ) -> None:
