@@ -10,9 +10,8 @@ if TYPE_CHECKING:
     import torch
 
 DEFAULT_BATCH_SIZE: int | None = None  # as many prompts as the token budget takes
-# Enough for matrix products to be at their best; more would fall out of the caches of a CPU, and a row of prompts that
-# share their beginning pays for attention with the square of its length.
-_TOKEN_BUDGETS = {"cpu": 384}
+# Enough for matrix products to be at their best; more would fall out of the caches of a CPU.
+_TOKEN_BUDGETS = {"cpu": 512}
 _GPU_TOKENS = 4096
 MOST_PROMPTS = 256  # prompts that share nearly all their tokens would else all come at once
 

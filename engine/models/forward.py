@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+
+from engine.models.attention import VisibleOnly
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -174,7 +176,8 @@ def _run(decoder: nn.Module, batch: TokenBatch, **options: bool) -> Any:  # noqa
         inputs["past_key_values"] = batch.cache
     if "use_cache" in accepted:
         inputs["use_cache"] = batch.cache is not None
-    with torch.no_grad():
+    packed = batch.attention_mask.dim() == 4
+    with torch.no_grad(), VisibleOnly(batch.attention_mask) if packed else nullcontext():
         return decoder(**inputs, **options, return_dict=True)
 
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
 from engine.capture import batches
+from engine.models import attention
 from engine.models.description import describe_model
 from tests.conftest import Loaded, family_called
 from tests.engine.capture.test_families import TOLERANCE, plain_states
@@ -42,8 +43,12 @@ WINDOWED = tuple(
 
 @pytest.fixture(params=[16, 10_000], ids=["trunks", "one_row"])
 def _budget(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """So few tokens a pass that trunks are worth their run, or so many that all prompts share one row."""
+    """So few tokens a pass that trunks are worth their run, or so many that all prompts share one row.
+
+    In both, attention is computed in blocks as small as these prompts are.
+    """
     monkeypatch.setitem(batches._TOKEN_BUDGETS, "cpu", request.param)
+    monkeypatch.setattr(attention, "_LEAST_QUERIES", 4)
     yield
 
 

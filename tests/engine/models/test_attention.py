@@ -1,0 +1,97 @@
+"""Attention in blocks is attention: the same numbers, from fewer keys."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+import engine
+from engine.models import attention
+from engine.models.attention import VisibleOnly
+from engine.models.packing import pack_prompts
+
+CPU = torch.device("cpu")
+ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=14)
+
+
+class Watch(TorchFunctionMode):
+    """Notes how many queries there were to how many keys, each time that attention is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[tuple[int, int]] = []
+
+    def __torch_function__(self, func: Callable[..., Any], _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is scaled_dot_product_attention:
+            self.sizes.append((args[0].shape[-2], args[1].shape[-2]))
+        return func(*args, **(kwargs or {}))
+
+
+def random_states(tokens: int, dtype: torch.dtype, heads: int = 4) -> Tensor:
+    return torch.randn(1, heads, tokens, 8, generator=torch.Generator().manual_seed(tokens + heads), dtype=dtype)
+
+
+@given(ROWS, st.integers(0, 20), st.integers(1, 30), st.integers(1, 9))
+@settings(deadline=None)
+def test_every_token_gets_what_attention_to_its_own_prompt_alone_gives(
+    rows: list[list[int]], start: int, least: int, most: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "_LEAST_QUERIES", least)
+        patch.setattr(attention, "_MOST_BLOCKS", most)
+        packed = pack_prompts(rows, CPU, torch.float64, start=start)
+        mask = packed.batch.attention_mask
+        query, (key, value) = (
+            random_states(mask.shape[2], torch.float64),
+            random_states(mask.shape[3], torch.float64)[None].expand(2, -1, -1, -1, -1),
+        )
+        with VisibleOnly(mask):
+            found = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.5)
+    for places in packed.places:
+        seen = [*range(start), *(start + place for place in places)]
+        scores = query[:, :, places] @ key[:, :, seen].transpose(-1, -2) * 0.5
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(start + 1)
+        expected = scores.masked_fill(later, -torch.inf).softmax(dim=-1) @ value[:, :, seen]
+        torch.testing.assert_close(found[:, :, places], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fewer_heads_of_keys_than_of_queries(dtype: torch.dtype) -> None:
+    mask = pack_prompts([[i, *range(100)] for i in range(4)], CPU, dtype).batch.attention_mask
+    tokens = mask.shape[-1]
+    query, key = random_states(tokens, dtype), random_states(tokens, dtype, heads=2)
+    whole = scaled_dot_product_attention(query, key, key, attn_mask=mask, enable_gqa=True)
+    with Watch() as watch, VisibleOnly(mask):
+        found = scaled_dot_product_attention(query, key, key, attn_mask=mask, enable_gqa=True)
+    torch.testing.assert_close(found, whole)
+    assert sum(queries * keys for queries, keys in watch.sizes) < tokens**2 / 2
+
+
+def test_attention_under_another_mask_is_left_alone() -> None:
+    states = random_states(200, torch.float32)
+    mask = torch.zeros(1, 1, 200, 200)
+    with Watch() as watch, VisibleOnly(mask):
+        scaled_dot_product_attention(states, states, states, attn_mask=mask.clone())
+        scaled_dot_product_attention(states, states, states, is_causal=True)
+    assert watch.sizes == [(200, 200), (200, 200)]
+
+
+def test_a_capture_computes_little_of_what_its_masks_hide(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    prompts = [
+        " ".join(f"w{3 + (side * 31 + i // 2 + j) % 120}" for j in range(40)) for i in range(24) for side in (0, 1)
+    ]
+    engine.capture_activations(tiny_llama, tiny_tokenizer, "w3")  # the check at load runs here
+    with Watch() as watch:
+        engine.capture_activations(tiny_llama, tiny_tokenizer, prompts, positions="last")
+    tokens = 24 * 40
+    assert sum(queries for queries, _keys in watch.sizes) == 4 * tokens
+    assert sum(queries * keys for queries, keys in watch.sizes) < 4 * tokens * 512 / 3
