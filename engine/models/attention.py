@@ -1,8 +1,8 @@
 """Attention over a row of packed prompts, without most of what its mask hides.
 
-PyTorch computes attention whole and lets the mask throw away what a token does not see, in a packed row most of it. Here
-a few tokens at a time attend to those that any of them sees. What comes out is the same, for what is left out had no
-weight. Knows masks; knows no prompts and no models.
+PyTorch computes attention whole and lets the mask throw away what a token does not see, in a packed row most of it.
+Here a few tokens at a time attend to those that any of them sees. What comes out is the same, for what is left out had
+no weight. Knows masks; knows no prompts and no models.
 """
 
 from __future__ import annotations

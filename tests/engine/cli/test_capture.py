@@ -143,7 +143,7 @@ def test_shared_beginnings_are_run_once_unless_told_otherwise(layerscope: Progra
     assert [provenance["prefix_reuse"] for provenance in made] == ["on", "off"]
     shown = [" ".join(layerscope("show", name, "--store", ".").stdout.split()) for name in ("once", "each")]
     assert ["shared beginnings once" in text for text in shown] == [True, False]
-    assert all("batches of 384 tokens" in text for text in shown)
+    assert all("batches of 512 tokens" in text for text in shown)
 
 
 def test_only_the_layers_asked_for_are_saved(layerscope: Program) -> None:
