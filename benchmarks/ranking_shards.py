@@ -31,7 +31,7 @@ from engine.records.files import PromptList, ShardPlan
 from engine.store.names import CapturePaths
 from engine.store.plan import PLAN_SCHEMA, encode_plan
 from engine.store.shard_record import record_shards
-from engine.store.shards import shard_at, write_shard
+from engine.store.shards import pack_shard, shard_at, write_shard
 
 LAYERS, WIDTH, SHARD_PAIRS, TOKENS = 30, 576, 256, 50
 
@@ -87,7 +87,8 @@ def make_up(paths: CapturePaths, pairs: int) -> ShardPlan:
         for layer, rows in states.items():
             rows[0::2, 0] += layer / LAYERS
         stacked = StackedStates(states, [1] * len(prompts), torch.ones(len(prompts), dtype=torch.bool))
-        write_shard(shard_at(paths, 2 * start, layers), prompts, stacked, [factors_of(pair) for pair in numbers])
+        content = pack_shard(prompts, stacked, [factors_of(pair) for pair in numbers])
+        write_shard(shard_at(paths, 2 * start, layers), content)
     return plan
 
 

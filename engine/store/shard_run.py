@@ -19,7 +19,7 @@ from engine.errors import RequestError
 from engine.processes import ALONE, Processes
 from engine.records.files import ShardPlan
 from engine.store.names import CapturePaths
-from engine.store.shards import shard_at, write_shard
+from engine.store.shards import pack_shard, shard_at, write_shard
 from engine.store.survey import Item, PromptSource
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ class ShardRun:
                 if writing is not None:
                     writing.result()
                 factors = [item.factors for item in items if item.factors is not None]
-                writing = beside.submit(write_shard, shard, prompts, states, factors)
+                writing = beside.submit(write_shard, shard, pack_shard(prompts, states, factors))
+                del states  # before the next ones come
             if writing is not None:
                 writing.result()
         self.progress(total, total)

@@ -143,19 +143,13 @@ def shard_at(paths: CapturePaths, start: int, layers: list[int]) -> Shard:
     return Shard(paths.shards / f"{start:012d}{SHARD}", start, layers)
 
 
-def write_shard(
-    shard: Shard, prompts: Sequence[TokenizedPrompt], states: StackedStates, factors: Sequence[Factors] = ()
-) -> None:
-    """Write a shard: under its name there is all of it or nothing.
+def pack_shard(prompts: Sequence[TokenizedPrompt], states: StackedStates, factors: Sequence[Factors] = ()) -> bytes:
+    """The content of a shard.
 
     Args:
-        shard: Which.
         prompts: Its prompts.
         states: Their states.
         factors: What its pairs were made from.
-
-    Raises:
-        StoreError: It cannot be written; those before it are whole.
     """
     ids = [prompt.ids for prompt in prompts]
     spelt = {one: token for prompt in prompts for one, token in zip(prompt.ids, prompt.tokens, strict=True)}
@@ -170,8 +164,21 @@ def write_shard(
         **_packed_texts("text", [prompt.text for prompt in prompts]),
         **_packed_texts("vocabulary_text", [spelt[one] for one in vocabulary]),
     }
+    return save(tensors)
+
+
+def write_shard(shard: Shard, content: bytes) -> None:
+    """Write a shard: under its name there is all of it or nothing.
+
+    Args:
+        shard: Which.
+        content: From `pack_shard`.
+
+    Raises:
+        StoreError: It cannot be written; those before it are whole.
+    """
     try:
-        write_atomically(shard.path, save(tensors))
+        write_atomically(shard.path, content)
     except StoreError as error:
         done = len(list(shard.path.parent.glob(f"[0-9]*{SHARD}")))
         raise StoreError(

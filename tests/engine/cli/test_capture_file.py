@@ -35,11 +35,11 @@ def shards(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
 
 
-def wrapped(program: Program, code: str, *arguments: str) -> Result:
+def wrapped(program: Program, code: str, *arguments: str, **environment: str) -> Result:
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=program.folder,
-        env=program.environment(PYTHONPATH=os.pathsep.join(sys.path)),
+        env=program.environment(PYTHONPATH=os.pathsep.join(sys.path), **environment),
         capture_output=True,
         encoding="utf-8",
         check=False,
@@ -98,12 +98,16 @@ def test_another_list_of_prompts_is_refused(layerscope: Program, tiny_folder: Pa
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory from Linux")
 def test_memory_does_not_grow_with_the_number_of_prompts(layerscope: Program, tiny_folder: Path) -> None:
-    """Held at once, the states of 3,000 prompts would take 80 MB more than those of 600."""
+    """Held at once, the states of 3,000 prompts would take 80 MB more than those of 600.
+
+    What is freed goes back to the system at once: how the C library piles up what it keeps differs from run to run, by
+    8% here, whatever the number of prompts.
+    """
     peaks = []
     for count in (600, 3000):
         write_prompts(layerscope.folder / "many.txt", count, tokens=60)
         command = ("capture", "--model", str(tiny_folder), "--prompts", "many.txt", "--force", "--quiet")
-        result = wrapped(layerscope, _MEMORY, *command)
+        result = wrapped(layerscope, _MEMORY, *command, MALLOC_MMAP_THRESHOLD_="1000000")
         assert result.returncode == 0, result.stderr
         peaks.append(int(result.stdout.split()[-1]))
     assert peaks[1] < 1.05 * peaks[0]
