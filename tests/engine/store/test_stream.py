@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import engine
 from engine.errors import CaptureError, LayerscopeError, RequestError, StoreError
 from engine.records.captures import ContrastData
-from engine.store import stream
+from engine.store import planned
 from engine.store.catalog import list_captures, show_capture
 from engine.store.delete import delete_capture
 from engine.store.plan import plan_changes, read_plan
@@ -25,7 +25,7 @@ TEXTS = [" ".join(f"w{3 + (7 * i + 5 * j) % 100}" for j in range(2 + i % 6)) for
 @pytest.fixture
 def prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of prompts, and shards of five of them, so that there are several."""
-    monkeypatch.setattr(stream, "_SHARD_PROMPTS", 5)
+    monkeypatch.setattr(planned, "_SHARD_PROMPTS", 5)
     path = tmp_path / "prompts.txt"
     path.write_text("\n".join(TEXTS) + "\n")
     return path

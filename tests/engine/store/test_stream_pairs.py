@@ -14,7 +14,7 @@ from engine.errors import CaptureError, StoreError
 from engine.records.captures import ActivationData, ContrastData
 from engine.records.concepts import Factors
 from engine.records.files import CaptureRecord, find_pair
-from engine.store import shard_record, stream
+from engine.store import planned, shard_record
 from engine.store.catalog import show_capture
 from engine.store.read import load_contrast
 
@@ -27,7 +27,7 @@ NEGATIVE = [f"w40 {text}" if i % 4 else f"w41 {text}" for i, text in enumerate(P
 @pytest.fixture
 def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of pairs; shards of four of them, and records that show three, so that there are more of both."""
-    monkeypatch.setattr(stream, "_SHARD_PROMPTS", 8)
+    monkeypatch.setattr(planned, "_SHARD_PROMPTS", 8)
     monkeypatch.setattr(shard_record, "_SHOWN", 3)
     path = tmp_path / "pairs.jsonl"
     write_pairs(path)
