@@ -44,13 +44,16 @@ def sides_as_text(sides: SideProjections, label: Callable[[int], str] | None = N
 
 
 def pair_label(record: CaptureRecord, number: int) -> str:
-    """What to call a pair that a record names: what it was made from, or else its positive prompt.
+    """What to call a pair: what it was made from, or else its positive prompt.
 
     Args:
-        record: Its JSON.
+        record: Its JSON; of a capture in shards it does not hold every pair.
         number: Of the pair, from 0.
     """
-    pair = find_pair(record, number)
+    try:
+        pair = find_pair(record, number)
+    except KeyError:
+        return "in the shards, see open_shards"
     factors = pair["factors"]
     return f"{factors['persona']}, {factors['template']}: {factors['topic']}" if factors else pair["positive"]
 

@@ -81,7 +81,6 @@ def compare_captures(
             expected="two concepts on one model, or one concept on two models",
             next_step="capture one of the concepts on the other's model",
         )
-    same_pairs = one["factors"] == other["factors"]
     return Comparison(
         kind="depth",
         names=names,
@@ -89,7 +88,7 @@ def compare_captures(
         directions=[],
         depths=[*_depths(one, names[0]), *_depths(other, names[1])],
         warnings=[]
-        if same_pairs
+        if _same_pairs(one, other)
         else ["they were not made from the same pairs: capture with the same number and seed"],
     )
 
@@ -222,6 +221,12 @@ def _depths(record: CaptureRecord, name: str) -> list[DepthRow]:
         )
         for row in rows
     ]
+
+
+def _same_pairs(one: CaptureRecord, other: CaptureRecord) -> bool:
+    """Whether both were made from the same pairs, as far as records tell: of a capture in shards it holds the first."""
+    known = zip(one["factors"], other["factors"], strict=False)
+    return one["num_pairs"] == other["num_pairs"] and all(factors == others for factors, others in known)
 
 
 def _two_names(one: str, other: str) -> tuple[str, str]:

@@ -239,6 +239,8 @@ def _warnings(data: ContrastData, counts: Mapping[str, int]) -> list[str]:
             "the pairs carry no factors: they were left out in five folds, so nothing is known about new personas,"
             " templates or topics"
         )
+        if data["num_pairs"] > MOST_UNITS:
+            warnings.append(f"{data['num_pairs']} pairs were drawn in {MOST_UNITS} groups")
     elif factors := data.get("factors"):
         columns = {"persona": {f["persona"] for f in factors}, "template": {f["template"] for f in factors}}
         columns["topic"] = {f["topic"] for f in factors}

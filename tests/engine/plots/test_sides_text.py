@@ -4,8 +4,9 @@ import pytest
 from rich.cells import cell_len
 
 from engine.plots.layers_text import render_text
-from engine.plots.sides_text import sides_as_text
+from engine.plots.sides_text import pair_label, sides_as_text
 from engine.records.statistics import SideProjections
+from tests.engine.plots.records import contrast_record
 from tests.engine.plots.results import sides_of
 
 COLUMNS = 72
@@ -111,3 +112,11 @@ def test_pairs_without_factors_are_left_out_by_the_fifth() -> None:
     second = lines_of(sides_of(POSITIVE, NEGATIVE, left_out="pairs"))[1]
     assert "each pairs" not in second
     assert "fifth of the pairs left out" in second
+
+
+def test_a_pair_that_the_record_does_not_hold_is_said_to_be_elsewhere() -> None:
+    """Of a capture in shards it holds the first pairs, and the wrong ones of a ranking, if there is one."""
+    record = contrast_record()
+    record["prompts"], record["negative_prompts"], record["factors"] = ["Be honest."], ["Lie."], []
+    assert pair_label(record, 0) == "Be honest."
+    assert pair_label(record, 1) == "in the shards, see open_shards"

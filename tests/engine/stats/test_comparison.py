@@ -298,6 +298,16 @@ def test_two_models_on_other_pairs_are_compared_with_a_warning() -> None:
     assert compare_captures(one, other, not_called)["warnings"] == []
 
 
+def test_records_that_hold_the_first_pairs_alone_are_told_apart_by_the_number_of_all() -> None:
+    """As those of captures in shards do."""
+    one, other = named("a"), named("b", model="other")
+    one["num_pairs"] = other["num_pairs"] = 50
+    one["factors"], other["factors"] = all_factors()[:50], all_factors()[:20]
+    assert compare_captures(one, other, not_called)["warnings"] == []
+    other["num_pairs"] = 51
+    assert "not made from the same pairs" in compare_captures(one, other, not_called)["warnings"][0]
+
+
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [("positions", "all", "positions last.*positions all"), ("site", "attn_out", "resid_post.*attn_out")],

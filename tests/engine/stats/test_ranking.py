@@ -452,3 +452,10 @@ def test_margins_say_how_well_two_layers_can_be_told_apart() -> None:
     assert ranking["margins"][0][0] == 0.0
     assert ranking["margins"][0][1] == ranking["margins"][1][0]
     assert ranking["margins"][1][0] == pytest.approx(np.hypot(half[1], half[2]), rel=0.3)
+
+
+def test_it_is_said_where_several_are_drawn_as_one() -> None:
+    assert "70 topics were left out and drawn in 65 groups" in warnings_of(all_factors(3, 1, 70), 210)
+    assert "in 65 groups" not in warnings_of(all_factors(3, 1, 65), 195)
+    assert "66 pairs were drawn in 65 groups" in warnings_of(None, 66)
+    assert "in 65 groups" not in warnings_of(None, 65)
