@@ -13,7 +13,7 @@ from engine.cli.captures import capture_path, find_record, is_path
 from engine.cli.command import Command
 from engine.cli.console import Narrator, print_data
 from engine.errors import RequestError
-from engine.store.names import DEFAULT_STORE, locate
+from engine.store.names import DEFAULT_STORE, PLAN, locate
 
 HELP = """Browse captures in the terminal: which layers, how sure, and why. Press ? for the keys.
 
@@ -66,10 +66,11 @@ def tui(
 
 
 def _store_and_capture(what: str | None) -> tuple[Path, str | None]:
-    """A folder is a store; whatever else is a capture, by path or by its name in the default store."""
-    if what is None or Path(what).is_dir():
+    """A folder is a store, but for one of shards; all else is a capture, by path or by name in the default store."""
+    in_shards = what is not None and (Path(what) / PLAN).is_file()
+    if what is None or (Path(what).is_dir() and not in_shards):
         return Path(what or DEFAULT_STORE), None
-    if what.endswith("/"):
+    if what.endswith("/") and not in_shards:
         return Path(what), None
     find_record(what, DEFAULT_STORE)
     paths = locate(capture_path(what, DEFAULT_STORE)) if is_path(what) else locate(what, DEFAULT_STORE)

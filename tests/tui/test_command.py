@@ -47,6 +47,18 @@ def test_a_pipe_gets_what_fits_the_filter_and_a_capture_its_table(store: Path) -
     assert re.search(r"^ +16 +1=", table, re.MULTILINE)
 
 
+@pytest.mark.parametrize("given", ["small_warmth", "activations/small_warmth", "activations/small_warmth/"])
+def test_the_folder_of_a_capture_in_shards_is_that_capture_and_no_store(store: Path, given: str) -> None:
+    whole = tui("small_warmth", cwd=store.parent).stdout
+    folder = store / "small_warmth"
+    folder.mkdir()
+    (store / "small_warmth.pt").rename(folder / "000000000000.safetensors")
+    (folder / "plan.json").write_text("{}")
+    result = tui(given, cwd=store.parent)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == whole
+
+
 def test_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
     result = tui(cwd=tmp_path)
     assert result.returncode == 0
