@@ -225,8 +225,10 @@ def _depths(record: CaptureRecord, name: str) -> list[DepthRow]:
 
 def _same_pairs(one: CaptureRecord, other: CaptureRecord) -> bool:
     """Whether both were made from the same pairs, as far as records tell: of a capture in shards it holds the first."""
-    known = zip(one["factors"], other["factors"], strict=False)
-    return one["num_pairs"] == other["num_pairs"] and all(factors == others for factors, others in known)
+    first, second = one["factors"], other["factors"]
+    shorter = min(len(first), len(second))
+    alike = bool(first) == bool(second)  # known of both, or of neither
+    return alike and one["num_pairs"] == other["num_pairs"] and first[:shorter] == second[:shorter]
 
 
 def _two_names(one: str, other: str) -> tuple[str, str]:

@@ -306,6 +306,8 @@ def test_records_that_hold_the_first_pairs_alone_are_told_apart_by_the_number_of
     assert compare_captures(one, other, not_called)["warnings"] == []
     other["num_pairs"] = 51
     assert "not made from the same pairs" in compare_captures(one, other, not_called)["warnings"][0]
+    other["num_pairs"], other["factors"] = 50, []
+    assert "not made from the same pairs" in compare_captures(one, other, not_called)["warnings"][0]
 
 
 @pytest.mark.parametrize(
