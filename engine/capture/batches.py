@@ -4,21 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
 
 DEFAULT_BATCH_SIZE: int | None = None  # as many prompts as the token budget takes
-# Enough for matrix products to be at their best; more would fall out of the caches of a CPU.
-_TOKEN_BUDGETS = {"cpu": 512}
-_GPU_TOKENS = 4096
 MOST_PROMPTS = 256  # prompts that share nearly all their tokens would else all come at once
-
-
-def token_budget(device: torch.device) -> int:
-    """Most tokens in one forward pass on a device."""
-    return _TOKEN_BUDGETS.get(device.type, _GPU_TOKENS)
 
 
 @dataclass(frozen=True)

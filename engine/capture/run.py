@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.capture.batches import Limits, sorted_batches, token_budget
+from engine.capture.batches import Limits, sorted_batches
+from engine.capture.budget import token_budget
 from engine.capture.layers import LayerSpec
 from engine.capture.passes import Passes
 from engine.capture.positions import Positions, PositionSpec, parse_positions
@@ -107,7 +108,7 @@ class Settings:
             layers=numbers,
             positions=parse_positions(positions),
             use_hooks=hooks,
-            limits=Limits(token_budget(input_device(model)), batch_size),
+            limits=Limits(token_budget(model, every_layer=not hooks), batch_size),
             prefix_reuse="off" if not prefix_reuse or batch_size == 1 else f"no: {separate}" if separate else "on",
             window=receipt.get("window"),
             onednn=error is not None and error <= ONEDNN_TOLERANCE,
@@ -197,15 +198,22 @@ def _read(
     model: PreTrainedModel, blocks: Blocks, settings: Settings, tokens: TokenBatch, wanted: Tensor
 ) -> dict[int, Tensor]:
     places = wanted.to(tokens.input_ids.device)
+    devices: set[torch.device] = set()
 
     def keep(states: Tensor) -> Tensor:
-        return states.flatten(0, 1).index_select(0, places.to(states.device)).cpu()
+        devices.add(states.device)
+        chosen = states.flatten(0, 1).index_select(0, places.to(states.device))
+        return chosen.to("cpu", non_blocking=True)  # from a GPU into pinned memory, while the next block is run
 
     with onednn_products(wanted=settings.onednn):
-        if not settings.use_hooks:
-            return read_hidden_states(model, blocks, tokens, settings.layers, keep)
-        taps = find_taps(settings.site, settings.layers, blocks, describe_model(model).receipt)
-        return read_taps(model, blocks, tokens, taps, keep)
+        if settings.use_hooks:
+            taps = find_taps(settings.site, settings.layers, blocks, describe_model(model).receipt)
+            kept = read_taps(model, blocks, tokens, taps, keep)
+        else:
+            kept = read_hidden_states(model, blocks, tokens, settings.layers, keep)
+    for device in devices - {torch.device("cpu")}:
+        torch.accelerator.synchronize(device)
+    return kept
 
 
 def _require_usable(captured: dict[int, LayerStates], prompts: Sequence[TokenizedPrompt]) -> None:

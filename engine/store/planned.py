@@ -5,7 +5,7 @@ Knows prompts and settings. Does not know what the user said, or how shards are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +22,7 @@ from engine.store.plan import (
     PLAN_SCHEMA,
     clear_unfinished,
     encode_plan,
+    read_plan,
     remove_shards,
     require_own_folder,
     require_same_plan,
@@ -88,11 +89,15 @@ def capture_planned(
     require_free(paths, force=wanted.force, resume=True)
     require_own_folder(paths)
     stamp = source.stamp()
-    plan = _plan(model, settings, wanted, source, survey_prompts(model, tokenizer, source, settings))
+    found = survey_prompts(model, tokenizer, source, settings)
     if processes.is_main:
+        settings = settings if wanted.force else _as_begun(settings, paths)
+        plan = _plan(model, settings, wanted, source, found)
         _begin(paths, plan, force=wanted.force)
     processes.wait()
     if not processes.is_main:
+        settings = _as_begun(settings, paths)
+        plan = _plan(model, settings, wanted, source, found)
         _require_begun(paths, plan)
     ShardRun(model, tokenizer, source, stamp, settings, plan, paths, wanted.progress, processes).run_missing()
     processes.wait()
@@ -152,6 +157,14 @@ def _begin(paths: CapturePaths, plan: ShardPlan, *, force: bool) -> None:
     clear_unfinished(paths)
     if not paths.plan.exists():
         write_atomically(paths.plan, encode_plan(plan))
+
+
+def _as_begun(settings: Settings, paths: CapturePaths) -> Settings:
+    """Settings with the token budget that a capture was begun with: what is free by now does not make it another."""
+    if not paths.plan.exists():
+        return settings
+    tokens = read_plan(paths.plan)["provenance"].get("token_budget", settings.limits.tokens)
+    return replace(settings, limits=replace(settings.limits, tokens=tokens))
 
 
 def _require_begun(paths: CapturePaths, plan: ShardPlan) -> None:

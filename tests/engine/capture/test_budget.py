@@ -1,0 +1,100 @@
+"""How many tokens go at once: what runs well, less where memory is short, more where weights are fetched each time."""
+
+import logging
+import weakref
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import PreTrainedModel
+
+from engine.capture import budget
+from engine.capture.budget import pass_bytes, token_budget
+from engine.models.blocks import find_blocks
+from engine.models.forward import TokenBatch, read_blocks, run_decoder
+from engine.models.packing import pack_prompts
+from tests.conftest import Loaded, family_called
+from tests.families import build
+
+TOKENS = 96
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch declares no types here
+    """Counts the bytes of all tensors but weights that are alive at once."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        weights = [*model.parameters(), *model.buffers()]
+        self.most, self._now, self._known = 0, 0, {weight.untyped_storage().data_ptr() for weight in weights}
+
+    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        address, size = storage.data_ptr(), storage.nbytes()
+        if address in self._known or size == 0:
+            return
+        self._known.add(address)
+        self._now += size
+        self.most = max(self.most, self._now)
+        weakref.finalize(storage, self._gone, address, size)
+
+    def _gone(self, address: int, size: int) -> None:
+        self._known.discard(address)
+        self._now -= size
+
+
+def measured(model: PreTrainedModel, *, every_layer: bool) -> int:
+    """The most bytes that a packed pass really holds."""
+    blocks = find_blocks(model)
+    rows = [[3 + (7 * i + j) % 120 for j in range(TOKENS // 4)] for i in range(4)]
+    batch: TokenBatch = pack_prompts(rows, torch.device("cpu"), model.dtype).batch
+    with _Live(model) as live:
+        if every_layer:
+            run_decoder(model, blocks, batch)
+        else:
+            read_blocks(model, blocks, batch, [len(blocks.blocks) - 1], lambda _states: None)
+    most: int = live.most
+    return most
+
+
+@pytest.mark.parametrize("every_layer", [False, True])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "phi3", "mixtral", "deepseek_v3", "opt"])
+def test_a_pass_takes_about_what_is_estimated(name: str, every_layer: bool) -> None:
+    model = build(family_called(name))
+    share = measured(model, every_layer=every_layer) / pass_bytes(model, TOKENS, every_layer=every_layer)
+    assert 0.35 < share < 1
+
+
+def test_a_pass_of_the_default_model(smollm2: Loaded) -> None:
+    share = measured(smollm2.model, every_layer=False) / pass_bytes(smollm2.model, TOKENS)
+    assert 0.35 < share < 1
+
+
+def test_eager_attention_has_scores_of_all_heads(tiny_llama: PreTrainedModel) -> None:
+    before = pass_bytes(tiny_llama, TOKENS)
+    tiny_llama.set_attn_implementation("eager")
+    share = measured(tiny_llama, every_layer=False) / pass_bytes(tiny_llama, TOKENS)
+    assert 0.35 < share < 1
+    assert pass_bytes(tiny_llama, TOKENS) > 1.5 * before
+
+
+def test_where_memory_is_short_fewer_tokens_go_at_once(
+    tiny_llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert token_budget(tiny_llama) == 512
+    memory = psutil.virtual_memory()
+    free = 5 * pass_bytes(tiny_llama, 128)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=free))
+    with caplog.at_level(logging.INFO, "engine"):
+        assert token_budget(tiny_llama) == 128
+    assert "little memory is free on cpu: 128 tokens at a time, not 512" in caplog.text
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=0))
+    assert token_budget(tiny_llama) == budget._FEWEST
