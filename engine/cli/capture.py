@@ -65,7 +65,11 @@ def capture(
     ] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option("--prompts", help="Any number of prompts: .txt, .jsonl or .csv.", rich_help_panel=_WHAT),
+        typer.Option(
+            "--prompts",
+            help="Any number of prompts: .txt, .jsonl, .csv, or a data set's folder.",
+            rich_help_panel=_WHAT,
+        ),
     ] = None,
     max_samples: Annotated[
         int,

@@ -67,16 +67,16 @@ def csv_rows(path: Path, required: str = "") -> Iterator[Row]:
 
 
 def file_stamp(path: Path) -> tuple[int, int]:
-    """Size and time of the last change: what differs when a file was changed.
+    """Size and time of the last change: what differs when a file, or one of the files of a folder, was changed.
 
     Raises:
-        RequestError: The file is gone.
+        RequestError: It is gone.
     """
     try:
-        found = path.stat()
+        files = [one.stat() for one in path.iterdir()] if path.is_dir() else [path.stat()]
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}", next_step="check the path") from error
-    return found.st_size, found.st_mtime_ns
+    return sum(file.st_size for file in files), max((file.st_mtime_ns for file in files), default=0)
 
 
 def require_whole_characters(path: Path, number: int, field: str, text: str) -> None:

@@ -57,7 +57,8 @@ def capture_prompt_file(
     Args:
         model: See `capture_activations`.
         tokenizer: Its tokenizer.
-        prompts: A `.txt`, `.jsonl` or `.csv` file, see `open_prompts`. Texts are taken as they are.
+        prompts: A `.txt`, `.jsonl` or `.csv` file or the folder of a data set, see `open_prompts`. Texts are taken as
+            they are.
         name: A path, as in "activations/questions"; a plain name when `store` is given.
         layers: See `parse_layers`; None for all.
         store: The folder to save into.
