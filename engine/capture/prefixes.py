@@ -1,14 +1,15 @@
 """Which prompts share their beginning, and how to run each shared beginning once.
 
 Prompts in lexicographic order are a tree: a prompt branches off the one before it where the two first differ. Subtrees
-that fit into one pass are packed into one row; what many passes would share is a trunk, run once before them. Knows
-token ids; knows no model and no tensors.
+that fit into one pass are packed into one row, several as far as they fit; what many passes would share is a trunk, run
+once before them. Knows token ids; knows no model and no tensors.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 from engine.capture.batches import Batch, Limits
@@ -53,7 +54,8 @@ def shared_batches(rows: Sequence[list[int]], limits: Limits) -> Plan:
         >>> plan.prompts, plan.packed
         ([0, 2, 1], True)
     """
-    return _Planner(rows, limits).branches(0, len(rows), 0)
+    planner = _Planner(rows, limits)
+    return planner.filled(planner.branches(0, len(rows), 0))
 
 
 def planned_tokens(plan: Plan, rows: Sequence[list[int]]) -> int:
@@ -86,6 +88,7 @@ class _Planner:
     """Works on places in lexicographic order; `low` to `high` is a range of prompts that share their first tokens."""
 
     def __init__(self, rows: Sequence[list[int]], limits: Limits) -> None:
+        self._rows = rows
         self._order = sorted(range(len(rows)), key=lambda index: rows[index])
         self._lengths = [len(rows[index]) for index in self._order]
         self._shared = [0, *(_common(rows[one], rows[other]) for one, other in pairwise(self._order))]
@@ -101,10 +104,34 @@ class _Planner:
         stop = min(common, min(self._lengths[low:high]) - 1)
         passes = self._tokens(low, high, start) // self._limits.tokens
         if (stop - start) * passes > _PASS_TOKENS:
-            return [Trunk(self._order[low:high], start, stop, self.branches(low, high, stop, depth + 1))]
+            below = self.filled(self.branches(low, high, stop, depth + 1))
+            return [Trunk(self._order[low:high], start, stop, below)]
         if depth >= _MOST_FORKS:
             return self._merged([(i, i + 1) for i in range(low, high)], start, depth)
         return self._merged(self._forks(low, high, common), start, depth)
+
+    def filled(self, plan: Plan) -> Plan:
+        """The same in fewer passes: each batch, the largest first, joins the fullest one that has room for it.
+
+        That is "best fit decreasing" (Johnson 1973, "Near-Optimal Bin Packing Algorithms").
+        """
+        passes: list[Batch] = []
+        room: list[tuple[int, int]] = []  # tokens that still fit, number of the pass; ascending
+        batches = [(batch_tokens(step, self._rows), step) for step in plan if isinstance(step, Batch)]
+        for tokens, batch in sorted(batches, key=lambda entry: -entry[0]):
+            place = bisect_left(room, (tokens, 0))
+            while place < len(room) and not self._limits.allow(
+                len(passes[room[place][1]].prompts) + len(batch.prompts), 0
+            ):
+                place += 1
+            if place == len(room):
+                insort(room, (self._limits.tokens - tokens, len(passes)))
+                passes.append(batch)
+                continue
+            left, number = room.pop(place)
+            insort(room, (left - tokens, number))
+            passes[number] = replace(batch, prompts=passes[number].prompts + batch.prompts)
+        return [*(step for step in plan if isinstance(step, Trunk)), *passes]
 
     def _forks(self, low: int, high: int, common: int) -> list[tuple[int, int]]:
         """The range cut where two neighbours share no more than all share."""

@@ -1,6 +1,6 @@
 """A plan runs every token of every prompt, after those before it, and shared beginnings once or nearly."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,6 +44,23 @@ def test_every_prompt_ends_once_and_no_pass_is_over_the_limits(
     for batch in batches_of(plan):
         assert len(batch.prompts) == 1 or batch_tokens(batch, rows) <= tokens
         assert prompts is None or len(batch.prompts) <= prompts
+
+
+@given(ROWS, st.integers(1, 40), st.one_of(st.none(), st.integers(1, 5)))
+@settings(deadline=None)
+def test_no_two_passes_could_be_one(rows: list[list[int]], tokens: int, prompts: int | None) -> None:
+    limits = Limits(tokens, prompts)
+
+    def check(plan: Plan) -> None:
+        batches = [step for step in plan if isinstance(step, Batch)]
+        for one, other in combinations(batches, 2):
+            together = batch_tokens(one, rows) + batch_tokens(other, rows)
+            assert not limits.allow(len(one.prompts) + len(other.prompts), together)
+        for step in plan:
+            if isinstance(step, Trunk):
+                check(step.branches)
+
+    check(shared_batches(rows, limits))
 
 
 @given(ROWS)
