@@ -48,6 +48,11 @@ class CapturePaths:
         return self.plan.exists() and not self.tensors.exists()
 
     @property
+    def unfinished(self) -> bool:
+        """Whether it is a capture in shards that can be gone on with."""
+        return self.in_shards and not self.record.exists()
+
+    @property
     def exist(self) -> bool:
         """Whether there is anything of the capture, whole or not."""
         return any(path.exists() for path in (self.record, self.tensors, self.plan))

@@ -115,7 +115,7 @@ def test_an_interrupted_capture_goes_on_and_is_the_same(capture: Any, prompts: P
     assert entry.record is None
     assert "unfinished: 2 shards saved so far" in entry.problem
     assert "unfinished" in summarise_capture("mine", store).problem
-    with pytest.raises(StoreError, match="give the same command again"):
+    with pytest.raises(StoreError, match="capture the same again"):
         engine.open_shards("mine", store=store)
     first = store / "mine" / "000000000000.safetensors"
     before = first.stat().st_mtime_ns
