@@ -40,6 +40,7 @@ class Job:
         total: Steps in total; 0 while unknown.
         result: What it came to.
         error: Why it failed.
+        kept: Name of the unfinished capture that it left when it was cancelled, if it did.
     """
 
     title: str
@@ -49,6 +50,7 @@ class Job:
     total: int = 0
     result: Any = None
     error: str = ""
+    kept: str = ""
     _cancel: threading.Event = field(default_factory=threading.Event)
     _tell: Callable[[], None] = lambda: None
 
@@ -77,6 +79,12 @@ class Job:
         """To be called by the work after each batch; raises as `checkpoint` does."""
         self.checkpoint()
         self.done, self.total = done, total
+        self._tell()
+
+    def tell(self, step: str, done: int, total: int) -> None:
+        """What is being done and how far it is, in one; raises as `checkpoint` does."""
+        self.checkpoint()
+        self.step, self.done, self.total = step, done, total
         self._tell()
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from engine.errors import Remedy, StoreError
 
 DEFAULT_STORE = Path("activations")
+MOST_IN_MEMORY = 2**30
+"""Most bytes of states that are held in memory and saved as one file, unless told."""
+
 UNFINISHED = ".unfinished"
 PLAN = "plan.json"
 SHARD = ".safetensors"

@@ -20,10 +20,10 @@ from engine.concepts.prompt_file import PromptFile
 from engine.processes import ALONE
 from engine.records.captures import CaptureData
 from engine.records.concepts import Concept
-from engine.store.names import CapturePaths, locate, require_free
+from engine.store.names import MOST_IN_MEMORY, CapturePaths, locate, require_free
 from engine.store.planned import RANKING, Wanted, capture_planned
 from engine.store.shard_run import AS_CAPTURED
-from engine.store.size import MOST_IN_MEMORY, goes_into_shards
+from engine.store.size import goes_into_shards
 from engine.store.survey import PromptSource, Source, Steps
 from engine.store.write import save_activations
 

@@ -19,15 +19,14 @@ from engine.capture.sites import DEFAULT_SITE
 from engine.concepts.pair_files import PairFile, WrittenPairs
 from engine.concepts.prompt_file import PromptFile
 from engine.models.description import describe_model
-from engine.records.captures import CaptureEstimate
+from engine.records.captures import SourceEstimate
 from engine.records.concepts import Concept
+from engine.records.files import PromptList
+from engine.store.names import MOST_IN_MEMORY
 from engine.store.survey import PromptSource, Source, Steps, survey_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-MOST_IN_MEMORY = 2**30
-"""Most bytes of states that are held in memory and saved as one file, unless told."""
 
 _SAMPLE = 512  # prompts: as many as a shard holds, so that what they share is shared here as well
 
@@ -69,9 +68,7 @@ def goes_into_shards(
         return True
     settings = _settings(model, layers, site, positions)
     prompts = PromptSource.of(tokenizer, source, max_samples, seed)
-    found = survey_prompts(model, tokenizer, prompts, settings, steps)
-    batch = not isinstance(source, Concept | WrittenPairs | PairFile)  # whose rows are all as long as the longest
-    needed = _bytes(model, settings, found["kept"] * found["count"] if batch else found["kept_in_all"])
+    needed = _held(model, settings, source, survey_prompts(model, tokenizer, prompts, settings, steps))
     if needed > most_in_memory:
         log.info("%.1f GB of states: into shards, in bounded memory; it can be gone on with", needed / 1e9)
     return needed > most_in_memory
@@ -87,8 +84,9 @@ def estimate_source(
     site: str = DEFAULT_SITE,
     positions: PositionSpec = "last",
     seed: int = 0,
+    most_in_memory: int = MOST_IN_MEMORY,
     steps: Steps | None = None,
-) -> CaptureEstimate:
+) -> SourceEstimate:
     """Count all prompts of a capture without holding them, and time a small piece of it.
 
     Args:
@@ -100,6 +98,7 @@ def estimate_source(
         site: See `capture_activations`.
         positions: See `parse_positions`.
         seed: Of the draw of a concept's pairs.
+        most_in_memory: Bytes of states above which it goes into shards.
         steps: Told now and then how many prompts were counted.
 
     Returns:
@@ -122,11 +121,13 @@ def estimate_source(
     sample = [text for item in islice(prompts.items(), _SAMPLE // prompts.sides) for text in item.texts]
     rendered = prompts.chat_template is not None
     timed = estimate_capture(model, tokenizer, sample, layers, site=site, positions=positions, rendered=rendered)
-    return CaptureEstimate(
+    large = _held(model, settings, source, found) > most_in_memory
+    return SourceEstimate(
         prompts=found["count"],
         tokens=found["tokens"],
         seconds=round(timed["seconds"] * found["tokens"] / timed["tokens"], 2),
         bytes=_bytes(model, settings, found["kept_in_all"]),
+        in_shards=large or isinstance(source, PromptFile),
     )
 
 
@@ -134,6 +135,12 @@ def _settings(model: PreTrainedModel, layers: LayerSpec, site: str, positions: P
     return Settings.for_model(
         model, layers, positions, site=site, use_hooks=True, batch_size=None, prefix_reuse=True, progress=None
     )
+
+
+def _held(model: PreTrainedModel, settings: Settings, source: Source, found: PromptList) -> int:
+    """Bytes of the states when they are in memory: rows of several prompts are all as long as the longest."""
+    pairs = isinstance(source, Concept | WrittenPairs | PairFile)
+    return _bytes(model, settings, found["kept_in_all"] if pairs else found["kept"] * found["count"])
 
 
 def _bytes(model: PreTrainedModel, settings: Settings, kept: int) -> int:

@@ -42,7 +42,8 @@ def test_the_bytes_are_those_of_the_states(
         assert told["bytes"] == sum(rows.nbytes for rows in states)
         assert (told["prompts"], told["tokens"]) == (18, 9 * 2 + 9 * 3)
         assert told["seconds"] >= 0
-        assert {**told, "seconds": 0} == {**counted, "seconds": 0}
+        assert told["in_shards"] is (source is sources[-1])
+        assert {**told, "seconds": 0} == {**counted, "seconds": 0, "in_shards": told["in_shards"]}
 
 
 def test_pairs_go_into_shards_above_a_limit_and_files_of_prompts_always(
@@ -52,8 +53,9 @@ def test_pairs_go_into_shards_above_a_limit_and_files_of_prompts_always(
     for source in kept[:2]:
         needed = estimate_source(tiny_llama, tiny_tokenizer, source, positions="all")["bytes"]
         for limit, large in ((needed, False), (needed - 1, True)):
-            found = goes_into_shards(tiny_llama, tiny_tokenizer, source, positions="all", most_in_memory=limit)
-            assert found is large
+            what = {"positions": "all", "most_in_memory": limit}
+            assert goes_into_shards(tiny_llama, tiny_tokenizer, source, **what) is large  # type: ignore[arg-type]
+            assert estimate_source(tiny_llama, tiny_tokenizer, source, **what)["in_shards"] is large  # type: ignore[arg-type]
     assert goes_into_shards(tiny_llama, tiny_tokenizer, file)
 
 
