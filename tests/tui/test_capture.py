@@ -54,27 +54,27 @@ async def test_a_file_of_prompts_goes_into_shards_is_stopped_and_goes_on(real_st
     long = " ".join(f"w{number}" for number in range(10, 68))  # as long as the model takes
     texts = [f"w{number % 100 + 3} w{number // 100 + 3} {long}" for number in range(8000)]
     file.write_text("\n".join(texts))
-    shards = real_store / "tiny_questions"
+    shards = real_store / "asked"
     async with LayerscopeApp(real_store).run_test(size=(120, 40), notifications=True) as pilot:
         await wait_for(pilot, "2 captures")
         await pilot.press("n")
         await wait_for(pilot, "New capture")
-        fill(pilot, model="tiny", concept=str(file))
+        fill(pilot, model="tiny", concept=str(file), name="asked")
         await pilot.press("enter")
         await wait_for(pilot, "8000 prompts, 480,000 tokens", "Into shards: if it is stopped, the same form goes on")
         await pilot.press("enter")
-        await wait_for(pilot, "capturing tiny_questions: running prompts", "/8000", "tiny_questions: unfinished: ")
+        await wait_for(pilot, "capturing asked: running prompts", "/8000", "✗ asked: unfinish")
         await wait_until(pilot, lambda _text: len(list(shards.glob("*.safetensors"))) > 1, "two shards")
         await pilot.press("ctrl+x")
-        await wait_for(pilot, "the shards of tiny_questions that were saved are kept")
+        await wait_for(pilot, "the shards of asked that were saved are kept")
         before = {path: path.stat().st_mtime_ns for path in shards.glob("*.safetensors")}
         await pilot.press("n")
         await wait_for(pilot, "New capture")
-        fill(pilot, model="tiny", concept=str(file))
+        fill(pilot, model="tiny", concept=str(file), name="asked")
         await pilot.click("#run")
         await wait_for(pilot, "8000 prompts", "a capture of prompts has no two")
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    saved = engine.open_shards("tiny_questions", store=real_store)
+    saved = engine.open_shards("asked", store=real_store)
     assert len(saved) == 16
     assert [text for shard in saved for text in shard.prompts] == texts
 
