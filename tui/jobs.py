@@ -111,7 +111,7 @@ class Jobs:
         job = Job(title)
 
         def tell() -> None:
-            for listener in (self._app, asker):
+            for listener in self._listeners(asker):
                 listener.post_message(JobMoved(job))
 
         job._tell = tell
@@ -138,5 +138,9 @@ class Jobs:
                 )
             finally:
                 self.current = None
-        for listener in (self._app, asker):
+        for listener in self._listeners(asker):
             listener.post_message(JobEnded(job))
+
+    def _listeners(self, asker: MessagePump) -> list[MessagePump]:
+        """Who is told, each once: the app may be the one that asked."""
+        return [self._app] if asker is self._app else [self._app, asker]

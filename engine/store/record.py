@@ -90,18 +90,23 @@ def find_in(data: ContrastData, progress: Progress | None = None) -> Findings:
 
     Args:
         data: A contrast.
-        progress: Called with layers ranked and in total; what it raises ends it.
+        progress: Called with layers ranked and in total, also when all are and both sides are summed up; what it
+            raises ends it.
     """
     from engine.stats.confounds import find_confounds
     from engine.stats.ranking import rank_layers
     from engine.stats.sides import summarise_sides
+
+    def summing_up(_done: int, total: int) -> None:
+        if progress is not None:
+            progress(total, total)
 
     confounds = find_confounds(data)
     try:
         ranking = rank_layers(data, progress=progress)
     except RequestError as error:
         return Findings(ranking=None, sides=[], unranked=error.problem, confounds=confounds)
-    return Findings(ranking=ranking, sides=summarise_sides(data), unranked="", confounds=confounds)
+    return Findings(ranking=ranking, sides=summarise_sides(data, progress=summing_up), unranked="", confounds=confounds)
 
 
 def _texts(prompts: list[ActivationData]) -> list[str]:

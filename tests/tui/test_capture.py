@@ -52,7 +52,7 @@ async def test_estimates_captures_and_opens_the_result(real_store: Path, concept
 async def test_a_file_of_prompts_goes_into_shards_is_stopped_and_goes_on(real_store: Path, tmp_path: Path) -> None:
     file = tmp_path / "questions.txt"
     long = " ".join(f"w{number}" for number in range(10, 68))  # as long as the model takes
-    texts = [f"w{number % 100 + 3} w{number // 100 + 3} {long}" for number in range(8000)]
+    texts = [f"w{number % 100 + 3} w{number // 100 + 3} {long}" for number in range(5000)]
     file.write_text("\n".join(texts))
     shards = real_store / "asked"
     async with LayerscopeApp(real_store).run_test(size=(120, 40), notifications=True) as pilot:
@@ -61,9 +61,9 @@ async def test_a_file_of_prompts_goes_into_shards_is_stopped_and_goes_on(real_st
         await wait_for(pilot, "New capture")
         fill(pilot, model="tiny", concept=str(file), name="asked")
         await pilot.press("enter")
-        await wait_for(pilot, "8000 prompts, 480,000 tokens", "Into shards: if it is stopped, the same form goes on")
+        await wait_for(pilot, "5000 prompts, 300,000 tokens", "Into shards: if it is stopped, the same form goes on")
         await pilot.press("enter")
-        await wait_for(pilot, "capturing asked: running prompts", "/8000", "✗ asked: unfinish")
+        await wait_for(pilot, "capturing asked: running prompts", "/5000", "✗ asked: unfinish")
         await wait_until(pilot, lambda _text: len(list(shards.glob("*.safetensors"))) > 1, "two shards")
         await pilot.press("ctrl+x")
         await wait_for(pilot, "the shards of asked that were saved are kept")
@@ -72,10 +72,12 @@ async def test_a_file_of_prompts_goes_into_shards_is_stopped_and_goes_on(real_st
         await wait_for(pilot, "New capture")
         fill(pilot, model="tiny", concept=str(file), name="asked")
         await pilot.click("#run")
-        await wait_for(pilot, "8000 prompts", "a capture of prompts has no two")
+        for some in (4, 7):  # each with a wait of its own: this takes long on a busy machine
+            await wait_until(pilot, lambda _text, some=some: len(list(shards.glob("*.safetensors"))) > some, "shards")  # type: ignore[misc]
+        await wait_for(pilot, "5000 prompts", "a capture of prompts has no two")
     assert {path: path.stat().st_mtime_ns for path in before} == before
     saved = engine.open_shards("asked", store=real_store)
-    assert len(saved) == 16
+    assert len(saved) == 10
     assert [text for shard in saved for text in shard.prompts] == texts
 
 
@@ -192,7 +194,8 @@ async def test_cancel_saves_nothing_and_the_app_goes_on(real_store: Path, tmp_pa
         await pilot.click("#run")
         await wait_for(pilot, "capturing never", "/16000", "ctrl+x cancels", "tiny_loud", "leads")
         await pilot.press("ctrl+x")
-        await wait_for(pilot, "cancelled; nothing half-done was saved")
+        text = await wait_for(pilot, "cancelled; nothing half-done was saved")
+        assert text.count("cancelled; nothing") == 1
         await pilot.press("enter")
         await wait_for(pilot, "lie at layer")
     assert sorted(path.name for path in real_store.iterdir()) == before
