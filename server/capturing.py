@@ -1,94 +1,70 @@
 """The work of capture jobs: estimate, run, save, reporting to the job. Imports torch: used in a job's thread only."""
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
-from engine.capture.activations import capture_activations
-from engine.capture.contrast import capture_contrastive_activations, capture_from_concept
-from engine.capture.estimate import estimate_capture
-from engine.concepts.rendered import render_pairs
-from engine.records.captures import CaptureData
-from engine.records.concepts import Concept, Factors
+from engine.capture.run import Progress
 from engine.store.catalog import show_capture
-from engine.store.write import save_activations
-from server.jobs import Job
+from engine.store.names import locate
+from engine.store.saving import capture_into_store
+from engine.store.size import estimate_source
+from server.jobs import Job, JobCancelled
 from server.replies.jobs import JobResult, captured
-from server.shelf import LoadedModel
+from server.request import CaptureRequest
 from server.workbench import Workbench
 
 
-def capture_and_save(
-    bench: Workbench,
-    model: str,
-    name: str,
-    capture: Callable[[LoadedModel, Job], CaptureData | None],
-    job: Job,
-    *,
-    replace: bool,
-) -> JobResult | None:
-    """Load a model, capture with it, and save; None when only the estimate was wanted."""
-    job.checkpoint(f"loading {model}")
-    loaded = bench.models.get(model)
-    job.checkpoint("running prompts")
-    data = capture(loaded, job)
-    if data is None:
-        return None
-    job.checkpoint("ranking layers and saving")
+def capture_and_save(bench: Workbench, request: CaptureRequest, name: str, job: Job) -> JobResult | None:
+    """Load a model, capture with it, and save; None when only the estimate was wanted, which the job then has.
+
+    Args:
+        bench: What the tools share.
+        request: What to capture.
+        name: What to save under.
+        job: Told how far it is. When it is cancelled, it is told too whether shards are kept.
+    """
     store = bench.settings.store
-    save_activations(data, name, store=store, force=replace)
+    try:
+        if not _capture(bench, request, name, job):
+            return None
+    except JobCancelled:
+        job.kept = name if locate(name, store).unfinished else ""
+        raise
     return captured(show_capture(name, store=store))
 
 
-def capture_concept(
-    loaded: LoadedModel, concept: Concept, max_samples: int, how: dict[str, str], job: Job, *, dry_run: bool
-) -> CaptureData | None:
-    """Capture a concept; None when only the estimate was wanted, which the job then has."""
-    pairs = render_pairs(loaded.tokenizer, concept, max_samples)
-    _estimate(loaded, [*pairs.positive, *pairs.negative], how, job, rendered=pairs.chat_template is not None)
-    if dry_run:
-        return None
-    return capture_from_concept(
-        loaded.model, loaded.tokenizer, concept, loaded.name, max_samples=max_samples, **_run(how, job)
+def _capture(bench: Workbench, request: CaptureRequest, name: str, job: Job) -> bool:
+    """Estimate, and capture if that is wanted; whether it was."""
+    job.checkpoint(f"loading {request.model}")
+    loaded = bench.models.get(request.model)
+    what: dict[str, Any] = {
+        "layers": None if request.layers == "all" else request.layers,
+        "max_samples": request.max_samples,
+        "site": request.site,
+        "positions": request.positions,
+        "most_in_memory": bench.settings.most_in_memory,
+        "steps": job.tell,
+    }
+    job.estimate = estimate_source(loaded.model, loaded.tokenizer, request.source, **what)
+    job.progress(0, job.estimate["prompts"])
+    if request.dry_run:
+        return False
+    capture_into_store(
+        loaded.model,
+        loaded.tokenizer,
+        request.source,
+        name,
+        **what,
+        store=bench.settings.store,
+        model_key=loaded.name,
+        force=request.replace,
+        progress=_progress(job),
     )
+    return True
 
 
-def capture_pairs(
-    loaded: LoadedModel,
-    pairs: Sequence[tuple[str, str]],
-    factors: list[Factors] | None,
-    how: dict[str, str],
-    job: Job,
-    *,
-    dry_run: bool,
-) -> CaptureData | None:
-    """Capture pairs of the client's own."""
-    positive, negative = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    _estimate(loaded, [*positive, *negative], how, job)
-    if dry_run:
-        return None
-    return capture_contrastive_activations(
-        loaded.model, loaded.tokenizer, positive, negative, factors=factors, **_run(how, job)
-    )
+def _progress(job: Job) -> Progress:
+    def tell(done: int, total: int) -> None:
+        job.checkpoint("running prompts")
+        job.progress(done, total)
 
-
-def capture_text(
-    loaded: LoadedModel, prompt: str, how: dict[str, str], job: Job, *, dry_run: bool
-) -> CaptureData | None:
-    """Capture one prompt."""
-    _estimate(loaded, [prompt], how, job)
-    return None if dry_run else capture_activations(loaded.model, loaded.tokenizer, prompt, **_run(how, job))
-
-
-def _estimate(
-    loaded: LoadedModel, prompts: list[str], how: dict[str, str], job: Job, *, rendered: bool = False
-) -> None:
-    job.estimate = estimate_capture(loaded.model, loaded.tokenizer, prompts, **_how(how), rendered=rendered)
-    job.progress(0, len(prompts))
-
-
-def _run(how: dict[str, str], job: Job) -> dict[str, Any]:
-    return {**_how(how), "use_hooks": True, "progress": job.progress}
-
-
-def _how(how: dict[str, str]) -> dict[str, Any]:
-    return {**how, "layers": None if how["layers"] == "all" else how["layers"]}
+    return tell

@@ -12,7 +12,7 @@ A contrast is pairs of prompts that differ only in a concept. A capture is what 
 contrast or of a prompt, kept in a store under its name; names are what tools take and give.
 A layer number counts decoder blocks from 0 and means the residual stream after that block.
 Report intervals and ties, never the first layer alone, and pass on warnings: they name what could explain a result.
-Long work answers with a job: wait_for_job(job=...)."""
+Long work answers with a job: wait_for_job(job=...). Large captures that were stopped go on with the same call."""
 
 
 def instructions_for(offered: Sequence[ToolSpec]) -> str:

@@ -46,6 +46,7 @@ class Job:
         estimate: What it will cost, once that is known.
         result: What it came to.
         error: Why it failed, for the client.
+        kept: Name of the unfinished capture that it left when it was cancelled, if it did.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Job:
     estimate: Any = None
     result: Any = None
     error: str = ""
+    kept: str = ""
     _cancel: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -85,6 +87,10 @@ class Job:
         """To be called by the work after each batch; raises as `checkpoint` does."""
         self.checkpoint()
         self.done, self.total = done, total
+
+    def tell(self, step: str, done: int, total: int) -> None:
+        """To be called by the work beside running prompts, which alone are counted; raises as `checkpoint` does."""
+        self.checkpoint(f"{step}: {done} of {total}" if total else f"{step}: {done}")
 
 
 class Jobs:

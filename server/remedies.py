@@ -2,6 +2,9 @@
 
 from engine.errors import Remedy
 
+GO_ON = "make the call that captured it again, without replace: it goes on from the shards that are saved"
+"""What to do about a capture in shards that is not finished."""
+
 _PERSON = "tell the person who runs this server"
 
 REMEDIES = {
@@ -14,9 +17,11 @@ REMEDIES = {
     Remedy.EXTRACT_AGAIN: "extract_direction with replace=true",
     Remedy.EXTRACT_DIRECTIONS: "extract_direction(name=...)",
     Remedy.GIVE_RENDERED_PAIRS: "render the prompts yourself and give them to capture_contrast as pairs",
+    Remedy.GO_ON: GO_ON,
     Remedy.LIST_CAPTURES: "list_captures",
     Remedy.LIST_CONCEPTS: "list_concepts",
     Remedy.LIST_MODELS: "list_models; prefer one that is here",
+    Remedy.MAKE_ROOM: f"{_PERSON} to make room; then {GO_ON}",
     Remedy.RENAME_OR_REPLACE: "choose another name, or replace=true",
     Remedy.RENAME_OR_REPLACE_DIRECTIONS: "choose another save_as, or replace=true",
     Remedy.SAVE_FIGURE: "plot_capture",

@@ -8,6 +8,7 @@ import psutil
 from engine.errors import RequestError, nearest
 from engine.models.registry import find_source, list_models
 from engine.records.models import ModelListing
+from engine.store.names import MOST_IN_MEMORY, PLAN
 
 MOST_WAIT_S = 50.0
 """Longest that one call waits: clients give up at about 60 seconds."""
@@ -23,6 +24,7 @@ class ServerSettings:
         tools: Names of the tools to offer; all if empty.
         allowed_models: Models that may be loaded, as aliases, hub ids or paths; every alias if empty, and no other.
         memory_bytes: Most bytes of weights that stay loaded; the model in use always does.
+        most_in_memory: Bytes of states above which a capture goes into shards.
     """
 
     store: Path
@@ -30,21 +32,32 @@ class ServerSettings:
     tools: tuple[str, ...] = ()
     allowed_models: tuple[str, ...] = ()
     memory_bytes: int = 0
+    most_in_memory: int = MOST_IN_MEMORY
 
     @property
     def concepts(self) -> Path:
         """Where concepts that clients define are kept."""
         return self.store / "concepts"
 
+    @property
+    def prompts(self) -> Path:
+        """Where files of prompts lie that clients may name."""
+        return self.store / "prompts"
+
     def require_usable(self) -> None:
         """Refuse at the start what every call would stumble over.
 
         Raises:
-            RequestError: The store is no folder, or a model that was allowed does not exist.
+            RequestError: The store is no folder or that of one capture, or a model that was allowed does not exist.
             ModelError: Nothing usable lies where an allowed model should.
         """
         if self.store.exists() and not self.store.is_dir():
             raise RequestError(f"the store {self.store} is not a folder", next_step="give another with --store")
+        if (self.store / PLAN).is_file():
+            raise RequestError(
+                f"{self.store} is the folder of one capture in shards, not a store",
+                next_step=f"give the folder that it lies in: --store {self.store.parent}",
+            )
         self.models()
 
     def models(self) -> dict[str, ModelListing]:

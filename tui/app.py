@@ -112,7 +112,7 @@ class LayerscopeApp(App[None]):
             self.notify("nothing is running")
         else:
             self.jobs.current.cancel()
-            self.notify("stopping after the batch that is in the model")
+            self.notify("stopping after the batch or layer that is being computed")
 
     def compare(self, names: list[str]) -> None:
         """Open the comparison of captures, if it can be made of so many."""
@@ -143,7 +143,7 @@ class LayerscopeApp(App[None]):
         elif isinstance(message, JobEnded) and isinstance(job.result, SavedCapture):
             self._open_saved(job.result.name)
         elif isinstance(message, JobEnded) and job.status == "cancelled":
-            self.notify("cancelled; nothing half-done was saved", title=job.title, markup=False)
+            self.notify(_after_cancel(job.kept), title=job.title, markup=False)
 
     def _open_saved(self, name: str) -> None:
         """Open a new capture, unless its maker has gone on to look at something else."""
@@ -153,3 +153,9 @@ class LayerscopeApp(App[None]):
             self.push_screen(RankingScreen(self.store, name))
         else:
             self.notify(f"{name} is saved: it is in the library", title="captured", markup=False)
+
+
+def _after_cancel(kept: str) -> str:
+    if not kept:
+        return "cancelled; nothing half-done was saved"
+    return f"cancelled; the shards of {kept} that were saved are kept: the same form goes on from them"

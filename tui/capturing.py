@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from engine.capture.positions import parse_positions
 from engine.concepts.catalog import load_concept
-from engine.concepts.pair_files import WrittenPairs, read_pairs
+from engine.concepts.pair_files import PairFile
+from engine.concepts.prompt_file import PromptFile
+from engine.concepts.text_file import is_text_file, open_texts
 from engine.errors import RequestError
 from engine.models.registry import find_source
 from engine.records.concepts import Concept
-from engine.store.names import default_name, locate, require_free
-from tui.jobs import Job
+from engine.store.names import MOST_IN_MEMORY, default_name, locate, require_free
+from tui.jobs import Job, JobCancelled
 from tui.models import ModelKeeper
 
 if TYPE_CHECKING:
-    from engine.records.captures import CaptureEstimate
+    from engine.records.captures import SourceEstimate
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class CaptureForm:
 
     Attributes:
         model: An alias, a hub id, a folder or a `.gguf` file.
-        concept: A concept's name, its `.toml` file, or a file of pairs (`.jsonl`, `.csv`).
+        concept: A concept's name, its `.toml` file, or a file of pairs or prompts (`.jsonl`, `.csv`, `.txt`).
         layers: As the command line takes them.
         positions: As the command line takes them.
         samples: Most pairs; 0 for every one.
@@ -50,22 +51,24 @@ class CapturePlan:
     Attributes:
         model: As in the form.
         alias: The model's short name.
-        what: The concept or the pairs.
+        what: The concept, or the file of pairs or prompts.
         layers: As in the form.
         positions: As in the form.
         samples: Most pairs of a concept; None for every one.
         store: The folder.
         name: What to save under.
+        most_in_memory: Bytes of states above which it goes into shards.
     """
 
     model: str
     alias: str
-    what: Concept | WrittenPairs
+    what: Concept | PairFile | PromptFile
     layers: str
     positions: str
     samples: int | None
     store: Path
     name: str
+    most_in_memory: int = MOST_IN_MEMORY
 
 
 @dataclass(frozen=True)
@@ -84,22 +87,22 @@ def plan_capture(form: CaptureForm, store: Path) -> CapturePlan:
     source = find_source(form.model.strip())
     concept = form.concept.strip()
     if not concept:
-        raise RequestError("there is nothing to capture", expected="a concept, or a file of pairs")
-    written = concept.endswith((".jsonl", ".csv"))
-    what = read_pairs(Path(concept).expanduser()) if written else load_concept(concept)
+        raise RequestError("there is nothing to capture", expected="a concept, or a file of pairs or prompts")
+    file = Path(concept).expanduser()
+    what = open_texts(file) if is_text_file(file) else load_concept(concept)
     parse_positions(form.positions.strip())
     if not form.samples.strip().isdecimal():
         raise RequestError(f"{form.samples!r} pairs cannot be drawn", expected="a number, 0 for every pair")
-    called = what.name if isinstance(what, Concept) else Path(concept).stem
+    called = what.name if isinstance(what, Concept) else file.stem
     name = form.name.strip() or default_name(source.alias, called)
-    require_free(locate(name, store), force=False)
+    require_free(locate(name, store), force=False, resume=True)
     samples = int(form.samples) or None
     return CapturePlan(
         form.model.strip(), source.alias, what, form.layers.strip(), form.positions.strip(), samples, store, name
     )
 
 
-def estimate_plan(plan: CapturePlan, models: ModelKeeper, job: Job) -> CaptureEstimate:
+def estimate_plan(plan: CapturePlan, models: ModelKeeper, job: Job) -> SourceEstimate:
     """What it would cost; loads the model, which the capture then finds loaded.
 
     Raises:
@@ -107,49 +110,43 @@ def estimate_plan(plan: CapturePlan, models: ModelKeeper, job: Job) -> CaptureEs
     """
     job.checkpoint(f"loading {plan.model}")
     model, tokenizer, _ = models.get(plan.model)
-    from engine.capture.estimate import estimate_capture
-    from engine.concepts.rendered import render_pairs
+    from engine.store.size import estimate_source
 
-    job.checkpoint("timing two prompts")
-    if isinstance(plan.what, WrittenPairs):
-        prompts, rendered = [*plan.what.positive, *plan.what.negative], False
-    else:
-        pairs = render_pairs(tokenizer, plan.what, plan.samples)
-        prompts, rendered = [*pairs.positive, *pairs.negative], pairs.chat_template is not None
-    layers, positions = _layers(plan), plan.positions
-    return estimate_capture(model, tokenizer, prompts, layers, positions=positions, rendered=rendered)
+    return estimate_source(model, tokenizer, plan.what, **_how(plan, job))
 
 
 def run_plan(plan: CapturePlan, models: ModelKeeper, job: Job) -> SavedCapture:
-    """Capture and save; when cancelled nothing is saved.
+    """Capture and save. When it is cancelled the job is told whether shards are kept; nothing else is.
 
     Raises:
         LayerscopeError: It cannot be captured or saved.
     """
-    job.checkpoint(f"loading {plan.model}")
-    model, tokenizer, _ = models.get(plan.model)
-    from engine.capture.contrast import capture_contrastive_activations, capture_from_concept
-    from engine.store.write import save_activations
+    try:
+        job.checkpoint(f"loading {plan.model}")
+        model, tokenizer, _ = models.get(plan.model)
+        from engine.store.saving import capture_into_store
 
-    how: dict[str, Any] = {
-        "layers": _layers(plan),
-        "positions": plan.positions,
-        "use_hooks": True,
-        "progress": job.progress,
-    }
-    capture: Callable[..., Any]
-    if isinstance(plan.what, WrittenPairs):
-        what = plan.what
-        capture = partial(
-            capture_contrastive_activations, model, tokenizer, what.positive, what.negative, factors=what.factors
+        capture_into_store(
+            model,
+            tokenizer,
+            plan.what,
+            plan.name,
+            **_how(plan, job),
+            store=plan.store,
+            model_key=plan.alias,
+            progress=partial(job.tell, "running prompts"),
         )
-    else:
-        capture = partial(capture_from_concept, model, tokenizer, plan.what, plan.alias, max_samples=plan.samples)
-    data = capture(**how)
-    job.checkpoint("ranking the layers and saving")
-    save_activations(data, plan.name, store=plan.store)
+    except JobCancelled:
+        job.kept = plan.name if locate(plan.name, plan.store).unfinished else ""
+        raise
     return SavedCapture(plan.name)
 
 
-def _layers(plan: CapturePlan) -> str | None:
-    return None if plan.layers == "all" else plan.layers
+def _how(plan: CapturePlan, job: Job) -> dict[str, Any]:
+    return {
+        "layers": None if plan.layers == "all" else plan.layers,
+        "max_samples": plan.samples,
+        "positions": plan.positions,
+        "most_in_memory": plan.most_in_memory,
+        "steps": job.tell,
+    }

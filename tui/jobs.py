@@ -40,6 +40,7 @@ class Job:
         total: Steps in total; 0 while unknown.
         result: What it came to.
         error: Why it failed.
+        kept: Name of the unfinished capture that it left when it was cancelled, if it did.
     """
 
     title: str
@@ -49,6 +50,7 @@ class Job:
     total: int = 0
     result: Any = None
     error: str = ""
+    kept: str = ""
     _cancel: threading.Event = field(default_factory=threading.Event)
     _tell: Callable[[], None] = lambda: None
 
@@ -79,6 +81,12 @@ class Job:
         self.done, self.total = done, total
         self._tell()
 
+    def tell(self, step: str, done: int, total: int) -> None:
+        """What is being done and how far it is, in one; raises as `checkpoint` does."""
+        self.checkpoint()
+        self.step, self.done, self.total = step, done, total
+        self._tell()
+
 
 class Jobs:
     """All jobs of the app, one at a time: a model has one forward pass, and this machine's cores are few.
@@ -103,7 +111,7 @@ class Jobs:
         job = Job(title)
 
         def tell() -> None:
-            for listener in (self._app, asker):
+            for listener in self._listeners(asker):
                 listener.post_message(JobMoved(job))
 
         job._tell = tell
@@ -130,5 +138,9 @@ class Jobs:
                 )
             finally:
                 self.current = None
-        for listener in (self._app, asker):
+        for listener in self._listeners(asker):
             listener.post_message(JobEnded(job))
+
+    def _listeners(self, asker: MessagePump) -> list[MessagePump]:
+        """Who is told, each once: the app may be the one that asked."""
+        return [self._app] if asker is self._app else [self._app, asker]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.cli.console import Narrator
-from engine.concepts.pair_files import WrittenPairs
+from engine.concepts.pair_files import PairFile, WrittenPairs
 from engine.concepts.prompt_file import PromptFile
 from engine.records.captures import CaptureData
 from engine.records.concepts import Concept
@@ -16,10 +15,8 @@ from engine.store.names import CapturePaths, require_free
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Source = Concept | PromptFile | Path
-"""What can be captured in shards: a concept, a file of prompts, or the path of a file of pairs."""
-
-_MOST_IN_MEMORY = 2**30  # bytes of states
+Source = Concept | PromptFile | PairFile
+"""What can be captured in shards."""
 
 
 def load(
@@ -58,15 +55,11 @@ def too_large(
     source: Source,
     what: dict[str, Any],
 ) -> bool:
-    """Whether states would take more memory than anyone should be surprised by."""
-    if isinstance(source, PromptFile):
-        return True
-    from engine.store.stream import contrast_bytes
+    """Whether a source goes into shards by itself, and if so, say it."""
+    from engine.store.size import goes_into_shards
 
-    needed = contrast_bytes(model, tokenizer, source, **what)
-    if needed > _MOST_IN_MEMORY:
-        narrator.say(f"{needed / 1e9:.1f} GB of states: into shards, in bounded memory; it can be gone on with")
-    return needed > _MOST_IN_MEMORY
+    with narrator.engine_log():
+        return goes_into_shards(model, tokenizer, source, **what)
 
 
 def capture_shards(
@@ -85,7 +78,8 @@ def capture_shards(
         if isinstance(source, PromptFile):
             capture_prompt_file(model, tokenizer, source.path, paths.name, **where)
         else:
-            capture_contrast_in_shards(model, tokenizer, source, paths.name, **where)
+            pairs = source if isinstance(source, Concept) else source.path
+            capture_contrast_in_shards(model, tokenizer, pairs, paths.name, **where)
     narrator.say(f"saved {paths.shards}{os.sep} and {paths.record.name}")
 
 

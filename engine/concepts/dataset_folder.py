@@ -36,6 +36,11 @@ def dataset_rows(path: Path, column: str) -> Iterator[Row]:
     yield from enumerate(table.select_columns(column), start=1)
 
 
+def is_dataset(path: Path) -> bool:
+    """Whether a path is the folder of a data set, or of one with splits."""
+    return any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
+
+
 def _require_one_split(path: Path) -> None:
     if (path / "dataset_info.json").exists():
         return

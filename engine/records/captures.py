@@ -130,3 +130,13 @@ class CaptureEstimate(TypedDict):
     tokens: int
     seconds: float
     bytes: int
+
+
+class SourceEstimate(CaptureEstimate):
+    """What a capture will cost, and where it goes.
+
+    Attributes:
+        in_shards: Whether it goes into shards: in bounded memory, and it can be gone on with.
+    """
+
+    in_shards: bool

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.capture.run import Progress
 from engine.errors import Remedy, RequestError
 from engine.records.captures import ContrastData
 from engine.records.ranking import RankedLayer, Ranking
@@ -37,7 +38,12 @@ ENOUGH_GROUPS = 6
 
 
 def rank_layers(
-    data: ContrastData, *, resamples: int = RESAMPLES, permutations: int = PERMUTATIONS, seed: int = 0
+    data: ContrastData,
+    *,
+    resamples: int = RESAMPLES,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Ranking:
     """Rank the layers of a contrast by held-out d', with intervals, ties and a test against shuffled labels.
 
@@ -54,6 +60,7 @@ def rank_layers(
         resamples: Bootstrap resamples.
         permutations: Most shuffles of the labels of each factor.
         seed: The same seed gives the same ranking.
+        progress: Called before each layer with the number done and in total; what it raises ends the ranking.
 
     Returns:
         The ranking, best layer first.
@@ -71,7 +78,7 @@ def rank_layers(
     groupings = group_pairs(data.get("factors"), data["num_pairs"])
     if not groupings:
         raise _nothing_to_leave_out(data["num_pairs"])
-    work = _measure(data, groupings, resamples, permutations, seed)
+    work = _measure(data, groupings, resamples, permutations, seed, progress)
     ranked = _ranked(work)
     return Ranking(
         layers=ranked,
@@ -125,14 +132,21 @@ class _Work:
 
 
 def _measure(
-    data: ContrastData, groupings: Mapping[str, Tensor], resamples: int, permutations: int, seed: int
+    data: ContrastData,
+    groupings: Mapping[str, Tensor],
+    resamples: int,
+    permutations: int,
+    seed: int,
+    progress: Progress | None = None,
 ) -> _Work:
     """Go through the layers, and keep of each no more than scores."""
     separations: list[LayerSeparation] = []
     shuffled: dict[str, list[Tensor]] = {factor: [] for factor in groupings}
     resampled: dict[str, list[Tensor]] = {factor: [] for factor in groupings}
     counts: dict[str, int] = {}
-    for layer in data["layers"]:
+    for done, layer in enumerate(data["layers"]):
+        if progress is not None:
+            progress(done, len(data["layers"]))
         held_out = hold_out(pairs_at(data, layer), groupings)
         require_usable(layer, held_out.extent)
         separations.append(separate(held_out))

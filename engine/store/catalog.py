@@ -9,7 +9,6 @@ from engine.store.names import DEFAULT_STORE, PLAN, SHARD, UNFINISHED, CapturePa
 from engine.store.record import read_record
 
 UNFINISHED_SHARDS = "unfinished"
-GO_ON = "give the same command again: it goes on from the shards that are saved"
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,7 @@ def show_capture(name: str | Path, *, store: str | Path | None = None) -> Captur
         )
     entry = _entry(paths.store, paths.name)
     if entry.record is None:
-        goes_on = not paths.record.exists() and paths.in_shards
-        step = GO_ON if goes_on else Remedy.CAPTURE_AGAIN
+        step = Remedy.GO_ON if paths.unfinished else Remedy.CAPTURE_AGAIN
         raise StoreError(f"the capture {paths.name!r} cannot be used: {entry.problem}", next_step=step)
     return entry.record
 
@@ -114,7 +112,9 @@ def _missing_shards(paths: CapturePaths, size: int | None) -> str:
     files = shard_files(paths)
     plural = "" if len(files) == 1 else "s"
     if size is None:
-        return f"{UNFINISHED_SHARDS}: {len(files)} shard{plural} saved so far; the same command goes on from there"
+        return (
+            f"{UNFINISHED_SHARDS}: {len(files)} shard{plural} saved so far; capturing the same again goes on from there"
+        )
     found = sum(path.stat().st_size for path in files)
     return "" if found == size else f"its shards have {found} bytes, its record says {size}"
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from engine.errors import Remedy, StoreError
 
 DEFAULT_STORE = Path("activations")
+MOST_IN_MEMORY = 2**30
+"""Most bytes of states that are held in memory and saved as one file, unless told."""
+
 UNFINISHED = ".unfinished"
 PLAN = "plan.json"
 SHARD = ".safetensors"
@@ -46,6 +49,11 @@ class CapturePaths:
     def in_shards(self) -> bool:
         """Whether the tensors lie in that folder, all of them or so far."""
         return self.plan.exists() and not self.tensors.exists()
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it is a capture in shards that can be gone on with."""
+        return self.in_shards and not self.record.exists()
 
     @property
     def exist(self) -> bool:

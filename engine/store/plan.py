@@ -13,7 +13,7 @@ import msgspec
 
 from engine.errors import Remedy, StoreError
 from engine.records.files import ShardPlan
-from engine.store.catalog import GO_ON, shard_files
+from engine.store.catalog import shard_files
 from engine.store.names import UNFINISHED, CapturePaths
 from engine.store.record import read_content
 
@@ -62,7 +62,7 @@ def require_same_plan(paths: CapturePaths, wanted: ShardPlan) -> None:
     if changed:
         raise StoreError(
             f"the unfinished capture {paths.name!r} was begun otherwise: {'; '.join(changed)}",
-            expected=f"what it was begun with; {GO_ON}",
+            expected="what it was begun with: then it goes on from the shards that are saved",
             next_step=Remedy.RENAME_OR_REPLACE,
         )
 

@@ -6,6 +6,7 @@ Knows prompts and settings. Does not know what the user said, or how shards are 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,11 +31,14 @@ from engine.store.plan import (
 from engine.store.record import encode_record
 from engine.store.shard_record import record_shards
 from engine.store.shard_run import ShardRun, state_dtype
-from engine.store.survey import PromptSource, survey_prompts
+from engine.store.survey import PromptSource, Steps, survey_prompts
 from engine.store.write import write_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+RANKING = "ranking layers"
+"""What `Steps` are told when the prompts have been run."""
 
 _SHARD_BYTES = 64 * 2**20
 _SHARD_PROMPTS = 512
@@ -51,6 +55,7 @@ class Wanted:
         force: Whether what is there is replaced.
         progress: Told of each batch.
         processes: Who shares the work.
+        steps: Told of what is done before and after the prompts are run.
     """
 
     paths: CapturePaths
@@ -59,6 +64,7 @@ class Wanted:
     force: bool
     progress: Progress
     processes: Processes
+    steps: Steps = lambda _step, _done, _total: None
 
 
 def capture_planned(
@@ -89,7 +95,7 @@ def capture_planned(
     require_free(paths, force=wanted.force, resume=True)
     require_own_folder(paths)
     stamp = source.stamp()
-    found = survey_prompts(model, tokenizer, source, settings)
+    found = survey_prompts(model, tokenizer, source, settings, wanted.steps)
     if processes.is_main:
         settings = settings if wanted.force else _as_begun(settings, paths)
         plan = _plan(model, settings, wanted, source, found)
@@ -102,7 +108,7 @@ def capture_planned(
     ShardRun(model, tokenizer, source, stamp, settings, plan, paths, wanted.progress, processes).run_missing()
     processes.wait()
     if processes.is_main:
-        write_atomically(paths.record, encode_record(record_shards(paths, plan)))
+        write_atomically(paths.record, encode_record(record_shards(paths, plan, partial(wanted.steps, RANKING))))
     processes.wait()
     return paths
 

@@ -13,6 +13,7 @@ from engine.records.captures import CaptureData
 from engine.records.files import CaptureRecord, DataFile
 
 if TYPE_CHECKING:
+    from engine.capture.run import Progress
     from engine.records.captures import ActivationData, ContrastData
     from engine.records.ranking import ConfoundReport, Ranking
     from engine.records.statistics import SideSummary
@@ -45,13 +46,14 @@ _VERSION = msgspec.json.Decoder(_Versioned)
 _WHOLE = msgspec.json.Decoder(CaptureRecord)
 
 
-def make_record(data: CaptureData, name: str, file: DataFile) -> CaptureRecord:
+def make_record(data: CaptureData, name: str, file: DataFile, progress: Progress | None = None) -> CaptureRecord:
     """Describe a capture.
 
     Args:
         data: What was captured.
         name: Its name in the store.
         file: The tensor file it was written to.
+        progress: Called with layers ranked and in total; what it raises ends it.
     """
     from engine.stats.summary import prompts_of
     from engine.stats.table import layer_table
@@ -59,7 +61,7 @@ def make_record(data: CaptureData, name: str, file: DataFile) -> CaptureRecord:
     prompts = prompts_of(data)
     layers = prompts[0]["captured_layers"]
     positive, negative = (data["positive"], data["negative"]) if "positive" in data else (prompts, [])
-    findings = find_in(data) if "positive" in data else NO_FINDINGS
+    findings = find_in(data, progress) if "positive" in data else NO_FINDINGS
     return CaptureRecord(
         schema=SCHEMA,
         name=name,
@@ -83,18 +85,28 @@ def make_record(data: CaptureData, name: str, file: DataFile) -> CaptureRecord:
     )
 
 
-def find_in(data: ContrastData) -> Findings:
-    """What the statistics find in a contrast; one that cannot be ranked is saved all the same, and says why."""
+def find_in(data: ContrastData, progress: Progress | None = None) -> Findings:
+    """What the statistics find in a contrast; one that cannot be ranked is saved all the same, and says why.
+
+    Args:
+        data: A contrast.
+        progress: Called with layers ranked and in total, also when all are and both sides are summed up; what it
+            raises ends it.
+    """
     from engine.stats.confounds import find_confounds
     from engine.stats.ranking import rank_layers
     from engine.stats.sides import summarise_sides
 
+    def summing_up(_done: int, total: int) -> None:
+        if progress is not None:
+            progress(total, total)
+
     confounds = find_confounds(data)
     try:
-        ranking = rank_layers(data)
+        ranking = rank_layers(data, progress=progress)
     except RequestError as error:
         return Findings(ranking=None, sides=[], unranked=error.problem, confounds=confounds)
-    return Findings(ranking=ranking, sides=summarise_sides(data), unranked="", confounds=confounds)
+    return Findings(ranking=ranking, sides=summarise_sides(data, progress=summing_up), unranked="", confounds=confounds)
 
 
 def _texts(prompts: list[ActivationData]) -> list[str]:

@@ -11,10 +11,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from engine.errors import RequestError, StoreError, first_line
+from engine.errors import Remedy, RequestError, StoreError, first_line
 from engine.records.concepts import Factors
 from engine.stats.summary import StateSums
-from engine.store.catalog import GO_ON, shard_files, show_capture
+from engine.store.catalog import shard_files, show_capture
 from engine.store.names import SHARD, CapturePaths, locate
 from engine.store.write import write_atomically
 
@@ -184,7 +184,7 @@ def write_shard(shard: Shard, content: bytes) -> None:
         raise StoreError(
             f"the shard {shard.path.name} could not be saved: {error.problem}",
             expected=f"room for it; the {done} shards before it are saved and stay",
-            next_step=f"make room, then {GO_ON}",
+            next_step=Remedy.MAKE_ROOM,
         ) from error
 
 

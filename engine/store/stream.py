@@ -8,23 +8,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from engine.capture.batches import DEFAULT_BATCH_SIZE
 from engine.capture.layers import LayerSpec
 from engine.capture.positions import PositionSpec
 from engine.capture.run import Progress, Settings
 from engine.capture.sites import DEFAULT_SITE
 from engine.concepts.catalog import load_concept
-from engine.concepts.pair_files import open_pairs
+from engine.concepts.pair_files import PairFile, open_pairs
 from engine.concepts.prompt_file import open_prompts
-from engine.models.description import describe_model
 from engine.processes import ALONE, Processes
 from engine.records.concepts import Concept
 from engine.store.names import CapturePaths, locate
 from engine.store.planned import Wanted, capture_planned
 from engine.store.shard_run import AS_CAPTURED
-from engine.store.survey import PromptSource, survey_prompts
+from engine.store.survey import PromptSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -159,7 +156,7 @@ def capture_contrast_in_shards(
         >>> load_activations("runs/honesty")["positive"][0]["activations"][16].shape
         torch.Size([1, 1, 576])
     """
-    source = _pairs(tokenizer, pairs, max_samples, seed)
+    source = PromptSource.of(tokenizer, _pairs(pairs), max_samples, seed)
     told = progress or (lambda _done, _total: None)
     wanted = Wanted(locate(name, store), store_dtype, model_key, force, told, processes)
     return capture_planned(
@@ -167,46 +164,10 @@ def capture_contrast_in_shards(
     )
 
 
-def contrast_bytes(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: str | Path | Concept,
-    layers: LayerSpec = None,
-    max_samples: int | None = None,
-    *,
-    site: str = DEFAULT_SITE,
-    positions: PositionSpec = "last",
-    seed: int = 0,
-) -> int:
-    """How many bytes the states of a contrast take: whether to capture it in memory or in shards.
-
-    Args:
-        model: See `capture_contrast_in_shards`, as all others.
-        tokenizer: Its tokenizer.
-        pairs: What to capture.
-        layers: See `parse_layers`; None for all.
-        max_samples: Most pairs of a concept; None for every combination.
-        site: See `capture_activations`.
-        positions: See `parse_positions`.
-        seed: Of the draw of a concept's pairs.
-
-    Example:
-        >>> contrast_bytes(model, tokenizer, "honesty", layers=[16], max_samples=10)
-        46080
-    """
-    settings = _settings(model, layers, site, positions, None, True)
-    found = survey_prompts(model, tokenizer, _pairs(tokenizer, pairs, max_samples, seed), settings)
-    dtype = torch.float32 if settings.positions.mean else model.dtype
-    return found["kept_in_all"] * len(settings.layers) * describe_model(model).hidden_size * dtype.itemsize
-
-
-def _pairs(
-    tokenizer: PreTrainedTokenizerBase, pairs: str | Path | Concept, max_samples: int | None, seed: int
-) -> PromptSource:
-    if not isinstance(pairs, Concept) and Path(pairs).suffix.lower() in {".jsonl", ".csv"}:
-        return PromptSource.of_pairs(open_pairs(pairs))
-    concept = pairs if isinstance(pairs, Concept) else load_concept(pairs)
-    return PromptSource.of_concept(tokenizer, concept, max_samples, seed)
+def _pairs(pairs: str | Path | Concept) -> Concept | PairFile:
+    if isinstance(pairs, Concept):
+        return pairs
+    return open_pairs(pairs) if Path(pairs).suffix.lower() in {".jsonl", ".csv"} else load_concept(pairs)
 
 
 def _settings(

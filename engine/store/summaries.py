@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from engine.errors import StoreError
-from engine.store.catalog import missing_part
+from engine.store.catalog import UNFINISHED_SHARDS, missing_part
 from engine.store.names import PLAN, locate
 from engine.store.record import decode_record, read_content
 
@@ -52,6 +52,13 @@ class CaptureSummary:
     high: float | None = None
     p_value: float | None = None
     problem: str = ""
+
+    @property
+    def complaint(self) -> str:
+        """Why it cannot be used, as a sentence: what is unfinished is not damaged."""
+        if self.problem.startswith(UNFINISHED_SHARDS):
+            return f"{self.name} is {self.problem}"
+        return f"{self.name} is damaged: {self.problem}" if self.problem else ""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,7 +16,7 @@ import msgspec
 from engine.capture.prompts import TokenizedPrompt, tokenize_prompts
 from engine.capture.run import Settings
 from engine.capture.stacked import kept_tokens
-from engine.concepts.pair_files import PairFile, names_factors
+from engine.concepts.pair_files import PairFile, WrittenPairs, names_factors
 from engine.concepts.prompt_file import PromptFile
 from engine.concepts.rendered import render_pairs
 from engine.errors import RequestError
@@ -25,6 +25,18 @@ from engine.records.files import PromptList
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+Source = Concept | WrittenPairs | PairFile | PromptFile | Sequence[str]
+"""What can be captured: a concept, pairs, prompts."""
+
+Steps = Callable[[str, int, int], None]
+"""Called with what is being done beside running prompts, how much of it is, and of how much, 0 while that is unknown.
+
+What it raises ends the work."""
+
+_TELL_EVERY = 256  # prompts or pairs
+_UNKNOWN = Factors(template="", persona="", topic="")
 
 
 class Item(NamedTuple):
@@ -60,6 +72,42 @@ class PromptSource:
     concept: str | None = None
     chat_template: str | None = None
     seed: int | None = None
+
+    @classmethod
+    def of(
+        cls, tokenizer: PreTrainedTokenizerBase, source: Source, max_samples: int | None = None, seed: int = 0
+    ) -> PromptSource:
+        """Whatever can be captured.
+
+        Args:
+            tokenizer: The model's.
+            source: What it is.
+            max_samples: Most pairs of a concept; None for every combination.
+            seed: Of their draw.
+        """
+        if isinstance(source, Concept):
+            return cls.of_concept(tokenizer, source, max_samples, seed)
+        if isinstance(source, PairFile):
+            return cls.of_pairs(source)
+        if isinstance(source, WrittenPairs):
+            return cls.of_written(source)
+        return cls.of_prompts(source) if isinstance(source, PromptFile) else cls.of_texts(source)
+
+    @classmethod
+    def of_texts(cls, texts: Sequence[str]) -> PromptSource:
+        """Prompts that are in memory, taken as they are."""
+        return cls("prompts", lambda: (Item((text,)) for text in texts), lambda: ())
+
+    @classmethod
+    def of_written(cls, pairs: WrittenPairs) -> PromptSource:
+        """Pairs that are in memory, taken as they are."""
+
+        def items() -> Iterator[Item]:
+            texts = zip(pairs.positive, pairs.negative, strict=True)
+            factors = pairs.factors or [_UNKNOWN] * len(pairs.positive)
+            return (Item(pair, known) for pair, known in zip(texts, factors, strict=True))
+
+        return cls("pairs", items, lambda: (), pairs=True)
 
     @classmethod
     def of_prompts(cls, file: PromptFile) -> PromptSource:
@@ -117,7 +165,11 @@ class PromptSource:
 
 
 def survey_prompts(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: PromptSource, settings: Settings
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    source: PromptSource,
+    settings: Settings,
+    steps: Steps | None = None,
 ) -> PromptList:
     """Check, count and fingerprint every prompt, holding one item.
 
@@ -126,6 +178,7 @@ def survey_prompts(
         tokenizer: Its tokenizer.
         source: The prompts.
         settings: What is kept of each.
+        steps: Told now and then how many were counted.
 
     Raises:
         CaptureError: A prompt is empty or too long.
@@ -134,6 +187,8 @@ def survey_prompts(
     texts, ids, factors = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
     count, tokens, most, kept, named = 0, 0, 0, 0, False
     for number, item in enumerate(source.items()):
+        if steps is not None and number % _TELL_EVERY == 0:
+            steps("counting prompts", number * source.sides, 0)
         for prompt in source.tokenize(model, tokenizer, [item], number):
             encoded = prompt.text.encode()
             texts.update(len(encoded).to_bytes(8, "little") + encoded)

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from engine.capture.run import Progress
 from engine.errors import Remedy, StoreError
 from engine.records.captures import CaptureData
 from engine.records.files import DataFile
@@ -24,7 +25,12 @@ _ONLY_IN_RECORD = {"provenance", "factors"}
 
 
 def save_activations(
-    data: CaptureData, name: str | Path, *, store: str | Path | None = None, force: bool = False
+    data: CaptureData,
+    name: str | Path,
+    *,
+    store: str | Path | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> CapturePaths:
     """Save a capture as `NAME.pt` and `NAME.json`.
 
@@ -38,6 +44,8 @@ def save_activations(
         name: A path without suffix, as in "my_activations"; a plain name when `store` is given.
         store: The folder to save into.
         force: Whether an existing capture of that name may be replaced.
+        progress: Called with layers of a contrast ranked and in total; what it raises ends the save, and nothing is
+            saved.
 
     Returns:
         Where the files lie.
@@ -55,7 +63,7 @@ def save_activations(
         paths.store.mkdir(parents=True, exist_ok=True)
         with _unfinished(paths.tensors) as tensors, _unfinished(paths.record) as record:
             file = _fill(tensors, lambda out: torch.save(_plain(data), out), paths.tensors.name)
-            content = encode_record(make_record(data, paths.name, file))
+            content = encode_record(make_record(data, paths.name, file, progress))
             _fill(record, lambda out: out.write(content), paths.record.name)
             # Without a record there is no capture: it goes first and comes back last, so that no record ever stands
             # beside tensors that it does not describe.

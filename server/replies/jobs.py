@@ -20,6 +20,7 @@ class Estimate(BaseModel):
     tokens: int
     seconds: float
     bytes: int
+    in_shards: bool = Field(default=False, description="If stopped, the same call goes on from the shards saved")
 
 
 class JobResult(Reply):
@@ -79,5 +80,14 @@ def _next_step(job: Job) -> str:
     return {
         "done": "call again without dry_run to capture",
         "failed": "correct what the error says and call again",
-        "cancelled": "nothing was saved; call again to start over",
+        "cancelled": _after_cancel(job.kept),
     }.get(job.status, f"wait_for_job(job='{job.id}'), or cancel_job(job='{job.id}')")
+
+
+def _after_cancel(kept: str) -> str:
+    if not kept:
+        return "nothing was saved; call again to start over"
+    return (
+        "the shards that were saved are kept: the same call, without replace, goes on from them;"
+        f" delete_capture(name='{kept}', confirm=true) drops them"
+    )

@@ -1,23 +1,24 @@
-"""Make captures: of a contrast, of a prompt."""
+"""Make captures: of a contrast, of a prompt, of prompts."""
 
-from collections.abc import Callable
+from dataclasses import replace as replace_in
 from typing import Annotated
 
 from mcp.types import CallToolResult
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine.capture.layers import LayerSpec
 from engine.capture.positions import parse_positions
 from engine.capture.sites import DEFAULT_SITE, parse_site
 from engine.concepts import catalog
+from engine.concepts.pair_files import WrittenPairs
 from engine.concepts.pairs import DEFAULT_SAMPLES
+from engine.concepts.prompt_file import PromptFile
+from engine.concepts.prompt_folder import find_prompts
 from engine.errors import RequestError
-from engine.records.captures import CaptureData
 from engine.records.concepts import Concept, Factors
 from engine.store.names import default_name, locate, require_free
 from server.jobs import Job
 from server.replies.jobs import JobReply, JobResult
-from server.shelf import LoadedModel
+from server.request import CaptureRequest
 from server.tools.arguments import (
     LONGEST_NAME,
     LONGEST_TEXT,
@@ -33,8 +34,6 @@ from server.tools.arguments import (
 from server.tools.jobs import answer
 from server.tools.spec import ToolSpec
 from server.workbench import Ctx, workbench
-
-Work = Callable[[LoadedModel, Job], CaptureData | None]
 
 
 class PromptPair(BaseModel):
@@ -75,29 +74,20 @@ async def capture_contrast(
     """Run the pairs of a concept through a model, save the hidden states, and rank the layers by how they separate.
 
     This is the main tool. It loads the model if need be, runs in the background if it takes long, and answers with the
-    layer that leads, how sure that is, and what it is tied with.
+    layer that leads, how sure that is, and what it is tied with. More than 1 GiB of states goes into shards: what was
+    cancelled or interrupted goes on with the same call.
     """
     if (concept is None) == (pairs is None):
         raise RequestError(
             "give a concept, or pairs of your own, and not both",
             next_step="list_concepts shows the concepts",
         )
-    bench = workbench(ctx)
-    chosen: Concept | list[PromptPair] = pairs or []
+    source: Concept | WrittenPairs = _written(pairs or [])
     if concept is not None:
-        chosen = catalog.load_concept(concept, bench.settings.concepts, by_name_only=True)
-    factors = _factors(pairs or [])
-    what = chosen.name if isinstance(chosen, Concept) else "pairs"
-    how = {"layers": layers, "positions": positions, "site": site}
-
-    def capture(loaded: LoadedModel, job: Job) -> CaptureData | None:
-        from server.capturing import capture_concept, capture_pairs
-
-        if isinstance(chosen, Concept):
-            return capture_concept(loaded, chosen, max_samples, how, job, dry_run=dry_run)
-        return capture_pairs(loaded, [_texts(pair) for pair in chosen], factors, how, job, dry_run=dry_run)
-
-    return await _run(ctx, "capture_contrast", model, what, name, how, capture, replace=replace, wait_s=wait_s)
+        source = catalog.load_concept(concept, workbench(ctx).settings.concepts, by_name_only=True)
+    called = source.name if isinstance(source, Concept) else "pairs"
+    request = CaptureRequest(source, called, model, layers, positions, site, max_samples, name, replace, dry_run)
+    return await _start(ctx, "capture_contrast", request, wait_s)
 
 
 async def capture_prompt(
@@ -116,50 +106,71 @@ async def capture_prompt(
     wait_s: WaitS = 40,
 ) -> Annotated[CallToolResult, JobReply]:
     """Save the hidden states of one prompt. To find the layers of a concept, use capture_contrast instead."""
-    how = {"layers": layers, "positions": positions, "site": site}
-
-    def capture(loaded: LoadedModel, job: Job) -> CaptureData | None:
-        from server.capturing import capture_text
-
-        return capture_text(loaded, prompt, how, job, dry_run=dry_run)
-
-    return await _run(ctx, "capture_prompt", model, "prompt", name, how, capture, replace=replace, wait_s=wait_s)
+    request = CaptureRequest([prompt], "prompt", model, layers, positions, site, None, name, replace, dry_run)
+    return await _start(ctx, "capture_prompt", request, wait_s)
 
 
-async def _run(
+async def capture_prompts(
     ctx: Ctx,
-    kind: str,
-    model: str,
-    what: str,
-    name: str | None,
-    how: dict[str, str],
-    capture: Work,
-    *,
-    replace: bool,
-    wait_s: float,
-) -> CallToolResult:
+    prompts: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]] | None,
+        Field(description="Texts, taken as they are; or give file", min_length=1, max_length=2000),
+    ] = None,
+    file: Annotated[
+        str | None,
+        Field(
+            description="Name of a file in the folder prompts of the store: .txt (a prompt a line), .jsonl or .csv"
+            " (with prompt)",
+            max_length=LONGEST_NAME,
+        ),
+    ] = None,
+    model: ModelName = "smollm2",
+    layers: Layers = "all",
+    positions: Positions = "last",
+    site: Site = DEFAULT_SITE,
+    name: NewName = None,
+    replace: Replace = False,
+    dry_run: DryRun = False,
+    wait_s: WaitS = 40,
+) -> Annotated[CallToolResult, JobReply]:
+    """Save the hidden states of many prompts: a list, or a file of any number. Nothing is ranked: they have no sides.
+
+    A file goes into shards: what was cancelled or interrupted goes on with the same call.
+    """
+    if (prompts is None) == (file is None):
+        raise RequestError("give prompts, or the name of a file of prompts, and not both")
+    source: PromptFile | list[str] = prompts or []
+    if file is not None:
+        source = find_prompts(file, workbench(ctx).settings.prompts)
+    called = source.path.stem if isinstance(source, PromptFile) else "prompts"
+    request = CaptureRequest(source, called, model, layers, positions, site, None, name, replace, dry_run)
+    return await _start(ctx, "capture_prompts", request, wait_s)
+
+
+async def _start(ctx: Ctx, kind: str, request: CaptureRequest, wait_s: float) -> CallToolResult:
     """Check what can be checked at once, then capture and save in a job."""
     bench = workbench(ctx)
-    model = bench.settings.require_allowed(model)[1].alias
-    parse_positions(how["positions"])
-    parse_site(how["site"], _layers(how["layers"]))
-    target = name or default_name(model, what)
-    require_free(locate(target, bench.settings.store), force=replace)
+    request = replace_in(request, model=bench.settings.require_allowed(request.model)[1].alias)
+    parse_positions(request.positions)
+    parse_site(request.site, None if request.layers == "all" else request.layers)
+    name = request.name or default_name(request.model, request.called)
+    require_free(locate(name, bench.settings.store), force=request.replace, resume=True)
 
     def work(job: Job) -> JobResult | None:
         from server.capturing import capture_and_save
 
-        return capture_and_save(bench, model, target, capture, job, replace=replace)
+        return capture_and_save(bench, request, name, job)
 
     return await answer(ctx, bench.jobs.start(kind, work), wait_s)
 
 
-def _layers(layers: str) -> LayerSpec:
-    return None if layers == "all" else layers
-
-
-def _texts(pair: PromptPair) -> tuple[str, str]:
-    return pair.positive, pair.negative
+def _written(pairs: list[PromptPair]) -> WrittenPairs:
+    factors = _factors(pairs)
+    return WrittenPairs(
+        positive=tuple(pair.positive for pair in pairs),
+        negative=tuple(pair.negative for pair in pairs),
+        factors=tuple(factors) if factors else None,
+    )
 
 
 def _factors(pairs: list[PromptPair]) -> list[Factors] | None:
@@ -177,4 +188,5 @@ def _factors(pairs: list[PromptPair]) -> list[Factors] | None:
 TOOLS = (
     ToolSpec(capture_contrast, "Capture a contrast", writes=True, repeatable=False, reaches_out=True),
     ToolSpec(capture_prompt, "Capture a prompt", writes=True, repeatable=False, reaches_out=True),
+    ToolSpec(capture_prompts, "Capture prompts", writes=True, repeatable=False, reaches_out=True),
 )

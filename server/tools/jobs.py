@@ -24,7 +24,7 @@ async def wait_for_job(ctx: Ctx, job: Handle, wait_s: WaitS = 40) -> Annotated[C
 
 
 async def cancel_job(ctx: Ctx, job: Handle) -> Annotated[CallToolResult, JobReply]:
-    """Cancel a job. What is in the model stops after its current batch; nothing half-done is saved."""
+    """Cancel a job. What is in the model stops after its current batch; of what is half-done only shards are kept."""
     found = workbench(ctx).jobs.find(job)
     found.cancel()
     return await _reply(ctx, found, 10)

@@ -26,6 +26,7 @@ CHANGING = {
     "define_concept",
     "capture_contrast",
     "capture_prompt",
+    "capture_prompts",
     "delete_capture",
     "extract_direction",
     "cancel_job",

@@ -59,5 +59,10 @@ def test_what_every_call_would_stumble_over_is_refused_at_the_start(settings: Se
     file.write_text("mine")
     with pytest.raises(RequestError, match="is not a folder"):
         replace(settings, store=file).require_usable()
+    shards = tmp_path / "large"
+    shards.mkdir()
+    (shards / "plan.json").write_text("{}")
+    with pytest.raises(RequestError, match=rf"folder of one capture in shards, .* --store {tmp_path}"):
+        replace(settings, store=shards).require_usable()
     with pytest.raises(RequestError, match="'smollm2'"):
         replace(settings, allowed_models=("smolm2",)).require_usable()

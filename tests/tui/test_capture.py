@@ -1,15 +1,20 @@
 """The capture form: estimate, run, cancel, and everything that can be typed wrong."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+import engine
 from engine.store.catalog import show_capture
 from tests.engine.cli.conftest import concept_text
 from tests.tui.screen_text import wait_for, wait_until
 from tui.app import LayerscopeApp
+from tui.capturing import CaptureForm, plan_capture, run_plan
+from tui.jobs import Job, JobCancelled
+from tui.models import ModelKeeper
 
 pytestmark = pytest.mark.anyio
 
@@ -44,6 +49,67 @@ async def test_estimates_captures_and_opens_the_result(real_store: Path, concept
     assert (saved["num_pairs"], saved["captured_layers"], saved["concept"]) == (24, [0, 1, 2, 3], "loudness")
 
 
+async def test_a_file_of_prompts_goes_into_shards_is_stopped_and_goes_on(real_store: Path, tmp_path: Path) -> None:
+    file = tmp_path / "questions.txt"
+    long = " ".join(f"w{number}" for number in range(10, 68))  # as long as the model takes
+    texts = [f"w{number % 100 + 3} w{number // 100 + 3} {long}" for number in range(5000)]
+    file.write_text("\n".join(texts))
+    shards = real_store / "asked"
+    async with LayerscopeApp(real_store).run_test(size=(120, 40), notifications=True) as pilot:
+        await wait_for(pilot, "2 captures")
+        await pilot.press("n")
+        await wait_for(pilot, "New capture")
+        fill(pilot, model="tiny", concept=str(file), name="asked")
+        await pilot.press("enter")
+        await wait_for(pilot, "5000 prompts, 300,000 tokens", "Into shards: if it is stopped, the same form goes on")
+        await pilot.press("enter")
+        await wait_for(pilot, "capturing asked: running prompts", "/5000", "✗ asked: unfinish")
+        await wait_until(pilot, lambda _text: len(list(shards.glob("*.safetensors"))) > 1, "two shards")
+        await pilot.press("ctrl+x")
+        await wait_for(pilot, "the shards of asked that were saved are kept")
+        before = {path: path.stat().st_mtime_ns for path in shards.glob("*.safetensors")}
+        await pilot.press("n")
+        await wait_for(pilot, "New capture")
+        fill(pilot, model="tiny", concept=str(file), name="asked")
+        await pilot.click("#run")
+        for some in (4, 7):  # each with a wait of its own: this takes long on a busy machine
+            await wait_until(pilot, lambda _text, some=some: len(list(shards.glob("*.safetensors"))) > some, "shards")  # type: ignore[misc]
+        await wait_for(pilot, "5000 prompts", "a capture of prompts has no two")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    saved = engine.open_shards("asked", store=real_store)
+    assert len(saved) == 10
+    assert [text for shard in saved for text in shard.prompts] == texts
+
+
+def test_a_contrast_beyond_the_limit_goes_into_shards_and_on(real_store: Path, concept: Path) -> None:
+    form = CaptureForm(model="tiny", concept=str(concept), layers="all", positions="last", samples="0", name="")
+    plan, models = replace(plan_capture(form, real_store), most_in_memory=1), ModelKeeper()
+    job = Job("capturing")
+    job._tell = lambda: job.cancel() if job.step == "ranking layers" else None
+    with pytest.raises(JobCancelled):
+        run_plan(plan, models, job)
+    assert job.kept == "tiny_loudness"
+    kept = {path: path.stat().st_mtime_ns for path in (real_store / "tiny_loudness").glob("*.safetensors")}
+    assert kept
+    again = replace(plan_capture(form, real_store), most_in_memory=1)
+    assert run_plan(again, models, Job("capturing")).name == "tiny_loudness"
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    record = show_capture("tiny_loudness", store=real_store)
+    assert (record["num_pairs"], record["concept"]) == (24, "loudness")
+    assert record["ranking"] is not None
+
+
+def test_what_is_stopped_while_its_layers_are_ranked_is_not_saved(real_store: Path, concept: Path) -> None:
+    before = sorted(path.name for path in real_store.iterdir())
+    form = CaptureForm(model="tiny", concept=str(concept), layers="all", positions="last", samples="0", name="")
+    job = Job("capturing")
+    job._tell = lambda: job.cancel() if (job.step, job.done) == ("ranking layers", 2) else None
+    with pytest.raises(JobCancelled):
+        run_plan(plan_capture(form, real_store), ModelKeeper(), job)
+    assert (job.kept, job.done, job.total) == ("", 2, 4)
+    assert sorted(path.name for path in real_store.iterdir()) == before
+
+
 async def test_own_pairs_under_a_name_of_ones_own(real_store: Path, tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("".join(f'{{"positive": "w{i} w9", "negative": "w{i} w8"}}\n' for i in range(20, 30)))
@@ -68,9 +134,15 @@ async def test_own_pairs_under_a_name_of_ones_own(real_store: Path, tmp_path: Pa
         ({"concept": "honesty", "name": "tiny_loud"}, "tiny_loud"),
         ({"concept": "honesty", "name": "../out"}, "name"),
         ({"concept": "nowhere.jsonl"}, "nowhere.jsonl"),
+        ({"concept": "nowhere.txt"}, "nowhere.txt"),
+        ({"concept": "neither.csv"}, "holds neither prompts nor pairs"),
     ],
 )
-async def test_what_is_typed_wrong_is_said_at_once(real_store: Path, fields: dict[str, str], said: str) -> None:
+async def test_what_is_typed_wrong_is_said_at_once(
+    real_store: Path, fields: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(real_store.parent)
+    Path("neither.csv").write_text("text\nhello\n")
     async with LayerscopeApp(real_store).run_test(size=(120, 40), notifications=True) as pilot:
         await wait_for(pilot, "2 captures")
         await pilot.press("n")
@@ -122,7 +194,8 @@ async def test_cancel_saves_nothing_and_the_app_goes_on(real_store: Path, tmp_pa
         await pilot.click("#run")
         await wait_for(pilot, "capturing never", "/16000", "ctrl+x cancels", "tiny_loud", "leads")
         await pilot.press("ctrl+x")
-        await wait_for(pilot, "cancelled; nothing half-done was saved")
+        text = await wait_for(pilot, "cancelled; nothing half-done was saved")
+        assert text.count("cancelled; nothing") == 1
         await pilot.press("enter")
         await wait_for(pilot, "lie at layer")
     assert sorted(path.name for path in real_store.iterdir()) == before

@@ -18,7 +18,7 @@ from engine.concepts.catalog import list_concepts
 from engine.concepts.pairs import DEFAULT_SAMPLES
 from engine.errors import LayerscopeError
 from engine.models.registry import DEFAULT_MODEL, list_models
-from engine.records.captures import CaptureEstimate
+from engine.records.captures import SourceEstimate
 from tui.capturing import CaptureForm, CapturePlan, estimate_plan, plan_capture, run_plan
 from tui.messages import JobEnded
 from tui.remedies import in_words
@@ -53,7 +53,9 @@ class CaptureScreen(LayerscopeScreen):
         concepts = [concept.name for concept in list_concepts()]
         with VerticalScroll(id="form"):
             yield from _field("model", "Model", DEFAULT_MODEL, models, "an alias, a hub id, a folder or a .gguf file")
-            yield from _field("concept", "Concept", "", concepts, "a name, a .toml file, or pairs: .jsonl, .csv")
+            yield from _field(
+                "concept", "Concept", "", concepts, "a name, .toml, or pairs or prompts: .jsonl, .csv, .txt"
+            )
             yield from _field("layers", "Layers", "all", ["all", "recommended"], "all, recommended, 14,15 or 10-20")
             yield from _field("positions", "Positions", "last", ["last", "all", "mean"], "last, all, mean, -2 or 2:10")
             yield from _field("samples", "Pairs", str(DEFAULT_SAMPLES), [], "at most so many; 0 for every one")
@@ -140,8 +142,11 @@ def _choices(models: list[str], concepts: list[str]) -> Text:
     return Text(f"models: {', '.join(models)}\nconcepts: {', '.join(concepts)}\n→ takes the suggestion")
 
 
-def _in_words(estimate: CaptureEstimate) -> str:
+def _in_words(cost: SourceEstimate) -> str:
+    into = (
+        "\nInto shards: if it is stopped, the same form goes on from those that are saved" if cost["in_shards"] else ""
+    )
     return (
-        f"{estimate['prompts']} prompts, {estimate['tokens']:,} tokens, about {max(estimate['seconds'], 0.1):.1f} s,"
-        f" {estimate['bytes'] / 1e6:.1f} MB"
+        f"{cost['prompts']} prompts, {cost['tokens']:,} tokens, about {max(cost['seconds'], 0.1):.1f} s,"
+        f" {cost['bytes'] / 1e6:.1f} MB{into}"
     )

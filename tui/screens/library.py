@@ -154,7 +154,7 @@ class LibraryScreen(LayerscopeScreen):
 
         summary = self._under_cursor()
         if summary and summary.problem:
-            self.notify(summary.problem, title=f"{summary.name} is damaged", severity="error", markup=False)
+            self.notify(summary.complaint, title="cannot be opened", severity="error", markup=False)
         elif summary:
             self.app.push_screen(RankingScreen(self.store, summary.name))
 

@@ -26,7 +26,8 @@ class JobLine(Static):
 def describe_job(job: Job) -> str:
     """A job in one line."""
     if not job.total:
-        return f"{job.title}: {job.step or job.status} · ctrl+x cancels"
+        counted = f" {job.done}" if job.done else ""
+        return f"{job.title}: {job.step or job.status}{counted} · ctrl+x cancels"
     filled = job.done * _BAR // job.total
     bar = "━" * filled + "╌" * (_BAR - filled)
-    return f"{job.title} {bar} {job.done}/{job.total} · ctrl+x cancels"
+    return f"{job.title}: {job.step} {bar} {job.done}/{job.total} · ctrl+x cancels"

@@ -34,7 +34,7 @@ class CapturePreview(Vertical):
     def show(self, summary: CaptureSummary, store: Path) -> None:
         """Draw a capture from its record, or say why it cannot be used."""
         if summary.problem:
-            self.say(Text(f"{summary.name} is damaged: {summary.problem}", style="bold"))
+            self.say(Text(summary.complaint, style="bold"))
             return
         try:
             drawn = layers_chart(show_capture(summary.name, store=store))

@@ -1,4 +1,4 @@
-"""What goes into shards by itself: states that would take more memory than anyone should be surprised by."""
+"""What goes into shards, and says so."""
 
 import json
 from pathlib import Path
@@ -6,51 +6,25 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-import engine
-from engine.cli import capture_work
 from engine.cli.capture_work import too_large
 from engine.cli.console import Narrator
-from engine.store.stream import contrast_bytes
+from engine.concepts.pair_files import open_pairs
 from tests.engine.cli.conftest import Program, assert_failed
 
 PAIRS = [{"positive": f"w5 w{20 + i}", "negative": f"w6 w7 w{20 + i}", "topic": f"w{20 + i}"} for i in range(9)]
 
 
-@pytest.fixture
-def pairs(tmp_path: Path) -> Path:
-    path = tmp_path / "pairs.jsonl"
-    path.write_text("\n".join(map(json.dumps, PAIRS)))
-    return path
-
-
-@pytest.mark.parametrize("positions", ["all", "last", "mean"])
-def test_the_bytes_are_those_of_the_states(
-    positions: str, pairs: Path, tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
-) -> None:
-    data = engine.capture_contrastive_activations(
-        tiny_llama,
-        tiny_tokenizer,
-        [pair["positive"] for pair in PAIRS],
-        [pair["negative"] for pair in PAIRS],
-        layers=[1, 3],
-        positions=positions,
-    )
-    states = [rows for prompt in data["positive"] + data["negative"] for rows in prompt["activations"].values()]
-    told = contrast_bytes(tiny_llama, tiny_tokenizer, pairs, [1, 3], positions=positions)
-    assert told == sum(rows.nbytes for rows in states)
-
-
 def test_it_is_said_and_done_above_a_limit(
-    pairs: Path,
+    tmp_path: Path,
     tiny_llama: PreTrainedModel,
     tiny_tokenizer: PreTrainedTokenizerFast,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    needed = contrast_bytes(tiny_llama, tiny_tokenizer, pairs, positions="all")
-    for limit, large in ((needed, False), (needed - 1, True)):
-        monkeypatch.setattr(capture_work, "_MOST_IN_MEMORY", limit)
-        assert too_large(Narrator(quiet=False), tiny_llama, tiny_tokenizer, pairs, {"positions": "all"}) is large
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(map(json.dumps, PAIRS)))
+    for limit, large in ((2**30, False), (1, True)):
+        what = {"positions": "all", "most_in_memory": limit}
+        assert too_large(Narrator(quiet=False), tiny_llama, tiny_tokenizer, open_pairs(path), what) is large
     assert "GB of states: into shards" in capsys.readouterr().err
 
 

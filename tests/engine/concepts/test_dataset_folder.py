@@ -9,7 +9,8 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
-from engine.concepts.prompt_file import open_prompts
+from engine.concepts.prompt_file import PromptFile, open_prompts
+from engine.concepts.text_file import is_text_file, open_texts
 from engine.errors import RequestError
 
 datasets = pytest.importorskip("datasets")
@@ -39,6 +40,12 @@ def test_the_states_are_those_of_the_same_prompts_in_a_file(
     shards = [sorted((tmp_path / name).glob("*.safetensors")) for name in ("one", "other")]
     assert shards[0]
     assert [path.read_bytes() for path in shards[0]] == [path.read_bytes() for path in shards[1]]
+
+
+def test_a_folder_is_told_from_the_name_of_a_concept(folder: Path, tmp_path: Path) -> None:
+    assert isinstance(open_texts(folder), PromptFile)
+    (tmp_path / "honesty").mkdir()
+    assert [is_text_file(path) for path in (folder, tmp_path / "honesty", tmp_path / "nowhere")] == [True, False, False]
 
 
 def test_a_data_set_that_was_changed_has_another_stamp(folder: Path) -> None:

@@ -114,8 +114,8 @@ def test_an_interrupted_capture_goes_on_and_is_the_same(capture: Any, prompts: P
     entry = next(entry for entry in list_captures(store) if entry.name == "mine")
     assert entry.record is None
     assert "unfinished: 2 shards saved so far" in entry.problem
-    assert "unfinished" in summarise_capture("mine", store).problem
-    with pytest.raises(StoreError, match="give the same command again"):
+    assert summarise_capture("mine", store).complaint.startswith("mine is unfinished: 2 shards saved so far")
+    with pytest.raises(StoreError, match="capture the same again"):
         engine.open_shards("mine", store=store)
     first = store / "mine" / "000000000000.safetensors"
     before = first.stat().st_mtime_ns

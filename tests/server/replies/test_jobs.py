@@ -36,3 +36,9 @@ def test_what_did_not_end_well_says_so(status: str, next_step: str) -> None:
     said = describe_job(Job("x-1", "x", status=status, error="too short"))  # type: ignore[arg-type]
     assert (said.status, said.error) == (status, "too short")
     assert next_step in said.next_step
+
+
+def test_shards_that_are_kept_are_told_of_with_what_to_do_about_them() -> None:
+    said = describe_job(Job("x-1", "x", status="cancelled", kept="large"))
+    assert "are kept: the same call, without replace, goes on" in said.next_step
+    assert "delete_capture(name='large', confirm=true)" in said.next_step

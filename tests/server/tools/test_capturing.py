@@ -1,14 +1,17 @@
-"""Tools that capture: pairs of one's own with and without factors, prompts, estimates, names that are taken."""
+"""Tools that capture: pairs of one's own, prompts, files of them, estimates, shards, names that are taken."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import anyio
 import pytest
 from mcp import Client
 
 import engine
 from engine.store.catalog import show_capture
-from server.app import LayerscopeServer
-from tests.server.conftest import Json, call, contents
+from server.app import LayerscopeServer, build_server
+from server.settings import ServerSettings
+from tests.server.conftest import Json, call, contents, many_pairs, refused
 from tests.server.test_journey import finished
 
 pytestmark = pytest.mark.anyio
@@ -72,3 +75,102 @@ async def test_a_name_that_is_taken_is_replaced_only_when_that_is_asked_for(app:
     provenance = show_capture("prompt", store=store)["provenance"]
     assert provenance is not None
     assert provenance["positions"] == "last"
+
+
+@pytest.fixture
+def questions(store: Path) -> Path:
+    """A file of six hundred prompts that hardly two begin alike, in the store's folder of prompts."""
+    file = store / "prompts" / "questions.txt"
+    file.parent.mkdir()
+    file.write_text("\n".join(pair["positive"] for pair in many_pairs(600)))
+    return file
+
+
+async def begun(client: Client, tool: str, **asked: object) -> Json:
+    """A job in shards of which some are saved and some are not."""
+    job = await call(client, tool, **asked, wait_s=0)
+    with anyio.fail_after(60):
+        while job["done"] <= 512:
+            assert job["status"] in {"waiting", "running"}, job
+            job = await call(client, "wait_for_job", job=job["job"], wait_s=0.1)
+    return job
+
+
+async def test_a_file_of_prompts_is_cancelled_and_gone_on_with(
+    app: LayerscopeServer, store: Path, questions: Path
+) -> None:
+    asked = {"file": "questions.txt", "model": "slow", "positions": "last"}
+    async with Client(app) as client:
+        estimate = await finished(client, await call(client, "capture_prompts", **asked, dry_run=True))
+        assert (estimate["status"], estimate["estimate"]["prompts"]) == ("estimated", 600)
+        job = await begun(client, "capture_prompts", **asked)
+        stopped = await call(client, "cancel_job", job=job["job"])
+        assert stopped["status"] == "cancelled"
+        assert "shards that were saved are kept" in stopped["next_step"]
+        (kept,) = (store / "slow_questions").glob("*.safetensors")
+        before = kept.stat().st_mtime_ns
+        listed = await call(client, "list_captures")
+        assert "unfinished: 1 shard saved so far" in listed["damaged"]["slow_questions"]
+        assert "without replace" in await refused(client, "describe_capture", name="slow_questions")
+        other = await call(client, "capture_prompts", **(asked | {"positions": "mean"}))
+        other = await finished(client, other)
+        assert "was begun otherwise" in other["error"]
+        done = await finished(client, await call(client, "capture_prompts", **asked))
+        assert (done["status"], done["done"], done["total"]) == ("done", 600, 600)
+        assert (done["capture"]["kind"], done["capture"]["prompts"]) == ("prompt", 600)
+        assert kept.stat().st_mtime_ns == before
+        assert len(list((store / "slow_questions").glob("*.safetensors"))) == 2
+        assert "already a capture" in await refused(client, "capture_prompts", **asked)
+        described = await call(client, "describe_capture", name="slow_questions")
+        assert len(described["example_prompts"]) + described["left_out"] == 600
+        for tool in ("rank_layers", "extract_direction"):
+            assert "capture_contrast" in await refused(client, tool, name="slow_questions")
+    assert [text for shard in engine.open_shards("slow_questions", store=store) for text in shard.prompts] == (
+        questions.read_text().splitlines()
+    )
+
+
+async def test_prompts_given_one_by_one_are_saved_as_the_engine_saves_several(
+    app: LayerscopeServer, store: Path, tiny_folder: Path
+) -> None:
+    async with Client(app) as client:
+        asked = {"prompts": ["w5 w6 w7", "w8"], "model": "tiny", "layers": "1"}
+        made = await finished(client, await call(client, "capture_prompts", **asked))
+        assert (made["capture"]["name"], made["capture"]["prompts"]) == ("tiny_prompts", 2)
+        assert made["capture"]["positions"] == "last"
+    model, tokenizer, _ = engine.load_model_and_tokenizer(str(tiny_folder))
+    expected = engine.capture_activations(model, tokenizer, asked["prompts"], layers=[1], positions="last")
+    saved = engine.load_activations("tiny_prompts", store=store)
+    assert "activations" in saved
+    assert saved["prompt"] == asked["prompts"]
+    assert (saved["activations"][1] == expected["activations"][1]).all()
+
+
+async def test_what_takes_more_than_fits_into_memory_goes_into_shards_and_is_ranked_alike(
+    settings: ServerSettings, store: Path
+) -> None:
+    asked = {"concept": "loudness", "model": "tiny"}
+    async with Client(build_server(replace(settings, most_in_memory=1))) as client:
+        made = await finished(client, await call(client, "capture_contrast", **asked))
+        ranked = [await call(client, "rank_layers", name=name) for name in ("loudness", "tiny_loudness")]
+        for tool, more in (("inspect_layer", {"layer": 2}), ("read_text", {"text": "w5"})):
+            await call(client, tool, name="tiny_loudness", **more)
+    assert (store / "tiny_loudness" / "plan.json").exists()
+    assert made["capture"]["pairs"] == 24
+    assert [row["layer"] for row in ranked[0]["layers"]] == [row["layer"] for row in ranked[1]["layers"]]
+    for one, other in zip(ranked[0]["layers"], ranked[1]["layers"], strict=True):
+        assert one["d_prime"] == pytest.approx(other["d_prime"], abs=2e-3)
+
+
+async def test_a_large_contrast_goes_on_with_the_same_call(settings: ServerSettings, store: Path) -> None:
+    asked = {"pairs": many_pairs(300), "model": "slow", "positions": "last", "name": "large"}
+    async with Client(build_server(replace(settings, most_in_memory=1))) as client:
+        job = await begun(client, "capture_contrast", **asked)
+        stopped = await call(client, "cancel_job", job=job["job"])
+        assert "delete_capture(name='large', confirm=true)" in stopped["next_step"]
+        (kept,) = (store / "large").glob("*.safetensors")
+        before = kept.stat().st_mtime_ns
+        done = await finished(client, await call(client, "capture_contrast", **asked))
+        assert (done["status"], done["capture"]["pairs"]) == ("done", 300)
+        assert done["capture"]["leading"]
+        assert kept.stat().st_mtime_ns == before

@@ -1,0 +1,148 @@
+"""How large a capture will be, told before it is run, and whether it goes into one file or into shards.
+
+Counts one prompt or pair at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.capture.estimate import estimate_capture
+from engine.capture.layers import LayerSpec
+from engine.capture.positions import PositionSpec
+from engine.capture.run import Settings
+from engine.capture.sites import DEFAULT_SITE
+from engine.concepts.pair_files import PairFile, WrittenPairs
+from engine.concepts.prompt_file import PromptFile
+from engine.models.description import describe_model
+from engine.records.captures import SourceEstimate
+from engine.records.concepts import Concept
+from engine.records.files import PromptList
+from engine.store.names import MOST_IN_MEMORY
+from engine.store.survey import PromptSource, Source, Steps, survey_prompts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_SAMPLE = 512  # prompts: as many as a shard holds, so that what they share is shared here as well
+
+log = logging.getLogger(__name__)
+
+
+def goes_into_shards(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    source: Source,
+    layers: LayerSpec = None,
+    max_samples: int | None = None,
+    *,
+    site: str = DEFAULT_SITE,
+    positions: PositionSpec = "last",
+    seed: int = 0,
+    most_in_memory: int = MOST_IN_MEMORY,
+    steps: Steps | None = None,
+) -> bool:
+    """Whether a capture goes into a folder of shards: files of prompts do, and what takes more than 1 GiB.
+
+    Args:
+        model: See `capture_contrast_in_shards`, as all that is not said here.
+        tokenizer: Its tokenizer.
+        source: What to capture.
+        layers: See `parse_layers`; None for all.
+        max_samples: Most pairs of a concept; None for every combination.
+        site: See `capture_activations`.
+        positions: See `parse_positions`.
+        seed: Of the draw of a concept's pairs.
+        most_in_memory: Bytes of states above which it does.
+        steps: Told now and then how many prompts were counted.
+
+    Example:
+        >>> goes_into_shards(model, tokenizer, load_concept("honesty"), max_samples=10)
+        False
+    """
+    if isinstance(source, PromptFile):
+        return True
+    settings = _settings(model, layers, site, positions)
+    prompts = PromptSource.of(tokenizer, source, max_samples, seed)
+    needed = _held(model, settings, source, survey_prompts(model, tokenizer, prompts, settings, steps))
+    if needed > most_in_memory:
+        log.info("%.1f GB of states: into shards, in bounded memory; it can be gone on with", needed / 1e9)
+    return needed > most_in_memory
+
+
+def estimate_source(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    source: Source,
+    layers: LayerSpec = None,
+    max_samples: int | None = None,
+    *,
+    site: str = DEFAULT_SITE,
+    positions: PositionSpec = "last",
+    seed: int = 0,
+    most_in_memory: int = MOST_IN_MEMORY,
+    steps: Steps | None = None,
+) -> SourceEstimate:
+    """Count all prompts of a capture without holding them, and time a small piece of it.
+
+    Args:
+        model: See `goes_into_shards`, as all others.
+        tokenizer: Its tokenizer.
+        source: What to capture.
+        layers: See `parse_layers`; None for all.
+        max_samples: Most pairs of a concept; None for every combination.
+        site: See `capture_activations`.
+        positions: See `parse_positions`.
+        seed: Of the draw of a concept's pairs.
+        most_in_memory: Bytes of states above which it goes into shards.
+        steps: Told now and then how many prompts were counted.
+
+    Returns:
+        The estimate. Prompts, tokens and bytes of the states are exact; seconds are what `estimate_capture` says of
+        the first 512 prompts, scaled by the number of tokens.
+
+    Raises:
+        CaptureError: A prompt is empty or too long.
+        ModelError: The model fails the check, or does not have the site.
+        RequestError: A file cannot be read, or a site, layers or positions do not exist.
+
+    Example:
+        >>> estimate = estimate_source(model, tokenizer, ["Tell me a story"] * 1000, layers=[16])
+        >>> estimate["prompts"], estimate["tokens"], estimate["bytes"]
+        (1000, 4000, 2304000)
+    """
+    settings = _settings(model, layers, site, positions)
+    prompts = PromptSource.of(tokenizer, source, max_samples, seed)
+    found = survey_prompts(model, tokenizer, prompts, settings, steps)
+    sample = [text for item in islice(prompts.items(), _SAMPLE // prompts.sides) for text in item.texts]
+    rendered = prompts.chat_template is not None
+    timed = estimate_capture(model, tokenizer, sample, layers, site=site, positions=positions, rendered=rendered)
+    large = _held(model, settings, source, found) > most_in_memory
+    return SourceEstimate(
+        prompts=found["count"],
+        tokens=found["tokens"],
+        seconds=round(timed["seconds"] * found["tokens"] / timed["tokens"], 2),
+        bytes=_bytes(model, settings, found["kept_in_all"]),
+        in_shards=large or isinstance(source, PromptFile),
+    )
+
+
+def _settings(model: PreTrainedModel, layers: LayerSpec, site: str, positions: PositionSpec) -> Settings:
+    return Settings.for_model(
+        model, layers, positions, site=site, use_hooks=True, batch_size=None, prefix_reuse=True, progress=None
+    )
+
+
+def _held(model: PreTrainedModel, settings: Settings, source: Source, found: PromptList) -> int:
+    """Bytes of the states when they are in memory: rows of several prompts are all as long as the longest."""
+    pairs = isinstance(source, Concept | WrittenPairs | PairFile)
+    return _bytes(model, settings, found["kept_in_all"] if pairs else found["kept"] * found["count"])
+
+
+def _bytes(model: PreTrainedModel, settings: Settings, kept: int) -> int:
+    dtype = torch.float32 if settings.positions.mean else model.dtype
+    return kept * len(settings.layers) * describe_model(model).hidden_size * dtype.itemsize
