@@ -1,4 +1,4 @@
-"""How fast a capture is, next to what one would do without layerscope, and how much memory it takes.
+"""How fast a capture is, next to what one would do by hand or with other tools, and how much memory it takes.
 
 Every way of doing the same work runs in a process of its own, and the processes take turns, so that a machine that is
 busy with something else is busy for all of them. Printed are medians over rounds: speed relative to a plain batched
@@ -6,12 +6,17 @@ forward pass without any capture (1.0), tokens a second, the most memory held wh
 products alone would take at the speed that this machine's matrix products are measured to have, as a share of the time:
 above 100% means that fewer of them were computed than the prompts have tokens for.
 
+Other tools are measured where they are installed; `benchmarks/requirements.txt` says how. Before a way is timed, its
+states of four prompts are held against layerscope's: standard error says how far they are, and a way that captures
+something else is left out.
+
 Examples:
     .venv/bin/python benchmarks/capture_speed.py                            # 128 chat prompts, last token, all layers
     .venv/bin/python benchmarks/capture_speed.py --task system --rounds 5   # a shared system prompt of 150 tokens
     .venv/bin/python benchmarks/capture_speed.py --task all --markdown      # the tables of docs/performance.md
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/capture_speed.py --threads 1   # on a machine that is not idle
     .venv/bin/python benchmarks/capture_speed.py --ways plain hooks --model my/folder
+    .venv/bin/python benchmarks/capture_speed.py --ways plain hooks nnsight # another tool, which must be installed
     .venv/bin/python benchmarks/capture_speed.py --ways hooks hooks_disk    # what weights on the disk cost
 """
 
@@ -19,25 +24,32 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it measures this checkout
 
-PLAIN_BATCH = 16
+import engine
+from benchmarks.machine import gemm_speed, peak_mb, reset_peak
+from benchmarks.other_tools import TOOLS
+from benchmarks.ways import TOLERANCES, WAYS, Read, Way, Work, expected_states, furthest
+from engine.capture.layers import parse_layers
+
 SYSTEM_TOKENS = 150
+ALL_WAYS = {**WAYS, **TOOLS}
 
 
 @dataclass(frozen=True)
@@ -68,13 +80,6 @@ TASKS = {
     "bfloat16": Task("64 pairs in bfloat16, last token of every layer", dtype="bfloat16"),
     "single": Task("one prompt, every token of every layer", positions="all", prompts=1),
 }
-WAYS = {
-    "howto": "one prompt at a time, output_hidden_states",
-    "plain": f"plain forward, batches of {PLAIN_BATCH}, no capture",
-    "hidden_states": "layerscope",
-    "hooks": "layerscope, --use-hooks",
-    "hooks_disk": "the same, all weights on the disk",
-}
 
 
 def read_prompts(tokenizer: PreTrainedTokenizerBase, task: Task) -> list[str]:
@@ -92,139 +97,144 @@ def read_prompts(tokenizer: PreTrainedTokenizerBase, task: Task) -> list[str]:
     while len(tokenizer(rule)["input_ids"]) < SYSTEM_TOKENS:
         rule += rule[: rule.index(",") + 1]
     ids = tokenizer(rule)["input_ids"][:SYSTEM_TOKENS]
-    return [tokenizer.decode(ids) + text for text in texts]
+    return [f"{tokenizer.decode(ids)}{text}" for text in texts]
 
 
-def find_way(
-    way: str, task: Task, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]
-) -> Callable[[], object]:
-    """The function that does the whole work once."""
-    import engine
+def checked(name: str, work: Work, texts: list[str]) -> tuple[Read | None, str]:
+    """Make one way ready, and see whether it captures what layerscope does.
 
-    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-
-    def howto() -> object:
-        kept = []
-        for row in ids:
-            states = model(input_ids=torch.tensor([row]), output_hidden_states=True).hidden_states[1:]
-            kept.append([s.cpu() if task.positions == "all" else s[:, -1].clone() for s in states])
-        return kept
-
-    def plain() -> None:
-        for start in range(0, len(ids), PLAIN_BATCH):
-            rows = ids[start : start + PLAIN_BATCH]
-            width = max(map(len, rows))
-            model(
-                input_ids=torch.tensor([row + [0] * (width - len(row)) for row in rows]),
-                attention_mask=torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows]),
-                use_cache=False,
-            )
-
-    if way in ("howto", "plain"):
-        return torch.no_grad()(howto if way == "howto" else plain)
-    options: dict[str, Any] = {"layers": task.layers, "positions": task.positions, "use_hooks": way.startswith("hooks")}
-    return lambda: engine.capture_activations(model, tokenizer, texts, rendered=True, **options)
+    Returns:
+        The way, None where it should not be timed; and how far its states are from layerscope's, or why it is not.
+    """
+    way, sample = ALL_WAYS[name], texts[:: -(-len(texts) // 4)]
+    expected = expected_states(work, sample, way)  # first, since a tool may change the model
+    try:
+        read = way.prepare(work)
+        found = read(sample)
+    except Exception as error:
+        if name in WAYS:
+            raise
+        return None, f"it fails with {type(error).__name__}: {error}"
+    if name == "plain":
+        return read, "captures nothing"
+    distance = furthest(found, expected)
+    says = f"states differ from layerscope's by {distance:.1e} of their norm at most"
+    return (read if distance <= TOLERANCES[work.model.dtype] else None), says
 
 
-def serve_way(way: str, task: Task, model_name: str, threads: int) -> None:
+@torch.no_grad()
+def serve_way(name: str, task: Task, model_name: str, threads: int) -> None:
     """The child: say how much work there is, then do it once for each line on stdin and say how long it took."""
-    import engine
-
     torch.set_num_threads(threads)
+    clock = time.process_time if threads == 1 else time.perf_counter
     where: dict[str, Any] = {"device": "cpu"}
-    if way == "hooks_disk":
+    if name == "hooks_disk":
         where = {"device_map": "auto", "max_memory": {"cpu": 0}}
-    model, tokenizer, _ = engine.load_model_and_tokenizer(model_name, dtype=task.dtype, **where)
+    model, tokenizer, config = engine.load_model_and_tokenizer(model_name, dtype=task.dtype, **where)
     texts = read_prompts(tokenizer, task)
-    do = find_way(way, task, model, tokenizer, texts)
-    find_way(way, task, model, tokenizer, texts[:2])()  # whatever happens once only
     tokens = sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
     blocks = sum(
         weight.numel() for name, weight in model.named_parameters() if weight.dim() == 2 and ".layers." in name
     )
-    print(json.dumps({"tokens": tokens, "products": 2 * blocks * tokens, "gemm": gemm_speed(model)}), flush=True)
+    told = {"tokens": tokens, "products": 2 * blocks * tokens, "gemm": gemm_speed(model, clock)}
+    read, says = checked(
+        name, Work(model, tokenizer, parse_layers(task.layers, config.num_layers), task.positions), texts
+    )
+    print(json.dumps({**told, "says": says, "timed": read is not None}), flush=True)
     reset_peak()
-    clock = time.process_time if threads == 1 else time.perf_counter
     for _line in sys.stdin:
+        if read is None:
+            return
         begun = clock()
-        do()
+        kept = read(texts)
         print(json.dumps({"seconds": clock() - begun, "peak": peak_mb()}), flush=True)
+        del kept
 
 
-def gemm_speed(model: PreTrainedModel) -> float:
-    """Operations a second of the largest matrix in a block times 512 tokens, the best of several ways and times."""
-    largest = max((w for w in model.parameters() if w.dim() == 2 and len(w) < 32_000), key=lambda w: w.numel())
-    weight = torch.randn(largest.shape, dtype=largest.dtype)  # the model's own may lie on the disk
-    states = torch.randn(512, weight.shape[1], dtype=weight.dtype)
-    mkldnn = torch.backends.mkldnn.matmul
-    before, best = mkldnn.fp32_precision, 0.0
-    with torch.no_grad():
-        for precision in ("none", "bf16"):
-            mkldnn.fp32_precision = precision
-            for _ in range(30):
-                begun = time.perf_counter()
-                torch.nn.functional.linear(states, weight)
-                best = max(best, 2 * weight.numel() * len(states) / (time.perf_counter() - begun))
-    mkldnn.fp32_precision = before
-    return best
+def choose_ways(asked: list[str] | None, task: Task) -> list[str]:
+    """The ways to measure: those asked for, which must be possible here, or all that are.
+
+    Raises:
+        SystemExit: One that was asked for is not.
+    """
+    obstacles = {}
+    for name, way in ALL_WAYS.items():
+        if way.package and find_spec(way.package) is None:
+            obstacles[name] = "not installed, see benchmarks/requirements.txt"
+        elif task.positions not in way.positions:
+            obstacles[name] = f"cannot keep {task.positions} tokens"
+    for name in asked or TOOLS:
+        if name in obstacles:
+            leave_out(name, obstacles[name], asked)
+    return asked or [name for name in ALL_WAYS if name not in obstacles and name != "hooks_disk"]
 
 
-def reset_peak() -> None:
-    """Forget the memory that loading took, where the system can (Linux)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
+def leave_out(name: str, reason: str, asked: list[str] | None) -> None:
+    """Say why a way is not measured.
+
+    Raises:
+        SystemExit: It was asked for.
+    """
+    if asked:
+        sys.exit(f"{name}: {reason}")
+    print(f"{name}: {reason}; left out", file=sys.stderr)
 
 
-def peak_mb() -> float:
-    """Most memory held since, in MB; where the system cannot tell, since the process began."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1e3
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-
-
-def measure(name: str, ways: list[str], rounds: int, model: str, threads: int) -> dict[str, dict[str, float]]:
+def measure(name: str, asked: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Let the ways of one task take turns.
 
     Returns:
         Way to `seconds` (median), `peak` (MB), `tokens`, and `share` of the measured speed of matrix products.
     """
-    command = [sys.executable, __file__, "--task", name, "--model", model, "--threads", str(threads), "--serve"]
-    children = {
-        way: subprocess.Popen([*command, way], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
-        for way in ways
-    }
-    work = {way: read_line(child) for way, child in children.items()}
-    told: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
-    for _ in range(rounds):
+    command = [sys.executable, __file__, "--task", name, "--model", asked.model, "--threads", str(asked.threads)]
+    children, work = {}, {}
+    for way in choose_ways(asked.ways, TASKS[name]):
+        child = subprocess.Popen(
+            [*command, "--serve", way],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TQDM_DISABLE": "1"},
+        )
+        told = read_line(child)  # before the next one starts, so that each has the machine for itself
+        if told["timed"]:
+            print(f"{way}: {told['says']}", file=sys.stderr)
+            children[way], work[way] = child, told
+        else:
+            child.communicate()
+            leave_out(way, told["says"], asked.ways)
+    rows: dict[str, list[dict[str, float]]] = {way: [] for way in children}
+    for _ in range(asked.rounds):
         for way, child in children.items():
             print("go", file=child.stdin, flush=True)
-            told[way].append(read_line(child))
+            rows[way].append(read_line(child))
     for child in children.values():
         child.communicate()
     gemm = max(entry["gemm"] for entry in work.values())
     return {
         way: {
-            "seconds": (seconds := statistics.median(entry["seconds"] for entry in rows)),
-            "peak": max(entry["peak"] for entry in rows),
+            "seconds": (seconds := statistics.median(entry["seconds"] for entry in entries)),
+            "peak": max(entry["peak"] for entry in entries),
             "tokens": work[way]["tokens"],
             "share": work[way]["products"] / gemm / seconds,
             "gemm": gemm,
         }
-        for way, rows in told.items()
+        for way, entries in rows.items()
     }
 
 
-def read_line(child: subprocess.Popen[str]) -> dict[str, float]:
-    """What a child says next."""
-    line = child.stdout.readline() if child.stdout else ""
-    if not line:
-        sys.exit(f"a way of doing the work failed: {child.args}")
-    answer: dict[str, float] = json.loads(line)
-    return answer
+def read_line(child: subprocess.Popen[str]) -> dict[str, Any]:
+    """What a child says next, past what a tool prints of its own."""
+    for line in child.stdout or ():
+        if line.startswith("{"):
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+    sys.exit(f"a way of doing the work failed: {child.args!r}")
+
+
+def label(way: Way) -> str:
+    """A way in the table: a tool with its version."""
+    return f"{way.distribution} {version(way.distribution)}, {way.says}" if way.distribution else way.says
 
 
 def print_table(task: Task, found: dict[str, dict[str, float]], rounds: int, *, markdown: bool) -> None:
@@ -241,7 +251,7 @@ def print_table(task: Task, found: dict[str, dict[str, float]], rounds: int, *, 
         print("| --- | --- | --- | --- | --- | --- |")
     for way, row in found.items():
         print(
-            f"{bar}{WAYS[way]:<46}{bar} {base / row['seconds']:>5.2f} {bar} {row['seconds']:>7.2f} {bar}"
+            f"{bar}{label(ALL_WAYS[way]):<46}{bar} {base / row['seconds']:>5.2f} {bar} {row['seconds']:>7.2f} {bar}"
             f" {row['tokens'] / row['seconds']:>8,.0f} {bar} {row['peak']:>7,.0f} {bar} {row['share']:>7.0%} {bar}"
         )
 
@@ -251,7 +261,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=[*TASKS, "all"], default="contrast", help="what is captured")
     parser.add_argument(
-        "--ways", nargs="+", choices=list(WAYS), default=list(WAYS)[:-1], help="how; all but the last unless told"
+        "--ways", nargs="+", choices=list(ALL_WAYS), help="how; unless told, all but hooks_disk that are installed"
     )
     parser.add_argument("--rounds", type=int, default=3, help="how many times each")
     parser.add_argument("--model", default="smollm2", help="as layerscope capture --model takes it")
@@ -262,14 +272,13 @@ def main() -> None:
         help="of torch; with 1, seconds are those of the processor, whatever else the machine is busy with",
     )
     parser.add_argument("--markdown", action="store_true", help="print tables for docs/performance.md")
-    parser.add_argument("--serve", choices=list(WAYS), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=list(ALL_WAYS), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.serve:
         serve_way(asked.serve, TASKS[asked.task], asked.model, asked.threads)
         return
     for name in TASKS if asked.task == "all" else [asked.task]:
-        found = measure(name, asked.ways, asked.rounds, asked.model, asked.threads)
-        print_table(TASKS[name], found, asked.rounds, markdown=asked.markdown)
+        print_table(TASKS[name], measure(name, asked), asked.rounds, markdown=asked.markdown)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,169 @@
+"""What a way of capturing is, the ways by hand and with layerscope, and whether a way captures what layerscope does.
+
+Knows a loaded model, texts and states. Does not know of time or memory, nor of the tools in `other_tools.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+import engine
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BATCH = 16
+TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
+"""How far a state may be from layerscope's, relative to its norm, and count as the same: rounding, and nothing else."""
+
+States = dict[int, "Tensor"]
+"""Layer to states, `(prompts, kept tokens, hidden)`."""
+
+Read = Callable[[list[str]], States]
+"""Does the work for some texts."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is asked of every way.
+
+    Attributes:
+        model: The model, as layerscope loads it.
+        tokenizer: Its tokenizer.
+        layers: Layers wanted, ascending.
+        positions: `last` token of each prompt, or `all` of a single one.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    layers: list[int]
+    positions: str
+
+    def encode(self, texts: list[str]) -> dict[str, Tensor]:
+        """Token ids and mask of one batch, padded on the right."""
+        rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        width = max(map(len, rows))
+        return {
+            "input_ids": torch.tensor([row + [0] * (width - len(row)) for row in rows]),
+            "attention_mask": torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows]),
+        }
+
+    def keep(self, states: Tensor, mask: Tensor) -> Tensor:
+        """The wanted tokens of a batch that is padded on the right, as a copy that does not hold on to the others."""
+        if self.positions == "all":
+            return states
+        return states[torch.arange(len(states)), mask.sum(dim=1) - 1][:, None]
+
+    def in_batches(self, read: Read, size: int = BATCH) -> Read:
+        """The same for any number of texts, in the order given."""
+
+        def read_all(texts: list[str]) -> States:
+            parts = [read(texts[start : start + size]) for start in range(0, len(texts), size)]
+            return {layer: torch.cat([part[layer] for part in parts]) for layer in parts[0]}
+
+        return read_all
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of doing the work.
+
+    Attributes:
+        says: In words.
+        prepare: Everything that is done once, for any number of texts.
+        package: The Python package that it needs besides layerscope's own.
+        distribution: What that is installed as.
+        last_site: What it takes for the state after the model's last block.
+        positions: What it can keep.
+    """
+
+    says: str
+    prepare: Callable[[Work], Read]
+    package: str = ""
+    distribution: str = ""
+    last_site: str = "resid_post"
+    positions: tuple[str, ...] = ("last", "all")
+
+
+def by_hand(work: Work) -> Read:
+    """A batch with `output_hidden_states`."""
+
+    def read(texts: list[str]) -> States:
+        batch = work.encode(texts)
+        states = work.model(**batch, output_hidden_states=True, use_cache=False).hidden_states
+        return {layer: work.keep(states[layer + 1], batch["attention_mask"]) for layer in work.layers}
+
+    return read
+
+
+def forward_only(work: Work) -> Read:
+    """A batch without any capture."""
+
+    def read(texts: list[str]) -> States:
+        work.model(**work.encode(texts), use_cache=False)
+        return {}
+
+    return read
+
+
+def with_layerscope(work: Work, *, use_hooks: bool, site: str = "resid_post") -> Read:
+    """This project."""
+
+    def read(texts: list[str]) -> States:
+        data = engine.capture_activations(
+            work.model,
+            work.tokenizer,
+            texts,
+            layers=work.layers if site == "resid_post" else None,
+            positions=work.positions,
+            rendered=True,
+            use_hooks=use_hooks,
+            site=site,
+        )
+        return data["activations"]
+
+    return read
+
+
+WAYS = {
+    "howto": Way(
+        "one prompt at a time, output_hidden_states",
+        lambda work: work.in_batches(by_hand(work), 1),
+        last_site="final_norm",
+    ),
+    "plain": Way(f"plain forward, batches of {BATCH}, no capture", lambda work: work.in_batches(forward_only(work))),
+    "batched": Way(
+        f"batches of {BATCH}, output_hidden_states",
+        lambda work: work.in_batches(by_hand(work)),
+        last_site="final_norm",
+    ),
+    "hidden_states": Way("layerscope", partial(with_layerscope, use_hooks=False)),
+    "hooks": Way("layerscope, --use-hooks", partial(with_layerscope, use_hooks=True)),
+    "hooks_disk": Way("the same, all weights on the disk", partial(with_layerscope, use_hooks=True)),
+}
+
+
+def expected_states(work: Work, texts: list[str], way: Way) -> States:
+    """What a way should find, according to layerscope: at the last layer behind the final norm if the way says so."""
+    states = dict(with_layerscope(work, use_hooks=False)(texts))
+    last = work.model.config.get_text_config(decoder=True).num_hidden_layers - 1
+    if way.last_site == "final_norm" and last in states:
+        states[last] = with_layerscope(work, use_hooks=True, site="final_norm")(texts)[last]
+    return states
+
+
+def furthest(found: States, expected: States) -> float:
+    """How far the furthest state is from what is expected, relative to its norm; infinite where the shape differs."""
+    if found.keys() != expected.keys() or any(found[layer].shape != expected[layer].shape for layer in found):
+        return math.inf
+    return max(
+        float(((found[layer].double() - state.double()).norm(dim=-1) / state.double().norm(dim=-1)).max())
+        for layer, state in expected.items()
+    )
