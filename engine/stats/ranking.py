@@ -6,7 +6,7 @@ Goes through a contrast layer by layer and holds the pairs of none: everything c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from engine.records.captures import ContrastData
 from engine.records.ranking import RankedLayer, Ranking
 from engine.records.statistics import LayerSeparation
 from engine.stats.groups import FEWEST_GROUPS, FEWEST_PAIRS, MOST_UNITS, PAIRS, group_pairs
-from engine.stats.held_out import hold_out
+from engine.stats.held_out import HeldOutLayer, hold_out
 from engine.stats.pair_states import pairs_at
 from engine.stats.ranks import open_places
 from engine.stats.resampling import all_shuffles, bootstrap_deviations, distinct_shuffles, shuffled_scores
@@ -28,6 +28,9 @@ from engine.stats.student import half_width
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Look = Callable[[int, HeldOutLayer], None]
+"""Called with a layer and its projections."""
 
 RESAMPLES = 2000
 PERMUTATIONS = 10_000
@@ -44,6 +47,7 @@ def rank_layers(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
     progress: Progress | None = None,
+    look: Look | None = None,
 ) -> Ranking:
     """Rank the layers of a contrast by held-out d', with intervals, ties and a test against shuffled labels.
 
@@ -60,7 +64,9 @@ def rank_layers(
         resamples: Bootstrap resamples.
         permutations: Most shuffles of the labels of each factor.
         seed: The same seed gives the same ranking.
-        progress: Called before each layer with the number done and in total; what it raises ends the ranking.
+        progress: Called before each layer, and after the last, with the number done and in total; what it raises ends
+            the ranking.
+        look: Called after each layer, for who wants more of what was projected there than its place.
 
     Returns:
         The ranking, best layer first.
@@ -78,7 +84,7 @@ def rank_layers(
     groupings = group_pairs(data.get("factors"), data["num_pairs"])
     if not groupings:
         raise _nothing_to_leave_out(data["num_pairs"])
-    work = _measure(data, groupings, resamples, permutations, seed, progress)
+    work = _measure(data, groupings, resamples, permutations, seed, progress, look)
     ranked = _ranked(work)
     return Ranking(
         layers=ranked,
@@ -138,6 +144,7 @@ def _measure(
     permutations: int,
     seed: int,
     progress: Progress | None = None,
+    look: Look | None = None,
 ) -> _Work:
     """Go through the layers, and keep of each no more than scores."""
     separations: list[LayerSeparation] = []
@@ -156,6 +163,10 @@ def _measure(
             shuffled[factor].append(shuffled_scores(projected.moments, permutations, one))
             resampled[factor].append(bootstrap_deviations(projected.moments, resamples, other))
             counts[factor] = len(projected.moments.groups)
+        if look is not None:
+            look(layer, held_out)
+    if progress is not None:
+        progress(len(data["layers"]), len(data["layers"]))
     return _Work(
         data["layers"],
         counts,

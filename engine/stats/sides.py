@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.capture.run import Progress
 from engine.errors import RequestError
 from engine.records.captures import ContrastData
 from engine.records.statistics import SideProjections, SideSummary, WrongPair
@@ -55,12 +54,11 @@ def project_sides(data: ContrastData, layer: int) -> SideProjections:
     return sides
 
 
-def summarise_sides(data: ContrastData, *, progress: Progress | None = None) -> list[SideSummary]:
+def summarise_sides(data: ContrastData) -> list[SideSummary]:
     """What `project_sides` shows at every layer, in a size that does not grow with the number of pairs.
 
     Args:
         data: A contrast that `rank_layers` takes.
-        progress: Called before each layer with the number done and in total; what it raises ends it.
 
     Returns:
         One summary a layer, ascending; none for a layer at which the prompts do not differ.
@@ -72,14 +70,19 @@ def summarise_sides(data: ContrastData, *, progress: Progress | None = None) -> 
         (24, 24)
     """
     groupings = group_pairs(data.get("factors"), data["num_pairs"])
-    found = []
-    for done, layer in enumerate(data["layers"]):
-        if progress is not None:
-            progress(done, len(data["layers"]))
-        sides = _sides(layer, hold_out(pairs_at(data, layer), groupings))
-        if sides is not None:
-            found.append(_summary(sides))
-    return found
+    found = [summarise_layer(layer, hold_out(pairs_at(data, layer), groupings)) for layer in data["layers"]]
+    return [summary for summary in found if summary is not None]
+
+
+def summarise_layer(layer: int, held_out: HeldOutLayer) -> SideSummary | None:
+    """The summary of one layer from its projections; None where the prompts do not differ.
+
+    Args:
+        layer: Its number.
+        held_out: What `hold_out` made of its pairs.
+    """
+    sides = _sides(layer, held_out)
+    return None if sides is None else _summary(sides)
 
 
 def _sides(layer: int, held_out: HeldOutLayer) -> SideProjections | None:

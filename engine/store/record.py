@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from engine.records.captures import ActivationData, ContrastData
     from engine.records.ranking import ConfoundReport, Ranking
     from engine.records.statistics import SideSummary
+    from engine.stats.held_out import HeldOutLayer
 
 SCHEMA = 3
 
@@ -90,23 +91,25 @@ def find_in(data: ContrastData, progress: Progress | None = None) -> Findings:
 
     Args:
         data: A contrast.
-        progress: Called with layers ranked and in total, also when all are and both sides are summed up; what it
-            raises ends it.
+        progress: Called with layers ranked and in total; what it raises ends it.
     """
     from engine.stats.confounds import find_confounds
     from engine.stats.ranking import rank_layers
-    from engine.stats.sides import summarise_sides
+    from engine.stats.sides import summarise_layer
 
-    def summing_up(_done: int, total: int) -> None:
-        if progress is not None:
-            progress(total, total)
+    sides: list[SideSummary] = []
+
+    def sum_up(layer: int, held_out: HeldOutLayer) -> None:
+        summary = summarise_layer(layer, held_out)
+        if summary is not None:
+            sides.append(summary)
 
     confounds = find_confounds(data)
     try:
-        ranking = rank_layers(data, progress=progress)
+        ranking = rank_layers(data, progress=progress, look=sum_up)
     except RequestError as error:
         return Findings(ranking=None, sides=[], unranked=error.problem, confounds=confounds)
-    return Findings(ranking=ranking, sides=summarise_sides(data, progress=summing_up), unranked="", confounds=confounds)
+    return Findings(ranking=ranking, sides=sides, unranked="", confounds=confounds)
 
 
 def _texts(prompts: list[ActivationData]) -> list[str]:
