@@ -22,7 +22,7 @@ from engine.records.captures import CaptureEstimate
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_TIMED_PROMPTS = 2
+_TIMED_TOKENS = 128  # fewer would cost nearly as much: the weights are read all the same
 
 
 def estimate_capture(
@@ -51,8 +51,8 @@ def estimate_capture(
         rendered: Whether the texts went through a chat template and hold their special tokens.
 
     Returns:
-        The estimate. Prompts, tokens and bytes of the states are exact; seconds are those of two prompts of middling
-        length, scaled by the number of tokens that are run.
+        The estimate. Prompts, tokens and bytes of the states are exact; seconds are those of some prompts of middling
+        length, 128 tokens or one prompt, scaled by the number of tokens that are run.
 
     Raises:
         RequestError: A site, layers or positions that do not exist.
@@ -85,14 +85,16 @@ def estimate_capture(
     return CaptureEstimate(
         prompts=len(prompts),
         tokens=sum(lengths),
-        seconds=round(run * _seconds_per_token(model, middling.ids, settings), 2),
+        seconds=round(run * _seconds_per_token(model, middling.ids, len(prompts), settings), 2),
         bytes=kept * len(settings.layers) * width * (4 if settings.positions.mean else model.dtype.itemsize),
     )
 
 
-def _seconds_per_token(model: PreTrainedModel, ids: list[int], settings: Settings) -> float:
-    batch = TokenBatch.of([ids] * _TIMED_PROMPTS, input_device(model))
+def _seconds_per_token(model: PreTrainedModel, ids: list[int], most: int, settings: Settings) -> float:
+    """Time a pass of at most so many prompts."""
+    count = min(most, -(-_TIMED_TOKENS // len(ids)))
+    batch = TokenBatch.of([ids] * count, input_device(model))
     begun = time.perf_counter()
     with onednn_products(wanted=settings.onednn):
         read_blocks(model, find_blocks(model), batch, [settings.layers[-1]], lambda _states: None)
-    return (time.perf_counter() - begun) / (len(ids) * _TIMED_PROMPTS)
+    return (time.perf_counter() - begun) / (len(ids) * count)
