@@ -3,6 +3,8 @@
 import os
 import shutil
 import stat
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import engine
 from tests.tui.conftest import put, ranked_record
 from tests.tui.screen_text import screen_text, wait_for, wait_until
 from tui.app import LayerscopeApp
+from tui.store_reader import StoreChange, StoreReader
 
 pytestmark = pytest.mark.anyio
 NOBODY = 65534
@@ -59,6 +62,27 @@ async def test_the_cursor_stays_on_its_capture_when_another_appears(store: Path)
         await wait_for(pilot, "Layer 9 leads")
         put(store, ranked_record("small_new", peak=20, day=9))
         await wait_for(pilot, "5 captures", "Layer 9 leads")
+
+
+async def test_reading_that_is_stopped_is_no_error(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+    changes = StoreReader.changes
+
+    def slow(reader: StoreReader) -> Iterator[StoreChange]:
+        reading.set()
+        go_on.wait(10)
+        return changes(reader)
+
+    monkeypatch.setattr(StoreReader, "changes", slow)
+    app = LayerscopeApp(store)
+    async with app.run_test(size=(80, 24)) as pilot:
+        while not reading.is_set():
+            await pilot.pause(0.01)
+        app.workers.cancel_group(app.screen, "read")  # as closing does, the one before the other
+        await pilot.pause(0.1)
+        go_on.set()
+        put(store, ranked_record("small_new", peak=20, day=9))
+        await wait_for(pilot, "small_new")
 
 
 async def test_damaged_files_are_shown_as_damaged(store: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.widget import Widget
 from textual.widgets import Input, Static
-from textual.worker import get_current_worker
+from textual.worker import WorkerCancelled, get_current_worker
 
 from engine.errors import LayerscopeError, RequestError
 from engine.store.filter import COLUMNS, Filter, parse_filter, sort_summaries
@@ -96,7 +97,8 @@ class LibraryScreen(LayerscopeScreen):
     async def watch_store(self) -> None:
         """Read the store, and again whenever it changes."""
         async for _ in store_changes(self.store):
-            await self.read_store().wait()
+            with suppress(WorkerCancelled):  # the app closes, and stops this one next
+                await self.read_store().wait()
 
     @on(CapturesRead)
     def take_captures(self, message: CapturesRead) -> None:
