@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from engine.cli.console import Narrator
 from engine.concepts.pair_files import PairFile, WrittenPairs
 from engine.concepts.prompt_file import PromptFile
-from engine.records.captures import CaptureData
 from engine.records.concepts import Concept
 from engine.store.names import CapturePaths, require_free
 
@@ -94,30 +93,13 @@ def capture_in_memory(
     force: bool,
 ) -> None:
     """Run what fits into memory, and save it as one file."""
+    from engine.store.saving import capture_source
     from engine.store.write import save_activations
 
     require_free(paths, force=force)  # an unfinished capture in shards is in the way, too
     with narrator.counting("prompts") as progress, narrator.engine_log():
-        data = _capture(model, tokenizer, chosen, how | {"progress": progress})
+        data = capture_source(model, tokenizer, chosen, how | {"progress": progress})
     with narrator.working(f"saving {paths.tensors}"):
         save_activations(data, paths.name, store=paths.store, force=force)
     megabytes = paths.tensors.stat().st_size / 1e6
     narrator.say(f"saved {paths.tensors} ({megabytes:.1f} MB) and {paths.record.name}")
-
-
-def _capture(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    chosen: Concept | WrittenPairs | list[str],
-    how: dict[str, Any],
-) -> CaptureData:
-    from engine.capture.activations import capture_activations
-    from engine.capture.contrast import capture_contrastive_activations, capture_from_concept
-
-    if isinstance(chosen, Concept):
-        return capture_from_concept(model, tokenizer, chosen, **how)
-    if isinstance(chosen, WrittenPairs):
-        return capture_contrastive_activations(
-            model, tokenizer, chosen.positive, chosen.negative, factors=chosen.factors, **how
-        )
-    return capture_activations(model, tokenizer, chosen[0] if len(chosen) == 1 else chosen, **how)

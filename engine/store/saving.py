@@ -106,14 +106,25 @@ def capture_into_store(
         return capture_planned(model, tokenizer, PromptSource.of(tokenizer, source, **draw), wanted, settings)
     if isinstance(source, Concept):
         what |= {"model_key": model_key, **draw}
-    data = _capture(model, tokenizer, source, what | {"use_hooks": True, "progress": progress})
+    data = capture_source(model, tokenizer, source, what | {"use_hooks": True, "progress": progress})
     return save_activations(data, paths.name, store=paths.store, force=force, progress=partial(told, RANKING))
 
 
-def _capture(
+def capture_source(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: Source, how: dict[str, Any]
 ) -> CaptureData:
-    """Run what fits into memory."""
+    """Capture in memory whatever can be captured.
+
+    Args:
+        model: What to run it through.
+        tokenizer: Its tokenizer.
+        source: A concept, pairs, a file of pairs or prompts, or prompts.
+        how: What the capture function of such a source takes beside it.
+
+    Example:
+        >>> capture_source(model, tokenizer, ["Tell me a story"], {"layers": [16]})["captured_layers"]
+        [16]
+    """
     if isinstance(source, Concept):
         return capture_from_concept(model, tokenizer, source, **how)
     if isinstance(source, PairFile):
