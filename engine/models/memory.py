@@ -25,9 +25,10 @@ def weight_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that can still be taken on a device."""
+    """Bytes that can still be taken on a device; what torch keeps of a GPU for later use is among them."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     return int(psutil.virtual_memory().available)
 
 

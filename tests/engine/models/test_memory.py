@@ -33,6 +33,14 @@ def test_free_memory_of_the_cpu_is_what_the_system_says() -> None:
     assert 0 < free_bytes(CPU) <= psutil.virtual_memory().total
 
 
+def test_what_torch_holds_of_a_gpu_and_does_not_use_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No GPU is at hand: torch is made to say that of 80 GB it holds 60, 20 of them in use, and 10 are another's."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (10 * 10**9, 80 * 10**9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 60 * 10**9)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 20 * 10**9)
+    assert free_bytes(torch.device("cuda")) == 50 * 10**9
+
+
 def test_a_model_that_fits_is_let_through(tiny_llama: PreTrainedModel) -> None:
     require_room(tiny_llama.config, torch.float64, CPU)
 
