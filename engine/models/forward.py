@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Kept = TypeVar("Kept")
 Keep = Callable[[Tensor], Kept]  # (batch, sequence, hidden) -> whatever the caller wants of it, copied
 
+_MARK = "_output_capturing_hooks_installed"  # by which transformers knows where it left hooks
+
 
 @dataclass(frozen=True)
 class TokenBatch:
@@ -185,21 +187,29 @@ def _run(decoder: nn.Module, batch: TokenBatch, **options: bool) -> Any:  # noqa
 def left_as_found(model: PreTrainedModel) -> Iterator[None]:
     """Put training mode and hooks back as they were: transformers leaves hooks behind after `output_hidden_states`."""
     modules = list(model.modules())
-    training = [module.training for module in modules]
-    hooks = [(dict(m._forward_hooks), dict(m._forward_pre_hooks)) for m in modules]
-    marked = {module for module in modules if "_output_capturing_hooks_installed" in module.__dict__}
-    model.eval()
+    training = [module for module in modules if module.training]
+    hooks = {m: (set(m._forward_hooks), set(m._forward_pre_hooks)) for m in modules if _is_hooked(m)}
+    marked = {module for module in modules if _MARK in module.__dict__}
+    if training:
+        model.eval()
     try:
         yield
     finally:
-        for module, was_training, (after, before) in zip(modules, training, hooks, strict=True):
-            module.training = was_training
-            _restore(module._forward_hooks, after)
-            _restore(module._forward_pre_hooks, before)
+        for module in training:
+            module.training = True
+        for module in modules:
+            if _is_hooked(module):
+                after, before = hooks.get(module, (set(), set()))
+                _restore(module._forward_hooks, after)
+                _restore(module._forward_pre_hooks, before)
             if module not in marked:
-                module.__dict__.pop("_output_capturing_hooks_installed", None)
+                module.__dict__.pop(_MARK, None)
 
 
-def _restore(now: dict[int, Any], found: dict[int, Any]) -> None:
-    for handle in now.keys() - found.keys():
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _restore(now: dict[int, Any], found: set[int]) -> None:
+    for handle in now.keys() - found:
         del now[handle]
