@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
 
+from engine.capture.aligned import align_rows, aligned_mask
 from engine.capture.batches import DEFAULT_BATCH_SIZE
 from engine.capture.layers import LayerSpec
 from engine.capture.positions import PositionSpec
-from engine.capture.prompts import tokenize_prompts
+from engine.capture.prompts import TokenizedPrompt, tokenize_prompts
 from engine.capture.provenance import trace_provenance
 from engine.capture.run import Progress, Settings, run_capture
 from engine.capture.sites import DEFAULT_SITE
+from engine.capture.stacked import capture_stacked
 from engine.errors import CaptureError
+from engine.models.blocks import find_blocks
 from engine.records.captures import ActivationData
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -83,31 +86,22 @@ def capture_activations(
     texts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not texts:
         raise CaptureError("there are no prompts", expected="at least one")
-    captured = run_capture(model, tokenize_prompts(model, tokenizer, texts, rendered=rendered), settings)
-    data = captured[0] if isinstance(prompt, str) else _stack(captured)
+    prompts = tokenize_prompts(model, tokenizer, texts, rendered=rendered)
+    data = run_capture(model, prompts, settings)[0] if isinstance(prompt, str) else _together(model, prompts, settings)
     data["provenance"] = trace_provenance(model, settings)
     return data
 
 
-def _stack(captured: list[ActivationData]) -> ActivationData:
+def _together(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings) -> ActivationData:
     """Several prompts as one batch whose rows end together, zeros in front of the shorter ones."""
-    layers = captured[0]["captured_layers"]
-    kept = [data["activations"][layers[0]].shape[1] for data in captured]
+    states = capture_stacked(model, prompts, settings)
+    ids = [prompt.ids for prompt in prompts]
     return ActivationData(
-        activations={layer: align_rows([data["activations"][layer][0] for data in captured]) for layer in layers},
-        input_ids=align_rows([data["input_ids"][0] for data in captured]),
-        tokens=[[str(token) for token in data["tokens"]] for data in captured],
-        prompt=[str(data["prompt"]) for data in captured],
-        num_layers=captured[0]["num_layers"],
-        captured_layers=layers,
-        attention_mask=align_rows([torch.ones(length, dtype=torch.long) for length in kept]),
+        activations={layer: align_rows(states.layers.pop(layer), states.kept) for layer in settings.layers},
+        input_ids=align_rows(torch.tensor(list(chain(*ids))), [len(row) for row in ids]),
+        tokens=[prompt.tokens for prompt in prompts],
+        prompt=[prompt.text for prompt in prompts],
+        num_layers=len(find_blocks(model).blocks),
+        captured_layers=list(settings.layers),
+        attention_mask=aligned_mask(states.kept).long(),
     )
-
-
-def align_rows(rows: list[Tensor]) -> Tensor:
-    """Rows of different lengths, `(length, ...)` each, as one tensor `(rows, longest, ...)`, zeros in front."""
-    longest = max(len(row) for row in rows)
-    out = rows[0].new_zeros((len(rows), longest, *rows[0].shape[1:]))
-    for filled, row in zip(out, rows, strict=True):
-        filled[longest - len(row) :] = row
-    return out

@@ -9,7 +9,8 @@ import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from itertools import accumulate, chain
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -33,16 +34,39 @@ Rows = dict[int, "Tensor"]
 
 
 @dataclass(frozen=True)
+class PassStates:
+    """The wanted states of the prompts of one pass, those of all in one tensor a layer.
+
+    Attributes:
+        prompts: Places of the prompts in the list of all.
+        kept: Number of states of each.
+        layers: Layer to states, one prompt after the other, `(states of all, hidden)`.
+    """
+
+    prompts: list[int]
+    kept: list[int]
+    layers: Rows
+
+
+class _Trunk(NamedTuple):
+    """The wanted part of a trunk: its first token, how many they are, and their states."""
+
+    first: int
+    tokens: int
+    rows: Rows
+
+
+@dataclass(frozen=True)
 class _Past:
     """What trunks have run of the prompts that are next.
 
     Attributes:
         cache: Keys and values of those tokens; None where there are none.
-        kept: First token and states of the part of each trunk that is wanted.
+        kept: What is wanted of each, if anything is.
     """
 
     cache: DynamicCache | None = None
-    kept: list[tuple[int, Rows]] = field(default_factory=list)
+    kept: list[_Trunk] = field(default_factory=list)
 
 
 class Passes:
@@ -68,7 +92,7 @@ class Passes:
         self._device, self._dtype = device, dtype
         self._most_tokens: int | None = None  # known once memory has run out
 
-    def run(self, plan: Plan, past: _Past | None = None) -> Iterator[dict[int, Rows]]:
+    def run(self, plan: Plan, past: _Past | None = None) -> Iterator[PassStates]:
         """Run a plan.
 
         Args:
@@ -76,7 +100,7 @@ class Passes:
             past: What has been run of all its prompts.
 
         Yields:
-            Place of a prompt to the states of its wanted tokens, for the prompts of one pass.
+            The states of each pass that ends prompts.
 
         Raises:
             CaptureError: There is too little memory for one prompt by itself.
@@ -105,9 +129,9 @@ class Passes:
             if not _out_of_memory(error):
                 raise
             raise self._too_large(trunk.prompts[0]) from error
-        return _Past(cache, [*past.kept, (first, states)])
+        return _Past(cache, [*past.kept, _Trunk(first, len(wanted), states)] if len(wanted) else past.kept)
 
-    def _run_batch(self, batch: Batch, past: _Past) -> Iterator[dict[int, Rows]]:
+    def _run_batch(self, batch: Batch, past: _Past) -> Iterator[PassStates]:
         """One batch; in halves when memory runs out, as are then all later ones of that size."""
         waiting = [batch]
         while waiting:
@@ -134,19 +158,17 @@ class Passes:
             else:
                 yield captured
 
-    def _read_batch(self, batch: Batch, past: _Past) -> dict[int, Rows]:
+    def _read_batch(self, batch: Batch, past: _Past) -> PassStates:
         tokens, places = self._lay_out(batch, past)
-        wanted: list[list[int]] = []
-        for index, where in zip(batch.prompts, places, strict=True):
-            start, stop = self._spans[index]
-            wanted.append(where[max(start - batch.start, 0) : max(stop - batch.start, 0)])
-        states = self._read(tokens, torch.tensor([place for where in wanted for place in where], dtype=torch.long))
-        counts = [len(where) for where in wanted]
-        cut = {layer: torch.split(kept, counts) for layer, kept in states.items()}
-        return {
-            index: {layer: self._whole(index, layer, parts[row], past) for layer, parts in cut.items()}
-            for row, index in enumerate(batch.prompts)
-        }
+        spans = [self._spans[index] for index in batch.prompts]
+        wanted = [
+            where[max(start - batch.start, 0) : max(stop - batch.start, 0)]
+            for (start, stop), where in zip(spans, places, strict=True)
+        ]
+        states = self._read(tokens, torch.tensor(list(chain(*wanted)), dtype=torch.long))
+        if past.kept:
+            states = _with_past(states, spans, [len(where) for where in wanted], past.kept)
+        return PassStates(batch.prompts, [stop - start for start, stop in spans], states)
 
     def _lay_out(self, batch: Batch, past: _Past) -> tuple[TokenBatch, list[list[int]]]:
         """The tokens of a batch, and for each prompt where they lie in the flattened batch."""
@@ -159,17 +181,34 @@ class Passes:
         places = [list(range(row * width, row * width + len(one))) for row, one in enumerate(ids)]
         return TokenBatch.of(ids, self._device), places
 
-    def _whole(self, index: int, layer: int, last: Tensor, past: _Past) -> Tensor:
-        """The wanted states of a prompt from all trunks and its batch, with memory of their own."""
-        start, stop = self._spans[index]
-        parts = [rows[layer][max(start - first, 0) : max(stop - first, 0)] for first, rows in past.kept]
-        return torch.cat([*parts, last]) if parts else last.clone()
-
     def _too_large(self, index: int) -> CaptureError:
         return CaptureError(
             f"there is too little memory for one prompt of {len(self._rows[index])} tokens by itself",
             next_step=Remedy.USE_LESS_MEMORY,
         )
+
+
+def _with_past(states: Rows, spans: Sequence[tuple[int, int]], own: Sequence[int], trunks: Sequence[_Trunk]) -> Rows:
+    """The states of prompts, each behind those that trunks have read of it.
+
+    Args:
+        states: What the pass itself came to.
+        spans: First wanted token of each prompt, and the one after the last.
+        own: How many of them are in `states`.
+        trunks: Where the others are.
+    """
+    begins = list(accumulate((trunk.tokens for trunk in trunks), initial=0))
+    order: list[int] = []
+    for (start, stop), count, begin in zip(spans, own, accumulate(own, initial=begins[-1]), strict=False):
+        for trunk, offset in zip(trunks, begins, strict=False):
+            low, high = (min(max(token - trunk.first, 0), trunk.tokens) for token in (start, stop))
+            order += range(offset + low, offset + high)
+        order += range(begin, begin + count)
+    places = torch.tensor(order)
+    return {
+        layer: torch.cat([*(trunk.rows[layer] for trunk in trunks), last]).index_select(0, places)
+        for layer, last in states.items()
+    }
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

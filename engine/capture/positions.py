@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,16 +48,24 @@ class Positions:
             )
         return start, stop
 
-    def finish(self, states: Tensor) -> Tensor:
-        """Make of the states of the span what is kept.
+    def finish(self, states: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Make of the states of spans what is kept.
 
         Args:
-            states: States of the span, `(tokens, hidden)`.
+            states: States of the spans of some prompts, one after the other, `(tokens of all, hidden)`.
+            lengths: Number of tokens of each.
 
         Returns:
-            They themselves, or their mean, `(1, hidden)` in float32.
+            They themselves, or the mean of each span, `(prompts, hidden)` in float32.
         """
-        return states.float().mean(dim=0, keepdim=True) if self.mean else states
+        if not self.mean:
+            return states
+        import torch
+
+        counts = torch.tensor(lengths)
+        owners = torch.arange(len(lengths)).repeat_interleave(counts)
+        sums = torch.zeros(len(lengths), states.shape[-1], dtype=torch.float64)
+        return (sums.index_add_(0, owners, states.double()) / counts[:, None]).float()
 
 
 def parse_positions(positions: PositionSpec) -> Positions:

@@ -17,7 +17,7 @@ import torch
 from engine.capture.batches import Limits, sorted_batches
 from engine.capture.budget import token_budget
 from engine.capture.layers import LayerSpec
-from engine.capture.passes import Passes
+from engine.capture.passes import Passes, PassStates
 from engine.capture.positions import Positions, PositionSpec, parse_positions
 from engine.capture.prefixes import Plan, planned_tokens, shared_batches
 from engine.capture.prompts import TokenizedPrompt
@@ -44,9 +44,6 @@ _WORTH_SHARING = (
 
 Progress = Callable[[int, int], None]
 """Called with the number of prompts done and their total."""
-
-LayerStates = dict[int, "Tensor"]
-"""Layer to the kept states of one prompt, `(1, kept tokens, hidden)`."""
 
 
 @dataclass(frozen=True)
@@ -154,20 +151,27 @@ def run_capture(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], sett
         CaptureError: A state came out NaN, infinite or all zero; the message names the prompt and the layer.
         RequestError: A prompt does not have the positions asked for.
     """
-    progress = settings.progress or (lambda _done, _total: None)
-    progress(0, len(prompts))
-    captured: dict[int, LayerStates] = {}
+    captured: list[dict[int, Tensor]] = [{} for _ in prompts]
     for batch in run_batches(model, prompts, settings):
-        captured.update(batch)
-        progress(len(captured), len(prompts))
+        for layer, states in batch.layers.items():
+            for index, rows in zip(batch.prompts, torch.split(states, batch.kept), strict=True):
+                captured[index][layer] = rows[None].clone()
     num_layers = len(find_blocks(model).blocks)
-    return [_activation_data(prompts[i], captured[i], num_layers) for i in range(len(prompts))]
+    return [
+        ActivationData(
+            activations=states,
+            input_ids=torch.tensor([prompt.ids]),
+            tokens=prompt.tokens,
+            prompt=prompt.text,
+            num_layers=num_layers,
+            captured_layers=list(settings.layers),
+        )
+        for prompt, states in zip(prompts, captured, strict=True)
+    ]
 
 
-def run_batches(
-    model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings
-) -> Iterator[dict[int, LayerStates]]:
-    """Run prompts and hand over what each batch came to, as it comes: for who does not want to hold all of it.
+def run_batches(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings) -> Iterator[PassStates]:
+    """Run prompts and hand over what each pass came to, as it comes: for who does not want to hold all of it.
 
     Args:
         model: A checked model.
@@ -175,23 +179,27 @@ def run_batches(
         settings: What to keep.
 
     Yields:
-        Place of a prompt in `prompts` to its states, for the prompts of one batch; every prompt once, in an order that
-        saves time.
+        What is kept of the prompts of one pass; every prompt once, in an order that saves time.
 
     Raises:
         CaptureError: As `run_capture`.
         RequestError: As `run_capture`, before anything is run.
     """
-    spans = [settings.positions.span(len(prompt.ids), prompt.name) for prompt in prompts]
+    progress = settings.progress or (lambda _done, _total: None)
+    positions = settings.positions
+    spans = [positions.span(len(prompt.ids), prompt.name) for prompt in prompts]
     rows = [prompt.ids for prompt in prompts]
     passes = Passes(rows, spans, partial(_read, model, find_blocks(model), settings), input_device(model), model.dtype)
-    for batch in passes.run(settings.plan(rows)):
-        captured = {
-            index: {layer: settings.positions.finish(states)[None] for layer, states in kept.items()}
-            for index, kept in batch.items()
-        }
-        _require_usable(captured, prompts)
-        yield captured
+    done = 0
+    progress(done, len(prompts))
+    for found in passes.run(settings.plan(rows)):
+        kept = [1] * len(found.kept) if positions.mean else found.kept
+        layers = {layer: positions.finish(states, found.kept) for layer, states in found.layers.items()}
+        batch = PassStates(found.prompts, kept, layers)
+        _require_usable(batch, prompts)
+        yield batch
+        done += len(batch.prompts)
+        progress(done, len(prompts))
 
 
 def _read(
@@ -216,14 +224,13 @@ def _read(
     return kept
 
 
-def _require_usable(captured: dict[int, LayerStates], prompts: Sequence[TokenizedPrompt]) -> None:
+def _require_usable(batch: PassStates, prompts: Sequence[TokenizedPrompt]) -> None:
     """Refuse states that are not finite, or all zero; first all states of a layer at once, then prompt by prompt."""
-    for layer in next(iter(captured.values())):
-        together = torch.cat([states[layer][0] for states in captured.values()])
-        if bool(torch.isfinite(together).all()) and bool(together.any(dim=-1).all()):
+    for layer, states in batch.layers.items():
+        if bool(torch.isfinite(states).all()) and bool(states.any(dim=-1).all()):
             continue
-        for index, states in captured.items():
-            _require_usable_prompt(states[layer], layer, prompts[index].name)
+        for index, rows in zip(batch.prompts, torch.split(states, batch.kept), strict=True):
+            _require_usable_prompt(rows, layer, prompts[index].name)
 
 
 def _require_usable_prompt(states: Tensor, layer: int, name: str) -> None:
@@ -234,14 +241,3 @@ def _require_usable_prompt(states: Tensor, layer: int, name: str) -> None:
             expected="finite states; only damaged weights give others in float32",
             next_step=Remedy.CAPTURE_IN_FLOAT32,
         )
-
-
-def _activation_data(prompt: TokenizedPrompt, states: LayerStates, num_layers: int) -> ActivationData:
-    return ActivationData(
-        activations=states,
-        input_ids=torch.tensor([prompt.ids]),
-        tokens=prompt.tokens,
-        prompt=prompt.text,
-        num_layers=num_layers,
-        captured_layers=list(states),
-    )

@@ -5,7 +5,7 @@ Knows prompts and their states. Does not know files, or how the prompts were cut
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -41,7 +41,6 @@ def capture_stacked(
     settings: Settings,
     *,
     dtype: torch.dtype | None = None,
-    told: Callable[[int], None],
 ) -> StackedStates:
     """Run prompts and stack what is kept of them.
 
@@ -50,7 +49,6 @@ def capture_stacked(
         prompts: What to run; at least one.
         settings: What to keep.
         dtype: Of the states in the result; None for that in which they come.
-        told: Called with the number of prompts that each batch added.
 
     Raises:
         CaptureError: As `run_capture`.
@@ -58,15 +56,14 @@ def capture_stacked(
     """
     starts = [settings.positions.span(len(prompt.ids), prompt.name)[0] for prompt in prompts]
     kept = [kept_tokens(settings, prompt) for prompt in prompts]
-    begins = [0, *accumulate(kept)]
+    begins = list(accumulate(kept, initial=0))
     layers: dict[int, Tensor] = {}
     for batch in run_batches(model, prompts, settings):
-        for index, states in batch.items():
-            for layer, rows in states.items():
-                if layer not in layers:
-                    layers[layer] = rows.new_empty((begins[-1], rows.shape[-1]), dtype=dtype or rows.dtype)
-                layers[layer][begins[index] : begins[index + 1]] = rows[0]
-        told(len(batch))
+        places = torch.cat([torch.arange(begins[index], begins[index + 1]) for index in batch.prompts])
+        for layer, states in batch.layers.items():
+            if layer not in layers:
+                layers[layer] = states.new_empty((begins[-1], states.shape[-1]), dtype=dtype or states.dtype)
+            layers[layer].index_copy_(0, places, states.to(layers[layer].dtype))
     counted = torch.ones(begins[-1], dtype=torch.bool)
     for start, number, begin in zip(starts, kept, begins, strict=False):
         counted[begin] = number == 1 or start > 0

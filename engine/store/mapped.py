@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from engine.capture.activations import align_rows
+from engine.capture.aligned import align_rows, aligned_mask
 from engine.records.captures import ActivationData, ContrastData
 from engine.records.concepts import Factors
 from engine.store.shards import Shard
@@ -73,7 +73,8 @@ class MappedBatch(Mapping[int, "Tensor"]):
     def __getitem__(self, layer: int) -> Tensor:
         if layer not in self._shards[0].layers:
             raise KeyError(layer)
-        return align_rows([rows for shard in self._shards for rows in torch.split(shard.states(layer), shard.kept)])
+        states = torch.cat([shard.states(layer) for shard in self._shards])
+        return align_rows(states, [kept for shard in self._shards for kept in shard.kept])
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._shards[0].layers)
@@ -111,14 +112,15 @@ def mapped_prompts(shards: list[Shard], num_layers: int) -> ActivationData:
         shards: All its shards, in order.
         num_layers: Decoder blocks of the model.
     """
+    ids = [row for shard in shards for row in shard.input_ids]
     return ActivationData(
         activations=cast("dict[int, Tensor]", MappedBatch(shards)),
-        input_ids=align_rows([ids.long() for shard in shards for ids in shard.input_ids]),
+        input_ids=align_rows(torch.cat(ids).long(), [len(row) for row in ids]),
         tokens=[tokens for shard in shards for tokens in shard.tokens],
         prompt=[text for shard in shards for text in shard.prompts],
         num_layers=num_layers,
         captured_layers=shards[0].layers,
-        attention_mask=align_rows([torch.ones(kept, dtype=torch.long) for shard in shards for kept in shard.kept]),
+        attention_mask=aligned_mask([kept for shard in shards for kept in shard.kept]).long(),
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -105,12 +105,6 @@ class ShardRun:
             yield start, part
 
     def _capture(self, prompts: list[TokenizedPrompt], start: int) -> StackedStates:
-        done = start
-
-        def tell(more: int) -> None:
-            nonlocal done
-            done += more
-            self.progress(done, self.plan["prompts"]["count"])
-
-        dtype = state_dtype(self.plan["store_dtype"])
-        return capture_stacked(self.model, prompts, self.settings, dtype=dtype, told=tell)
+        total = self.plan["prompts"]["count"]
+        settings = replace(self.settings, progress=lambda done, _of_shard: self.progress(start + done, total))
+        return capture_stacked(self.model, prompts, settings, dtype=state_dtype(self.plan["store_dtype"]))

@@ -53,8 +53,8 @@ def test_positions_are_cut_from_the_whole(
             "-2": whole[-2:-1],
             "1:3": whole[1:3],
             (0, 2): whole[:2],
-            "mean": whole[1:].mean(0, keepdim=True),
-            "mean:0:": whole.mean(0, keepdim=True),
+            "mean": whole[1:].double().mean(0, keepdim=True).float(),
+            "mean:0:": whole.double().mean(0, keepdim=True).float(),
         }[positions]
         data = engine.capture_activations(
             tiny_llama, tiny_tokenizer, prompt, [2], use_hooks=use_hooks, positions=positions

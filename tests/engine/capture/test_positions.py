@@ -22,10 +22,11 @@ def states() -> torch.Tensor:
 
 
 def taken_by(given: PositionSpec, states: torch.Tensor) -> list[torch.Tensor]:
-    """What is kept of each prompt."""
+    """What is kept of each prompt, all handed over at once."""
     positions = parse_positions(given)
-    spans = [positions.span(length) for length in LENGTHS]
-    return [positions.finish(states[row, start:stop]) for row, (start, stop) in enumerate(spans)]
+    parts = [states[row, slice(*positions.span(length))] for row, length in enumerate(LENGTHS)]
+    counts = [len(part) for part in parts]
+    return list(torch.split(positions.finish(torch.cat(parts), counts), [1] * len(parts) if positions.mean else counts))
 
 
 @pytest.mark.parametrize(
