@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -177,17 +178,12 @@ def _capture_pairs(
             expected="as many of one as of the other, at least one",
         )
     # Both sides in one run: the prompts of a pair are alike in length and so meet in the same batch.
-    captured = run_capture(
-        model,
-        [
-            *tokenize_prompts(model, tokenizer, positive, rendered=rendered, side="positive"),
-            *tokenize_prompts(model, tokenizer, negative, rendered=rendered, side="negative"),
-        ],
-        settings,
-    )
+    texts = list(chain.from_iterable(zip(positive, negative, strict=True)))
+    sides = ("positive", "negative")
+    captured = run_capture(model, tokenize_prompts(model, tokenizer, texts, rendered=rendered, sides=sides), settings)
     return ContrastData(
-        positive=captured[: len(positive)],
-        negative=captured[len(positive) :],
+        positive=captured[0::2],
+        negative=captured[1::2],
         num_pairs=len(positive),
         concept=None,
         layers=settings.layers,

@@ -40,10 +40,10 @@ def tokenize_prompts(
     texts: Sequence[str],
     *,
     rendered: bool,
-    side: str = "",
+    sides: Sequence[str] = ("",),
     first: int = 0,
 ) -> list[TokenizedPrompt]:
-    """Tokenize texts one by one, without padding or truncation.
+    """Tokenize texts, without padding or truncation.
 
     Args:
         model: The model they are for, which limits their length.
@@ -51,38 +51,61 @@ def tokenize_prompts(
         texts: What the model shall read.
         rendered: Whether the texts went through a chat template and so hold their special tokens. Other texts get the
             special tokens that the tokenizer adds, unless they begin with its first token already.
-        side: "positive" or "negative", to name a prompt of a pair in an error.
-        first: Number of the first text, where these are a part of a longer list.
+        sides: What an error calls the texts, in turn: "positive" and "negative" where they are those of pairs.
+        first: Number of the first text or pair, where these are a part of a longer list.
 
     Raises:
         CaptureError: A text is empty or too long; the message names it.
     """
-    limit = longest_prompt(model, tokenizer)
-    label = f"{side} prompt".strip()
-    numbered = enumerate(texts, first)
-    return [_tokenize(tokenizer, text, f"{label} {number}", limit, rendered) for number, text in numbered]
+    names = [
+        _name(f"{sides[place % len(sides)]} prompt {first + place // len(sides)}".strip(), text)
+        for place, text in enumerate(texts)
+    ]
+    rows = _encode(tokenizer, texts, rendered)
+    _require_length(names, rows, longest_prompt(model, tokenizer))
+    known = list({token for row in rows for token in row})
+    spelt = dict(zip(known, tokenizer.convert_ids_to_tokens(known), strict=True))
+    return [
+        TokenizedPrompt(name, text, row, [spelt[token] for token in row])
+        for name, text, row in zip(names, texts, rows, strict=True)
+    ]
+
+
+def _name(label: str, text: str) -> str:
+    if not isinstance(text, str) or not text:
+        raise CaptureError(f"{label} is empty", expected="a text with at least one token")
+    return f"{label} ({excerpt(text)})"
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], rendered: bool) -> list[list[int]]:
+    """Token ids of each text; many at a time, which a tokenizer may spread over the processor's cores."""
+    beginning = str(tokenizer.bos_token or "")
+    whole = [rendered or (bool(beginning) and text.startswith(beginning)) for text in texts]
+    rows: list[list[int]] = [[] for _ in texts]
+    for special in (False, True):
+        chosen = [place for place, one in enumerate(whole) if one is not special]
+        if chosen:
+            encoded = tokenizer([texts[place] for place in chosen], add_special_tokens=special, verbose=False)
+            for place, row in zip(chosen, encoded["input_ids"], strict=True):
+                rows[place] = list(row)
+    return rows
+
+
+def _require_length(names: Sequence[str], rows: Sequence[list[int]], limit: int) -> None:
+    for name, row in zip(names, rows, strict=True):
+        if not row:
+            raise CaptureError(f"{name} has no tokens", expected="a text with at least one token")
+        if limit < _NO_LIMIT and len(row) > limit:
+            raise CaptureError(
+                f"{name} has {len(row)} tokens, more than the model's {limit}",
+                next_step="shorten it: nothing is cut off silently",
+            )
 
 
 def longest_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Most tokens in one prompt: what the model has positions for, else what its tokenizer says."""
     positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     return int(positions or tokenizer.model_max_length)
-
-
-def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str, label: str, limit: int, rendered: bool) -> TokenizedPrompt:
-    if not isinstance(text, str) or not text:
-        raise CaptureError(f"{label} is empty", expected="a text with at least one token")
-    name = f"{label} ({excerpt(text)})"
-    begins = bool(tokenizer.bos_token) and text.startswith(str(tokenizer.bos_token))
-    ids = list(tokenizer(text, add_special_tokens=not (rendered or begins), verbose=False)["input_ids"])
-    if not ids:
-        raise CaptureError(f"{name} has no tokens", expected="a text with at least one token")
-    if limit < _NO_LIMIT and len(ids) > limit:
-        raise CaptureError(
-            f"{name} has {len(ids)} tokens, more than the model's {limit}",
-            next_step="shorten it: nothing is cut off silently",
-        )
-    return TokenizedPrompt(name, text, ids, list(tokenizer.convert_ids_to_tokens(ids)))
 
 
 def excerpt(text: str, width: int = 60) -> str:

@@ -1,6 +1,6 @@
 """The prompts of a capture in shards: read once to check and fingerprint all of them, and again to run them.
 
-Holds one prompt or pair at a time. Does not know plans or shards.
+Holds some prompts or pairs at a time. Does not know plans or shards.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import hashlib
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -35,7 +36,7 @@ Steps = Callable[[str, int, int], None]
 
 What it raises ends the work."""
 
-_TELL_EVERY = 256  # prompts or pairs
+_AT_ONCE = 256  # prompts or pairs
 _UNKNOWN = Factors(template="", persona="", topic="")
 
 
@@ -145,14 +146,14 @@ class PromptSource:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[Item], first: int
     ) -> list[TokenizedPrompt]:
         """Token ids of all prompts of some items, of which the first has this number."""
-        rendered = self.chat_template is not None
-        sides = ("positive", "negative") if self.pairs else ("",)
-        return [
-            prompt
-            for number, item in enumerate(items, first)
-            for side, text in zip(sides, item.texts, strict=True)
-            for prompt in tokenize_prompts(model, tokenizer, [text], rendered=rendered, side=side, first=number)
-        ]
+        return tokenize_prompts(
+            model,
+            tokenizer,
+            [text for item in items for text in item.texts],
+            rendered=self.chat_template is not None,
+            sides=("positive", "negative") if self.pairs else ("",),
+            first=first,
+        )
 
     def require_unchanged(self, stamp: tuple[int, ...]) -> None:
         """Refuse to go on with other prompts than were begun with.
@@ -171,7 +172,7 @@ def survey_prompts(
     settings: Settings,
     steps: Steps | None = None,
 ) -> PromptList:
-    """Check, count and fingerprint every prompt, holding one item.
+    """Check, count and fingerprint every prompt, holding some items at a time.
 
     Args:
         model: What they are for.
@@ -186,10 +187,11 @@ def survey_prompts(
     """
     texts, ids, factors = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
     count, tokens, most, kept, named = 0, 0, 0, 0, False
-    for number, item in enumerate(source.items()):
-        if steps is not None and number % _TELL_EVERY == 0:
+    items, number = source.items(), 0
+    while part := list(islice(items, _AT_ONCE)):
+        if steps is not None:
             steps("counting prompts", number * source.sides, 0)
-        for prompt in source.tokenize(model, tokenizer, [item], number):
+        for prompt in source.tokenize(model, tokenizer, part, number):
             encoded = prompt.text.encode()
             texts.update(len(encoded).to_bytes(8, "little") + encoded)
             ids.update(len(prompt.ids).to_bytes(8, "little") + array("q", prompt.ids).tobytes())
@@ -198,9 +200,10 @@ def survey_prompts(
             own = kept_tokens(settings, prompt)
             most = max(most, own)
             kept += own
-        if item.factors:
-            factors.update(msgspec.json.encode(item.factors))
-            named = named or names_factors(item.factors)
+        for known in filter(None, (item.factors for item in part)):
+            factors.update(msgspec.json.encode(known))
+            named = named or names_factors(known)
+        number += len(part)
     return PromptList(
         file=source.name,
         pairs=source.pairs,
