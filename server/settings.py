@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from engine.errors import RequestError, nearest
+from engine.main_memory import main_memory
 from engine.models.registry import find_source, list_models
 from engine.records.models import ModelListing
 from engine.store.names import MOST_IN_MEMORY, PLAN
@@ -98,5 +97,5 @@ def _unlisted(model: str) -> ModelListing:
 
 
 def default_memory() -> int:
-    """Half of what this machine has."""
-    return int(psutil.virtual_memory().total // 2)
+    """Half of what this machine has, or the container that the server runs in."""
+    return main_memory().total // 2

@@ -8,10 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from accelerate.utils import get_max_memory
 
 from engine.errors import RequestError, first_line
+from engine.main_memory import main_memory
 from engine.models.placement import MaxMemory, parse_max_memory, require_strategy
 from engine.processes import Processes, find_processes
+
+_SHARE_OF_FREE = 0.9  # of main memory, as transformers does outside of containers
 
 
 def choose_places(device: str, device_map: str | dict[str, Any] | None, max_memory: MaxMemory | None) -> dict[str, Any]:
@@ -31,12 +35,20 @@ def choose_places(device: str, device_map: str | dict[str, Any] | None, max_memo
     if isinstance(device_map, str):
         require_strategy(device_map)
     if max_memory is None:
-        return {"device_map": device_map}
+        return {"device_map": device_map} | (_within_container() if isinstance(device_map, str) else {})
     limits, gpus = parse_max_memory(max_memory), torch.accelerator.device_count()
     for place in limits:
         if isinstance(place, int) and place >= gpus:
             raise RequestError(f"there is no GPU {place}", expected=f"a number below {gpus}" if gpus else "no GPU")
     return {"device_map": device_map, "max_memory": limits}
+
+
+def _within_container() -> dict[str, Any]:
+    """What may be used of each place, where accelerate would fill a machine of which a container has a part."""
+    memory = main_memory()
+    if not memory.limited:
+        return {}
+    return {"max_memory": get_max_memory() | {"cpu": int(_SHARE_OF_FREE * memory.free)}}
 
 
 def running_device(places: dict[str, Any]) -> torch.device:

@@ -4,12 +4,21 @@ import pytest
 import torch
 
 from engine.errors import RequestError
+from engine.main_memory import MainMemory
+from engine.models import devices
 from engine.models.devices import choose_device, choose_places, running_device
+
+GB = 10**9
+
+
+def within(monkeypatch: pytest.MonkeyPatch, memory: MainMemory) -> None:
+    monkeypatch.setattr(devices, "main_memory", lambda: memory)
 
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """A machine that says that it has two."""
+    """A machine that says that it has two, and no container."""
+    within(monkeypatch, MainMemory(64 * GB, 40 * GB, limited=False))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
@@ -47,3 +56,11 @@ def test_a_model_in_several_places_runs_on_a_gpu_if_one_is_among_them(two_gpus: 
     assert running_device(choose_places("auto", {"model": 0, "lm_head": "disk"}, None)) == cuda
     with pytest.raises(RequestError, match=r"there is no GPU 2\. Expected: a number below 2"):
         choose_places("auto", "auto", {2: "1GB"})
+
+
+def test_in_a_container_weights_take_no_more_of_main_memory_than_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    within(monkeypatch, MainMemory(8 * GB, 2 * GB, limited=True))
+    assert choose_places("auto", "auto", None)["max_memory"]["cpu"] == 1.8 * GB
+    assert choose_places("auto", "auto", {"cpu": "5GB"})["max_memory"] == {"cpu": 5 * GB}
+    within(monkeypatch, MainMemory(64 * GB, 2 * GB, limited=False))
+    assert choose_places("auto", "auto", None) == {"device_map": "auto"}
