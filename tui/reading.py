@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import RequestError
-from engine.store.catalog import show_capture
 from tui.jobs import Job
 from tui.models import ModelKeeper
 
 if TYPE_CHECKING:
-    from engine.records.directions import Direction, TokenReading
+    from engine.records.directions import TokenReading
 
 METHODS = ("mean_diff", "pca", "logistic")
 
@@ -26,8 +25,8 @@ class ReadingRequest:
         name: A capture of pairs.
         method: How its direction is found.
         layer: The layer to look at first; the leading one if None, or if it has no direction.
-        text: What to read.
-        rendered: Whether the text is a captured prompt, which went through the chat template.
+        text: What to read; empty for a prompt of the capture.
+        prompt: Number of that, the positive and the negative one of each pair in turn.
     """
 
     store: Path
@@ -35,7 +34,7 @@ class ReadingRequest:
     method: str
     layer: int | None
     text: str
-    rendered: bool
+    prompt: int
 
 
 def read_along(request: ReadingRequest, models: ModelKeeper, job: Job) -> TokenReading:
@@ -44,8 +43,14 @@ def read_along(request: ReadingRequest, models: ModelKeeper, job: Job) -> TokenR
     Raises:
         LayerscopeError: One of these cannot be done.
     """
+    from engine.stats.direction import extract_directions
+    from engine.stats.reading import read_text
+    from engine.store.directions import leading_layer
+    from engine.store.read import load_contrast
+
     job.checkpoint("finding the direction at each layer")
-    found, leading = _directions(request)
+    contrast = load_contrast(request.name, store=request.store)
+    found = extract_directions(contrast, request.method)
     provenance = next(iter(found.values()))["provenance"]
     if provenance is None:
         raise RequestError(
@@ -53,19 +58,10 @@ def read_along(request: ReadingRequest, models: ModelKeeper, job: Job) -> TokenR
         )
     job.checkpoint(f"loading {provenance['alias']}")
     model, tokenizer, _ = models.get(models.name_of(provenance))
-    from engine.stats.reading import read_text
-
     job.checkpoint("running the text through the model")
+    leading = leading_layer(request.store / request.name, found)
     first = request.layer if request.layer in found else leading
-    rendered = request.rendered and provenance["chat_template"] is not None
-    return read_text(model, tokenizer, found, request.text, leading=first, rendered=rendered)
-
-
-def _directions(request: ReadingRequest) -> tuple[dict[int, Direction], int | None]:
-    from engine.stats.direction import extract_directions
-    from engine.store.directions import leading_layer
-    from engine.store.read import load_contrast
-
-    show_capture(request.name, store=request.store)
-    found = extract_directions(load_contrast(request.name, store=request.store), request.method)
-    return found, leading_layer(request.store / request.name, found)
+    captured = contrast["negative" if request.prompt % 2 else "positive"][request.prompt // 2]
+    rendered = not request.text and provenance["chat_template"] is not None
+    text = request.text or str(captured["prompt"])
+    return read_text(model, tokenizer, found, text, leading=first, rendered=rendered)

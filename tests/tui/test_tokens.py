@@ -1,5 +1,6 @@
 """A text along a direction: the capture's prompts, a text typed in, other methods, and a model that will not load."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,23 @@ async def test_reads_the_prompts_and_a_text_and_says_what_is_under_the_cursor(
     negative, positive = direction["negative_mean"], direction["positive_mean"]
     expected = (float(state @ direction["vector"]) - negative) / (positive - negative)
     assert f"at layer 0: {expected:+.2f} " in shown
+
+
+async def test_every_pair_of_a_capture_in_shards_can_be_read_though_its_record_holds_the_first_alone(
+    real_store: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    pairs = [{"positive": f"w5 w{30 + i}", "negative": f"w40 w5 w{30 + i}", "persona": f"w{i % 8}"} for i in range(25)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    model, tokenizer, _ = engine.load_model_and_tokenizer(str(tiny_folder))
+    engine.capture_contrast_in_shards(model, tokenizer, tmp_path / "pairs.jsonl", "tiny_many", store=real_store)
+    async with LayerscopeApp(real_store, capture="tiny_many").run_test(size=(120, 40)) as pilot:
+        await wait_for(pilot, "at layer")
+        await pilot.press("t")
+        await wait_for(pilot, "positive prompt of pair 1 of 25", "token 1 'w30'")
+        await pilot.press("N")
+        await wait_for(pilot, "negative prompt of pair 25 of 25", "token 1 'w5'")
+        await pilot.press("N")
+        await wait_for(pilot, "positive prompt of pair 25 of 25", "token 1 'w54'")
 
 
 async def test_the_layer_of_the_ranking_is_the_layer_of_the_tokens(real_store: Path) -> None:

@@ -14,7 +14,7 @@ from textual.widgets import Input, Static
 
 from engine.errors import LayerscopeError, RequestError
 from engine.plots.tokens_text import describe_token
-from engine.records.files import CaptureRecord
+from engine.records.files import CaptureRecord, count_prompts
 from engine.store.catalog import show_capture
 from tui.exporting import Export
 from tui.messages import JobEnded
@@ -121,7 +121,7 @@ class TokensScreen(LayerscopeScreen):
         """Another of the capture's prompts: each pair's positive one, then its negative one."""
         if self._record is not None:
             self._text = ""
-            self._prompt = (self._prompt + step) % len(_prompts(self._record))
+            self._prompt = (self._prompt + step) % count_prompts(self._record)
             self._read()
 
     def action_method(self) -> None:
@@ -157,37 +157,29 @@ class TokensScreen(LayerscopeScreen):
             return
         if self._job is not None:
             self._job.cancel()
-        text = self._text or _prompts(self._record)[self._prompt]
-        request = ReadingRequest(self.store, self.capture, self._method, self._layer, text, rendered=not self._text)
+        request = ReadingRequest(self.store, self.capture, self._method, self._layer, self._text, self._prompt)
         models = self.layerscope.models
         self._entitle()
         if self.query_one(HeatMap).reading is None:
             self._say("the first text takes a moment: its model has to be loaded. ctrl+x stops it.")
         self._job = self.layerscope.jobs.start(
-            f"reading {len(text)} characters", lambda job: read_along(request, models, job), self
+            f"reading {self._what()}", lambda job: read_along(request, models, job), self
         )
 
     def _entitle(self) -> None:
-        what = "a text of your own" if self._text else self._prompt_name()
-        self.entitle(f"{self.capture} · {self._method}", f"{what} · orange: positive side, blue: negative side")
+        self.entitle(f"{self.capture} · {self._method}", f"{self._what()} · orange: positive side, blue: negative side")
 
-    def _prompt_name(self) -> str:
-        if self._record is None:
-            return ""
+    def _what(self) -> str:
+        """What is read, in words."""
+        if self._text or self._record is None:
+            return "a text of your own"
         if self._record["kind"] != "contrast":
-            return f"prompt {self._prompt + 1} of {len(self._record['prompts'])}"
+            return f"prompt {self._prompt + 1} of {count_prompts(self._record)}"
         side = ("positive", "negative")[self._prompt % 2]
         return f"{side} prompt of pair {self._prompt // 2 + 1} of {self._record['num_pairs']}"
 
     def _say(self, text: str) -> None:
         self.query_one("#cell", Static).update(Text(text))
-
-
-def _prompts(record: CaptureRecord) -> list[str]:
-    """All texts of a capture; of a contrast those of a pair beside one another."""
-    if record["kind"] != "contrast":
-        return record["prompts"]
-    return [text for pair in zip(record["prompts"], record["negative_prompts"], strict=True) for text in pair]
 
 
 def _warnings(reading: TokenReading) -> list[str]:
