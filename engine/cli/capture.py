@@ -61,7 +61,7 @@ def capture(
     ] = None,
     pairs: Annotated[
         Path | None,
-        typer.Option("--pairs", help="Pairs of your own: .jsonl or .csv.", rich_help_panel=_WHAT),
+        typer.Option("--pairs", help="Pairs of your own: .jsonl, .csv, or a data set's folder.", rich_help_panel=_WHAT),
     ] = None,
     prompts: Annotated[
         Path | None,

@@ -6,7 +6,7 @@ when there is something to read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,24 +16,39 @@ if TYPE_CHECKING:
     from engine.concepts.rows import Row
 
 
-def dataset_rows(path: Path, column: str) -> Iterator[Row]:
-    """Rows of a data set.
+def dataset_rows(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Row]:
+    """Rows of a data set, without the columns that nobody asked for.
 
     Args:
         path: The folder that `save_to_disk` wrote, of one split.
-        column: What is read of each row; it must be there.
+        required: Columns that must be there.
+        optional: Columns that may be.
 
     Raises:
-        RequestError: The library is not installed, this is no such folder, or it has several splits or no such column.
+        RequestError: The library is not installed, this is no such folder, or it has several splits or lacks a column.
     """
     _require_one_split(path)
     if not any(path.glob("*.arrow")):
         return  # no rows, of which the library makes an error of its own
     table = _open(path)
-    if column not in table.column_names:
-        columns = ", ".join(table.column_names) or "none"
-        raise RequestError(f"{path} has no column {column!r}", expected=f"it among the columns, which are: {columns}")
-    yield from enumerate(table.select_columns(column), start=1)
+    for column in required:
+        if column not in table.column_names:
+            columns = ", ".join(table.column_names) or "none"
+            raise RequestError(
+                f"{path} has no column {column!r}", expected=f"it among the columns, which are: {columns}"
+            )
+    wanted = [column for column in (*required, *optional) if column in table.column_names]
+    yield from enumerate(table.select_columns(wanted), start=1)
+
+
+def dataset_columns(path: Path) -> set[str]:
+    """Names of the columns of a data set.
+
+    Raises:
+        RequestError: As `dataset_rows`.
+    """
+    _require_one_split(path)
+    return {*_open(path).column_names} if any(path.glob("*.arrow")) else set()
 
 
 def is_dataset(path: Path) -> bool:

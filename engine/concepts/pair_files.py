@@ -1,13 +1,20 @@
-"""Pairs of the user's own, from a JSONL or CSV file. Every complaint names the line and the field; imports no torch."""
+"""Pairs of the user's own, from a JSONL or CSV file or a data set.
+
+Every complaint names the line or row and the field. Imports no torch.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.concepts.rows import MORE_CELLS, Row, csv_rows, file_stamp, jsonl_rows, readable_errors
+from engine.concepts.dataset_folder import dataset_rows
+from engine.concepts.rows import MORE_CELLS, Row, csv_rows, file_stamp, jsonl_rows, place_in, readable_errors
 from engine.concepts.rows import require_whole_characters as require_whole
 from engine.errors import RequestError, nearest
 from engine.records.concepts import Factors
+
+PAIR_FILES = (".jsonl", ".csv")
+"""How the names of files that hold pairs end."""
 
 _TEXTS = ("positive", "negative")
 _FACTORS = ("template", "persona", "topic")
@@ -32,7 +39,8 @@ class WrittenPair:
 class PairFile:
     """A file of pairs: an object a line (`.jsonl`), or a table whose first line names the columns (`.csv`).
 
-    The fields are `positive` and `negative`, and if known `template`, `persona` and `topic`.
+    The fields are `positive` and `negative`, and if known `template`, `persona` and `topic`. Or the folder of a data
+    set with columns of these names, others being left alone, as `save_to_disk` of the library datasets writes it.
 
     Attributes:
         path: Where it lies.
@@ -55,6 +63,8 @@ class PairFile:
         return file_stamp(self.path)
 
     def _rows(self) -> Iterator[Row]:
+        if self.path.is_dir():
+            return dataset_rows(self.path, _TEXTS, _FACTORS)
         if self.path.suffix.lower() == ".csv":
             return csv_rows(self.path)
         return jsonl_rows(self.path, '{"positive": …, "negative": …}')
@@ -80,16 +90,19 @@ def open_pairs(path: str | Path) -> PairFile:
     """A file of pairs, looked into as far as its first pair.
 
     Args:
-        path: The file, in UTF-8.
+        path: The file, in UTF-8, or the folder.
 
     Raises:
         RequestError: It says no format, cannot be read, or does not begin with a pair.
     """
     file = PairFile(Path(path))
-    if file.path.suffix.lower() not in {".jsonl", ".csv"}:
-        raise RequestError(f"{file.path.name!r} says no format", expected="a file of pairs ending in .jsonl or .csv")
+    if file.path.suffix.lower() not in PAIR_FILES and not file.path.is_dir():
+        raise RequestError(
+            f"{file.path.name!r} says no format",
+            expected="pairs in a .jsonl or .csv file, or in the folder of a data set",
+        )
     if next(file.pairs(), None) is None:
-        raise RequestError(f"{file.path} holds no pairs", expected="at least one line with positive and negative")
+        raise RequestError(f"{file.path} holds no pairs", expected="at least one, with positive and negative")
     return file
 
 
@@ -97,7 +110,7 @@ def read_pairs(path: str | Path) -> WrittenPairs:
     """Read all pairs of a file, see `PairFile`.
 
     Args:
-        path: The file, in UTF-8.
+        path: The file, in UTF-8, or the folder.
 
     Raises:
         RequestError: The file cannot be read, has no pairs, or a line lacks a text or adds a field.
@@ -120,15 +133,15 @@ def _checked(path: Path, number: int, row: dict[str, object]) -> WrittenPair:
         raise RequestError(f"{path}, line {number} has more cells than the first line has columns")
     for field in row.keys() - {*_TEXTS, *_FACTORS}:
         hint = nearest(field, (*_TEXTS, *_FACTORS))
-        raise RequestError(f"{path}, line {number}: the field {field!r} is not known; {hint}")
+        raise RequestError(f"{place_in(path, number)}: the field {field!r} is not known; {hint}")
     for field in _TEXTS:
         text = row.get(field)
         if not isinstance(text, str) or not text.strip():
-            raise RequestError(f"{path}, line {number}: {field} must be a text that is not empty")
+            raise RequestError(f"{place_in(path, number)}: {field} must be a text that is not empty")
         require_whole(path, number, f"{field} prompt", text)
     for field in _FACTORS:
         if not isinstance(row.get(field) or "", str):
-            raise RequestError(f"{path}, line {number}: {field} must be a text")
+            raise RequestError(f"{place_in(path, number)}: {field} must be a text")
     template, persona, topic = (str(row.get(field) or "") for field in _FACTORS)
     return WrittenPair(
         str(row["positive"]), str(row["negative"]), Factors(template=template, persona=persona, topic=topic)

@@ -12,6 +12,7 @@ from engine.concepts.rows import (
     csv_rows,
     file_stamp,
     jsonl_rows,
+    place_in,
     readable_errors,
     require_whole_characters,
     text_lines,
@@ -42,8 +43,7 @@ class PromptFile:
 
     def _checked(self, number: int, text: object) -> str:
         if not isinstance(text, str) or not text.strip():
-            place = "row" if self.path.is_dir() else "line"
-            raise RequestError(f"{self.path}, {place} {number}: prompt must be a text that is not empty")
+            raise RequestError(f"{place_in(self.path, number)}: prompt must be a text that is not empty")
         require_whole_characters(self.path, number, "prompt", text)
         return text
 
@@ -85,7 +85,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, object]]:
 
 
 def _read_dataset(path: Path) -> Iterator[tuple[int, object]]:
-    for number, row in dataset_rows(path, "prompt"):
+    for number, row in dataset_rows(path, ["prompt"]):
         yield number, row["prompt"]
 
 

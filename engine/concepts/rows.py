@@ -79,6 +79,11 @@ def file_stamp(path: Path) -> tuple[int, int]:
     return sum(file.st_size for file in files), max((file.st_mtime_ns for file in files), default=0)
 
 
+def place_in(path: Path, number: int) -> str:
+    """What an error calls a line of a file, or a row of a data set."""
+    return f"{path}, {'row' if path.is_dir() else 'line'} {number}"
+
+
 def require_whole_characters(path: Path, number: int, field: str, text: str) -> None:
     """Refuse a text with half a character, which JSON can write and UTF-8 cannot.
 
@@ -88,7 +93,7 @@ def require_whole_characters(path: Path, number: int, field: str, text: str) -> 
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise RequestError(f"{path}, line {number}: the {field} holds half a character: {error.reason}") from error
+        raise RequestError(f"{place_in(path, number)}: the {field} holds half a character: {error.reason}") from error
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from engine.concepts.dataset_folder import is_dataset
+from engine.concepts.dataset_folder import dataset_columns, is_dataset
 from engine.concepts.pair_files import PairFile, open_pairs
 from engine.concepts.prompt_file import PromptFile, open_prompts
 from engine.concepts.rows import jsonl_rows, readable_errors
@@ -21,8 +21,8 @@ def open_texts(path: str | Path) -> PromptFile | PairFile:
     """A file of prompts or of pairs, whichever it is.
 
     Args:
-        path: `.txt` and the folder of a data set: prompts. `.jsonl` and `.csv`: prompts if the first line has `prompt`,
-            pairs if it has `positive` and `negative`.
+        path: `.txt`: prompts. `.jsonl`, `.csv` and the folder of a data set: prompts if the first line or the data set
+            has `prompt`, pairs if it has `positive` and `negative`.
 
     Raises:
         RequestError: It says no format, cannot be read, or begins with neither or both.
@@ -34,18 +34,17 @@ def open_texts(path: str | Path) -> PromptFile | PairFile:
     """
     path = Path(path)
     kind = path.suffix.lower()
-    if path.is_dir():
-        return open_prompts(path)
-    if kind not in TEXT_FILES:
+    if kind not in TEXT_FILES and not path.is_dir():
         raise RequestError(f"{path.name!r} says no format", expected=f"a file ending in {', '.join(TEXT_FILES)}")
-    if kind == ".txt":
+    if kind == ".txt" and not path.is_dir():
         return open_prompts(path)
     fields = _first_fields(path)
     prompts, pairs = "prompt" in fields, bool(fields & {"positive", "negative"})
     if prompts == pairs:
         has = f"has {', '.join(sorted(fields))}" if fields else "has no fields"
+        where = "it" if path.is_dir() else "its first line"
         wrong = "both prompts and pairs" if prompts else "neither prompts nor pairs"
-        raise RequestError(f"{path} holds {wrong}: its first line {has}", expected=_EXPECTED)
+        raise RequestError(f"{path} holds {wrong}: {where} {has}", expected=_EXPECTED)
     return open_prompts(path) if prompts else open_pairs(path)
 
 
@@ -55,7 +54,9 @@ def is_text_file(path: Path) -> bool:
 
 
 def _first_fields(path: Path) -> set[str]:
-    """What the first line says there is."""
+    """What the first line, or a data set, says there is."""
+    if path.is_dir():
+        return dataset_columns(path)
     with readable_errors(path):
         if path.suffix.lower() == ".csv":
             with path.open(encoding="utf-8-sig", newline="") as file:

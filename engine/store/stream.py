@@ -14,7 +14,8 @@ from engine.capture.positions import PositionSpec
 from engine.capture.run import Progress, Settings
 from engine.capture.sites import DEFAULT_SITE
 from engine.concepts.catalog import load_concept
-from engine.concepts.pair_files import PairFile, open_pairs
+from engine.concepts.dataset_folder import is_dataset
+from engine.concepts.pair_files import PAIR_FILES, PairFile, open_pairs
 from engine.concepts.prompt_file import open_prompts
 from engine.processes import ALONE, Processes
 from engine.records.concepts import Concept
@@ -123,8 +124,8 @@ def capture_contrast_in_shards(
     Args:
         model: See `capture_activations`.
         tokenizer: Its tokenizer.
-        pairs: A `.jsonl` or `.csv` file, see `PairFile`, whose texts are taken as they are; or a concept, by its name
-            or its `.toml` file, as in `capture_from_concept`.
+        pairs: A `.jsonl` or `.csv` file or the folder of a data set, see `PairFile`, whose texts are taken as they are;
+            or a concept, by its name or its `.toml` file, as in `capture_from_concept`.
         name: A path, as in "activations/honesty"; a plain name when `store` is given.
         layers: See `parse_layers`; None for all.
         max_samples: Most pairs of a concept; None for every combination.
@@ -167,7 +168,8 @@ def capture_contrast_in_shards(
 def _pairs(pairs: str | Path | Concept) -> Concept | PairFile:
     if isinstance(pairs, Concept):
         return pairs
-    return open_pairs(pairs) if Path(pairs).suffix.lower() in {".jsonl", ".csv"} else load_concept(pairs)
+    path = Path(pairs)
+    return open_pairs(path) if path.suffix.lower() in PAIR_FILES or is_dataset(path) else load_concept(pairs)
 
 
 def _settings(

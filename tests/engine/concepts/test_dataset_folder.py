@@ -1,5 +1,6 @@
-"""Prompts in the folder of a data set: captured as from a file of them; what is wrong with other folders."""
+"""Prompts and pairs in the folder of a data set: captured as from a file of them; what is wrong with other folders."""
 
+import json
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
+from engine.concepts.pair_files import PairFile, read_pairs
 from engine.concepts.prompt_file import PromptFile, open_prompts
 from engine.concepts.text_file import is_text_file, open_texts
 from engine.errors import RequestError
@@ -48,6 +50,35 @@ def test_a_folder_is_told_from_the_name_of_a_concept(folder: Path, tmp_path: Pat
     assert [is_text_file(path) for path in (folder, tmp_path / "honesty", tmp_path / "nowhere")] == [True, False, False]
 
 
+PAIRS = [
+    {"positive": f"w5 w{30 + i}", "negative": f"w40 w5 w{30 + i}", "persona": f"w{i % 2}", "topic": "w9" if i else None}
+    for i in range(6)
+]
+
+
+def test_pairs_are_those_of_the_same_file_and_other_columns_are_left_alone(tmp_path: Path) -> None:
+    datasets.Dataset.from_list([{**pair, "score": 1} for pair in PAIRS]).save_to_disk(tmp_path / "mine")
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
+    assert read_pairs(tmp_path / "mine") == read_pairs(tmp_path / "mine.jsonl")
+    assert isinstance(open_texts(tmp_path / "mine"), PairFile)
+
+
+def test_pairs_go_into_shards_too(
+    tmp_path: Path, tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    datasets.Dataset.from_list(PAIRS).save_to_disk(tmp_path / "mine")
+    engine.capture_contrast_in_shards(tiny_llama, tiny_tokenizer, tmp_path / "mine", "six", store=tmp_path)
+    [shard] = engine.open_shards("six", store=tmp_path)
+    assert shard.prompts[:4] == ["w5 w30", "w40 w5 w30", "w5 w31", "w40 w5 w31"]
+
+
+def test_a_data_set_is_of_prompts_or_of_pairs(tmp_path: Path) -> None:
+    for name, columns in (("both", {"prompt", "positive", "negative"}), ("neither", {"text"})):
+        datasets.Dataset.from_dict({column: ["w3"] for column in columns}).save_to_disk(tmp_path / name)
+        with pytest.raises(RequestError, match=rf"holds {name} (prompts and|prompts nor) pairs"):
+            open_texts(tmp_path / name)
+
+
 def test_a_data_set_that_was_changed_has_another_stamp(folder: Path) -> None:
     before = open_prompts(folder).stamp()
     assert open_prompts(folder).stamp() == before
@@ -78,6 +109,21 @@ def test_rows_without_prompts_are_refused(tmp_path: Path, rows: dict[str, list[o
     datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "mine")
     with pytest.raises(RequestError, match=complaint):
         list(open_prompts(tmp_path / "mine").texts())
+
+
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    [
+        ({"positive": ["w3"]}, r"has no column 'negative'.*columns, which are: positive"),
+        ({"positive": ["w3", "w4"], "negative": ["w5", ""]}, r"row 2: negative must be a text that is not empty"),
+        ({"positive": ["w3"], "negative": ["w4"], "topic": [7]}, r"row 1: topic must be a text"),
+        ({"positive": [], "negative": []}, r"holds no pairs"),
+    ],
+)
+def test_rows_without_pairs_are_refused(tmp_path: Path, rows: dict[str, list[object]], complaint: str) -> None:
+    datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "mine")
+    with pytest.raises(RequestError, match=complaint):
+        read_pairs(tmp_path / "mine")
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:
