@@ -170,6 +170,7 @@ def capture(
     what_of = {"layers": layers, "site": site, "positions": positions}
     how: dict[str, Any] = what_of | draw | {"batch_size": batch_size, "prefix_reuse": not no_prefix_reuse}
     source = chosen if isinstance(chosen, Concept | PromptFile) else PairFile(pairs) if pairs else None
+    in_shards = in_shards or (paths.unfinished and not force)
     if source is not None and (in_shards or too_large(narrator, loaded, tokenizer, source, what_of | draw)):
         how |= {"model_key": alias, "store_dtype": store_dtype or "as captured", "force": force, "processes": processes}
         capture_shards(narrator, loaded, tokenizer, source, paths, how)

@@ -18,6 +18,7 @@ from engine.capture.run import Settings
 from engine.capture.sites import DEFAULT_SITE
 from engine.concepts.pair_files import PairFile, WrittenPairs
 from engine.concepts.prompt_file import PromptFile
+from engine.main_memory import main_memory
 from engine.models.description import describe_model
 from engine.records.captures import SourceEstimate
 from engine.records.concepts import Concept
@@ -46,7 +47,7 @@ def goes_into_shards(
     most_in_memory: int = MOST_IN_MEMORY,
     steps: Steps | None = None,
 ) -> bool:
-    """Whether a capture goes into a folder of shards: files of prompts do, and what takes more than 1 GiB.
+    """Whether a capture goes into a folder of shards: files of prompts do, and what is too large for memory.
 
     Args:
         model: See `capture_contrast_in_shards`, as all that is not said here.
@@ -57,7 +58,7 @@ def goes_into_shards(
         site: See `capture_activations`.
         positions: See `parse_positions`.
         seed: Of the draw of a concept's pairs.
-        most_in_memory: Bytes of states above which it does.
+        most_in_memory: Bytes of states above which it does; half of the free memory, where that is less.
         steps: Told now and then how many prompts were counted.
 
     Example:
@@ -69,9 +70,10 @@ def goes_into_shards(
     settings = _settings(model, layers, site, positions)
     prompts = PromptSource.of(tokenizer, source, max_samples, seed)
     needed = _held(model, settings, source, survey_prompts(model, tokenizer, prompts, settings, steps))
-    if needed > most_in_memory:
+    large = needed > _room(most_in_memory)
+    if large:
         log.info("%.1f GB of states: into shards, in bounded memory; it can be gone on with", needed / 1e9)
-    return needed > most_in_memory
+    return large
 
 
 def estimate_source(
@@ -98,7 +100,7 @@ def estimate_source(
         site: See `capture_activations`.
         positions: See `parse_positions`.
         seed: Of the draw of a concept's pairs.
-        most_in_memory: Bytes of states above which it goes into shards.
+        most_in_memory: See `goes_into_shards`.
         steps: Told now and then how many prompts were counted.
 
     Returns:
@@ -121,7 +123,7 @@ def estimate_source(
     sample = [text for item in islice(prompts.items(), _SAMPLE // prompts.sides) for text in item.texts]
     rendered = prompts.chat_template is not None
     timed = estimate_capture(model, tokenizer, sample, layers, site=site, positions=positions, rendered=rendered)
-    large = _held(model, settings, source, found) > most_in_memory
+    large = _held(model, settings, source, found) > _room(most_in_memory)
     return SourceEstimate(
         prompts=found["count"],
         tokens=found["tokens"],
@@ -141,6 +143,11 @@ def _held(model: PreTrainedModel, settings: Settings, source: Source, found: Pro
     """Bytes of the states when they are in memory: rows of several prompts are all as long as the longest."""
     pairs = isinstance(source, Concept | WrittenPairs | PairFile)
     return _bytes(model, settings, found["kept_in_all"] if pairs else found["kept"] * found["count"])
+
+
+def _room(most_in_memory: int) -> int:
+    """How much of it may be in memory: half of what is free, for a model that runs and a ranking want some too."""
+    return min(most_in_memory, main_memory().free // 2)
 
 
 def _bytes(model: PreTrainedModel, settings: Settings, kept: int) -> int:

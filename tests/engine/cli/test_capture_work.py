@@ -51,6 +51,20 @@ def test_pairs_and_concepts_go_into_shards_when_told(layerscope: Program, tiny_f
         assert "point the wrong way" in shown.stdout
 
 
+def test_what_was_begun_in_shards_goes_on_in_shards_without_being_told(layerscope: Program, tiny_folder: Path) -> None:
+    (layerscope.folder / "mine.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
+    command = ("capture", "--model", str(tiny_folder), "--pairs", "mine.jsonl", "--positions", "last", "--quiet")
+    assert layerscope(*command, "--shards").returncode == 0
+    folder = layerscope.folder / "activations" / "tiny_mine"
+    (folder.with_suffix(".json")).unlink()
+    gone = sorted(folder.glob("*.safetensors"))[-1]
+    gone.unlink()  # as if it had been killed before the last one
+    again = layerscope(*command)
+    assert again.returncode == 0, again.stderr
+    assert gone.exists()
+    assert not folder.with_suffix(".pt").exists()
+
+
 def test_prompts_given_one_by_one_do_not(layerscope: Program) -> None:
     assert_failed(layerscope("capture", "--prompt", "hello", "--shards"), 2)
     (layerscope.folder / "bad.jsonl").write_text('{"positive": "w5"}\n')

@@ -11,6 +11,7 @@ import engine
 from engine.capture.estimate import estimate_capture
 from engine.concepts.pair_files import open_pairs, read_pairs
 from engine.concepts.prompt_file import open_prompts
+from engine.main_memory import MainMemory
 from engine.store.size import estimate_source, goes_into_shards
 from engine.store.survey import Source
 
@@ -57,6 +58,20 @@ def test_pairs_go_into_shards_above_a_limit_and_files_of_prompts_always(
             assert goes_into_shards(tiny_llama, tiny_tokenizer, source, **what) is large  # type: ignore[arg-type]
             assert estimate_source(tiny_llama, tiny_tokenizer, source, **what)["in_shards"] is large  # type: ignore[arg-type]
     assert goes_into_shards(tiny_llama, tiny_tokenizer, file)
+
+
+def test_what_would_take_more_than_half_of_the_free_memory_goes_into_shards(
+    sources: list[Source],
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    needed = estimate_source(tiny_llama, tiny_tokenizer, sources[0], positions="all")["bytes"]
+    for free, large in ((2 * needed, False), (2 * needed - 2, True)):
+        memory = MainMemory(2**40, free, limited=False)
+        monkeypatch.setattr("engine.store.size.main_memory", lambda memory=memory: memory)
+        assert goes_into_shards(tiny_llama, tiny_tokenizer, sources[0], positions="all") is large
+        assert estimate_source(tiny_llama, tiny_tokenizer, sources[0], positions="all")["in_shards"] is large
 
 
 def test_prompts_in_memory_count_as_the_batch_that_they_become(
