@@ -104,7 +104,7 @@ def main() -> None:
         ),
         "prompts into shards": in_shards,
     }
-    with patch("engine.capture.run.token_budget", lambda *_args, **_options: asked.tokens):
+    with patch("engine.capture.settings.token_budget", lambda *_args, **_options: asked.tokens):
         for name, capture in ways.items():
             for positions in ("last", "mean"):
                 seconds = []

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from engine.capture.run import Progress
+from engine.progress import Progress
 from engine.store.catalog import show_capture
 from engine.store.names import locate
 from engine.store.saving import capture_into_store

@@ -14,11 +14,13 @@ from engine.capture.layers import LayerSpec
 from engine.capture.positions import PositionSpec
 from engine.capture.prompts import TokenizedPrompt, tokenize_prompts
 from engine.capture.provenance import trace_provenance
-from engine.capture.run import Progress, Settings, run_capture
+from engine.capture.run import run_capture
+from engine.capture.settings import Settings
 from engine.capture.sites import DEFAULT_SITE
 from engine.capture.stacked import capture_stacked
 from engine.errors import CaptureError
 from engine.models.blocks import find_blocks
+from engine.progress import Progress
 from engine.records.captures import ActivationData
 
 if TYPE_CHECKING:

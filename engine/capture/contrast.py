@@ -13,12 +13,14 @@ from engine.capture.layers import LayerSpec
 from engine.capture.positions import PositionSpec
 from engine.capture.prompts import tokenize_prompts
 from engine.capture.provenance import trace_provenance
-from engine.capture.run import Progress, Settings, run_capture
+from engine.capture.run import run_capture
+from engine.capture.settings import Settings
 from engine.capture.sites import DEFAULT_SITE
 from engine.concepts.catalog import load_concept
 from engine.concepts.pairs import DEFAULT_SAMPLES
 from engine.concepts.rendered import render_pairs
 from engine.errors import CaptureError
+from engine.progress import Progress
 from engine.records.captures import ContrastData
 from engine.records.concepts import Concept, Factors
 

@@ -11,7 +11,7 @@ from engine.capture.layers import LayerSpec
 from engine.capture.positions import PositionSpec
 from engine.capture.prefixes import planned_tokens
 from engine.capture.prompts import tokenize_prompts
-from engine.capture.run import Settings
+from engine.capture.settings import Settings
 from engine.capture.sites import DEFAULT_SITE
 from engine.models.blocks import find_blocks
 from engine.models.description import describe_model

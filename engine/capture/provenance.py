@@ -13,7 +13,7 @@ from engine.records.captures import Provenance
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from engine.capture.run import Settings
+    from engine.capture.settings import Settings
 
 
 def trace_provenance(

@@ -1,33 +1,26 @@
 """The run: prompts through the model in batches, the wanted states of each prompt out, in the caller's order.
 
-Knows token ids, sites, layers, positions and batches. Does not know what the prompts mean or what becomes of the
+Knows models and token ids, and does what settings say. Does not know what the prompts mean or what becomes of the
 states.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
-from engine.capture.batches import Limits, sorted_batches
-from engine.capture.budget import token_budget
-from engine.capture.layers import LayerSpec
 from engine.capture.passes import Passes, PassStates
-from engine.capture.positions import Positions, PositionSpec, parse_positions
-from engine.capture.prefixes import Plan, planned_tokens, shared_batches
 from engine.capture.prompts import TokenizedPrompt
-from engine.capture.sites import DEFAULT_SITE, find_taps, parse_site, require_site, site_layers
-from engine.errors import CaptureError, Remedy, RequestError
+from engine.capture.settings import Settings
+from engine.capture.sites import find_taps
+from engine.errors import CaptureError, Remedy
 from engine.models.blocks import find_blocks
 from engine.models.description import describe_model
 from engine.models.forward import TokenBatch, input_device, read_hidden_states, read_taps
 from engine.models.products import onednn_products
-from engine.models.shortcuts import ONEDNN_TOLERANCE
 from engine.records.captures import ActivationData
 
 if TYPE_CHECKING:
@@ -35,105 +28,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from engine.models.blocks import Blocks
-
-log = logging.getLogger(__name__)
-
-_WORTH_SHARING = (
-    0.9  # share of the tokens that must at most be left: attention over a packed row costs more than padding
-)
-
-Progress = Callable[[int, int], None]
-"""Called with the number of prompts done and their total."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a run keeps, and how.
-
-    Attributes:
-        site: What is read.
-        layers: Layer numbers, ascending; of a site without layers the block that it adjoins.
-        positions: Which tokens.
-        use_hooks: Whether hooks read the states, or `output_hidden_states`. Both give the same bits; hooks hold less
-            in memory, stop after the last layer wanted, and are the one way to sites other than `resid_post`.
-        limits: What goes through the model at once.
-        prefix_reuse: Whether what prompts share at the beginning is run once; or why not.
-        window: The longest prompt for which it can be, None for any.
-        onednn: Whether float32 products go through oneDNN.
-        progress: Told of each batch.
-    """
-
-    site: str
-    layers: list[int]
-    positions: Positions
-    use_hooks: bool
-    limits: Limits
-    prefix_reuse: str = "off"
-    window: int | None = None
-    onednn: bool = False
-    progress: Progress | None = None
-
-    @classmethod
-    def for_model(
-        cls,
-        model: PreTrainedModel,
-        layers: LayerSpec,
-        positions: PositionSpec,
-        *,
-        site: str,
-        use_hooks: bool,
-        batch_size: int | None,
-        prefix_reuse: bool,
-        progress: Progress | None,
-    ) -> Settings:
-        """Read what the user asked for, in the light of a model.
-
-        Raises:
-            RequestError: Site, layers, positions or batch size make no sense for it.
-            ModelError: The model fails the check, or does not have the site.
-        """
-        if batch_size is not None and batch_size < 1:
-            raise RequestError(f"a batch of {batch_size} prompts is not possible", expected="at least 1")
-        parse_site(site, layers)
-        receipt = describe_model(model).receipt
-        require_site(site, receipt)
-        numbers = site_layers(site, layers, receipt["num_layers"])
-        hooks = use_hooks or site != DEFAULT_SITE
-        error, separate = receipt.get("onednn_error"), receipt.get("separate", "not checked")
-        return cls(
-            site=site,
-            layers=numbers,
-            positions=parse_positions(positions),
-            use_hooks=hooks,
-            limits=Limits(token_budget(model, every_layer=not hooks), batch_size),
-            prefix_reuse="off" if not prefix_reuse or batch_size == 1 else f"no: {separate}" if separate else "on",
-            window=receipt.get("window"),
-            onednn=error is not None and error <= ONEDNN_TOLERANCE,
-            progress=progress,
-        )
-
-    def plan(self, rows: Sequence[list[int]]) -> Plan:
-        """In which passes to run prompts: packed where they share enough of their beginnings, else padded.
-
-        Args:
-            rows: Token ids of each prompt.
-        """
-        padded: Plan = [*sorted_batches([len(row) for row in rows], self.limits)]
-        if self.prefix_reuse == "off" or len(rows) < 2:
-            return padded
-        shared = shared_batches(rows, self.limits)
-        if planned_tokens(shared, rows) > _WORTH_SHARING * sum(map(len, rows)):
-            return padded
-        longest = max(len(row) for row in rows)
-        if self.prefix_reuse != "on" or (self.window is not None and longest > self.window):
-            log.info("what prompts share at the beginning is run for each: %s", self._why_separate(longest))
-            return padded
-        return shared
-
-    def _why_separate(self, longest: int) -> str:
-        if self.prefix_reuse != "on":
-            return self.prefix_reuse.removeprefix("no: ")
-        return f"the longest has {longest} tokens, and tokens of this model see {self.window} back"
 
 
 def run_capture(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings) -> list[ActivationData]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.capture.prompts import TokenizedPrompt
-from engine.capture.run import Settings, run_batches
+from engine.capture.run import run_batches
+from engine.capture.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.capture.run import Progress
 from engine.errors import Remedy, RequestError
+from engine.progress import Progress
 from engine.records.captures import ContrastData
 from engine.records.ranking import RankedLayer, Ranking
 from engine.records.statistics import LayerSeparation

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.capture.provenance import trace_provenance
-from engine.capture.run import Progress, Settings
+from engine.capture.settings import Settings
 from engine.errors import StoreError
 from engine.models.description import describe_model
 from engine.models.fingerprint import sample_weights
 from engine.processes import Processes
+from engine.progress import Progress, Steps
 from engine.records.files import PromptList, ShardPlan
 from engine.store.names import CapturePaths, require_free
 from engine.store.plan import (
@@ -31,7 +32,7 @@ from engine.store.plan import (
 from engine.store.record import encode_record
 from engine.store.shard_record import record_shards
 from engine.store.shard_run import ShardRun, state_dtype
-from engine.store.survey import PromptSource, Steps, survey_prompts
+from engine.store.survey import PromptSource, survey_prompts
 from engine.store.write import write_atomically
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from engine.records.captures import CaptureData
 from engine.records.files import CaptureRecord, DataFile
 
 if TYPE_CHECKING:
-    from engine.capture.run import Progress
+    from engine.progress import Progress
     from engine.records.captures import ActivationData, ContrastData
     from engine.records.ranking import ConfoundReport, Ranking
     from engine.records.statistics import SideSummary

@@ -13,18 +13,19 @@ from engine.capture.batches import DEFAULT_BATCH_SIZE
 from engine.capture.contrast import capture_contrastive_activations, capture_from_concept
 from engine.capture.layers import LayerSpec
 from engine.capture.positions import PositionSpec
-from engine.capture.run import Progress, Settings
+from engine.capture.settings import Settings
 from engine.capture.sites import DEFAULT_SITE
 from engine.concepts.pair_files import PairFile, WrittenPairs, read_pairs
 from engine.concepts.prompt_file import PromptFile
 from engine.processes import ALONE
+from engine.progress import Progress, Steps
 from engine.records.captures import CaptureData
 from engine.records.concepts import Concept
 from engine.store.names import MOST_IN_MEMORY, CapturePaths, locate, require_free
 from engine.store.planned import RANKING, Wanted, capture_planned
 from engine.store.shard_run import AS_CAPTURED
 from engine.store.size import goes_into_shards
-from engine.store.survey import PromptSource, Source, Steps
+from engine.store.survey import PromptSource, Source
 from engine.store.write import save_activations
 
 if TYPE_CHECKING:

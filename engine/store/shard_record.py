@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator
 from itertools import islice
 
-from engine.capture.run import Progress
+from engine.progress import Progress
 from engine.records.captures import ContrastData
 from engine.records.files import CaptureRecord, DataFile, NumberedPair, ShardPlan
 from engine.records.statistics import LayerRow, SideSummary

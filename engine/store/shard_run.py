@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.capture.run import Progress, Settings
+from engine.capture.settings import Settings
 from engine.capture.stacked import StackedStates, capture_stacked
 from engine.errors import RequestError
 from engine.processes import ALONE, Processes
+from engine.progress import Progress
 from engine.records.files import ShardPlan
 from engine.store.names import CapturePaths
 from engine.store.shards import pack_shard, shard_at, write_shard

@@ -14,17 +14,18 @@ import torch
 from engine.capture.estimate import estimate_capture
 from engine.capture.layers import LayerSpec
 from engine.capture.positions import PositionSpec
-from engine.capture.run import Settings
+from engine.capture.settings import Settings
 from engine.capture.sites import DEFAULT_SITE
 from engine.concepts.pair_files import PairFile, WrittenPairs
 from engine.concepts.prompt_file import PromptFile
 from engine.main_memory import main_memory
 from engine.models.description import describe_model
+from engine.progress import Steps
 from engine.records.captures import SourceEstimate
 from engine.records.concepts import Concept
 from engine.records.files import PromptList
 from engine.store.names import MOST_IN_MEMORY
-from engine.store.survey import PromptSource, Source, Steps, survey_prompts
+from engine.store.survey import PromptSource, Source, survey_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 from engine.capture.batches import DEFAULT_BATCH_SIZE
 from engine.capture.layers import LayerSpec
 from engine.capture.positions import PositionSpec
-from engine.capture.run import Progress, Settings
+from engine.capture.settings import Settings
 from engine.capture.sites import DEFAULT_SITE
 from engine.concepts.catalog import load_concept
 from engine.concepts.dataset_folder import is_dataset
 from engine.concepts.pair_files import PAIR_FILES, PairFile, open_pairs
 from engine.concepts.prompt_file import open_prompts
 from engine.processes import ALONE, Processes
+from engine.progress import Progress
 from engine.records.concepts import Concept
 from engine.store.names import CapturePaths, locate
 from engine.store.planned import Wanted, capture_planned

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from engine.capture.prompts import TokenizedPrompt, tokenize_prompts
-from engine.capture.run import Settings
+from engine.capture.settings import Settings
 from engine.capture.stacked import kept_tokens
 from engine.concepts.pair_files import PairFile, WrittenPairs, names_factors
 from engine.concepts.prompt_file import PromptFile
 from engine.concepts.rendered import render_pairs
 from engine.errors import RequestError
+from engine.progress import Steps
 from engine.records.concepts import Concept, Factors
 from engine.records.files import PromptList
 
@@ -30,11 +31,6 @@ if TYPE_CHECKING:
 
 Source = Concept | WrittenPairs | PairFile | PromptFile | Sequence[str]
 """What can be captured: a concept, pairs, prompts."""
-
-Steps = Callable[[str, int, int], None]
-"""Called with what is being done beside running prompts, how much of it is, and of how much, 0 while that is unknown.
-
-What it raises ends the work."""
 
 _AT_ONCE = 256  # prompts or pairs
 _UNKNOWN = Factors(template="", persona="", topic="")

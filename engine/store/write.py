@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from engine.capture.run import Progress
 from engine.errors import Remedy, StoreError
+from engine.progress import Progress
 from engine.records.captures import CaptureData
 from engine.records.files import DataFile
 from engine.store.names import UNFINISHED, CapturePaths, locate, require_free
