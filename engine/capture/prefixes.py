@@ -128,9 +128,10 @@ class _Planner:
                 insort(room, (self._limits.tokens - tokens, len(passes)))
                 passes.append(batch)
                 continue
-            left, number = room.pop(place)
-            insort(room, (left - tokens, number))
+            _, number = room.pop(place)
             passes[number] = replace(batch, prompts=passes[number].prompts + batch.prompts)
+            # Counted anew: branches that were cut from one another may share tokens, which are now run once.
+            insort(room, (self._limits.tokens - batch_tokens(passes[number], self._rows), number))
         return [*(step for step in plan if isinstance(step, Trunk)), *passes]
 
     def _forks(self, low: int, high: int, common: int) -> list[tuple[int, int]]:
