@@ -48,24 +48,28 @@ class Positions:
             )
         return start, stop
 
-    def finish(self, states: Tensor, lengths: Sequence[int]) -> Tensor:
+    def finish(self, layers: dict[int, Tensor], lengths: Sequence[int]) -> dict[int, Tensor]:
         """Make of the states of spans what is kept.
 
         Args:
-            states: States of the spans of some prompts, one after the other, `(tokens of all, hidden)`.
+            layers: Layer to states of the spans of some prompts, one after the other, `(tokens of all, hidden)`.
             lengths: Number of tokens of each.
 
         Returns:
-            They themselves, or the mean of each span, `(prompts, hidden)` in float32.
+            They themselves, or the mean of each span, `(prompts, hidden)` in float32, summed in float64.
         """
         if not self.mean:
-            return states
+            return layers
         import torch
 
         counts = torch.tensor(lengths)
         owners = torch.arange(len(lengths)).repeat_interleave(counts)
-        sums = torch.zeros(len(lengths), states.shape[-1], dtype=torch.float64)
-        return (sums.index_add_(0, owners, states.double()) / counts[:, None]).float()
+
+        def means(states: Tensor) -> Tensor:
+            sums = torch.zeros(len(lengths), states.shape[-1], dtype=torch.float64)
+            return (sums.index_add_(0, owners, states.double()) / counts[:, None]).float()
+
+        return {layer: means(states) for layer, states in layers.items()}
 
 
 def parse_positions(positions: PositionSpec) -> Positions:

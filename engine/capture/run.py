@@ -88,8 +88,7 @@ def run_batches(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], sett
     progress(done, len(prompts))
     for found in passes.run(settings.plan(rows)):
         kept = [1] * len(found.kept) if positions.mean else found.kept
-        layers = {layer: positions.finish(states, found.kept) for layer, states in found.layers.items()}
-        batch = PassStates(found.prompts, kept, layers)
+        batch = PassStates(found.prompts, kept, positions.finish(found.layers, found.kept))
         _require_usable(batch, prompts)
         yield batch
         done += len(batch.prompts)

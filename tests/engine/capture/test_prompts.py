@@ -29,6 +29,17 @@ def test_each_prompt_has_its_ids_and_tokens(
     assert one.name == "prompt 0 ('w5 w17 w99')"
 
 
+def test_texts_of_several_lengths_are_not_padded_nor_cut_whatever_their_tokenizer_was_saved_with(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    backend = Tokenizer.from_str(tiny_tokenizer.backend_tokenizer.to_str())
+    backend.enable_padding(length=9)
+    backend.enable_truncation(2)
+    padding = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>")  # noqa: S106
+    one, other = tokenize_prompts(tiny_llama, padding, ["w5 w17 w99", "w7"], rendered=False)
+    assert (one.ids, other.ids) == ([5, 17, 99], [7])
+
+
 def test_the_first_token_is_added_to_plain_text(
     tiny_llama: PreTrainedModel, bos_tokenizer: PreTrainedTokenizerFast
 ) -> None:
