@@ -105,7 +105,9 @@ def capture(
             "--max-memory", help="With --device-map: 20GB of main memory, 0=20GB of GPU 0.", rich_help_panel=_HOW
         ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.", rich_help_panel=_HOW)] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto (the model's own, or float32), float32, bfloat16, float16.", rich_help_panel=_HOW)
+    ] = "auto",
     batch_size: Annotated[
         int | None,
         typer.Option(min=1, help="Most prompts in one forward pass; as many as run well.", rich_help_panel=_HOW),

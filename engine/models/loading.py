@@ -1,7 +1,8 @@
 """Load a causal language model with its tokenizer, checked and ready to be captured.
 
-Knows dtypes and what transformers needs to be told. Does not know where names lead (`engine.models.registry`), where a
-model goes (`engine.models.devices`) or what makes a model fit to be captured (`engine.models.check`).
+Knows what transformers needs to be told. Does not know where names lead (`engine.models.registry`), where a model goes
+(`engine.models.devices`), in which dtype (`engine.models.dtypes`) or what makes it fit to be captured
+(`engine.models.check`).
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from engine.errors import ModelError, Remedy, RequestError, first_line, nearest
+from engine.errors import ModelError, Remedy, first_line
 from engine.models.converted import convert
 from engine.models.description import describe_model
 from engine.models.devices import choose_device, choose_places, running_device
+from engine.models.dtypes import natural_dtype, parse_dtype
 from engine.models.hub import require_on_hub
 from engine.models.memory import require_room
 from engine.models.offload import keep_while, offload_folder, quiet_accelerate, where_layers_lie
@@ -31,13 +33,6 @@ from engine.models.registry import DEFAULT_MODEL, find_source
 from engine.records.models import ModelConfig, ModelSource
 
 log = logging.getLogger(__name__)
-
-DTYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float64": torch.float64,
-}
 
 
 def load_model_and_tokenizer(
@@ -55,7 +50,7 @@ def load_model_and_tokenizer(
         model: An alias, a hub id, a folder that `save_pretrained` wrote, or a `.gguf` file.
         device: "auto" (CUDA, then Apple's GPU, then the CPU; of several GPUs that of this process's number under a
             launcher), or a name that torch knows ("cuda:1").
-        dtype: "auto" (the checkpoint's own on a GPU, float32 on the CPU), a name or a torch dtype.
+        dtype: "auto" (the checkpoint's own where the device computes in it, else float32), a name or a torch dtype.
         device_map: Instead of a device: "auto" lets accelerate lay the weights on the GPUs, then into main memory, then
             on the disk, from where they are read in each pass; or a dictionary of parts of the model and their places.
         max_memory: With a device map, most bytes of weights for each place that may be used, as in
@@ -77,7 +72,7 @@ def load_model_and_tokenizer(
     source = find_source(model)
     places = choose_places(device, device_map, max_memory)
     torch_device = running_device(places) if places else choose_device(device)
-    wanted_dtype = _parse_dtype(dtype)
+    wanted_dtype = parse_dtype(dtype)
     if not source.local:
         require_on_hub(source)
         log.info("downloading %s", source.model_id)
@@ -89,7 +84,7 @@ def load_model_and_tokenizer(
             options["revision"] = source.revision
         config = AutoConfig.from_pretrained(location, **options)
         _require_causal_lm(config, source)
-        chosen_dtype = wanted_dtype or _default_dtype(config, torch_device)
+        chosen_dtype = wanted_dtype or natural_dtype(config.dtype, torch_device)
         if not places:
             require_room(config, chosen_dtype, torch_device)
         with ThreadPoolExecutor(max_workers=1) as beside:  # the tokenizer is read while the weights are
@@ -128,21 +123,6 @@ def _from_pretrained(
         loaded = AutoModelForCausalLM.from_pretrained(location, output_loading_info=True, **options)
         keep_while(loaded[0], folder)
     return loaded[0], loaded[1]
-
-
-def _parse_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype == "auto":
-        return None
-    if dtype not in DTYPES:
-        raise RequestError(f"there is no dtype {dtype!r}; {nearest(dtype, ['auto', *DTYPES])}")
-    return DTYPES[dtype]
-
-
-def _default_dtype(config: transformers.PreTrainedConfig, device: torch.device) -> torch.dtype:
-    own = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-    return torch.float32 if device.type == "cpu" else own
 
 
 def _require_causal_lm(config: transformers.PreTrainedConfig, source: ModelSource) -> None:

@@ -21,6 +21,7 @@ from transformers import (
 
 import engine
 from engine.errors import LayerscopeError, ModelError, RequestError
+from engine.models.dtypes import has_bfloat16_units
 from engine.models.loading import load_model_and_tokenizer
 from engine.models.registry import find_source
 from engine.records.captures import ActivationData
@@ -82,7 +83,11 @@ def test_a_folder_has_the_weights_that_were_saved(folder: Path, tiny_llama: PreT
 
 @pytest.mark.parametrize(
     ("dtype", "expected"),
-    [("auto", torch.float32), ("float64", torch.float64), (torch.float16, torch.float16)],
+    [
+        ("auto", torch.bfloat16 if has_bfloat16_units() else torch.float32),
+        ("float64", torch.float64),
+        (torch.float16, torch.float16),
+    ],
 )
 def test_the_dtype_on_the_cpu(
     save: Save, tiny_llama: PreTrainedModel, dtype: str | torch.dtype, expected: torch.dtype
