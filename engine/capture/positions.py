@@ -48,6 +48,15 @@ class Positions:
             )
         return start, stop
 
+    def kept(self, length: int, prompt: str = "a prompt") -> int:
+        """How many states a layer keeps of a prompt of `length` tokens.
+
+        Raises:
+            RequestError: See `span`.
+        """
+        start, stop = self.span(length, prompt)
+        return 1 if self.mean else stop - start
+
     def finish(self, layers: dict[int, Tensor], lengths: Sequence[int]) -> dict[int, Tensor]:
         """Make of the states of spans what is kept.
 

@@ -15,7 +15,7 @@ from engine.capture.budget import token_budget
 from engine.capture.layers import LayerSpec
 from engine.capture.positions import Positions, PositionSpec, parse_positions
 from engine.capture.prefixes import Plan, planned_tokens, shared_batches
-from engine.capture.sites import DEFAULT_SITE, parse_site, require_site, site_layers
+from engine.capture.sites import DEFAULT_SITE, wanted_layers
 from engine.errors import RequestError
 from engine.models.description import describe_model
 from engine.models.shortcuts import ONEDNN_TOLERANCE
@@ -78,10 +78,8 @@ class Settings:
         """
         if batch_size is not None and batch_size < 1:
             raise RequestError(f"a batch of {batch_size} prompts is not possible", expected="at least 1")
-        parse_site(site, layers)
         receipt = describe_model(model).receipt
-        require_site(site, receipt)
-        numbers = site_layers(site, layers, receipt["num_layers"])
+        numbers = wanted_layers(site, layers, receipt)
         hooks = use_hooks or site != DEFAULT_SITE
         error, separate = receipt.get("onednn_error"), receipt.get("separate", "not checked")
         return cls(

@@ -76,6 +76,26 @@ def site_layers(site: str, layers: LayerSpec, num_layers: int) -> list[int]:
     return parse_layers(layers, num_layers)
 
 
+def wanted_layers(site: str, layers: LayerSpec, receipt: Receipt) -> list[int]:
+    """What of a model is read when a user asks for a site and layers.
+
+    Args:
+        site: What the user wrote.
+        layers: See `parse_layers`.
+        receipt: The model's check at load.
+
+    Returns:
+        See `site_layers`.
+
+    Raises:
+        RequestError: These make no sense for it.
+        ModelError: It does not have the site.
+    """
+    parse_site(site, layers)
+    require_site(site, receipt)
+    return site_layers(site, layers, receipt["num_layers"])
+
+
 def available_sites(receipt: Receipt) -> list[str]:
     """The sites that a model has, by its check at load."""
     parts = {"attn_out": receipt["attn_out"], "mlp_out": receipt["mlp_out"], "final_norm": receipt["final_norm"]}

@@ -56,7 +56,7 @@ def capture_stacked(
         RequestError: As `run_capture`.
     """
     starts = [settings.positions.span(len(prompt.ids), prompt.name)[0] for prompt in prompts]
-    kept = [kept_tokens(settings, prompt) for prompt in prompts]
+    kept = [settings.positions.kept(len(prompt.ids), prompt.name) for prompt in prompts]
     begins = list(accumulate(kept, initial=0))
     layers: dict[int, Tensor] = {}
     for batch in run_batches(model, prompts, settings):
@@ -69,13 +69,3 @@ def capture_stacked(
     for start, number, begin in zip(starts, kept, begins, strict=False):
         counted[begin] = number == 1 or start > 0
     return StackedStates({layer: layers[layer] for layer in settings.layers}, kept, counted)
-
-
-def kept_tokens(settings: Settings, prompt: TokenizedPrompt) -> int:
-    """How many states a layer keeps of a prompt.
-
-    Raises:
-        RequestError: The prompt does not have the positions asked for.
-    """
-    start, stop = settings.positions.span(len(prompt.ids), prompt.name)
-    return 1 if settings.positions.mean else stop - start

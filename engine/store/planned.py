@@ -96,7 +96,7 @@ def capture_planned(
     require_free(paths, force=wanted.force, resume=True)
     require_own_folder(paths)
     stamp = source.stamp()
-    found = survey_prompts(model, tokenizer, source, settings, wanted.steps)
+    found = survey_prompts(model, tokenizer, source, settings.positions, wanted.steps)
     if processes.is_main:
         settings = settings if wanted.force else _as_begun(settings, paths)
         plan = _plan(model, settings, wanted, source, found)

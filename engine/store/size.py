@@ -13,9 +13,8 @@ import torch
 
 from engine.capture.estimate import estimate_capture
 from engine.capture.layers import LayerSpec
-from engine.capture.positions import PositionSpec
-from engine.capture.settings import Settings
-from engine.capture.sites import DEFAULT_SITE
+from engine.capture.positions import Positions, PositionSpec, parse_positions
+from engine.capture.sites import DEFAULT_SITE, wanted_layers
 from engine.concepts.pair_files import PairFile, WrittenPairs
 from engine.concepts.prompt_file import PromptFile
 from engine.main_memory import main_memory
@@ -68,9 +67,10 @@ def goes_into_shards(
     """
     if isinstance(source, PromptFile):
         return True
-    settings = _settings(model, layers, site, positions)
     prompts = PromptSource.of(tokenizer, source, max_samples, seed)
-    needed = _held(model, settings, source, survey_prompts(model, tokenizer, prompts, settings, steps))
+    wanted, numbers = parse_positions(positions), wanted_layers(site, layers, describe_model(model).receipt)
+    found = survey_prompts(model, tokenizer, prompts, wanted, steps)
+    needed = _in_memory(source, found) * _state_bytes(model, wanted, len(numbers))
     large = needed > _room(most_in_memory)
     if large:
         log.info("%.1f GB of states: into shards, in bounded memory; it can be gone on with", needed / 1e9)
@@ -118,39 +118,35 @@ def estimate_source(
         >>> estimate["prompts"], estimate["tokens"], estimate["bytes"]
         (1000, 4000, 2304000)
     """
-    settings = _settings(model, layers, site, positions)
     prompts = PromptSource.of(tokenizer, source, max_samples, seed)
-    found = survey_prompts(model, tokenizer, prompts, settings, steps)
+    wanted, numbers = parse_positions(positions), wanted_layers(site, layers, describe_model(model).receipt)
+    found = survey_prompts(model, tokenizer, prompts, wanted, steps)
     sample = [text for item in islice(prompts.items(), _SAMPLE // prompts.sides) for text in item.texts]
     rendered = prompts.chat_template is not None
     timed = estimate_capture(model, tokenizer, sample, layers, site=site, positions=positions, rendered=rendered)
-    large = _held(model, settings, source, found) > _room(most_in_memory)
+    state_bytes = _state_bytes(model, wanted, len(numbers))
+    large = _in_memory(source, found) * state_bytes > _room(most_in_memory)
     return SourceEstimate(
         prompts=found["count"],
         tokens=found["tokens"],
         seconds=round(timed["seconds"] * found["tokens"] / timed["tokens"], 2),
-        bytes=_bytes(model, settings, found["kept_in_all"]),
+        bytes=found["kept_in_all"] * state_bytes,
         in_shards=large or isinstance(source, PromptFile),
     )
 
 
-def _settings(model: PreTrainedModel, layers: LayerSpec, site: str, positions: PositionSpec) -> Settings:
-    return Settings.for_model(
-        model, layers, positions, site=site, use_hooks=True, batch_size=None, prefix_reuse=True, progress=None
-    )
-
-
-def _held(model: PreTrainedModel, settings: Settings, source: Source, found: PromptList) -> int:
-    """Bytes of the states when they are in memory: rows of several prompts are all as long as the longest."""
+def _in_memory(source: Source, found: PromptList) -> int:
+    """States of a layer when they are in memory: rows of several prompts are all as long as the longest."""
     pairs = isinstance(source, Concept | WrittenPairs | PairFile)
-    return _bytes(model, settings, found["kept_in_all"] if pairs else found["kept"] * found["count"])
+    return found["kept_in_all"] if pairs else found["kept"] * found["count"]
 
 
 def _room(most_in_memory: int) -> int:
-    """How much of it may be in memory: half of what is free, for a model that runs and a ranking want some too."""
+    """How many bytes may be in memory: half of what is free, for a model that runs and a ranking want some too."""
     return min(most_in_memory, main_memory().free // 2)
 
 
-def _bytes(model: PreTrainedModel, settings: Settings, kept: int) -> int:
-    dtype = torch.float32 if settings.positions.mean else model.dtype
-    return kept * len(settings.layers) * describe_model(model).hidden_size * dtype.itemsize
+def _state_bytes(model: PreTrainedModel, positions: Positions, layers: int) -> int:
+    """Bytes of a token's states."""
+    dtype = torch.float32 if positions.mean else model.dtype
+    return layers * describe_model(model).hidden_size * dtype.itemsize

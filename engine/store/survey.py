@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from engine.capture.positions import Positions
 from engine.capture.prompts import TokenizedPrompt, tokenize_prompts
-from engine.capture.settings import Settings
-from engine.capture.stacked import kept_tokens
 from engine.concepts.pair_files import PairFile, WrittenPairs, names_factors
 from engine.concepts.prompt_file import PromptFile
 from engine.concepts.rendered import render_pairs
@@ -165,7 +164,7 @@ def survey_prompts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     source: PromptSource,
-    settings: Settings,
+    positions: Positions,
     steps: Steps | None = None,
 ) -> PromptList:
     """Check, count and fingerprint every prompt, holding some items at a time.
@@ -174,7 +173,7 @@ def survey_prompts(
         model: What they are for.
         tokenizer: Its tokenizer.
         source: The prompts.
-        settings: What is kept of each.
+        positions: What is kept of each.
         steps: Told now and then how many were counted.
 
     Raises:
@@ -193,7 +192,7 @@ def survey_prompts(
             ids.update(len(prompt.ids).to_bytes(8, "little") + array("q", prompt.ids).tobytes())
             count += 1
             tokens += len(prompt.ids)
-            own = kept_tokens(settings, prompt)
+            own = positions.kept(len(prompt.ids), prompt.name)
             most = max(most, own)
             kept += own
         for known in filter(None, (item.factors for item in part)):

@@ -1,14 +1,17 @@
 """Into a store, in memory or in shards: the same captures, and the same call goes on where one was stopped."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
+from engine.capture.budget import pass_bytes
 from engine.concepts.pair_files import WrittenPairs
 from engine.concepts.prompt_file import open_prompts
 from engine.errors import StoreError
@@ -126,3 +129,18 @@ def test_files_of_prompts_go_into_shards(capture: Callable[..., CaptureRecord], 
     assert record["provenance"] is not None
     assert record["provenance"]["alias"] == "little"
     assert len(engine.open_shards("file", store=tmp_path / "store")) == 3
+
+
+@pytest.mark.parametrize("limit", [2**30, 1])
+def test_that_memory_is_short_is_said_once(
+    capture: Callable[..., CaptureRecord],
+    limit: int,
+    tiny_llama: PreTrainedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    memory = psutil.virtual_memory()._replace(available=5 * pass_bytes(tiny_llama, 128))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    with caplog.at_level(logging.INFO, "engine"):
+        capture(PAIRS, "mine", most_in_memory=limit)
+    assert caplog.text.count("little memory is free") == 1
