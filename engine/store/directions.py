@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -149,7 +149,7 @@ def find_directions(
     return found, leading_layer(paths.store / paths.name, found), paths.name
 
 
-def leading_layer(name: Path, among: Mapping[int, Direction]) -> int | None:
+def leading_layer(name: Path, among: Container[int]) -> int | None:
     """The layer that ranks first in a capture, if it has a record and there is a direction there."""
     ranking = show_capture(name)["ranking"] if locate(name).record.exists() else None
     first = ranking["layers"][0]["layer"] if ranking else None

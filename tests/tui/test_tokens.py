@@ -61,6 +61,16 @@ async def test_every_pair_of_a_capture_in_shards_can_be_read_though_its_record_h
         await wait_for(pilot, "positive prompt of pair 25 of 25", "token 1 'w54'")
 
 
+async def test_directions_are_found_once_for_all_texts(real_store: Path) -> None:
+    async with LayerscopeApp(real_store, capture="tiny_loud").run_test(size=(120, 40)) as pilot:
+        await wait_for(pilot, "at layer")
+        await pilot.press("t")
+        await wait_for(pilot, "token 1 'w30'")
+        (real_store / "tiny_loud.pt").unlink()  # from which they would have to be found again
+        await pilot.press("i", "w", "7", "space", "w", "8", "enter")
+        await wait_for(pilot, "a text of your own", "token 1 'w8'")
+
+
 async def test_the_layer_of_the_ranking_is_the_layer_of_the_tokens(real_store: Path) -> None:
     async with LayerscopeApp(real_store, capture="tiny_loud", layer=2).run_test(size=(120, 40)) as pilot:
         await wait_for(pilot, "at layer 2")

@@ -18,7 +18,7 @@ from engine.records.files import CaptureRecord, count_prompts
 from engine.store.catalog import show_capture
 from tui.exporting import Export
 from tui.messages import JobEnded
-from tui.reading import METHODS, ReadingRequest, read_along
+from tui.reading import METHODS, DirectionKeeper, ReadingRequest, read_along
 from tui.remedies import in_words
 from tui.screens.screen import LayerscopeScreen
 from tui.widgets.heat_map import HeatMap
@@ -51,6 +51,7 @@ class TokensScreen(LayerscopeScreen):
         self._layer = layer
         self._method = METHODS[0]
         self._prompt = 0
+        self._directions = DirectionKeeper(store, name)
         self._text = ""
         self._record: CaptureRecord | None = None
         self._job: Job | None = None
@@ -157,7 +158,7 @@ class TokensScreen(LayerscopeScreen):
             return
         if self._job is not None:
             self._job.cancel()
-        request = ReadingRequest(self.store, self.capture, self._method, self._layer, self._text, self._prompt)
+        request = ReadingRequest(self._directions, self._method, self._layer, self._text, self._prompt)
         models = self.layerscope.models
         self._entitle()
         if self.query_one(HeatMap).reading is None:
