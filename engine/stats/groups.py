@@ -16,6 +16,7 @@ FOLDS = 5
 FEWEST_PAIRS = 4
 MOST_UNITS = 65  # of more, several are drawn as one: a bootstrap of 65 knows a standard error to within 9%
 FEWEST_GROUPS = 3  # of two, each is projected on the other alone: one number, with nothing to say how it varies
+ENOUGH_GROUPS = 6  # labels of fewer cannot be swapped in enough ways for a p-value below 0.05: 2^5 ways
 PAIRS = "pairs"
 """What is left out where nothing is known about what pairs were made from."""
 

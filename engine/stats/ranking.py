@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.errors import Remedy, RequestError
 from engine.progress import Progress
 from engine.records.captures import ContrastData
 from engine.records.ranking import RankedLayer, Ranking
 from engine.records.statistics import LayerSeparation
-from engine.stats.groups import FEWEST_GROUPS, FEWEST_PAIRS, MOST_UNITS, PAIRS, group_pairs
+from engine.stats.groups import ENOUGH_GROUPS, group_pairs
 from engine.stats.held_out import HeldOutLayer, hold_out
+from engine.stats.p_values import p_values, smallest_p
 from engine.stats.pair_states import pairs_at
+from engine.stats.ranking_limits import nothing_to_leave_out, ranking_warnings
 from engine.stats.ranks import open_places
-from engine.stats.resampling import all_shuffles, bootstrap_deviations, distinct_shuffles, shuffled_scores
+from engine.stats.resampling import bootstrap_deviations, distinct_shuffles, shuffled_scores
 from engine.stats.separation import require_usable, separate
 from engine.stats.student import half_width
 
@@ -36,8 +37,6 @@ RESAMPLES = 2000
 PERMUTATIONS = 10_000
 CONFIDENCE = 0.95
 _MARGIN_DIGITS = 4  # as many numbers as there are pairs of layers
-ENOUGH_GROUPS = 6
-"""Fewest groups whose labels can be swapped in enough ways for a p-value below 0.05: 2^5 ways."""
 
 
 def rank_layers(
@@ -83,7 +82,7 @@ def rank_layers(
     """
     groupings = group_pairs(data.get("factors"), data["num_pairs"])
     if not groupings:
-        raise _nothing_to_leave_out(data["num_pairs"])
+        raise nothing_to_leave_out(data["num_pairs"])
     work = _measure(data, groupings, resamples, permutations, seed, progress, look)
     ranked = _ranked(work)
     return Ranking(
@@ -93,11 +92,11 @@ def rank_layers(
         confidence=CONFIDENCE,
         margins=_margins(work),
         chance=_chance(work, ranked[0]["left_out"]),
-        smallest_p=max(_smallest_p(work, factor) for factor in work.tested),
+        smallest_p=max(smallest_p(work.counts[factor], permutations) for factor in work.tested),
         resamples=resamples,
         permutations=max(distinct_shuffles(work.counts[factor], permutations) for factor in work.tested),
         seed=seed,
-        warnings=_warnings(data, work.counts),
+        warnings=ranking_warnings(data, work.counts),
     )
 
 
@@ -223,63 +222,10 @@ def _margins(work: _Work) -> list[list[float]]:
 
 
 def _p_values(work: _Work, factor: str) -> Tensor:
-    """Share of shuffles in which the best layer scores as high as this layer, the true labels among them."""
-    best = work.shuffled[factor].amax(dim=0)  # (shuffles,)
     observed = torch.tensor([s["by_factor"][factor]["d_prime"] for s in work.separations], dtype=torch.float64)
-    tolerance = 1e-9 * (1 + observed.abs())  # the true labels come out the same but for rounding
-    as_high = (best[None, :] >= (observed - tolerance)[:, None]).sum(dim=1)
-    if all_shuffles(work.counts[factor], work.permutations):
-        return as_high.double() / best.numel()
-    return (as_high.double() + 1) / (best.numel() + 1)  # Phipson and Smyth 2010: a random shuffle never gives p = 0
-
-
-def _smallest_p(work: _Work, factor: str) -> float:
-    shuffles = distinct_shuffles(work.counts[factor], work.permutations)
-    return 1 / shuffles if all_shuffles(work.counts[factor], work.permutations) else 1 / (shuffles + 1)
+    return p_values(observed, work.shuffled[factor], work.counts[factor], work.permutations)
 
 
 def _chance(work: _Work, factor: str) -> float:
     """What the best of all layers stays below in 95% of the shuffles of a factor's labels."""
     return float(work.shuffled[factor].amax(dim=0).quantile(CONFIDENCE))
-
-
-def _nothing_to_leave_out(num_pairs: int) -> RequestError:
-    if num_pairs < FEWEST_PAIRS:
-        return RequestError(
-            f"{num_pairs} pair{' is' if num_pairs == 1 else 's are'} too few to rank layers by",
-            expected=f"at least {FEWEST_PAIRS} pairs, better 30 or more",
-            next_step=Remedy.CAPTURE_MORE_PAIRS,
-        )
-    return RequestError(
-        "the pairs have too few personas, templates and topics to leave any out",
-        expected=f"at least {FEWEST_GROUPS} of one of them",
-        next_step="vary them, or leave the factors out for folds over pairs",
-    )
-
-
-def _warnings(data: ContrastData, counts: Mapping[str, int]) -> list[str]:
-    warnings = []
-    if PAIRS in counts:
-        warnings.append(
-            "the pairs carry no factors: they were left out in five folds, so nothing is known about new personas,"
-            " templates or topics"
-        )
-        if data["num_pairs"] > MOST_UNITS:
-            warnings.append(f"{data['num_pairs']} pairs were drawn in {MOST_UNITS} groups")
-    elif factors := data.get("factors"):
-        columns = {"persona": {f["persona"] for f in factors}, "template": {f["template"] for f in factors}}
-        columns["topic"] = {f["topic"] for f in factors}
-        for factor, values in columns.items():
-            if len(values) < FEWEST_GROUPS:
-                those = f"one {factor}" if len(values) == 1 else f"two {factor}s"
-                warnings.append(f"the pairs have {those}, too few to leave any out: nothing is known about others")
-            elif len(values) < ENOUGH_GROUPS:
-                warnings.append(
-                    f"{len(values)} {factor}s are few: intervals over them are wide, and {ENOUGH_GROUPS} or more are"
-                    " needed to test against shuffled labels"
-                )
-            elif len(values) > MOST_UNITS:
-                warnings.append(f"{len(values)} {factor}s were left out and drawn in {MOST_UNITS} groups")
-    if data["num_pairs"] < 20:
-        warnings.append(f"{data['num_pairs']} pairs are few: better 30 or more")
-    return warnings
