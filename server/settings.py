@@ -1,10 +1,11 @@
 """What a server may do, fixed when it starts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.errors import RequestError, nearest
 from engine.main_memory import main_memory
+from engine.models.placement import Placement
 from engine.models.registry import find_source, list_models
 from engine.records.models import ModelListing
 from engine.store.names import MOST_IN_MEMORY, PLAN
@@ -24,6 +25,7 @@ class ServerSettings:
         allowed_models: Models that may be loaded, as aliases, hub ids or paths; every alias if empty, and no other.
         memory_bytes: Most bytes of weights that stay loaded; the model in use always does.
         most_in_memory: Bytes of states above which a capture goes into shards.
+        placement: Where the weights of models are to lie.
     """
 
     store: Path
@@ -32,6 +34,7 @@ class ServerSettings:
     allowed_models: tuple[str, ...] = ()
     memory_bytes: int = 0
     most_in_memory: int = MOST_IN_MEMORY
+    placement: Placement = field(default_factory=Placement)
 
     @property
     def concepts(self) -> Path:

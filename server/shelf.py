@@ -25,7 +25,7 @@ class LoadedModel:
         model: The model.
         tokenizer: Its tokenizer.
         config: What is known of it.
-        bytes: Size of its weights.
+        bytes: Size of its weights, without those that stay on the disk.
     """
 
     name: str
@@ -59,8 +59,11 @@ class ModelShelf:
                 return known
         from engine.models.loading import load_model_and_tokenizer  # imports torch: not before a model is wanted
 
-        model, tokenizer, config = load_model_and_tokenizer(meaning)
-        size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+        where = self._settings.placement
+        model, tokenizer, config = load_model_and_tokenizer(
+            meaning, device_map=where.device_map, max_memory=where.max_memory
+        )
+        size = sum(weight.numel() * weight.element_size() for weight in model.parameters() if not weight.is_meta)
         loaded = LoadedModel(name, model, tokenizer, config, size)
         with self._lock:
             self._loaded[name] = loaded

@@ -12,7 +12,9 @@ import typer
 from engine.cli.captures import capture_path, find_record, is_path
 from engine.cli.command import Command
 from engine.cli.console import Narrator, print_data
+from engine.cli.placing import DeviceMap, MaxMemory
 from engine.errors import RequestError
+from engine.models.placement import Placement
 from engine.store.names import DEFAULT_STORE, PLAN, locate
 
 HELP = """Browse captures in the terminal: which layers, how sure, and why. Press ? for the keys.
@@ -35,6 +37,8 @@ def tui(
     filter_text: Annotated[
         str, typer.Option("--filter", help="What to show: words, or column:value such as pairs:>=30.")
     ] = "",
+    device_map: DeviceMap = None,
+    max_memory: MaxMemory = None,
     theme: Annotated[
         str | None, typer.Option(help="layerscope-dark, layerscope-light, or any theme of Textual.")
     ] = None,
@@ -45,6 +49,7 @@ def tui(
     from engine.store.filter import parse_filter
 
     parse_filter(filter_text)
+    placement = Placement.read(device_map, max_memory)
     store, capture = _store_and_capture(what)
     if serve:
         from tui.browser import serve_in_browser
@@ -57,7 +62,7 @@ def tui(
     gc.disable()  # imports leave nothing to collect; `LayerscopeApp` begins to when the first screen is there
     from tui.app import LayerscopeApp
 
-    app = LayerscopeApp(store, capture=capture, layer=layer, filter_text=filter_text)
+    app = LayerscopeApp(store, capture=capture, layer=layer, filter_text=filter_text, placement=placement)
     if theme is not None:
         if theme not in app.available_themes:
             raise RequestError(f"there is no theme {theme!r}", expected=", ".join(sorted(app.available_themes)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.errors import RequestError
+from engine.models.placement import Placement
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -16,9 +17,14 @@ if TYPE_CHECKING:
 
 
 class ModelKeeper:
-    """Keeps the model that was used last: a person looks at one at a time. Used from the thread of jobs alone."""
+    """Keeps the model that was used last: a person looks at one at a time. Used from the thread of jobs alone.
 
-    def __init__(self) -> None:
+    Args:
+        placement: Where the weights of models are to lie.
+    """
+
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
         self._name = ""
         self._loaded: Loaded | None = None
         self._typed: dict[str, str] = {}
@@ -33,7 +39,9 @@ class ModelKeeper:
             from engine.models.loading import load_model_and_tokenizer
 
             self._loaded = None  # make room for the other
-            self._loaded, self._name = load_model_and_tokenizer(name), name
+            where = self._placement
+            self._loaded = load_model_and_tokenizer(name, device_map=where.device_map, max_memory=where.max_memory)
+            self._name = name
             self._typed[self._loaded[2].source.alias] = name
         return self._loaded
 

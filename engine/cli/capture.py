@@ -12,12 +12,13 @@ from engine.cli.capture_work import capture_in_memory, capture_shards, load, too
 from engine.cli.command import Command
 from engine.cli.console import Narrator, print_data, print_json
 from engine.cli.listings import print_concepts, print_models
+from engine.cli.placing import HOW, DeviceMap, MaxMemory
 from engine.concepts.catalog import load_concept
 from engine.concepts.pair_files import PairFile, WrittenPairs, open_pairs, read_pairs
 from engine.concepts.pairs import DEFAULT_SAMPLES
 from engine.concepts.prompt_file import PromptFile, open_prompts
 from engine.errors import RequestError
-from engine.models.placement import STRATEGIES, read_max_memory, require_strategy
+from engine.models.placement import Placement
 from engine.models.registry import DEFAULT_MODEL, find_source
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
@@ -45,7 +46,7 @@ HELP = """Run prompts or a concept through a model and save the hidden states of
   layerscope capture --list-models
 """
 
-_WHAT, _HOW, _WHERE = "What to capture", "How to run it", "What to save and print"
+_WHAT, _WHERE = "What to capture", "What to save and print"
 
 
 def capture(
@@ -88,36 +89,24 @@ def capture(
         typer.Option(help="all, last, mean, an index (-2), a span (2:10), mean:2:10.", rich_help_panel=_WHAT),
     ] = "all",
     use_hooks: Annotated[
-        bool, typer.Option("--use-hooks", help="Same states, less memory, stops early.", rich_help_panel=_HOW)
+        bool, typer.Option("--use-hooks", help="Same states, less memory, stops early.", rich_help_panel=HOW)
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.", rich_help_panel=_HOW)] = "auto",
-    device_map: Annotated[
-        str | None,
-        typer.Option(
-            "--device-map",
-            help=f"{', '.join(STRATEGIES)}: what does not fit into memory stays on the disk.",
-            rich_help_panel=_HOW,
-        ),
-    ] = None,
-    max_memory: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--max-memory", help="With --device-map: 20GB of main memory, 0=20GB of GPU 0.", rich_help_panel=_HOW
-        ),
-    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.", rich_help_panel=HOW)] = "auto",
+    device_map: DeviceMap = None,
+    max_memory: MaxMemory = None,
     dtype: Annotated[
-        str, typer.Option(help="auto (the model's own, or float32), float32, bfloat16, float16.", rich_help_panel=_HOW)
+        str, typer.Option(help="auto (the model's own, or float32), float32, bfloat16, float16.", rich_help_panel=HOW)
     ] = "auto",
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Most prompts in one forward pass; as many as run well.", rich_help_panel=_HOW),
+        typer.Option(min=1, help="Most prompts in one forward pass; as many as run well.", rich_help_panel=HOW),
     ] = DEFAULT_BATCH_SIZE,
     no_prefix_reuse: Annotated[
         bool,
-        typer.Option("--no-prefix-reuse", help="Run shared beginnings for each prompt.", rich_help_panel=_HOW),
+        typer.Option("--no-prefix-reuse", help="Run shared beginnings for each prompt.", rich_help_panel=HOW),
     ] = False,
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.", rich_help_panel=_HOW)
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.", rich_help_panel=HOW)
     ] = False,
     shards: Annotated[
         bool,
@@ -153,11 +142,7 @@ def capture(
     chosen = _choose(prompt, concept, pairs, prompts, shards)
     processes = find_processes()
     in_shards = _goes_into_shards(chosen, shards, store_dtype, processes)
-    if device_map is not None:
-        require_strategy(device_map)
-    elif max_memory:
-        raise RequestError("--max-memory is for --device-map", next_step="add --device-map auto")
-    memory = read_max_memory(max_memory) if max_memory else None
+    placement = Placement.read(device_map, max_memory)
     parse_positions(positions)
     parse_site(site, layers)
     alias = find_source(model).alias
@@ -167,7 +152,7 @@ def capture(
     require_free(paths, force=force, resume=not isinstance(chosen, list))
 
     narrator = Narrator(quiet=quiet or not processes.is_main)
-    loaded, tokenizer = load(narrator, model, device, dtype, device_map, memory, trust_remote_code)
+    loaded, tokenizer = load(narrator, model, device, dtype, placement, trust_remote_code=trust_remote_code)
     draw = {"max_samples": max_samples or None, "seed": seed} if isinstance(chosen, Concept) else {}
     what_of = {"layers": layers, "site": site, "positions": positions}
     how: dict[str, Any] = what_of | draw | {"batch_size": batch_size, "prefix_reuse": not no_prefix_reuse}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from engine.cli.console import Narrator
 from engine.concepts.pair_files import PairFile, WrittenPairs
 from engine.concepts.prompt_file import PromptFile
+from engine.models.placement import Placement
 from engine.records.concepts import Concept
 from engine.store.names import CapturePaths, require_free
 
@@ -23,8 +24,8 @@ def load(
     model: str,
     device: str,
     dtype: str,
-    device_map: str | None,
-    max_memory: dict[int | str, int] | None,
+    placement: Placement,
+    *,
     trust_remote_code: bool,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model and say what it is."""
@@ -36,8 +37,8 @@ def load(
             model,
             device,
             dtype,
-            device_map=device_map,
-            max_memory=max_memory,
+            device_map=placement.device_map,
+            max_memory=placement.max_memory,
             trust_remote_code=trust_remote_code,
         )
     narrator.say(

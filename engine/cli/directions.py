@@ -10,7 +10,9 @@ import typer
 from engine.cli.captures import capture_path, is_path
 from engine.cli.command import Command
 from engine.cli.console import Narrator, print_data, print_json, print_lines
+from engine.cli.placing import DeviceMap, MaxMemory
 from engine.errors import RequestError
+from engine.models.placement import Placement
 from engine.models.registry import find_source
 from engine.plots.tokens_text import tokens_as_text
 from engine.store.names import DEFAULT_STORE
@@ -71,6 +73,8 @@ def read(
     model: Annotated[str | None, typer.Option("--model", "-m", help="The one captured unless given.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put the text through the chat template, as a user's.")] = False,
     store: Store = DEFAULT_STORE,
+    device_map: DeviceMap = None,
+    max_memory: MaxMemory = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Draw layers by tokens into a .png, .svg or .pdf.")
     ] = None,
@@ -78,7 +82,7 @@ def read(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No narration.")] = False,
 ) -> None:
     """Read a text along the direction of a contrast, token by token."""
-    narrator = Narrator(quiet=quiet)
+    narrator, placement = Narrator(quiet=quiet), Placement.read(device_map, max_memory)
     from engine.store.directions import find_directions
 
     found, leading, capture = find_directions(name if is_path(name) else store / name)
@@ -92,7 +96,9 @@ def read(
     from engine.stats.reading import read_text
 
     with narrator.working(f"loading {source}"):
-        loaded, tokenizer, _ = load_model_and_tokenizer(source)
+        loaded, tokenizer, _ = load_model_and_tokenizer(
+            source, device_map=placement.device_map, max_memory=placement.max_memory
+        )
     with narrator.engine_log():
         reading = read_text(loaded, tokenizer, found, prompt, leading=leading if layer is None else layer, chat=chat)
     if as_json:

@@ -70,6 +70,7 @@ def test_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
     [
         (["nowhere"], "nowhere"),
         (["--filter", "pears:1"], "pears"),
+        (["--max-memory", "1GB"], "--device-map"),
         (["small_warmth", "--layer", "many"], "--layer"),
         (["--port", "0", "--serve"], "port"),
     ],

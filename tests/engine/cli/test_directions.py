@@ -141,6 +141,15 @@ def test_a_text_is_read_along_saved_directions(layerscope: Program, probe: Path,
     assert [float(value) for _, value in shown] == pytest.approx(values, abs=0.0051)
 
 
+@pytest.mark.usefixtures("probe")
+def test_a_text_is_read_with_the_model_on_the_disk(layerscope: Program, tiny_folder: Path) -> None:
+    command = ("read", "probe", "--prompt", "w5 w60 w9", "--model", str(tiny_folder))
+    spread = layerscope(*command, "--device-map", "auto", "--max-memory", "cpu=0")
+    assert spread.returncode == 0, spread.stderr
+    assert "layers 0-3 on the disk" in spread.stderr
+    assert spread.stdout == layerscope(*command).stdout
+
+
 def test_json_is_what_the_engine_reads(layerscope: Program, probe: Path, tiny_folder: Path) -> None:
     result = layerscope("read", "probe", "--prompt", "w5 w60 w9", "--model", str(tiny_folder), "--json", "--quiet")
     assert result.stderr == ""
@@ -198,8 +207,9 @@ def test_the_real_model_is_found_by_the_name_it_was_captured_with(layerscope: Pr
         (["probe"], "the model of these directions, tiny, is not known here by its name. Next: name it with --model"),
         (["probe", "--model", "smolm2"], "did you mean 'smollm2'"),
         (["prompt", "--model", "./nowhere.gguf"], "is a capture of prompts"),
+        (["probe", "--max-memory", "1GB"], "--max-memory is for --device-map. Next: add --device-map auto"),
     ],
-    ids=["layer", "no model", "unknown model", "prompts"],
+    ids=["layer", "no model", "unknown model", "prompts", "memory"],
 )
 def test_what_cannot_be_read_along_ends_with_2_before_a_model_is_loaded(
     layerscope: Program, arguments: list[str], said: str
