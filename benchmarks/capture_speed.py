@@ -29,75 +29,23 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it measures this checkout
 
 import engine
 from benchmarks.machine import gemm_speed, peak_mb, reset_peak
 from benchmarks.other_tools import TOOLS
+from benchmarks.tasks import TASKS, Task, read_prompts
 from benchmarks.ways import TOLERANCES, WAYS, Read, Way, Work, expected_states, furthest
 from engine.capture.layers import parse_layers
 
-SYSTEM_TOKENS = 150
 ALL_WAYS = {**WAYS, **TOOLS}
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is captured.
-
-    Attributes:
-        says: In words.
-        layers: Layers wanted.
-        positions: Tokens wanted.
-        dtype: Of the model.
-        prompts: How many; 1 is a single text of some 77 tokens.
-        system: Whether all prompts begin with one system prompt of 150 tokens.
-    """
-
-    says: str
-    layers: str = "all"
-    positions: str = "last"
-    dtype: str = "float32"
-    prompts: int = 128
-    system: bool = False
-
-
-TASKS = {
-    "contrast": Task("chat prompts of 64 pairs, last token of every layer"),
-    "recommended": Task("the same, recommended layers", layers="recommended"),
-    "system": Task("64 pairs that share a system prompt of 150 tokens, last token of every layer", system=True),
-    "bfloat16": Task("64 pairs in bfloat16, last token of every layer", dtype="bfloat16"),
-    "single": Task("one prompt, every token of every layer", positions="all", prompts=1),
-}
-
-
-def read_prompts(tokenizer: PreTrainedTokenizerBase, task: Task) -> list[str]:
-    """The texts: pairs of the built-in concept honesty in the model's chat template."""
-    from engine.concepts.catalog import load_concept
-    from engine.concepts.rendered import render_pairs
-
-    if task.prompts == 1:
-        return ["The keeper of the lighthouse wrote down every ship that passed, and every ship that did not. " * 4]
-    pairs = render_pairs(tokenizer, load_concept("honesty"), task.prompts // 2, 0)
-    texts = [*pairs.positive, *pairs.negative]
-    if not task.system:
-        return texts
-    rule = " You answer in plain words, you never repeat the question, and you keep to what was asked of you."
-    while len(tokenizer(rule)["input_ids"]) < SYSTEM_TOKENS:
-        rule += rule[: rule.index(",") + 1]
-    ids = tokenizer(rule)["input_ids"][:SYSTEM_TOKENS]
-    return [f"{tokenizer.decode(ids)}{text}" for text in texts]
 
 
 def checked(name: str, work: Work, texts: list[str]) -> tuple[Read | None, str]:

@@ -1,7 +1,7 @@
 """`layerscope capture`: run prompts or a concept through a model and save what its layers hold."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -27,9 +27,6 @@ from engine.records.concepts import Concept
 from engine.store.catalog import show_capture
 from engine.store.names import DEFAULT_STORE, default_name, locate, require_free
 from engine.store.record import encode_record
-
-if TYPE_CHECKING:
-    pass
 
 Chosen = Concept | WrittenPairs | PairFile | PromptFile | list[str]
 
