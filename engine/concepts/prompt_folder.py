@@ -1,14 +1,16 @@
-"""Files of prompts by their names in one folder, for who must not read any other. Imports no torch."""
+"""Files and data sets of prompts or pairs by their names in one folder, for who must not read any other. No torch."""
 
 from pathlib import Path
 
-from engine.concepts.prompt_file import PromptFile, open_prompts
-from engine.concepts.text_file import TEXT_FILES
+from engine.concepts.dataset_folder import is_dataset
+from engine.concepts.pair_files import PairFile
+from engine.concepts.prompt_file import PromptFile
+from engine.concepts.text_file import TEXT_FILES, open_texts
 from engine.errors import RequestError, nearest
 
 
 def prompt_files(folder: Path) -> list[str]:
-    """Names of the files of texts that lie in a folder; links are passed over, for they lead elsewhere.
+    """Names of the files of texts and data sets that lie in a folder; links are passed over, for they lead elsewhere.
 
     Args:
         folder: It need not be there.
@@ -19,22 +21,18 @@ def prompt_files(folder: Path) -> list[str]:
     """
     if folder.is_symlink() or not folder.is_dir():
         return []
-    return sorted(
-        path.name
-        for path in folder.iterdir()
-        if path.suffix.lower() in TEXT_FILES and path.is_file() and not path.is_symlink()
-    )
+    return sorted(path.name for path in folder.iterdir() if not path.is_symlink() and _holds_texts(path))
 
 
-def find_prompts(name: str, folder: Path) -> PromptFile:
-    """A file of prompts of a folder.
+def find_texts(name: str, folder: Path) -> PromptFile | PairFile:
+    """A file or data set of a folder, of prompts or of pairs.
 
     Args:
         name: As `prompt_files` lists it. A path is no name.
         folder: Where it lies.
 
     Raises:
-        RequestError: There is none of that name, or it does not begin with a prompt.
+        RequestError: There is none of that name, or it begins with neither a prompt nor a pair.
     """
     try:
         known = prompt_files(folder)
@@ -42,7 +40,11 @@ def find_prompts(name: str, folder: Path) -> PromptFile:
         raise RequestError(f"the folder {folder} cannot be read: {error.strerror}") from error
     if name not in known:
         raise RequestError(
-            f"there is no file of prompts called {name!r}; {nearest(name, known)}",
-            expected=f"the name of a .txt, .jsonl or .csv file in {folder}; no path, no link",
+            f"there is no file called {name!r}; {nearest(name, known)}",
+            expected=f"the name of a .txt, .jsonl or .csv file or of a data set in {folder}; no path, no link",
         )
-    return open_prompts(folder / name)
+    return open_texts(folder / name)
+
+
+def _holds_texts(path: Path) -> bool:
+    return (path.is_file() and path.suffix.lower() in TEXT_FILES) or is_dataset(path)

@@ -1,18 +1,19 @@
 """Make captures: of a contrast, of a prompt, of prompts."""
 
 from dataclasses import replace as replace_in
-from typing import Annotated
+from typing import Annotated, TypeVar
 
+from anyio import to_thread
 from mcp.types import CallToolResult
 from pydantic import BaseModel, ConfigDict, Field
 
 from engine.capture.positions import parse_positions
 from engine.capture.sites import DEFAULT_SITE, parse_site
 from engine.concepts import catalog
-from engine.concepts.pair_files import WrittenPairs
+from engine.concepts.pair_files import PairFile, WrittenPairs
 from engine.concepts.pairs import DEFAULT_SAMPLES
 from engine.concepts.prompt_file import PromptFile
-from engine.concepts.prompt_folder import find_prompts
+from engine.concepts.prompt_folder import find_texts
 from engine.errors import RequestError
 from engine.records.concepts import Concept, Factors
 from engine.store.names import default_name, locate, require_free
@@ -35,6 +36,8 @@ from server.tools.jobs import answer
 from server.tools.spec import ToolSpec
 from server.workbench import Ctx, workbench
 
+Texts = TypeVar("Texts", PromptFile, PairFile)
+
 
 class PromptPair(BaseModel):
     """A prompt of each side that differ only in what the contrast is about."""
@@ -55,11 +58,19 @@ class PromptPair(BaseModel):
 async def capture_contrast(
     ctx: Ctx,
     concept: Annotated[
-        str | None, Field(description="Name from list_concepts; or give pairs", max_length=LONGEST_NAME)
+        str | None, Field(description="Name from list_concepts; or give pairs or file", max_length=LONGEST_NAME)
     ] = None,
     pairs: Annotated[
         list[PromptPair] | None,
         Field(description="Pairs of your own, taken as they are; 30 or more", min_length=1, max_length=2000),
+    ] = None,
+    file: Annotated[
+        str | None,
+        Field(
+            description="Name of a .jsonl or .csv file or a data set in the folder prompts of the store, with positive"
+            " and negative, and persona, template and topic if known",
+            max_length=LONGEST_NAME,
+        ),
     ] = None,
     model: ModelName = "smollm2",
     max_samples: Annotated[int, Field(ge=4, le=2000, description="Pairs to draw from the concept")] = DEFAULT_SAMPLES,
@@ -77,15 +88,19 @@ async def capture_contrast(
     layer that leads, how sure that is, and what it is tied with. More than 1 GiB of states goes into shards: what was
     cancelled or interrupted goes on with the same call.
     """
-    if (concept is None) == (pairs is None):
+    if [concept, pairs, file].count(None) != 2:
         raise RequestError(
-            "give a concept, or pairs of your own, and not both",
+            "give one of these: a concept, pairs of your own, or the name of a file of pairs",
             next_step="list_concepts shows the concepts",
         )
-    source: Concept | WrittenPairs = _written(pairs or [])
+    source: Concept | WrittenPairs | PairFile = _written(pairs or [])
+    called = "pairs"
     if concept is not None:
         source = catalog.load_concept(concept, workbench(ctx).settings.concepts, by_name_only=True)
-    called = source.name if isinstance(source, Concept) else "pairs"
+        called = source.name
+    elif file is not None:
+        source = await _find(ctx, file, PairFile)
+        called = source.path.stem
     request = CaptureRequest(source, called, model, layers, positions, site, max_samples, name, replace, dry_run)
     return await _start(ctx, "capture_contrast", request, wait_s)
 
@@ -120,7 +135,7 @@ async def capture_prompts(
         str | None,
         Field(
             description="Name of a file in the folder prompts of the store: .txt (a prompt a line), .jsonl or .csv"
-            " (with prompt)",
+            " (with prompt), or of a data set there",
             max_length=LONGEST_NAME,
         ),
     ] = None,
@@ -140,11 +155,21 @@ async def capture_prompts(
     if (prompts is None) == (file is None):
         raise RequestError("give prompts, or the name of a file of prompts, and not both")
     source: PromptFile | list[str] = prompts or []
+    called = "prompts"
     if file is not None:
-        source = find_prompts(file, workbench(ctx).settings.prompts)
-    called = source.path.stem if isinstance(source, PromptFile) else "prompts"
+        source = await _find(ctx, file, PromptFile)
+        called = source.path.stem
     request = CaptureRequest(source, called, model, layers, positions, site, None, name, replace, dry_run)
     return await _start(ctx, "capture_prompts", request, wait_s)
+
+
+async def _find(ctx: Ctx, file: str, kind: type[Texts]) -> Texts:
+    """A file of the store, in a thread: the library that reads data sets takes a while to be imported."""
+    found = await to_thread.run_sync(find_texts, file, workbench(ctx).settings.prompts)
+    if isinstance(found, kind):
+        return found
+    holds, tool = ("pairs", "capture_contrast") if isinstance(found, PairFile) else ("prompts", "capture_prompts")
+    raise RequestError(f"{file} holds {holds}", next_step=f"{tool} takes it")
 
 
 async def _start(ctx: Ctx, kind: str, request: CaptureRequest, wait_s: float) -> CallToolResult:

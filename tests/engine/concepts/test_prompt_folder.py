@@ -4,50 +4,67 @@ from pathlib import Path
 
 import pytest
 
-from engine.concepts.prompt_folder import find_prompts, prompt_files
+from engine.concepts.pair_files import PairFile
+from engine.concepts.prompt_file import PromptFile
+from engine.concepts.prompt_folder import find_texts, prompt_files
 from engine.errors import RequestError
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two files of prompts, one thing that is none, and a secret beside the folder."""
+    """Two files of prompts, one of pairs, things that are none, and a secret beside the folder."""
     made = tmp_path / "prompts"
     made.mkdir()
     (made / "questions.txt").write_text("Is it?\nIs it not?\n")
     (made / "more.jsonl").write_text('{"prompt": "Why?"}\n')
+    (made / "pairs.csv").write_text("positive,negative\nYes,No\n")
     (made / "notes.md").write_text("notes")
+    (made / "folder.txt").mkdir()
     (tmp_path / "secret.txt").write_text("secret\n")
     return made
 
 
 def test_files_go_by_their_names(folder: Path) -> None:
-    assert prompt_files(folder) == ["more.jsonl", "questions.txt"]
-    assert list(find_prompts("questions.txt", folder).texts()) == ["Is it?", "Is it not?"]
+    assert prompt_files(folder) == ["more.jsonl", "pairs.csv", "questions.txt"]
+    prompts, pairs = find_texts("questions.txt", folder), find_texts("pairs.csv", folder)
+    assert isinstance(prompts, PromptFile)
+    assert list(prompts.texts()) == ["Is it?", "Is it not?"]
+    assert isinstance(pairs, PairFile)
+    assert [(pair.positive, pair.negative) for pair in pairs.pairs()] == [("Yes", "No")]
+
+
+def test_a_data_set_is_one_of_them(folder: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"prompt": ["Why?", "How?"]}).save_to_disk(folder / "asked")
+    assert "asked" in prompt_files(folder)
+    found = find_texts("asked", folder)
+    assert isinstance(found, PromptFile)
+    assert list(found.texts()) == ["Why?", "How?"]
 
 
 @pytest.mark.parametrize(
     "name", ["../secret.txt", "/etc/passwd", "", ".", "..", "questions", "notes.md", "x\0.txt", "./questions.txt"]
 )
 def test_nothing_else_is_read(folder: Path, name: str) -> None:
-    with pytest.raises(RequestError, match=r"(?s)no file of prompts called.*\.jsonl") as error:
-        find_prompts(name, folder)
+    with pytest.raises(RequestError, match=r"(?s)no file called.*\.jsonl") as error:
+        find_texts(name, folder)
     assert "secret\n" not in str(error.value)
 
 
 def test_a_near_miss_names_what_was_meant(folder: Path) -> None:
     with pytest.raises(RequestError, match=r"did you mean 'questions\.txt'"):
-        find_prompts("question.txt", folder)
+        find_texts("question.txt", folder)
 
 
 def test_links_lead_nowhere(folder: Path, tmp_path: Path) -> None:
     (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
     assert "link.txt" not in prompt_files(folder)
-    with pytest.raises(RequestError, match="no file of prompts"):
-        find_prompts("link.txt", folder)
+    with pytest.raises(RequestError, match="no file called"):
+        find_texts("link.txt", folder)
     (tmp_path / "other").symlink_to(folder)
     assert prompt_files(tmp_path / "other") == []
 
 
 def test_a_folder_that_is_not_there_holds_none(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="there are none yet"):
-        find_prompts("questions.txt", tmp_path / "none")
+        find_texts("questions.txt", tmp_path / "none")

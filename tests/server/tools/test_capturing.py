@@ -1,5 +1,6 @@
 """Tools that capture: pairs of one's own, prompts, files of them, estimates, shards, names that are taken."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,3 +175,32 @@ async def test_a_large_contrast_goes_on_with_the_same_call(settings: ServerSetti
         assert (done["status"], done["capture"]["pairs"]) == ("done", 300)
         assert done["capture"]["leading"]
         assert kept.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("kind", ["file", "data set"])
+async def test_a_file_of_pairs_is_ranked_as_the_same_pairs_in_the_call(
+    app: LayerscopeServer, store: Path, kind: str
+) -> None:
+    (store / "prompts").mkdir()
+    if kind == "file":
+        (store / "prompts" / "mine.jsonl").write_text("\n".join(map(json.dumps, own_pairs(factors=True))))
+    else:
+        datasets = pytest.importorskip("datasets")
+        datasets.Dataset.from_list(own_pairs(factors=True)).save_to_disk(store / "prompts" / "mine")
+    asked = {"file": "mine.jsonl" if kind == "file" else "mine", "model": "tiny"}
+    async with Client(app) as client:
+        made = await finished(client, await call(client, "capture_contrast", **asked))
+        assert made["capture"]["name"] == "tiny_mine"
+        other = {"pairs": own_pairs(factors=True), "model": "tiny", "name": "own"}
+        await finished(client, await call(client, "capture_contrast", **other))
+        one, same = [await call(client, "rank_layers", name=name) for name in ("tiny_mine", "own")]
+        assert one["layers"] == same["layers"]
+        assert "capture_contrast takes it" in await refused(client, "capture_prompts", file=asked["file"])
+
+
+async def test_a_file_of_prompts_has_no_two_sides(app: LayerscopeServer, questions: Path) -> None:
+    async with Client(app) as client:
+        said = await refused(client, "capture_contrast", file=questions.name, model="tiny")
+        assert "questions.txt holds prompts" in said
+        assert "capture_prompts takes it" in said
+        assert "give one of these" in await refused(client, "capture_contrast", file="x", concept="loudness")
