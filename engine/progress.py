@@ -7,3 +7,7 @@ Progress = Callable[[int, int], None]
 
 Steps = Callable[[str, int, int], None]
 """Called with what is done beside running prompts, how much of it is, and of how much, 0 while that is unknown."""
+
+
+def untold(*_said: object) -> None:
+    """For work of which nobody wants to know how far it is: a `Progress` and a `Steps`."""

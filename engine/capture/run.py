@@ -21,6 +21,7 @@ from engine.models.blocks import find_blocks
 from engine.models.description import describe_model
 from engine.models.forward import TokenBatch, input_device, read_hidden_states, read_taps
 from engine.models.products import onednn_products
+from engine.progress import untold
 from engine.records.captures import ActivationData
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def run_batches(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], sett
         CaptureError: As `run_capture`.
         RequestError: As `run_capture`, before anything is run.
     """
-    progress = settings.progress or (lambda _done, _total: None)
+    progress = settings.progress or untold
     positions = settings.positions
     spans = [positions.span(len(prompt.ids), prompt.name) for prompt in prompts]
     rows = [prompt.ids for prompt in prompts]

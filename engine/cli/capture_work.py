@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from engine.cli.console import Narrator
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 Source = Concept | PromptFile | PairFile
 """What can be captured in shards."""
+
+_PROMPTS = "running prompts"
 
 
 def load(
@@ -58,8 +61,8 @@ def too_large(
     """Whether a source goes into shards by itself, and if so, say it."""
     from engine.store.size import goes_into_shards
 
-    with narrator.engine_log():
-        return goes_into_shards(model, tokenizer, source, **what)
+    with narrator.steps() as steps:
+        return goes_into_shards(model, tokenizer, source, **what, steps=steps)
 
 
 def capture_shards(
@@ -73,8 +76,9 @@ def capture_shards(
     """Run a source into a folder of shards."""
     from engine.store.stream import capture_contrast_in_shards, capture_prompt_file
 
-    with narrator.counting("prompts") as progress, narrator.engine_log():
-        where: dict[str, Any] = how | {"store": paths.store, "progress": progress}
+    with narrator.steps() as steps:
+        told: dict[str, Any] = {"progress": partial(steps, _PROMPTS), "steps": steps}
+        where: dict[str, Any] = how | told | {"store": paths.store}
         if isinstance(source, PromptFile):
             capture_prompt_file(model, tokenizer, source.path, paths.name, **where)
         else:
@@ -98,9 +102,9 @@ def capture_in_memory(
     from engine.store.write import save_activations
 
     require_free(paths, force=force)  # an unfinished capture in shards is in the way, too
-    with narrator.counting("prompts") as progress, narrator.engine_log():
-        data = capture_source(model, tokenizer, chosen, how | {"progress": progress})
-    with narrator.working(f"saving {paths.tensors}"):
-        save_activations(data, paths.name, store=paths.store, force=force)
+    with narrator.steps() as steps:
+        data = capture_source(model, tokenizer, chosen, how | {"progress": partial(steps, _PROMPTS)})
+        steps(f"saving {paths.tensors}", 0, 0)
+        save_activations(data, paths.name, store=paths.store, force=force, steps=steps)
     megabytes = paths.tensors.stat().st_size / 1e6
     narrator.say(f"saved {paths.tensors} ({megabytes:.1f} MB) and {paths.record.name}")

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, RenderableType
@@ -10,6 +10,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from engine.plots.layers_text import WIDTH
+from engine.progress import Steps
 
 
 class Narrator:
@@ -44,10 +45,10 @@ class Narrator:
             log.setLevel(level)
 
     @contextmanager
-    def counting(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """A progress bar for work that is counted; yields what is to be called with the number done and the total."""
+    def steps(self) -> Iterator[Steps]:
+        """A progress bar for one step after another, with the engine's own narration; yields what is to be told."""
         columns = (
-            TextColumn(what),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -57,8 +58,16 @@ class Narrator:
         with Progress(
             *columns, console=self._console, transient=True, disable=not self._console.is_terminal
         ) as progress:
-            task = progress.add_task(what, total=None)
-            yield lambda done, total: progress.update(task, completed=done, total=total)
+
+            def tell(step: str, done: int, total: int) -> None:
+                if [task.description for task in progress.tasks] != [step]:
+                    for task in progress.task_ids:
+                        progress.remove_task(task)
+                    progress.add_task(step, total=None)
+                progress.update(progress.task_ids[0], completed=done, total=total or None)
+
+            with self.engine_log():
+                yield tell
 
 
 def print_data(data: RenderableType) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from engine.capture.positions import Positions, parse_positions
+from engine.progress import Progress, untold
 from engine.records.captures import ActivationData, ContrastData
 from engine.records.concepts import Factors
 from engine.records.ranking import Confound, ConfoundReport
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 Groupings = Mapping[str, "Tensor"]
 Texts = tuple[Sequence[str], Sequence[str]]
 Bags = Sequence[Sequence[str]]
+Tell = Callable[[], None]
+"""Called now and then by what takes long; what it raises ends that."""
 
 SUSPICIOUS = 0.8
 """Held-out AUROC from which a confound is warned of: d' of about 1.2."""
@@ -36,11 +40,12 @@ _BAG_VALUES = 2**21  # of one side at once, 16 MiB
 _WORD = re.compile(r"\w+")
 
 
-def find_confounds(data: ContrastData) -> ConfoundReport:
+def find_confounds(data: ContrastData, *, progress: Progress | None = None) -> ConfoundReport:
     """Look for what could explain a contrast without the concept.
 
     Args:
         data: A contrast.
+        progress: Called now and then with the number of checks done and in total; what it raises ends the search.
 
     Returns:
         For prompt length, token read, words of the topic and all words, how well it separates the sides on left-out
@@ -56,11 +61,17 @@ def find_confounds(data: ContrastData) -> ConfoundReport:
     groupings = group_pairs(factors, data["num_pairs"])
     if not groupings:
         return ConfoundReport(checks=[], warnings=[])
-    checks = [_lengths(data, groupings), _tokens_read(data, groupings)]
     texts = _texts(data["positive"]), _texts(data["negative"])
+    looks: list[Callable[[Groupings, Tell], Confound]] = [partial(_lengths, data), partial(_tokens_read, data)]
     if factors:
-        checks.append(_topic_words(texts, factors, groupings))
-    checks.append(_words("all words", texts, groupings))
+        looks.append(partial(_topic_words, texts, factors))
+    looks.append(partial(_words, "all words", texts))
+    told = progress or untold
+    checks = []
+    for done, look in enumerate(looks):
+        tell = partial(told, done, len(looks))
+        tell()
+        checks.append(look(groupings, tell))
     warnings = [
         f"{check['what']} alone tells left-out prompts apart (AUROC {check['auroc']:.2f}): {check['detail']}"
         for check in checks
@@ -69,7 +80,7 @@ def find_confounds(data: ContrastData) -> ConfoundReport:
     return ConfoundReport(checks=checks, warnings=warnings)
 
 
-def _lengths(data: ContrastData, groupings: Groupings) -> Confound:
+def _lengths(data: ContrastData, groupings: Groupings, _tell: Tell) -> Confound:
     positive, negative = _token_counts(data["positive"]), _token_counts(data["negative"])  # (pairs, 1)
     return Confound(
         what="prompt length",
@@ -78,7 +89,7 @@ def _lengths(data: ContrastData, groupings: Groupings) -> Confound:
     )
 
 
-def _tokens_read(data: ContrastData, groupings: Groupings) -> Confound:
+def _tokens_read(data: ContrastData, groupings: Groupings, tell: Tell) -> Confound:
     positions = parse_positions(data["provenance"]["positions"] if "provenance" in data else "all")
     if positions.mean:
         return Confound(what="token read", auroc=0.5, detail="a mean over tokens was read")
@@ -88,10 +99,10 @@ def _tokens_read(data: ContrastData, groupings: Groupings) -> Confound:
     detail = f"the same in {same} of {len(positive)} pairs; mostly {usual[0]!r}"
     detail += f" on the positive side, {usual[1]!r} on the negative" if usual[0] != usual[1] else ""
     bags = [[token] for token in positive], [[token] for token in negative]
-    return Confound(what="token read", auroc=_bag_auroc(bags, groupings), detail=detail)
+    return Confound(what="token read", auroc=_bag_auroc(bags, groupings, tell), detail=detail)
 
 
-def _topic_words(texts: Texts, factors: Sequence[Factors], groupings: Groupings) -> Confound:
+def _topic_words(texts: Texts, factors: Sequence[Factors], groupings: Groupings, tell: Tell) -> Confound:
     """Words of the topic as each side has it: the same on both sides where the topic stands in both prompts."""
     topics = [pair["topic"] for pair in factors]
     positive, negative = (
@@ -99,22 +110,22 @@ def _topic_words(texts: Texts, factors: Sequence[Factors], groupings: Groupings)
     )
     if positive == negative:
         return Confound(what="topic words", auroc=0.5, detail="the topic reads the same on both sides of every pair")
-    return _words("topic words", (positive, negative), groupings)
+    return _words("topic words", (positive, negative), groupings, tell)
 
 
-def _words(what: str, texts: Texts, groupings: Groupings) -> Confound:
+def _words(what: str, texts: Texts, groupings: Groupings, tell: Tell) -> Confound:
     positive, negative = ([_WORD.findall(text.lower()) for text in side] for side in texts)
     used = [Counter(word for bag in side for word in set(bag)) for side in (positive, negative)]
     telling = sorted(used[0] | used[1], key=lambda word: (-abs(used[0][word] - used[1][word]), word))[:3]
     counted = ", ".join(f"{word!r} in {used[0][word]} and {used[1][word]}" for word in telling)
     return Confound(
         what=what,
-        auroc=_bag_auroc((positive, negative), groupings),
+        auroc=_bag_auroc((positive, negative), groupings, tell),
         detail=f"positive and negative prompts with {counted}",
     )
 
 
-def _bag_auroc(bags: tuple[Bags, Bags], groupings: Groupings) -> float:
+def _bag_auroc(bags: tuple[Bags, Bags], groupings: Groupings, tell: Tell) -> float:
     """Held-out AUROC of bags of words: for each word of the vocabulary, whether the prompt holds it."""
     words = sorted({word for side in bags for bag in side for word in bag})
     column = {word: number for number, word in enumerate(words)}
@@ -128,6 +139,7 @@ def _bag_auroc(bags: tuple[Bags, Bags], groupings: Groupings) -> float:
 
     def some() -> Iterator[Sides]:
         for start in range(0, len(bags[0]), at_once):
+            tell()
             yield vectors(bags[0][start : start + at_once]), vectors(bags[1][start : start + at_once])
 
     return _held_out_auroc(some, groupings)

@@ -6,7 +6,6 @@ Knows prompts and settings. Does not know what the user said, or how shards are 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,9 +37,6 @@ from engine.store.write import write_atomically
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-RANKING = "ranking layers"
-"""What `Steps` are told when the prompts have been run."""
-
 _SHARD_BYTES = 64 * 2**20
 _SHARD_PROMPTS = 512
 
@@ -65,7 +61,7 @@ class Wanted:
     force: bool
     progress: Progress
     processes: Processes
-    steps: Steps = lambda _step, _done, _total: None
+    steps: Steps
 
 
 def capture_planned(
@@ -109,7 +105,7 @@ def capture_planned(
     ShardRun(model, tokenizer, source, stamp, settings, plan, paths, wanted.progress, processes).run_missing()
     processes.wait()
     if processes.is_main:
-        write_atomically(paths.record, encode_record(record_shards(paths, plan, partial(wanted.steps, RANKING))))
+        write_atomically(paths.record, encode_record(record_shards(paths, plan, wanted.steps)))
     processes.wait()
     return paths
 

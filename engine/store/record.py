@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 import msgspec
 
 from engine.errors import Remedy, RequestError, StoreError
+from engine.progress import Steps, untold
 from engine.records.captures import CaptureData
 from engine.records.files import CaptureRecord, DataFile
 
 if TYPE_CHECKING:
-    from engine.progress import Progress
     from engine.records.captures import ActivationData, ContrastData
     from engine.records.ranking import ConfoundReport, Ranking
     from engine.records.statistics import SideSummary
     from engine.stats.held_out import HeldOutLayer
 
 SCHEMA = 3
-
+CONFOUNDS, RANKING = "looking for confounds", "ranking layers"
+"""What `Steps` are told when the prompts have been run."""
 
 Decoded = TypeVar("Decoded")
 
@@ -47,14 +49,14 @@ _VERSION = msgspec.json.Decoder(_Versioned)
 _WHOLE = msgspec.json.Decoder(CaptureRecord)
 
 
-def make_record(data: CaptureData, name: str, file: DataFile, progress: Progress | None = None) -> CaptureRecord:
+def make_record(data: CaptureData, name: str, file: DataFile, steps: Steps | None = None) -> CaptureRecord:
     """Describe a capture.
 
     Args:
         data: What was captured.
         name: Its name in the store.
         file: The tensor file it was written to.
-        progress: Called with layers ranked and in total; what it raises ends it.
+        steps: Told of what is looked for in a contrast; what it raises ends it.
     """
     from engine.stats.summary import prompts_of
     from engine.stats.table import layer_table
@@ -62,7 +64,7 @@ def make_record(data: CaptureData, name: str, file: DataFile, progress: Progress
     prompts = prompts_of(data)
     layers = prompts[0]["captured_layers"]
     positive, negative = (data["positive"], data["negative"]) if "positive" in data else (prompts, [])
-    findings = find_in(data, progress) if "positive" in data else NO_FINDINGS
+    findings = find_in(data, steps) if "positive" in data else NO_FINDINGS
     return CaptureRecord(
         schema=SCHEMA,
         name=name,
@@ -86,12 +88,12 @@ def make_record(data: CaptureData, name: str, file: DataFile, progress: Progress
     )
 
 
-def find_in(data: ContrastData, progress: Progress | None = None) -> Findings:
+def find_in(data: ContrastData, steps: Steps | None = None) -> Findings:
     """What the statistics find in a contrast; one that cannot be ranked is saved all the same, and says why.
 
     Args:
         data: A contrast.
-        progress: Called with layers ranked and in total; what it raises ends it.
+        steps: Told of confounds and layers, how many are done and how many there are; what it raises ends it.
     """
     from engine.stats.confounds import find_confounds
     from engine.stats.ranking import rank_layers
@@ -104,9 +106,10 @@ def find_in(data: ContrastData, progress: Progress | None = None) -> Findings:
         if summary is not None:
             sides.append(summary)
 
-    confounds = find_confounds(data)
+    told = steps or untold
+    confounds = find_confounds(data, progress=partial(told, CONFOUNDS))
     try:
-        ranking = rank_layers(data, progress=progress, look=sum_up)
+        ranking = rank_layers(data, progress=partial(told, RANKING), look=sum_up)
     except RequestError as error:
         return Findings(ranking=None, sides=[], unranked=error.problem, confounds=confounds)
     return Findings(ranking=ranking, sides=sides, unranked="", confounds=confounds)

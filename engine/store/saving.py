@@ -5,7 +5,6 @@ Knows which way a capture takes. Does not know how prompts are run or files writ
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from engine.capture.activations import capture_activations
@@ -18,11 +17,11 @@ from engine.capture.sites import DEFAULT_SITE
 from engine.concepts.pair_files import PairFile, WrittenPairs, read_pairs
 from engine.concepts.prompt_file import PromptFile
 from engine.processes import ALONE
-from engine.progress import Progress, Steps
+from engine.progress import Progress, Steps, untold
 from engine.records.captures import CaptureData
 from engine.records.concepts import Concept
 from engine.store.names import MOST_IN_MEMORY, CapturePaths, locate, require_free
-from engine.store.planned import RANKING, Wanted, capture_planned
+from engine.store.planned import Wanted, capture_planned
 from engine.store.shard_run import AS_CAPTURED
 from engine.store.size import goes_into_shards
 from engine.store.survey import PromptSource, Source
@@ -86,7 +85,7 @@ def capture_into_store(
     """
     paths = locate(name, store)
     require_free(paths, force=force, resume=True)
-    told = steps or (lambda _step, _done, _total: None)
+    told = steps or untold
     what: dict[str, Any] = {"layers": layers, "site": site, "positions": positions}
     draw: dict[str, Any] = {"max_samples": max_samples, "seed": seed}
     if (paths.unfinished and not force) or goes_into_shards(
@@ -102,13 +101,12 @@ def capture_into_store(
             prefix_reuse=True,
             progress=None,
         )
-        told_of_prompts = progress or (lambda _done, _total: None)
-        wanted = Wanted(paths, AS_CAPTURED, model_key, force, told_of_prompts, ALONE, told)
+        wanted = Wanted(paths, AS_CAPTURED, model_key, force, progress or untold, ALONE, told)
         return capture_planned(model, tokenizer, PromptSource.of(tokenizer, source, **draw), wanted, settings)
     if isinstance(source, Concept):
         what |= {"model_key": model_key, **draw}
     data = capture_source(model, tokenizer, source, what | {"use_hooks": True, "progress": progress})
-    return save_activations(data, paths.name, store=paths.store, force=force, progress=partial(told, RANKING))
+    return save_activations(data, paths.name, store=paths.store, force=force, steps=told)
 
 
 def capture_source(

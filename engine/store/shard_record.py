@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator
 from itertools import islice
 
-from engine.progress import Progress
+from engine.progress import Steps
 from engine.records.captures import ContrastData
 from engine.records.files import CaptureRecord, DataFile, NumberedPair, ShardPlan
 from engine.records.statistics import LayerRow, SideSummary
@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 _SHOWN = 20  # prompts or pairs in the record, which must stay small
 
 
-def record_shards(paths: CapturePaths, plan: ShardPlan, progress: Progress | None = None) -> CaptureRecord:
+def record_shards(paths: CapturePaths, plan: ShardPlan, steps: Steps | None = None) -> CaptureRecord:
     """Describe a capture of which every shard is there.
 
     Args:
         paths: Where it lies.
         plan: What it was to hold.
-        progress: Called with layers ranked and in total; what it raises ends it.
+        steps: Told of what is looked for in a contrast; what it raises ends it.
     """
     starts = range(0, plan["prompts"]["count"], plan["shard_prompts"])
     shards = [shard_at(paths, start, plan["layers"]) for start in starts]
@@ -40,7 +40,7 @@ def record_shards(paths: CapturePaths, plan: ShardPlan, progress: Progress | Non
     if data is not None:
         data["provenance"] = plan["provenance"]
         log.info("%s pairs: ranking the layers", f"{data['num_pairs']:,}")
-    findings = find_in(data, progress) if data is not None else NO_FINDINGS
+    findings = find_in(data, steps) if data is not None else NO_FINDINGS
     shown = list(islice(_texts(shards), _SHOWN * (2 if pairs else 1)))
     record = CaptureRecord(
         schema=SCHEMA,

@@ -18,7 +18,7 @@ from engine.concepts.dataset_folder import is_dataset
 from engine.concepts.pair_files import PAIR_FILES, PairFile, open_pairs
 from engine.concepts.prompt_file import open_prompts
 from engine.processes import ALONE, Processes
-from engine.progress import Progress
+from engine.progress import Progress, Steps, untold
 from engine.records.concepts import Concept
 from engine.store.names import CapturePaths, locate
 from engine.store.planned import Wanted, capture_planned
@@ -45,6 +45,7 @@ def capture_prompt_file(
     model_key: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    steps: Steps | None = None,
     processes: Processes = ALONE,
 ) -> CapturePaths:
     r"""Capture the prompts of a file into a folder of shards; memory does not grow with their number.
@@ -69,6 +70,7 @@ def capture_prompt_file(
         model_key: Short name of the model, for the record; the alias it was loaded by unless given.
         force: Whether an earlier capture of that name, finished or not, is replaced.
         progress: Called with prompts done and in total.
+        steps: Told of what is done before and after the prompts are run.
         processes: Who shares the work, from `find_processes`, when every process of a launcher makes this call; they
             take turns with the shards.
 
@@ -90,8 +92,7 @@ def capture_prompt_file(
         [torch.Size([2, 576])]
     """
     source = PromptSource.of_prompts(open_prompts(prompts))
-    told = progress or (lambda _done, _total: None)
-    wanted = Wanted(locate(name, store), store_dtype, model_key, force, told, processes)
+    wanted = Wanted(locate(name, store), store_dtype, model_key, force, progress or untold, processes, steps or untold)
     return capture_planned(
         model, tokenizer, source, wanted, _settings(model, layers, site, positions, batch_size, prefix_reuse)
     )
@@ -115,6 +116,7 @@ def capture_contrast_in_shards(
     model_key: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    steps: Steps | None = None,
     processes: Processes = ALONE,
 ) -> CapturePaths:
     """Capture any number of pairs into a folder of shards, and rank their layers, in memory that has a bound.
@@ -140,6 +142,7 @@ def capture_contrast_in_shards(
         model_key: Short name of the model, for the record; the alias it was loaded by unless given.
         force: Whether an earlier capture of that name, finished or not, is replaced.
         progress: Called with prompts done and in total.
+        steps: Told of what is done before and after the prompts are run.
         processes: As in `capture_prompt_file`.
 
     Returns:
@@ -159,8 +162,7 @@ def capture_contrast_in_shards(
         torch.Size([1, 1, 576])
     """
     source = PromptSource.of(tokenizer, _pairs(pairs), max_samples, seed)
-    told = progress or (lambda _done, _total: None)
-    wanted = Wanted(locate(name, store), store_dtype, model_key, force, told, processes)
+    wanted = Wanted(locate(name, store), store_dtype, model_key, force, progress or untold, processes, steps or untold)
     return capture_planned(
         model, tokenizer, source, wanted, _settings(model, layers, site, positions, batch_size, prefix_reuse)
     )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import Remedy, StoreError
-from engine.progress import Progress
+from engine.progress import Steps
 from engine.records.captures import CaptureData
 from engine.records.files import DataFile
 from engine.store.names import UNFINISHED, CapturePaths, locate, require_free
@@ -30,7 +30,7 @@ def save_activations(
     *,
     store: str | Path | None = None,
     force: bool = False,
-    progress: Progress | None = None,
+    steps: Steps | None = None,
 ) -> CapturePaths:
     """Save a capture as `NAME.pt` and `NAME.json`.
 
@@ -44,7 +44,7 @@ def save_activations(
         name: A path without suffix, as in "my_activations"; a plain name when `store` is given.
         store: The folder to save into.
         force: Whether an existing capture of that name may be replaced.
-        progress: Called with layers of a contrast ranked and in total; what it raises ends the save, and nothing is
+        steps: Told of what is looked for in a contrast; what it raises ends the save, and nothing is
             saved.
 
     Returns:
@@ -63,7 +63,7 @@ def save_activations(
         paths.store.mkdir(parents=True, exist_ok=True)
         with _unfinished(paths.tensors) as tensors, _unfinished(paths.record) as record:
             file = _fill(tensors, lambda out: torch.save(_plain(data), out), paths.tensors.name)
-            content = encode_record(make_record(data, paths.name, file, progress))
+            content = encode_record(make_record(data, paths.name, file, steps))
             _fill(record, lambda out: out.write(content), paths.record.name)
             # Without a record there is no capture: it goes first and comes back last, so that no record ever stands
             # beside tensors that it does not describe.

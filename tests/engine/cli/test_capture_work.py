@@ -1,6 +1,10 @@
 """What goes into shards, and says so."""
 
+import contextlib
 import json
+import os
+import pty
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -69,3 +73,27 @@ def test_prompts_given_one_by_one_do_not(layerscope: Program) -> None:
     assert_failed(layerscope("capture", "--prompt", "hello", "--shards"), 2)
     (layerscope.folder / "bad.jsonl").write_text('{"positive": "w5"}\n')
     assert_failed(layerscope("capture", "--pairs", "bad.jsonl", "--shards"), 2)
+
+
+@pytest.mark.parametrize("shards", [(), ("--shards",)], ids=["memory", "shards"])
+def test_a_terminal_is_shown_what_is_done(layerscope: Program, tiny_folder: Path, shards: tuple[str, ...]) -> None:
+    (layerscope.folder / "mine.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
+    command = ("capture", "--model", str(tiny_folder), "--pairs", "mine.jsonl", "--positions", "last", *shards)
+    terminal, end = pty.openpty()
+    with subprocess.Popen(
+        layerscope.command(*command),
+        cwd=layerscope.folder,
+        env=layerscope.environment(TERM="xterm"),
+        stdout=subprocess.DEVNULL,
+        stderr=end,
+    ) as process:
+        os.close(end)
+        shown = b""
+        with contextlib.suppress(OSError):  # how Linux says that nobody writes to it any more
+            while read := os.read(terminal, 2**16):
+                shown += read
+    os.close(terminal)
+    assert process.returncode == 0
+    places = [shown.find(step) for step in (b"running prompts", b"looking for confounds", b"ranking layers", b"saved")]
+    assert -1 not in places
+    assert places == sorted(places)

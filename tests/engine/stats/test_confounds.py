@@ -11,6 +11,7 @@ from engine.concepts.pairs import draw_pairs
 from engine.records.captures import ActivationData, ContrastData
 from engine.records.concepts import Factors, Message
 from engine.records.ranking import Confound, ConfoundReport
+from engine.stats import confounds
 from engine.stats.confounds import SUSPICIOUS, find_confounds
 from tests.engine.stats.captures import provenance
 from tests.engine.stats.contrasts import (
@@ -277,3 +278,21 @@ def test_the_words_of_a_built_in_concept_do_not_give_it_away(name: str) -> None:
     assert [check["what"] for check in report["checks"]] == NAMES
     assert report["warnings"] == []
     assert checks(report)["topic words"]["auroc"] == 0.5
+
+
+def test_a_search_that_takes_long_can_be_stopped_within_a_check(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A vocabulary of twenty thousand words and as many pairs take a minute; here a few take as many steps."""
+    monkeypatch.setattr(confounds, "_BAG_VALUES", 400)
+    told: list[tuple[int, int]] = []
+
+    def stop(done: int, total: int) -> None:
+        told.append((done, total))
+        if told.count((2, 3)) == 5:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        find_confounds(contrast_of(sayings(rng, 60), sayings(rng, 60)), progress=stop)
+    assert told[0] == (0, 3)
+    assert told[-5:] == [(2, 3)] * 5

@@ -75,20 +75,20 @@ def test_one_prompt_is_saved_as_one_and_several_as_a_batch(
     assert engine.load_activations("one", store=tmp_path / "store")["prompt"] == "w5 w6"  # type: ignore[typeddict-item]
 
 
-@pytest.mark.parametrize("step", ["counting prompts", "ranking layers"])
+@pytest.mark.parametrize("step", ["counting prompts", "looking for confounds", "ranking layers"])
 @pytest.mark.parametrize("limit", [2**30, 1])
 def test_stopped_before_or_after_the_prompts_it_is_not_there_and_goes_on(
     capture: Callable[..., CaptureRecord], tmp_path: Path, step: str, limit: int
 ) -> None:
     def stop(what: str, done: int, _total: int) -> None:
-        if what == step and done >= (2 if step == "ranking layers" else 0):
+        if what == step and done >= (0 if step == "counting prompts" else 2):
             raise StopError
 
     with pytest.raises(StopError):
         capture(PAIRS, "mine", most_in_memory=limit, steps=stop)
     store = tmp_path / "store"
     shards = sorted((store / "mine").glob("*.safetensors"))
-    assert len(shards) == (6 if (step, limit) == ("ranking layers", 1) else 0)
+    assert len(shards) == (6 if step != "counting prompts" and limit == 1 else 0)
     assert locate("mine", store).unfinished is bool(shards)
     assert not [path for path in store.glob("*") if path.suffix in {".pt", ".json", ".unfinished"}]
     before = [path.stat().st_mtime_ns for path in shards]
@@ -98,6 +98,8 @@ def test_stopped_before_or_after_the_prompts_it_is_not_there_and_goes_on(
     assert [path.stat().st_mtime_ns for path in shards] == before
     ranked = [(done, total) for what, done, total in told if what == "ranking layers"]
     assert ranked == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+    looked_for = [(done, total) for what, done, total in told if what == "looking for confounds"]
+    assert sorted({*looked_for}) == [(0, 4), (1, 4), (2, 4), (3, 4)]
 
 
 def test_what_was_begun_in_shards_goes_on_in_shards_whatever_its_size(
