@@ -30,6 +30,7 @@ class Remedy(Enum):
     LIST_CAPTURES = "list_captures shows what there is"
     LIST_CONCEPTS = "list_concepts shows the concepts"
     LIST_MODELS = "list_models shows the models that have a name, and which load without a download"
+    LOAD_IN_FLOAT32 = "load it with dtype='float32', for half precision may be why; or choose a model of another family"
     MAKE_ROOM = "make room, then capture the same again: it goes on from the shards that are saved"
     RENAME_OR_REPLACE = "choose another name, or replace it with force=True"
     RENAME_OR_REPLACE_DIRECTIONS = "choose another name, or replace them with force=True"

@@ -12,8 +12,8 @@ import typer
 
 from engine.cli.command import Command
 from engine.cli.console import Narrator
-from engine.cli.placing import DeviceMap, MaxMemory
-from engine.models.placement import Placement
+from engine.cli.loading import DeviceMap, Dtype, MaxMemory, read_load_options
+from engine.models.options import AUTO
 from engine.store.names import DEFAULT_STORE
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def serve(
         float | None,
         typer.Option(min=0.1, max=1e6, help="Weights that stay loaded; half of this machine's unless given."),
     ] = None,
+    dtype: Dtype = AUTO,
     device_map: DeviceMap = None,
     max_memory: MaxMemory = None,
     token_file: Annotated[
@@ -70,7 +71,7 @@ def serve(
         tools=tuple(tools or ()),
         allowed_models=tuple(allow_model or ()),
         memory_bytes=int(memory_gb * 1e9) if memory_gb else default_memory(),
-        placement=Placement.read(device_map, max_memory),
+        load_options=read_load_options(dtype, device_map, max_memory),
     )
     settings.require_usable()
     log_to_stderr(log_level)

@@ -10,7 +10,9 @@ _PERSON = "tell the person who runs this server"
 REMEDIES = {
     Remedy.CAPTURE_AGAIN: "capture it again with replace=true, or delete_capture",
     Remedy.CAPTURE_CONTRAST: "capture_contrast(concept='honesty'), or with pairs of your own",
-    Remedy.CAPTURE_IN_FLOAT32: "use another model, or other layers: half precision overflows in this one",
+    Remedy.CAPTURE_IN_FLOAT32: (
+        f"use another model or other layers, or {_PERSON} that half precision overflows, and float32 would do"
+    ),
     Remedy.CAPTURE_MORE_PAIRS: "capture_contrast with a larger max_samples, or with more pairs",
     Remedy.CHOOSE_FOLDER: f"{_PERSON} that its store cannot be written",
     Remedy.CHOOSE_STORE: f"{_PERSON} that its store cannot be read",
@@ -21,6 +23,7 @@ REMEDIES = {
     Remedy.LIST_CAPTURES: "list_captures",
     Remedy.LIST_CONCEPTS: "list_concepts",
     Remedy.LIST_MODELS: "list_models; prefer one that is here",
+    Remedy.LOAD_IN_FLOAT32: f"use another model, or {_PERSON} that half precision may be why, and float32 would do",
     Remedy.MAKE_ROOM: f"{_PERSON} to make room; then {GO_ON}",
     Remedy.RENAME_OR_REPLACE: "choose another name, or replace=true",
     Remedy.RENAME_OR_REPLACE_DIRECTIONS: "choose another save_as, or replace=true",

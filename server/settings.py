@@ -5,7 +5,7 @@ from pathlib import Path
 
 from engine.errors import RequestError, nearest
 from engine.main_memory import main_memory
-from engine.models.placement import Placement
+from engine.models.options import LoadOptions
 from engine.models.registry import find_source, list_models
 from engine.records.models import ModelListing
 from engine.store.names import MOST_IN_MEMORY, PLAN
@@ -25,7 +25,7 @@ class ServerSettings:
         allowed_models: Models that may be loaded, as aliases, hub ids or paths; every alias if empty, and no other.
         memory_bytes: Most bytes of weights that stay loaded; the model in use always does.
         most_in_memory: Bytes of states above which a capture goes into shards.
-        placement: Where the weights of models are to lie.
+        load_options: How models are loaded.
     """
 
     store: Path
@@ -34,7 +34,7 @@ class ServerSettings:
     allowed_models: tuple[str, ...] = ()
     memory_bytes: int = 0
     most_in_memory: int = MOST_IN_MEMORY
-    placement: Placement = field(default_factory=Placement)
+    load_options: LoadOptions = field(default_factory=LoadOptions)
 
     @property
     def concepts(self) -> Path:

@@ -59,10 +59,8 @@ class ModelShelf:
                 return known
         from engine.models.loading import load_model_and_tokenizer  # imports torch: not before a model is wanted
 
-        where = self._settings.placement
-        model, tokenizer, config = load_model_and_tokenizer(
-            meaning, device_map=where.device_map, max_memory=where.max_memory
-        )
+        options = self._settings.load_options
+        model, tokenizer, config = load_model_and_tokenizer(meaning, **options.arguments())
         size = sum(weight.numel() * weight.element_size() for weight in model.parameters() if not weight.is_meta)
         loaded = LoadedModel(name, model, tokenizer, config, size)
         with self._lock:

@@ -15,7 +15,7 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from engine.models.placement import Placement
+from engine.models.options import LoadOptions
 from engine.plots.overlay_columns import MOST_CAPTURES
 from tui.jobs import Jobs
 from tui.looks import COLOURS, DARK, LIGHT, THEMES
@@ -36,7 +36,7 @@ class LayerscopeApp(App[None]):
         layer: The layer to look at first in it.
         filter_text: What the library shows at first.
         theme: Name of a theme.
-        placement: Where the weights of models are to lie; on the one device that suits best unless given.
+        load_options: How models are loaded.
     """
 
     TITLE = "layerscope"
@@ -56,13 +56,13 @@ class LayerscopeApp(App[None]):
         layer: int | None = None,
         filter_text: str = "",
         theme: str | None = None,
-        placement: Placement | None = None,
+        load_options: LoadOptions | None = None,
     ) -> None:
         super().__init__()
         self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
         self.store = store
         self.jobs = Jobs(self)
-        self.models = ModelKeeper(placement or Placement())
+        self.models = ModelKeeper(load_options or LoadOptions())
         self._capture, self._layer, self._filter_text = capture, layer, filter_text
         for known in THEMES:
             self.register_theme(known)

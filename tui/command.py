@@ -12,9 +12,9 @@ import typer
 from engine.cli.captures import capture_path, find_record, is_path
 from engine.cli.command import Command
 from engine.cli.console import Narrator, print_data
-from engine.cli.placing import DeviceMap, MaxMemory
+from engine.cli.loading import DeviceMap, Dtype, MaxMemory, read_load_options
 from engine.errors import RequestError
-from engine.models.placement import Placement
+from engine.models.options import AUTO
 from engine.store.names import DEFAULT_STORE, PLAN, locate
 
 HELP = """Browse captures in the terminal: which layers, how sure, and why. Press ? for the keys.
@@ -37,6 +37,7 @@ def tui(
     filter_text: Annotated[
         str, typer.Option("--filter", help="What to show: words, or column:value such as pairs:>=30.")
     ] = "",
+    dtype: Dtype = AUTO,
     device_map: DeviceMap = None,
     max_memory: MaxMemory = None,
     theme: Annotated[
@@ -49,7 +50,7 @@ def tui(
     from engine.store.filter import parse_filter
 
     parse_filter(filter_text)
-    placement = Placement.read(device_map, max_memory)
+    options = read_load_options(dtype, device_map, max_memory)
     store, capture = _store_and_capture(what)
     if serve:
         from tui.browser import serve_in_browser
@@ -62,7 +63,7 @@ def tui(
     gc.disable()  # imports leave nothing to collect; `LayerscopeApp` begins to when the first screen is there
     from tui.app import LayerscopeApp
 
-    app = LayerscopeApp(store, capture=capture, layer=layer, filter_text=filter_text, placement=placement)
+    app = LayerscopeApp(store, capture=capture, layer=layer, filter_text=filter_text, load_options=options)
     if theme is not None:
         if theme not in app.available_themes:
             raise RequestError(f"there is no theme {theme!r}", expected=", ".join(sorted(app.available_themes)))

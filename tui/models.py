@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.errors import RequestError
-from engine.models.placement import Placement
+from engine.models.options import LoadOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,11 +20,11 @@ class ModelKeeper:
     """Keeps the model that was used last: a person looks at one at a time. Used from the thread of jobs alone.
 
     Args:
-        placement: Where the weights of models are to lie.
+        options: How models are loaded.
     """
 
-    def __init__(self, placement: Placement) -> None:
-        self._placement = placement
+    def __init__(self, options: LoadOptions) -> None:
+        self._options = options
         self._name = ""
         self._loaded: Loaded | None = None
         self._typed: dict[str, str] = {}
@@ -39,8 +39,7 @@ class ModelKeeper:
             from engine.models.loading import load_model_and_tokenizer
 
             self._loaded = None  # make room for the other
-            where = self._placement
-            self._loaded = load_model_and_tokenizer(name, device_map=where.device_map, max_memory=where.max_memory)
+            self._loaded = load_model_and_tokenizer(name, **self._options.arguments())
             self._name = name
             self._typed[self._loaded[2].source.alias] = name
         return self._loaded

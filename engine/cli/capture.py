@@ -12,13 +12,13 @@ from engine.cli.capture_work import capture_in_memory, capture_shards, load, too
 from engine.cli.command import Command
 from engine.cli.console import Narrator, print_data, print_json
 from engine.cli.listings import print_concepts, print_models
-from engine.cli.placing import HOW, DeviceMap, MaxMemory
+from engine.cli.loading import HOW, DeviceMap, Dtype, MaxMemory, read_load_options
 from engine.concepts.catalog import load_concept
 from engine.concepts.pair_files import PairFile, WrittenPairs, open_pairs, read_pairs
 from engine.concepts.pairs import DEFAULT_SAMPLES
 from engine.concepts.prompt_file import PromptFile, open_prompts
 from engine.errors import RequestError
-from engine.models.placement import Placement
+from engine.models.options import AUTO
 from engine.models.registry import DEFAULT_MODEL, find_source
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
@@ -91,9 +91,7 @@ def capture(
     device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.", rich_help_panel=HOW)] = "auto",
     device_map: DeviceMap = None,
     max_memory: MaxMemory = None,
-    dtype: Annotated[
-        str, typer.Option(help="auto (the model's own, or float32), float32, bfloat16, float16.", rich_help_panel=HOW)
-    ] = "auto",
+    dtype: Dtype = AUTO,
     batch_size: Annotated[
         int | None,
         typer.Option(min=1, help="Most prompts in one forward pass; as many as run well.", rich_help_panel=HOW),
@@ -139,7 +137,7 @@ def capture(
     chosen = _choose(prompt, concept, pairs, prompts, shards)
     processes = find_processes()
     in_shards = _goes_into_shards(chosen, shards, store_dtype, processes)
-    placement = Placement.read(device_map, max_memory)
+    options = read_load_options(dtype, device_map, max_memory)
     parse_positions(positions)
     parse_site(site, layers)
     alias = find_source(model).alias
@@ -149,7 +147,7 @@ def capture(
     require_free(paths, force=force, resume=not isinstance(chosen, list))
 
     narrator = Narrator(quiet=quiet or not processes.is_main)
-    loaded, tokenizer = load(narrator, model, device, dtype, placement, trust_remote_code=trust_remote_code)
+    loaded, tokenizer = load(narrator, model, device, options, trust_remote_code=trust_remote_code)
     draw = {"max_samples": max_samples or None, "seed": seed} if isinstance(chosen, Concept) else {}
     what_of = {"layers": layers, "site": site, "positions": positions}
     how: dict[str, Any] = what_of | draw | {"batch_size": batch_size, "prefix_reuse": not no_prefix_reuse}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from engine.cli.console import Narrator
 from engine.concepts.pair_files import PairFile, WrittenPairs
 from engine.concepts.prompt_file import PromptFile
-from engine.models.placement import Placement
+from engine.models.options import LoadOptions
 from engine.records.concepts import Concept
 from engine.store.names import CapturePaths, require_free
 
@@ -26,8 +26,7 @@ def load(
     narrator: Narrator,
     model: str,
     device: str,
-    dtype: str,
-    placement: Placement,
+    options: LoadOptions,
     *,
     trust_remote_code: bool,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -37,12 +36,7 @@ def load(
         from engine.models.loading import load_model_and_tokenizer
 
         loaded, tokenizer, config = load_model_and_tokenizer(
-            model,
-            device,
-            dtype,
-            device_map=placement.device_map,
-            max_memory=placement.max_memory,
-            trust_remote_code=trust_remote_code,
+            model, device, trust_remote_code=trust_remote_code, **options.arguments()
         )
     narrator.say(
         f"{config.source.model_id}: {config.num_layers} layers of width {config.hidden_size},"

@@ -1,5 +1,6 @@
 """`layerscope directions` and `layerscope read`: the direction of a contrast, and a text along it."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,9 +11,9 @@ import typer
 from engine.cli.captures import capture_path, is_path
 from engine.cli.command import Command
 from engine.cli.console import Narrator, print_data, print_json, print_lines
-from engine.cli.placing import DeviceMap, MaxMemory
+from engine.cli.loading import HOW, DeviceMap, MaxMemory, read_load_options
 from engine.errors import RequestError
-from engine.models.placement import Placement
+from engine.models.options import AUTO, DTYPE_NAMES
 from engine.models.registry import find_source
 from engine.plots.tokens_text import tokens_as_text
 from engine.store.names import DEFAULT_STORE
@@ -73,6 +74,9 @@ def read(
     model: Annotated[str | None, typer.Option("--model", "-m", help="The one captured unless given.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put the text through the chat template, as a user's.")] = False,
     store: Store = DEFAULT_STORE,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of the model; that of the capture unless given.", rich_help_panel=HOW)
+    ] = None,
     device_map: DeviceMap = None,
     max_memory: MaxMemory = None,
     output: Annotated[
@@ -82,7 +86,7 @@ def read(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No narration.")] = False,
 ) -> None:
     """Read a text along the direction of a contrast, token by token."""
-    narrator, placement = Narrator(quiet=quiet), Placement.read(device_map, max_memory)
+    narrator, options = Narrator(quiet=quiet), read_load_options(dtype or AUTO, device_map, max_memory)
     from engine.store.directions import find_directions
 
     found, leading, capture = find_directions(name if is_path(name) else store / name)
@@ -92,13 +96,14 @@ def read(
         raise RequestError(f"there is no direction at layer {layer}", expected=f"one of {sorted(found)}")
     source = model or _model_of(found)
     find_source(source)
+    provenance = next(iter(found.values()))["provenance"]
+    if dtype is None and provenance is not None and provenance["dtype"] in DTYPE_NAMES:
+        options = replace(options, dtype=provenance["dtype"])
     from engine.models.loading import load_model_and_tokenizer
     from engine.stats.reading import read_text
 
     with narrator.working(f"loading {source}"):
-        loaded, tokenizer, _ = load_model_and_tokenizer(
-            source, device_map=placement.device_map, max_memory=placement.max_memory
-        )
+        loaded, tokenizer, _ = load_model_and_tokenizer(source, **options.arguments())
     with narrator.engine_log():
         reading = read_text(loaded, tokenizer, found, prompt, leading=leading if layer is None else layer, chat=chat)
     if as_json:

@@ -16,6 +16,7 @@ REMEDIES = {
     Remedy.LIST_CAPTURES: "layerscope list shows what there is; --store FOLDER looks elsewhere",
     Remedy.LIST_CONCEPTS: "layerscope capture --list-concepts shows the concepts",
     Remedy.LIST_MODELS: "layerscope capture --list-models shows the aliases, and what loads without a download",
+    Remedy.LOAD_IN_FLOAT32: "add --dtype float32, for half precision may be why; or choose a model of another family",
     Remedy.MAKE_ROOM: "make room, then give the same command again: it goes on from the shards that are saved",
     Remedy.RENAME_OR_REPLACE: "choose another name with --output, or replace it with --force",
     Remedy.RENAME_OR_REPLACE_DIRECTIONS: "choose another name with --output, or replace them with --force",

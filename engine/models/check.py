@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from engine.errors import ModelError
+from engine.errors import ModelError, Remedy
 from engine.models.blocks import Blocks, find_blocks
 from engine.models.forward import TokenBatch, input_device, left_as_found, residual, run_decoder, taken_in
 from engine.models.offload import all_fetched
@@ -191,5 +191,7 @@ def _refusal(model: PreTrainedModel, promise: str) -> ModelError:
     return ModelError(
         f"{type(model).__name__} fails the check at load: {promise}",
         expected="blocks that each put out the residual stream, and states that padding does not change",
-        next_step="choose a model of another family; what cannot be checked is not captured",
+        next_step=Remedy.LOAD_IN_FLOAT32
+        if model.dtype.itemsize < torch.float32.itemsize
+        else "choose a model of another family; what cannot be checked is not captured",
     )

@@ -7,14 +7,8 @@ from typing import Any
 
 import torch
 
-from engine.errors import RequestError, nearest
+from engine.models.options import AUTO, require_dtype
 
-DTYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float64": torch.float64,
-}
 _BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16", "bf16")  # of x86, and of ARM
 
 
@@ -26,11 +20,9 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
     """
     if isinstance(dtype, torch.dtype):
         return dtype
-    if dtype == "auto":
-        return None
-    if dtype not in DTYPES:
-        raise RequestError(f"there is no dtype {dtype!r}; {nearest(dtype, ['auto', *DTYPES])}")
-    return DTYPES[dtype]
+    require_dtype(dtype)
+    found: torch.dtype | None = None if dtype == AUTO else getattr(torch, dtype)
+    return found
 
 
 def natural_dtype(own: object, device: torch.device) -> torch.dtype:

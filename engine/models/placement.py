@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from engine.errors import RequestError, nearest
 
@@ -63,40 +62,6 @@ def read_max_memory(texts: Sequence[str]) -> dict[int | str, int]:
             raise RequestError(f"the memory of {key} is limited twice", next_step="name each place once")
         limits[key] = limit
     return limits
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where the weights of models are to lie: as a person said once, for every model that is loaded.
-
-    Attributes:
-        device_map: One of the words that accelerate knows; None for the one device that suits best.
-        max_memory: Bytes that each place holds at most; None for all that is free.
-    """
-
-    device_map: str | None = None
-    max_memory: Mapping[int | str, int] | None = None
-
-    @classmethod
-    def read(cls, device_map: str | None, max_memory: Sequence[str] | None) -> Placement:
-        """From what is typed.
-
-        Args:
-            device_map: A word, or nothing.
-            max_memory: See `read_max_memory`; or nothing.
-
-        Raises:
-            RequestError: As `read_max_memory` and `require_strategy`, or memory is limited without a device map.
-
-        Example:
-            >>> Placement.read("auto", ["200MB"])
-            Placement(device_map='auto', max_memory={'cpu': 200000000})
-        """
-        if device_map is not None:
-            require_strategy(device_map)
-        elif max_memory:
-            raise RequestError("--max-memory is for --device-map", next_step="add --device-map auto")
-        return cls(device_map, read_max_memory(max_memory) if max_memory else None)
 
 
 def require_strategy(device_map: str) -> None:

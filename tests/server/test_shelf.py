@@ -8,7 +8,7 @@ import torch
 
 import engine
 from engine.errors import RequestError
-from engine.models.placement import Placement
+from engine.models.options import LoadOptions
 from server.settings import ServerSettings
 from server.shelf import ModelShelf
 
@@ -42,10 +42,15 @@ def test_a_model_larger_than_the_budget_is_loaded_all_the_same(settings: ServerS
 
 def test_a_model_lies_where_the_server_was_told(settings: ServerSettings) -> None:
     whole = ModelShelf(settings).get("tiny")
-    spread = ModelShelf(replace(settings, placement=Placement("auto", {"cpu": 0}))).get("tiny")
+    spread = ModelShelf(replace(settings, load_options=LoadOptions("auto", "auto", {"cpu": 0}))).get("tiny")
     assert spread.bytes < 0.1 * whole.bytes  # what lies on the disk is not in memory
     one, other = (engine.capture_activations(at.model, at.tokenizer, "w5 w6 w7") for at in (whole, spread))
     assert all(torch.equal(one["activations"][layer], other["activations"][layer]) for layer in range(4))
+
+
+def test_a_model_has_the_dtype_that_the_server_was_told(settings: ServerSettings) -> None:
+    shelf = ModelShelf(replace(settings, load_options=LoadOptions("bfloat16")))
+    assert shelf.get("tiny").model.dtype == torch.bfloat16
 
 
 def test_a_model_that_was_let_go_can_be_used_to_the_end_by_who_has_it(settings: ServerSettings) -> None:

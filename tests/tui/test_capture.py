@@ -8,7 +8,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 import engine
-from engine.models.placement import Placement
+from engine.models.options import LoadOptions
 from engine.store.catalog import show_capture
 from tests.engine.cli.conftest import concept_text
 from tests.tui.screen_text import wait_for, wait_until
@@ -84,7 +84,7 @@ async def test_a_file_of_prompts_goes_into_shards_is_stopped_and_goes_on(real_st
 
 def test_a_contrast_beyond_the_limit_goes_into_shards_and_on(real_store: Path, concept: Path) -> None:
     form = CaptureForm(model="tiny", concept=str(concept), layers="all", positions="last", samples="0", name="")
-    plan, models = replace(plan_capture(form, real_store), most_in_memory=1), ModelKeeper(Placement())
+    plan, models = replace(plan_capture(form, real_store), most_in_memory=1), ModelKeeper(LoadOptions())
     job = Job("capturing")
     job._tell = lambda: job.cancel() if job.step == "ranking layers" else None
     with pytest.raises(JobCancelled):
@@ -106,7 +106,7 @@ def test_what_is_stopped_while_its_layers_are_ranked_is_not_saved(real_store: Pa
     job = Job("capturing")
     job._tell = lambda: job.cancel() if (job.step, job.done) == ("ranking layers", 2) else None
     with pytest.raises(JobCancelled):
-        run_plan(plan_capture(form, real_store), ModelKeeper(Placement()), job)
+        run_plan(plan_capture(form, real_store), ModelKeeper(LoadOptions()), job)
     assert (job.kept, job.done, job.total) == ("", 2, 4)
     assert sorted(path.name for path in real_store.iterdir()) == before
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import engine
-from engine.models.placement import Placement
+from engine.models.options import LoadOptions
 from engine.store.read import load_contrast
 from tests.tui.conftest import put, ranked_record
 from tests.tui.screen_text import wait_for
@@ -74,14 +74,14 @@ async def test_directions_are_found_once_for_all_texts(real_store: Path) -> None
 
 async def test_the_model_lies_where_the_app_was_told(real_store: Path) -> None:
     shown = []
-    for placement in (Placement(), Placement("auto", {"cpu": 0})):
-        app = LayerscopeApp(real_store, capture="tiny_loud", placement=placement)
+    for options in (LoadOptions(), LoadOptions("auto", "auto", {"cpu": 0})):
+        app = LayerscopeApp(real_store, capture="tiny_loud", load_options=options)
         async with app.run_test(size=(120, 40)) as pilot:
             await wait_for(pilot, "at layer")
             await pilot.press("t")
             shown.append(await wait_for(pilot, "token 1 'w30'"))
             model, _, _ = app.models.get("tiny")
-            assert model.model.layers[0].mlp.up_proj.weight.is_meta is (placement.device_map is not None)
+            assert model.model.layers[0].mlp.up_proj.weight.is_meta is (options.device_map is not None)
     assert shown[0] == shown[1]
 
 

@@ -14,7 +14,7 @@ from engine.records.directions import TokenReading
 from engine.store.directions import SUFFIX
 from engine.store.read import load_contrast
 from tests.conftest import Loaded
-from tests.engine.cli.conftest import Program, Result, assert_failed, widest
+from tests.engine.cli.conftest import Program, Result, assert_failed, concept_text, widest
 from tests.engine.plots.pictures import svg_words
 
 SWEAR = "I swear that I did not take it"
@@ -148,6 +148,16 @@ def test_a_text_is_read_with_the_model_on_the_disk(layerscope: Program, tiny_fol
     assert spread.returncode == 0, spread.stderr
     assert "layers 0-3 on the disk" in spread.stderr
     assert spread.stdout == layerscope(*command).stdout
+
+
+def test_a_text_is_read_in_the_dtype_of_the_capture(layerscope: Program, tiny_folder: Path) -> None:
+    (layerscope.folder / "mine.toml").write_text(concept_text("warmth"))
+    capture = ("capture", "--concept", "mine.toml", "--model", str(tiny_folder), "--positions", "last")
+    assert layerscope(*capture, "--dtype", "bfloat16", "--output", "half").returncode == 0
+    command = ("read", "half", "--store", ".", "--prompt", "w5 w60 w9", "--model", str(tiny_folder))
+    assert "in bfloat16" not in " ".join(layerscope(*command).stdout.split())
+    other = " ".join(layerscope(*command, "--dtype", "float32").stdout.split())
+    assert "come from a model in bfloat16, this one is in torch.float32" in other
 
 
 def test_json_is_what_the_engine_reads(layerscope: Program, probe: Path, tiny_folder: Path) -> None:

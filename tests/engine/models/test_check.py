@@ -83,6 +83,13 @@ def test_a_broken_promise_is_named(
         check_model(tiny_llama)
 
 
+@pytest.mark.parametrize(("dtype", "said"), [(torch.bfloat16, "dtype='float32'"), (torch.float32, "another family")])
+def test_half_precision_may_be_why(tiny_llama: PreTrainedModel, dtype: torch.dtype, said: str) -> None:
+    _look_at_the_other_prompts(tiny_llama.to(dtype))  # type: ignore[arg-type]  # transformers wraps `to`, loses its type
+    with pytest.raises(ModelError, match=said):
+        check_model(tiny_llama)
+
+
 def test_a_model_without_a_list_of_blocks_is_refused(tiny_llama: PreTrainedModel) -> None:
     tiny_llama.config.num_hidden_layers = 7
     with pytest.raises(ModelError, match=r"7 decoder blocks \(lists of that length: none\)"):
