@@ -43,7 +43,7 @@ pytestmark = pytest.mark.anyio
         ("delete_capture", {"name": "loudness"}, "confirm=true"),
         ("delete_capture", {"name": "loudnes", "confirm": True}, "'loudness'"),
         ("delete_capture", {"name": "concepts/loudness.toml", "confirm": True}, "letters, digits"),
-        ("capture_contrast", {"model": "tiny"}, "concept, or pairs"),
+        ("capture_contrast", {"model": "tiny"}, "a concept, pairs of your own"),
         ("capture_contrast", {"concept": "warmth", "model": "tiny", "site": "resid_pst"}, "resid_post"),
         ("capture_contrast", {"concept": "warmth", "model": "tiny", "name": "loudness"}, "replace=true"),
         ("capture_contrast", {"concept": "warmth", "model": "tiny", "name": "../x"}, "letters, digits"),
