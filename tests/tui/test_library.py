@@ -80,8 +80,8 @@ async def test_reading_that_is_stopped_is_no_error(store: Path, monkeypatch: pyt
             await pilot.pause(0.01)
         app.workers.cancel_group(app.screen, "read")  # as closing does, the one before the other
         await pilot.pause(0.1)
+        put(store, ranked_record("small_new", peak=20, day=9))  # what the stopped one reads is not lost either
         go_on.set()
-        put(store, ranked_record("small_new", peak=20, day=9))
         await wait_for(pilot, "small_new")
 
 

@@ -87,9 +87,9 @@ class LibraryScreen(LayerscopeScreen):
         worker = get_current_worker()
         try:
             for change in self._reader.changes():
-                if worker.is_cancelled:
-                    return
                 self.post_message(CapturesRead(change.summaries, change.gone, change.left))
+                if worker.is_cancelled:  # not before: the reader will not tell of these again
+                    return
         except LayerscopeError as error:
             self.post_message(StoreUnreadable(in_words(error)))
 
