@@ -2,17 +2,21 @@
 
 PyTorch sends float32 products on a CPU through oneDNN when it may use less than float32 for them, and oneDNN then uses
 float32 all the same on a processor without units for anything less; on some it is twice as fast as what PyTorch uses
-else. Whether a machine is of that kind is for `engine.models.shortcuts` to measure. Knows nothing of models.
+else. Where there are such units (AMX), oneDNN rounds in products above a certain size and not in smaller ones. Whether
+a machine is of that kind is for `engine.models.shortcuts` to measure. Knows nothing of models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
 import torch
+from torch.nn.functional import linear
+
+_TOKENS, _MOST = 512, 4096
 
 _lock = Lock()
 _inside = 0
@@ -28,6 +32,29 @@ def _setting() -> Any | None:  # noqa: ANN401 - a module of settings, which olde
 def onednn_possible() -> bool:
     """Whether this build of PyTorch has oneDNN, and the setting that leads products there."""
     return _setting() is not None
+
+
+def product_error(shapes: Iterable[tuple[int, int]]) -> float:
+    """How far products move, relative to their norm, that go through oneDNN in place of PyTorch's own.
+
+    Largest over weights, for as many tokens as a pass on a CPU has: as much as oneDNN will be given.
+
+    Args:
+        shapes: Those of weights, `(outputs, inputs)`; only so much of one is multiplied as shows what oneDNN does.
+
+    Example:
+        >>> product_error([(64, 64)]) < 1e-2
+        True
+    """
+    generator, errors = torch.Generator().manual_seed(0), [0.0]
+    for rows, columns in {(min(rows, _MOST), min(columns, _MOST)) for rows, columns in shapes}:
+        weight = torch.empty(rows, columns).uniform_(-1, 1, generator=generator)
+        states = torch.empty(_TOKENS, columns).uniform_(-1, 1, generator=generator)
+        expected = linear(states, weight)
+        with onednn_products(wanted=True):
+            found = linear(states, weight)
+        errors.append(float((found - expected).norm() / expected.norm()))
+    return max(errors)
 
 
 @contextmanager

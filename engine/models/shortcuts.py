@@ -17,7 +17,7 @@ from engine.errors import first_line
 from engine.models.forward import TokenBatch, input_device, read_blocks
 from engine.models.offload import runs_on_cpu
 from engine.models.packing import continued, pack_prompts
-from engine.models.products import onednn_possible, onednn_products
+from engine.models.products import onednn_possible, onednn_products, product_error
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -103,6 +103,7 @@ def onednn_error(model: PreTrainedModel, blocks: Blocks, batch: TokenBatch, stat
     """How far the median token moves, relative to its norm, when products go through oneDNN; None where they cannot.
 
     Largest over layers. The median, because a token at which a huge activation sets in moves further by any rounding.
+    Or what a single product of many tokens moves, if that is more: a few tokens do not show what becomes of many.
 
     Args:
         model: A model that keeps its promises.
@@ -116,7 +117,8 @@ def onednn_error(model: PreTrainedModel, blocks: Blocks, batch: TokenBatch, stat
         after = read_all(model, blocks, batch)
     real = batch.attention_mask.flatten().bool().cpu()
     errors = [moved(after[layer][real], before[real]).median() for layer, before in states.items()]
-    return float(torch.stack(errors).max())
+    shapes = {(weight.shape[-2], weight.shape[-1]) for weight in blocks.blocks.parameters() if weight.dim() > 1}
+    return max(float(torch.stack(errors).max()), product_error(shapes))
 
 
 def read_all(model: PreTrainedModel, blocks: Blocks, batch: TokenBatch) -> States:

@@ -69,7 +69,7 @@ class Receipt(TypedDict):
             two below, did not ask.
         window: The longest prompt in which every token sees all those before it, None when there is no limit.
         onednn_error: How far the median token's state moves, relative to its norm, when float32 products go through
-            oneDNN; None where they cannot.
+            oneDNN, or a single product of many tokens, if that is more; None where they cannot.
     """
 
     blocks: str
