@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
@@ -16,6 +17,7 @@ import torch
 
 from engine.capture.batches import Batch
 from engine.capture.prefixes import Plan, Trunk, batch_tokens
+from engine.capture.reading import Reading, Rows
 from engine.errors import CaptureError, Remedy
 from engine.models.forward import TokenBatch
 from engine.models.packing import continued, pack_prompts
@@ -26,11 +28,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Read = Callable[[TokenBatch, "Tensor"], "dict[int, Tensor]"]
-"""Runs tokens; returns layer to the states of the tokens wanted, by their place in the flattened batch, on the CPU."""
+Read = Callable[[TokenBatch, "Tensor"], Reading]
+"""Runs tokens; returns the states of the tokens wanted, by their place in the flattened batch."""
 
-Rows = dict[int, "Tensor"]
-"""Layer to states, `(tokens, hidden)`."""
+
+# How many passes are under way while what is done with another's states is waited for.
+_AHEAD = {"cpu": 0}
+_AHEAD_ON_GPU = 1
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,31 @@ class PassStates:
     prompts: list[int]
     kept: list[int]
     layers: Rows
+
+
+class _Begun(NamedTuple):
+    """A pass whose states may still be on their way.
+
+    Attributes:
+        prompts: As of what it becomes.
+        spans: First wanted token of each prompt, and the one after the last.
+        own: How many of them the pass itself reads.
+        reading: Their states.
+        trunks: Where the others are.
+    """
+
+    prompts: list[int]
+    spans: list[tuple[int, int]]
+    own: list[int]
+    reading: Reading
+    trunks: list[_Trunk]
+
+    def finish(self) -> PassStates:
+        """Wait for the states, and put those of trunks before them."""
+        states = self.reading.arrive()
+        if self.trunks:
+            states = _with_past(states, self.spans, self.own, self.trunks)
+        return PassStates(self.prompts, [stop - start for start, stop in self.spans], states)
 
 
 class _Trunk(NamedTuple):
@@ -92,12 +121,14 @@ class Passes:
         self._device, self._dtype = device, dtype
         self._most_tokens: int | None = None  # known once memory has run out
 
-    def run(self, plan: Plan, past: _Past | None = None) -> Iterator[PassStates]:
+    def run(self, plan: Plan) -> Iterator[PassStates]:
         """Run a plan.
+
+        On a GPU a pass is handed over when the next one is under way, so that what the caller does with it, and the
+        making ready of the next but one, take no time of the GPU's.
 
         Args:
             plan: Trunks and batches.
-            past: What has been run of all its prompts.
 
         Yields:
             The states of each pass that ends prompts.
@@ -105,12 +136,20 @@ class Passes:
         Raises:
             CaptureError: There is too little memory for one prompt by itself.
         """
-        past = past or _Past()
+        ahead, begun = _AHEAD.get(self._device.type, _AHEAD_ON_GPU), deque[_Begun]()
+        for batch in self._begin(plan, _Past()):
+            begun.append(batch)
+            if len(begun) > ahead:
+                yield begun.popleft().finish()
+        for batch in begun:
+            yield batch.finish()
+
+    def _begin(self, plan: Plan, past: _Past) -> Iterator[_Begun]:
         for step in plan:
             if isinstance(step, Trunk):
-                yield from self.run(step.branches, self._run_trunk(step, past))
+                yield from self._begin(step.branches, self._run_trunk(step, past))
             else:
-                yield from self._run_batch(step, past)
+                yield from self._begin_batch(step, past)
 
     def _run_trunk(self, trunk: Trunk, past: _Past) -> _Past:
         ids = self._rows[trunk.prompts[0]][trunk.start : trunk.stop]
@@ -124,14 +163,14 @@ class Passes:
         last = min(max(stop for _, stop in spans), trunk.stop)
         wanted = torch.arange(first, max(first, last)) - trunk.start
         try:
-            states = self._read(batch, wanted)
+            rows = self._read(batch, wanted).rows  # which are there when those of a later pass are
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
             raise self._too_large(trunk.prompts[0]) from error
-        return _Past(cache, [*past.kept, _Trunk(first, len(wanted), states)] if len(wanted) else past.kept)
+        return _Past(cache, [*past.kept, _Trunk(first, len(wanted), rows)] if len(wanted) else past.kept)
 
-    def _run_batch(self, batch: Batch, past: _Past) -> Iterator[PassStates]:
+    def _begin_batch(self, batch: Batch, past: _Past) -> Iterator[_Begun]:
         """One batch; in halves when memory runs out, as are then all later ones of that size."""
         waiting = [batch]
         while waiting:
@@ -141,14 +180,14 @@ class Passes:
                 waiting += reversed(batch.halves())
                 continue
             try:
-                captured = self._read_batch(batch, past)
+                begun = self._read_batch(batch, past)
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
                 if len(batch.prompts) == 1:
                     raise self._too_large(batch.prompts[0]) from error
-                captured = None
-            if captured is None:  # here, where the error holds on to no tensor any more
+                begun = None
+            if begun is None:  # here, where the error holds on to no tensor any more
                 self._most_tokens = tokens // 2
                 log.info("out of memory with %d tokens at once: going on with %d", tokens, self._most_tokens)
                 gc.collect()
@@ -156,19 +195,17 @@ class Passes:
                     torch.cuda.empty_cache()
                 waiting.append(batch)
             else:
-                yield captured
+                yield begun
 
-    def _read_batch(self, batch: Batch, past: _Past) -> PassStates:
+    def _read_batch(self, batch: Batch, past: _Past) -> _Begun:
         tokens, places = self._lay_out(batch, past)
         spans = [self._spans[index] for index in batch.prompts]
         wanted = [
             where[max(start - batch.start, 0) : max(stop - batch.start, 0)]
             for (start, stop), where in zip(spans, places, strict=True)
         ]
-        states = self._read(tokens, torch.tensor(list(chain(*wanted)), dtype=torch.long))
-        if past.kept:
-            states = _with_past(states, spans, [len(where) for where in wanted], past.kept)
-        return PassStates(batch.prompts, [stop - start for start, stop in spans], states)
+        reading = self._read(tokens, torch.tensor(list(chain(*wanted)), dtype=torch.long))
+        return _Begun(batch.prompts, spans, [len(where) for where in wanted], reading, past.kept)
 
     def _lay_out(self, batch: Batch, past: _Past) -> tuple[TokenBatch, list[list[int]]]:
         """The tokens of a batch, and for each prompt where they lie in the flattened batch."""

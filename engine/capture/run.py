@@ -14,6 +14,7 @@ import torch
 
 from engine.capture.passes import Passes, PassStates
 from engine.capture.prompts import TokenizedPrompt
+from engine.capture.reading import Reading
 from engine.capture.settings import Settings
 from engine.capture.sites import find_taps
 from engine.errors import CaptureError, Remedy
@@ -96,16 +97,14 @@ def run_batches(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], sett
         progress(done, len(prompts))
 
 
-def _read(
-    model: PreTrainedModel, blocks: Blocks, settings: Settings, tokens: TokenBatch, wanted: Tensor
-) -> dict[int, Tensor]:
+def _read(model: PreTrainedModel, blocks: Blocks, settings: Settings, tokens: TokenBatch, wanted: Tensor) -> Reading:
     places = wanted.to(tokens.input_ids.device)
     devices: set[torch.device] = set()
 
     def keep(states: Tensor) -> Tensor:
         devices.add(states.device)
         chosen = states.flatten(0, 1).index_select(0, places.to(states.device))
-        return chosen.to("cpu", non_blocking=True)  # from a GPU into pinned memory, while the next block is run
+        return chosen.to("cpu", non_blocking=True)  # a GPU is not waited for: it goes on to the next block
 
     with onednn_products(wanted=settings.onednn):
         if settings.use_hooks:
@@ -113,15 +112,14 @@ def _read(
             kept = read_taps(model, blocks, tokens, taps, keep)
         else:
             kept = read_hidden_states(model, blocks, tokens, settings.layers, keep)
-    for device in devices - {torch.device("cpu")}:
-        torch.accelerator.synchronize(device)
-    return kept
+    return Reading.begun_on(devices, kept)
 
 
 def _require_usable(batch: PassStates, prompts: Sequence[TokenizedPrompt]) -> None:
     """Refuse states that are not finite, or all zero; first all states of a layer at once, then prompt by prompt."""
     for layer, states in batch.layers.items():
-        if bool(torch.isfinite(states).all()) and bool(states.any(dim=-1).all()):
+        largest = states.abs().amax(dim=-1)  # not a number, if one of them is not
+        if bool((torch.isfinite(largest) & (largest > 0)).all()):
             continue
         for index, rows in zip(batch.prompts, torch.split(states, batch.kept), strict=True):
             _require_usable_prompt(rows, layer, prompts[index].name)

@@ -16,7 +16,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 _LEAST_QUERIES = 64  # fewer tokens at a time would see less in vain, and make less use of a processor
-_MOST_BLOCKS = 8  # each is an operation of its own, which on a GPU costs the same however small it is
+_MOST_BLOCKS = {"cpu": 8}
+_MOST_BLOCKS_ON_GPU = 4  # each is operations of its own, which on a GPU cost the same however small they are
 _LANES = 16  # numbers that a processor's units take at once; keys that fill them up cost less than a rest does
 
 
@@ -85,7 +86,8 @@ class VisibleOnly(TorchFunctionMode):
 def _blocks(mask: Tensor) -> list[_Block]:
     visible = (mask[0, 0] == 0).cpu()
     queries = len(visible)
-    step = max(_LEAST_QUERIES, -(-queries // _MOST_BLOCKS))
+    most = _MOST_BLOCKS.get(mask.device.type, _MOST_BLOCKS_ON_GPU)
+    step = max(_LEAST_QUERIES, -(-queries // most))
     blocks = []
     for begin in range(0, queries, step):
         seen = visible[begin : begin + step].any(dim=0)

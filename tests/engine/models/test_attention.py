@@ -45,7 +45,7 @@ def test_every_token_gets_what_attention_to_its_own_prompt_alone_gives(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "_LEAST_QUERIES", least)
-        patch.setattr(attention, "_MOST_BLOCKS", most)
+        patch.setattr(attention, "_MOST_BLOCKS", {"cpu": most})
         packed = pack_prompts(rows, CPU, torch.float64, start=start)
         mask = packed.batch.attention_mask
         query, (key, value) = (
