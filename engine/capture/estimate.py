@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING
 
 from engine.capture.batches import DEFAULT_BATCH_SIZE
 from engine.capture.layers import LayerSpec
 from engine.capture.positions import PositionSpec
 from engine.capture.prefixes import planned_tokens
-from engine.capture.prompts import tokenize_prompts
+from engine.capture.prompts import TokenizedPrompt, tokenize_prompts
+from engine.capture.run import run_batches
 from engine.capture.settings import Settings
 from engine.capture.sites import DEFAULT_SITE
-from engine.models.blocks import find_blocks
 from engine.models.description import describe_model
-from engine.models.forward import TokenBatch, input_device, read_blocks
-from engine.models.products import onednn_products
+from engine.models.forward import input_device
+from engine.models.offload import is_offloaded
 from engine.records.captures import CaptureEstimate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_TIMED_TOKENS = 128  # fewer would cost nearly as much: the weights are read all the same
+_TIMED_TOKENS = 128  # in memory on a CPU: fewer would cost nearly as much, since the weights are read all the same
 
 
 def estimate_capture(
@@ -51,12 +52,13 @@ def estimate_capture(
         rendered: Whether the texts went through a chat template and hold their special tokens.
 
     Returns:
-        The estimate. Prompts, tokens and bytes of the states are exact; seconds are those of some prompts of middling
-        length, 128 tokens or one prompt, scaled by the number of tokens that are run.
+        The estimate. Prompts, tokens and bytes of the states are exact; seconds are those of tokenizing, and those
+        of capturing some of the prompts, scaled by the number of tokens that are run: on a CPU of 128 tokens or one
+        prompt, on a GPU and for weights that are fetched of as many as will be run at once.
 
     Raises:
         RequestError: A site, layers or positions that do not exist.
-        CaptureError: A prompt that is empty or too long.
+        CaptureError: A prompt that is empty or too long, or states that are unusable.
         ModelError: The model fails the check, or does not have the site.
 
     Example:
@@ -74,27 +76,38 @@ def estimate_capture(
         prefix_reuse=prefix_reuse,
         progress=None,
     )
+    begun = time.perf_counter()
     tokenized = tokenize_prompts(model, tokenizer, prompts, rendered=rendered)
+    tokenizing = time.perf_counter() - begun
     lengths = [len(prompt.ids) for prompt in tokenized]
     spans = [settings.positions.span(len(prompt.ids), prompt.name) for prompt in tokenized]
     kept = len(prompts) if settings.positions.mean else sum(stop - start for start, stop in spans)
     rows = [prompt.ids for prompt in tokenized]
     run = planned_tokens(settings.plan(rows), rows)
-    middling = sorted(tokenized, key=lambda prompt: len(prompt.ids))[len(prompts) // 2]
     width = describe_model(model).hidden_size
     return CaptureEstimate(
         prompts=len(prompts),
         tokens=sum(lengths),
-        seconds=round(run * _seconds_per_token(model, middling.ids, len(prompts), settings), 2),
+        seconds=round(tokenizing + run * _seconds_per_token(model, tokenized, settings), 2),
         bytes=kept * len(settings.layers) * width * (4 if settings.positions.mean else model.dtype.itemsize),
     )
 
 
-def _seconds_per_token(model: PreTrainedModel, ids: list[int], most: int, settings: Settings) -> float:
-    """Time a pass of at most so many prompts."""
-    count = min(most, -(-_TIMED_TOKENS // len(ids)))
-    batch = TokenBatch.of([ids] * count, input_device(model))
-    begun = time.perf_counter()
-    with onednn_products(wanted=settings.onednn):
-        read_blocks(model, find_blocks(model), batch, [settings.layers[-1]], lambda _states: None)
-    return (time.perf_counter() - begun) / (len(ids) * count)
+def _seconds_per_token(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings) -> float:
+    """Capture some prompts from the middle of all, and keep nothing.
+
+    On a GPU, or where weights are fetched, a few tokens take as long as many: there it is as many as will be run at
+    once, and on a GPU the second time counts, as the first makes it ready.
+    """
+    on_cpu = input_device(model).type == "cpu"
+    tokens = _TIMED_TOKENS if on_cpu and not is_offloaded(model) else settings.limits.tokens
+    middle = len(prompts) // 2
+    ends = accumulate(len(prompt.ids) for prompt in prompts[middle:])
+    some = prompts[middle : middle + 1 + sum(1 for _ in takewhile(lambda end: end < tokens, ends))]
+    rows, seconds = [prompt.ids for prompt in some], 0.0
+    for _ in range(1 if on_cpu else 2):
+        begun = time.perf_counter()
+        for _states in run_batches(model, some, settings):
+            pass
+        seconds = time.perf_counter() - begun
+    return seconds / planned_tokens(settings.plan(rows), rows)
