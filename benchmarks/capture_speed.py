@@ -17,6 +17,7 @@ Examples:
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/capture_speed.py --threads 1   # on a machine that is not idle
     .venv/bin/python benchmarks/capture_speed.py --ways plain hooks --model my/folder
     .venv/bin/python benchmarks/capture_speed.py --ways plain hooks nnsight # another tool, which must be installed
+    .venv/bin/python benchmarks/capture_speed.py --device cuda --prompts 512 --ways plain plain_64 hooks   # on a GPU
     .venv/bin/python benchmarks/capture_speed.py --ways hooks hooks_disk    # what weights on the disk cost
 """
 
@@ -28,7 +29,7 @@ import os
 import statistics
 import subprocess
 import sys
-import time
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,13 +40,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it measures this checkout
 
 import engine
-from benchmarks.machine import gemm_speed, peak_mb, reset_peak
+from benchmarks.machine import Machine
 from benchmarks.other_tools import TOOLS
 from benchmarks.tasks import TASKS, Task, read_prompts
 from benchmarks.ways import TOLERANCES, WAYS, Read, Way, Work, expected_states, furthest
 from engine.capture.layers import parse_layers
 
 ALL_WAYS = {**WAYS, **TOOLS}
+ONLY_IF_ASKED = {"plain_64", "hooks_disk"}
 
 
 def checked(name: str, work: Work, texts: list[str]) -> tuple[Read | None, str]:
@@ -63,7 +65,7 @@ def checked(name: str, work: Work, texts: list[str]) -> tuple[Read | None, str]:
         if name in WAYS:
             raise
         return None, f"it fails with {type(error).__name__}: {error}"
-    if name == "plain":
+    if name.startswith("plain"):
         return read, "captures nothing"
     distance = furthest(found, expected)
     says = f"states differ from layerscope's by {distance:.1e} of their norm at most"
@@ -71,31 +73,31 @@ def checked(name: str, work: Work, texts: list[str]) -> tuple[Read | None, str]:
 
 
 @torch.no_grad()
-def serve_way(name: str, task: Task, model_name: str, threads: int) -> None:
+def serve_way(name: str, task: Task, asked: argparse.Namespace) -> None:
     """The child: say how much work there is, then do it once for each line on stdin and say how long it took."""
-    torch.set_num_threads(threads)
-    clock = time.process_time if threads == 1 else time.perf_counter
-    where: dict[str, Any] = {"device": "cpu"}
+    torch.set_num_threads(asked.threads)
+    machine = Machine(torch.device(asked.device), asked.threads)
+    where: dict[str, Any] = {"device": asked.device}
     if name == "hooks_disk":
         where = {"device_map": "auto", "max_memory": {"cpu": 0}}
-    model, tokenizer, config = engine.load_model_and_tokenizer(model_name, dtype=task.dtype, **where)
+    model, tokenizer, config = engine.load_model_and_tokenizer(asked.model, dtype=task.dtype, **where)
     texts = read_prompts(tokenizer, task)
     tokens = sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
     blocks = sum(
         weight.numel() for name, weight in model.named_parameters() if weight.dim() == 2 and ".layers." in name
     )
-    told = {"tokens": tokens, "products": 2 * blocks * tokens, "gemm": gemm_speed(model, clock)}
+    told = {"tokens": tokens, "products": 2 * blocks * tokens, "gemm": machine.gemm_speed(model)}
     read, says = checked(
         name, Work(model, tokenizer, parse_layers(task.layers, config.num_layers), task.positions), texts
     )
     print(json.dumps({**told, "says": says, "timed": read is not None}), flush=True)
-    reset_peak()
+    machine.reset_peak()
     for _line in sys.stdin:
         if read is None:
             return
-        begun = clock()
+        begun = machine.clock()
         kept = read(texts)
-        print(json.dumps({"seconds": clock() - begun, "peak": peak_mb()}), flush=True)
+        print(json.dumps({"seconds": machine.clock() - begun, "peak": machine.peak_mb()}), flush=True)
         del kept
 
 
@@ -114,7 +116,7 @@ def choose_ways(asked: list[str] | None, task: Task) -> list[str]:
     for name in asked or TOOLS:
         if name in obstacles:
             leave_out(name, obstacles[name], asked)
-    return asked or [name for name in ALL_WAYS if name not in obstacles and name != "hooks_disk"]
+    return asked or [name for name in ALL_WAYS if name not in obstacles and name not in ONLY_IF_ASKED]
 
 
 def leave_out(name: str, reason: str, asked: list[str] | None) -> None:
@@ -128,15 +130,23 @@ def leave_out(name: str, reason: str, asked: list[str] | None) -> None:
     print(f"{name}: {reason}; left out", file=sys.stderr)
 
 
+def task_of(name: str, prompts: int | None) -> Task:
+    """A task by its name, with another number of prompts if one is given."""
+    return replace(TASKS[name], prompts=prompts or TASKS[name].prompts)
+
+
 def measure(name: str, asked: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Let the ways of one task take turns.
 
     Returns:
         Way to `seconds` (median), `peak` (MB), `tokens`, and `share` of the measured speed of matrix products.
     """
-    command = [sys.executable, __file__, "--task", name, "--model", asked.model, "--threads", str(asked.threads)]
+    command = [sys.executable, __file__, "--task", name]
+    for option in ("model", "device", "threads", "prompts"):
+        if (value := getattr(asked, option)) is not None:
+            command += [f"--{option}", str(value)]
     children, work = {}, {}
-    for way in choose_ways(asked.ways, TASKS[name]):
+    for way in choose_ways(asked.ways, task_of(name, asked.prompts)):
         child = subprocess.Popen(
             [*command, "--serve", way],
             stdin=subprocess.PIPE,
@@ -209,7 +219,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=[*TASKS, "all"], default="contrast", help="what is captured")
     parser.add_argument(
-        "--ways", nargs="+", choices=list(ALL_WAYS), help="how; unless told, all but hooks_disk that are installed"
+        "--ways",
+        nargs="+",
+        choices=list(ALL_WAYS),
+        help=f"how; unless told, all that are installed but {' and '.join(sorted(ONLY_IF_ASKED))}",
     )
     parser.add_argument("--rounds", type=int, default=3, help="how many times each")
     parser.add_argument("--model", default="smollm2", help="as layerscope capture --model takes it")
@@ -219,14 +232,16 @@ def main() -> None:
         default=torch.get_num_threads(),
         help="of torch; with 1, seconds are those of the processor, whatever else the machine is busy with",
     )
+    parser.add_argument("--device", default="cpu", help="where the model is: cpu, or cuda for a GPU")
+    parser.add_argument("--prompts", type=int, help="another number of prompts than the task's: an even one, or 1")
     parser.add_argument("--markdown", action="store_true", help="print tables for docs/performance.md")
     parser.add_argument("--serve", choices=list(ALL_WAYS), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.serve:
-        serve_way(asked.serve, TASKS[asked.task], asked.model, asked.threads)
+        serve_way(asked.serve, task_of(asked.task, asked.prompts), asked)
         return
     for name in TASKS if asked.task == "all" else [asked.task]:
-        print_table(TASKS[name], measure(name, asked), asked.rounds, markdown=asked.markdown)
+        print_table(task_of(name, asked.prompts), measure(name, asked), asked.rounds, markdown=asked.markdown)
 
 
 if __name__ == "__main__":

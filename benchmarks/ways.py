@@ -49,17 +49,17 @@ class Work:
     def encode(self, texts: list[str]) -> dict[str, Tensor]:
         """Token ids and mask of one batch, padded on the right."""
         rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        width = max(map(len, rows))
+        width, device = max(map(len, rows)), self.model.device
         return {
-            "input_ids": torch.tensor([row + [0] * (width - len(row)) for row in rows]),
-            "attention_mask": torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows]),
+            "input_ids": torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device),
+            "attention_mask": torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device),
         }
 
     def keep(self, states: Tensor, mask: Tensor) -> Tensor:
-        """The wanted tokens of a batch that is padded on the right, as a copy that does not hold on to the others."""
+        """The wanted tokens of a batch that is padded on the right, on the CPU, without holding on to the others."""
         if self.positions == "all":
-            return states
-        return states[torch.arange(len(states)), mask.sum(dim=1) - 1][:, None]
+            return states.cpu()
+        return states[torch.arange(len(states), device=mask.device), mask.sum(dim=1) - 1][:, None].cpu()
 
     def in_batches(self, read: Read, size: int = BATCH) -> Read:
         """The same for any number of texts, in the order given."""
@@ -139,6 +139,7 @@ WAYS = {
         last_site="final_norm",
     ),
     "plain": Way(f"plain forward, batches of {BATCH}, no capture", lambda work: work.in_batches(forward_only(work))),
+    "plain_64": Way("the same, batches of 64", lambda work: work.in_batches(forward_only(work), 64)),
     "batched": Way(
         f"batches of {BATCH}, output_hidden_states",
         lambda work: work.in_batches(by_hand(work)),
