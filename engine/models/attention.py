@@ -16,7 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 _LEAST_QUERIES = 64  # fewer tokens at a time would see less in vain, and make less use of a processor
-_MOST_BLOCKS = {"cpu": 8}
+_MOST_BLOCKS = {"cpu": 32}
 _MOST_BLOCKS_ON_GPU = 4  # each is operations of its own, which on a GPU cost the same however small they are
 _LANES = 16  # numbers that a processor's units take at once; keys that fill them up cost less than a rest does
 
