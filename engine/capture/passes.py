@@ -32,11 +32,6 @@ Read = Callable[[TokenBatch, "Tensor"], Reading]
 """Runs tokens; returns the states of the tokens wanted, by their place in the flattened batch."""
 
 
-# How many passes are under way while what is done with another's states is waited for.
-_AHEAD = {"cpu": 0}
-_AHEAD_ON_GPU = 1
-
-
 @dataclass(frozen=True)
 class PassStates:
     """The wanted states of the prompts of one pass, those of all in one tensor a layer.
@@ -107,6 +102,7 @@ class Passes:
         read: Runs one batch.
         device: Where tokens belong.
         dtype: Of the model.
+        ahead: How many passes are begun before the states of one are waited for.
     """
 
     def __init__(
@@ -116,16 +112,17 @@ class Passes:
         read: Read,
         device: torch.device,
         dtype: torch.dtype,
+        ahead: int = 0,
     ) -> None:
         self._rows, self._spans, self._read = rows, spans, read
-        self._device, self._dtype = device, dtype
+        self._device, self._dtype, self._ahead = device, dtype, ahead
         self._most_tokens: int | None = None  # known once memory has run out
 
     def run(self, plan: Plan) -> Iterator[PassStates]:
         """Run a plan.
 
-        On a GPU a pass is handed over when the next one is under way, so that what the caller does with it, and the
-        making ready of the next but one, take no time of the GPU's.
+        A pass is handed over when as many others as run ahead are under way: while a GPU is at these, the caller does
+        what it does with that one, and of several GPUs with a part of the model each, every one has a pass to work on.
 
         Args:
             plan: Trunks and batches.
@@ -136,10 +133,10 @@ class Passes:
         Raises:
             CaptureError: There is too little memory for one prompt by itself.
         """
-        ahead, begun = _AHEAD.get(self._device.type, _AHEAD_ON_GPU), deque[_Begun]()
+        begun = deque[_Begun]()
         for batch in self._begin(plan, _Past()):
             begun.append(batch)
-            if len(begun) > ahead:
+            if len(begun) > self._ahead:
                 yield begun.popleft().finish()
         for batch in begun:
             yield batch.finish()

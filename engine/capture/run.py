@@ -21,6 +21,7 @@ from engine.errors import CaptureError, Remedy
 from engine.models.blocks import find_blocks
 from engine.models.description import describe_model
 from engine.models.forward import TokenBatch, input_device, read_hidden_states, read_taps
+from engine.models.offload import gpu_count
 from engine.models.products import onednn_products
 from engine.progress import untold
 from engine.records.captures import ActivationData
@@ -85,7 +86,8 @@ def run_batches(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], sett
     positions = settings.positions
     spans = [positions.span(len(prompt.ids), prompt.name) for prompt in prompts]
     rows = [prompt.ids for prompt in prompts]
-    passes = Passes(rows, spans, partial(_read, model, find_blocks(model), settings), input_device(model), model.dtype)
+    read = partial(_read, model, find_blocks(model), settings)
+    passes = Passes(rows, spans, read, input_device(model), model.dtype, ahead=gpu_count(model))
     done = 0
     progress(done, len(prompts))
     for found in passes.run(settings.plan(rows)):

@@ -93,6 +93,15 @@ def runs_on_cpu(model: PreTrainedModel) -> bool:
     return not is_offloaded(model) or places <= {"cpu", "disk"}  # beside a GPU, offloaded weights are run on that
 
 
+def gpu_count(model: PreTrainedModel) -> int:
+    """On how many GPUs a model is run."""
+    places = {
+        str(weight.device.index or 0) for weight in model.parameters() if weight.device.type not in ("cpu", "meta")
+    }
+    places |= {str(place).rpartition(":")[2] for place in getattr(model, "hf_device_map", {}).values()}
+    return len(places - {"cpu", "disk"})
+
+
 def weights_at_hand(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """Name and value of every parameter, one part of the model at a time; those that lie elsewhere are fetched.
 

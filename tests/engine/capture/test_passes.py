@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
+from engine.capture import budget, run
 from engine.errors import CaptureError
 from engine.models.blocks import find_blocks
 
@@ -86,6 +87,29 @@ def test_one_prompt_that_does_not_fit_is_an_error_for_people(
     limit_memory(tiny_llama, 1, torch.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(CaptureError, match=r"too little memory for one prompt of \d+ tokens"):
         engine.capture_activations(tiny_llama, tiny_tokenizer, prompts)
+
+
+@pytest.mark.parametrize("prompts", [ALIKE, UNLIKE], ids=["packed", "padded"])
+def test_passes_that_run_ahead_of_what_is_done_with_their_states(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+    prompts: list[str],
+) -> None:
+    """As many as a model lies on GPUs: here on none, but it is said to lie on three."""
+    monkeypatch.setitem(budget._RUN_WELL, "cpu", 16)
+    expected = engine.capture_activations(tiny_llama, tiny_tokenizer, prompts)["activations"]
+    monkeypatch.setattr(run, "gpu_count", lambda _model: 3)
+    went, told = limit_memory(tiny_llama, 1000, RuntimeError()), list[tuple[int, int]]()
+    captured = engine.capture_activations(
+        tiny_llama, tiny_tokenizer, prompts, progress=lambda done, _total: told.append((done, len(went)))
+    )["activations"]
+    assert all(torch.equal(states, expected[layer]) for layer, states in captured.items())
+    trunks = len(went) - (len(told) - 1)
+    done, passes = told[1]
+    assert 0 < done < 24
+    assert passes - trunks == 4
+    assert told[-1] == (24, len(went))
 
 
 def test_other_errors_are_not_taken_for_it(

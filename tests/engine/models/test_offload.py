@@ -16,7 +16,7 @@ import engine
 from engine.errors import ModelError, RequestError
 from engine.models.fingerprint import sample_weights
 from engine.models.loading import load_model_and_tokenizer
-from engine.models.offload import is_offloaded, runs_on_cpu, weights_at_hand, where_layers_lie
+from engine.models.offload import gpu_count, is_offloaded, runs_on_cpu, weights_at_hand, where_layers_lie
 from tests.conftest import Loaded, family_called
 from tests.families import build
 
@@ -210,6 +210,7 @@ def test_it_is_said_which_layers_lie_where(
     assert where_layers_lie(load(folder, 100.0).model, "model.layers") == ""
     tiny_llama.hf_device_map = {"model.embed_tokens": 0, "model.layers": 1, "lm_head": "cpu"}  # type: ignore[assignment]
     assert where_layers_lie(tiny_llama, "model.layers") == "layers 0-3 on GPU 1"
+    assert (gpu_count(tiny_llama), gpu_count(spread.model)) == (2, 0)
     tiny_llama.hf_device_map = {"": "cpu", "model.layers.1.mlp": "disk", "model.layers.1.self_attn": 0}  # type: ignore[assignment]
     assert where_layers_lie(tiny_llama, "model.layers") == (
         "layers 0 in main memory, 1 on GPU 0 and on the disk, 2-3 in main memory"
