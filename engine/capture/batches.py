@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 DEFAULT_BATCH_SIZE: int | None = None  # as many prompts as the token budget takes
-MOST_PROMPTS = 256  # prompts that share nearly all their tokens would else all come at once
+_FEWEST_TOKENS = 2  # of a prompt: those that share nearly all their tokens would else all come at once
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Limits:
 
     Attributes:
         tokens: Most tokens in one forward pass, padding included; a longer prompt goes alone.
-        prompts: Most prompts, None for as many as the tokens allow.
+        prompts: Most prompts, None for as many as the tokens allow, which is one for two of them at most.
     """
 
     tokens: int
@@ -23,7 +23,7 @@ class Limits:
 
     def allow(self, prompts: int, tokens: int) -> bool:
         """Whether so many prompts, of so many tokens in all, may go together."""
-        return prompts == 1 or (tokens <= self.tokens and prompts <= (self.prompts or MOST_PROMPTS))
+        return prompts == 1 or (tokens <= self.tokens and prompts <= (self.prompts or self.tokens // _FEWEST_TOKENS))
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 _SHARD_BYTES = 64 * 2**20
 _SHARD_PROMPTS = 512
+_SHARD_TOKENS = 512  # in one pass, for shards of that size
+_LARGEST = 16  # times as large, where more tokens go at once
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def _plan(
         schema=PLAN_SCHEMA,
         prompts=found,
         concept=source.concept,
-        shard_prompts=source.sides * shard_items(item_bytes, source.sides),
+        shard_prompts=source.sides * shard_items(item_bytes, source.sides, settings.limits.tokens),
         layers=settings.layers,
         num_layers=known.num_layers,
         hidden_size=known.hidden_size,
@@ -132,18 +134,25 @@ def _plan(
     )
 
 
-def shard_items(item_bytes: int, sides: int = 1) -> int:
+def shard_items(item_bytes: int, sides: int = 1, tokens: int = _SHARD_TOKENS) -> int:
     """How many prompts or pairs a shard holds: 512 prompts, or what 64 MiB take, so that memory has a bound.
+
+    Where more tokens than 512 go at once, as on a GPU, shards are as much larger, up to sixteen times: a pass ends with
+    its shard, and small ones would leave it half empty.
 
     Args:
         item_bytes: Most bytes that the states of one take.
         sides: Prompts of each.
+        tokens: Most tokens in one forward pass.
 
     Example:
         >>> shard_items(30 * 576 * 4), shard_items(30 * 576 * 4 * 100), shard_items(30 * 576 * 4 * 2, sides=2)
         (512, 9, 256)
+        >>> shard_items(80 * 8192 * 2, tokens=4096)
+        409
     """
-    return max(1, min(_SHARD_PROMPTS // sides, _SHARD_BYTES // item_bytes))
+    times = min(max(tokens // _SHARD_TOKENS, 1), _LARGEST)
+    return max(1, min(times * _SHARD_PROMPTS // sides, times * _SHARD_BYTES // item_bytes))
 
 
 def _begin(paths: CapturePaths, plan: ShardPlan, *, force: bool) -> None:

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.capture.batches import MOST_PROMPTS, Limits, sorted_batches
+from engine.capture.batches import Limits, sorted_batches
 
 
 @given(st.lists(st.integers(1, 50)), st.integers(1, 200), st.one_of(st.none(), st.integers(1, 8)))
@@ -18,7 +18,7 @@ def test_every_prompt_is_in_one_batch_and_none_waits_behind_a_shorter_one(
     for batch, after in zip(batches, [*batches, None][1:], strict=True):
         assert len(batch) == 1 or len(batch) * lengths[batch[0]] <= tokens
         assert prompts is None or len(batch) <= prompts
-        full = (len(batch) + 1) * lengths[batch[0]] > tokens or len(batch) == (prompts or MOST_PROMPTS)
+        full = (len(batch) + 1) * lengths[batch[0]] > tokens or len(batch) == (prompts or tokens // 2)
         assert full or after is None
 
 
