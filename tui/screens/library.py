@@ -15,13 +15,14 @@ from textual.widgets import Input, Static
 from textual.worker import WorkerCancelled, get_current_worker
 
 from engine.errors import LayerscopeError, RequestError
-from engine.store.filter import COLUMNS, Filter, parse_filter, sort_summaries
+from engine.store.filter import COLUMNS
 from engine.store.summaries import CaptureSummary
 from tui.exporting import Export
 from tui.messages import CapturesRead, StoreUnreadable
 from tui.remedies import in_words
 from tui.screens.library_columns import capture_columns
 from tui.screens.screen import LayerscopeScreen
+from tui.shown_captures import ShownCaptures
 from tui.store_reader import StoreReader
 from tui.store_watch import store_changes
 from tui.widgets.preview import CapturePreview
@@ -56,13 +57,10 @@ class LibraryScreen(LayerscopeScreen):
         self.store = store
         self._reader = StoreReader(store)
         self._filter_text = filter_text
-        self._filter = Filter("", ())
-        self._sorted = ("saved", True)
-        self._summaries: dict[str, CaptureSummary] = {}
-        self._marked: dict[str, None] = {}
-        self._left = 0
+        self._captures = ShownCaptures()
+        self._unread = 0
         self._problem = ""
-        self._columns = capture_columns(lambda name: name in self._marked)
+        self._columns = capture_columns(lambda name: name in self._captures.marked)
 
     def compose_content(self) -> Iterator[Widget]:
         """The filter, the table, and the preview."""
@@ -103,11 +101,8 @@ class LibraryScreen(LayerscopeScreen):
     @on(CapturesRead)
     def take_captures(self, message: CapturesRead) -> None:
         """Put what was read into the table."""
-        self._problem, self._left = "", message.left
-        for name in message.gone:
-            self._summaries.pop(name, None)
-            self._marked.pop(name, None)
-        self._summaries.update((summary.name, summary) for summary in message.summaries)
+        self._problem, self._unread = "", message.left
+        self._captures.take(message.summaries, message.gone)
         self._show()
 
     @on(StoreUnreadable)
@@ -121,7 +116,7 @@ class LibraryScreen(LayerscopeScreen):
     def take_filter(self, event: Input.Changed) -> None:
         """Show what fits; while a word is half typed, what fitted before."""
         try:
-            self._filter = parse_filter(event.value)
+            self._captures.narrow(event.value)
         except RequestError as error:
             self.query_one("#subtitle", Static).update(in_words(error))
             return
@@ -130,7 +125,7 @@ class LibraryScreen(LayerscopeScreen):
     @on(Input.Submitted, "#filter")
     def leave_filter(self) -> None:
         """On to the table; what was typed stays."""
-        self.query_one("#filter", Input).display = bool(self._filter.text)
+        self.query_one("#filter", Input).display = bool(self._captures.filter_text)
         self.query_one(RowsView).focus()
 
     @on(RowsView.Moved)
@@ -146,8 +141,7 @@ class LibraryScreen(LayerscopeScreen):
     @on(RowsView.SortAsked)
     def take_sort(self, message: RowsView.SortAsked) -> None:
         """Sort by a header; a second click turns the order round."""
-        column, descending = self._sorted
-        self._sorted = (message.key, not descending if message.key == column else False)
+        self._captures.sort_by(message.key)
         self._show()
 
     def action_open(self) -> None:
@@ -170,19 +164,18 @@ class LibraryScreen(LayerscopeScreen):
         """Everything again, nothing marked."""
         field = self.query_one("#filter", Input)
         field.value, field.display = "", False
-        self._marked.clear()
+        self._captures.marked.clear()
         self.query_one(RowsView).focus()
         self._show()
 
     def action_sort(self) -> None:
         """Sort by the next column."""
-        keys = [column.key for column in self._columns if column.key]
-        self._sorted = (keys[(keys.index(self._sorted[0]) + 1) % len(keys)], False)
+        self._captures.sort_by_next([column.key for column in self._columns if column.key])
         self._show()
 
     def action_reverse(self) -> None:
         """Turn the order round."""
-        self._sorted = (self._sorted[0], not self._sorted[1])
+        self._captures.sort_by(self._captures.sorted_by[0])
         self._show()
 
     def action_mark(self) -> None:
@@ -190,17 +183,14 @@ class LibraryScreen(LayerscopeScreen):
         summary = self._under_cursor()
         if summary is None:
             return
-        if summary.name in self._marked:
-            del self._marked[summary.name]
-        else:
-            self._marked[summary.name] = None
+        self._captures.mark(summary.name)
         self.query_one(RowsView).cursor += 1
         self.query_one(RowsView).refresh()
         self._entitle()
 
     def action_compare(self) -> None:
         """Compare the marked captures."""
-        self.layerscope.compare(list(self._marked))
+        self.layerscope.compare(list(self._captures.marked))
 
     def action_tokens(self) -> None:
         """Read a text along the direction of the capture under the cursor."""
@@ -235,19 +225,11 @@ class LibraryScreen(LayerscopeScreen):
         return row
 
     def _show(self) -> None:
-        wanted = [summary for summary in self._summaries.values() if self._filter.accepts(summary)]
-        column, descending = self._sorted
-        ordered = sort_summaries(wanted, column, descending=descending)
-        self.query_one(RowsView).show_rows(ordered, sorted_by=self._sorted)
+        self.query_one(RowsView).show_rows(self._captures.rows(), sorted_by=self._captures.sorted_by)
         self._entitle()
 
     def _entitle(self) -> None:
-        shown, total = len(self.query_one(RowsView).rows), len(self._summaries)
-        counted = f"{total} capture{'' if total == 1 else 's'}" if shown == total else f"{shown} of {total} captures"
-        if self._left:
-            counted += f", reading {self._left} more"
-        if self._marked:
-            counted += f", {len(self._marked)} marked"
+        counted = self._captures.counted(len(self.query_one(RowsView).rows), self._unread)
         self.entitle(_short(self.store), "cannot be read" if self._problem else counted)
 
     def _preview(self, summary: CaptureSummary | None) -> None:
@@ -258,7 +240,7 @@ class LibraryScreen(LayerscopeScreen):
             preview.show(summary, self.store)
 
     def _empty(self) -> str:
-        if self._summaries:
+        if len(self._captures):
             return "no capture fits the filter; Esc shows all of them"
         return (
             f"no captures in {self.store} yet. Press n to make one, or in another terminal:\n"
