@@ -40,7 +40,8 @@ class _Block(NamedTuple):
 class VisibleOnly(TorchFunctionMode):
     """While entered, attention under one mask is computed in blocks; all else is as ever, in other threads too.
 
-    It is the very tensor that is looked for: where a model makes another mask out of it, attention is computed whole.
+    It is the very tensor that is looked for, or the last copy that was made of it, as for a block on another GPU: where
+    a model makes another mask out of it, attention is computed whole.
 
     Args:
         mask: What is added to the scores, `(1, 1, queries, keys)`: 0 where a token sees another.
@@ -55,7 +56,8 @@ class VisibleOnly(TorchFunctionMode):
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
-        self._mask, self._blocks = mask, _blocks(mask)
+        self._mask = self._copy = mask
+        self._blocks = {mask.device: _find_blocks(mask)}
 
     def __torch_function__(
         self,
@@ -66,9 +68,13 @@ class VisibleOnly(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401
         """What torch calls in the place of each of its functions."""
         kwargs = kwargs or {}
-        if func is not scaled_dot_product_attention or kwargs.get("attn_mask") is not self._mask:
-            return func(*args, **kwargs)
-        return self._attend(*args, **kwargs)
+        if func is scaled_dot_product_attention:
+            mask = kwargs.get("attn_mask")
+            return (self._attend if mask is self._mask or mask is self._copy else func)(*args, **kwargs)
+        output = func(*args, **kwargs)
+        if func is Tensor.to and args[0] is self._mask and output.dtype == self._mask.dtype:
+            self._copy = output
+        return output
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:  # noqa: ANN401
         parts = [
@@ -78,12 +84,20 @@ class VisibleOnly(TorchFunctionMode):
                 value.index_select(-2, block.keys),
                 **(options | {"attn_mask": block.mask}),
             )
-            for block in self._blocks
+            for block in self._blocks_on(query.device)
         ]
         return torch.cat(parts, dim=-2)
 
+    def _blocks_on(self, device: torch.device) -> list[_Block]:
+        if device not in self._blocks:
+            self._blocks[device] = [
+                block._replace(keys=block.keys.to(device), mask=block.mask.to(device))
+                for block in self._blocks[self._mask.device]
+            ]
+        return self._blocks[device]
 
-def _blocks(mask: Tensor) -> list[_Block]:
+
+def _find_blocks(mask: Tensor) -> list[_Block]:
     visible = (mask[0, 0] == 0).cpu()
     queries = len(visible)
     most = _MOST_BLOCKS.get(mask.device.type, _MOST_BLOCKS_ON_GPU)

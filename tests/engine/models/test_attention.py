@@ -83,6 +83,22 @@ def test_attention_under_another_mask_is_left_alone() -> None:
     assert watch.sizes == [(200, 200), (200, 200)]
 
 
+def test_a_copy_of_the_mask_is_the_mask() -> None:
+    """As accelerate makes one for each block on another GPU."""
+    mask = pack_prompts([[i, *range(100)] for i in range(4)], CPU, torch.float32).batch.attention_mask
+    states = random_states(mask.shape[-1], torch.float32)
+    whole = scaled_dot_product_attention(states, states, states, attn_mask=mask)
+    with Watch() as watch, VisibleOnly(mask):
+        for _block in range(2):
+            copy = mask.to("cpu", copy=True)
+            found = scaled_dot_product_attention(states, states, states, attn_mask=copy)
+            torch.testing.assert_close(found, whole)
+        assert max(queries for queries, _keys in watch.sizes) < mask.shape[-1]
+        other, exact = mask.to(torch.float64), states.double()
+        scaled_dot_product_attention(exact, exact, exact, attn_mask=other)
+    assert watch.sizes[-1] == tuple(mask.shape[-2:])
+
+
 def test_a_capture_computes_little_of_what_its_masks_hide(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
