@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from itertools import accumulate, takewhile
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from engine.capture.batches import DEFAULT_BATCH_SIZE
+from engine.capture.batches import DEFAULT_BATCH_SIZE, Limits
 from engine.capture.layers import LayerSpec
 from engine.capture.positions import PositionSpec
 from engine.capture.prefixes import planned_tokens
@@ -53,7 +53,7 @@ def estimate_capture(
 
     Returns:
         The estimate. Prompts, tokens and bytes of the states are exact; seconds are those of tokenizing, and those
-        of capturing some of the prompts, scaled by the number of tokens that are run: on a CPU of 128 tokens or one
+        of capturing the first prompts, scaled by the number of tokens that are run: on a CPU of 128 tokens or one
         prompt, on a GPU and for weights that are fetched of as many as will be run at once.
 
     Raises:
@@ -94,20 +94,29 @@ def estimate_capture(
 
 
 def _seconds_per_token(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings) -> float:
-    """Capture some prompts from the middle of all, and keep nothing.
+    """Capture some prompts in one pass, and keep nothing.
 
     On a GPU, or where weights are fetched, a few tokens take as long as many: there it is as many as will be run at
     once, and on a GPU the second time counts, as the first makes it ready.
     """
-    on_cpu = input_device(model).type == "cpu"
-    tokens = _TIMED_TOKENS if on_cpu and not is_offloaded(model) else settings.limits.tokens
-    middle = len(prompts) // 2
-    ends = accumulate(len(prompt.ids) for prompt in prompts[middle:])
-    some = prompts[middle : middle + 1 + sum(1 for _ in takewhile(lambda end: end < tokens, ends))]
-    rows, seconds = [prompt.ids for prompt in some], 0.0
+    on_cpu, limits = input_device(model).type == "cpu", settings.limits
+    if on_cpu and not is_offloaded(model):
+        limits = replace(limits, tokens=min(_TIMED_TOKENS, limits.tokens))
+    some, seconds = _of_one_pass(prompts, limits), 0.0
     for _ in range(1 if on_cpu else 2):
         begun = time.perf_counter()
         for _states in run_batches(model, some, settings):
             pass
         seconds = time.perf_counter() - begun
+    rows = [prompt.ids for prompt in some]
     return seconds / planned_tokens(settings.plan(rows), rows)
+
+
+def _of_one_pass(prompts: Sequence[TokenizedPrompt], limits: Limits) -> Sequence[TokenizedPrompt]:
+    """The first prompts, as many as may go together in rows of their own."""
+    longest = 0
+    for count, prompt in enumerate(prompts, 1):
+        longest = max(longest, len(prompt.ids))
+        if not limits.allow(count, count * longest):
+            return prompts[: count - 1]
+    return prompts

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch.nn.functional import linear
 
-_TOKENS, _MOST = 512, 4096
+_TOKENS = 512  # in a pass on a CPU
+_LARGEST = 4096  # rows and columns of a weight: what rounds larger ones rounds these
 
 _lock = Lock()
 _inside = 0
@@ -47,7 +48,7 @@ def product_error(shapes: Iterable[tuple[int, int]]) -> float:
         True
     """
     generator, errors = torch.Generator().manual_seed(0), [0.0]
-    for rows, columns in {(min(rows, _MOST), min(columns, _MOST)) for rows, columns in shapes}:
+    for rows, columns in {(min(rows, _LARGEST), min(columns, _LARGEST)) for rows, columns in shapes}:
         weight = torch.empty(rows, columns).uniform_(-1, 1, generator=generator)
         states = torch.empty(_TOKENS, columns).uniform_(-1, 1, generator=generator)
         expected = linear(states, weight)

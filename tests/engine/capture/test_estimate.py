@@ -1,11 +1,16 @@
 """What a capture will cost, against what it then does cost."""
 
+from pathlib import Path
+
 import pytest
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
+from engine.capture.budget import token_budget
 from engine.capture.estimate import estimate_capture
 from engine.errors import CaptureError, RequestError
+from engine.models.blocks import find_blocks
 
 PROMPTS = ["w5 w6 w7", "w8 w11", "w9 w10"]
 
@@ -43,3 +48,18 @@ def test_what_cannot_be_captured_has_no_estimate(
         estimate_capture(tiny_llama, tiny_tokenizer, PROMPTS, positions="5")
     with pytest.raises(CaptureError, match="empty"):
         estimate_capture(tiny_llama, tiny_tokenizer, [""])
+
+
+def test_where_a_pass_fetches_the_weights_one_is_timed(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    tiny_llama.save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    limits: dict[int | str, int | str] = {"cpu": 0}
+    model, tokenizer, _ = engine.load_model_and_tokenizer(str(tmp_path), device_map="auto", max_memory=limits)
+    passes: list[torch.Size] = []
+    find_blocks(model).blocks[0].register_forward_pre_hook(lambda _module, args: passes.append(args[0].shape))
+    prompts = [" ".join(f"w{3 + (i * 17 + j * 5) % 120}" for j in range(5 + i % 10)) for i in range(1000)]
+    estimate_capture(model, tokenizer, prompts, positions="last", prefix_reuse=False)
+    (shape,) = passes
+    assert 0.9 * token_budget(model) < shape.numel() / tiny_llama.config.hidden_size <= token_budget(model)
