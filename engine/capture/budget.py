@@ -26,12 +26,11 @@ _FEWEST = 64
 _SHARE = 4  # a quarter of what is free: states that are kept, and other processes, want some too
 
 
-def token_budget(model: PreTrainedModel, *, every_layer: bool = False) -> int:
+def token_budget(model: PreTrainedModel) -> int:
     """Most tokens in one forward pass; a longer prompt goes alone.
 
     Args:
         model: A checked model.
-        every_layer: Whether the states of all layers are held until a pass ends, as `output_hidden_states` does.
 
     Returns:
         What runs well where the model is, or that halved until a pass takes no more than a quarter of the free memory.
@@ -43,14 +42,14 @@ def token_budget(model: PreTrainedModel, *, every_layer: bool = False) -> int:
     device = input_device(model)
     wanted = _RUN_WELL.get(device.type, _RUN_WELL_ON_GPU) * (_OFFLOADED if is_offloaded(model) else 1)
     room, tokens = free_bytes(device) // _SHARE, wanted
-    while tokens > _FEWEST and pass_bytes(model, tokens, every_layer=every_layer) > room:
+    while tokens > _FEWEST and pass_bytes(model, tokens) > room:
         tokens //= 2
     if tokens < wanted:
         log.info("little memory is free on %s: %d tokens at a time, not %d", device, tokens, wanted)
     return tokens
 
 
-def pass_bytes(model: PreTrainedModel, tokens: int, *, every_layer: bool = False) -> int:
+def pass_bytes(model: PreTrainedModel, tokens: int) -> int:
     """About how much memory a forward pass takes beside the weights: more than most models need.
 
     A few dozen states a token, a mask in which each token has a row, and where attention is `eager` the scores of all
@@ -59,7 +58,6 @@ def pass_bytes(model: PreTrainedModel, tokens: int, *, every_layer: bool = False
     Args:
         model: A checked model.
         tokens: How many run at once.
-        every_layer: See `token_budget`.
 
     Example:
         >>> pass_bytes(model, 512) < 60e6
@@ -68,6 +66,6 @@ def pass_bytes(model: PreTrainedModel, tokens: int, *, every_layer: bool = False
     config, known = model.config.get_text_config(decoder=True), describe_model(model)
     inner = getattr(config, "intermediate_size", None)
     widest = max(4 * known.hidden_size, inner if isinstance(inner, int) else 0)
-    numbers = 16 * known.hidden_size + 4 * widest + (known.num_layers * known.hidden_size if every_layer else 0)
+    numbers = 16 * known.hidden_size + 4 * widest
     heads = getattr(config, "num_attention_heads", 1) if config._attn_implementation == "eager" else 0
     return model.dtype.itemsize * tokens * (numbers + tokens * (2 + 2 * heads))

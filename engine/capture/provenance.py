@@ -6,7 +6,6 @@ import importlib.metadata
 import platform
 from typing import TYPE_CHECKING
 
-from engine.models.description import describe_model
 from engine.models.forward import input_device
 from engine.records.captures import Provenance
 
@@ -33,8 +32,8 @@ def trace_provenance(
         chat_template: Hash of the template that the prompts went through.
         seed: Seed of the draw of pairs.
     """
-    known = describe_model(model)
-    return Provenance(
+    known = settings.model
+    provenance = Provenance(
         model=known.source.model_id,
         alias=alias or known.source.alias,
         revision=known.source.revision,
@@ -46,14 +45,23 @@ def trace_provenance(
         versions=library_versions(),
         site=settings.site,
         positions=settings.positions.text,
-        mode="hooks" if settings.use_hooks else "hidden_states",
+        mode="hooks" if settings.use_hooks else "whole_pass",
         batch_size=settings.limits.prompts,
         token_budget=settings.limits.tokens,
         prefix_reuse=_prefix_reuse(settings),
         products="oneDNN" if settings.onednn else "default",
         seed=seed,
         receipt=known.receipt,
+        weights=known.weights,
     )
+    # What the checkpoint does not say stands there only where there is any.
+    if known.adapters:
+        provenance["adapters"] = list(known.adapters)
+    if altered := [*known.added, *(["the weights were edited after the model was loaded"] if known.edited else [])]:
+        provenance["altered"] = altered
+    if known.autocast is not None:
+        provenance["autocast"] = known.autocast
+    return provenance
 
 
 def _prefix_reuse(settings: Settings) -> str:

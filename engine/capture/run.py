@@ -18,9 +18,9 @@ from engine.capture.reading import Reading
 from engine.capture.settings import Settings
 from engine.capture.sites import find_taps
 from engine.errors import CaptureError, Remedy
+from engine.models.alterations import take_snapshot
 from engine.models.blocks import find_blocks
-from engine.models.description import describe_model
-from engine.models.forward import TokenBatch, input_device, read_hidden_states, read_taps
+from engine.models.forward import TokenBatch, input_device, read_taps, turn_of
 from engine.models.offload import gpu_count
 from engine.models.products import onednn_products
 from engine.progress import untold
@@ -79,14 +79,17 @@ def run_batches(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], sett
         What is kept of the prompts of one pass; every prompt once, in an order that saves time.
 
     Raises:
-        CaptureError: As `run_capture`.
+        CaptureError: As `run_capture`, or another thread changed the model meanwhile.
         RequestError: As `run_capture`, before anything is run.
     """
     progress = settings.progress or untold
     positions = settings.positions
     spans = [positions.span(len(prompt.ids), prompt.name) for prompt in prompts]
     rows = [prompt.ids for prompt in prompts]
-    read = partial(_read, model, find_blocks(model), settings)
+    blocks = find_blocks(model)
+    with turn_of(blocks.decoder):
+        before = take_snapshot(model)
+    read = partial(_read, model, blocks, settings)
     passes = Passes(rows, spans, read, input_device(model), model.dtype, ahead=gpu_count(model))
     done = 0
     progress(done, len(prompts))
@@ -97,6 +100,13 @@ def run_batches(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], sett
         yield batch
         done += len(batch.prompts)
         progress(done, len(prompts))
+    with turn_of(blocks.decoder):
+        if take_snapshot(model) != before:
+            raise CaptureError(
+                "the model was changed while it was captured",
+                expected="the same weights, hooks and modules until the capture ends",
+                next_step="capture before or after the change, not in two threads at once",
+            )
 
 
 def _read(model: PreTrainedModel, blocks: Blocks, settings: Settings, tokens: TokenBatch, wanted: Tensor) -> Reading:
@@ -108,12 +118,9 @@ def _read(model: PreTrainedModel, blocks: Blocks, settings: Settings, tokens: To
         chosen = states.flatten(0, 1).index_select(0, places.to(states.device))
         return chosen.to("cpu", non_blocking=True)  # a GPU is not waited for: it goes on to the next block
 
+    taps = find_taps(settings.site, settings.layers, blocks, settings.model.receipt)
     with onednn_products(wanted=settings.onednn):
-        if settings.use_hooks:
-            taps = find_taps(settings.site, settings.layers, blocks, describe_model(model).receipt)
-            kept = read_taps(model, blocks, tokens, taps, keep)
-        else:
-            kept = read_hidden_states(model, blocks, tokens, settings.layers, keep)
+        kept = read_taps(model, blocks, tokens, taps, keep, to_the_end=not settings.use_hooks)
     return Reading.begun_on(devices, kept)
 
 

@@ -17,12 +17,14 @@ from engine.capture.positions import Positions, PositionSpec, parse_positions
 from engine.capture.prefixes import Plan, planned_tokens, shared_batches
 from engine.capture.sites import DEFAULT_SITE, wanted_layers
 from engine.errors import RequestError
-from engine.models.description import describe_model
+from engine.models.description import examine_model
 from engine.models.shortcuts import ONEDNN_TOLERANCE
 from engine.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from engine.records.models import ModelConfig
 
 log = logging.getLogger(__name__)
 
@@ -35,18 +37,19 @@ class Settings:
     """What a run keeps, and how.
 
     Attributes:
+        model: The model as it stands when the capture begins.
         site: What is read.
         layers: Layer numbers, ascending; of a site without layers the block that it adjoins.
         positions: Which tokens.
-        use_hooks: Whether hooks read the states, or `output_hidden_states`. Both give the same bits; hooks hold less
-            in memory, stop after the last layer wanted, and are the one way to sites other than `resid_post`.
+        use_hooks: Whether a pass stops when the last of the layers has been read, or runs to its end.
         limits: What goes through the model at once.
         prefix_reuse: Whether what prompts share at the beginning is run once; or why not.
         window: The longest prompt for which it can be, None for any.
-        onednn: Whether float32 products go through oneDNN.
+        onednn: Whether float32 products go through oneDNN; None where that makes no difference.
         progress: Told of each batch.
     """
 
+    model: ModelConfig
     site: str
     layers: list[int]
     positions: Positions
@@ -54,7 +57,7 @@ class Settings:
     limits: Limits
     prefix_reuse: str = "off"
     window: int | None = None
-    onednn: bool = False
+    onednn: bool | None = None
     progress: Progress | None = None
 
     @classmethod
@@ -78,19 +81,23 @@ class Settings:
         """
         if batch_size is not None and batch_size < 1:
             raise RequestError(f"a batch of {batch_size} prompts is not possible", expected="at least 1")
-        receipt = describe_model(model).receipt
+        known = examine_model(model)
+        receipt, added = known.receipt, known.added
         numbers = wanted_layers(site, layers, receipt)
-        hooks = use_hooks or site != DEFAULT_SITE
         error, separate = receipt.get("onednn_error"), receipt.get("separate", "not checked")
+        if added:
+            log.info("prompts are run one at a time, for code was added to the model: %s", "; ".join(added))
+            batch_size = 1
         return cls(
+            model=known,
             site=site,
             layers=numbers,
             positions=parse_positions(positions),
-            use_hooks=hooks,
-            limits=Limits(token_budget(model, every_layer=not hooks), batch_size),
+            use_hooks=use_hooks or site != DEFAULT_SITE,
+            limits=Limits(token_budget(model), batch_size),
             prefix_reuse="off" if not prefix_reuse or batch_size == 1 else f"no: {separate}" if separate else "on",
             window=receipt.get("window"),
-            onednn=error is not None and error <= ONEDNN_TOLERANCE,
+            onednn=None if error is None else error <= ONEDNN_TOLERANCE,
             progress=progress,
         )
 

@@ -135,8 +135,10 @@ def find_taps(site: str, layers: list[int], blocks: Blocks, receipt: Receipt) ->
     Returns:
         Layer to the part of the model that puts the states out, or takes them in.
     """
-    from engine.models.forward import Tap
+    from engine.models.forward import Tap, stream_tap
 
+    if site == "resid_post":
+        return {layer: stream_tap(blocks, layer) for layer in layers}
     if site == "final_norm" and blocks.final_norm is not None:
         return {layer: Tap(blocks.final_norm, repeats=True) for layer in layers}
     part = {"attn_out": receipt["attn_out"], "mlp_out": receipt["mlp_out"]}.get(site) or ""  # "" is the block itself

@@ -8,19 +8,28 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from engine.errors import ModelError, Remedy
+from engine.models.alterations import autocast_dtype, find_alterations
 from engine.models.blocks import Blocks, find_blocks
-from engine.models.forward import TokenBatch, input_device, left_as_found, residual, run_decoder, taken_in
-from engine.models.offload import all_fetched
+from engine.models.forward import (
+    TokenBatch,
+    evaluating,
+    input_device,
+    residual,
+    run_decoder,
+    taken_in,
+    without_report_hooks,
+)
+from engine.models.offload import all_fetched, is_offloaded
 from engine.models.shortcuts import (
     States,
     attention_window,
-    copy_states,
     moved,
     onednn_error,
     read_all,
@@ -42,7 +51,10 @@ _SHARED = 4  # tokens that both begin with
 
 @dataclass
 class _Trace:
-    """What went in and out of the blocks and the final norm in one whole forward pass."""
+    """What the blocks and the final norm were given and what they put out in one whole forward pass.
+
+    Hooks of others count with the part that they are on: inputs are those before its hooks, outputs those behind them.
+    """
 
     order: list[int] = field(default_factory=list)
     inputs: list[Tensor] = field(default_factory=list)
@@ -58,9 +70,12 @@ def check_model(model: PreTrainedModel) -> Receipt:
 
     Each block runs once, in order, and puts out the residual stream, `(batch, sequence, hidden)`, that the next block
     takes in and that the model reports as `hidden_states[i + 1]`; the last one is what the final norm turns into the
-    final hidden state; and a token's state in a padded batch is what it is on its own. What attention and feed-forward
-    add to the stream is looked for on the way: a model without it is not refused, but has no such sites. So are the
-    shortcuts that model and machine allow.
+    final hidden state; the decoder alone gives the states that the whole model gives; and a token's state in a padded
+    batch is what it is on its own. What attention and feed-forward add to the stream is looked for on the way: a model
+    without it is not refused, but has no such sites. So are the shortcuts that model and machine allow.
+
+    Of a model to which code was added (`find_alterations`) the report is not asked, which may show the states before
+    that code, nor are prompts put together: they are run one at a time.
 
     Args:
         model: Any causal language model of transformers.
@@ -71,37 +86,69 @@ def check_model(model: PreTrainedModel) -> Receipt:
     Raises:
         ModelError: A promise does not hold; the message says which.
     """
-    blocks = find_blocks(model)
+    blocks, added = find_blocks(model), find_alterations(model)
     prompts, device = _token_ids(model), input_device(model)
-    trace = _trace(model, blocks, TokenBatch.of([prompts[0]], device))
+    trace = _trace(model, blocks, TokenBatch.of([prompts[0]], device), report=not added)
     broken = _broken_promise(blocks, trace, len(prompts[0]))
     if broken:
         raise _refusal(model, broken)
     states = trace.outputs[-1]
-    alone = [
-        {layer: copy_states(output) for layer, output in enumerate(trace.outputs)},
-        read_all(model, blocks, TokenBatch.of([prompts[1]], device)),
-    ]
-    batch = TokenBatch.of(prompts, device)
-    together = read_all(model, blocks, batch)
-    batched_error, tolerance = _batched_error(alone, together), TOLERANCE[states.dtype]
-    if not batched_error <= tolerance:
-        raise _refusal(model, f"padding and batching change a token's state by {batched_error:.2g} of its norm")
+    tolerance = _tolerance(model, states.dtype)
+    alone = [read_all(model, blocks, TokenBatch.of([ids], device)) for ids in prompts]
+    _require_same_as_whole(model, blocks, prompts[0], alone[0], tolerance, altered=bool(added))
     sublayers = trace.sublayers.found()
-    return Receipt(
+    receipt = Receipt(
         blocks=blocks.path,
         final_norm=blocks.final_norm_path,
         attn_out=sublayers.attention,
         mlp_out=sublayers.feed_forward,
         num_layers=len(blocks.blocks),
         hidden_size=states.shape[-1],
-        batched_error=batched_error,
+        batched_error=0.0,
         tolerance=tolerance,
         dtype=str(states.dtype).removeprefix("torch."),
-        separate=why_not_shared(model, blocks, prompts, alone, tolerance),
+        separate="code was added to it",
         window=attention_window(model.config),
-        onednn_error=onednn_error(model, blocks, batch, together),
+        onednn_error=None,
     )
+    if added:
+        return receipt
+    batch = TokenBatch.of(prompts, device)
+    together = read_all(model, blocks, batch)
+    receipt["batched_error"] = _batched_error(alone, together)
+    if not receipt["batched_error"] <= tolerance:
+        raise _refusal(
+            model, f"padding and batching change a token's state by {receipt['batched_error']:.2g} of its norm"
+        )
+    receipt["separate"] = why_not_shared(model, blocks, prompts, alone, tolerance)
+    if autocast_dtype(model) is None:
+        receipt["onednn_error"] = onednn_error(model, blocks, batch, together)
+    return receipt
+
+
+def _tolerance(model: PreTrainedModel, dtype: torch.dtype) -> float:
+    """How far a state may move: that of the dtype that is computed in, which under autocast is not the states' own."""
+    autocast = autocast_dtype(model)
+    return max(TOLERANCE[dtype], TOLERANCE[getattr(torch, autocast)] if autocast else 0.0)
+
+
+def _require_same_as_whole(
+    model: PreTrainedModel, blocks: Blocks, ids: list[int], alone: States, tolerance: float, *, altered: bool
+) -> None:
+    """Refuse a model that gives its decoder something else than the tokens: what is captured is the decoder alone.
+
+    Raises:
+        ModelError: The states differ by more than another order of summation makes.
+    """
+    if is_offloaded(model) and not altered:
+        return  # one of the library's own models: not worth another pass over weights on the disk
+    whole = read_all(model, blocks, TokenBatch.of([ids], input_device(model)), whole=True)
+    for layer, states in alone.items():
+        if whole[layer].shape != states.shape:
+            raise _refusal(model, f"its decoder is given {len(whole[layer])} tokens for a prompt of {len(states)}")
+        error = float(moved(whole[layer], states).median())
+        if not error <= tolerance:
+            raise _refusal(model, f"the whole model and its decoder differ at layer {layer} by {error:.2g} of the norm")
 
 
 def _token_ids(model: PreTrainedModel) -> list[list[int]]:
@@ -112,28 +159,41 @@ def _token_ids(model: PreTrainedModel) -> list[list[int]]:
     return [one, one[:_SHARED] + other[_SHARED:]]
 
 
-def _trace(model: PreTrainedModel, blocks: Blocks, batch: TokenBatch) -> _Trace:
-    trace = _Trace()
+def _trace(model: PreTrainedModel, blocks: Blocks, batch: TokenBatch, *, report: bool) -> _Trace:
+    trace, own = _Trace(), get_ident()
 
-    def watch(layer: int) -> Any:  # noqa: ANN401 - torch's own signature
-        def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:  # noqa: ANN401
-            trace.order.append(layer)
-            trace.inputs.append(taken_in(args, kwargs).clone())
-            trace.outputs.append(residual(output).clone())
+    def watch_input(layer: int) -> Any:  # noqa: ANN401 - torch's own signature
+        def hook(_module: nn.Module, args: Any, kwargs: Any = None) -> None:  # noqa: ANN401
+            if get_ident() == own:
+                trace.order.append(layer)
+                trace.inputs.append(taken_in(args, kwargs).clone())
 
         return hook
 
-    def watch_norm(_module: nn.Module, args: Any, output: Any) -> None:  # noqa: ANN401 - torch's own signature
-        trace.norm_input, trace.norm_output = args[0].clone(), output.clone()
+    def watch_output(_module: nn.Module, _args: Any, output: Any) -> None:  # noqa: ANN401 - torch's own signature
+        if get_ident() == own:
+            trace.outputs.append(residual(output).clone())
 
-    with left_as_found(model), all_fetched(model), ExitStack() as stack:
+    def watch_norm_input(_module: nn.Module, args: Any) -> None:  # noqa: ANN401 - torch's own signature
+        if get_ident() == own:
+            trace.norm_input = args[0].clone()
+
+    def watch_norm_output(_module: nn.Module, _args: Any, output: Any) -> None:  # noqa: ANN401 - torch's own signature
+        if get_ident() == own:
+            trace.norm_output = output.clone()
+
+    with evaluating(model, blocks.decoder), without_report_hooks(model), all_fetched(model), ExitStack() as stack:
         for layer, block in enumerate(blocks.blocks):
-            stack.callback(block.register_forward_hook(watch(layer), with_kwargs=True).remove)
+            before = block.register_forward_pre_hook(watch_input(layer), prepend=True, with_kwargs=True)
+            stack.callback(before.remove)
+            stack.callback(block.register_forward_hook(watch_output).remove)
             for hook in trace.sublayers.watch(block):
                 stack.callback(hook.remove)
         if blocks.final_norm is not None:
-            stack.callback(blocks.final_norm.register_forward_hook(watch_norm).remove)
-        trace.reported = run_decoder(model, blocks, batch)
+            stack.callback(blocks.final_norm.register_forward_pre_hook(watch_norm_input, prepend=True).remove)
+            stack.callback(blocks.final_norm.register_forward_hook(watch_norm_output).remove)
+        reported = run_decoder(blocks.decoder, batch, **({"output_hidden_states": True} if report else {}))
+        trace.reported = reported if report else None
     return trace
 
 
@@ -152,6 +212,8 @@ def _broken_promise(blocks: Blocks, trace: _Trace, tokens: int) -> str:
             return f"what block {layer} puts out is not what block {layer + 1} takes in"
     if trace.inputs[0].shape != shape:
         return f"block 0 takes in shape {tuple(trace.inputs[0].shape)}; expected {shape}"
+    if trace.reported is None:
+        return ""
     reported = trace.reported.hidden_states
     for layer in range(n - 1):
         if not _equal(reported[layer + blocks.first_state], trace.outputs[layer]):

@@ -1,44 +1,108 @@
-"""What is known of a model object: where it came from and that it was checked.
+"""What is known of a model as it stands now: where it came from, that it was checked, what was done to it since.
 
 Kept beside the model, not on it: a model that a user brings is never written to, and forgetting costs one more check.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
+from engine.models.adapters import list_adapters
+from engine.models.alterations import Snapshot, autocast_dtype, find_alterations, take_snapshot
+from engine.models.blocks import find_blocks
 from engine.models.check import check_model
+from engine.models.fingerprint import sample_weights
+from engine.models.forward import turn_of
+from engine.models.offload import is_offloaded
 from engine.records.models import ModelConfig, ModelSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_described: WeakKeyDictionary[PreTrainedModel, ModelConfig] = WeakKeyDictionary()
+
+@dataclass(frozen=True)
+class _Known:
+    """A model as it was when it was last examined.
+
+    Attributes:
+        snapshot: What could be seen of it.
+        first_weights: Fingerprint of the weights when it was first seen.
+        config: What was found.
+    """
+
+    snapshot: Snapshot
+    first_weights: str
+    config: ModelConfig
 
 
-def describe_model(model: PreTrainedModel, source: ModelSource | None = None) -> ModelConfig:
-    """What is known of a model, checking it if it has not been checked.
+_known: WeakKeyDictionary[PreTrainedModel, _Known] = WeakKeyDictionary()
+
+
+def describe_model(model: PreTrainedModel) -> ModelConfig:
+    """What was found of a model when it was last examined; it is examined if it never was.
+
+    Args:
+        model: A model from `load_model_and_tokenizer`, or one of the user's own.
+
+    Raises:
+        ModelError: The model fails the check.
+    """
+    known = _known.get(model)
+    return examine_model(model) if known is None else known.config
+
+
+def examine_model(model: PreTrainedModel, source: ModelSource | None = None) -> ModelConfig:
+    """Look at a model as it stands now, and check it again if its modules or its hooks have changed.
+
+    To be called where a capture begins. It takes some milliseconds where nothing has changed.
 
     Args:
         model: A model from `load_model_and_tokenizer`, or one of the user's own.
         source: Where it came from, when the caller knows; else the name that transformers keeps is believed.
 
     Returns:
-        The description; the same object for the same model.
+        The description.
 
     Raises:
-        ModelError: The model fails the check.
+        ModelError: The model fails the check, or has an adapter that cannot be captured.
     """
-    known = _described.get(model)
-    if known is None:
-        receipt = check_model(model)
-        known = ModelConfig(source or _own_source(model), receipt["num_layers"], receipt["hidden_size"], receipt)
-        _described[model] = known
-    return known
+    adapters = tuple(list_adapters(model))
+    with turn_of(find_blocks(model).decoder):
+        before, snapshot = _known.get(model), take_snapshot(model)
+        if before is None or before.snapshot.structure != snapshot.structure:
+            receipt = check_model(model)
+            source = source or (before.config.source if before else _own_source(model))
+            config = ModelConfig(source, receipt["num_layers"], receipt["hidden_size"], receipt)
+        else:
+            config = before.config
+        # Weights on the disk are too much to read for each capture, and are not edited there.
+        unread = before is not None and before.snapshot == snapshot and is_offloaded(model)
+        weights = config.weights if unread else sample_weights(model)
+        origin = before or _known.get(_inner(model))  # a wrapper of peft around a model that is known
+        first = origin.first_weights if origin else weights
+        config = replace(
+            config,
+            weights=weights,
+            adapters=adapters,
+            added=tuple(find_alterations(model)),
+            edited=weights != first,
+            autocast=autocast_dtype(model),
+        )
+        _known[model] = _Known(take_snapshot(model), first, config)
+    return config
 
 
 def _own_source(model: PreTrainedModel) -> ModelSource:
+    if inner := _known.get(_inner(model)):
+        return inner.config.source
     name = str(getattr(model.config, "_name_or_path", "")) or type(model).__name__
     revision = getattr(model.config, "_commit_hash", None)
     return ModelSource(name.rstrip("/").rpartition("/")[2].lower(), name, "given", name, revision)
+
+
+def _inner(model: PreTrainedModel) -> PreTrainedModel:
+    """The model that peft is wrapped around, or the model itself."""
+    get_base_model: Any = getattr(model, "get_base_model", None)
+    return model if get_base_model is None else cast("PreTrainedModel", get_base_model())

@@ -1,7 +1,8 @@
-"""One forward pass of a decoder, and what its parts take in and put out.
+"""One forward pass of a decoder, and the states that its parts take in and put out.
 
-Both capture modes and the check at load go through here. Knows token ids and modules; knows nothing of prompts,
-positions, sites or what is done with the states. Leaves the model as it found it, whatever happens.
+Both capture modes and the check at load run through here. Passes on one model take turns, and a hook acts only in the
+thread that set it: a forward pass of another thread is neither captured nor stopped. The model is left as it was found,
+whatever happens.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock, RLock, get_ident
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from engine.errors import CaptureError, ModelError
 from engine.models.attention import VisibleOnly
 
 if TYPE_CHECKING:
@@ -28,6 +32,10 @@ Kept = TypeVar("Kept")
 Keep = Callable[[Tensor], Kept]  # (batch, sequence, hidden) -> whatever the caller wants of it, copied
 
 _MARK = "_output_capturing_hooks_installed"  # by which transformers knows where it left hooks
+_REPORTS = "transformers.utils.output_capturing"  # where these hooks are defined
+
+_turns: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()
+_turns_lock = Lock()
 
 
 @dataclass(frozen=True)
@@ -91,8 +99,25 @@ def input_device(model: PreTrainedModel) -> torch.device:
     return next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
 
 
+def turn_of(decoder: nn.Module) -> RLock:
+    """The lock that a thread holds while it runs this decoder for a capture or a check.
+
+    Args:
+        decoder: Of `find_blocks`: two wrappers around one model share it.
+    """
+    with _turns_lock:
+        return _turns.setdefault(decoder, RLock())
+
+
 def read_taps(
-    model: PreTrainedModel, blocks: Blocks, batch: TokenBatch, taps: Mapping[int, Tap], keep: Keep[Kept]
+    model: PreTrainedModel,
+    blocks: Blocks,
+    batch: TokenBatch,
+    taps: Mapping[int, Tap],
+    keep: Keep[Kept],
+    *,
+    to_the_end: bool = False,
+    run: nn.Module | None = None,
 ) -> dict[int, Kept]:
     """Run the decoder until every tap has been read, and keep something of what is read there.
 
@@ -103,60 +128,80 @@ def read_taps(
         taps: Layer to where its states are read, at least one.
         keep: Called inside the hook with the states, `(batch, sequence, hidden)`. It must copy: a view would hold the
             whole tensor in memory, and some blocks write into it later.
+        to_the_end: Run the whole decoder, even if every tap has been read before.
+        run: What is given the tokens in place of the decoder: the model around it.
 
     Returns:
         Layer to what `keep` returned.
+
+    Raises:
+        ModelError: The pass did not reach a tap.
+        CaptureError: Another thread put the model into training mode meanwhile.
     """
     kept: dict[int, Kept] = {}
-    to_the_end = any(tap.repeats for tap in taps.values())
+    to_the_end = to_the_end or any(tap.repeats for tap in taps.values())
 
     def see(layer: int, states: Tensor) -> None:
-        kept[layer] = keep(states.reshape(*batch.input_ids.shape, -1))  # experts may put out (batch x sequence, hidden)
+        # Experts may put out (batch x sequence, hidden).
+        kept[layer] = keep(states.reshape(len(batch.input_ids), -1, states.shape[-1]))
         if len(kept) == len(taps) and not to_the_end:
             raise _AllSeen
 
-    with left_as_found(model), ExitStack() as stack:
+    with evaluating(model, blocks.decoder), ExitStack() as stack:
         for layer, tap in taps.items():
             stack.callback(_hook(tap, partial(see, layer)).remove)
         with suppress(_AllSeen):
-            _run(blocks.decoder, batch)
+            run_decoder(run or blocks.decoder, batch)
+    if missing := sorted(taps.keys() - kept.keys()):
+        raise ModelError(
+            f"the forward pass of {type(model).__name__} did not reach layer {missing[0]}",
+            expected="a model that calls each of its blocks as a module; a compiled one may not",
+            next_step="capture the model before it is compiled or changed",
+        )
     return kept
 
 
 def _hook(tap: Tap, see: Callable[[Tensor], None]) -> RemovableHandle:
+    """Hook a tap for this thread's passes, behind the hooks that are there already: they may change the states."""
+    owner = get_ident()
     if tap.before:
-        return tap.module.register_forward_pre_hook(
-            lambda _module, args, kwargs: see(taken_in(args, kwargs)), with_kwargs=True
-        )
-    return tap.module.register_forward_hook(lambda _module, _args, output: see(residual(output)))
+        # torch may call a hook that is being removed without the keyword arguments, in a pass of another thread.
+        def look_before(_module: nn.Module, args: Any, kwargs: Any = None) -> None:  # noqa: ANN401 - torch's signature
+            if get_ident() == owner:
+                see(taken_in(args, kwargs))
+
+        return tap.module.register_forward_pre_hook(look_before, with_kwargs=True)
+
+    def look_after(_module: nn.Module, _args: Any, output: Any) -> None:  # noqa: ANN401 - torch's own signature
+        if get_ident() == owner:
+            see(residual(output))
+
+    return tap.module.register_forward_hook(look_after)
+
+
+def stream_tap(blocks: Blocks, layer: int) -> Tap:
+    """Where the residual stream after a block is read: where the next block takes it in, behind all hooks.
+
+    For the last block that is the final norm; where there is none, what the block puts out.
+    """
+    if layer + 1 < len(blocks.blocks):
+        return Tap(blocks.blocks[layer + 1], before=True)
+    if blocks.final_norm is not None:
+        return Tap(blocks.final_norm, before=True, repeats=True)
+    return Tap(blocks.blocks[layer])
 
 
 def read_blocks(
-    model: PreTrainedModel, blocks: Blocks, batch: TokenBatch, layers: Sequence[int], keep: Keep[Kept]
+    model: PreTrainedModel,
+    blocks: Blocks,
+    batch: TokenBatch,
+    layers: Sequence[int],
+    keep: Keep[Kept],
+    *,
+    run: nn.Module | None = None,
 ) -> dict[int, Kept]:
     """`read_taps` of the residual stream after blocks; it ends with the last of these layers."""
-    return read_taps(model, blocks, batch, {layer: Tap(blocks.blocks[layer]) for layer in layers}, keep)
-
-
-def read_hidden_states(
-    model: PreTrainedModel, blocks: Blocks, batch: TokenBatch, layers: Sequence[int], keep: Keep[Kept]
-) -> dict[int, Kept]:
-    """The same as `read_blocks` through `output_hidden_states`: every layer is held in memory until the pass ends.
-
-    The last of the reported states has been through the final norm; the last block is read by a hook instead.
-    """
-    last = len(blocks.blocks) - 1
-    raw: list[Tensor] = []
-    with left_as_found(model), ExitStack() as stack:
-        stack.callback(blocks.blocks[last].register_forward_hook(lambda _m, _a, out: raw.append(residual(out))).remove)
-        hidden_states = _run(blocks.decoder, batch, output_hidden_states=True).hidden_states
-        return {layer: keep(raw[0] if layer == last else hidden_states[layer + blocks.first_state]) for layer in layers}
-
-
-def run_decoder(model: PreTrainedModel, blocks: Blocks, batch: TokenBatch) -> Any:  # noqa: ANN401 - a model output
-    """A whole pass with `output_hidden_states`, as transformers returns it; nothing is kept back."""
-    with left_as_found(model):
-        return _run(blocks.decoder, batch, output_hidden_states=True)
+    return read_taps(model, blocks, batch, {layer: stream_tap(blocks, layer) for layer in layers}, keep, run=run)
 
 
 def residual(output: Any) -> Tensor:  # noqa: ANN401 - a block returns a tensor, or in older code a tuple that begins with it
@@ -169,7 +214,14 @@ def taken_in(args: Any, kwargs: Any) -> Tensor:  # noqa: ANN401 - whatever a blo
     return cast("Tensor", args[0] if args else kwargs["hidden_states"])
 
 
-def _run(decoder: nn.Module, batch: TokenBatch, **options: bool) -> Any:  # noqa: ANN401 - a model output
+def run_decoder(decoder: nn.Module, batch: TokenBatch, **options: bool) -> Any:  # noqa: ANN401 - a model output
+    """A forward pass of a decoder, as transformers returns it; no logits, no gradients.
+
+    Args:
+        decoder: Of `find_blocks`.
+        batch: The tokens.
+        options: More that the decoder is told, such as `output_hidden_states`.
+    """
     accepted = inspect.signature(decoder.forward).parameters
     inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     if "position_ids" in accepted:
@@ -184,32 +236,43 @@ def _run(decoder: nn.Module, batch: TokenBatch, **options: bool) -> Any:  # noqa
 
 
 @contextmanager
-def left_as_found(model: PreTrainedModel) -> Iterator[None]:
-    """Put training mode and hooks back as they were: transformers leaves hooks behind after `output_hidden_states`."""
-    modules = list(model.modules())
-    training = [module for module in modules if module.training]
-    hooks = {m: (set(m._forward_hooks), set(m._forward_pre_hooks)) for m in modules if _is_hooked(m)}
-    marked = {module for module in modules if _MARK in module.__dict__}
-    if training:
-        model.eval()
+def evaluating(model: PreTrainedModel, decoder: nn.Module) -> Iterator[None]:
+    """Take this thread's turn with a model, in eval mode; then put training modes back.
+
+    Raises:
+        CaptureError: Another thread put the model into training mode meanwhile: dropout may have changed the states.
+    """
+    with turn_of(decoder):
+        training = [module for module in model.modules() if module.training]
+        if training:
+            model.eval()
+        try:
+            yield
+            if any(module.training for module in decoder.modules()):
+                raise CaptureError(
+                    "the model was put into training mode while it was captured",
+                    expected="eval mode until the capture ends",
+                    next_step="train and capture in turn, not in two threads at once",
+                )
+        finally:
+            for module in training:
+                module.training = True
+
+
+@contextmanager
+def without_report_hooks(model: PreTrainedModel) -> Iterator[None]:
+    """Remove the hooks that transformers leaves on a model after `output_hidden_states`, unless they were there before.
+
+    Args:
+        model: The model, of which hooks of other origin stay.
+    """
+    reporting = [module for module in model.modules() if _MARK in module.__dict__]
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
-        for module in modules:
-            if _is_hooked(module):
-                after, before = hooks.get(module, (set(), set()))
-                _restore(module._forward_hooks, after)
-                _restore(module._forward_pre_hooks, before)
-            if module not in marked:
+        if not reporting:
+            for module in model.modules():
+                for handle, hook in list(module._forward_hooks.items()):
+                    if hook.__module__ == _REPORTS:
+                        del module._forward_hooks[handle]
                 module.__dict__.pop(_MARK, None)
-
-
-def _is_hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def _restore(now: dict[int, Any], found: set[int]) -> None:
-    for handle in now.keys() - found:
-        del now[handle]

@@ -21,8 +21,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from engine.errors import ModelError, Remedy, first_line
+from engine.models.adapters import load_adapter
 from engine.models.converted import convert
-from engine.models.description import describe_model
+from engine.models.description import examine_model
 from engine.models.devices import choose_device, choose_places, running_device
 from engine.models.dtypes import natural_dtype, parse_dtype
 from engine.models.hub import require_on_hub
@@ -47,7 +48,8 @@ def load_model_and_tokenizer(
     """Load a model and check that it keeps the promises a capture relies on.
 
     Args:
-        model: An alias, a hub id, a folder that `save_pretrained` wrote, or a `.gguf` file.
+        model: An alias, a hub id, a folder that `save_pretrained` wrote, or a `.gguf` file. The folder of an adapter of
+            peft stands for its base model with the adapter on it.
         device: "auto" (CUDA, then Apple's GPU, then the CPU; of several GPUs that of this process's number under a
             launcher), or a name that torch knows ("cuda:1").
         dtype: "auto" (the checkpoint's own where the device computes in it, else float32), a name or a torch dtype.
@@ -88,7 +90,7 @@ def load_model_and_tokenizer(
         if not places:
             require_room(config, chosen_dtype, torch_device)
         with ThreadPoolExecutor(max_workers=1) as beside:  # the tokenizer is read while the weights are
-            reading = beside.submit(AutoTokenizer.from_pretrained, location, **options)
+            reading = beside.submit(AutoTokenizer.from_pretrained, _tokenizer_location(source, location), **options)
             loaded, found = _from_pretrained(
                 location,
                 places,
@@ -98,6 +100,8 @@ def load_model_and_tokenizer(
                 **options,
             )
             tokenizer = reading.result()
+        if source.adapter is not None:
+            load_adapter(loaded, Path(source.adapter))
     _require_whole(found, source, location)
     if not places:
         loaded.to(torch_device)  # type: ignore[arg-type]  # transformers wraps it and loses its type
@@ -105,10 +109,16 @@ def load_model_and_tokenizer(
     commit = getattr(loaded.config, "_commit_hash", None)  # what a branch or tag stood for
     contents = Path(location).name if source.kind == "gguf" else None  # a folder called by the hash of the file
     source = replace(source, revision=commit or source.revision or contents)
-    description = describe_model(loaded, source)
+    description = examine_model(loaded, source)
     if spread := where_layers_lie(loaded, description.receipt["blocks"]):
         log.info("%s", spread)
     return loaded, tokenizer, description
+
+
+def _tokenizer_location(source: ModelSource, location: str) -> str:
+    """An adapter may bring a tokenizer of its own, with tokens that it was trained with."""
+    own = source.adapter is not None and (Path(source.adapter) / "tokenizer_config.json").is_file()
+    return str(source.adapter) if own else location
 
 
 def _from_pretrained(

@@ -7,7 +7,7 @@ import importlib.metadata
 import importlib.util
 import json
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import msgspec
 import platformdirs
 
 from engine.errors import LayerscopeError, ModelError, Remedy, RequestError, first_line, nearest
+from engine.models.adapters import ADAPTER_CONFIG, adapter_base
 from engine.records.models import ModelListing, ModelSource
 
 DEFAULT_MODEL = "smollm2"
@@ -170,13 +171,27 @@ def _package_revision(package: str) -> str | None:
 def _source_of_path(path: Path, alias: str) -> ModelSource:
     if path.suffix == ".gguf" and path.is_file():
         return ModelSource(alias, path.name, "gguf", str(path.parent.resolve()), None, path.name)
+    if (path / ADAPTER_CONFIG).is_file():
+        return _source_of_adapter(path.resolve(), alias)
     if (path / "config.json").is_file():
         return ModelSource(alias, path.resolve().name, "folder", str(path.resolve()))
     raise ModelError(
         f"no model lies at {path}" + ("" if path.exists() else ": there is no such file or folder"),
-        expected="a folder with a config.json (as save_pretrained writes it) or a .gguf file",
+        expected="a folder with a config.json or adapter_config.json (as save_pretrained writes it), or a .gguf file",
         next_step="check the path",
     )
+
+
+def _source_of_adapter(folder: Path, alias: str) -> ModelSource:
+    """The base model of an adapter: in the same folder if its weights are there, else the one that it names."""
+    named = adapter_base(folder)
+    if (folder / "config.json").is_file():
+        base = ModelSource(alias, Path(named).name or folder.name, "folder", str(folder))
+    elif named:
+        base = find_source(named)
+    else:
+        raise ModelError(f"the adapter in {folder} names no base model", next_step="save it with its base model's name")
+    return replace(base, alias=alias, adapter=str(folder))
 
 
 def _source_of_hub(alias: str, model_id: str, revision: str | None) -> ModelSource:

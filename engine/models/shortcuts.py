@@ -113,20 +113,31 @@ def onednn_error(model: PreTrainedModel, blocks: Blocks, batch: TokenBatch, stat
     """
     if model.dtype != torch.float32 or not onednn_possible() or not runs_on_cpu(model):
         return None
-    with onednn_products(wanted=True):
-        after = read_all(model, blocks, batch)
+    after = read_all(model, blocks, batch, onednn=True)
     real = batch.attention_mask.flatten().bool().cpu()
     errors = [moved(after[layer][real], before[real]).median() for layer, before in states.items()]
     shapes = {(weight.shape[-2], weight.shape[-1]) for weight in blocks.blocks.parameters() if weight.dim() > 1}
     return max(float(torch.stack(errors).max()), product_error(shapes))
 
 
-def read_all(model: PreTrainedModel, blocks: Blocks, batch: TokenBatch) -> States:
-    """The states of all tokens after every block."""
-    return read_blocks(model, blocks, batch, range(len(blocks.blocks)), copy_states)
+def read_all(
+    model: PreTrainedModel, blocks: Blocks, batch: TokenBatch, *, whole: bool = False, onednn: bool = False
+) -> States:
+    """The states of all tokens after every block.
+
+    Args:
+        model: The model.
+        blocks: Its parts.
+        batch: The tokens.
+        whole: Run the model with all that it is beside its decoder, as its own `forward` does.
+        onednn: Send float32 products through oneDNN.
+    """
+    layers = range(len(blocks.blocks))
+    with onednn_products(wanted=onednn):
+        return read_blocks(model, blocks, batch, layers, _copied, run=model if whole else None)
 
 
-def copy_states(states: Tensor) -> Tensor:
+def _copied(states: Tensor) -> Tensor:
     """States of a batch, `(batch, sequence, hidden)`, as rows of tokens in float64."""
     return states.flatten(0, 1).to("cpu", torch.float64, copy=True)
 

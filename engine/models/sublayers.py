@@ -8,6 +8,7 @@ by less than rounding. Knows blocks and tensors; knows no families, and refuses 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -59,18 +60,22 @@ class SublayerSearch:
             if name and name.count(".") < _DEPTH and not isinstance(module, nn.Dropout | nn.Identity)
         }
         done: dict[str, Tensor | None] = {}  # in the order in which the parts ended
+        own = get_ident()
 
         def watch_part(name: str) -> Any:  # noqa: ANN401 - torch's own signature
             def hook(_module: nn.Module, _args: Any, output: Any) -> None:  # noqa: ANN401
+                if get_ident() != own:
+                    return
                 states = output[0] if isinstance(output, tuple | list) and output else output
                 # A part that runs twice does not put out one thing; a copy, because some blocks add in place.
                 done[name] = states.clone() if isinstance(states, Tensor) and name not in done else None
 
             return hook
 
-        def watch_block(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:  # noqa: ANN401
-            self._found.append(_find_pair(parts, done, taken_in(args, kwargs), residual(output)))
-            done.clear()
+        def watch_block(_module: nn.Module, args: Any, kwargs: Any, output: Any = None) -> None:  # noqa: ANN401
+            if get_ident() == own:
+                self._found.append(_find_pair(parts, done, taken_in(args, kwargs), residual(output)))
+                done.clear()
 
         hooks = [module.register_forward_hook(watch_part(name)) for name, module in parts.items()]
         return [*hooks, block.register_forward_hook(watch_block, with_kwargs=True)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NotRequired, TypedDict, final
 
 from engine.records.concepts import Factors
-from engine.records.models import Receipt, SourceKind
+from engine.records.models import Adapter, Receipt, SourceKind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,8 @@ class Provenance(TypedDict):
         versions: Versions of layerscope, Python, torch and transformers.
         site: What was read at each layer; `embed` and `final_norm`, which have none, lie under the block they adjoin.
         positions: Which tokens were kept.
-        mode: `hooks` or `hidden_states`; sites other than `resid_post` are always read through hooks.
+        mode: `hooks` where a pass stopped after the last layer, `whole_pass` where it ran to its end; in captures of
+            older versions `hidden_states`.
         batch_size: Most prompts in one forward pass; None for as many as the token budget takes.
         token_budget: Most tokens in one forward pass; captures of older versions had none.
         prefix_reuse: Whether what prompts share at the beginning was run once: `on` where that saved something, with
@@ -40,6 +41,11 @@ class Provenance(TypedDict):
             PyTorch's `default`.
         seed: Seed of the draw of pairs, None where nothing was drawn.
         receipt: The check at load.
+        weights: Fingerprint of the weights, without those of adapters; captures of older versions had none.
+        adapters: The adapters on the model, where there were any.
+        altered: What else was done to the model that its checkpoint does not say: hooks, wrapped modules, replaced
+            forwards, edited weights, in words; where anything was.
+        autocast: The dtype that autocast computed in, where it did.
     """
 
     model: str
@@ -60,6 +66,44 @@ class Provenance(TypedDict):
     products: NotRequired[str]
     seed: int | None
     receipt: Receipt
+    weights: NotRequired[str]
+    adapters: NotRequired[list[Adapter]]
+    altered: NotRequired[list[str]]
+    autocast: NotRequired[str]
+
+
+def model_differences(one: Provenance, other: Provenance) -> list[tuple[str, str, str]]:
+    """In what the models of two captures differ that go by one name; empty where they compute the same.
+
+    Args:
+        one: How a capture was made.
+        other: How another was made.
+
+    Returns:
+        Name of the field, and what each capture has there, in words.
+    """
+    differing = [
+        (field, _shown(dict(one).get(field)), _shown(dict(other).get(field)))
+        for field in ("revision", "dtype", "adapters", "altered", "autocast")
+        if _meaning(dict(one).get(field)) != _meaning(dict(other).get(field))
+    ]
+    weights = one.get("weights"), other.get("weights")
+    if None not in weights and weights[0] != weights[1]:
+        differing.append(("weights", str(weights[0])[:8], str(weights[1])[:8]))
+    return differing
+
+
+def _meaning(value: object) -> object:
+    """A field without the adapters that take no part."""
+    if isinstance(value, list):
+        return [one for one in value if not isinstance(one, dict) or one["active"] or one["merged"]] or None
+    return value
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(f"{one['kind']} {one['name']}" if isinstance(one, dict) else str(one) for one in value)
+    return "none" if value is None else str(value)
 
 
 @final

@@ -20,6 +20,7 @@ class ModelSource:
         location: Hub id or path, as the loader needs it.
         revision: Commit on the hub, version of the package, or hash of the GGUF file; None when nothing pins it.
         gguf_file: File name inside `location` when the weights are GGUF.
+        adapter: Folder of an adapter of peft that is put onto these weights.
         local: Whether it can be loaded here without a download.
     """
 
@@ -29,6 +30,7 @@ class ModelSource:
     location: str
     revision: str | None = None
     gguf_file: str | None = None
+    adapter: str | None = None
     local: bool = True
 
 
@@ -86,6 +88,28 @@ class Receipt(TypedDict):
     onednn_error: NotRequired[float | None]
 
 
+class Adapter(TypedDict):
+    """An adapter of peft on a model.
+
+    Attributes:
+        name: What it is called on the model.
+        kind: Its kind in peft, such as `LORA`.
+        rank: Its rank, None for a kind without one.
+        scales: The factors by which its layers scale it, each once, ascending; empty for a kind without them.
+        active: Whether it takes part in a forward pass.
+        merged: Whether it has been merged into the weights.
+        weights: SHA-256 of its weights.
+    """
+
+    name: str
+    kind: str
+    rank: int | None
+    scales: list[float]
+    active: bool
+    merged: bool
+    weights: str
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """What `load_model_and_tokenizer` says of the model it returns, third of three.
@@ -95,9 +119,19 @@ class ModelConfig:
         num_layers: Number of decoder blocks.
         hidden_size: Width of the residual stream.
         receipt: The check at load.
+        weights: Fingerprint of the weights, without those of adapters.
+        adapters: The adapters on it.
+        added: Code in it that is neither its own nor a framework's, in words.
+        edited: Whether the weights are others than when the model was first seen.
+        autocast: The dtype that autocast computes in; None without autocast.
     """
 
     source: ModelSource
     num_layers: int
     hidden_size: int
     receipt: Receipt
+    weights: str = ""
+    adapters: tuple[Adapter, ...] = ()
+    added: tuple[str, ...] = ()
+    edited: bool = False
+    autocast: str | None = None

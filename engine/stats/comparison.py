@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.errors import RequestError
-from engine.records.captures import ContrastData, Provenance
+from engine.records.captures import ContrastData, Provenance, model_differences
 from engine.records.comparison import ComparedLayer, Comparison, DepthRow
 from engine.records.files import CaptureRecord
 from engine.stats.groups import MOST_UNITS, group_pairs, resampled_units
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _HALVINGS = 1000
 _FEWEST_UNITS = 6
-_MUST_AGREE = ("revision", "dtype", "attention", "chat_template")
+_SHOULD_AGREE = ("attention", "chat_template")
 
 
 def compare_captures(
@@ -60,11 +60,11 @@ def compare_captures(
             expected="the same site and positions",
             next_step="capture one of them again like the other",
         )
-    warnings = [
-        f"they differ in {field}: {dict(first)[field]} and {dict(second)[field]}"
-        for field in _MUST_AGREE
-        if first["model"] == second["model"] and dict(first)[field] != dict(second)[field]
-    ]
+    warnings = []
+    if first["model"] == second["model"]:
+        fields = [(field, str(dict(first)[field]), str(dict(second)[field])) for field in _SHOULD_AGREE]
+        differing = [entry for entry in fields if entry[1] != entry[2]] + model_differences(first, second)
+        warnings = [f"they differ in {field}: {mine} and {theirs}" for field, mine, theirs in differing]
     if first["model"] == second["model"]:
         return Comparison(
             kind="directions",

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.errors import Remedy, RequestError
-from engine.records.captures import ActivationData, CaptureData
+from engine.records.captures import ActivationData, CaptureData, model_differences
 from engine.records.statistics import LayerDiff
 from engine.stats.pair_states import chunked
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_MUST_AGREE = ("model", "revision", "dtype", "site", "positions")
+_MUST_AGREE = ("model", "site", "positions")
 
 
 def compute_contrastive_diff(pos_data: CaptureData, neg_data: CaptureData | None = None) -> dict[int, LayerDiff]:
@@ -119,19 +119,19 @@ def _pair_cosine(positive: list[ActivationData], negative: list[ActivationData],
 
 
 def _require_comparable(one: ActivationData, other: ActivationData) -> None:
-    differing = [
-        f"{field} ({one['provenance'].get(field)} and {other['provenance'].get(field)})"
-        for field in _MUST_AGREE
-        if "provenance" in one and "provenance" in other
-        if one["provenance"].get(field) != other["provenance"].get(field)
-    ]
+    differing = []
+    if "provenance" in one and "provenance" in other:
+        first, second = one["provenance"], other["provenance"]
+        fields = [(field, str(dict(first)[field]), str(dict(second)[field])) for field in _MUST_AGREE]
+        differing = [entry for entry in fields if entry[1] != entry[2]] + model_differences(first, second)
+    said = [f"{field} ({mine} and {theirs})" for field, mine, theirs in differing]
     if one["captured_layers"] != other["captured_layers"]:
-        differing.append(f"captured layers ({one['captured_layers']} and {other['captured_layers']})")
+        said.append(f"captured layers ({one['captured_layers']} and {other['captured_layers']})")
     widths = [next(iter(data["activations"].values())).shape[-1] for data in (one, other)]
     if widths[0] != widths[1]:
-        differing.append(f"width ({widths[0]} and {widths[1]})")
-    if differing:
+        said.append(f"width ({widths[0]} and {widths[1]})")
+    if said:
         raise RequestError(
-            f"the two captures cannot be compared: they differ in {', '.join(differing)}",
+            f"the two captures cannot be compared: they differ in {', '.join(said)}",
             next_step="capture both the same way",
         )

@@ -9,7 +9,7 @@ from engine.capture.activations import capture_activations
 from engine.concepts.chat import render_chat
 from engine.errors import RequestError
 from engine.models.description import describe_model
-from engine.records.captures import ActivationData
+from engine.records.captures import ActivationData, Provenance, model_differences
 from engine.records.concepts import Message
 from engine.records.directions import Direction, TokenReading
 
@@ -53,7 +53,8 @@ def read_text(
         >>> reading["tokens"]
         ['I', 'Ġswear', 'Ġit', 'Ġis', 'Ġtrue']
     """
-    warnings = _require_same_model(model, directions)
+    provenance = _require_same_model(model, directions)
+    warnings = [] if provenance else ["where the directions come from is unknown"]
     if chat and not tokenizer.chat_template:
         warnings.append("the model has no chat template: the text was taken as it is")
     prompt = render_chat(tokenizer, (Message(role="user", content=text),)) if chat else text
@@ -61,6 +62,11 @@ def read_text(
     site = _site(directions)
     layers = None if site in {"embed", "final_norm"} else sorted(directions)
     data = capture_activations(model, tokenizer, prompt, layers, use_hooks=True, rendered=rendered, site=site)
+    if provenance:
+        warnings += [
+            f"the model differs from that of the directions in {field}: {theirs} there, {mine} here"
+            for field, theirs, mine in model_differences(provenance, data["provenance"])
+        ]
     return read_tokens(data, directions, leading=leading, warnings=warnings)
 
 
@@ -123,8 +129,8 @@ def _site(directions: Mapping[int, Direction]) -> str:
     return provenance["site"] if provenance else "resid_post"
 
 
-def _require_same_model(model: PreTrainedModel, directions: Mapping[int, Direction]) -> list[str]:
-    """Refuse another model's directions; warn of the same model run another way."""
+def _require_same_model(model: PreTrainedModel, directions: Mapping[int, Direction]) -> Provenance | None:
+    """How the directions were captured, if that is known; refuses those of another model."""
     if not directions:
         raise RequestError("there are no directions to read along", expected="one layer's at least")
     config = describe_model(model)
@@ -138,9 +144,4 @@ def _require_same_model(model: PreTrainedModel, directions: Mapping[int, Directi
             expected="directions of the same model",
             next_step="capture the contrast with this model",
         )
-    warnings = []
-    if provenance is None:
-        warnings.append("where the directions come from is unknown")
-    elif provenance["dtype"] != str(model.dtype).removeprefix("torch."):
-        warnings.append(f"the directions come from a model in {provenance['dtype']}, this one is in {model.dtype}")
-    return warnings
+    return provenance

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import engine
 from engine.errors import CaptureError, RequestError
 from engine.models.blocks import find_blocks
-from tests.conftest import Loaded
+from tests.conftest import Loaded, framework_hook
 
 PROMPTS = ["w5 w17 w99 w23 w8", "w7 w8", "w101 w12 w13"]
 
@@ -99,7 +99,9 @@ def test_unusable_states_name_prompt_and_layer(
 ) -> None:
     engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS)  # passes the check while it is sound
     block = find_blocks(tiny_llama).blocks[1]
-    block.register_forward_hook(lambda _m, _a, out: torch.where(torch.arange(len(out))[:, None, None] == 1, value, out))
+    block.register_forward_hook(
+        framework_hook(lambda _m, _a, out: torch.where(torch.arange(len(out))[:, None, None] == 1, value, out))
+    )
     with pytest.raises(CaptureError, match=rf"prompt 2 \('w101 w12 w13'\) has {said}"):
         engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS, layers=[1], use_hooks=use_hooks)
 

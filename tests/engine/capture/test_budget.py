@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from engine.capture import budget
 from engine.capture.budget import pass_bytes, token_budget
 from engine.models.blocks import find_blocks
-from engine.models.forward import TokenBatch, read_blocks, run_decoder
+from engine.models.forward import TokenBatch, read_blocks
 from engine.models.packing import pack_prompts
 from tests.conftest import Loaded, family_called
 from tests.families import build
@@ -51,37 +51,33 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch declar
         self._now -= size
 
 
-def measured(model: PreTrainedModel, *, every_layer: bool) -> int:
+def measured(model: PreTrainedModel) -> int:
     """The most bytes that a packed pass really holds."""
     blocks = find_blocks(model)
     rows = [[3 + (7 * i + j) % 120 for j in range(TOKENS // 4)] for i in range(4)]
     batch: TokenBatch = pack_prompts(rows, torch.device("cpu"), model.dtype).batch
     with _Live(model) as live:
-        if every_layer:
-            run_decoder(model, blocks, batch)
-        else:
-            read_blocks(model, blocks, batch, [len(blocks.blocks) - 1], lambda _states: None)
+        read_blocks(model, blocks, batch, [len(blocks.blocks) - 1], lambda _states: None)
     most: int = live.most
     return most
 
 
-@pytest.mark.parametrize("every_layer", [False, True])
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "phi3", "mixtral", "deepseek_v3", "opt"])
-def test_a_pass_takes_about_what_is_estimated(name: str, every_layer: bool) -> None:
+def test_a_pass_takes_about_what_is_estimated(name: str) -> None:
     model = build(family_called(name))
-    share = measured(model, every_layer=every_layer) / pass_bytes(model, TOKENS, every_layer=every_layer)
+    share = measured(model) / pass_bytes(model, TOKENS)
     assert 0.35 < share < 1
 
 
 def test_a_pass_of_the_default_model(smollm2: Loaded) -> None:
-    share = measured(smollm2.model, every_layer=False) / pass_bytes(smollm2.model, TOKENS)
+    share = measured(smollm2.model) / pass_bytes(smollm2.model, TOKENS)
     assert 0.35 < share < 1
 
 
 def test_eager_attention_has_scores_of_all_heads(tiny_llama: PreTrainedModel) -> None:
     before = pass_bytes(tiny_llama, TOKENS)
     tiny_llama.set_attn_implementation("eager")
-    share = measured(tiny_llama, every_layer=False) / pass_bytes(tiny_llama, TOKENS)
+    share = measured(tiny_llama) / pass_bytes(tiny_llama, TOKENS)
     assert 0.35 < share < 1
     assert pass_bytes(tiny_llama, TOKENS) > 1.5 * before
 

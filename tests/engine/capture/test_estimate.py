@@ -11,6 +11,7 @@ from engine.capture.budget import token_budget
 from engine.capture.estimate import estimate_capture
 from engine.errors import CaptureError, RequestError
 from engine.models.blocks import find_blocks
+from tests.conftest import framework_hook
 
 PROMPTS = ["w5 w6 w7", "w8 w11", "w9 w10"]
 
@@ -58,7 +59,9 @@ def test_where_a_pass_fetches_the_weights_one_is_timed(
     limits: dict[int | str, int | str] = {"cpu": 0}
     model, tokenizer, _ = engine.load_model_and_tokenizer(str(tmp_path), device_map="auto", max_memory=limits)
     passes: list[torch.Size] = []
-    find_blocks(model).blocks[0].register_forward_pre_hook(lambda _module, args: passes.append(args[0].shape))
+    find_blocks(model).blocks[0].register_forward_pre_hook(
+        framework_hook(lambda _module, args: passes.append(args[0].shape))
+    )
     prompts = [" ".join(f"w{3 + (i * 17 + j * 5) % 120}" for j in range(5 + i % 10)) for i in range(1000)]
     estimate_capture(model, tokenizer, prompts, positions="last", prefix_reuse=False)
     (shape,) = passes

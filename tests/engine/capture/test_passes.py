@@ -12,6 +12,7 @@ import engine
 from engine.capture import budget, run
 from engine.errors import CaptureError
 from engine.models.blocks import find_blocks
+from tests.conftest import framework_hook
 
 ALIKE = [f"w5 w6 w7 w8 w9 w10 w11 w12 w{20 + i} w{40 + i % 3}" for i in range(24)]
 UNLIKE = [" ".join(f"w{3 + (i * 17 + j * 5) % 120}" for j in range(4 + i % 7)) for i in range(24)]
@@ -27,7 +28,7 @@ def limit_memory(model: PreTrainedModel, tokens: int, error: RuntimeError) -> li
             raise error
         went.append(size)
 
-    find_blocks(model).blocks[2].register_forward_pre_hook(hook)
+    find_blocks(model).blocks[2].register_forward_pre_hook(framework_hook(hook))
     return went
 
 

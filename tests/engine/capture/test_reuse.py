@@ -11,7 +11,7 @@ import engine
 from engine.capture import budget
 from engine.models import attention
 from engine.models.description import describe_model
-from tests.conftest import Loaded, family_called
+from tests.conftest import Loaded, family_called, framework_hook
 from tests.engine.capture.test_families import TOLERANCE, plain_states
 from tests.families import _HEADS, FAMILIES, Family, _family, build
 
@@ -96,7 +96,7 @@ def test_fewer_tokens_are_run(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTr
     engine.capture_activations(tiny_llama, tiny_tokenizer, "w3")  # the check at load runs here
     ran: list[int] = []
     tiny_llama.get_submodule("model.layers.0").register_forward_hook(
-        lambda _module, _args, output: ran.append(output.shape[0] * output.shape[1])
+        framework_hook(lambda _module, _args, output: ran.append(output.shape[0] * output.shape[1]))
     )
     engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS, positions="last")
     distinct = {tuple(prompt.split()[: i + 1]) for prompt in PROMPTS for i in range(len(prompt.split()))}

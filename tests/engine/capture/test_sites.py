@@ -103,7 +103,7 @@ def test_the_provenance_says_what_was_read_and_how(
         tiny_llama, tiny_tokenizer, [PROMPT], ["w7 w8"], use_hooks=use_hooks, site=site
     )
     assert data["provenance"]["site"] == site
-    assert data["provenance"]["mode"] == ("hooks" if use_hooks or site != "resid_post" else "hidden_states")
+    assert data["provenance"]["mode"] == ("hooks" if use_hooks or site != "resid_post" else "whole_pass")
     assert data["layers"] == {"embed": [0], "final_norm": [3]}.get(site, [0, 1, 2, 3])
 
 

@@ -157,7 +157,7 @@ def test_a_text_is_read_in_the_dtype_of_the_capture(layerscope: Program, tiny_fo
     command = ("read", "half", "--store", ".", "--prompt", "w5 w60 w9", "--model", str(tiny_folder))
     assert "in bfloat16" not in " ".join(layerscope(*command).stdout.split())
     other = " ".join(layerscope(*command, "--dtype", "float32").stdout.split())
-    assert "come from a model in bfloat16, this one is in torch.float32" in other
+    assert "differs from that of the directions in dtype: bfloat16 there, float32 here" in other
 
 
 def test_json_is_what_the_engine_reads(layerscope: Program, probe: Path, tiny_folder: Path) -> None:

@@ -1,17 +1,19 @@
 """The check at load refuses a model that breaks a promise, and says which; what it writes down is measured."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM, LlamaModel, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from engine.errors import ModelError
+from engine.models import description
 from engine.models.blocks import find_blocks
 from engine.models.check import TOLERANCE, check_model
 from engine.models.description import describe_model
+from engine.records.models import Receipt
 from tests.conftest import family_called
 from tests.families import build
 
@@ -32,25 +34,40 @@ def test_other_dtypes_pass_within_their_tolerance(tiny_llama: PreTrainedModel, d
     assert (receipt["attn_out"], receipt["mlp_out"]) == ("self_attn", "mlp")
 
 
-def _scale_between_blocks(model: PreTrainedModel) -> None:
-    find_blocks(model).blocks[2].register_forward_pre_hook(lambda _module, args: (args[0] * 2, *args[1:]))
+class _OwnDecoder(LlamaModel):
+    """A decoder of somebody's own architecture, whose code may break a promise between or around its blocks."""
+
+    between, before_norm, mixed = 1.0, 0.0, 0.0
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor | None = None, **_more: Any) -> Any:
+        states = self.embed_tokens(input_ids)
+        positions = torch.arange(states.shape[1])[None] if position_ids is None else position_ids
+        rotary, seen = self.rotary_emb(states, positions), [states]
+        for number, block in enumerate(self.layers):
+            states = states * (self.between if number == 2 else 1.0)
+            states = block(states + self.mixed * states.mean(dim=0, keepdim=True), position_embeddings=rotary)
+            seen.append(states)
+        final = self.norm(states + self.before_norm)
+        return BaseModelOutputWithPast(last_hidden_state=final, hidden_states=(*seen[:-1], final))
 
 
-def _scale_before_the_norm(model: PreTrainedModel) -> None:
-    norm = find_blocks(model).final_norm
-    assert norm is not None
-    norm.register_forward_pre_hook(lambda _module, args: (args[0] + 1,))
+class _OwnModel(LlamaForCausalLM):
+    """A model around such a decoder."""
 
 
-def _look_at_the_other_prompts(model: PreTrainedModel) -> None:
-    def mix(_module: nn.Module, _args: Any, output: torch.Tensor) -> torch.Tensor:
-        return output + output.mean(dim=0, keepdim=True)
+def own_model(dtype: torch.dtype = torch.float32, breaks: dict[str, float] | None = None) -> PreTrainedModel:
+    model: Any = build(family_called("llama")).to(dtype)  # type: ignore[arg-type]  # transformers wraps `to`, loses its type
+    model.__class__, model.model.__class__ = _OwnModel, _OwnDecoder
+    for name, value in (breaks or {}).items():
+        setattr(model.model, name, value)
+    own: PreTrainedModel = model
+    return own
 
-    find_blocks(model).blocks[0].register_forward_hook(mix)
 
-
-def _put_out_nan(model: PreTrainedModel) -> None:
-    list(find_blocks(model).blocks[1].parameters())[-1].data.fill_(float("nan"))  # the norm before the MLP
+def test_an_architecture_of_ones_own_that_keeps_its_promises_is_no_altered_one() -> None:
+    model = own_model()
+    assert check_model(model)["blocks"] == "model.layers"
+    assert describe_model(model).added == ()
 
 
 def test_sublayers_are_believed_by_their_sum_and_not_by_their_names(tiny_llama: PreTrainedModel) -> None:
@@ -67,27 +84,43 @@ def test_the_check_leaves_no_hook_behind(tiny_llama: PreTrainedModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("break_it", "said"),
+    ("breaks", "said"),
     [
-        (_scale_between_blocks, "block 1 puts out is not what block 2 takes in"),
-        (_scale_before_the_norm, "last block puts out is not what the final norm takes in"),
-        (_look_at_the_other_prompts, "padding and batching change a token's state"),
-        (_put_out_nan, "block 1 puts out .* not finite"),
+        ({"between": 2.0}, "block 1 puts out is not what block 2 takes in"),
+        ({"before_norm": 1.0}, "last block puts out is not what the final norm takes in"),
     ],
 )
-def test_a_broken_promise_is_named(
-    tiny_llama: PreTrainedModel, break_it: Callable[[PreTrainedModel], None], said: str
-) -> None:
-    break_it(tiny_llama)
+def test_a_broken_promise_is_named(breaks: dict[str, float], said: str) -> None:
     with pytest.raises(ModelError, match=said):
+        check_model(own_model(breaks=breaks))
+
+
+def test_damaged_weights_are_named(tiny_llama: PreTrainedModel) -> None:
+    list(find_blocks(tiny_llama).blocks[1].parameters())[-1].data.fill_(float("nan"))  # the norm before the MLP
+    with pytest.raises(ModelError, match=r"block 1 puts out .* not finite"):
         check_model(tiny_llama)
+
+
+class _Mixing(nn.Identity):
+    """A part of a model's own that looks at the other prompts of a batch."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        return states + states.mean(dim=0, keepdim=True)
+
+
+def mixing_model(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    model = own_model(dtype)
+    block = find_blocks(model).blocks[1]
+    block.register_module("mlp", nn.Sequential(_Mixing(), block.get_submodule("mlp")))
+    return model
 
 
 @pytest.mark.parametrize(("dtype", "said"), [(torch.bfloat16, "dtype='float32'"), (torch.float32, "another family")])
-def test_half_precision_may_be_why(tiny_llama: PreTrainedModel, dtype: torch.dtype, said: str) -> None:
-    _look_at_the_other_prompts(tiny_llama.to(dtype))  # type: ignore[arg-type]  # transformers wraps `to`, loses its type
-    with pytest.raises(ModelError, match=said):
-        check_model(tiny_llama)
+def test_a_model_that_looks_at_other_prompts_is_refused(dtype: torch.dtype, said: str) -> None:
+    """Half precision may be why."""
+    with pytest.raises(ModelError, match=said) as refusal:
+        check_model(mixing_model(dtype))
+    assert "padding and batching change a token's state" in str(refusal.value)
 
 
 def test_a_model_without_a_list_of_blocks_is_refused(tiny_llama: PreTrainedModel) -> None:
@@ -100,12 +133,22 @@ def test_a_vision_tower_of_the_same_depth_is_not_taken_for_the_decoder() -> None
     assert find_blocks(build(family_called("gemma3"))).path == "model.language_model.layers"
 
 
-def test_a_model_of_the_users_own_is_described_and_checked_once(tiny_llama: PreTrainedModel) -> None:
-    first = describe_model(tiny_llama)
+def test_a_model_of_the_users_own_is_checked_again_only_when_it_was_changed(
+    tiny_llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[PreTrainedModel] = []
+
+    def count(model: PreTrainedModel) -> Receipt:
+        checked.append(model)
+        return check_model(model)
+
+    monkeypatch.setattr(description, "check_model", count)
+    first = description.examine_model(tiny_llama)
     assert first.source.kind == "given"
-    find_blocks(tiny_llama).blocks[0].register_forward_hook(_raise)
-    assert describe_model(tiny_llama) is first
-
-
-def _raise(*_args: Any) -> None:
-    raise AssertionError("the model was run again")
+    assert description.examine_model(tiny_llama) == first
+    assert len(checked) == 1
+    hook = find_blocks(tiny_llama).blocks[0].register_forward_hook(lambda _module, _args, output: output + 1)
+    assert "model.layers.0 has the hook" in description.examine_model(tiny_llama).added[0]
+    assert len(checked) == 2
+    hook.remove()
+    assert description.examine_model(tiny_llama).added == ()

@@ -1,6 +1,5 @@
 """The model is left exactly as it was found: after a capture, after an error, after Ctrl+C."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ import engine
 from engine.capture.sites import SITES, find_taps
 from engine.models.blocks import find_blocks
 from engine.models.check import check_model
-from engine.models.forward import TokenBatch, read_blocks, read_hidden_states, read_taps
+from engine.models.forward import TokenBatch, read_blocks, read_taps, stream_tap
 
 
 def whole_state(model: PreTrainedModel) -> dict[str, Any]:
@@ -67,10 +66,10 @@ def test_after_a_capture_of_any_site(
     assert_untouched(used_model, before)
 
 
-@pytest.mark.parametrize("read", [read_blocks, read_hidden_states])
+@pytest.mark.parametrize("to_the_end", [False, True])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_after_an_error_in_the_middle_of_a_forward(
-    used_model: PreTrainedModel, read: Callable[..., Any], error: type[BaseException]
+    used_model: PreTrainedModel, to_the_end: bool, error: type[BaseException]
 ) -> None:
     blocks = find_blocks(used_model)
 
@@ -78,9 +77,10 @@ def test_after_an_error_in_the_middle_of_a_forward(
         raise error
 
     blocks.blocks[2].register_forward_pre_hook(fail)
-    before = whole_state(used_model)
+    before, batch = whole_state(used_model), TokenBatch.of([[3, 4, 5]], torch.device("cpu"))
+    taps = {layer: stream_tap(blocks, layer) for layer in (0, 3)}
     with pytest.raises(error):
-        read(used_model, blocks, TokenBatch.of([[3, 4, 5]], torch.device("cpu")), [0, 3], Tensor.clone)
+        read_taps(used_model, blocks, batch, taps, Tensor.clone, to_the_end=to_the_end)
     assert_untouched(used_model, before)
 
 
@@ -88,7 +88,8 @@ def test_hooks_stop_after_the_last_wanted_layer(tiny_llama: PreTrainedModel) -> 
     blocks = find_blocks(tiny_llama)
     ran: list[int] = []
     for layer, block in enumerate(blocks.blocks):
-        block.register_forward_pre_hook(lambda _module, _args, layer=layer: ran.append(layer))
+        attention = block.get_submodule("self_attn")
+        attention.register_forward_hook(lambda _module, _args, _output, layer=layer: ran.append(layer))
     read_blocks(tiny_llama, blocks, TokenBatch.of([[3, 4, 5]], torch.device("cpu")), [0, 1], Tensor.clone)
     assert ran == [0, 1]
 

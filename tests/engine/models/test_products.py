@@ -16,7 +16,7 @@ from engine.models.blocks import find_blocks
 from engine.models.check import check_model
 from engine.models.products import onednn_possible, onednn_products
 from engine.models.shortcuts import ONEDNN_TOLERANCE
-from tests.conftest import Loaded
+from tests.conftest import Loaded, framework_hook
 
 pytestmark = pytest.mark.skipif(not onednn_possible(), reason="this build of PyTorch has no oneDNN")
 
@@ -45,7 +45,7 @@ def watch(model: PreTrainedModel, seen: list[str], error: type[BaseException] | 
         if error is not None:
             raise error
 
-    find_blocks(model).blocks[2].register_forward_pre_hook(hook)
+    find_blocks(model).blocks[2].register_forward_pre_hook(framework_hook(hook))
 
 
 @pytest.mark.usefixtures("_own_setting")
@@ -97,7 +97,7 @@ def test_a_machine_that_rounds_to_bfloat16_is_found_out(
     def round_where_allowed(_module: nn.Module, _args: Any, output: torch.Tensor) -> torch.Tensor:
         return output.bfloat16().float() if setting() == "bf16" else output
 
-    find_blocks(tiny_llama).blocks[1].register_forward_hook(round_where_allowed)
+    find_blocks(tiny_llama).blocks[1].register_forward_hook(framework_hook(round_where_allowed))
     error = check_model(tiny_llama)["onednn_error"]
     assert error is not None
     assert error > ONEDNN_TOLERANCE

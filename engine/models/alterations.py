@@ -1,0 +1,147 @@
+"""What was done to a model that its checkpoint does not say: hooks, wrapped modules, replaced forwards, new weights.
+
+A forward pass of several prompts in one row gives each the states that it has alone, for the model's own code: the
+check at load measures that. Code that somebody adds may look at positions or at the other prompts, so that a model with
+such code is run one prompt at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_modules
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Packages whose modules and hooks are a part of how a model is stored, placed or computed, not of what it computes.
+_FRAMEWORKS = {
+    *("torch", "transformers", "transformers_modules", "accelerate", "peft", "kernels"),
+    *("auto_round", "aqlm", "awq", "bitsandbytes", "compressed_tensors", "eetq", "fbgemm_gpu", "gptqmodel", "hqq"),
+    *("optimum", "quark", "torchao", "vptq", "spqr_quant", "fp_quant"),
+    *("causal_conv1d", "deepspeed", "fla", "flash_attn", "liger_kernel", "mamba_ssm", "xformers"),
+}
+_OWN_HOOKS = "engine.models."  # those of a capture or check, perhaps of another thread: they change nothing
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What can be seen of a model without running it: two that are equal stand for the same computation.
+
+    It holds no reference to a hook or a function, which might keep the model alive.
+
+    Attributes:
+        structure: Modules by type, hooks and replaced forwards, the numbers of the configuration, autocast.
+        weights: Address and version of every parameter. A change that goes around torch's count of versions, as through
+            `.data`, is not seen here; `sample_weights` reads values.
+    """
+
+    structure: tuple[object, ...]
+    weights: tuple[tuple[int, int], ...]
+
+
+def take_snapshot(model: PreTrainedModel) -> Snapshot:
+    """Look at a model, in a few milliseconds for a few hundred modules.
+
+    Args:
+        model: The model; no other thread may be running it for a capture.
+    """
+    modules = tuple(
+        (
+            *(type(module), id(type(module).forward), id(module.__dict__.get("forward"))),
+            tuple(handle for handle, _ in _hooks(module)),
+        )
+        for module in model.modules()
+    )
+    configuration = repr(sorted(vars(model.config.get_text_config(decoder=True)).items(), key=lambda item: item[0]))
+    structure = (modules, tuple(handle for handle, _ in _global_hooks()), configuration, autocast_dtype(model))
+    return Snapshot(structure, tuple(_version(weight) for weight in model.parameters()))
+
+
+def find_alterations(model: PreTrainedModel) -> list[str]:
+    """Name the code in a model that is neither its own nor a framework's, in words; empty for an unaltered model.
+
+    Its own is what the package of its class defines: a model of somebody's own architecture is no altered one.
+
+    Args:
+        model: Any causal language model of transformers.
+
+    Example:
+        >>> find_alterations(model)
+        []
+    """
+    own = _FRAMEWORKS | {_package(kind) for kind in type(_inner(model)).__mro__}
+    found = [f"every module has the hook {_origin(hook)}" for _, hook in _global_hooks()]
+    for name, module in model.named_modules():
+        place = name or "the model"
+        if _package(type(module)) not in own:
+            found.append(f"{place} is a {_origin(type(module))}")
+        forwards = filter(None, (type(module).forward, module.__dict__.get("forward")))
+        found += [f"{place} has the forward {_origin(one)}" for one in forwards if _package(one) not in own]
+        found += [f"{place} has the hook {_origin(hook)}" for _, hook in _hooks(module)]
+    if len(found) > _MOST_NAMED:
+        found[_MOST_NAMED:] = [f"and {len(found) - _MOST_NAMED} more"]
+    return found
+
+
+def autocast_dtype(model: PreTrainedModel) -> str | None:
+    """The dtype that this thread's autocast computes in on the model's device; None without autocast."""
+    kinds = {weight.device.type for weight in model.parameters() if not weight.is_meta} or {"cpu"}
+    for kind in sorted(kinds):
+        if torch.is_autocast_enabled(kind):
+            return str(torch.get_autocast_dtype(kind)).removeprefix("torch.")
+    return None
+
+
+def _hooks(module: nn.Module) -> Iterator[tuple[int, Callable[..., Any]]]:
+    """The hooks of a module that may change states, with torch's numbers for them, which are never given twice."""
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        yield from ((handle, hook) for handle, hook in list(hooks.items()) if _is_foreign(hook))
+
+
+def _global_hooks() -> Iterator[tuple[int, Callable[..., Any]]]:
+    """Hooks on all modules of the process, in the same form."""
+    for hooks in (torch_modules._global_forward_pre_hooks, torch_modules._global_forward_hooks):
+        yield from ((handle, hook) for handle, hook in list(hooks.items()) if _is_foreign(hook))
+
+
+def _is_foreign(hook: Callable[..., Any]) -> bool:
+    return _package(hook) not in _FRAMEWORKS and not _unwrapped(hook).__module__.startswith(_OWN_HOOKS)
+
+
+def _inner(model: PreTrainedModel) -> nn.Module:
+    """The model that an adapter of peft is wrapped around, or the model itself."""
+    get_base_model = getattr(model, "get_base_model", None)
+    inner: nn.Module = get_base_model() if get_base_model is not None else model
+    return inner
+
+
+def _package(defined: Any) -> str:  # noqa: ANN401 - a class, a function or any other callable
+    return str(_unwrapped(defined).__module__).partition(".")[0]
+
+
+def _origin(defined: Any) -> str:  # noqa: ANN401 - as above
+    defined = _unwrapped(defined)
+    return f"{defined.__module__}.{defined.__qualname__}"
+
+
+def _unwrapped(defined: Any) -> Any:  # noqa: ANN401 - as above
+    """What says where it was defined: the function in a `partial`, the class of a callable object."""
+    while isinstance(defined, partial):
+        defined = defined.func
+    return defined if hasattr(defined, "__qualname__") else type(defined)
+
+
+def _version(weight: Tensor) -> tuple[int, int]:
+    if weight.is_meta or weight.is_inference():  # offloaded: another tensor after each pass; or without a count
+        return (0, 0)
+    try:
+        return weight.data_ptr(), weight._version
+    except RuntimeError:  # a tensor of a quantization library, without memory of its own
+        return (id(weight), weight._version)

@@ -1,0 +1,228 @@
+"""Adapters of peft: loaded with their base model, captured as adapted, named in the record, or refused."""
+
+import builtins
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+import engine
+from engine.errors import ModelError
+from engine.models.adapters import list_adapters
+from engine.models.fingerprint import sample_weights
+from engine.records.captures import Provenance
+from tests.conftest import family_called
+from tests.families import build
+
+PROMPT = "w3 w4 w5 w6"
+IDS = torch.tensor([[3, 4, 5, 6]])
+
+
+def lora(**settings: Any) -> Any:
+    known: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"]}
+    return LoraConfig(**known | {"init_lora_weights": False, "task_type": "CAUSAL_LM"} | settings)
+
+
+def adapted(model: PreTrainedModel, config: Any = None) -> Any:
+    """The model in peft's wrapper, which passes for one of transformers."""
+    return get_peft_model(model, config or lora())
+
+
+@pytest.fixture
+def base_folder(tmp_path: Path, tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> Path:
+    folder = tmp_path / "base"
+    tiny_llama.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def adapter_folder(tmp_path: Path, base_folder: Path) -> Path:
+    """A LoRA adapter whose configuration names the folder of its base model, as peft writes it."""
+    model, _, _ = engine.load_model_and_tokenizer(str(base_folder))
+    adapted(model).save_pretrained(str(tmp_path / "tuned"))
+    return tmp_path / "tuned"
+
+
+def plain(model: Any) -> tuple[Tensor, ...]:
+    with torch.no_grad():
+        states: tuple[Tensor, ...] = model(IDS, output_hidden_states=True, use_cache=False).hidden_states
+    return states[1:-1]
+
+
+def provenance(model: Any, tokenizer: Any) -> Provenance:
+    return engine.capture_activations(model, tokenizer, PROMPT)["provenance"]
+
+
+def assert_captured_as_it_is(model: Any, tokenizer: Any) -> None:
+    data = engine.capture_activations(model, tokenizer, PROMPT)
+    for layer, expected in enumerate(plain(model)):
+        torch.testing.assert_close(data["activations"][layer], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapted_model_is_captured_as_adapted(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    before = engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPT)
+    model = adapted(tiny_llama)
+    assert_captured_as_it_is(model, tiny_tokenizer)
+    after = engine.capture_activations(model, tiny_tokenizer, PROMPT)
+    assert not torch.allclose(after["activations"][0], before["activations"][0])
+    (found,) = after["provenance"]["adapters"]
+    assert (found["name"], found["kind"], found["rank"], found["scales"]) == ("default", "LORA", 4, [2.0])
+    assert (found["active"], found["merged"], len(found["weights"])) == (True, False, 64)
+    assert after["provenance"]["weights"] == before["provenance"]["weights"]  # those of the base model
+    assert after["provenance"]["model"] == before["provenance"]["model"]
+    assert "altered" not in after["provenance"]
+
+
+def change_weights(model: Any) -> None:
+    with torch.no_grad():
+        next(weight for name, weight in model.named_parameters() if "lora_B" in name).add_(1)
+
+
+def change_scale(model: Any) -> None:
+    model.base_model.model.model.layers[1].self_attn.q_proj.set_scale("default", 3.0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_weights,
+        change_scale,
+        lambda model: model.base_model.disable_adapter_layers(),
+        lambda model: model.merge_adapter(),
+        lambda model: (model.add_adapter("other", lora()), model.set_adapter("other")),
+    ],
+    ids=["weights", "scale", "disabled", "merged", "switched"],
+)
+def test_what_is_done_to_an_adapter_is_captured_and_recorded(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, change: Callable[[Any], object]
+) -> None:
+    model = adapted(tiny_llama)
+    before = provenance(model, tiny_tokenizer)
+    change(model)
+    assert_captured_as_it_is(model, tiny_tokenizer)
+    assert provenance(model, tiny_tokenizer)["adapters"] != before["adapters"]
+
+
+def test_an_adapter_that_was_merged_for_good_leaves_edited_weights(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    provenance(tiny_llama, tiny_tokenizer)
+    merged = adapted(tiny_llama).merge_and_unload()
+    assert_captured_as_it_is(merged, tiny_tokenizer)
+    assert provenance(merged, tiny_tokenizer)["altered"] == ["the weights were edited after the model was loaded"]
+
+
+@pytest.mark.parametrize("config", [PromptTuningConfig, PrefixTuningConfig])
+def test_virtual_tokens_are_refused(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, config: Any
+) -> None:
+    model = adapted(tiny_llama, config(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    with pytest.raises(ModelError, match=r"kind (PROMPT|PREFIX)_TUNING cannot be captured: it puts virtual tokens"):
+        engine.capture_activations(model, tiny_tokenizer, PROMPT)
+
+
+def test_a_wrapper_that_gives_the_decoder_other_tokens_is_refused(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """Whoever wrote it: the states of the decoder alone are not those of the model."""
+    model = build(family_called("llama"))
+    forward = model.forward
+
+    def with_a_token_more(input_ids: Tensor, **_more: Any) -> Any:
+        return forward(input_ids=torch.cat([input_ids[:, :1], input_ids], dim=1))
+
+    model.forward = with_a_token_more
+    with pytest.raises(ModelError, match="its decoder is given 12 tokens for a prompt of 11"):
+        engine.capture_activations(model, tiny_tokenizer, PROMPT)
+
+
+def test_the_folder_of_an_adapter_is_its_base_model_with_the_adapter(adapter_folder: Path, base_folder: Path) -> None:
+    model, tokenizer, config = engine.load_model_and_tokenizer(str(adapter_folder))
+    assert config.source.alias == "tuned"
+    assert [adapter["active"] for adapter in config.adapters] == [True]
+    assert_captured_as_it_is(model, tokenizer)
+    plain_model, _, plain_config = engine.load_model_and_tokenizer(str(base_folder))
+    wrapped: Any = PeftModel.from_pretrained(plain_model, str(adapter_folder))
+    assert list_adapters(wrapped)[0]["weights"] == list_adapters(model)[0]["weights"]
+    assert sample_weights(wrapped) == config.weights == plain_config.weights
+    for one, other in zip(plain(model), plain(wrapped), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_an_adapter_beside_the_weights_of_its_base_model(adapter_folder: Path, base_folder: Path) -> None:
+    shutil.copytree(base_folder, adapter_folder, dirs_exist_ok=True)
+    shutil.rmtree(base_folder)
+    model, tokenizer, config = engine.load_model_and_tokenizer(str(adapter_folder))
+    assert [adapter["active"] for adapter in config.adapters] == [True]
+    assert_captured_as_it_is(model, tokenizer)
+
+
+def test_without_peft_an_adapter_is_refused_with_what_to_install(
+    adapter_folder: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the base model lies in the same folder, which would load without it."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "peft" else find(name, *more))
+    real = builtins.__import__
+
+    def without_peft(name: str, *more: Any, **options: Any) -> Any:
+        if name.partition(".")[0] == "peft":
+            raise ModuleNotFoundError(name)
+        return real(name, *more, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without_peft)
+    for _ in range(2):
+        with pytest.raises(ModelError, match=r"holds an adapter \(LORA\).*pip install 'layerscope\[peft\]'"):
+            engine.load_model_and_tokenizer(str(adapter_folder))
+        shutil.copytree(base_folder, adapter_folder, dirs_exist_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"peft_type": "PREFIX_TUNING"}, "it puts virtual tokens before every prompt"),
+        ({"base_model_name_or_path": "/nowhere/base"}, "no model lies at /nowhere/base"),
+        ({"base_model_name_or_path": None}, "names no base model"),
+        ({"alora_invocation_tokens": [5]}, "it begins in the middle of a prompt"),
+    ],
+)
+def test_an_adapter_that_cannot_be_loaded_says_why(adapter_folder: Path, changes: dict[str, object], said: str) -> None:
+    path = adapter_folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ModelError, match=said):
+        engine.load_model_and_tokenizer(str(adapter_folder))
+
+
+def test_a_damaged_adapter_is_an_error(adapter_folder: Path) -> None:
+    weights = adapter_folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ModelError):
+        engine.load_model_and_tokenizer(str(adapter_folder))
+    (adapter_folder / "adapter_config.json").write_text("{")
+    with pytest.raises(ModelError, match="cannot be read"):
+        engine.load_model_and_tokenizer(str(adapter_folder))
+
+
+def test_a_capture_in_shards_is_not_resumed_with_another_adapter(
+    tmp_path: Path, tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"w{3 + i % 100} w{3 + i // 100}\n" for i in range(600)))
+    model = adapted(tiny_llama)
+    paths = engine.capture_prompt_file(model, tiny_tokenizer, prompts, tmp_path / "mine", positions="last")
+    paths.record.unlink()
+    sorted(paths.shards.glob("*.safetensors"))[-1].unlink()
+    change_weights(model)
+    with pytest.raises(engine.LayerscopeError, match="adapters"):
+        engine.capture_prompt_file(model, tiny_tokenizer, prompts, tmp_path / "mine", positions="last")

@@ -1,0 +1,229 @@
+"""A model that was changed after its check: captured as it stands, in both modes, and the record says what was done."""
+
+import gc
+import weakref
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+import engine
+from engine.errors import ModelError
+from engine.models.alterations import find_alterations
+from engine.models.blocks import find_blocks
+from tests.conftest import Loaded, family_called
+from tests.families import build
+
+PROMPTS = ["w3 w4 w5 w6 w7", "w3 w4 w5 w8 w9 w10", "w3 w4 w11"]  # which share a beginning, and would be packed
+
+
+class Steered(nn.Module):
+    """A block with something added to what it puts out, as steering libraries wrap one."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block, self.add = block, 0.0
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        output: Tensor = self.block(*args, **kwargs)
+        return output + self.add
+
+
+def wrap(model: PreTrainedModel) -> None:
+    steered = Steered(find_blocks(model).blocks[1])
+    find_blocks(model).blocks[1] = steered
+    steered.add = 5.0
+
+
+def hook_after(model: PreTrainedModel) -> None:
+    find_blocks(model).blocks[1].register_forward_hook(lambda _module, _args, output: output + 5.0)
+
+
+def hook_behind_the_report(model: PreTrainedModel) -> None:
+    """What the model reports was recorded before the hook that was added later."""
+    model(torch.tensor([[3, 4]]), output_hidden_states=True)
+    hook_after(model)
+
+
+def hook_before(model: PreTrainedModel) -> None:
+    find_blocks(model).blocks[2].register_forward_pre_hook(lambda _module, args: (args[0] * 2, *args[1:]))
+
+
+def hook_before_the_norm(model: PreTrainedModel) -> None:
+    norm = find_blocks(model).final_norm
+    assert norm is not None
+    norm.register_forward_pre_hook(lambda _module, args: (args[0] + 1,))
+
+
+def hook_inside(model: PreTrainedModel) -> None:
+    attention = find_blocks(model).blocks[1].get_submodule("self_attn")
+    attention.register_forward_hook(lambda _module, _args, output: (output[0] * 3, *output[1:]))
+
+
+def hook_at_the_last_token(model: PreTrainedModel) -> None:
+    """In a padded or packed row the last place belongs to one prompt, or to none."""
+
+    def add(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        return torch.cat([output[:, :-1], output[:, -1:] + 5.0], dim=1)
+
+    find_blocks(model).blocks[1].register_forward_hook(add)
+
+
+def hook_over_the_batch(model: PreTrainedModel) -> None:
+    find_blocks(model).blocks[0].register_forward_hook(lambda _m, _a, output: output + output.mean(dim=(0, 1)))
+
+
+def replace_a_forward(model: PreTrainedModel) -> None:
+    block = find_blocks(model).blocks[1]
+    forward = block.forward
+    block.forward = lambda *args, **kwargs: forward(*args, **kwargs) + 5.0
+
+
+def edit_weights(model: PreTrainedModel) -> None:
+    with torch.no_grad():
+        find_blocks(model).blocks[1].get_submodule("mlp.down_proj").get_parameter("weight").mul_(3)
+
+
+def edit_data(model: PreTrainedModel) -> None:
+    """Past torch's count of versions."""
+    find_blocks(model).blocks[1].get_submodule("mlp.down_proj").get_parameter("weight").data[3] = 0.5
+
+
+CHANGES = [
+    *(wrap, hook_after, hook_behind_the_report, hook_before, hook_before_the_norm, hook_inside),
+    *(hook_at_the_last_token, hook_over_the_batch, replace_a_forward, edit_weights, edit_data),
+]
+
+
+def received(model: PreTrainedModel, ids: list[int]) -> list[Tensor]:
+    """What each block but the first, and the final norm, is given in a plain pass of one prompt, hooks included."""
+    seen: list[Tensor] = []
+    norm = find_blocks(model).final_norm
+    assert norm is not None
+    with ExitStack() as stack, torch.no_grad():
+        for part in (*list(find_blocks(model).blocks)[1:], norm):
+            hook = part.register_forward_pre_hook(lambda _module, args: seen.append(args[0].clone()))
+            stack.callback(hook.remove)
+        model(torch.tensor([ids]), use_cache=False)
+    return seen
+
+
+@pytest.mark.parametrize("use_hooks", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_counts_is_what_the_next_block_receives(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    change: Callable[[PreTrainedModel], None],
+    use_hooks: bool,
+) -> None:
+    before = engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS, use_hooks=use_hooks)
+    change(tiny_llama)
+    after = engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS, use_hooks=use_hooks)
+    for row, prompt in enumerate(PROMPTS):
+        ids = [int(word[1:]) for word in prompt.split()]
+        for layer, expected in enumerate(received(tiny_llama, ids)):
+            torch.testing.assert_close(
+                after["activations"][layer][row : row + 1, -len(ids) :], expected, rtol=1e-4, atol=1e-4
+            )
+    moved = [not torch.allclose(after["activations"][layer], states) for layer, states in before["activations"].items()]
+    assert True in moved
+    assert moved == sorted(moved)  # from the changed layer on
+    assert "altered" not in before["provenance"]
+    assert after["provenance"]["altered"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_both_modes_give_the_same_bits(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, change: Callable[[PreTrainedModel], None]
+) -> None:
+    change(tiny_llama)
+    one = engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS, use_hooks=False)["activations"]
+    two = engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS, use_hooks=True)["activations"]
+    assert all(torch.equal(one[layer], two[layer]) for layer in one)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (wrap, f"model.layers.1 is a {__name__}.Steered"),
+        (hook_before, f"model.layers.2 has the hook {__name__}.hook_before.<locals>.<lambda>"),
+        (replace_a_forward, f"model.layers.1 has the forward {__name__}.replace_a_forward"),
+        (edit_weights, "the weights were edited after the model was loaded"),
+    ],
+)
+def test_the_record_says_what_was_done(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    change: Callable[[PreTrainedModel], None],
+    said: str,
+) -> None:
+    engine.capture_activations(tiny_llama, tiny_tokenizer, "w5")
+    change(tiny_llama)
+    data = engine.capture_activations(tiny_llama, tiny_tokenizer, "w5 w6")
+    assert any(said in one for one in data["provenance"]["altered"]), data["provenance"]["altered"]
+
+
+def test_a_hook_on_every_module_of_the_process_counts(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    hook = nn.modules.module.register_module_forward_hook(lambda _module, _args, _output: None)
+    try:
+        altered = engine.capture_activations(tiny_llama, tiny_tokenizer, "w5 w6")["provenance"]["altered"]
+    finally:
+        hook.remove()
+    assert altered[0].startswith("every module has the hook tests.")
+    assert "altered" not in engine.capture_activations(tiny_llama, tiny_tokenizer, "w5 w6")["provenance"]
+
+
+def test_what_is_undone_leaves_no_trace(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    first = engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS)
+    hook = find_blocks(tiny_llama).blocks[1].register_forward_hook(lambda _module, _args, output: output + 5.0)
+    engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS)
+    hook.remove()
+    again = engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS)
+    assert again["provenance"] == first["provenance"]
+    assert all(torch.equal(again["activations"][layer], states) for layer, states in first["activations"].items())
+
+
+def test_blocks_that_no_longer_run_in_order_are_refused(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    engine.capture_activations(tiny_llama, tiny_tokenizer, "w5")
+    find_blocks(tiny_llama).blocks[2] = find_blocks(tiny_llama).blocks[1]
+    with pytest.raises(ModelError, match="its blocks do not run once each and in order"):
+        engine.capture_activations(tiny_llama, tiny_tokenizer, "w5")
+
+
+def test_captures_of_a_changed_model_are_not_compared_silently(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    before = engine.capture_activations(tiny_llama, tiny_tokenizer, "w5 w6")
+    edit_weights(tiny_llama)
+    after = engine.capture_activations(tiny_llama, tiny_tokenizer, "w5 w7")
+    with pytest.raises(engine.LayerscopeError, match=r"they differ in altered .*, weights"):
+        engine.compute_contrastive_diff(before, after)
+
+
+def hook_that_knows_the_model(model: PreTrainedModel) -> None:
+    def look(_module: nn.Module, _args: Any, _output: Any) -> None:
+        assert not model.training
+
+    find_blocks(model).blocks[1].register_forward_hook(look)
+
+
+def test_a_model_is_not_kept_alive_by_what_is_known_of_it(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    model = build(family_called("llama"))
+    hook_that_knows_the_model(model)
+    engine.capture_activations(model, tiny_tokenizer, "w5")
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_the_default_model_is_not_altered(smollm2: Loaded) -> None:
+    assert find_alterations(smollm2.model) == []
