@@ -52,16 +52,15 @@ def take_snapshot(model: PreTrainedModel) -> Snapshot:
     Args:
         model: The model; no other thread may be running it for a capture.
     """
-    modules = tuple(
-        (
-            *(type(module), id(type(module).forward), id(module.__dict__.get("forward"))),
-            tuple(handle for handle, _ in _hooks(module)),
-        )
-        for module in model.modules()
-    )
+    modules, weights = [], []
+    for module in model.modules():
+        kind = type(module)
+        hooks = tuple(handle for handle, _ in _hooks(module))
+        modules.append((kind, id(kind.forward), id(module.__dict__.get("forward")), hooks))
+        weights += [_version(weight) for weight in module._parameters.values() if weight is not None]
     configuration = repr(sorted(vars(model.config.get_text_config(decoder=True)).items(), key=lambda item: item[0]))
-    structure = (modules, tuple(handle for handle, _ in _global_hooks()), configuration, autocast_dtype(model))
-    return Snapshot(structure, tuple(_version(weight) for weight in model.parameters()))
+    structure = (tuple(modules), tuple(handle for handle, _ in _global_hooks()), configuration, autocast_dtype(model))
+    return Snapshot(structure, tuple(weights))
 
 
 def find_alterations(model: PreTrainedModel) -> list[str]:
@@ -92,17 +91,20 @@ def find_alterations(model: PreTrainedModel) -> list[str]:
 
 def autocast_dtype(model: PreTrainedModel) -> str | None:
     """The dtype that this thread's autocast computes in on the model's device; None without autocast."""
-    kinds = {weight.device.type for weight in model.parameters() if not weight.is_meta} or {"cpu"}
-    for kind in sorted(kinds):
-        if torch.is_autocast_enabled(kind):
-            return str(torch.get_autocast_dtype(kind)).removeprefix("torch.")
-    return None
+    gpu = torch.accelerator.current_accelerator()
+    enabled = [kind for kind in ("cpu", *([gpu.type] if gpu else [])) if torch.is_autocast_enabled(kind)]
+    if not enabled:
+        return None
+    devices = {weight.device.type for weight in model.parameters() if not weight.is_meta} or {"cpu"}
+    dtypes = {str(torch.get_autocast_dtype(kind)).removeprefix("torch.") for kind in devices.intersection(enabled)}
+    return min(dtypes, default=None)
 
 
 def _hooks(module: nn.Module) -> Iterator[tuple[int, Callable[..., Any]]]:
     """The hooks of a module that may change states, with torch's numbers for them, which are never given twice."""
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
-        yield from ((handle, hook) for handle, hook in list(hooks.items()) if _is_foreign(hook))
+        if hooks:
+            yield from ((handle, hook) for handle, hook in list(hooks.items()) if _is_foreign(hook))
 
 
 def _global_hooks() -> Iterator[tuple[int, Callable[..., Any]]]:

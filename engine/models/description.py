@@ -74,7 +74,8 @@ def examine_model(model: PreTrainedModel, source: ModelSource | None = None) -> 
         if before is None or before.snapshot.structure != snapshot.structure:
             receipt = check_model(model)
             source = source or (before.config.source if before else _own_source(model))
-            config = ModelConfig(source, receipt["num_layers"], receipt["hidden_size"], receipt)
+            added = tuple(find_alterations(model))
+            config = ModelConfig(source, receipt["num_layers"], receipt["hidden_size"], receipt, added=added)
         else:
             config = before.config
         # Weights on the disk are too much to read for each capture, and are not edited there.
@@ -86,11 +87,10 @@ def examine_model(model: PreTrainedModel, source: ModelSource | None = None) -> 
             config,
             weights=weights,
             adapters=adapters,
-            added=tuple(find_alterations(model)),
             edited=weights != first,
             autocast=autocast_dtype(model),
         )
-        _known[model] = _Known(take_snapshot(model), first, config)
+        _known[model] = _Known(snapshot, first, config)
     return config
 
 

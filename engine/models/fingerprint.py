@@ -51,17 +51,14 @@ def hash_weights(weights: Iterable[tuple[str, Tensor]], extra: str = "") -> str:
 
 
 def _diagonal(weight: Tensor) -> Tensor:
-    flat = weight.detach().reshape(-1)
+    flat = weight.flatten()
     step = weight.shape[-1] + 1 if weight.dim() > 1 else 1
     step *= max(1, -(-len(flat) // (step * _MOST_SAMPLES)))
     return flat[::step]
 
 
 def _bytes(values: list[Tensor]) -> bytes:
-    """The values as doubles, copied from each device at once."""
-    moved = [torch.cat([one.double() for one in values if one.device == device]).cpu() for device in _devices(values)]
-    return b"".join(one.numpy().tobytes() for one in moved)
-
-
-def _devices(values: list[Tensor]) -> list[torch.device]:
-    return list(dict.fromkeys(one.device for one in values))
+    """The values as doubles, those of one device and dtype copied at once."""
+    kinds = dict.fromkeys((one.device, one.dtype) for one in values)
+    moved = (torch.cat([one for one in values if (one.device, one.dtype) == kind]).cpu() for kind in kinds)
+    return b"".join(one.double().numpy().tobytes() for one in moved)
