@@ -48,7 +48,7 @@ def capture_activations(
         tokenizer: Its tokenizer.
         prompt: A text, taken as it is: no chat template is applied. Or several.
         layers: See `parse_layers`; None for all.
-        use_hooks: Read through hooks: less memory, stops after the last layer wanted, same bits. Sites other than
+        use_hooks: Stop each pass after the last layer wanted; the states are the same bits. Sites other than
             `resid_post` are read so in any case.
         rendered: Whether the text went through a chat template, and so holds its special tokens.
         site: What is read: `resid_post`, the stream after a block, before any final norm; `resid_pre`, the stream that

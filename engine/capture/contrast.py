@@ -53,7 +53,7 @@ def capture_contrastive_activations(
         positive_prompts: Texts of one side, taken as they are.
         negative_prompts: As many texts of the other side.
         layers: See `parse_layers`; None for all.
-        use_hooks: Read through hooks.
+        use_hooks: Stop each pass after the last layer wanted.
         factors: What each pair was made from, for statistics that leave one of these out.
         site: See `capture_activations`.
         positions: See `parse_positions`.
@@ -120,7 +120,7 @@ def capture_from_concept(
         model_key: Short name of the model, for the record; the alias it was loaded by unless given.
         layers: See `parse_layers`; None for all.
         max_samples: Most pairs; None for every combination.
-        use_hooks: Read through hooks.
+        use_hooks: Stop each pass after the last layer wanted.
         site: See `capture_activations`.
         positions: See `parse_positions`.
         batch_size: Most prompts in one forward pass, None for as many as run well.

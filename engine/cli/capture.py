@@ -86,7 +86,7 @@ def capture(
         typer.Option(help="all, last, mean, an index (-2), a span (2:10), mean:2:10.", rich_help_panel=_WHAT),
     ] = "all",
     use_hooks: Annotated[
-        bool, typer.Option("--use-hooks", help="Same states, less memory, stops early.", rich_help_panel=HOW)
+        bool, typer.Option("--use-hooks", help="Same states; stop after the last layer.", rich_help_panel=HOW)
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.", rich_help_panel=HOW)] = "auto",
     device_map: DeviceMap = None,

@@ -13,7 +13,7 @@ from engine.cli.command import Command
 from engine.cli.console import Narrator, print_data, print_json
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
-from engine.records.captures import Provenance
+from engine.records.captures import Provenance, model_changes
 from engine.records.files import CaptureRecord, count_prompts
 from engine.store.catalog import UNFINISHED_SHARDS, list_captures, unfinished_saves
 from engine.store.names import DEFAULT_STORE
@@ -123,7 +123,7 @@ def _batches(provenance: Provenance) -> str:
 def _provenance_lines(provenance: Provenance | None) -> dict[str, str]:
     if provenance is None:
         return {"provenance": "unknown: the tensors did not come from a capture function"}
-    receipt = provenance["receipt"]
+    receipt, changes = provenance["receipt"], model_changes(provenance)
     return {
         "model": f"{provenance['model']} ({provenance['alias']}), {provenance['revision'] or 'revision unknown'}",
         "run": f"{provenance['dtype']} on {provenance['device']}, attention {provenance['attention']},"
@@ -133,7 +133,7 @@ def _provenance_lines(provenance: Provenance | None) -> dict[str, str]:
         "check": f"batching moved a state by {receipt['batched_error']:.1e} of its norm,"
         f" {receipt['tolerance']:g} allowed",
         "versions": ", ".join(f"{name} {version}" for name, version in provenance["versions"].items()),
-    }
+    } | ({"changed": "; ".join(changes)} if changes else {})
 
 
 COMMANDS = {

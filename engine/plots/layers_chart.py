@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from engine.plots.findings import describe_findings
-from engine.records.files import CaptureRecord, count_prompts
+from engine.records.files import CaptureRecord, count_prompts, record_warnings
 from engine.records.ranking import RankedLayer
 from engine.records.statistics import LayerRow
 
@@ -41,7 +41,7 @@ def layers_chart(record: CaptureRecord) -> LayersChart:
     Args:
         record: Its JSON.
     """
-    provenance, ranking, confounds = record["provenance"], record["ranking"], record["confounds"]
+    provenance, ranking = record["provenance"], record["ranking"]
     contrast = record["kind"] == "contrast"
     count = record["num_pairs"] if contrast else count_prompts(record)
     counted = f"{count} {'pair' if contrast else 'prompt'}{'' if count == 1 else 's'}"
@@ -59,9 +59,5 @@ def layers_chart(record: CaptureRecord) -> LayersChart:
         ranked=tuple(ranking["layers"]) if ranking else (),
         chance=ranking["chance"] if ranking else None,
         findings=tuple(describe_findings(record)),
-        warnings=(
-            *([f"not ranked: {record['unranked']}"] if record["unranked"] else []),
-            *(ranking["warnings"] if ranking else []),
-            *(confounds["warnings"] if confounds else []),
-        ),
+        warnings=tuple(record_warnings(record)),
     )

@@ -72,6 +72,19 @@ class Provenance(TypedDict):
     autocast: NotRequired[str]
 
 
+def model_changes(provenance: Provenance) -> list[str]:
+    """What the checkpoint does not say of a model that was captured, in words; empty where it says all."""
+    adapters = [
+        f"{'merged ' if one['merged'] else ''}adapter {one['name']}: {one['kind']}"
+        + (f", rank {one['rank']}" if one["rank"] else "")
+        + "".join(f", scale {scale:g}" for scale in one["scales"])
+        + f", weights {one['weights'][:8]}{'' if one['active'] or one['merged'] else ', not active'}"
+        for one in provenance.get("adapters", [])
+    ]
+    autocast = [f"autocast to {provenance['autocast']}"] if "autocast" in provenance else []
+    return [*adapters, *provenance.get("altered", []), *autocast]
+
+
 def model_differences(one: Provenance, other: Provenance) -> list[tuple[str, str, str]]:
     """In what the models of two captures differ that go by one name; empty where they compute the same.
 

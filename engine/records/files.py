@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict
 
-from engine.records.captures import Provenance
+from engine.records.captures import Provenance, model_changes
 from engine.records.concepts import Factors
 from engine.records.ranking import ConfoundReport, Ranking
 from engine.records.statistics import LayerRow, SideSummary
@@ -93,6 +93,18 @@ class CaptureRecord(TypedDict):
 def count_prompts(record: CaptureRecord) -> int:
     """Number of prompts of a capture, those of both sides of a contrast."""
     return record.get("num_prompts", len(record["prompts"]) + len(record["negative_prompts"]))
+
+
+def record_warnings(record: CaptureRecord) -> list[str]:
+    """What must be known before what a capture shows is believed, in sentences."""
+    changes = model_changes(record["provenance"]) if record["provenance"] else []
+    ranking, confounds = record["ranking"], record["confounds"]
+    return [
+        *([f"the model was not as its checkpoint says: {'; '.join(changes)}"] if changes else []),
+        *([f"not ranked: {record['unranked']}"] if record["unranked"] else []),
+        *(ranking["warnings"] if ranking else []),
+        *(confounds["warnings"] if confounds else []),
+    ]
 
 
 def find_pair(record: CaptureRecord, number: int) -> NumberedPair:

@@ -84,13 +84,6 @@ def summarise_capture(record: CaptureRecord) -> CaptureSummary:
     )
 
 
-def warnings_of(record: CaptureRecord) -> list[str]:
-    """What must be known before a ranking is believed."""
-    found = [f"not ranked: {record['unranked']}"] if record["unranked"] else []
-    found += record["ranking"]["warnings"] if record["ranking"] else []
-    return found + (record["confounds"]["warnings"] if record["confounds"] else [])
-
-
 def _leading(layers: Sequence[RankedLayer]) -> LeadingLayer:
     best = layers[0]
     return LeadingLayer(

@@ -5,9 +5,9 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from engine.plots.findings import describe_findings
-from engine.records.files import CaptureRecord
+from engine.records.files import CaptureRecord, record_warnings
 from server.jobs import Job
-from server.replies.captures import CaptureSummary, summarise_capture, warnings_of
+from server.replies.captures import CaptureSummary, summarise_capture
 from server.replies.directions import ReadingReply
 from server.replies.models import ModelState
 from server.replies.reply import Reply
@@ -69,7 +69,7 @@ def captured(record: CaptureRecord) -> JobResult:
     return JobResult(
         capture=summarise_capture(record),
         findings=describe_findings(record),
-        warnings=warnings_of(record),
+        warnings=record_warnings(record),
         next_step=f"rank_layers(name='{name}') for the layers, plot_capture(name='{name}') for the picture"
         if record["ranking"]
         else f"describe_capture(name='{name}')",

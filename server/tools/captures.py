@@ -7,14 +7,13 @@ from pydantic import Field
 
 from engine.errors import RequestError
 from engine.plots.findings import describe_findings
-from engine.records.files import count_prompts
+from engine.records.files import count_prompts, record_warnings
 from engine.store.catalog import list_captures as list_store
 from server.replies.captures import (
     CaptureReply,
     CapturesReply,
     DeletedReply,
     summarise_capture,
-    warnings_of,
 )
 from server.replies.reply import send, shorten
 from server.tools.arguments import LONGEST_NAME, CaptureName
@@ -76,7 +75,7 @@ def describe_capture(
             provenance=origin,
             example_prompts=[shorten(text, 160 if detail == "concise" else 600) for text in prompts[:shown]],
             left_out=count_prompts(record) - min(len(prompts), shown),
-            warnings=warnings_of(record),
+            warnings=record_warnings(record),
             next_step=f"rank_layers(name='{name}')"
             if record["ranking"]
             else "capture_contrast(concept=...) can be ranked",

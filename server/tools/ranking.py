@@ -6,8 +6,8 @@ from mcp.types import CallToolResult
 from pydantic import Field
 
 from engine.plots.findings import describe_findings
+from engine.records.files import record_warnings
 from engine.stats.scores import DEFAULT_SCORE, order_layers
-from server.replies.captures import warnings_of
 from server.replies.ranking import RankingReply, ranked_row
 from server.replies.reply import send
 from server.tools.arguments import LONGEST_NAME, CaptureName
@@ -42,7 +42,7 @@ def rank_layers(
             layers=[ranked_row(layer, full=detail == "full") for layer in layers[:top]],
             left_out=max(len(layers) - top, 0),
             findings=describe_findings(record),
-            warnings=warnings_of(record),
+            warnings=record_warnings(record),
             next_step=_next_step(name, [layer.row["layer"] for layer in layers]),
         )
     )

@@ -216,7 +216,7 @@ def test_the_same_model_in_another_dtype_is_read_with_a_warning(tiny: Loaded, di
         assert direction["provenance"] is not None
         direction["provenance"] = direction["provenance"] | {"dtype": "bfloat16"}
     warnings = read_text(*tiny, directions, TEXT)["warnings"]
-    assert any("in bfloat16" in warning and "float32" in warning for warning in warnings)
+    assert any("dtype: bfloat16 there, float32 here" in warning for warning in warnings)
 
 
 def test_a_captured_text_is_read_between_the_two_means() -> None:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from engine.records.files import record_warnings
 from engine.store.catalog import show_capture
-from server.replies.captures import summarise_capture, warnings_of
+from server.replies.captures import summarise_capture
 
 
 def test_a_contrast(store: Path) -> None:
@@ -22,7 +23,7 @@ def test_a_contrast(store: Path) -> None:
     assert summary.leading.interval == pytest.approx((best["low"], best["high"]), abs=6e-4)
     for row in others:
         assert (str(row["layer"]) in summary.leading.tied) or not row["tied"]
-    assert warnings_of(record) == record["ranking"]["warnings"] + record["confounds"]["warnings"]
+    assert record_warnings(record) == record["ranking"]["warnings"] + record["confounds"]["warnings"]
 
 
 def test_a_prompt_has_nothing_that_leads(store: Path) -> None:
@@ -36,4 +37,4 @@ def test_what_came_without_provenance_is_unknown(store: Path) -> None:
     record["unranked"] = "there is no spread"
     summary = summarise_capture(record)
     assert (summary.model, summary.site, summary.positions) == ("unknown", "unknown", "unknown")
-    assert warnings_of(record) == ["not ranked: there is no spread"]
+    assert record_warnings(record) == ["not ranked: there is no spread"]
