@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from typing import Any
 
 import anyio
@@ -17,6 +16,7 @@ from mcp.server.subscriptions import InMemorySubscriptionBus, ResourcesListChang
 from mcp.types import CallToolResult, InputRequiredResult, Resource, Tool
 from pydantic import ValidationError
 
+from engine.version import VERSION
 from server.changes import changes
 from server.errors import cut, explain_arguments, guarded, require_known_arguments
 from server.instructions import instructions_for
@@ -50,7 +50,7 @@ class LayerscopeServer(MCPServer[Workbench]):
         super().__init__(
             "layerscope",
             title="layerscope",
-            version=version("layerscope"),
+            version=VERSION,
             instructions=instructions_for(offered_tools(settings)),
             lifespan=lifespan,
             log_level="WARNING",

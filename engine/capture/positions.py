@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 PositionSpec = str | int | tuple[int, int]
 
-_SPAN = re.compile(r"(-?\d+)?:(-?\d+)?")
+_SPAN = re.compile(r"(-?\d{1,9})?:(-?\d{1,9})?")
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def parse_positions(positions: PositionSpec) -> Positions:
     body = text.removeprefix("mean:")
     if match := _SPAN.fullmatch(body):
         return Positions(int(match[1] or 0), int(match[2]) if match[2] else None, body != text, text)
-    if re.fullmatch(r"-?\d+", text):
+    if re.fullmatch(r"-?\d{1,9}", text):
         index = int(text)
         return Positions(index, index + 1 if index != -1 else None, False, text)
     raise RequestError(

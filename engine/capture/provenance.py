@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from engine.models.description import describe_model
 from engine.models.forward import input_device
 from engine.records.captures import Provenance
+from engine.version import VERSION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,6 +23,7 @@ def trace_provenance(
     *,
     alias: str | None = None,
     chat_template: str | None = None,
+    template_time: str | None = None,
     seed: int | None = None,
 ) -> Provenance:
     """Everything about the model and the run that bears on what the states are.
@@ -31,10 +33,11 @@ def trace_provenance(
         settings: How it was captured.
         alias: Short name of the model, where the caller has one.
         chat_template: Hash of the template that the prompts went through.
+        template_time: The time that the template was told, if it reads the clock.
         seed: Seed of the draw of pairs.
     """
     known = describe_model(model)
-    return Provenance(
+    provenance = Provenance(
         model=known.source.model_id,
         alias=alias or known.source.alias,
         revision=known.source.revision,
@@ -54,6 +57,9 @@ def trace_provenance(
         seed=seed,
         receipt=known.receipt,
     )
+    if template_time is not None:
+        provenance["template_time"] = template_time
+    return provenance
 
 
 def _prefix_reuse(settings: Settings) -> str:
@@ -63,5 +69,5 @@ def _prefix_reuse(settings: Settings) -> str:
 
 def library_versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
-    packages = ("layerscope", "torch", "transformers")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+    own = {"python": platform.python_version(), "layerscope": VERSION}
+    return own | {name: importlib.metadata.version(name) for name in ("torch", "transformers")}

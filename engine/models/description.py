@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from engine.models.check import check_model
+from engine.models.load_errors import readable_check_errors
 from engine.records.models import ModelConfig, ModelSource
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def describe_model(model: PreTrainedModel, source: ModelSource | None = None) ->
     """
     known = _described.get(model)
     if known is None:
-        receipt = check_model(model)
+        with readable_check_errors(model):
+            receipt = check_model(model)
         known = ModelConfig(source or _own_source(model), receipt["num_layers"], receipt["hidden_size"], receipt)
         _described[model] = known
     return known

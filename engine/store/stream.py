@@ -17,6 +17,7 @@ from engine.concepts.catalog import load_concept
 from engine.concepts.dataset_folder import is_dataset
 from engine.concepts.pair_files import PAIR_FILES, PairFile, open_pairs
 from engine.concepts.prompt_file import open_prompts
+from engine.paths import user_path
 from engine.processes import ALONE, Processes
 from engine.progress import Progress, Steps, untold
 from engine.records.concepts import Concept
@@ -171,7 +172,7 @@ def capture_contrast_in_shards(
 def _pairs(pairs: str | Path | Concept) -> Concept | PairFile:
     if isinstance(pairs, Concept):
         return pairs
-    path = Path(pairs)
+    path = user_path(pairs)
     return open_pairs(path) if path.suffix.lower() in PAIR_FILES or is_dataset(path) else load_concept(pairs)
 
 

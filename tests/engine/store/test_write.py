@@ -83,7 +83,8 @@ def test_a_contrast_that_cannot_be_ranked_is_saved_with_the_reason(
 ) -> None:
     factors = [Factors(template="t", persona="p", topic="w9")] * pairs
     texts = [f"w{5 + i} w9" for i in range(pairs)]
-    data = engine.capture_contrastive_activations(tiny_llama, tiny_tokenizer, texts, texts[::-1], factors=factors)
+    others = [f"w30 {text}" for text in texts]
+    data = engine.capture_contrastive_activations(tiny_llama, tiny_tokenizer, texts, others, factors=factors)
     engine.save_activations(data, "mine", store=tmp_path)
     record = show_capture("mine", store=tmp_path)
     assert record["ranking"] is None
