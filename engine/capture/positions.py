@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 PositionSpec = str | int | tuple[int, int]
 
+DEFAULT_POSITIONS = "last"
+"""What is kept of contrasts, and of lists and files of prompts, unless told: all tokens of many prompts are large."""
+SINGLE_PROMPT_POSITIONS = "all"
+"""What is kept of one prompt unless told."""
+
 _SPAN = re.compile(r"(-?\d{1,9})?:(-?\d{1,9})?")
 
 

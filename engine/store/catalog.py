@@ -136,7 +136,7 @@ def _entry(folder: Path, name: str) -> CatalogEntry:
         record = read_record(paths.record) if paths.record.exists() else None
         problem = missing_part(paths, record["data"]["bytes"] if record else None)
     except StoreError as error:
-        return CatalogEntry(name, None, error.problem)
+        return CatalogEntry(name.encode(errors="replace").decode(), None, error.problem)  # the name may be no UTF-8
     return CatalogEntry(name, None if problem else record, problem)
 
 

@@ -11,7 +11,7 @@ from engine.capture.activations import capture_activations
 from engine.capture.batches import DEFAULT_BATCH_SIZE
 from engine.capture.contrast import capture_contrastive_activations, capture_from_concept
 from engine.capture.layers import LayerSpec
-from engine.capture.positions import PositionSpec
+from engine.capture.positions import DEFAULT_POSITIONS, PositionSpec
 from engine.capture.settings import Settings
 from engine.capture.sites import DEFAULT_SITE
 from engine.concepts.pair_files import PairFile, WrittenPairs, read_pairs
@@ -43,7 +43,7 @@ def capture_into_store(
     *,
     store: str | Path | None = None,
     site: str = DEFAULT_SITE,
-    positions: PositionSpec = "last",
+    positions: PositionSpec = DEFAULT_POSITIONS,
     seed: int = 0,
     model_key: str | None = None,
     force: bool = False,

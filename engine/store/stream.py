@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from engine.capture.batches import DEFAULT_BATCH_SIZE
 from engine.capture.layers import LayerSpec
-from engine.capture.positions import PositionSpec
+from engine.capture.positions import DEFAULT_POSITIONS, PositionSpec
 from engine.capture.settings import Settings
 from engine.capture.sites import DEFAULT_SITE
 from engine.concepts.catalog import load_concept
@@ -39,7 +39,7 @@ def capture_prompt_file(
     *,
     store: str | Path | None = None,
     site: str = DEFAULT_SITE,
-    positions: PositionSpec = "all",
+    positions: PositionSpec = DEFAULT_POSITIONS,
     batch_size: int | None = DEFAULT_BATCH_SIZE,
     prefix_reuse: bool = True,
     store_dtype: str = AS_CAPTURED,
@@ -109,7 +109,7 @@ def capture_contrast_in_shards(
     *,
     store: str | Path | None = None,
     site: str = DEFAULT_SITE,
-    positions: PositionSpec = "last",
+    positions: PositionSpec = DEFAULT_POSITIONS,
     batch_size: int | None = DEFAULT_BATCH_SIZE,
     prefix_reuse: bool = True,
     seed: int = 0,
