@@ -100,7 +100,7 @@ def _print(store: Path, capture: str | None, filter_text: str) -> None:
     shown = sort_summaries([summary for summary in summaries if wanted.accepts(summary)], "saved", descending=True)
     print_data(captures_as_text(shown))
     if not summaries:
-        Narrator(quiet=False).say("no captures yet; make one: layerscope capture --concept honesty --positions last")
+        Narrator(quiet=False).say("no captures yet; make one: layerscope capture --concept honesty")
 
 
 COMMAND = Command("tui", tui, HELP)
