@@ -12,12 +12,17 @@ def user_path(given: str | Path) -> Path:
         given: What a user gave.
 
     Raises:
-        RequestError: There is no such home folder, or the path holds a null character.
+        RequestError: It is no path, there is no such home folder, or the path holds a null character.
 
     Example:
         >>> user_path("activations").as_posix()
         'activations'
     """
+    if not isinstance(given, str | Path):
+        raise RequestError(
+            f"a value of the type {type(given).__name__} is no path",
+            expected="the path of one file or folder, a str or a Path",
+        )
     if "\0" in str(given):
         raise RequestError(f"{str(given)!r} cannot be a path", expected="a path without null characters")
     try:

@@ -44,7 +44,7 @@ def parse_site(site: str, layers: LayerSpec = None) -> str:
         >>> parse_site("attn_out", [3, 4])
         'attn_out'
     """
-    if site not in SITES:
+    if not isinstance(site, str) or site not in SITES:
         raise RequestError(f"there is no site {site!r}", expected=f"one of {', '.join(SITES)}")
     if site in _WITHOUT_LAYERS and not wants_all(layers):
         raise RequestError(

@@ -102,8 +102,9 @@ def find_source(model: str | Path) -> ModelSource:
         'Qwen/Qwen2.5-1.5B-Instruct'
     """
     registry = read_registry()
-    if isinstance(model, Path):
+    if not isinstance(model, str):
         return _source_of_path(user_path(model), _alias_of(user_path(model)))
+    model = str(model)  # NumPy's strings cannot be saved
     if not model:
         raise RequestError("the model has no name", next_step=Remedy.LIST_MODELS)
     if model in registry:

@@ -16,6 +16,7 @@ from engine.capture.settings import Settings
 from engine.capture.sites import DEFAULT_SITE
 from engine.concepts.pair_files import PairFile, WrittenPairs, read_pairs
 from engine.concepts.prompt_file import PromptFile
+from engine.plain import plain_texts
 from engine.processes import ALONE
 from engine.progress import Progress, Steps, untold
 from engine.records.captures import CaptureData
@@ -132,5 +133,5 @@ def capture_source(
         return capture_contrastive_activations(
             model, tokenizer, source.positive, source.negative, factors=source.factors, **how
         )
-    prompts = [*(source.texts() if isinstance(source, PromptFile) else source)]
+    prompts = [*source.texts()] if isinstance(source, PromptFile) else plain_texts(source)
     return capture_activations(model, tokenizer, prompts[0] if len(prompts) == 1 else prompts, **how)

@@ -1,6 +1,7 @@
 """`~` stands for the home folder wherever a path is taken."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,16 @@ def test_files_and_folders_are_found_at_home(home: Path) -> None:
     assert locate("~/store/mine").store == locate("mine", "~/store").store == home / "store"
 
 
-@pytest.mark.parametrize(("given", "said"), [("~nobody-here/x", "home folder"), ("a\0b", "null")])
-def test_what_cannot_be_a_path_is_refused(given: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("~nobody-here/x", "home folder"),
+        ("a\0b", "null"),
+        (b"x", "a value of the type bytes is no path"),
+        (["x"], "the type list is no path.*one file or folder"),
+        (None, "the type NoneType is no path"),
+    ],
+)
+def test_what_cannot_be_a_path_is_refused(given: Any, said: str) -> None:
     with pytest.raises(RequestError, match=said):
         user_path(given)
