@@ -13,7 +13,7 @@ demo: $(DEMO).png
 	@echo "saved: $(DEMO).pt  $(DEMO).json  $(DEMO).png" >&2
 
 $(DEMO).pt: | $(INSTALLED)
-	$(BIN)/layerscope capture --model smollm2 --concept honesty --positions last >/dev/null
+	$(BIN)/layerscope capture --model smollm2 --concept honesty >/dev/null
 
 $(DEMO).png: $(DEMO).pt
 	$(BIN)/layerscope visualize $(DEMO).pt --output $@ --quiet >/dev/null
@@ -45,7 +45,7 @@ check-mcp: $(INSTALLED)
 # The pictures of the README and of docs/, from captures of the default model.
 figures: $(INSTALLED)
 	rm -rf build/figures && mkdir -p build/figures
-	cd build/figures && for concept in honesty empathy formality; do ../../$(BIN)/layerscope capture --concept $$concept --positions last >/dev/null || exit 1; done
+	cd build/figures && for concept in honesty empathy formality; do ../../$(BIN)/layerscope capture --concept $$concept >/dev/null || exit 1; done
 	cd build/figures && ../../$(BIN)/layerscope visualize smollm2_honesty --output ../../docs/honesty.png >/dev/null
 	cd build/figures && ../../$(BIN)/layerscope visualize smollm2_empathy --layer 15 --output ../../docs/sides.png >/dev/null
 	cd build/figures && ../../$(BIN)/layerscope compare smollm2_honesty smollm2_empathy --output ../../docs/comparison.png >/dev/null

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from typing import Any
 
 import anyio
@@ -17,14 +16,16 @@ from mcp.server.subscriptions import InMemorySubscriptionBus, ResourcesListChang
 from mcp.types import CallToolResult, InputRequiredResult, Resource, Tool
 from pydantic import ValidationError
 
+from engine.version import VERSION
 from server.changes import changes
-from server.errors import cut, explain_arguments, guarded, require_known_arguments
+from server.errors import cut, explain_arguments, guarded, require_known_arguments, require_whole_characters
 from server.instructions import instructions_for
 from server.legacy import LegacyListeners, promise_word
 from server.prompts import add_prompts
 from server.resources import add_resources, capture_names
 from server.schemas import strict
 from server.settings import ServerSettings
+from server.stdio import serve_stdio
 from server.tools import missing_tool, offered_tools
 from server.tools.spec import ToolSpec
 from server.workbench import Workbench, open_workbench
@@ -50,7 +51,7 @@ class LayerscopeServer(MCPServer[Workbench]):
         super().__init__(
             "layerscope",
             title="layerscope",
-            version=version("layerscope"),
+            version=VERSION,
             instructions=instructions_for(offered_tools(settings)),
             lifespan=lifespan,
             log_level="WARNING",
@@ -72,6 +73,7 @@ class LayerscopeServer(MCPServer[Workbench]):
         try:
             if name not in tools:
                 raise ToolError(missing_tool(name, list(tools)))
+            require_whole_characters(name, arguments)
             require_known_arguments(name, arguments, list(tools[name].input_schema.get("properties", {})))
             if context is not None:
                 self._listeners.add(context.session)
@@ -81,6 +83,10 @@ class LayerscopeServer(MCPServer[Workbench]):
             raise ToolError(
                 cut(explain_arguments(name, wrong) if isinstance(wrong, ValidationError) else str(error))
             ) from error
+
+    async def run_stdio_async(self) -> None:
+        """Serve over stdin and stdout; a line that is no message is answered too."""
+        await serve_stdio(self._lowlevel_server)
 
     async def list_resources(self) -> list[Resource]:
         """Every capture of the store."""

@@ -14,6 +14,7 @@ from engine.cli.command import Command
 from engine.cli.console import Narrator
 from engine.cli.loading import DeviceMap, Dtype, MaxMemory, read_load_options
 from engine.models.options import AUTO
+from engine.paths import user_path
 from engine.store.names import DEFAULT_STORE
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def serve(
     from server.settings import ServerSettings, default_memory
 
     settings = ServerSettings(
-        store=store.absolute(),
+        store=user_path(store).absolute(),
         read_only=read_only,
         tools=tuple(tools or ()),
         allowed_models=tuple(allow_model or ()),

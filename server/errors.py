@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import json
 import logging
 import secrets
 import time
@@ -75,7 +76,11 @@ def explain_bug(error: BaseException, where: str) -> str:
 
 
 def cut(text: str) -> str:
-    """An error that is short whatever was given: its beginning, and its end, which says what to do."""
+    """An error that is short whatever was given: its beginning, and its end, which says what to do.
+
+    Halves of characters, which a client or a file name may bring, become question marks: JSON in UTF-8 has none.
+    """
+    text = text.encode(errors="replace").decode()
     half = MOST_ERROR // 2 - 2
     return text if len(text) <= MOST_ERROR else f"{text[:half]} … {text[-half:]}"
 
@@ -94,6 +99,21 @@ def explain_arguments(tool: str, error: ValidationError) -> str:
         wrong.append(f"{where}: {detail['msg']}{given}")
     more = error.error_count() - len(wrong)
     return f"{tool} was not called. {'; '.join(wrong)}{f'; and {more} more' if more else ''}."
+
+
+def require_whole_characters(tool: str, given: dict[str, Any]) -> None:
+    """Refuse arguments with half a character, which JSON can write and UTF-8 cannot.
+
+    Raises:
+        ToolError: There is one.
+    """
+    try:
+        json.dumps(given, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ToolError(
+            f"{tool} was not called: an argument holds half a character. Expected: both halves of a surrogate pair, or"
+            " the character itself in UTF-8."
+        ) from error
 
 
 def require_known_arguments(tool: str, given: dict[str, Any], known: list[str]) -> None:

@@ -19,6 +19,7 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 
 from engine.errors import RequestError
+from engine.paths import user_path
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -75,9 +76,10 @@ def read_token(path: Path | None) -> str | None:
         RequestError: The file cannot be read, or the token is none: too short, or more than a word.
     """
     try:
-        token = path.read_text(encoding="utf-8").strip() if path else os.environ.get(TOKEN_VARIABLE, "").strip()
+        given = user_path(path).read_text(encoding="utf-8-sig") if path else os.environ.get(TOKEN_VARIABLE, "")
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"the token file {path} cannot be read: {error}") from error
+    token = given.strip()
     if not token and path is None:
         return None
     if len(token) < _SHORTEST_TOKEN:

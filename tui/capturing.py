@@ -14,6 +14,7 @@ from engine.concepts.prompt_file import PromptFile
 from engine.concepts.text_file import is_text_file, open_texts
 from engine.errors import RequestError
 from engine.models.registry import find_source
+from engine.paths import user_path
 from engine.records.concepts import Concept
 from engine.store.names import MOST_IN_MEMORY, default_name, locate, require_free
 from tui.jobs import Job, JobCancelled
@@ -88,7 +89,7 @@ def plan_capture(form: CaptureForm, store: Path) -> CapturePlan:
     concept = form.concept.strip()
     if not concept:
         raise RequestError("there is nothing to capture", expected="a concept, or a file of pairs or prompts")
-    file = Path(concept).expanduser()
+    file = user_path(concept)
     what = open_texts(file) if is_text_file(file) else load_concept(concept)
     parse_positions(form.positions.strip())
     if not form.samples.strip().isdecimal():

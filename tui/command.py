@@ -15,6 +15,7 @@ from engine.cli.console import Narrator, print_data
 from engine.cli.loading import DeviceMap, Dtype, MaxMemory, read_load_options
 from engine.errors import RequestError
 from engine.models.options import AUTO
+from engine.paths import user_path
 from engine.store.names import DEFAULT_STORE, PLAN, locate
 
 HELP = """Browse captures in the terminal: which layers, how sure, and why. Press ? for the keys.
@@ -73,11 +74,10 @@ def tui(
 
 def _store_and_capture(what: str | None) -> tuple[Path, str | None]:
     """A folder is a store, but for one of shards; all else is a capture, by path or by name in the default store."""
-    in_shards = what is not None and (Path(what) / PLAN).is_file()
-    if what is None or (Path(what).is_dir() and not in_shards):
-        return Path(what or DEFAULT_STORE), None
-    if what.endswith("/") and not in_shards:
-        return Path(what), None
+    path = DEFAULT_STORE if what is None else user_path(what)
+    in_shards = what is not None and (path / PLAN).is_file()
+    if what is None or (path.is_dir() and not in_shards) or (what.endswith("/") and not in_shards):
+        return path, None
     find_record(what, DEFAULT_STORE)
     paths = locate(capture_path(what, DEFAULT_STORE)) if is_path(what) else locate(what, DEFAULT_STORE)
     return paths.store, paths.name
@@ -100,7 +100,7 @@ def _print(store: Path, capture: str | None, filter_text: str) -> None:
     shown = sort_summaries([summary for summary in summaries if wanted.accepts(summary)], "saved", descending=True)
     print_data(captures_as_text(shown))
     if not summaries:
-        Narrator(quiet=False).say("no captures yet; make one: layerscope capture --concept honesty --positions last")
+        Narrator(quiet=False).say("no captures yet; make one: layerscope capture --concept honesty")
 
 
 COMMAND = Command("tui", tui, HELP)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from engine.capture.sites import DEFAULT_SITE
 from engine.capture.stacked import capture_stacked
 from engine.errors import CaptureError
 from engine.models.blocks import find_blocks
+from engine.plain import is_text, plain_text, plain_texts
 from engine.progress import Progress
 from engine.records.captures import ActivationData
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 def capture_activations(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompt: str | Sequence[str],
+    prompt: str | Iterable[str],
     layers: LayerSpec = None,
     use_hooks: bool = False,
     *,
@@ -46,7 +47,8 @@ def capture_activations(
     Args:
         model: From `load_model_and_tokenizer`, or any causal language model of transformers. Left as it was found.
         tokenizer: Its tokenizer.
-        prompt: A text, taken as it is: no chat template is applied. Or several.
+        prompt: A text, taken as it is: no chat template is applied. Or several: a list, tuple, array, Series or
+            generator of texts.
         layers: See `parse_layers`; None for all.
         use_hooks: Stop each pass after the last layer wanted; the states are the same bits. Sites other than
             `resid_post` are read so in any case.
@@ -66,7 +68,7 @@ def capture_activations(
 
     Raises:
         RequestError: A site, layers or positions that do not exist.
-        CaptureError: A prompt that is empty or too long, or states that are unusable.
+        CaptureError: A prompt that is no text, empty or too long, or states that are unusable.
         ModelError: The model fails the check, or does not have the site.
 
     Example:
@@ -75,6 +77,10 @@ def capture_activations(
         >>> data["activations"][16].shape
         torch.Size([1, 4, 576])
     """
+    single = is_text(prompt)
+    texts = [plain_text(prompt, "the prompt")] if single else plain_texts(prompt)
+    if not texts:
+        raise CaptureError("there are no prompts", expected="at least one")
     settings = Settings.for_model(
         model,
         layers,
@@ -85,11 +91,8 @@ def capture_activations(
         prefix_reuse=prefix_reuse,
         progress=progress,
     )
-    texts = [prompt] if isinstance(prompt, str) else list(prompt)
-    if not texts:
-        raise CaptureError("there are no prompts", expected="at least one")
     prompts = tokenize_prompts(model, tokenizer, texts, rendered=rendered)
-    data = run_capture(model, prompts, settings)[0] if isinstance(prompt, str) else _together(model, prompts, settings)
+    data = run_capture(model, prompts, settings)[0] if single else _together(model, prompts, settings)
     data["provenance"] = trace_provenance(model, settings)
     return data
 

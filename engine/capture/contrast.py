@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.capture.batches import DEFAULT_BATCH_SIZE
 from engine.capture.layers import LayerSpec
+from engine.capture.pair_check import PairCheck
 from engine.capture.positions import PositionSpec
 from engine.capture.prompts import tokenize_prompts
 from engine.capture.provenance import trace_provenance
@@ -20,6 +21,7 @@ from engine.concepts.catalog import load_concept
 from engine.concepts.pairs import DEFAULT_SAMPLES
 from engine.concepts.rendered import render_pairs
 from engine.errors import CaptureError
+from engine.plain import plain_text, plain_texts, require_whole
 from engine.progress import Progress
 from engine.records.captures import ContrastData
 from engine.records.concepts import Concept, Factors
@@ -33,12 +35,12 @@ log = logging.getLogger(__name__)
 def capture_contrastive_activations(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    positive_prompts: Sequence[str],
-    negative_prompts: Sequence[str],
+    positive_prompts: Iterable[str],
+    negative_prompts: Iterable[str],
     layers: LayerSpec = None,
     use_hooks: bool = False,
     *,
-    factors: Sequence[Factors] | None = None,
+    factors: Iterable[Factors] | None = None,
     site: str = DEFAULT_SITE,
     positions: PositionSpec = "all",
     batch_size: int | None = DEFAULT_BATCH_SIZE,
@@ -50,8 +52,8 @@ def capture_contrastive_activations(
     Args:
         model: See `capture_activations`.
         tokenizer: Its tokenizer.
-        positive_prompts: Texts of one side, taken as they are.
-        negative_prompts: As many texts of the other side.
+        positive_prompts: Texts of the positive class, taken as they are: a list, array, Series or generator.
+        negative_prompts: As many texts of the negative class.
         layers: See `parse_layers`; None for all.
         use_hooks: Stop each pass after the last layer wanted.
         factors: What each pair was made from, for statistics that leave one of these out.
@@ -65,7 +67,8 @@ def capture_contrastive_activations(
         One capture a prompt, each of shape `(1, kept tokens, hidden)` at each layer.
 
     Raises:
-        CaptureError: The sides have different lengths or are empty, or a prompt cannot be captured.
+        CaptureError: The classes have different lengths, are empty or have the same prompts, a pair has the same prompt
+            twice, or a prompt cannot be captured.
         RequestError: A site, layers or positions that do not exist.
         ModelError: The model fails the check, or does not have the site.
 
@@ -74,6 +77,11 @@ def capture_contrastive_activations(
         >>> data["positive"][0]["activations"][16].shape
         torch.Size([1, 3, 576])
     """
+    positive, negative = (
+        plain_texts(positive_prompts, "positive prompt"),
+        plain_texts(negative_prompts, "negative prompt"),
+    )
+    made_from = None if factors is None else _plain_factors(factors, len(positive))
     settings = Settings.for_model(
         model,
         layers,
@@ -84,11 +92,9 @@ def capture_contrastive_activations(
         prefix_reuse=prefix_reuse,
         progress=progress,
     )
-    data = _capture_pairs(model, tokenizer, positive_prompts, negative_prompts, settings, rendered=False)
-    if factors is not None:
-        if len(factors) != data["num_pairs"]:
-            raise CaptureError(f"there are {data['num_pairs']} pairs and {len(factors)} sets of factors")
-        data["factors"] = list(factors)
+    data = _capture_pairs(model, tokenizer, positive, negative, settings, rendered=False)
+    if made_from is not None:
+        data["factors"] = made_from
     data["provenance"] = trace_provenance(model, settings)
     return data
 
@@ -160,16 +166,37 @@ def capture_from_concept(
     data["concept"] = chosen.name
     data["factors"] = pairs.factors
     data["provenance"] = trace_provenance(
-        model, settings, alias=model_key, chat_template=pairs.chat_template, seed=seed
+        model,
+        settings,
+        alias=None if model_key is None else str(model_key),
+        chat_template=pairs.chat_template,
+        template_time=pairs.moment,
+        seed=require_whole(seed, "the seed"),
     )
     return data
+
+
+def _plain_factors(factors: Iterable[Factors], pairs: int) -> list[Factors]:
+    """What pairs were made from, as it can be stored; refused unless it is said of every pair."""
+    plain = []
+    for number, known in enumerate(factors):
+        if not isinstance(known, Mapping) or known.keys() != Factors.__annotations__.keys():
+            raise CaptureError(
+                f"the factors of pair {number} are {known!r}",
+                expected=f"a dictionary with {', '.join(Factors.__annotations__)}",
+            )
+        values = {key: plain_text(value, f"the {key} of pair {number}") for key, value in known.items()}
+        plain.append(Factors(template=values["template"], persona=values["persona"], topic=values["topic"]))
+    if len(plain) != pairs:
+        raise CaptureError(f"there are {pairs} pairs and {len(plain)} sets of factors", expected="one set a pair")
+    return plain
 
 
 def _capture_pairs(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    positive: Sequence[str],
-    negative: Sequence[str],
+    positive: list[str],
+    negative: list[str],
     settings: Settings,
     *,
     rendered: bool,
@@ -179,10 +206,14 @@ def _capture_pairs(
             f"there are {len(positive)} positive and {len(negative)} negative prompts",
             expected="as many of one as of the other, at least one",
         )
-    # Both sides in one run: the prompts of a pair are alike in length and so meet in the same batch.
+    # Both classes in one run: the prompts of a pair are alike in length and so meet in the same batch.
     texts = list(chain.from_iterable(zip(positive, negative, strict=True)))
     sides = ("positive", "negative")
-    captured = run_capture(model, tokenize_prompts(model, tokenizer, texts, rendered=rendered, sides=sides), settings)
+    prompts = tokenize_prompts(model, tokenizer, texts, rendered=rendered, sides=sides)
+    check = PairCheck()
+    check.add(prompts)
+    check.require_contrast()
+    captured = run_capture(model, prompts, settings)
     return ContrastData(
         positive=captured[0::2],
         negative=captured[1::2],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,11 @@ from engine.capture.prompts import TokenizedPrompt, tokenize_prompts
 from engine.capture.run import run_batches
 from engine.capture.settings import Settings
 from engine.capture.sites import DEFAULT_SITE
+from engine.errors import CaptureError
 from engine.models.description import describe_model
 from engine.models.forward import input_device
 from engine.models.offload import is_offloaded
+from engine.plain import plain_texts
 from engine.records.captures import CaptureEstimate
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ _TIMED_TOKENS = 128  # in memory on a CPU: fewer would cost nearly as much, sinc
 def estimate_capture(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Iterable[str],
     layers: LayerSpec = None,
     *,
     site: str = DEFAULT_SITE,
@@ -76,17 +78,20 @@ def estimate_capture(
         prefix_reuse=prefix_reuse,
         progress=None,
     )
+    texts = plain_texts(prompts)
+    if not texts:
+        raise CaptureError("there are no prompts", expected="at least one")
     begun = time.perf_counter()
-    tokenized = tokenize_prompts(model, tokenizer, prompts, rendered=rendered)
+    tokenized = tokenize_prompts(model, tokenizer, texts, rendered=rendered)
     tokenizing = time.perf_counter() - begun
     lengths = [len(prompt.ids) for prompt in tokenized]
     spans = [settings.positions.span(len(prompt.ids), prompt.name) for prompt in tokenized]
-    kept = len(prompts) if settings.positions.mean else sum(stop - start for start, stop in spans)
+    kept = len(texts) if settings.positions.mean else sum(stop - start for start, stop in spans)
     rows = [prompt.ids for prompt in tokenized]
     run = planned_tokens(settings.plan(rows), rows)
     width = describe_model(model).hidden_size
     return CaptureEstimate(
-        prompts=len(prompts),
+        prompts=len(texts),
         tokens=sum(lengths),
         seconds=round(tokenizing + run * _seconds_per_token(model, tokenized, settings), 2),
         bytes=kept * len(settings.layers) * width * (4 if settings.positions.mean else model.dtype.itemsize),

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 PositionSpec = str | int | tuple[int, int]
 
-_SPAN = re.compile(r"(-?\d+)?:(-?\d+)?")
+DEFAULT_POSITIONS = "last"
+"""What is kept of contrasts, and of lists and files of prompts, unless told: all tokens of many prompts are large."""
+SINGLE_PROMPT_POSITIONS = "all"
+"""What is kept of one prompt unless told."""
+
+_SPAN = re.compile(r"(-?\d{1,9})?:(-?\d{1,9})?")
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def parse_positions(positions: PositionSpec) -> Positions:
     body = text.removeprefix("mean:")
     if match := _SPAN.fullmatch(body):
         return Positions(int(match[1] or 0), int(match[2]) if match[2] else None, body != text, text)
-    if re.fullmatch(r"-?\d+", text):
+    if re.fullmatch(r"-?\d{1,9}", text):
         index = int(text)
         return Positions(index, index + 1 if index != -1 else None, False, text)
     raise RequestError(

@@ -55,7 +55,8 @@ def tokenize_prompts(
         first: Number of the first text or pair, where these are a part of a longer list.
 
     Raises:
-        CaptureError: A text is empty or too long; the message names it.
+        CaptureError: A text is empty or too long, holds half a character, or a token that the model has no embedding
+            for; the message names it.
     """
     names = [
         _name(f"{sides[place % len(sides)]} prompt {first + place // len(sides)}".strip(), text)
@@ -64,6 +65,7 @@ def tokenize_prompts(
     rows = _encode(tokenizer, texts, rendered)
     _require_length(names, rows, longest_prompt(model, tokenizer))
     known = list({token for row in rows for token in row})
+    _require_embedded(model, tokenizer, names, rows, max(known, default=0))
     spelt = dict(zip(known, tokenizer.convert_ids_to_tokens(known), strict=True))
     return [
         TokenizedPrompt(name, text, row, [spelt[token] for token in row])
@@ -72,9 +74,18 @@ def tokenize_prompts(
 
 
 def _name(label: str, text: str) -> str:
-    if not isinstance(text, str) or not text:
+    if not text:
         raise CaptureError(f"{label} is empty", expected="a text with at least one token")
-    return f"{label} ({excerpt(text)})"
+    name = f"{label} ({excerpt(text)})"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise CaptureError(
+            f"{name} holds half a character: {error.reason}",
+            expected="a text that UTF-8 can write",
+            next_step="remove it, or join it with its other half",
+        ) from error
+    return name
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], rendered: bool) -> list[list[int]]:
@@ -100,6 +111,37 @@ def _require_length(names: Sequence[str], rows: Sequence[list[int]], limit: int)
                 f"{name} has {len(row)} tokens, more than the model's {limit}",
                 next_step="shorten it: nothing is cut off silently",
             )
+
+
+def _require_embedded(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    names: Sequence[str],
+    rows: Sequence[list[int]],
+    largest: int,
+) -> None:
+    """Refuse tokens beyond the embedding: a tokenizer may have been given tokens that its model was not."""
+    embedded = _embedded_tokens(model)
+    if embedded is None or largest < embedded:
+        return
+    name, row = next((name, row) for name, row in zip(names, rows, strict=True) if max(row) >= embedded)
+    token = max(row)
+    raise CaptureError(
+        f"{name} holds the token {tokenizer.convert_ids_to_tokens(token)!r} with the id {token}, and the model embeds"
+        f" the ids 0 to {embedded - 1} only",
+        expected="the tokenizer that the model was trained with",
+        next_step="leave the token out, or load a model that was trained with it",
+    )
+
+
+def _embedded_tokens(model: PreTrainedModel) -> int | None:
+    """How many token ids a model has an embedding for; None where it does not say."""
+    try:
+        embedding = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    count = getattr(embedding, "num_embeddings", None)
+    return count if isinstance(count, int) else None
 
 
 def longest_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.models.forward import input_device
 from engine.records.captures import Provenance
+from engine.version import VERSION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,6 +22,7 @@ def trace_provenance(
     *,
     alias: str | None = None,
     chat_template: str | None = None,
+    template_time: str | None = None,
     seed: int | None = None,
 ) -> Provenance:
     """Everything about the model and the run that bears on what the states are.
@@ -30,6 +32,7 @@ def trace_provenance(
         settings: How it was captured.
         alias: Short name of the model, where the caller has one.
         chat_template: Hash of the template that the prompts went through.
+        template_time: The time that the template was told, if it reads the clock.
         seed: Seed of the draw of pairs.
     """
     known = settings.model
@@ -61,6 +64,8 @@ def trace_provenance(
         provenance["altered"] = altered
     if known.autocast is not None:
         provenance["autocast"] = known.autocast
+    if template_time is not None:
+        provenance["template_time"] = template_time
     return provenance
 
 
@@ -71,5 +76,5 @@ def _prefix_reuse(settings: Settings) -> str:
 
 def library_versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
-    packages = ("layerscope", "torch", "transformers")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+    own = {"python": platform.python_version(), "layerscope": VERSION}
+    return own | {name: importlib.metadata.version(name) for name in ("torch", "transformers")}

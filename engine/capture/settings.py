@@ -16,9 +16,9 @@ from engine.capture.layers import LayerSpec
 from engine.capture.positions import Positions, PositionSpec, parse_positions
 from engine.capture.prefixes import Plan, planned_tokens, shared_batches
 from engine.capture.sites import DEFAULT_SITE, wanted_layers
-from engine.errors import RequestError
 from engine.models.description import examine_model
 from engine.models.shortcuts import ONEDNN_TOLERANCE
+from engine.plain import require_whole
 from engine.progress import Progress
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ class Settings:
             RequestError: Site, layers, positions or batch size make no sense for it.
             ModelError: The model fails the check, or does not have the site.
         """
-        if batch_size is not None and batch_size < 1:
-            raise RequestError(f"a batch of {batch_size} prompts is not possible", expected="at least 1")
+        if batch_size is not None:
+            batch_size = require_whole(batch_size, "the batch size", least=1)
         known = examine_model(model)
         receipt, added = known.receipt, known.added
         numbers = wanted_layers(site, layers, receipt)
@@ -90,7 +90,7 @@ class Settings:
             batch_size = 1
         return cls(
             model=known,
-            site=site,
+            site=str(site),
             layers=numbers,
             positions=parse_positions(positions),
             use_hooks=use_hooks or site != DEFAULT_SITE,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.capture.layers import LayerSpec, parse_layers
+from engine.capture.layers import LayerSpec, parse_layers, wants_all
 from engine.errors import ModelError, RequestError
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ def parse_site(site: str, layers: LayerSpec = None) -> str:
         >>> parse_site("attn_out", [3, 4])
         'attn_out'
     """
-    if site not in SITES:
+    if not isinstance(site, str) or site not in SITES:
         raise RequestError(f"there is no site {site!r}", expected=f"one of {', '.join(SITES)}")
-    if site in _WITHOUT_LAYERS and not (layers is None or layers == "all"):
+    if site in _WITHOUT_LAYERS and not wants_all(layers):
         raise RequestError(
             f"the site {site!r} has no layer: it is {SITES[site]}, read once", next_step="leave out the layers"
         )

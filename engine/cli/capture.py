@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from engine.capture.batches import DEFAULT_BATCH_SIZE
-from engine.capture.positions import parse_positions
+from engine.capture.positions import DEFAULT_POSITIONS, SINGLE_PROMPT_POSITIONS, parse_positions
 from engine.capture.sites import DEFAULT_SITE, SITES, parse_site
 from engine.cli.capture_work import capture_in_memory, capture_shards, load, too_large
 from engine.cli.command import Command
@@ -20,6 +20,7 @@ from engine.concepts.prompt_file import PromptFile, open_prompts
 from engine.errors import RequestError
 from engine.models.options import AUTO
 from engine.models.registry import DEFAULT_MODEL, find_source
+from engine.paths import user_path
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
 from engine.processes import Processes, find_processes
@@ -34,12 +35,12 @@ HELP = """Run prompts or a concept through a model and save the hidden states of
 
 [bold]Examples[/bold]
 
-  layerscope capture --concept honesty --positions last
+  layerscope capture --concept honesty
   layerscope capture --model qwen --prompt "Tell me a story" --layers 10-20
   layerscope capture --concept mine.toml --max-samples 0 --output runs/mine
-  layerscope capture --pairs my_pairs.jsonl --positions last
-  layerscope capture --prompts questions.jsonl --positions last
-  layerscope capture --concept honesty --max-samples 0 --positions last --shards
+  layerscope capture --pairs my_pairs.jsonl
+  layerscope capture --prompts questions.jsonl
+  layerscope capture --concept honesty --max-samples 0 --shards
   layerscope capture --list-models
 """
 
@@ -82,9 +83,12 @@ def capture(
     ] = "all",
     site: Annotated[str, typer.Option(help=f"{', '.join(SITES)}.", rich_help_panel=_WHAT)] = DEFAULT_SITE,
     positions: Annotated[
-        str,
-        typer.Option(help="all, last, mean, an index (-2), a span (2:10), mean:2:10.", rich_help_panel=_WHAT),
-    ] = "all",
+        str | None,
+        typer.Option(
+            help="last, all, mean, an index (-2), a span (2:10), mean:2:10. Default: last; all for one --prompt.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     use_hooks: Annotated[
         bool, typer.Option("--use-hooks", help="Same states; stop after the last layer.", rich_help_panel=HOW)
     ] = False,
@@ -138,6 +142,9 @@ def capture(
     processes = find_processes()
     in_shards = _goes_into_shards(chosen, shards, store_dtype, processes)
     options = read_load_options(dtype, device_map, max_memory)
+    if positions is None:
+        one = isinstance(chosen, list) and len(chosen) == 1
+        positions = SINGLE_PROMPT_POSITIONS if one else DEFAULT_POSITIONS
     parse_positions(positions)
     parse_site(site, layers)
     alias = find_source(model).alias
@@ -151,7 +158,7 @@ def capture(
     draw = {"max_samples": max_samples or None, "seed": seed} if isinstance(chosen, Concept) else {}
     what_of = {"layers": layers, "site": site, "positions": positions}
     how: dict[str, Any] = what_of | draw | {"batch_size": batch_size, "prefix_reuse": not no_prefix_reuse}
-    source = chosen if isinstance(chosen, Concept | PromptFile) else PairFile(pairs) if pairs else None
+    source = chosen if isinstance(chosen, Concept | PromptFile) else PairFile(user_path(pairs)) if pairs else None
     in_shards = in_shards or (paths.unfinished and not force)
     if source is not None and (in_shards or too_large(narrator, loaded, tokenizer, source, what_of | draw)):
         how |= {"model_key": alias, "store_dtype": store_dtype or "as captured", "force": force, "processes": processes}

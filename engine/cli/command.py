@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ class Command:
 
 def installed_names() -> list[str]:
     """Names of the commands that installed packages offer through the entry-point group `layerscope.commands`."""
-    return sorted(entry.name for entry in entry_points(group=GROUP))
+    return [entry.name for entry in _entry_points()]
 
 
 def installed_commands(called: str = "") -> Iterator[Command]:
@@ -42,7 +44,7 @@ def installed_commands(called: str = "") -> Iterator[Command]:
     Args:
         called: The only one wanted; all unless given.
     """
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+    for entry in _entry_points():
         if called not in ("", entry.name):
             continue
         try:
@@ -51,3 +53,13 @@ def installed_commands(called: str = "") -> Iterator[Command]:
             log.warning("the command %s cannot be used: %s", entry.name, error)
             continue
         yield command
+
+
+def _entry_points() -> list[EntryPoint]:
+    """What installed packages offer; of a checkout that is not installed, what its pyproject.toml says it will."""
+    found = [*entry_points(group=GROUP)]
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    if not found and project.is_file():
+        offered = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["entry-points"][GROUP]
+        found = [EntryPoint(name, place, GROUP) for name, place in offered.items()]
+    return sorted(found, key=lambda entry: entry.name)

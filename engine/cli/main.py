@@ -10,8 +10,9 @@ import typer
 
 from engine.cli.command import installed_commands, installed_names
 from engine.cli.console import Narrator
+from engine.cli.output import standard_output
 from engine.cli.remedies import REMEDIES
-from engine.errors import LayerscopeError
+from engine.errors import LayerscopeError, RequestError
 from engine.processes import find_processes
 
 INTERRUPTED = 130
@@ -21,14 +22,14 @@ _HELP = """Find where in a language model a concept lives.
 
 [bold]Examples[/bold]
 
-  layerscope capture --concept honesty --positions last
+  layerscope capture --concept honesty
   layerscope rank smollm2_honesty --top 5
   layerscope read smollm2_honesty --prompt "I swear that I did not take it"
   layerscope list
   layerscope visualize activations/smollm2_honesty.pt --output honesty.png
 
 [bold]Exit codes[/bold]: 0 done, 1 a bug, 2 a wrong argument, 3 the model, 4 a prompt or
-its states, 5 the store, 130 interrupted.
+its states, 5 the store, 6 standard output, 130 interrupted, 141 the reader has gone.
 """
 
 # Where each command is; a module is imported when one of its commands is called, or all are to be listed.
@@ -76,7 +77,8 @@ def main() -> None:
     if processes.count > 1:  # the launcher ends all when one has ended; alone, what the system does is right
         signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(TERMINATED))
     try:
-        build_app(sys.argv[1] if len(sys.argv) > 1 else "")()
+        with standard_output():
+            _run(sys.argv[1:])
     except SystemExit as end:  # typer shows wrong usage itself, and ends so in any case
         if end.code == INTERRUPTED:
             narrator.say(f"{who}interrupted; what was saved before is untouched")
@@ -93,3 +95,24 @@ def main() -> None:
         traceback.print_exc()
         narrator.say("this is a bug in layerscope: please report it with the lines above")
         sys.exit(1)
+
+
+def _run(arguments: list[str]) -> None:
+    _require_utf8(arguments)
+    try:
+        build_app(arguments[0] if arguments else "")()
+    finally:
+        sys.stdout.flush()  # while there is still someone to hear that it cannot be written
+
+
+def _require_utf8(arguments: list[str]) -> None:
+    """Refuse what is no text: Python hands over the bytes as halves of characters, which nothing can save or print."""
+    for number, argument in enumerate(arguments, start=1):
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                f"argument {number} is not UTF-8: {argument!a}",
+                expected="text, and names of files, in UTF-8",
+                next_step="convert the text, or rename the file",
+            ) from error

@@ -57,7 +57,7 @@ def list_store(
                 print_data(Text(f"{entry.name} {damaged}{entry.problem}", style="red"))
     narrator = Narrator(quiet=False)
     if not entries:
-        narrator.say("no captures yet; make one: layerscope capture --concept honesty --positions last")
+        narrator.say("no captures yet; make one: layerscope capture --concept honesty")
     for path in unfinished_saves(store):
         narrator.say(f"left by a save that was killed, safe to delete when none is running: {path}")
 

@@ -14,6 +14,7 @@ import platformdirs
 import tomli_w
 
 from engine.errors import Remedy, RequestError, nearest
+from engine.paths import user_path
 from engine.records.concepts import Concept, Persona, Template
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -61,7 +62,7 @@ def load_concept(concept: str | Path, *folders: Path, by_name_only: bool = False
     """
     known = _concept_files(*folders)
     name = str(concept)
-    path = known.get(name) or Path(name).expanduser()
+    path = known.get(name) or user_path(name)
     if name not in known and (by_name_only or path.suffix != ".toml"):
         raise RequestError(
             f"there is no concept called {name!r}; {nearest(name, known)}",
@@ -116,7 +117,7 @@ def save_concept(concept: Concept, folder: Path, *, force: bool = False) -> Path
 
 def _read_concept(path: Path) -> Concept:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}", next_step="check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -133,7 +134,7 @@ def _concept_files(*more: Path) -> dict[str, Path]:
 def _name_in(path: Path) -> str:
     """The name a file gives its concept; its own if it cannot be read: the error comes when it is used."""
     try:
-        return str(tomllib.loads(path.read_text(encoding="utf-8")).get("name", path.stem))
+        return str(tomllib.loads(path.read_text(encoding="utf-8-sig")).get("name", path.stem))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
         return path.stem
 

@@ -11,6 +11,7 @@ from engine.concepts.dataset_folder import dataset_rows
 from engine.concepts.rows import MORE_CELLS, Row, csv_rows, file_stamp, jsonl_rows, place_in, readable_errors
 from engine.concepts.rows import require_whole_characters as require_whole
 from engine.errors import RequestError, nearest
+from engine.paths import user_path
 from engine.records.concepts import Factors
 
 PAIR_FILES = (".jsonl", ".csv")
@@ -95,7 +96,7 @@ def open_pairs(path: str | Path) -> PairFile:
     Raises:
         RequestError: It says no format, cannot be read, or does not begin with a pair.
     """
-    file = PairFile(Path(path))
+    file = PairFile(user_path(path))
     if file.path.suffix.lower() not in PAIR_FILES and not file.path.is_dir():
         raise RequestError(
             f"{file.path.name!r} says no format",
@@ -139,6 +140,12 @@ def _checked(path: Path, number: int, row: dict[str, object]) -> WrittenPair:
         if not isinstance(text, str) or not text.strip():
             raise RequestError(f"{place_in(path, number)}: {field} must be a text that is not empty")
         require_whole(path, number, f"{field} prompt", text)
+    if row["positive"] == row["negative"]:
+        raise RequestError(
+            f"{place_in(path, number)}: positive and negative are the same text",
+            expected="two texts that differ in what the contrast is about",
+            next_step="correct that pair, or leave it out",
+        )
     for field in _FACTORS:
         if not isinstance(row.get(field) or "", str):
             raise RequestError(f"{place_in(path, number)}: {field} must be a text")

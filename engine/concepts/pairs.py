@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from itertools import product
 
-from engine.errors import RequestError
+from engine.plain import require_whole
 from engine.records.concepts import Concept, Factors, Message, Pair, Persona, Template
 
 DEFAULT_SAMPLES = 72
@@ -36,9 +36,9 @@ def draw_pairs(concept: Concept, max_samples: int | None = None, seed: int = 0) 
         >>> [pair.factors["persona"] for pair in draw_pairs(load_concept("honesty"), 2)]
         ['boat-dealer', 'politician']
     """
-    if max_samples is not None and max_samples < 1:
-        raise RequestError(f"cannot draw {max_samples} pairs", expected="max_samples of at least 1")
-    shuffle = random.Random(seed)  # noqa: S311 - a reproducible draw, not a secret
+    if max_samples is not None:
+        max_samples = require_whole(max_samples, "the number of pairs to draw (max_samples)", least=1)
+    shuffle = random.Random(require_whole(seed, "the seed"))  # noqa: S311 - a reproducible draw, not a secret
     personas = shuffle.sample(concept.personas, len(concept.personas))
     templates = shuffle.sample(concept.templates, len(concept.templates))
     topics = shuffle.sample(concept.topics, len(concept.topics))

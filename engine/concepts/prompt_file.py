@@ -18,6 +18,7 @@ from engine.concepts.rows import (
     text_lines,
 )
 from engine.errors import RequestError
+from engine.paths import user_path
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def open_prompts(path: str | Path) -> PromptFile:
     Raises:
         RequestError: It says no format, cannot be read, or does not begin with a prompt.
     """
-    file = PromptFile(Path(path))
+    file = PromptFile(user_path(path))
     if file.path.suffix.lower() not in _READERS and not file.path.is_dir():
         raise RequestError(
             f"{file.path.name!r} says no format",

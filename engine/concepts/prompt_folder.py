@@ -10,7 +10,7 @@ from engine.errors import RequestError, nearest
 
 
 def prompt_files(folder: Path) -> list[str]:
-    """Names of the files of texts and data sets that lie in a folder; links are passed over, for they lead elsewhere.
+    """Names of the files of texts and data sets in a folder; links and names that are not UTF-8 are skipped.
 
     Args:
         folder: It need not be there.
@@ -21,7 +21,8 @@ def prompt_files(folder: Path) -> list[str]:
     """
     if folder.is_symlink() or not folder.is_dir():
         return []
-    return sorted(path.name for path in folder.iterdir() if not path.is_symlink() and _holds_texts(path))
+    names = (path.name for path in folder.iterdir() if not path.is_symlink() and _holds_texts(path))
+    return sorted(name for name in names if _is_utf8(name))
 
 
 def find_texts(name: str, folder: Path) -> PromptFile | PairFile:
@@ -48,3 +49,8 @@ def find_texts(name: str, folder: Path) -> PromptFile | PairFile:
 
 def _holds_texts(path: Path) -> bool:
     return (path.is_file() and path.suffix.lower() in TEXT_FILES) or is_dataset(path)
+
+
+def _is_utf8(name: str) -> bool:
+    """Python keeps what a name has beside UTF-8 as halves of characters."""
+    return name == name.encode(errors="replace").decode()

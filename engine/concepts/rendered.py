@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine.concepts.chat import chat_template_hash, render_chat
+from engine.concepts.chat import chat_template_hash, reads_clock, render_chats, time_now
 from engine.concepts.pairs import draw_pairs
 from engine.records.concepts import Concept, Factors
 
@@ -22,16 +22,22 @@ class RenderedPairs:
         negative: Texts of the other, in the same order.
         factors: What each pair was made from.
         chat_template: Hash of the template that the texts went through; None for a base model, which has none.
+        moment: The time that the template was told, in ISO 8601; None if it does not read the clock.
     """
 
     positive: list[str]
     negative: list[str]
     factors: list[Factors]
     chat_template: str | None
+    moment: str | None = None
 
 
 def render_pairs(
-    tokenizer: PreTrainedTokenizerBase, concept: Concept, max_samples: int | None, seed: int = 0
+    tokenizer: PreTrainedTokenizerBase,
+    concept: Concept,
+    max_samples: int | None,
+    seed: int = 0,
+    moment: str | None = None,
 ) -> RenderedPairs:
     """Draw pairs of a concept and write them as the model was trained to read them.
 
@@ -40,15 +46,19 @@ def render_pairs(
         concept: What to draw from.
         max_samples: Most pairs; None for every combination.
         seed: Of the draw.
+        moment: The time that a template is told if it reads the clock, in ISO 8601; that of the call unless given.
 
     Raises:
         RequestError: `max_samples` is less than one.
-        CaptureError: The chat template refuses even a single message of the user.
+        CaptureError: The chat template renders no message of the user as it is.
     """
     pairs = draw_pairs(concept, max_samples, seed)
+    told = (moment or time_now()) if reads_clock(tokenizer) else None
+    texts = [render_chats(tokenizer, [pair.positive, pair.negative], told) for pair in pairs]
     return RenderedPairs(
-        positive=[render_chat(tokenizer, pair.positive) for pair in pairs],
-        negative=[render_chat(tokenizer, pair.negative) for pair in pairs],
+        positive=[positive for positive, _ in texts],
+        negative=[negative for _, negative in texts],
         factors=[pair.factors for pair in pairs],
         chat_template=chat_template_hash(tokenizer),
+        moment=told,
     )

@@ -8,6 +8,7 @@ from engine.concepts.pair_files import PairFile, open_pairs
 from engine.concepts.prompt_file import PromptFile, open_prompts
 from engine.concepts.rows import jsonl_rows, readable_errors
 from engine.errors import RequestError
+from engine.paths import user_path
 
 TEXT_FILES = (".txt", ".jsonl", ".csv")
 """How the names of files that hold texts end."""
@@ -32,7 +33,7 @@ def open_texts(path: str | Path) -> PromptFile | PairFile:
         >>> type(open_texts("questions.jsonl")).__name__
         'PromptFile'
     """
-    path = Path(path)
+    path = user_path(path)
     kind = path.suffix.lower()
     if kind not in TEXT_FILES and not path.is_dir():
         raise RequestError(f"{path.name!r} says no format", expected=f"a file ending in {', '.join(TEXT_FILES)}")

@@ -77,6 +77,8 @@ class VisibleOnly(TorchFunctionMode):
         return output
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:  # noqa: ANN401
+        if query.shape[-2] != self._mask.shape[-2]:  # of a single token transformers lays heads where tokens were
+            return scaled_dot_product_attention(query, key, value, **options)
         parts = [
             scaled_dot_product_attention(
                 query[..., block.begin : block.end, :],

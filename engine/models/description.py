@@ -15,6 +15,7 @@ from engine.models.blocks import find_blocks
 from engine.models.check import check_model
 from engine.models.fingerprint import sample_weights
 from engine.models.forward import turn_of
+from engine.models.load_errors import readable_check_errors
 from engine.models.offload import is_offloaded
 from engine.records.models import ModelConfig, ModelSource
 
@@ -72,7 +73,8 @@ def examine_model(model: PreTrainedModel, source: ModelSource | None = None) -> 
     with turn_of(find_blocks(model).decoder):
         before, snapshot = _known.get(model), take_snapshot(model)
         if before is None or before.snapshot.structure != snapshot.structure:
-            receipt = check_model(model)
+            with readable_check_errors(model):
+                receipt = check_model(model)
             source = source or (before.config.source if before else _own_source(model))
             added = tuple(find_alterations(model))
             config = ModelConfig(source, receipt["num_layers"], receipt["hidden_size"], receipt, added=added)

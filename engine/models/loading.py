@@ -20,13 +20,14 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from engine.errors import ModelError, Remedy, first_line
+from engine.errors import ModelError, Remedy
 from engine.models.adapters import load_adapter
 from engine.models.converted import convert
 from engine.models.description import examine_model
 from engine.models.devices import choose_device, choose_places, running_device
 from engine.models.dtypes import natural_dtype, parse_dtype
 from engine.models.hub import require_on_hub
+from engine.models.load_errors import readable_load_errors
 from engine.models.memory import require_room
 from engine.models.offload import keep_while, offload_folder, quiet_accelerate, where_layers_lie
 from engine.models.placement import MaxMemory
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 def load_model_and_tokenizer(
-    model: str = DEFAULT_MODEL,
+    model: str | Path = DEFAULT_MODEL,
     device: str = "auto",
     dtype: str | torch.dtype = "auto",
     *,
@@ -78,9 +79,9 @@ def load_model_and_tokenizer(
     if not source.local:
         require_on_hub(source)
         log.info("downloading %s", source.model_id)
-    with _progress_bars(shown=not source.local):
+    with _progress_bars(shown=not source.local), readable_load_errors(source.model_id, source.location):
         location = str(convert(source)) if source.gguf_file else source.location
-    with _progress_bars(shown=not source.local), _readable_errors(source, location):
+    with _progress_bars(shown=not source.local), readable_load_errors(source.model_id, location):
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         if source.kind == "hub":
             options["revision"] = source.revision
@@ -102,10 +103,10 @@ def load_model_and_tokenizer(
             tokenizer = reading.result()
         if source.adapter is not None:
             load_adapter(loaded, Path(source.adapter))
-    _require_whole(found, source, location)
-    if not places:
-        loaded.to(torch_device)  # type: ignore[arg-type]  # transformers wraps it and loses its type
-    loaded.eval()
+        _require_whole(found, source, location)
+        if not places:
+            loaded.to(torch_device)  # type: ignore[arg-type]  # transformers wraps it and loses its type
+        loaded.eval()
     commit = getattr(loaded.config, "_commit_hash", None)  # what a branch or tag stood for
     contents = Path(location).name if source.kind == "gguf" else None  # a folder called by the hash of the file
     source = replace(source, revision=commit or source.revision or contents)
@@ -174,20 +175,3 @@ def _progress_bars(*, shown: bool) -> Iterator[None]:
         yield
     finally:
         transformers.utils.logging.enable_progress_bar()
-
-
-@contextmanager
-def _readable_errors(source: ModelSource, location: str) -> Iterator[None]:
-    """Turn what transformers raises for files that are missing or broken into an error for people."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
-        raise ModelError(
-            f"{source.model_id} cannot be loaded from {location}: {first_line(error)}",
-            expected="config.json, tokenizer files and whole weights",
-            next_step=Remedy.TRUST_REMOTE_CODE
-            if "trust_remote_code" in str(error)
-            else "check or fetch the files again",
-        ) from error

@@ -16,6 +16,7 @@ import platformdirs
 
 from engine.errors import LayerscopeError, ModelError, Remedy, RequestError, first_line, nearest
 from engine.models.adapters import ADAPTER_CONFIG, adapter_base
+from engine.paths import user_path
 from engine.records.models import ModelListing, ModelSource
 
 DEFAULT_MODEL = "smollm2"
@@ -54,7 +55,7 @@ def read_registry() -> dict[str, RegistryEntry]:
     own = user_registry_path()
     if own.is_file():
         try:
-            text = own.read_text(encoding="utf-8")
+            text = own.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ModelError(f"{own} cannot be read: {error}", next_step="save it as a UTF-8 text") from error
         entries.update(_parse_registry(text, str(own)))
@@ -84,7 +85,7 @@ def _parse_registry(text: str, where: str) -> dict[str, RegistryEntry]:
     return entries
 
 
-def find_source(model: str) -> ModelSource:
+def find_source(model: str | Path) -> ModelSource:
     """What a model argument means here.
 
     Args:
@@ -102,13 +103,16 @@ def find_source(model: str) -> ModelSource:
         'Qwen/Qwen2.5-1.5B-Instruct'
     """
     registry = read_registry()
+    if not isinstance(model, str):
+        return _source_of_path(user_path(model), _alias_of(user_path(model)))
+    model = str(model)  # NumPy's strings cannot be saved
     if not model:
         raise RequestError("the model has no name", next_step=Remedy.LIST_MODELS)
     if model in registry:
         return _source_of_entry(model, registry[model])
-    path = Path(model).expanduser()
+    path = user_path(model)
     if path.exists() or model.startswith((".", "/", "~")) or path.suffix == ".gguf":
-        return _source_of_path(path, alias=path.stem if path.suffix == ".gguf" else path.resolve().name)
+        return _source_of_path(path, _alias_of(path))
     if model.count("/") == 1 and all(model.split("/")):
         return _source_of_hub(model.split("/")[1].lower(), model, None)
     raise RequestError(
@@ -144,7 +148,7 @@ def _source_of_entry(alias: str, entry: RegistryEntry) -> ModelSource:
         revision = _package_revision(entry.package)
         return ModelSource(alias, entry.hub or entry.package, "package", str(packaged), revision, entry.gguf_file)
     if entry.path:
-        return _source_of_path(Path(entry.path).expanduser(), alias)
+        return _source_of_path(user_path(entry.path), alias)
     if entry.hub:
         return _source_of_hub(alias, entry.hub, entry.revision or None)
     raise ModelError(
@@ -166,6 +170,10 @@ def _package_revision(package: str) -> str | None:
         return f"{package} {importlib.metadata.version(package)}"
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _alias_of(path: Path) -> str:
+    return path.stem if path.suffix == ".gguf" else path.resolve().name
 
 
 def _source_of_path(path: Path, alias: str) -> ModelSource:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from engine.errors import Remedy, RequestError, StoreError
+from engine.paths import user_path
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and in grey by its lightness.
 BLUE, ORANGE, GREEN, PURPLE, GREY, INK = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#8c8c8c", "#222222"
@@ -44,7 +45,7 @@ def save_figure(draw: Callable[[], Figure], path: str | Path, *, title: str = ""
         RequestError: Another suffix.
         StoreError: The file cannot be written; what was there before is still there.
     """
-    target = Path(path)
+    target = user_path(path)
     if target.suffix.lower() not in _FORMATS:
         raise RequestError(
             f"{target.name!r} says no picture format", expected=f"a name ending in {', '.join(_FORMATS)}"

@@ -27,6 +27,7 @@ class Provenance(TypedDict):
         device: Where the first block lay.
         attention: Attention implementation.
         chat_template: SHA-256 of the chat template that prompts went through, None when they were plain text.
+        template_time: The time that the chat template was told, in ISO 8601, where it reads the clock.
         versions: Versions of layerscope, Python, torch and transformers.
         site: What was read at each layer; `embed` and `final_norm`, which have none, lie under the block they adjoin.
         positions: Which tokens were kept.
@@ -56,6 +57,7 @@ class Provenance(TypedDict):
     device: str
     attention: str
     chat_template: str | None
+    template_time: NotRequired[str]
     versions: dict[str, str]
     site: str
     positions: str

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast, get_args
 
 import torch
 
+from engine.capture.layers import captured_layer
 from engine.errors import Remedy, RequestError, nearest
 from engine.records.captures import ContrastData
 from engine.records.directions import Direction, Method
@@ -82,8 +83,7 @@ def extract_direction(data: ContrastData, layer: int, method: str = "mean_diff")
         (torch.Size([576]), True)
     """
     require_contrast(data)
-    if layer not in data["layers"]:
-        raise RequestError(f"layer {layer} was not captured", expected=f"one of {data['layers']}")
+    layer = captured_layer(layer, data["layers"])
     if method not in METHODS:
         raise RequestError(
             f"there is no method {method!r}",

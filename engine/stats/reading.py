@@ -9,6 +9,7 @@ from engine.capture.activations import capture_activations
 from engine.concepts.chat import render_chat
 from engine.errors import RequestError
 from engine.models.description import describe_model
+from engine.plain import plain_text, whole_number
 from engine.records.captures import ActivationData, Provenance, model_differences
 from engine.records.concepts import Message
 from engine.records.directions import Direction, TokenReading
@@ -53,6 +54,7 @@ def read_text(
         >>> reading["tokens"]
         ['I', 'Ġswear', 'Ġit', 'Ġis', 'Ġtrue']
     """
+    text = plain_text(text, "the text")
     provenance = _require_same_model(model, directions)
     warnings = [] if provenance else ["where the directions come from is unknown"]
     if chat and not tokenizer.chat_template:
@@ -86,9 +88,9 @@ def read_tokens(
         warnings: To be passed on.
     """
     layers = sorted(directions)
-    chosen = leading if leading is not None else layers[len(layers) // 2]
-    if chosen not in directions:
-        raise RequestError(f"there is no direction at layer {chosen}", expected=f"one of {layers}")
+    chosen = whole_number(leading) if leading is not None else layers[len(layers) // 2]
+    if chosen is None or chosen not in directions:
+        raise RequestError(f"there is no direction at layer {leading}", expected=f"one of {layers}")
     some = directions[chosen]
     values = {layer: _values(data, directions[layer]) for layer in layers}
     return TokenReading(

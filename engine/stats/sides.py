@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.capture.layers import captured_layer
 from engine.errors import RequestError
 from engine.records.captures import ContrastData
 from engine.records.statistics import SideProjections, SideSummary, WrongPair
@@ -41,8 +42,7 @@ def project_sides(data: ContrastData, layer: int) -> SideProjections:
         (24, 24)
     """
     require_contrast(data)
-    if layer not in data["layers"]:
-        raise RequestError(f"layer {layer} was not captured", expected=f"one of {data['layers']}")
+    layer = captured_layer(layer, data["layers"])
     groupings = group_pairs(data.get("factors"), data["num_pairs"])
     if not groupings:
         raise RequestError("there are too few pairs, or too few groups, to leave any out", next_step="capture more")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import Remedy, StoreError
+from engine.paths import user_path
 from engine.records.files import CaptureRecord
 from engine.store.names import DEFAULT_STORE, PLAN, SHARD, UNFINISHED, CapturePaths, locate
 from engine.store.record import read_record
@@ -43,7 +44,7 @@ def list_captures(
         >>> [entry.name for entry in list_captures("activations", concept="honesty")]
         ['smollm2_honesty']
     """
-    folder = Path(store)
+    folder = user_path(store)
     try:
         stems = sorted({stem for p in folder.iterdir() if (stem := _capture_of(p))})
     except OSError as error:
@@ -82,7 +83,8 @@ def show_capture(name: str | Path, *, store: str | Path | None = None) -> Captur
 
 def unfinished_saves(store: str | Path) -> list[Path]:
     """What killed saves left behind: hidden files that nothing reads, safe to delete when no save is running."""
-    return sorted([*Path(store).glob(f".*{UNFINISHED}"), *Path(store).glob(f"*/.*{UNFINISHED}")])
+    folder = user_path(store)
+    return sorted([*folder.glob(f".*{UNFINISHED}"), *folder.glob(f"*/.*{UNFINISHED}")])
 
 
 def missing_part(paths: CapturePaths, size: int | None) -> str:
@@ -134,7 +136,7 @@ def _entry(folder: Path, name: str) -> CatalogEntry:
         record = read_record(paths.record) if paths.record.exists() else None
         problem = missing_part(paths, record["data"]["bytes"] if record else None)
     except StoreError as error:
-        return CatalogEntry(name, None, error.problem)
+        return CatalogEntry(name.encode(errors="replace").decode(), None, error.problem)  # the name may be no UTF-8
     return CatalogEntry(name, None if problem else record, problem)
 
 

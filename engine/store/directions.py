@@ -10,6 +10,7 @@ import msgspec
 from safetensors import SafetensorError, safe_open
 
 from engine.errors import Remedy, StoreError, first_line
+from engine.plain import require_whole
 from engine.records.directions import Direction, DirectionsHeader, DirectionSummary
 from engine.store.catalog import show_capture
 from engine.store.names import locate
@@ -71,7 +72,7 @@ def save_directions(
     header = DirectionsHeader(
         schema=SCHEMA,
         layers=[_summary(directions[layer]) for layer in sorted(directions)],
-        leading=leading,
+        leading=None if leading is None else require_whole(leading, "the leading layer"),
         capture=paths.name,
         method=some["method"],
         concept=some["concept"],

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import Remedy, StoreError
+from engine.paths import user_path
 
 DEFAULT_STORE = Path("activations")
 MOST_IN_MEMORY = 2**30
@@ -15,7 +16,8 @@ UNFINISHED = ".unfinished"
 PLAN = "plan.json"
 SHARD = ".safetensors"
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_LONGEST = 128
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{_LONGEST - 1}}}")
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ def locate(name: str | Path, store: str | Path | None = None) -> CapturePaths:
         >>> locate("activations/smollm2_honesty.pt").record.as_posix()
         'activations/smollm2_honesty.json'
     """
-    given = Path(name) if store is None else None
-    folder = given.parent if given is not None else Path(str(store))
+    given = user_path(name) if store is None else None
+    folder = given.parent if given is not None else user_path(store or "")
     plain = re.sub(r"(\.(pt|json))+$", "", given.name if given is not None else str(name))
     if not _NAME.fullmatch(plain):
         raise StoreError(
@@ -118,8 +120,11 @@ def require_free(paths: CapturePaths, *, force: bool, resume: bool = False) -> N
 def default_name(model_alias: str, concept: str) -> str:
     """The name a capture gets unless told: `{model}_{concept}`, other characters replaced by hyphens.
 
+    What nothing is left of, because no name may hold its letters, is called "model" or "capture".
+
     Example:
-        >>> default_name("smollm2", "honesty")
-        'smollm2_honesty'
+        >>> default_name("smollm2", "honesty"), default_name("_mine", "誠実")
+        ('smollm2_honesty', 'mine_capture')
     """
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{model_alias}_{concept}").strip("-.")
+    model, what = (re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-._") for part in (model_alias, concept))
+    return f"{model or 'model'}_{what or 'capture'}"[:_LONGEST].rstrip("-.")

@@ -28,8 +28,8 @@ _HASHES = {
     "provenance.chat_template": "the chat template",
 }
 # The file may lie elsewhere under another name, states are the same in both modes, and what the check at load measured
-# may differ in the last digits; what follows from it is in the provenance.
-_MAY_DIFFER = ("prompts.file", "provenance.mode", "provenance.receipt")
+# may differ in the last digits; what follows from it is in the provenance. The time shows in the texts, if it matters.
+_MAY_DIFFER = ("prompts.file", "provenance.mode", "provenance.receipt", "provenance.template_time")
 
 
 def encode_plan(plan: ShardPlan) -> bytes:

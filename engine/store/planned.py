@@ -94,6 +94,8 @@ def capture_planned(
     require_free(paths, force=wanted.force, resume=True)
     require_own_folder(paths)
     stamp = source.stamp()
+    if not wanted.force:
+        source = source.at(_time_begun(paths))
     found = survey_prompts(model, tokenizer, source, settings.positions, wanted.steps)
     if processes.is_main:
         settings = settings if wanted.force else _as_begun(settings, paths)
@@ -102,6 +104,8 @@ def capture_planned(
     processes.wait()
     if not processes.is_main:
         settings = _as_begun(settings, paths)
+        if (told := source.at(_time_begun(paths))) is not source:  # the main process read the clock at another time
+            source, found = told, survey_prompts(model, tokenizer, told, settings.positions, wanted.steps)
         plan = _plan(model, settings, wanted, source, found)
         _require_begun(paths, plan)
     ShardRun(model, tokenizer, source, stamp, settings, plan, paths, wanted.progress, processes).run_missing()
@@ -129,7 +133,12 @@ def _plan(
         store_dtype=wanted.store_dtype,
         weights=sample_weights(model),
         provenance=trace_provenance(
-            model, settings, alias=wanted.alias, chat_template=source.chat_template, seed=source.seed
+            model,
+            settings,
+            alias=None if wanted.alias is None else str(wanted.alias),
+            chat_template=source.chat_template,
+            template_time=source.moment,
+            seed=source.seed,
         ),
     )
 
@@ -177,6 +186,11 @@ def _as_begun(settings: Settings, paths: CapturePaths) -> Settings:
         return settings
     tokens = read_plan(paths.plan)["provenance"].get("token_budget", settings.limits.tokens)
     return replace(settings, limits=replace(settings.limits, tokens=tokens))
+
+
+def _time_begun(paths: CapturePaths) -> str | None:
+    """The time that the chat template was told when a capture was begun, if it was begun and that matters."""
+    return read_plan(paths.plan)["provenance"].get("template_time") if paths.plan.exists() else None
 
 
 def _require_begun(paths: CapturePaths, plan: ShardPlan) -> None:

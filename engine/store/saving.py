@@ -11,11 +11,12 @@ from engine.capture.activations import capture_activations
 from engine.capture.batches import DEFAULT_BATCH_SIZE
 from engine.capture.contrast import capture_contrastive_activations, capture_from_concept
 from engine.capture.layers import LayerSpec
-from engine.capture.positions import PositionSpec
+from engine.capture.positions import DEFAULT_POSITIONS, PositionSpec
 from engine.capture.settings import Settings
 from engine.capture.sites import DEFAULT_SITE
 from engine.concepts.pair_files import PairFile, WrittenPairs, read_pairs
 from engine.concepts.prompt_file import PromptFile
+from engine.plain import plain_texts
 from engine.processes import ALONE
 from engine.progress import Progress, Steps, untold
 from engine.records.captures import CaptureData
@@ -43,7 +44,7 @@ def capture_into_store(
     *,
     store: str | Path | None = None,
     site: str = DEFAULT_SITE,
-    positions: PositionSpec = "last",
+    positions: PositionSpec = DEFAULT_POSITIONS,
     seed: int = 0,
     model_key: str | None = None,
     force: bool = False,
@@ -132,5 +133,5 @@ def capture_source(
         return capture_contrastive_activations(
             model, tokenizer, source.positive, source.negative, factors=source.factors, **how
         )
-    prompts = [*(source.texts() if isinstance(source, PromptFile) else source)]
+    prompts = [*source.texts()] if isinstance(source, PromptFile) else plain_texts(source)
     return capture_activations(model, tokenizer, prompts[0] if len(prompts) == 1 else prompts, **how)

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from engine.capture.layers import captured_layer
 from engine.errors import Remedy, RequestError, StoreError, first_line
 from engine.records.concepts import Factors
 from engine.stats.summary import StateSums
@@ -51,9 +52,7 @@ class Shard:
             RequestError: The layer was not captured.
             StoreError: The file is missing or damaged.
         """
-        if layer not in self.layers:
-            raise RequestError(f"layer {layer} was not captured", expected=f"one of {self.layers}")
-        return self._read(f"layer.{layer}")
+        return self._read(f"layer.{captured_layer(layer, self.layers)}")
 
     @property
     def kept(self) -> list[int]:

@@ -13,7 +13,7 @@ import torch
 
 from engine.capture.estimate import estimate_capture
 from engine.capture.layers import LayerSpec
-from engine.capture.positions import Positions, PositionSpec, parse_positions
+from engine.capture.positions import DEFAULT_POSITIONS, Positions, PositionSpec, parse_positions
 from engine.capture.sites import DEFAULT_SITE, wanted_layers
 from engine.concepts.pair_files import PairFile, WrittenPairs
 from engine.concepts.prompt_file import PromptFile
@@ -42,7 +42,7 @@ def goes_into_shards(
     max_samples: int | None = None,
     *,
     site: str = DEFAULT_SITE,
-    positions: PositionSpec = "last",
+    positions: PositionSpec = DEFAULT_POSITIONS,
     seed: int = 0,
     most_in_memory: int = MOST_IN_MEMORY,
     steps: Steps | None = None,
@@ -85,7 +85,7 @@ def estimate_source(
     max_samples: int | None = None,
     *,
     site: str = DEFAULT_SITE,
-    positions: PositionSpec = "last",
+    positions: PositionSpec = DEFAULT_POSITIONS,
     seed: int = 0,
     most_in_memory: int = MOST_IN_MEMORY,
     steps: Steps | None = None,

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from engine.capture.batches import DEFAULT_BATCH_SIZE
 from engine.capture.layers import LayerSpec
-from engine.capture.positions import PositionSpec
+from engine.capture.positions import DEFAULT_POSITIONS, PositionSpec
 from engine.capture.settings import Settings
 from engine.capture.sites import DEFAULT_SITE
 from engine.concepts.catalog import load_concept
 from engine.concepts.dataset_folder import is_dataset
 from engine.concepts.pair_files import PAIR_FILES, PairFile, open_pairs
 from engine.concepts.prompt_file import open_prompts
+from engine.paths import user_path
 from engine.processes import ALONE, Processes
 from engine.progress import Progress, Steps, untold
 from engine.records.concepts import Concept
@@ -38,7 +39,7 @@ def capture_prompt_file(
     *,
     store: str | Path | None = None,
     site: str = DEFAULT_SITE,
-    positions: PositionSpec = "all",
+    positions: PositionSpec = DEFAULT_POSITIONS,
     batch_size: int | None = DEFAULT_BATCH_SIZE,
     prefix_reuse: bool = True,
     store_dtype: str = AS_CAPTURED,
@@ -108,7 +109,7 @@ def capture_contrast_in_shards(
     *,
     store: str | Path | None = None,
     site: str = DEFAULT_SITE,
-    positions: PositionSpec = "last",
+    positions: PositionSpec = DEFAULT_POSITIONS,
     batch_size: int | None = DEFAULT_BATCH_SIZE,
     prefix_reuse: bool = True,
     seed: int = 0,
@@ -171,7 +172,7 @@ def capture_contrast_in_shards(
 def _pairs(pairs: str | Path | Concept) -> Concept | PairFile:
     if isinstance(pairs, Concept):
         return pairs
-    path = Path(pairs)
+    path = user_path(pairs)
     return open_pairs(path) if path.suffix.lower() in PAIR_FILES or is_dataset(path) else load_concept(pairs)
 
 

@@ -9,17 +9,20 @@ import hashlib
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from engine.capture.pair_check import PairCheck
 from engine.capture.positions import Positions
 from engine.capture.prompts import TokenizedPrompt, tokenize_prompts
 from engine.concepts.pair_files import PairFile, WrittenPairs, names_factors
 from engine.concepts.prompt_file import PromptFile
 from engine.concepts.rendered import render_pairs
 from engine.errors import RequestError
+from engine.plain import plain_texts, require_whole
 from engine.progress import Steps
 from engine.records.concepts import Concept, Factors
 from engine.records.files import PromptList
@@ -59,6 +62,8 @@ class PromptSource:
         concept: Name of the concept that they are of, if any.
         chat_template: Hash of the template that they went through; None for texts that are taken as they are.
         seed: Of the draw of pairs, where they were drawn.
+        moment: The time that the template was told, where it reads the clock.
+        render_again: Makes the same source as of another time, where that changes it.
     """
 
     name: str
@@ -68,6 +73,8 @@ class PromptSource:
     concept: str | None = None
     chat_template: str | None = None
     seed: int | None = None
+    moment: str | None = None
+    render_again: Callable[[str], PromptSource] | None = None
 
     @classmethod
     def of(
@@ -92,7 +99,8 @@ class PromptSource:
     @classmethod
     def of_texts(cls, texts: Sequence[str]) -> PromptSource:
         """Prompts that are in memory, taken as they are."""
-        return cls("prompts", lambda: (Item((text,)) for text in texts), lambda: ())
+        plain = plain_texts(texts)
+        return cls("prompts", lambda: (Item((text,)) for text in plain), lambda: ())
 
     @classmethod
     def of_written(cls, pairs: WrittenPairs) -> PromptSource:
@@ -121,16 +129,37 @@ class PromptSource:
 
     @classmethod
     def of_concept(
-        cls, tokenizer: PreTrainedTokenizerBase, concept: Concept, max_samples: int | None, seed: int
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        concept: Concept,
+        max_samples: int | None,
+        seed: int,
+        moment: str | None = None,
     ) -> PromptSource:
         """Pairs drawn from a concept, in the form that the model was trained to read."""
-        drawn = render_pairs(tokenizer, concept, max_samples, seed)
+        drawn = render_pairs(tokenizer, concept, max_samples, seed, moment)
 
         def items() -> Iterator[Item]:
             texts = zip(drawn.positive, drawn.negative, strict=True)
             return (Item(pair, factors) for pair, factors in zip(texts, drawn.factors, strict=True))
 
-        return cls(concept.name, items, lambda: (), True, concept.name, drawn.chat_template, seed)
+        return cls(
+            concept.name,
+            items,
+            lambda: (),
+            pairs=True,
+            concept=concept.name,
+            chat_template=drawn.chat_template,
+            seed=require_whole(seed, "the seed"),
+            moment=drawn.moment,
+            render_again=partial(cls.of_concept, tokenizer, concept, max_samples, seed),
+        )
+
+    def at(self, moment: str | None) -> PromptSource:
+        """The same prompts as a template writes them at a given time; themselves where the time does not matter."""
+        if self.moment is None or self.render_again is None or moment in (None, self.moment):
+            return self
+        return self.render_again(str(moment))
 
     @property
     def sides(self) -> int:
@@ -177,16 +206,20 @@ def survey_prompts(
         steps: Told now and then how many were counted.
 
     Raises:
-        CaptureError: A prompt is empty or too long.
+        CaptureError: A prompt is empty or too long, or pairs contrast nothing.
         RequestError: A file cannot be read, or a prompt does not have the positions.
     """
+    check = PairCheck()
     texts, ids, factors = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
     count, tokens, most, kept, named = 0, 0, 0, 0, False
     items, number = source.items(), 0
     while part := list(islice(items, _AT_ONCE)):
         if steps is not None:
             steps("counting prompts", number * source.sides, 0)
-        for prompt in source.tokenize(model, tokenizer, part, number):
+        prompts = source.tokenize(model, tokenizer, part, number)
+        if source.pairs:
+            check.add(prompts)
+        for prompt in prompts:
             encoded = prompt.text.encode()
             texts.update(len(encoded).to_bytes(8, "little") + encoded)
             ids.update(len(prompt.ids).to_bytes(8, "little") + array("q", prompt.ids).tobytes())
@@ -199,6 +232,8 @@ def survey_prompts(
             factors.update(msgspec.json.encode(known))
             named = named or names_factors(known)
         number += len(part)
+    if source.pairs:
+        check.require_contrast()
     return PromptList(
         file=source.name,
         pairs=source.pairs,

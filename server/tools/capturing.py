@@ -7,7 +7,7 @@ from anyio import to_thread
 from mcp.types import CallToolResult
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine.capture.positions import parse_positions
+from engine.capture.positions import DEFAULT_POSITIONS, SINGLE_PROMPT_POSITIONS, parse_positions
 from engine.capture.sites import DEFAULT_SITE, parse_site
 from engine.concepts import catalog
 from engine.concepts.pair_files import PairFile, WrittenPairs
@@ -75,7 +75,7 @@ async def capture_contrast(
     model: ModelName = "smollm2",
     max_samples: Annotated[int, Field(ge=4, le=2000, description="Pairs to draw from the concept")] = DEFAULT_SAMPLES,
     layers: Layers = "all",
-    positions: Positions = "last",
+    positions: Positions = DEFAULT_POSITIONS,
     site: Site = DEFAULT_SITE,
     name: NewName = None,
     replace: Replace = False,
@@ -113,7 +113,7 @@ async def capture_prompt(
     ],
     model: ModelName = "smollm2",
     layers: Layers = "all",
-    positions: Positions = "all",
+    positions: Positions = SINGLE_PROMPT_POSITIONS,
     site: Site = DEFAULT_SITE,
     name: NewName = None,
     replace: Replace = False,
@@ -141,7 +141,7 @@ async def capture_prompts(
     ] = None,
     model: ModelName = "smollm2",
     layers: Layers = "all",
-    positions: Positions = "last",
+    positions: Positions = DEFAULT_POSITIONS,
     site: Site = DEFAULT_SITE,
     name: NewName = None,
     replace: Replace = False,

@@ -192,6 +192,32 @@ def test_garbage_does_not_kill_it(tmp_path: Path) -> None:
     assert all(line.startswith("{") and json.loads(line)["level"] for line in err.splitlines())
 
 
+def test_a_request_that_cannot_be_read_is_answered(tmp_path: Path) -> None:
+    with running(*serve_command(tmp_path)) as process:
+        talk = Talk(process)
+        talk.hello()
+        asked = {"jsonrpc": "2.0", "id": "a", "method": "tools/call", "params": {"name": "show_concept"}}
+        for line, number, code, said in [
+            (
+                json.dumps({**asked, "params": {"name": "show_concept", "arguments": {"name": "hi \ud83d"}}}),
+                "a",
+                -32700,
+                "half",
+            ),
+            ('{"jsonrpc": "2.0", "id": 3, "method"', None, -32700, "Invalid JSON"),
+            (json.dumps({**asked, "jsonrpc": "1.0"}), "a", -32600, "JSON-RPC"),
+        ]:
+            talk.write(line)
+            answer = talk.read()
+            assert (answer["id"], answer["error"]["code"]) == (number, code)
+            assert said in answer["error"]["message"]
+        talk.write("")
+        talk.write('{"jsonrpc": "1.0", "method": "notifications/initialized"}')
+        assert talk.call("list_concepts")["concepts"]
+        out, _ = process.communicate(timeout=10)
+    assert out == ""
+
+
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL", "stdin closed"])
 def test_it_ends_quickly_in_the_middle_of_a_capture(store: Path, slow_folder: Path, how: str) -> None:
     before = contents(store)

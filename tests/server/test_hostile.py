@@ -49,6 +49,19 @@ async def test_what_is_huge_is_refused_in_few_words(
 
 
 @pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        ("show_concept", {"name": "hi \ud83d"}),
+        ("capture_prompt", {"prompt": "w5 \ud83d", "model": "tiny"}),
+        ("capture_contrast", {"pairs": [{"positive": "w5", "negative": "\ude00"}], "model": "tiny"}),
+    ],
+)
+async def test_half_a_character_is_refused(app: LayerscopeServer, tool: str, arguments: dict[str, Any]) -> None:
+    async with Client(app) as client:
+        assert "was not called: an argument holds half a character" in await refused(client, tool, **arguments)
+
+
+@pytest.mark.parametrize(
     ("tool", "arguments", "said"),
     [
         ("capture_contrast", {"pairs": [], "model": "tiny"}, "at least 1 item"),

@@ -1,5 +1,6 @@
 """HTTP: who may call, by which name, from which page, and with which token."""
 
+import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,13 @@ def test_a_plain_client_on_this_machine_is_served(open_url: str) -> None:
     answer = post(open_url)
     assert answer.status_code == 200
     assert "layerscope" in answer.text
+
+
+def test_half_a_character_is_answered_with_an_error(open_url: str) -> None:
+    body = json.dumps(HELLO).replace('"test"', '"\\ud83d"')
+    answer = httpx2.post(open_url, content=body, headers=ACCEPT | {"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == -32700
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1:1", ""])

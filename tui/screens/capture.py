@@ -14,6 +14,7 @@ from textual.suggester import SuggestFromList
 from textual.widget import Widget
 from textual.widgets import Button, Input, Label, Static
 
+from engine.capture.positions import DEFAULT_POSITIONS
 from engine.concepts.catalog import list_concepts
 from engine.concepts.pairs import DEFAULT_SAMPLES
 from engine.errors import LayerscopeError
@@ -57,7 +58,9 @@ class CaptureScreen(LayerscopeScreen):
                 "concept", "Concept", "", concepts, "a name, .toml, or pairs or prompts: .jsonl, .csv, .txt"
             )
             yield from _field("layers", "Layers", "all", ["all", "recommended"], "all, recommended, 14,15 or 10-20")
-            yield from _field("positions", "Positions", "last", ["last", "all", "mean"], "last, all, mean, -2 or 2:10")
+            yield from _field(
+                "positions", "Positions", DEFAULT_POSITIONS, ["last", "all", "mean"], "last, all, mean, -2 or 2:10"
+            )
             yield from _field("samples", "Pairs", str(DEFAULT_SAMPLES), [], "at most so many; 0 for every one")
             yield from _field("name", "Save as", "", [], "left empty: model_concept")
             with Horizontal(id="buttons"):

@@ -14,6 +14,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from engine.errors import LayerscopeError
+from engine.paths import user_path
 from tui.exporting import Export, save_export
 from tui.remedies import in_words
 
@@ -43,7 +44,11 @@ class ExportScreen(ModalScreen[None]):
     @on(Input.Submitted)
     def save(self, event: Input.Submitted) -> None:
         """Save in a thread: drawing takes a moment. Enter a second time on a file that is there replaces it."""
-        path = Path(event.value.strip()).expanduser()
+        try:
+            path = user_path(event.value.strip())
+        except LayerscopeError as error:
+            self.query_one("#said", Static).update(in_words(error))
+            return
         replace = self._refused == event.value
         self._refused = event.value if path.exists() else ""
         self.run_worker(partial(self._save, path, replace=replace), thread=True, exclusive=True, exit_on_error=False)

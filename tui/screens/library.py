@@ -244,7 +244,7 @@ class LibraryScreen(LayerscopeScreen):
             return "no capture fits the filter; Esc shows all of them"
         return (
             f"no captures in {self.store} yet. Press n to make one, or in another terminal:\n"
-            "  layerscope capture --concept honesty --positions last"
+            "  layerscope capture --concept honesty"
         )
 
 

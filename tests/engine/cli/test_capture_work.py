@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from engine.cli.capture_work import too_large
 from engine.cli.console import Narrator
 from engine.concepts.pair_files import open_pairs
-from tests.engine.cli.conftest import Program, assert_failed
+from tests.engine.cli.conftest import Program, assert_failed, concept_text
 
 PAIRS = [{"positive": f"w5 w{20 + i}", "negative": f"w6 w7 w{20 + i}", "topic": f"w{20 + i}"} for i in range(9)]
 
@@ -35,10 +35,11 @@ def test_it_is_said_and_done_above_a_limit(
 def test_pairs_and_concepts_go_into_shards_when_told(layerscope: Program, tiny_folder: Path) -> None:
     rows = "\n".join(map(json.dumps, PAIRS))
     (layerscope.folder / "mine.jsonl").write_text(rows)
-    command = ("capture", "--model", str(tiny_folder), "--positions", "last", "--quiet")
+    (layerscope.folder / "loudness.toml").write_text(concept_text("loudness"))
+    command = ("capture", "--model", str(tiny_folder), "--quiet")
     for what, name in (
         (("--pairs", "mine.jsonl"), "tiny_mine"),
-        (("--concept", "honesty", "-n", "20"), "tiny_honesty"),
+        (("--concept", "loudness.toml", "-n", "20"), "tiny_loudness"),
     ):
         whole = layerscope(*command, *what, "--output", f"whole/{name}", "--json")
         parts = layerscope(*command, *what, "--shards", "--json")

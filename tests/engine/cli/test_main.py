@@ -3,6 +3,8 @@
 import re
 import subprocess
 import sys
+import sysconfig
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -136,3 +138,60 @@ def test_a_bug_keeps_its_traceback_and_says_what_it_is(layerscope: Program) -> N
     assert result.stderr.startswith("Traceback (most recent call last):")
     assert "ZeroDivisionError: division by zero" in result.stderr
     assert "this is a bug in layerscope" in result.stderr.splitlines()[-1]
+
+
+def test_an_argument_that_is_not_utf8_is_refused(layerscope: Program) -> None:
+    result = layerscope("capture", "--prompt", "bad \udcff")
+    assert_failed(result, 2)
+    assert r"argument 3 is not UTF-8: 'bad \udcff'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirected", "said"), [(">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")]
+)
+def test_standard_output_that_cannot_be_written_is_an_error_for_people(
+    layerscope: Program, redirected: str, said: str
+) -> None:
+    command = layerscope.command("capture", "--list-concepts")
+    result = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {redirected}', "sh", *command],
+        env=layerscope.environment(),
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert result.returncode == 6
+    assert re.fullmatch(rf"error: standard output cannot be written: {said}\. Expected: .*\n", result.stderr)
+
+
+@pytest.mark.parametrize("arguments", [["capture", "--list-concepts"], ["--help"]])
+def test_a_reader_that_has_gone_ends_it_quietly(layerscope: Program, arguments: list[str]) -> None:
+    with layerscope.started(*arguments) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 141)
+
+
+def test_a_checkout_that_is_not_installed_has_all_commands_and_its_version(layerscope: Program) -> None:
+    """Python without its site-packages, and a folder of links to all of them but layerscope."""
+    packages = layerscope.folder / "packages"
+    packages.mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if not path.name.startswith(("layerscope", "_layerscope")) and path.suffix != ".pth":
+            (packages / path.name).symlink_to(path)
+    code = (
+        "from importlib.metadata import distributions; from engine.cli.command import installed_commands;"
+        " from engine.capture.provenance import library_versions;"
+        " assert not [found for found in distributions() if found.name == 'layerscope'];"
+        " print([command.name for command in installed_commands()], library_versions()['layerscope'])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        cwd=Path(__file__).parents[3],
+        env=layerscope.environment(PYTHONPATH=str(packages)),
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    assert result.stdout == f"['serve', 'tui'] {version('layerscope')}\n"

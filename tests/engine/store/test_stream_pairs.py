@@ -17,6 +17,7 @@ from engine.records.files import CaptureRecord, find_pair
 from engine.store import planned, shard_record
 from engine.store.catalog import show_capture
 from engine.store.read import load_contrast
+from tests.engine.cli.conftest import concept_text
 
 COUNT = 30
 FACTORS = [Factors(persona=f"w{5 + i % 6}", template="t", topic=f"w{30 + i // 6}") for i in range(COUNT)]
@@ -154,12 +155,14 @@ def test_what_is_computed_from_a_contrast_is_computed_from_shards(capture: Any, 
 def test_a_concept_goes_through_the_chat_template(
     capture: Any, pairs: Path, tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    record = capture("honest", pairs=load_concept("honesty"), max_samples=20, seed=3)
-    whole = engine.capture_from_concept(tiny_llama, tiny_tokenizer, "honesty", max_samples=20, seed=3, positions="last")
-    loaded = load_contrast("honest", store=pairs.parent / "store")
+    file = pairs.with_name("loudness.toml")
+    file.write_text(concept_text("loudness"))
+    record = capture("loud", pairs=load_concept(file), max_samples=20, seed=3)
+    whole = engine.capture_from_concept(tiny_llama, tiny_tokenizer, file, max_samples=20, seed=3, positions="last")
+    loaded = load_contrast("loud", store=pairs.parent / "store")
     assert [one["prompt"] for one in loaded["negative"]] == [one["prompt"] for one in whole["negative"]]
     assert_same_prompt(loaded["positive"][19], whole["positive"][19])
-    assert (record["concept"], loaded["concept"], loaded["factors"]) == ("honesty", "honesty", whole["factors"])
+    assert (record["concept"], loaded["concept"], loaded["factors"]) == ("loudness", "loudness", whole["factors"])
     assert record["provenance"]
     assert (record["provenance"]["seed"], record["provenance"]["chat_template"]) == (
         *(3, whole["provenance"]["chat_template"]),

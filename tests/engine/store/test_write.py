@@ -7,7 +7,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -18,6 +21,7 @@ from engine.records.captures import ActivationData, ContrastData
 from engine.records.concepts import Factors
 from engine.store.catalog import show_capture
 from engine.store.write import write_atomically
+from tests.engine.cli.conftest import concept_text
 
 PROMPT_KEYS = {"activations", "input_ids", "tokens", "prompt", "num_layers", "captured_layers"}
 
@@ -83,7 +87,8 @@ def test_a_contrast_that_cannot_be_ranked_is_saved_with_the_reason(
 ) -> None:
     factors = [Factors(template="t", persona="p", topic="w9")] * pairs
     texts = [f"w{5 + i} w9" for i in range(pairs)]
-    data = engine.capture_contrastive_activations(tiny_llama, tiny_tokenizer, texts, texts[::-1], factors=factors)
+    others = [f"w30 {text}" for text in texts]
+    data = engine.capture_contrastive_activations(tiny_llama, tiny_tokenizer, texts, others, factors=factors)
     engine.save_activations(data, "mine", store=tmp_path)
     record = show_capture("mine", store=tmp_path)
     assert record["ranking"] is None
@@ -289,3 +294,46 @@ def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"nothing was saved in .*file"):
         write_atomically(tmp_path / "file" / "inner", b"content")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_values_of_numpy_and_pandas_are_saved(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    factors = pd.DataFrame({"persona": ["p", "q"], "template": ["t", "t"], "topic": ["w9", "w9"]})
+    how: dict[str, Any] = {
+        "site": np.str_("resid_post"),
+        "positions": np.int64(-1),
+        "batch_size": np.int64(2),
+        "layers": np.array([1, 2]),
+    }
+    data = engine.capture_contrastive_activations(
+        tiny_llama,
+        tiny_tokenizer,
+        pd.Series(["w5 w9", "w6 w9"]),
+        np.array(["w15 w9", "w16 w9"]),
+        factors=factors.to_dict("records"),
+        **how,
+    )
+    engine.save_activations(data, "mine", store=tmp_path)
+    assert torch.load(tmp_path / "mine.pt")["positive"][1]["prompt"] == "w6 w9"
+    record = show_capture("mine", store=tmp_path)
+    assert (record["captured_layers"], record["factors"]) == ([1, 2], factors.to_dict("records"))
+    layer: Any = np.int64(2)
+    engine.save_directions({2: engine.extract_direction(data, layer)}, "mine", store=tmp_path, leading=layer)
+    assert engine.load_directions("mine", store=tmp_path)[1] == 2
+
+
+def test_a_concept_drawn_with_numbers_of_numpy_is_saved(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    (tmp_path / "loudness.toml").write_text(concept_text("loudness"))
+    how: dict[str, Any] = {"max_samples": np.int64(24), "seed": np.int64(1), "model_key": np.str_("mine")}
+    data = engine.capture_from_concept(tiny_llama, tiny_tokenizer, tmp_path / "loudness.toml", **how)
+    engine.save_activations(data, "one", store=tmp_path)
+    engine.capture_contrast_in_shards(
+        tiny_llama, tiny_tokenizer, tmp_path / "loudness.toml", "many", store=tmp_path, **how
+    )
+    for name in ("one", "many"):
+        provenance = show_capture(name, store=tmp_path)["provenance"]
+        assert provenance is not None
+        assert (provenance["seed"], provenance["alias"]) == (1, "mine")

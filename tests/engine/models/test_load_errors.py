@@ -1,0 +1,63 @@
+"""What other libraries raise while a model is loaded or checked names its cause, and the package to install."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+import engine
+from engine.errors import LayerscopeError, ModelError, RequestError
+from engine.models.load_errors import readable_load_errors
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ImportError("the package flash_attn seems to be not installed"), "Next: pip install flash-attn"),
+        (
+            ImportError("This modeling file requires the following packages: einops. Run `pip install einops`"),
+            "install einops",
+        ),
+        (ModuleNotFoundError("No module named 'mamba_ssm'", name="mamba_ssm"), "Next: pip install mamba_ssm"),
+        (ValueError("You need to have sentencepiece or tiktoken installed"), "Next: pip install sentencepiece"),
+        (ValueError("loading it needs `trust_remote_code=True`"), "only if you trust the model's author"),
+        (ZeroDivisionError(), r"from here: ZeroDivisionError\. .*check config.json"),
+        (OSError("cut short"), "from here: cut short.*check or fetch the files again"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "memory ran out while loading mine.*device_map"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory ran out while loading mine"),
+    ],
+)
+def test_an_error_of_another_library_says_what_to_do(error: Exception, said: str) -> None:
+    with pytest.raises(ModelError, match=said), readable_load_errors("mine", "here"):
+        raise error
+
+
+@pytest.mark.parametrize("error", [RequestError("as it is"), MemoryError(), KeyboardInterrupt()])
+def test_what_already_says_what_is_wrong_passes(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, readable_load_errors("mine", "here"):
+        raise error
+    assert caught.value is error
+
+
+class _NeedsMore(LlamaForCausalLM):
+    """Needs another input beside tokens, as CPM-Ant does."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        self.model.forward = self._forward
+
+    def _forward(self, input_ids: torch.Tensor, span: torch.Tensor, **_more: object) -> None:
+        raise AssertionError((input_ids, span))
+
+
+def test_a_model_that_needs_other_inputs_is_refused(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    config = LlamaConfig(
+        vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+    )
+    with pytest.raises(ModelError, match=r"_NeedsMore cannot be run by the check at load: TypeError: .*'span'"):
+        engine.capture_activations(_NeedsMore(config), tiny_tokenizer, "w5")
+
+
+def test_what_is_no_model_of_transformers_is_refused(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(LayerscopeError):
+        engine.capture_activations(nn.Linear(2, 2), tiny_tokenizer, "w5")  # type: ignore[arg-type]  # what is tested
