@@ -113,15 +113,12 @@ def adapter_parameters(model: PreTrainedModel) -> dict[str, str]:
     """Full name of each parameter that belongs to an adapter, with the name of that adapter."""
     if "peft" not in sys.modules:
         return {}
-    from torch import nn
-
     found: dict[str, str] = {}
     for path, module in _adapted(model):
         for part in {*module.adapter_layer_names, *module.other_param_names}:
-            by_adapter = getattr(module, part, None)
-            if isinstance(by_adapter, nn.Module):
-                names = [name for name, _ in by_adapter.named_parameters()]
-                found |= {f"{path}.{part}.{name}": name.partition(".")[0] for name in names}
+            named_parameters = getattr(getattr(module, part, None), "named_parameters", dict)
+            names = [name for name, _ in named_parameters()]
+            found |= {f"{path}.{part}.{name}": name.partition(".")[0] for name in names}
     return found
 
 
