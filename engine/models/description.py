@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
+from torch import nn
+
+from engine.errors import ModelError
 from engine.models.adapters import list_adapters
 from engine.models.alterations import Snapshot, autocast_dtype, find_alterations, take_snapshot
 from engine.models.blocks import find_blocks
@@ -50,6 +53,7 @@ def describe_model(model: PreTrainedModel) -> ModelConfig:
     Raises:
         ModelError: The model fails the check.
     """
+    _require_module(model)
     known = _known.get(model)
     return examine_model(model) if known is None else known.config
 
@@ -69,31 +73,38 @@ def examine_model(model: PreTrainedModel, source: ModelSource | None = None) -> 
     Raises:
         ModelError: The model fails the check, or has an adapter that cannot be captured.
     """
-    adapters = tuple(list_adapters(model))
-    with turn_of(find_blocks(model).decoder):
-        before, snapshot = _known.get(model), take_snapshot(model)
-        if before is None or before.snapshot.structure != snapshot.structure:
-            with readable_check_errors(model):
-                receipt = check_model(model)
-            source = source or (before.config.source if before else _own_source(model))
-            added = tuple(find_alterations(model))
-            config = ModelConfig(source, receipt["num_layers"], receipt["hidden_size"], receipt, added=added)
-        else:
-            config = before.config
-        # Weights on the disk are too much to read for each capture, and are not edited there.
-        unread = before is not None and before.snapshot == snapshot and is_offloaded(model)
-        weights = config.weights if unread else sample_weights(model)
-        origin = before or _known.get(_inner(model))  # a wrapper of peft around a model that is known
-        first = origin.first_weights if origin else weights
-        config = replace(
-            config,
-            weights=weights,
-            adapters=adapters,
-            edited=weights != first,
-            autocast=autocast_dtype(model),
-        )
-        _known[model] = _Known(snapshot, first, config)
+    _require_module(model)
+    with readable_check_errors(model):
+        adapters, blocks = tuple(list_adapters(model)), find_blocks(model)
+        with turn_of(blocks.decoder):
+            before, snapshot = _known.get(model), take_snapshot(model)
+            if before is not None and before.snapshot.structure == snapshot.structure:
+                config = before.config
+            else:
+                config = _check(model, source or (before.config.source if before else _own_source(model)))
+            # Weights on the disk are too much to read for each capture, and are not edited there.
+            unread = before is not None and before.snapshot == snapshot and is_offloaded(model)
+            weights = config.weights if unread else sample_weights(model)
+            origin = before or _known.get(_inner(model))  # a wrapper of peft around a model that is known
+            first = origin.first_weights if origin else weights
+            edited, autocast = weights != first, autocast_dtype(model)
+            config = replace(config, weights=weights, adapters=adapters, edited=edited, autocast=autocast)
+            _known[model] = _Known(snapshot, first, config)
     return config
+
+
+def _check(model: PreTrainedModel, source: ModelSource) -> ModelConfig:
+    receipt, added = check_model(model), tuple(find_alterations(model))
+    return ModelConfig(source, receipt["num_layers"], receipt["hidden_size"], receipt, added=added)
+
+
+def _require_module(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"the model is a {type(model).__name__}: {str(model)[:60]!r}",
+            expected="a causal language model of transformers",
+            next_step="load it with load_model_and_tokenizer, the first of what that returns",
+        )
 
 
 def _own_source(model: PreTrainedModel) -> ModelSource:

@@ -1,12 +1,14 @@
 """What other libraries raise while a model is loaded or checked names its cause, and the package to install."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import engine
-from engine.errors import LayerscopeError, ModelError, RequestError
+from engine.errors import ModelError, RequestError
 from engine.models.load_errors import readable_load_errors
 
 
@@ -59,5 +61,7 @@ def test_a_model_that_needs_other_inputs_is_refused(tiny_tokenizer: PreTrainedTo
 
 
 def test_what_is_no_model_of_transformers_is_refused(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(LayerscopeError):
-        engine.capture_activations(nn.Linear(2, 2), tiny_tokenizer, "w5")  # type: ignore[arg-type]  # what is tested
+    model: Any
+    for model in (nn.Linear(2, 2), "smollm2"):
+        with pytest.raises(ModelError):
+            engine.capture_activations(model, tiny_tokenizer, "w5")
