@@ -17,7 +17,7 @@ from engine.store.catalog import shard_files
 from engine.store.names import UNFINISHED, CapturePaths
 from engine.store.record import read_content
 
-PLAN_SCHEMA = 2
+PLAN_SCHEMA = 3
 
 _PLAN = msgspec.json.Decoder(ShardPlan)
 _HASHES = {
@@ -25,11 +25,15 @@ _HASHES = {
     "prompts.ids": "the tokens of the prompts",
     "prompts.factors": "what the pairs were made from",
     "weights": "the weights of the model",
+    "provenance.adapters": "the adapters of the model",
     "provenance.chat_template": "the chat template",
 }
 # The file may lie elsewhere under another name, states are the same in both modes, and what the check at load measured
-# may differ in the last digits; what follows from it is in the provenance. The time shows in the texts, if it matters.
-_MAY_DIFFER = ("prompts.file", "provenance.mode", "provenance.receipt", "provenance.template_time")
+# may differ in the last digits; what follows from it is in the provenance. The time shows in the texts, if it matters,
+# and the weights are named outside of the provenance too.
+_MAY_DIFFER = (
+    *("prompts.file", "provenance.mode", "provenance.receipt", "provenance.template_time", "provenance.weights"),
+)
 
 
 def encode_plan(plan: ShardPlan) -> bytes:

@@ -14,7 +14,6 @@ from engine.capture.provenance import trace_provenance
 from engine.capture.settings import Settings
 from engine.errors import StoreError
 from engine.models.description import describe_model
-from engine.models.fingerprint import sample_weights
 from engine.processes import Processes
 from engine.progress import Progress, Steps
 from engine.records.files import PromptList, ShardPlan
@@ -131,7 +130,7 @@ def _plan(
         num_layers=known.num_layers,
         hidden_size=known.hidden_size,
         store_dtype=wanted.store_dtype,
-        weights=sample_weights(model),
+        weights=settings.model.weights,
         provenance=trace_provenance(
             model,
             settings,
