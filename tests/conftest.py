@@ -1,14 +1,22 @@
-"""What tests share: the real default model, loaded once, and a tiny offline tokenizer for tiny models."""
+"""What tests share: the real default model, its captures, and a tiny offline tokenizer for tiny models."""
 
+import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from filelock import FileLock
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the hub's client is imported
+
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 import engine
 from engine.records.models import ModelConfig
 from tests.families import FAMILIES, VOCAB, Family, build
+from tests.program import Program, Result, Run
 
 
 class Loaded(NamedTuple):
@@ -29,6 +37,26 @@ def smollm2_config() -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ModelCon
 def smollm2(smollm2_config: tuple[PreTrainedModel, PreTrainedTokenizerBase, ModelConfig]) -> Loaded:
     """The real default model with its tokenizer."""
     return Loaded(smollm2_config[0], smollm2_config[1])
+
+
+@pytest.fixture(scope="session")
+def captured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+    """Captures of concepts as `make demo` makes them, each made once for all workers; to be copied, not changed."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def capture(concept: str) -> Run:
+        path = folder / "captured" / concept
+        path.mkdir(parents=True, exist_ok=True)
+        said = path / "said.json"
+        with FileLock(path / "lock"):
+            if not said.exists():
+                made = Program(path).script("capture", "--concept", concept, "--positions", "last")
+                said.write_text(json.dumps(vars(made)))
+        return Run(Result(**json.loads(said.read_text())), path / "activations" / f"smollm2_{concept}")
+
+    return capture
 
 
 @pytest.fixture(scope="session")
