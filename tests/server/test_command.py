@@ -187,7 +187,14 @@ def test_garbage_does_not_kill_it(tmp_path: Path) -> None:
     assert all(line.startswith("{") and json.loads(line)["level"] for line in err.splitlines())
 
 
-@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL", "stdin closed"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "stdin closed",
+        pytest.param("SIGTERM", marks=pytest.mark.slow),
+        pytest.param("SIGKILL", marks=pytest.mark.slow),
+    ],
+)
 def test_it_ends_quickly_in_the_middle_of_a_capture(store: Path, slow_folder: Path, how: str) -> None:
     before = contents(store)
     with running(*serve_command(store, *allow(slow_folder))) as process:
@@ -205,7 +212,7 @@ def test_it_ends_quickly_in_the_middle_of_a_capture(store: Path, slow_folder: Pa
     assert contents(store) == before
 
 
-@pytest.mark.parametrize("busy", [True, False])
+@pytest.mark.parametrize("busy", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_client_that_no_longer_listens_is_a_client_that_has_gone(store: Path, slow_folder: Path, busy: bool) -> None:
     before = contents(store)
     with running(*serve_command(store, *allow(slow_folder))) as process:
