@@ -18,9 +18,8 @@ $(DEMO).pt: | $(INSTALLED)
 $(DEMO).png: $(DEMO).pt
 	$(BIN)/layerscope visualize $(DEMO).pt --output $@ --quiet >/dev/null
 
-# One worker a core, one thread a worker: torch's threads wait by spinning, and take from each other what they wait for.
-# Continuous integration adds options that measure coverage.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal $(PYTEST_OPTIONS)
+# One worker a core; tests/conftest.py gives each one thread. Continuous integration adds options that measure coverage.
+PYTEST = $(BIN)/pytest --numprocesses auto --dist worksteal $(PYTEST_OPTIONS)
 
 test: lint
 	$(PYTEST) -m 'not slow'

@@ -9,7 +9,9 @@ from typing import NamedTuple
 import pytest
 from filelock import FileLock
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the hub's client is imported
+# Both are read once, at import. Torch's threads wait by spinning, and take from each other what they wait for; and the
+# bits of a capture in this process are compared with those of children, which have one thread too.
+os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 

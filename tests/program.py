@@ -97,7 +97,7 @@ class Program:
             capture_output=True,
             encoding="utf-8",
             check=False,
-            timeout=300,
+            timeout=600,
         )
 
     def without_network(self, *commands: tuple[str, ...]) -> tuple[Result, bool]:
