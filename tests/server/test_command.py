@@ -238,6 +238,7 @@ def test_a_client_that_no_longer_listens_is_a_client_that_has_gone(store: Path, 
     assert contents(store) == before
 
 
+@pytest.mark.slow
 def test_sigterm_in_the_middle_of_a_save_leaves_no_half_file(store: Path, slow_folder: Path) -> None:
     """Whole or not at all, also when the signal comes while the file is being written."""
     before = contents(store)

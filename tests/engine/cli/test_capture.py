@@ -124,14 +124,20 @@ def test_a_concept_gives_72_pairs_unless_told(layerscope: Program) -> None:
 
 
 def test_hooks_read_the_same_bits_and_quiet_says_nothing(layerscope: Program, prompt_run: Run) -> None:
-    command = ("capture", "--prompt", "Tell me a story", "--use-hooks", "--quiet", "--output", "runs/hooks.pt")
-    result = layerscope.child(*command)  # with all that libraries write past Python
+    result = layerscope("capture", "--prompt", "Tell me a story", "--use-hooks", "--quiet", "--output", "runs/hooks.pt")
     assert (result.returncode, result.stderr) == (0, "")
     assert layerscope.saved() == ["runs/hooks.json", "runs/hooks.pt"]
     expected = torch.load(prompt_run.tensors)["activations"]
     hooked = torch.load(layerscope.folder / "runs/hooks.pt")["activations"]
     assert hooked.keys() == expected.keys()
     assert all(torch.equal(states, expected[layer]) for layer, states in hooked.items())
+
+
+@pytest.mark.slow
+def test_quiet_says_nothing_in_a_process_of_its_own(layerscope: Program) -> None:
+    """Also what libraries write as they are imported, or past Python."""
+    result = layerscope.child("capture", "--prompt", "Tell me a story", "--quiet")
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_shared_beginnings_are_run_once_unless_told_otherwise(layerscope: Program, tiny_folder: Path) -> None:

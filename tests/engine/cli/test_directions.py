@@ -270,6 +270,7 @@ def test_a_chat_with_a_model_that_has_no_chat_template_is_warned_of(layerscope: 
     assert "no chat template" in result.stdout + result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("contrasts")
 def test_no_other_machine_is_asked(layerscope: Program, tiny_folder: Path) -> None:
     result, asked = layerscope.without_network(
