@@ -41,6 +41,11 @@ def smollm2(smollm2_config: tuple[PreTrainedModel, PreTrainedTokenizerBase, Mode
     return Loaded(smollm2_config[0], smollm2_config[1])
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what shares the long captures first, on one worker: the other neither waits for them nor ends before it."""
+    items.sort(key=lambda item: "captured" not in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session")
 def captured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
     """Captures of concepts as `make demo` makes them, each made once for all workers; to be copied, not changed."""
