@@ -1,11 +1,11 @@
-# Two commands: `make demo` captures a concept on the real default model, `make test` checks everything.
+# Two commands: `make demo` captures a concept on the real default model, `make test` checks every feature.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := activations/smollm2_honesty
 
-.PHONY: demo test lint check-mcp figures clean
+.PHONY: demo test test-slow lint check-mcp figures clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO).png
@@ -18,9 +18,15 @@ $(DEMO).pt: | $(INSTALLED)
 $(DEMO).png: $(DEMO).pt
 	$(BIN)/layerscope visualize $(DEMO).pt --output $@ --quiet >/dev/null
 
-# One worker a core, one thread a worker: torch's threads wait by spinning, and take from each other what they wait for.
+# One worker a core; tests/conftest.py gives each one thread. Continuous integration adds options that measure coverage.
+PYTEST = $(BIN)/pytest --numprocesses auto --dist worksteal $(PYTEST_OPTIONS)
+
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
+	$(PYTEST) -m 'not slow'
+
+# What `make test` leaves out: simulations in full, every family in every way, launchers, long series of kills.
+test-slow: $(INSTALLED)
+	$(PYTEST) -m slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -53,4 +59,4 @@ figures: $(INSTALLED)
 	cd build/figures && ../../$(BIN)/python ../../scripts/screenshots.py activations ../../docs >/dev/null
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

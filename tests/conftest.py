@@ -1,15 +1,24 @@
-"""What tests share: the real default model, loaded once, and a tiny offline tokenizer for tiny models."""
+"""What tests share: the real default model, its captures, and a tiny offline tokenizer for tiny models."""
 
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from filelock import FileLock
+
+# Both are read once, at import. Torch's threads wait by spinning, and take from each other what they wait for; and the
+# bits of a capture in this process are compared with those of children, which have one thread too.
+os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 import engine
 from engine.records.models import ModelConfig
 from tests.families import FAMILIES, VOCAB, Family, build
+from tests.program import Program, Result, Run
 
 
 class Loaded(NamedTuple):
@@ -30,6 +39,31 @@ def smollm2_config() -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ModelCon
 def smollm2(smollm2_config: tuple[PreTrainedModel, PreTrainedTokenizerBase, ModelConfig]) -> Loaded:
     """The real default model with its tokenizer."""
     return Loaded(smollm2_config[0], smollm2_config[1])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what shares the long captures first, on one worker: the other neither waits for them nor ends before it."""
+    items.sort(key=lambda item: "captured" not in getattr(item, "fixturenames", ()))
+
+
+@pytest.fixture(scope="session")
+def captured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+    """Captures of concepts as `make demo` makes them, each made once for all workers; to be copied, not changed."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def capture(concept: str) -> Run:
+        path = folder / "captured" / concept
+        path.mkdir(parents=True, exist_ok=True)
+        said = path / "said.json"
+        with FileLock(path / "lock"):
+            if not said.exists():
+                made = Program(path).script("capture", "--concept", concept, "--positions", "last")
+                said.write_text(json.dumps(vars(made)))
+        return Run(Result(**json.loads(said.read_text())), path / "activations" / f"smollm2_{concept}")
+
+    return capture
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,12 @@ input of the next block; in `REFUSED` it is not, each for the reason given there
 not know where a family keeps its blocks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
@@ -399,6 +400,21 @@ REFUSED: tuple[Family, ...] = (
     # Blocks that are skipped when a prompt has no image.
     _family("mllama", text_config={**_GROUPED, "cross_attention_layers": [1]}, vision_config=_VISION),
 )
+
+# The fast tier runs these: rotary, learned and ALiBi positions, parallel blocks, norms on both sides, windows, experts,
+# state-space and linear-attention blocks alone and beside attention, and streams that are scaled or projected.
+REPRESENTATIVE = {
+    *("llama", "qwen3", "gemma2", "gpt2", "gpt_neox", "phi", "bloom", "granite", "opt_350m"),
+    *("mixtral", "mamba", "bamba", "qwen3_next"),
+}
+
+
+def each_of(families: Iterable[Family], fast: Container[str] = REPRESENTATIVE) -> list[Any]:
+    """Families to parametrise a test by; all but those of the fast tier are marked as slow."""
+    return [
+        pytest.param(family, id=family.name, marks=() if family.name in fast else pytest.mark.slow)
+        for family in families
+    ]
 
 
 def build(family: Family) -> PreTrainedModel:

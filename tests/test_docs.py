@@ -1,14 +1,14 @@
 """The README and the docs stay true: their code runs, their commands succeed, and what they show is what is printed."""
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.program import Program, Result, Run
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -19,15 +19,22 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
-def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a line of a console block with this environment's programs."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        shlex.split(command), cwd=folder, capture_output=True, text=True, env=os.environ | {"PATH": path}, check=False
-    )
+def run(line: str, folder: Path, captured: Callable[[str], Run]) -> Result:
+    """Run a line of a console block; a capture that tests share is made once."""
+    program, *arguments = shlex.split(line.removeprefix("$ "))
+    assert program == "layerscope"
+    match arguments:
+        case ["capture", "--concept", concept, "--positions", "last"]:
+            capture = captured(concept)
+            capture.copy_to(folder / "activations")
+            return capture.result
+    return Program(folder)(*arguments)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, id=page.name, marks=() if page.name == "README.md" else pytest.mark.slow) for page in PAGES],
+)
 def test_the_code_of_a_page_runs_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
@@ -36,18 +43,17 @@ def test_the_code_of_a_page_runs_in_order(page: Path, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_commands_of_a_page_succeed(page: Path, tmp_path: Path) -> None:
+def test_the_commands_of_a_page_succeed(page: Path, tmp_path: Path, captured: Callable[[str], Run]) -> None:
     for block in blocks(page, "console"):
         for line in block.splitlines():
-            result = run(line.removeprefix("$ "), tmp_path)
+            result = run(line, tmp_path, captured)
             assert result.returncode == 0, f"{line}\n{result.stderr}"
 
 
-def test_the_readme_shows_what_the_demo_prints(tmp_path: Path) -> None:
+def test_the_readme_shows_what_the_demo_prints(captured: Callable[[str], Run]) -> None:
     """Numbers may differ in the last digits on another processor, and places with them: layers and scores may not."""
-    result = run("layerscope capture --concept honesty --positions last", tmp_path)
     (shown,) = blocks(ROOT / "README.md", "text")
-    printed = result.stdout.splitlines()
+    printed = captured("honesty").result.stdout.splitlines()
     assert printed[:2] == shown.splitlines()[:2]
     assert printed[2].split() == shown.splitlines()[2].split()
     for line, expected in zip(printed[3:33], shown.splitlines()[3:33], strict=True):
@@ -59,11 +65,21 @@ def test_the_readme_shows_what_the_demo_prints(tmp_path: Path) -> None:
     assert [line.split()[0] for line in printed[33:36]] == [line.split()[0] for line in shown.splitlines()[33:36]]
 
 
+def test_the_readme_ranks_empathy_as_it_is(captured: Callable[[str], Run]) -> None:
+    assert_the_readme_ranks("empathy", Program(captured("empathy").path.parent.parent))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("concept", ["formality", "empathy"])
-def test_the_readme_ranks_other_concepts_as_they_are(concept: str, tmp_path: Path) -> None:
+def test_the_readme_ranks_other_concepts_as_hooks_capture_them(concept: str, tmp_path: Path) -> None:
+    program = Program(tmp_path)
+    assert program("capture", "--concept", concept, "--positions", "last", "--use-hooks").returncode == 0
+    assert_the_readme_ranks(concept, program)
+
+
+def assert_the_readme_ranks(concept: str, program: Program) -> None:
     """The layer that is named is one that may be the best, and its score and where the raw norm leads are right."""
-    run(f"layerscope capture --concept {concept} --positions last --use-hooks", tmp_path)
-    ranking = json.loads(run(f"layerscope rank smollm2_{concept} --json", tmp_path).stdout)["layers"]
+    ranking = json.loads(program("rank", f"smollm2_{concept}", "--json").stdout)["layers"]
     (line,) = re.findall(rf"^\| {concept} \|(.*)\|$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
     layer, score, _, loudest, place = (cell.strip() for cell in line.split("|"))
     row = next(row for row in ranking if row["layer"] == int(layer))

@@ -95,6 +95,7 @@ except LayerscopeError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with GPUs accelerate counts right")
 def test_waiting_is_refused_where_accelerate_would_not_wait() -> None:
     processes = started(_ALONE)
@@ -104,7 +105,7 @@ def test_waiting_is_refused_where_accelerate_would_not_wait() -> None:
             assert "accelerate was set up for 1 of 2 processes" in said, errors
 
 
-@pytest.mark.parametrize("gone", [0, 1])
+@pytest.mark.parametrize("gone", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_who_waits_for_one_that_has_ended_is_told(gone: int) -> None:
     processes = started(_WAIT, str(gone))
     with ended_at_last(processes):

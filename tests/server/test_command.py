@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.program import Program
 from tests.server.conftest import (
     allow,
     child_environment,
@@ -141,16 +142,11 @@ def test_what_only_looks_imports_neither_torch_nor_the_sdk(arguments: list[str])
     assert not re.findall(r"\| +mcp$", run.stderr, re.MULTILINE)
 
 
-def test_help_names_the_command_and_its_options() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "engine", "serve", "--help"],
-        capture_output=True,
-        encoding="utf-8",
-        env=child_environment(COLUMNS="200", TERM="dumb"),
-        check=True,
-    )
+def test_help_names_the_command_and_its_options(tmp_path: Path) -> None:
+    shown = Program(tmp_path)("serve", "--help", COLUMNS="200", TERM="dumb")
+    assert shown.returncode == 0
     for option in ("--store", "--http", "--read-only", "--tools", "--allow-model", "--token-file", "--allow-host"):
-        assert option in run.stdout
+        assert option in shown.stdout
 
 
 @pytest.mark.parametrize(
@@ -168,11 +164,10 @@ def test_help_names_the_command_and_its_options() -> None:
     ],
 )
 def test_wrong_options_end_it_at_once(tmp_path: Path, options: list[str], said: str) -> None:
-    with running(*serve_command(tmp_path, *options)) as process:
-        out, err = process.communicate(timeout=30)
-    assert (process.returncode in {2, 3}, out) == (True, "")  # 3: the model
-    assert said in err
-    assert "Traceback" not in err
+    result = Program(tmp_path)("serve", "--store", str(tmp_path), *options)
+    assert (result.returncode in {2, 3}, result.stdout) == (True, "")  # 3: the model
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_garbage_does_not_kill_it(tmp_path: Path) -> None:
@@ -218,7 +213,14 @@ def test_a_request_that_cannot_be_read_is_answered(tmp_path: Path) -> None:
     assert out == ""
 
 
-@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL", "stdin closed"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "stdin closed",
+        pytest.param("SIGTERM", marks=pytest.mark.slow),
+        pytest.param("SIGKILL", marks=pytest.mark.slow),
+    ],
+)
 def test_it_ends_quickly_in_the_middle_of_a_capture(store: Path, slow_folder: Path, how: str) -> None:
     before = contents(store)
     with running(*serve_command(store, *allow(slow_folder))) as process:
@@ -236,7 +238,7 @@ def test_it_ends_quickly_in_the_middle_of_a_capture(store: Path, slow_folder: Pa
     assert contents(store) == before
 
 
-@pytest.mark.parametrize("busy", [True, False])
+@pytest.mark.parametrize("busy", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_client_that_no_longer_listens_is_a_client_that_has_gone(store: Path, slow_folder: Path, busy: bool) -> None:
     before = contents(store)
     with running(*serve_command(store, *allow(slow_folder))) as process:
@@ -262,6 +264,7 @@ def test_a_client_that_no_longer_listens_is_a_client_that_has_gone(store: Path, 
     assert contents(store) == before
 
 
+@pytest.mark.slow
 def test_sigterm_in_the_middle_of_a_save_leaves_no_half_file(store: Path, slow_folder: Path) -> None:
     """Whole or not at all, also when the signal comes while the file is being written."""
     before = contents(store)

@@ -11,7 +11,8 @@ import pytest
 from engine.errors import RequestError
 from server.app import LayerscopeServer
 from server.http import Address, build_http, parse_address, read_token
-from tests.server.conftest import child_environment, running, running_http, serve_command
+from tests.program import Program
+from tests.server.conftest import child_environment, running_http
 
 TOKEN = "0123456789abcdef-of-tests"  # noqa: S105 - of no server but these
 
@@ -101,22 +102,20 @@ def test_the_token_does_not_open_other_hosts(closed_url: str) -> None:
 def test_what_is_not_safe_does_not_start(
     tmp_path: Path, options: list[str], environment: dict[str, str], said: str
 ) -> None:
-    with running(*serve_command(tmp_path, *options), **environment) as process:
-        out, err = process.communicate(timeout=30)
-    assert (process.returncode, out) == (2, "")
-    assert said in err
-    assert "Traceback" not in err
+    result = Program(tmp_path)("serve", "--store", str(tmp_path), *options, **environment)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_port_that_is_taken_is_said_and_nothing_is_announced(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with running(*serve_command(tmp_path, "--http", address)) as process:
-            out, err = process.communicate(timeout=30)
-    assert (process.returncode, out) == (2, "")
-    assert f"nothing can listen at {address}: Address already in use" in err
-    assert "listening" not in err
-    assert "Traceback" not in err
+        result = Program(tmp_path)("serve", "--store", str(tmp_path), "--http", address)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"nothing can listen at {address}: Address already in use" in result.stderr
+    assert "listening" not in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_beyond_loopback_a_token_is_needed(app: LayerscopeServer) -> None:

@@ -124,6 +124,7 @@ async def test_the_end_of_the_server_cancels_what_runs(settings: ServerSettings,
     assert not (store / "long.pt").exists()
 
 
+@pytest.mark.slow
 async def test_twenty_clients_at_once(store: Path, tiny_folder: Path) -> None:
     """Of both eras, each capturing under a name of its own and one that all want: that one has exactly one winner."""
     outcomes: list[str] = []

@@ -111,7 +111,7 @@ async def test_the_journey_in_memory(settings: ServerSettings, store: Path, era:
         await walk(client, store, model="tiny", concept="loudness", pairs=20)
 
 
-@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("era", ["auto", pytest.param("legacy", marks=pytest.mark.slow)])
 async def test_the_journey_over_stdio(store: Path, tiny_folder: Path, era: str) -> None:
     with anyio.fail_after(60):
         async with Client(stdio_parameters(store, tiny_folder), mode=era) as client:

@@ -50,6 +50,7 @@ async def test_estimates_captures_and_opens_the_result(real_store: Path, concept
     assert (saved["num_pairs"], saved["captured_layers"], saved["concept"]) == (24, [0, 1, 2, 3], "loudness")
 
 
+@pytest.mark.slow
 async def test_a_file_of_prompts_goes_into_shards_is_stopped_and_goes_on(real_store: Path, tmp_path: Path) -> None:
     file = tmp_path / "questions.txt"
     long = " ".join(f"w{number}" for number in range(10, 68))  # as long as the model takes

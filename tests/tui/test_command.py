@@ -14,24 +14,17 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.program import Program, Result
 from tests.server.conftest import free_port
 
 
-def tui(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run it with its output in a pipe."""
-    return subprocess.run(
-        [sys.executable, "-m", "engine", "tui", *arguments],
-        cwd=cwd,
-        env=os.environ | environment,
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-        timeout=120,
-    )
+def tui(*arguments: str, cwd: Path, **environment: str) -> Result:
+    """Run it with its output in no terminal."""
+    return Program(cwd)("tui", *arguments, **environment)
 
 
 def test_a_pipe_gets_the_list_as_plain_text(store: Path) -> None:
-    result = tui(cwd=store.parent)
+    result = Program(store.parent).child("tui")  # a real pipe
     assert result.returncode == 0, result.stderr
     assert "\x1b" not in result.stdout
     lines = result.stdout.splitlines()

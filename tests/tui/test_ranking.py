@@ -1,15 +1,14 @@
 """The ranking: the table with its whiskers, the reasons, and the panes."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-import engine
-from engine.records.models import ModelConfig
 from engine.store.catalog import show_capture
 from tests.engine.plots.records import unranked_record
+from tests.program import Run
 from tests.tui.conftest import named, put
 from tests.tui.screen_text import screen_text, wait_for
 from tui.app import LayerscopeApp
@@ -131,13 +130,9 @@ async def test_a_capture_that_vanishes_while_it_is_opened(store: Path) -> None:
         await wait_for(pilot, "there is no record to export")
 
 
-async def test_five_keys_from_the_demo_to_the_reason(
-    smollm2_config: tuple[PreTrainedModel, PreTrainedTokenizerBase, ModelConfig], tmp_path: Path
-) -> None:
+async def test_five_keys_from_the_demo_to_the_reason(captured: Callable[[str], Run], tmp_path: Path) -> None:
     """As the README has it; on another processor the layer that leads may be a neighbour."""
-    model, tokenizer, _ = smollm2_config
-    data = engine.capture_from_concept(model, tokenizer, "honesty", positions="last")
-    engine.save_activations(data, "smollm2_honesty", store=tmp_path)
+    captured("honesty").copy_to(tmp_path)
     ranking = show_capture("smollm2_honesty", store=tmp_path)["ranking"]
     assert ranking
     leader = ranking["layers"][0]["layer"]

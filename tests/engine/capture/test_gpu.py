@@ -14,7 +14,8 @@ from engine.models.blocks import EXCEPTIONS, Exceptional
 from tests.conftest import Loaded, family_called
 from tests.families import FAMILIES, VOCAB, Family, build
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+if not torch.cuda.is_available():
+    pytest.skip("there is no GPU", allow_module_level=True)
 
 GPU = torch.device("cuda", 0)
 BEGINNING = " ".join(f"w{n}" for n in range(20, 32))

@@ -13,7 +13,7 @@ from engine.models import attention
 from engine.models.description import describe_model
 from tests.conftest import Loaded, family_called, framework_hook
 from tests.engine.capture.test_families import TOLERANCE, plain_states
-from tests.families import _HEADS, FAMILIES, Family, _family, build
+from tests.families import _HEADS, FAMILIES, REPRESENTATIVE, Family, _family, build, each_of
 
 # A trunk of 40 tokens, two branches, leaves of several lengths, one prompt twice and one that is where another begins.
 _TRUNK = " ".join(f"w{3 + i * 7 % 120}" for i in range(40))
@@ -53,7 +53,7 @@ def _budget(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("_budget")
-@pytest.mark.parametrize("family", [*FAMILIES, *WINDOWED], ids=lambda family: family.name)
+@pytest.mark.parametrize("family", each_of([*FAMILIES, *WINDOWED], REPRESENTATIVE | {"gemma2_wide"}))
 def test_states_equal_a_plain_forward(family: Family, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     model = build(family)
     assert bool(describe_model(model).receipt["separate"]) == (family.name in SEPARATE)

@@ -1,14 +1,8 @@
-"""The program as a real child process, and the captures it makes, made once."""
+"""The program in an empty folder, and the captures it makes, made once."""
 
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -18,8 +12,7 @@ from engine.records.files import CaptureRecord
 from engine.store.record import encode_record
 from tests.conftest import family_called
 from tests.families import Family, build
-
-Result = subprocess.CompletedProcess[str]
+from tests.program import Program, Result, Run
 
 CONCEPTS = ("loudness", "warmth", "calm")
 # A concept in words that the tiny tokenizer knows: six personas, two templates, two topics. The voices are its own.
@@ -44,96 +37,6 @@ name = "voice {number}"
 positive = "w{positive} w9"
 negative = "w{negative} w8"
 """
-
-# Read by Python as it starts: whoever asks for another machine leaves a note, and is refused.
-_NO_NETWORK = """
-import pathlib, socket
-
-def _refuse(*arguments, **options):
-    pathlib.Path(__file__).with_name("asked").write_text(repr(arguments))
-    raise OSError("there is no network")
-
-socket.getaddrinfo = socket.create_connection = socket.socket.connect = socket.socket.connect_ex = _refuse
-"""
-
-# What would tell the program of a terminal or a display that the child process does not have.
-_OF_THE_TERMINAL = {"DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND", "COLUMNS", "LINES", "FORCE_COLOR", "PYTHONIOENCODING"}
-
-
-@dataclass(frozen=True)
-class Program:
-    """Runs `layerscope` in a folder, with a configuration of its own beside what it makes."""
-
-    folder: Path
-
-    def __call__(self, *arguments: str, **environment: str) -> Result:
-        return subprocess.run(
-            self.command(*arguments),
-            cwd=self.folder,
-            env=self.environment(**environment),
-            capture_output=True,
-            encoding="utf-8",
-            check=False,
-        )
-
-    def without_network(self, *arguments: str) -> tuple[Result, bool]:
-        """The result, and whether the program asked for another machine, though nothing told it to stay offline."""
-        guard = self.folder / "guard"
-        guard.mkdir(exist_ok=True)
-        (guard / "sitecustomize.py").write_text(_NO_NETWORK)
-        result = self(*arguments, PYTHONPATH=str(guard), HF_HUB_OFFLINE="0")
-        return result, (guard / "asked").exists()
-
-    @contextmanager
-    def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """Running, its stderr to be read while it works; killed at the end if it is still there."""
-        with subprocess.Popen(
-            self.command(*arguments),
-            cwd=self.folder,
-            env=self.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
-
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "engine", *arguments]
-
-    def environment(self, **more: str) -> dict[str, str]:
-        inherited = {name: value for name, value in os.environ.items() if name not in _OF_THE_TERMINAL}
-        own = {
-            "HF_HUB_OFFLINE": "1",
-            "XDG_CONFIG_HOME": str(self.folder / "config"),
-            "OMP_NUM_THREADS": "1",  # torch's threads wait by spinning: on cores that are shared, one is quicker
-        }
-        return inherited | own | more
-
-    def saved(self) -> list[str]:
-        """All captures and what is left of them, wherever they lie below the folder."""
-        return sorted(
-            path.relative_to(self.folder).as_posix()
-            for path in self.folder.rglob("*")
-            if path.suffix in {".pt", ".unfinished"} or (path.suffix == ".json" and path.with_suffix(".pt").exists())
-        )
-
-
-class Run(NamedTuple):
-    """A capture that was made: what the program said, and the file without its suffix."""
-
-    result: Result
-    path: Path
-
-    @property
-    def tensors(self) -> Path:
-        return self.path.with_suffix(".pt")
-
-    @property
-    def record(self) -> Path:
-        return self.path.with_suffix(".json")
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engine.cli.conftest import Program, Run, assert_failed, concept_text, widest
+from tests.engine.cli.conftest import assert_failed, concept_text, widest
+from tests.program import Program, Run
 
 PROMPT_KEYS = {"activations", "input_ids", "tokens", "prompt", "num_layers", "captured_layers"}
 CONTRAST_KEYS = {"positive", "negative", "num_pairs", "concept", "layers"}
@@ -151,6 +152,13 @@ def test_hooks_read_the_same_bits_and_quiet_says_nothing(layerscope: Program, pr
     hooked = torch.load(layerscope.folder / "runs/hooks.pt")["activations"]
     assert hooked.keys() == expected.keys()
     assert all(torch.equal(states, expected[layer]) for layer, states in hooked.items())
+
+
+@pytest.mark.slow
+def test_quiet_says_nothing_in_a_process_of_its_own(layerscope: Program) -> None:
+    """Also what libraries write as they are imported, or past Python."""
+    result = layerscope.child("capture", "--prompt", "Tell me a story", "--quiet")
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_shared_beginnings_are_run_once_unless_told_otherwise(layerscope: Program, tiny_folder: Path) -> None:

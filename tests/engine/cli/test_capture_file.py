@@ -3,14 +3,14 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.engine.cli.conftest import Program, Result, assert_failed
+from tests.engine.cli.conftest import assert_failed
+from tests.program import Program, Result
 
 COUNT = 2600
 
@@ -36,14 +36,7 @@ def shards(folder: Path) -> dict[str, bytes]:
 
 
 def wrapped(program: Program, code: str, *arguments: str, **environment: str) -> Result:
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=program.folder,
-        env=program.environment(PYTHONPATH=os.pathsep.join(sys.path), **environment),
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
+    return program.python("-c", code, *arguments, PYTHONPATH=os.pathsep.join(sys.path), **environment)
 
 
 def test_a_killed_capture_goes_on_also_after_a_full_disk(layerscope: Program, tiny_folder: Path) -> None:
@@ -96,6 +89,7 @@ def test_another_list_of_prompts_is_refused(layerscope: Program, tiny_folder: Pa
     assert "the texts of the prompts changed" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory from Linux")
 def test_memory_does_not_grow_with_the_number_of_prompts(layerscope: Program, tiny_folder: Path) -> None:
     """Held at once, the states of 3,000 prompts would take 80 MB more than those of 600.

@@ -1,14 +1,14 @@
 """`layerscope capture --device-map`: a model larger than the memory that it may take."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.engine.cli.conftest import Program, Result, assert_failed
+from tests.engine.cli.conftest import assert_failed
+from tests.program import Program, Result
 
 _MEMORY = """
 import atexit, pathlib, runpy, sys
@@ -21,18 +21,12 @@ _WEIGHTS_KB = 538_000  # of the default model, in float32
 
 def measured(program: Program, *arguments: str) -> tuple[Result, int]:
     """What the program said, and the peak of its memory in kilobytes."""
-    result = subprocess.run(
-        [sys.executable, "-c", _MEMORY, *arguments],
-        cwd=program.folder,
-        env=program.environment(PYTHONPATH=os.pathsep.join(sys.path)),
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
+    result = program.python("-c", _MEMORY, *arguments, PYTHONPATH=os.pathsep.join(sys.path))
     assert result.returncode == 0, result.stderr
     return result, int(result.stdout.split()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory from Linux")
 def test_the_same_states_in_less_memory(layerscope: Program) -> None:
     command = ("capture", "--prompt", "Tell me a story about the sea")

@@ -8,12 +8,16 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
-from tests.engine.cli.conftest import Program, Result
 from tests.engine.test_processes import ended_at_last, started
+from tests.program import Program, Result
 
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node")
-ACCELERATE = ("-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0", "--num_machines", "1")
+ACCELERATE = (
+    *("-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0", "--num_machines", "1"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no", "--num_processes"),
+)
 _CAPTURE = "import runpy; runpy.run_module('engine', run_name='__main__', alter_sys=True)"
 
 
@@ -23,15 +27,7 @@ def command(folder: Path, output: str, prompts: str = "many.txt") -> tuple[str, 
 
 
 def launched(program: Program, *launcher: str, **environment: str) -> Result:
-    return subprocess.run(
-        [sys.executable, *launcher],
-        cwd=program.folder,
-        env=program.environment(**environment),
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-        timeout=300,
-    )
+    return program.python(*launcher, **environment)
 
 
 def write_prompts(path: Path, count: int) -> None:
@@ -47,23 +43,24 @@ def record(program: Program, name: str) -> dict[str, object]:
     return {key: value for key, value in content.items() if key not in {"name", "created", "data"}}
 
 
-def test_two_processes_write_what_one_writes(layerscope: Program, tiny_folder: Path) -> None:
+@pytest.mark.parametrize(
+    "launcher",
+    [pytest.param(TORCHRUN, id="torchrun"), pytest.param(ACCELERATE, id="accelerate", marks=pytest.mark.slow)],
+)
+def test_two_processes_write_what_one_writes(layerscope: Program, tiny_folder: Path, launcher: tuple[str, ...]) -> None:
     write_prompts(layerscope.folder / "many.txt", 2600)
     one = layerscope(*command(tiny_folder, "one"))
     assert one.returncode == 0, one.stderr
-    for name, launcher in (
-        ("two", (*TORCHRUN, "2")),
-        ("other", (*ACCELERATE, "--num_processes", "2", "--mixed_precision", "no", "--dynamo_backend", "no")),
-    ):
-        result = launched(layerscope, *launcher, "-m", "engine", *command(tiny_folder, name))
-        assert result.returncode == 0, result.stderr
-        assert files(layerscope.folder / name) == files(layerscope.folder / "one")
-        assert record(layerscope, name) == record(layerscope, "one")
-        assert result.stdout == one.stdout.replace("one", name, 1)
-        assert result.stderr.count("the check at load passed") == 1
-        assert result.stderr.count(f"saved {name}/ and {name}.json") == 1
+    result = launched(layerscope, *launcher, "2", "-m", "engine", *command(tiny_folder, "two"))
+    assert result.returncode == 0, result.stderr
+    assert files(layerscope.folder / "two") == files(layerscope.folder / "one")
+    assert record(layerscope, "two") == record(layerscope, "one")
+    assert result.stdout == one.stdout.replace("one", "two", 1)
+    assert result.stderr.count("the check at load passed") == 1
+    assert result.stderr.count("saved two/ and two.json") == 1
 
 
+@pytest.mark.slow
 def test_weights_that_lie_on_the_disk_are_read_by_each(layerscope: Program, tiny_folder: Path) -> None:
     write_prompts(layerscope.folder / "many.txt", 5000)  # two shards, which are larger than with weights in memory
 
@@ -81,6 +78,7 @@ def test_weights_that_lie_on_the_disk_are_read_by_each(layerscope: Program, tiny
     assert two == one
 
 
+@pytest.mark.slow
 def test_one_that_is_killed_ends_all_and_any_number_goes_on(layerscope: Program, tiny_folder: Path) -> None:
     write_prompts(layerscope.folder / "many.txt", 6000)
     assert layerscope(*command(tiny_folder, "one")).returncode == 0
@@ -129,6 +127,7 @@ print(sorted(path.name for path in __import__("pathlib").Path().glob("*.json")))
 """
 
 
+@pytest.mark.slow
 def test_pairs_are_shared_and_ranked_once_by_the_main_one(layerscope: Program, tiny_folder: Path) -> None:
     with (layerscope.folder / "pairs.jsonl").open("w") as pairs:
         for i in range(700):
@@ -149,6 +148,7 @@ def test_pairs_are_shared_and_ranked_once_by_the_main_one(layerscope: Program, t
     assert record(layerscope, "two")["ranking"]
 
 
+@pytest.mark.slow
 def test_what_goes_into_one_file_is_not_shared(layerscope: Program, tiny_folder: Path) -> None:
     asked = ("capture", "--model", str(tiny_folder), "--prompt", "w5")
     result = launched(layerscope, *TORCHRUN, "2", "-m", "engine", *asked)
@@ -159,6 +159,7 @@ def test_what_goes_into_one_file_is_not_shared(layerscope: Program, tiny_folder:
     assert launched(layerscope, *TORCHRUN, "1", "-m", "engine", *asked).returncode == 0
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_share_a_folder_are_told(layerscope: Program, tiny_folder: Path) -> None:
     """As on two machines; here the folders differ because the processes run in different ones."""
     write_prompts(layerscope.folder / "many.txt", 600)

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from engine.cli.capture_work import too_large
 from engine.cli.console import Narrator
 from engine.concepts.pair_files import open_pairs
-from tests.engine.cli.conftest import Program, assert_failed, concept_text
+from tests.engine.cli.conftest import assert_failed, concept_text
+from tests.program import Program
 
 PAIRS = [{"positive": f"w5 w{20 + i}", "negative": f"w6 w7 w{20 + i}", "topic": f"w{20 + i}"} for i in range(9)]
 
@@ -76,7 +77,9 @@ def test_prompts_given_one_by_one_do_not(layerscope: Program) -> None:
     assert_failed(layerscope("capture", "--pairs", "bad.jsonl", "--shards"), 2)
 
 
-@pytest.mark.parametrize("shards", [(), ("--shards",)], ids=["memory", "shards"])
+@pytest.mark.parametrize(
+    "shards", [pytest.param((), id="memory"), pytest.param(("--shards",), id="shards", marks=pytest.mark.slow)]
+)
 def test_a_terminal_is_shown_what_is_done(layerscope: Program, tiny_folder: Path, shards: tuple[str, ...]) -> None:
     (layerscope.folder / "mine.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
     command = ("capture", "--model", str(tiny_folder), "--pairs", "mine.jsonl", "--positions", "last", *shards)

@@ -13,10 +13,11 @@ import engine
 from engine.records.files import CaptureRecord
 from engine.store.catalog import show_capture
 from engine.store.read import load_contrast
-from tests.engine.cli.conftest import Program, Result, assert_failed, save_record, widest
+from tests.engine.cli.conftest import assert_failed, save_record, widest
 from tests.engine.plots.pictures import svg_words
 from tests.engine.plots.records import contrast_record, ranking_of
 from tests.engine.stats.captures import provenance
+from tests.program import Program, Result
 
 
 def parsed(result: Result) -> dict[str, Any]:
@@ -228,9 +229,3 @@ def test_an_unknown_kind_of_picture_ends_with_2(layerscope: Program) -> None:
     assert result.returncode == 2
     assert ".png, .svg, .pdf" in result.stderr
     assert not (layerscope.folder / "cosines.txt").exists()
-
-
-@pytest.mark.usefixtures("contrasts")
-def test_no_other_machine_is_asked(layerscope: Program) -> None:
-    result, asked = layerscope.without_network("compare", "loudness", "warmth", "--output", "cosines.png")
-    assert (result.returncode, asked) == (0, False), result.stderr

@@ -14,8 +14,9 @@ from engine.records.directions import TokenReading
 from engine.store.directions import SUFFIX
 from engine.store.read import load_contrast
 from tests.conftest import Loaded
-from tests.engine.cli.conftest import Program, Result, assert_failed, concept_text, widest
+from tests.engine.cli.conftest import assert_failed, concept_text, widest
 from tests.engine.plots.pictures import svg_words
+from tests.program import Program, Result
 
 SWEAR = "I swear that I did not take it"
 
@@ -195,8 +196,9 @@ def test_the_real_model_is_found_by_the_name_it_was_captured_with(layerscope: Pr
         *smollm2, "honesty", max_samples=8, layers=[10, 20], positions="last", use_hooks=True
     )
     engine.save_activations(contrast, "smollm2_honesty", store=layerscope.folder / "activations")
-    arguments = ("read", "smollm2_honesty", "--prompt", SWEAR, "--chat", "--output", "tokens.svg")
-    result, asked = layerscope.without_network(*arguments)
+    result, asked = layerscope.without_network(
+        ("read", "smollm2_honesty", "--prompt", SWEAR, "--chat", "--output", "tokens.svg")
+    )
     assert (result.returncode, asked) == (0, False), result.stderr
     assert "saved tokens.svg" in result.stderr
     assert widest(result.stdout) <= 80
@@ -268,19 +270,21 @@ def test_a_chat_with_a_model_that_has_no_chat_template_is_warned_of(layerscope: 
     assert "no chat template" in result.stdout + result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("contrasts")
 def test_no_other_machine_is_asked(layerscope: Program, tiny_folder: Path) -> None:
-    for arguments in (
+    result, asked = layerscope.without_network(
         ("directions", "loudness", "--method", "logistic"),
         ("read", "loudness", "--prompt", "w5", "--model", str(tiny_folder), "--output", "tokens.png"),
-    ):
-        result, asked = layerscope.without_network(*arguments)
-        assert (result.returncode, asked) == (0, False), result.stderr
+        ("compare", "loudness", "warmth", "--output", "cosines.png"),
+    )
+    assert (result.returncode, asked) == (0, False), result.stderr
+    assert [(layerscope.folder / name).stat().st_size > 0 for name in ("tokens.png", "cosines.png")] == [True, True]
 
 
 def test_the_guard_sees_who_asks(layerscope: Program) -> None:
     """Else the tests above would show nothing."""
-    _, asked = layerscope.without_network("capture", "--model", "someone/not-here", "--prompt", "x")
+    _, asked = layerscope.without_network(("capture", "--model", "someone/not-here", "--prompt", "x"))
     assert asked
 
 

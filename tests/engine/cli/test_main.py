@@ -1,5 +1,6 @@
 """The program as a whole: its help, how quickly it starts, and how it ends."""
 
+import json
 import re
 import subprocess
 import sys
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.cli.conftest import Program, assert_failed, save_record, widest
+from tests.engine.cli.conftest import assert_failed, save_record, widest
 from tests.engine.plots.records import contrast_record
+from tests.program import Program
 
 COMMANDS = ["capture", "visualize", "rank", "compare", "directions", "read", "list", "show"]
 
@@ -46,51 +48,63 @@ def test_the_help_of_the_program_names_its_commands_and_exit_codes(layerscope: P
     assert "130 interrupted" in shown
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=["program", *COMMANDS])
-def test_both_ways_to_start_it_are_the_same_program(layerscope: Program, command: list[str]) -> None:
-    script = subprocess.run(
-        [Path(sys.executable).with_name("layerscope"), *command, "--help"],
-        env=layerscope.environment(COLUMNS="80"),
-        capture_output=True,
-        encoding="utf-8",
-        check=True,
-    )
-    module = layerscope(*command, "--help", COLUMNS="80").stdout.replace("Usage: python -m engine", "Usage: layerscope")
-    assert [line.rstrip() for line in script.stdout.splitlines()] == [line.rstrip() for line in module.splitlines()]
-
-
+# The program as a whole stands for its commands in the fast tier.
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--help"],
-        ["capture", "--help"],
-        ["capture", "--list-models"],
-        ["capture", "--list-concepts"],
-        ["list", "--store", "."],
-        ["list"],
-        ["show", "some_honesty"],
-        ["rank", "some_honesty"],
-        ["rank", "activations/some_honesty.pt", "--csv"],
-        ["visualize", "some_honesty", "--no-plot"],
-        ["compare", "--help"],
-        ["directions", "--help"],
-        ["read", "--help"],
-    ],
-    ids=" ".join,
+    "command",
+    [pytest.param([], id="program"), *(pytest.param([name], id=name, marks=pytest.mark.slow) for name in COMMANDS)],
 )
-def test_what_needs_no_model_starts_without_torch(layerscope: Program, arguments: list[str]) -> None:
-    save_record(contrast_record(), layerscope.folder / "activations")
-    result = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "engine", *arguments],
-        cwd=layerscope.folder,
-        env=layerscope.environment(),
-        capture_output=True,
-        encoding="utf-8",
-        check=True,
+def test_all_ways_to_start_it_are_the_same_program(layerscope: Program, command: list[str]) -> None:
+    """The script, the module, and the entry point as these tests call it."""
+    script = layerscope.script(*command, "--help", COLUMNS="80")
+    module = layerscope.child(*command, "--help", COLUMNS="80")
+    assert (script.returncode, script.stderr) == (module.returncode, module.stderr) == (0, "")
+    shown = module.stdout.replace("Usage: python -m engine", "Usage: layerscope")
+    here = layerscope(*command, "--help", COLUMNS="80").stdout
+    script_lines, module_lines, lines = (
+        [line.rstrip() for line in text.splitlines()] for text in (script.stdout, shown, here)
     )
-    imported = set(re.findall(r"\| +(\w+)$", result.stderr, flags=re.MULTILINE))
-    assert "typer" in imported
-    assert not imported & {"torch", "transformers", "matplotlib", "numpy"}
+    assert script_lines == module_lines == lines
+
+
+LIGHT = [
+    ("--help",),
+    ("capture", "--help"),
+    ("capture", "--list-models"),
+    ("capture", "--list-concepts"),
+    ("list", "--store", "."),
+    ("list",),
+    ("show", "some_honesty"),
+    ("rank", "some_honesty"),
+    ("rank", "activations/some_honesty.pt", "--csv"),
+    ("visualize", "some_honesty", "--no-plot"),
+    ("compare", "--help"),
+    ("directions", "--help"),
+    ("read", "--help"),
+]
+
+# Several commands in one interpreter; what each has imported that it should not is said behind it.
+IMPORTS = """
+import json, sys
+from engine.cli.main import main
+
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["layerscope", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, arguments
+    heavy = {"torch", "transformers", "matplotlib", "numpy"} & sys.modules.keys()
+    print("imported", arguments, sorted(heavy), "typer" in sys.modules, file=sys.stderr)
+"""
+
+
+def test_what_needs_no_model_starts_without_torch(layerscope: Program) -> None:
+    """A fresh process, because this one has torch already."""
+    save_record(contrast_record(), layerscope.folder / "activations")
+    result = layerscope.python("-c", IMPORTS, json.dumps(LIGHT))
+    assert result.returncode == 0, result.stderr
+    said = [line for line in result.stderr.splitlines() if line.startswith("imported ")]
+    assert said == [f"imported {[*arguments]} [] True" for arguments in LIGHT]
 
 
 def test_without_arguments_it_shows_the_help(layerscope: Program) -> None:
@@ -126,14 +140,7 @@ def test_an_error_with_a_question_is_not_followed_by_a_full_stop(layerscope: Pro
 
 
 def test_a_bug_keeps_its_traceback_and_says_what_it_is(layerscope: Program) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", WITH_A_BUG],
-        cwd=layerscope.folder,
-        env=layerscope.environment(),
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
+    result = layerscope.python("-c", WITH_A_BUG)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("Traceback (most recent call last):")
     assert "ZeroDivisionError: division by zero" in result.stderr

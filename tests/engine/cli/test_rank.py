@@ -12,7 +12,7 @@ import pytest
 import engine
 from engine.records.files import CaptureRecord
 from engine.stats.scores import SCORES
-from tests.engine.cli.conftest import Program, Result, Run, assert_failed, save_record, widest
+from tests.engine.cli.conftest import assert_failed, save_record, widest
 from tests.engine.plots.records import (
     TOO_FEW,
     contrast_record,
@@ -21,6 +21,7 @@ from tests.engine.plots.records import (
     ranking_of,
     unranked_record,
 )
+from tests.program import Program, Result, Run
 
 # Layer 17 leads, 16 and 18 are tied with it; layer 4 lies on the wrong side of zero.
 D_PRIMES = [round(1.5 - abs(layer - 17) / 8, 3) for layer in range(30)]

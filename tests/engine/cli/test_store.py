@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.cli.conftest import Program, Result, assert_failed, save_record, widest
+from tests.engine.cli.conftest import assert_failed, save_record, widest
 from tests.engine.plots.records import contrast_record
+from tests.program import Program, Result
 
 
 def names(result: Result) -> list[str]:

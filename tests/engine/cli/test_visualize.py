@@ -10,9 +10,10 @@ import pytest
 import engine
 from engine.stats.wrong_pairs import wrong_pairs
 from engine.store.read import load_contrast
-from tests.engine.cli.conftest import Program, Run, assert_failed, save_record, widest
+from tests.engine.cli.conftest import assert_failed, save_record, widest
 from tests.engine.plots.pictures import svg_words
 from tests.engine.plots.records import contrast_record
+from tests.program import Program, Run
 
 HONESTY = "activations/smollm2_honesty.pt"
 
@@ -87,7 +88,7 @@ def test_an_svg_is_drawn_with_text_that_can_be_read(layerscope: Program) -> None
 
 @pytest.mark.usefixtures("store")
 def test_without_a_display_the_text_is_shown_and_the_rest_is_said(layerscope: Program) -> None:
-    result = layerscope("visualize", HONESTY)
+    result = layerscope.child("visualize", HONESTY)  # matplotlib looks for a display once in a process
     assert result.returncode == 0
     assert result.stdout == layerscope("visualize", HONESTY, "--no-plot").stdout
     assert "there is no display to open a window on" in result.stderr

@@ -1,61 +1,81 @@
 """A GGUF file is converted once, and the conversion is the file to the bit."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 import engine
 from engine.errors import ModelError
 from engine.models.converted import conversion_folder, convert
 from engine.models.loading import load_model_and_tokenizer
 from engine.models.registry import find_source
+from engine.records.models import ModelSource
 from tests.conftest import Loaded
+from tests.engine.models.gguf_files import write_tiny_gguf
+
+
+@pytest.fixture(scope="module", params=["tiny", pytest.param("smollm2", marks=pytest.mark.slow)])
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelSource]:
+    """A tiny GGUF file with a cache folder of its own; in the slow tier also the real one, kept in the user's."""
+    if request.param == "smollm2":
+        yield find_source("smollm2")
+        return
+    folder = tmp_path_factory.mktemp("gguf")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        yield find_source(str(write_tiny_gguf(folder / "tiny.gguf")))
 
 
 @pytest.fixture(scope="module")
-def direct() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The default model as transformers reads it from the GGUF file."""
-    source = find_source("smollm2")
+def direct(source: ModelSource) -> Loaded:
+    """The model as transformers reads it from the GGUF file."""
     options = {"gguf_file": source.gguf_file}
     model = AutoModelForCausalLM.from_pretrained(
         source.location, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **options
     )
-    return model, AutoTokenizer.from_pretrained(source.location, **options)
+    return Loaded(model, AutoTokenizer.from_pretrained(source.location, **options))
 
 
-def test_the_weights_and_states_are_those_of_the_file(
-    smollm2: Loaded, direct: tuple[PreTrainedModel, PreTrainedTokenizerBase]
-) -> None:
+@pytest.fixture(scope="module")
+def converted(source: ModelSource) -> Loaded:
+    """The model as a user loads it, converted."""
+    return load(source)
+
+
+def load(source: ModelSource) -> Loaded:
+    given = source.alias if source.kind == "package" else f"{source.location}/{source.gguf_file}"
+    return Loaded(*load_model_and_tokenizer(given)[:2])
+
+
+def test_the_weights_and_states_are_those_of_the_file(converted: Loaded, direct: Loaded) -> None:
     model, tokenizer = direct
-    weights = smollm2.model.state_dict()
+    weights = converted.model.state_dict()
     assert weights.keys() == model.state_dict().keys()
     assert all(torch.equal(weight.cpu(), weights[name].cpu()) for name, weight in model.state_dict().items())
     prompt = "Tell me a story about a lighthouse."
-    model.to(smollm2.model.device)  # type: ignore[arg-type]  # transformers wraps it and loses its type
+    model.to(converted.model.device)  # type: ignore[arg-type]  # transformers wraps it and loses its type
     expected = engine.capture_activations(model, tokenizer, prompt)
-    captured = engine.capture_activations(*smollm2, prompt)
+    captured = engine.capture_activations(*converted, prompt)
     assert captured["tokens"] == expected["tokens"]
     assert captured["activations"].keys() == expected["activations"].keys()
     assert all(torch.equal(states, captured["activations"][i]) for i, states in expected["activations"].items())
 
 
-def test_the_tokenizer_is_that_of_the_file(
-    smollm2: Loaded, direct: tuple[PreTrainedModel, PreTrainedTokenizerBase]
-) -> None:
+def test_the_tokenizer_is_that_of_the_file(converted: Loaded, direct: Loaded) -> None:
     _, tokenizer = direct
     text = "<|im_start|>user\nHéllo, wörld! 你好 🙂 1234<|im_end|>\n"
-    assert smollm2.tokenizer(text)["input_ids"] == tokenizer(text)["input_ids"]
-    assert smollm2.tokenizer.chat_template == tokenizer.chat_template
-    assert smollm2.tokenizer.special_tokens_map == tokenizer.special_tokens_map
-    assert len(smollm2.tokenizer) == len(tokenizer)
+    assert converted.tokenizer(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert converted.tokenizer.chat_template == tokenizer.chat_template
+    assert converted.tokenizer.special_tokens_map == tokenizer.special_tokens_map
+    assert len(converted.tokenizer) == len(tokenizer)
 
 
-@pytest.mark.usefixtures("smollm2")
-def test_a_second_load_takes_what_was_kept() -> None:
-    source = find_source("smollm2")
+@pytest.mark.usefixtures("converted")
+def test_a_second_load_takes_what_was_kept(source: ModelSource) -> None:
     folder = conversion_folder(source)
 
     def written() -> dict[str, int]:
@@ -64,7 +84,7 @@ def test_a_second_load_takes_what_was_kept() -> None:
     before = written()
     assert "model.safetensors" in before
     assert convert(source) == folder
-    load_model_and_tokenizer("smollm2")
+    load(source)
     assert written() == before
 
 
@@ -77,16 +97,17 @@ def test_other_bytes_under_the_same_name_are_another_conversion(tmp_path: Path) 
     assert first.parent == second.parent
 
 
-@pytest.mark.usefixtures("smollm2")
-def test_a_kept_conversion_that_was_damaged_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = find_source("smollm2")
+@pytest.mark.usefixtures("converted")
+def test_a_kept_conversion_that_was_damaged_is_named(
+    source: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept = conversion_folder(source)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     damaged = conversion_folder(source)
     shutil.copytree(kept, damaged, ignore=shutil.ignore_patterns("*.safetensors"))
     (damaged / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(ModelError, match=str(damaged)):
-        load_model_and_tokenizer("smollm2")
+        load(source)
 
 
 def test_the_same_bytes_under_another_name_are_the_same_conversion(tmp_path: Path) -> None:

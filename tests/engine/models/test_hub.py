@@ -87,6 +87,7 @@ def test_what_the_hub_answers_is_said_in_words(hub: str) -> None:
 NOBODY = "http://127.0.0.1:9"
 
 
+@pytest.mark.slow
 def test_a_hub_out_of_reach_is_said_and_what_to_do(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "engine", "capture", "--model", "owner/name", "--prompt", "Hello"],

@@ -78,8 +78,15 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("share", [0.6, 0.0], ids=["some in memory", "all on disk"])
+# In the fast tier half of the families in one way, the others in the other.
+@pytest.mark.parametrize(
+    ("family", "share"),
+    [
+        pytest.param(family, share, id=f"{family}, {where}", marks=() if number % 2 == way else pytest.mark.slow)
+        for number, family in enumerate(FAMILIES)
+        for way, (share, where) in enumerate([(0.6, "some in memory"), (0.0, "all on disk")])
+    ],
+)
 def test_states_are_those_of_the_model_in_memory(save: Save, family: str, share: float) -> None:
     folder = save(family)
     whole, spread = load(folder), load(folder, share)
@@ -238,6 +245,7 @@ def test_without_a_gpu_the_dtype_is_that_of_the_cpu(save: Save, tiny_llama: PreT
     assert {weight.dtype for weight in load(folder, 0.3).model.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_the_default_model_from_the_disk(smollm2: Loaded) -> None:
     model, tokenizer, config = load_model_and_tokenizer("smollm2", device_map="auto", max_memory={"cpu": "200MB"})
     offloaded = {name.split(".")[2] for name, weight in model.named_parameters() if weight.is_meta and "layers" in name}

@@ -318,7 +318,14 @@ save_directions(found, "mine", store=store, leading=3, force=True)
 """
 
 
-@pytest.mark.parametrize(("moment", "left"), [("sync 1", 0), ("replace 1", 0), ("sync 2", 3)])
+@pytest.mark.parametrize(
+    ("moment", "left"),
+    [
+        ("replace 1", 0),
+        pytest.param("sync 1", 0, marks=pytest.mark.slow),
+        pytest.param("sync 2", 3, marks=pytest.mark.slow),
+    ],
+)
 def test_a_kill_leaves_the_old_directions_or_the_new(
     directions: Directions, tmp_path: Path, moment: str, left: int
 ) -> None:

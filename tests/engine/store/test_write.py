@@ -194,7 +194,13 @@ engine.save_activations(data, "first", store=store, force=True)
 
 @pytest.mark.parametrize(
     ("moment", "left"),
-    [("write 1", "first"), ("sync 1", "first"), ("sync 2", "first"), ("replace 2", "no record"), ("sync 3", "second")],
+    [
+        ("replace 2", "no record"),
+        *(
+            pytest.param(moment, left, marks=pytest.mark.slow)
+            for moment, left in (("write 1", "first"), ("sync 1", "first"), ("sync 2", "first"), ("sync 3", "second"))
+        ),
+    ],
 )
 def test_a_kill_leaves_the_store_readable(prompt_data: ActivationData, tmp_path: Path, moment: str, left: str) -> None:
     """Killed while writing, before either rename, between them, and after both."""
