@@ -15,6 +15,10 @@ from tests.conftest import Loaded
 CONVERT = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 
+# Their examples capture whole concepts with the default model.
+SLOW = {f"engine.stats.{name}" for name in ("comparison", "direction", "sides", "confounds", "ranking")}
+
+
 def modules() -> Iterator[ModuleType]:
     for found in pkgutil.walk_packages(engine.__path__, "engine."):
         if found.name != "engine.__main__":
@@ -31,7 +35,13 @@ def names(smollm2: Loaded, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return public | {"model": smollm2.model, "tokenizer": smollm2.tokenizer, "data": data, "_folder": store}
 
 
-@pytest.mark.parametrize("module", list(modules()), ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module",
+    [
+        pytest.param(module, id=module.__name__, marks=pytest.mark.slow if module.__name__ in SLOW else ())
+        for module in modules()
+    ],
+)
 def test_examples(module: ModuleType, names: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(str(names["_folder"])))
     report: list[str] = []
