@@ -57,11 +57,13 @@ def trace_provenance(
         receipt=known.receipt,
         weights=known.weights,
     )
-    # What the checkpoint does not say stands there only where there is any.
+    # Only what the checkpoint does not say.
     if known.adapters:
         provenance["adapters"] = list(known.adapters)
-    if altered := [*known.added, *(["the weights were edited after the model was loaded"] if known.edited else [])]:
+    if altered := [*known.added, *known.edited]:
         provenance["altered"] = altered
+    if known.added:
+        provenance["added_code"] = True
     if known.autocast is not None:
         provenance["autocast"] = known.autocast
     if template_time is not None:

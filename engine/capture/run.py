@@ -87,8 +87,7 @@ def run_batches(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], sett
     spans = [positions.span(len(prompt.ids), prompt.name) for prompt in prompts]
     rows = [prompt.ids for prompt in prompts]
     blocks = find_blocks(model)
-    with turn_of(blocks.decoder):
-        before = take_snapshot(model)
+    _require_unchanged(model, blocks, settings)
     read = partial(_read, model, blocks, settings)
     passes = Passes(rows, spans, read, input_device(model), model.dtype, ahead=gpu_count(model))
     done = 0
@@ -100,11 +99,16 @@ def run_batches(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], sett
         yield batch
         done += len(batch.prompts)
         progress(done, len(prompts))
+    _require_unchanged(model, blocks, settings)
+
+
+def _require_unchanged(model: PreTrainedModel, blocks: Blocks, settings: Settings) -> None:
+    """Refuse a model that is no longer what it was when the capture began, for a shard before this one perhaps."""
     with turn_of(blocks.decoder):
-        if take_snapshot(model) != before:
+        if take_snapshot(model) != settings.snapshot:
             raise CaptureError(
                 "the model was changed while it was captured",
-                expected="the same weights, hooks and modules until the capture ends",
+                expected="the same weights, hooks, modules and adapters until the capture ends",
                 next_step="capture before or after the change, not in two threads at once",
             )
 
@@ -119,7 +123,7 @@ def _read(model: PreTrainedModel, blocks: Blocks, settings: Settings, tokens: To
         return chosen.to("cpu", non_blocking=True)  # a GPU is not waited for: it goes on to the next block
 
     taps = find_taps(settings.site, settings.layers, blocks, settings.model.receipt)
-    with onednn_products(wanted=settings.onednn):
+    with turn_of(blocks.decoder), onednn_products(wanted=settings.onednn):  # in this order everywhere
         kept = read_taps(model, blocks, tokens, taps, keep, to_the_end=not settings.use_hooks)
     return Reading.begun_on(devices, kept)
 

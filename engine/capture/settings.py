@@ -24,6 +24,7 @@ from engine.progress import Progress
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from engine.models.alterations import Snapshot
     from engine.records.models import ModelConfig
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class Settings:
 
     Attributes:
         model: The model as it stands when the capture begins.
+        snapshot: What can be seen of it then, for a later look.
         site: What is read.
         layers: Layer numbers, ascending; of a site without layers the block that it adjoins.
         positions: Which tokens.
@@ -50,6 +52,7 @@ class Settings:
     """
 
     model: ModelConfig
+    snapshot: Snapshot
     site: str
     layers: list[int]
     positions: Positions
@@ -81,7 +84,7 @@ class Settings:
         """
         if batch_size is not None:
             batch_size = require_whole(batch_size, "the batch size", least=1)
-        known = examine_model(model)
+        known, snapshot = examine_model(model)
         receipt, added = known.receipt, known.added
         numbers = wanted_layers(site, layers, receipt)
         error, separate = receipt.get("onednn_error"), receipt.get("separate", "not checked")
@@ -90,6 +93,7 @@ class Settings:
             batch_size = 1
         return cls(
             model=known,
+            snapshot=snapshot,
             site=str(site),
             layers=numbers,
             positions=parse_positions(positions),

@@ -13,7 +13,7 @@ from engine.cli.command import Command
 from engine.cli.console import Narrator, print_data, print_json
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
-from engine.records.captures import Provenance, model_changes
+from engine.records.captures import Provenance, describe_adapter
 from engine.records.files import CaptureRecord, count_prompts
 from engine.store.catalog import UNFINISHED_SHARDS, list_captures, unfinished_saves
 from engine.store.names import DEFAULT_STORE
@@ -123,7 +123,9 @@ def _batches(provenance: Provenance) -> str:
 def _provenance_lines(provenance: Provenance | None) -> dict[str, str]:
     if provenance is None:
         return {"provenance": "unknown: the tensors did not come from a capture function"}
-    receipt, changes = provenance["receipt"], model_changes(provenance)
+    receipt = provenance["receipt"]
+    changes = [*map(describe_adapter, provenance.get("adapters", [])), *provenance.get("altered", [])]
+    changes += [f"autocast to {provenance['autocast']}"] if "autocast" in provenance else []
     return {
         "model": f"{provenance['model']} ({provenance['alias']}), {provenance['revision'] or 'revision unknown'}",
         "run": f"{provenance['dtype']} on {provenance['device']}, attention {provenance['attention']},"

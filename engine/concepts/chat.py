@@ -22,6 +22,7 @@ Messages = Sequence[Message]
 Turns = list[dict[str, Any]]
 
 _CLOCK = "strftime_now"  # what transformers calls the clock in a template
+_PERCENT = "\x00"  # stands for a percent sign while directives are replaced
 
 
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages, moment: str | None = None) -> str:
@@ -67,12 +68,14 @@ def render_chats(
     reasons = []
     for form in _FORMS:
         try:
+            if conversations:  # words that no template holds itself show whether it drops a message
+                _rendered(tokenizer, _marked(conversations[0]), form, moment)
             return [_rendered(tokenizer, messages, form, moment) for messages in conversations]
         except _DroppedError as error:
             reasons.append(str(error))
         except MemoryError:
             raise
-        except Exception as error:  # templates raise whatever their author, or Jinja, saw fit
+        except Exception as error:  # a template may raise anything
             reasons.append(f"refuses it: {first_line(error)}")
     as_text, in_parts = reasons[-2:]  # of the simplest conversation, a single message of the user
     raise CaptureError(
@@ -124,7 +127,7 @@ def _rendered(
     if any(_words(message["content"]) not in words for message in messages):
         raise _DroppedError("leaves out what the message says")
     for part in (turn["content"][0] for turn in turns if isinstance(turn["content"], list)):
-        if str(part) in text or json.dumps(part) in text:
+        if any(written in text for written in (str(part), json.dumps(part), json.dumps(part, ensure_ascii=False))):
             raise _DroppedError("writes out the list of parts itself")
     return text
 
@@ -137,9 +140,17 @@ def _with_clock(template: str, moment: str) -> str:
     """
     then = datetime.datetime.fromisoformat(moment)
     directives = [f"%{flag}{letter}" for flag in ("", "-") for letter in string.ascii_letters]
-    replaced = "".join(f" | replace({json.dumps(one)}, {json.dumps(then.strftime(one))})" for one in directives)
+    steps = [("%%", _PERCENT), *((one, then.strftime(one)) for one in directives), (_PERCENT, "%")]
+    replaced = "".join(f" | replace({json.dumps(old)}, {json.dumps(new)})" for old, new in steps)
     # The line break goes with the end of the block, as everywhere in chat templates, and leaves the text as it is.
     return f"{{%- macro {_CLOCK}(format) -%}}{{{{ format{replaced} }}}}{{%- endmacro %}}\n{template}"
+
+
+def _marked(messages: Messages) -> list[Message]:
+    """The same conversation in words that occur nowhere else."""
+    return [
+        Message(role=message["role"], content=f"mark {number} of layerscope") for number, message in enumerate(messages)
+    ]
 
 
 def _words(text: str) -> str:

@@ -54,10 +54,10 @@ def render_pairs(
     """
     pairs = draw_pairs(concept, max_samples, seed)
     told = (moment or time_now()) if reads_clock(tokenizer) else None
-    texts = [render_chats(tokenizer, [pair.positive, pair.negative], told) for pair in pairs]
+    texts = render_chats(tokenizer, [side for pair in pairs for side in (pair.positive, pair.negative)], told)
     return RenderedPairs(
-        positive=[positive for positive, _ in texts],
-        negative=[negative for _, negative in texts],
+        positive=texts[0::2],
+        negative=texts[1::2],
         factors=[pair.factors for pair in pairs],
         chat_template=chat_template_hash(tokenizer),
         moment=told,

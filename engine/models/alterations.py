@@ -7,7 +7,7 @@ such code is run one prompt at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
+
+from engine.models.adapters import base_name, inner_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,23 +29,32 @@ _FRAMEWORKS = {
     *("causal_conv1d", "deepspeed", "fla", "flash_attn", "liger_kernel", "mamba_ssm", "xformers"),
 }
 _OWN_HOOKS = "engine.models."  # those of a capture or check, perhaps of another thread: they change nothing
-_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What can be seen of a model without running it: two that are equal stand for the same computation.
+    """What can be seen of a model without running it.
 
-    It holds no reference to a hook or a function, which might keep the model alive.
+    It holds no reference to a hook or a function, which might keep the model alive. Plain attributes of modules, such
+    as a scale, are not in it.
 
     Attributes:
         structure: Modules by type, hooks and replaced forwards, the numbers of the configuration, autocast.
-        weights: Address and version of every parameter. A change that goes around torch's count of versions, as through
-            `.data`, is not seen here; `sample_weights` reads values.
+        weights: Address and version of every parameter and stored buffer. A change that goes around torch's count of
+            versions, as through `.data`, is not seen here; `sample_weights` reads values.
+        adapters: Which adapters each module applies, merged or not, and how they are scaled.
     """
 
     structure: tuple[object, ...]
     weights: tuple[tuple[int, int], ...]
+    adapters: tuple[object, ...]
+
+    def edited_since(self, before: Snapshot) -> bool:
+        """Whether a tensor that lies where it lay before has been written to, as far as torch counts that."""
+        return len(self.weights) == len(before.weights) and any(
+            address == earlier and version > old
+            for (address, version), (earlier, old) in zip(self.weights, before.weights, strict=True)
+        )
 
 
 def take_snapshot(model: PreTrainedModel) -> Snapshot:
@@ -52,19 +63,22 @@ def take_snapshot(model: PreTrainedModel) -> Snapshot:
     Args:
         model: The model; no other thread may be running it for a capture.
     """
-    modules, weights = [], []
+    modules, weights, adapters = [], [], []
     for module in model.modules():
         kind = type(module)
         hooks = tuple(handle for handle, _ in _hooks(module))
         modules.append((kind, id(kind.forward), id(module.__dict__.get("forward")), hooks))
         weights += [_version(weight) for weight in module._parameters.values() if weight is not None]
+        weights += [_version(buffer) for _, buffer in stored_buffers(module)]
+        if hasattr(kind, "adapter_layer_names"):
+            adapters.append(_adapter_state(module))
     configuration = repr(sorted(vars(model.config.get_text_config(decoder=True)).items(), key=lambda item: item[0]))
     structure = (tuple(modules), tuple(handle for handle, _ in _global_hooks()), configuration, autocast_dtype(model))
-    return Snapshot(structure, tuple(weights))
+    return Snapshot(structure, tuple(weights), tuple(adapters))
 
 
 def find_alterations(model: PreTrainedModel) -> list[str]:
-    """Name the code in a model that is neither its own nor a framework's, in words; empty for an unaltered model.
+    """Name the code in a model that is neither its own nor a framework's, in words; empty where there is none.
 
     Its own is what the package of its class defines: a model of somebody's own architecture is no altered one.
 
@@ -75,7 +89,7 @@ def find_alterations(model: PreTrainedModel) -> list[str]:
         >>> find_alterations(model)
         []
     """
-    own = _FRAMEWORKS | {_package(kind) for kind in type(_inner(model)).__mro__}
+    own = _FRAMEWORKS | {_package(kind) for kind in type(inner_model(model)).__mro__}
     found = [f"every module has the hook {_origin(hook)}" for _, hook in _global_hooks()]
     for name, module in model.named_modules():
         place = name or "the model"
@@ -84,9 +98,37 @@ def find_alterations(model: PreTrainedModel) -> list[str]:
         forwards = filter(None, (type(module).forward, module.__dict__.get("forward")))
         found += [f"{place} has the forward {_origin(one)}" for one in forwards if _package(one) not in own]
         found += [f"{place} has the hook {_origin(hook)}" for _, hook in _hooks(module)]
-    if len(found) > _MOST_NAMED:
-        found[_MOST_NAMED:] = [f"and {len(found) - _MOST_NAMED} more"]
     return found
+
+
+def module_types(model: PreTrainedModel) -> dict[str, type]:
+    """The class of every module by its path, without what peft puts around them."""
+    modules = ((name, type(module)) for name, module in model.named_modules())
+    return {base_name(f"{name}.")[:-1]: kind for name, kind in modules if _package(kind) != "peft"}
+
+
+def find_replaced(model: PreTrainedModel, first: Mapping[str, type]) -> list[str]:
+    """Name the modules whose class is another than when the model was first seen, in words.
+
+    Args:
+        model: The model.
+        first: Their classes then, from `module_types`.
+    """
+    return [
+        f"{name or 'the model'} is a {_origin(kind)}, it was a {_origin(first[name])}"
+        for name, kind in module_types(model).items()
+        if first.get(name, kind) is not kind
+    ]
+
+
+def stored_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Name and value of a module's own buffers that its checkpoint holds, such as packed weights.
+
+    The others are tables that some families compute anew as prompts get longer.
+    """
+    derived = module._non_persistent_buffers_set
+    buffers = module._buffers.items()
+    return [(name, buffer) for name, buffer in buffers if buffer is not None and name not in derived] if buffers else []
 
 
 def autocast_dtype(model: PreTrainedModel) -> str | None:
@@ -117,11 +159,12 @@ def _is_foreign(hook: Callable[..., Any]) -> bool:
     return _package(hook) not in _FRAMEWORKS and not _unwrapped(hook).__module__.startswith(_OWN_HOOKS)
 
 
-def _inner(model: PreTrainedModel) -> nn.Module:
-    """The model that an adapter of peft is wrapped around, or the model itself."""
-    get_base_model = getattr(model, "get_base_model", None)
-    inner: nn.Module = get_base_model() if get_base_model is not None else model
-    return inner
+def _adapter_state(module: nn.Module) -> tuple[object, ...]:
+    """What peft's layer does with its adapters."""
+    known: Any = module
+    scaling = getattr(module, "scaling", None)
+    scales = tuple(map(str, scaling.items())) if isinstance(scaling, dict) else ()
+    return (tuple(known.active_adapters), known.disable_adapters, tuple(known.merged_adapters), scales)
 
 
 def _package(defined: Any) -> str:  # noqa: ANN401 - a class, a function or any other callable

@@ -74,8 +74,8 @@ def check_model(model: PreTrainedModel) -> Receipt:
     batch is what it is on its own. What attention and feed-forward add to the stream is looked for on the way: a model
     without it is not refused, but has no such sites. So are the shortcuts that model and machine allow.
 
-    Of a model to which code was added (`find_alterations`) the report is not asked, which may show the states before
-    that code, nor are prompts put together: they are run one at a time.
+    Where code was added to the model (`find_alterations`), its report may show the states before that code and is not
+    compared, and prompts are run one at a time.
 
     Args:
         model: Any causal language model of transformers.
@@ -140,7 +140,7 @@ def _require_same_as_whole(
     Raises:
         ModelError: The states differ by more than another order of summation makes.
     """
-    if is_offloaded(model) and not altered:
+    if is_offloaded(model) and not altered and type(model).__module__.startswith("transformers."):
         return  # one of the library's own models: not worth another pass over weights on the disk
     whole = read_all(model, blocks, TokenBatch.of([ids], input_device(model)), whole=True)
     for layer, states in alone.items():

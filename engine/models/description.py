@@ -6,14 +6,22 @@ Kept beside the model, not on it: a model that a user brings is never written to
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 
 from engine.errors import ModelError
-from engine.models.adapters import list_adapters
-from engine.models.alterations import Snapshot, autocast_dtype, find_alterations, take_snapshot
+from engine.models.adapters import inner_model, list_adapters, require_readable_adapters
+from engine.models.alterations import (
+    Snapshot,
+    autocast_dtype,
+    find_alterations,
+    find_replaced,
+    module_types,
+    take_snapshot,
+)
 from engine.models.blocks import find_blocks
 from engine.models.check import check_model
 from engine.models.fingerprint import sample_weights
@@ -25,20 +33,36 @@ from engine.records.models import ModelConfig, ModelSource
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+EDITED = "the weights were edited after the model was loaded"
+
+
+class Examined(NamedTuple):
+    """A model as it stands now.
+
+    Attributes:
+        config: What is known of it.
+        snapshot: What can be seen of it, for a later look.
+    """
+
+    config: ModelConfig
+    snapshot: Snapshot
+
 
 @dataclass(frozen=True)
 class _Known:
-    """A model as it was when it was last examined.
+    """A model as it was when it was last examined, and when it was first seen.
 
     Attributes:
-        snapshot: What could be seen of it.
-        first_weights: Fingerprint of the weights when it was first seen.
-        config: What was found.
+        last: What was found last.
+        first_weights: Fingerprint of the weights at first.
+        first_dtype: Their dtype at first.
+        first_types: Classes of its modules at first.
     """
 
-    snapshot: Snapshot
+    last: Examined
     first_weights: str
-    config: ModelConfig
+    first_dtype: torch.dtype
+    first_types: dict[str, type]
 
 
 _known: WeakKeyDictionary[PreTrainedModel, _Known] = WeakKeyDictionary()
@@ -55,42 +79,61 @@ def describe_model(model: PreTrainedModel) -> ModelConfig:
     """
     _require_module(model)
     known = _known.get(model)
-    return examine_model(model) if known is None else known.config
+    return examine_model(model).config if known is None else known.last.config
 
 
-def examine_model(model: PreTrainedModel, source: ModelSource | None = None) -> ModelConfig:
+def examine_model(model: PreTrainedModel, source: ModelSource | None = None) -> Examined:
     """Look at a model as it stands now, and check it again if its modules or its hooks have changed.
 
-    To be called where a capture begins. It takes some milliseconds where nothing has changed.
+    To be called where a capture begins. Where nothing has changed it takes milliseconds for some hundred modules.
 
     Args:
         model: A model from `load_model_and_tokenizer`, or one of the user's own.
         source: Where it came from, when the caller knows; else the name that transformers keeps is believed.
 
     Returns:
-        The description.
+        What is known of it, and what was seen.
 
     Raises:
         ModelError: The model fails the check, or has an adapter that cannot be captured.
     """
     _require_module(model)
     with readable_check_errors(model):
-        adapters, blocks = tuple(list_adapters(model)), find_blocks(model)
+        require_readable_adapters(model)
+        blocks = find_blocks(model)
         with turn_of(blocks.decoder):
-            before, snapshot = _known.get(model), take_snapshot(model)
-            if before is not None and before.snapshot.structure == snapshot.structure:
-                config = before.config
+            known, snapshot = _known.get(model), take_snapshot(model)
+            last = known.last if known else None
+            if last is not None and last.snapshot.structure == snapshot.structure:
+                config = last.config
             else:
-                config = _check(model, source or (before.config.source if before else _own_source(model)))
+                config = _check(model, source or (last.config.source if last else _own_source(model)))
             # Weights on the disk are too much to read for each capture, and are not edited there.
-            unread = before is not None and before.snapshot == snapshot and is_offloaded(model)
+            unread = last is not None and last.snapshot == snapshot and is_offloaded(model)
             weights = config.weights if unread else sample_weights(model)
-            origin = before or _known.get(_inner(model))  # a wrapper of peft around a model that is known
-            first = origin.first_weights if origin else weights
-            edited, autocast = weights != first, autocast_dtype(model)
-            config = replace(config, weights=weights, adapters=adapters, edited=edited, autocast=autocast)
-            _known[model] = _Known(snapshot, first, config)
-    return config
+            # A wrapper of peft around a model that is known has its past.
+            first = known or _known.get(inner_model(model))
+            first = first or _Known(Examined(config, snapshot), weights, model.dtype, module_types(model))
+            written = last is not None and snapshot.edited_since(last.snapshot)
+            config = replace(
+                config,
+                weights=weights,
+                adapters=last.config.adapters if last and last.snapshot == snapshot else tuple(list_adapters(model)),
+                edited=_edits(model, first, weights, written=written),
+                autocast=autocast_dtype(model),
+            )
+            examined = Examined(config, snapshot)
+            _known[model] = replace(first, last=examined)
+    return examined
+
+
+def _edits(model: PreTrainedModel, first: _Known, weights: str, *, written: bool) -> tuple[str, ...]:
+    """What was done to weights and modules since the model was first seen, in words."""
+    replaced = find_replaced(model, first.first_types)
+    if model.dtype != first.first_dtype:
+        return (*replaced, f"the weights were cast from {first.first_dtype} to {model.dtype}".replace("torch.", ""))
+    edited = weights != first.first_weights or written or EDITED in first.last.config.edited
+    return (*replaced, *([EDITED] if edited else []))
 
 
 def _check(model: PreTrainedModel, source: ModelSource) -> ModelConfig:
@@ -108,14 +151,8 @@ def _require_module(model: object) -> None:
 
 
 def _own_source(model: PreTrainedModel) -> ModelSource:
-    if inner := _known.get(_inner(model)):
-        return inner.config.source
+    if inner := _known.get(inner_model(model)):
+        return inner.last.config.source
     name = str(getattr(model.config, "_name_or_path", "")) or type(model).__name__
     revision = getattr(model.config, "_commit_hash", None)
     return ModelSource(name.rstrip("/").rpartition("/")[2].lower(), name, "given", name, revision)
-
-
-def _inner(model: PreTrainedModel) -> PreTrainedModel:
-    """The model that peft is wrapped around, or the model itself."""
-    get_base_model: Any = getattr(model, "get_base_model", None)
-    return model if get_base_model is None else cast("PreTrainedModel", get_base_model())

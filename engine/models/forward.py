@@ -266,13 +266,14 @@ def without_report_hooks(model: PreTrainedModel) -> Iterator[None]:
     Args:
         model: The model, of which hooks of other origin stay.
     """
-    reporting = [module for module in model.modules() if _MARK in module.__dict__]
+    found = {handle for module in model.modules() for handle in module._forward_hooks}
+    marked = {module for module in model.modules() if _MARK in module.__dict__}
     try:
         yield
     finally:
-        if not reporting:
-            for module in model.modules():
-                for handle, hook in list(module._forward_hooks.items()):
-                    if hook.__module__ == _REPORTS:
-                        del module._forward_hooks[handle]
+        for module in model.modules():
+            for handle, hook in list(module._forward_hooks.items()):
+                if handle not in found and getattr(hook, "__module__", "") == _REPORTS:
+                    del module._forward_hooks[handle]
+            if module not in marked:
                 module.__dict__.pop(_MARK, None)

@@ -80,7 +80,7 @@ def readable_check_errors(model: PreTrainedModel) -> Iterator[None]:
     """Turn whatever a model raises while it is checked into an error for people.
 
     Args:
-        model: Any model; one that needs other inputs than tokens raises whatever its author saw fit.
+        model: Any model; one that needs other inputs than tokens may raise anything.
 
     Raises:
         ModelError: In the place of any error but those of layerscope.
@@ -121,10 +121,13 @@ def _remedy(error: BaseException) -> str | Remedy:
     lowered = text.lower()
     if isinstance(error, ImportError) or any(words in lowered for words in _LACKING):
         told = _TOLD.search(text)
-        module = getattr(error, "name", None)
+        module = str(error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
         known = next((package for words, package in _PACKAGES.items() if words in lowered), "")
-        if package := known or (told[1] if told else "") or module:
+        package = known or (told[1] if told else "") or module
+        if package and package not in ("torch", "transformers"):
             return f"pip install {package}"
+        if isinstance(error, ImportError):
+            return f"install the transformers that this code was written for; here it is {transformers.__version__}"
     return ""
 
 

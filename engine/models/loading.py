@@ -19,9 +19,10 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from engine.errors import ModelError, Remedy
-from engine.models.adapters import load_adapter
+from engine.models.adapters import adapter_base, load_adapter
 from engine.models.converted import convert
 from engine.models.description import examine_model
 from engine.models.devices import choose_device, choose_places, running_device
@@ -85,6 +86,8 @@ def load_model_and_tokenizer(
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         if source.kind == "hub":
             options["revision"] = source.revision
+            if adapter := find_adapter_config_file(location, revision=source.revision):  # a repository may hold one too
+                adapter_base(Path(adapter).parent)
         config = AutoConfig.from_pretrained(location, **options)
         _require_causal_lm(config, source)
         chosen_dtype = wanted_dtype or natural_dtype(config.dtype, torch_device)
@@ -110,7 +113,7 @@ def load_model_and_tokenizer(
     commit = getattr(loaded.config, "_commit_hash", None)  # what a branch or tag stood for
     contents = Path(location).name if source.kind == "gguf" else None  # a folder called by the hash of the file
     source = replace(source, revision=commit or source.revision or contents)
-    description = examine_model(loaded, source)
+    description = examine_model(loaded, source).config
     if spread := where_layers_lie(loaded, description.receipt["blocks"]):
         log.info("%s", spread)
     return loaded, tokenizer, description

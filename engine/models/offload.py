@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from engine.errors import ModelError, first_line
+from engine.models.alterations import stored_buffers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -103,9 +104,9 @@ def gpu_count(model: PreTrainedModel) -> int:
 
 
 def weights_at_hand(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Name and value of every parameter, one part of the model at a time; those that lie elsewhere are fetched.
+    """Name and value of every parameter and stored buffer, one module at a time; what lies elsewhere is fetched.
 
-    The order and the names are those of `named_parameters` of the same model in memory, where tied parameters are one.
+    The order and the names are the same for a model in memory, where tied parameters are one.
     """
     from accelerate.utils import align_module_device
 
@@ -123,6 +124,8 @@ def weights_at_hand(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
                 if not marks & seen:
                     yield full, weight.detach()
                 seen |= marks
+            for name, buffer in stored_buffers(module):
+                yield f"{path}.{name}" if path else name, buffer
 
 
 def where_layers_lie(model: PreTrainedModel, blocks: str) -> str:

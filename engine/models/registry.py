@@ -21,6 +21,8 @@ from engine.records.models import ModelListing, ModelSource
 
 DEFAULT_MODEL = "smollm2"
 
+_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # of a whole model, in a folder
+
 
 @dataclass(frozen=True)
 class RegistryEntry:
@@ -192,14 +194,19 @@ def _source_of_path(path: Path, alias: str) -> ModelSource:
 
 def _source_of_adapter(folder: Path, alias: str) -> ModelSource:
     """The base model of an adapter: in the same folder if its weights are there, else the one that it names."""
-    named = adapter_base(folder)
-    if (folder / "config.json").is_file():
-        base = ModelSource(alias, Path(named).name or folder.name, "folder", str(folder))
-    elif named:
-        base = find_source(named)
-    else:
+    named, revision = adapter_base(folder)
+    if (folder / "config.json").is_file() and any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
+        return ModelSource(alias, named or folder.name, "folder", str(folder), adapter=str(folder))
+    if not named:
         raise ModelError(f"the adapter in {folder} names no base model", next_step="save it with its base model's name")
-    return replace(base, alias=alias, adapter=str(folder))
+    base = find_source(named)
+    if base.adapter is not None:
+        raise ModelError(
+            f"the base model of the adapter in {folder} is itself an adapter, {base.adapter}",
+            expected="one adapter on a base model",
+            next_step="merge the first one into its base model and save that",
+        )
+    return replace(base, alias=alias, adapter=str(folder), revision=revision or base.revision)
 
 
 def _source_of_hub(alias: str, model_id: str, revision: str | None) -> ModelSource:

@@ -6,7 +6,7 @@ imports torch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NotRequired, TypedDict, final
+from typing import TYPE_CHECKING, NotRequired, TypedDict, cast, final
 
 from engine.records.concepts import Factors
 from engine.records.models import Adapter, Receipt, SourceKind
@@ -46,6 +46,7 @@ class Provenance(TypedDict):
         adapters: The adapters on the model, where there were any.
         altered: What else was done to the model that its checkpoint does not say: hooks, wrapped modules, replaced
             forwards, edited weights, in words; where anything was.
+        added_code: True where `altered` names code of somebody else's: two hooks of one name may do different things.
         autocast: The dtype that autocast computed in, where it did.
     """
 
@@ -71,24 +72,24 @@ class Provenance(TypedDict):
     weights: NotRequired[str]
     adapters: NotRequired[list[Adapter]]
     altered: NotRequired[list[str]]
+    added_code: NotRequired[bool]
     autocast: NotRequired[str]
 
 
-def model_changes(provenance: Provenance) -> list[str]:
-    """What the checkpoint does not say of a model that was captured, in words; empty where it says all."""
-    adapters = [
-        f"{'merged ' if one['merged'] else ''}adapter {one['name']}: {one['kind']}"
-        + (f", rank {one['rank']}" if one["rank"] else "")
-        + "".join(f", scale {scale:g}" for scale in one["scales"])
-        + f", weights {one['weights'][:8]}{'' if one['active'] or one['merged'] else ', not active'}"
-        for one in provenance.get("adapters", [])
-    ]
-    autocast = [f"autocast to {provenance['autocast']}"] if "autocast" in provenance else []
-    return [*adapters, *provenance.get("altered", []), *autocast]
+def describe_adapter(adapter: Adapter) -> str:
+    """An adapter in words."""
+    return (
+        f"{'merged ' if adapter['merged'] else ''}adapter {adapter['name']}: {adapter['kind']}"
+        + (f", rank {adapter['rank']}" if adapter["rank"] else "")
+        + "".join(f", scale {scale:g}" for scale in adapter["scales"])
+        + f", weights {adapter['weights'][:8]}{'' if adapter['active'] or adapter['merged'] else ', not active'}"
+    )
 
 
 def model_differences(one: Provenance, other: Provenance) -> list[tuple[str, str, str]]:
-    """In what the models of two captures differ that go by one name; empty where they compute the same.
+    """In what the models of two captures differ that go by one name; empty where nothing is known to differ.
+
+    Code that was added to a model is always named: two hooks of one name may do different things.
 
     Args:
         one: How a capture was made.
@@ -101,6 +102,7 @@ def model_differences(one: Provenance, other: Provenance) -> list[tuple[str, str
         (field, _shown(dict(one).get(field)), _shown(dict(other).get(field)))
         for field in ("revision", "dtype", "adapters", "altered", "autocast")
         if _meaning(dict(one).get(field)) != _meaning(dict(other).get(field))
+        or (field == "altered" and ("added_code" in one or "added_code" in other))
     ]
     weights = one.get("weights"), other.get("weights")
     if None not in weights and weights[0] != weights[1]:
@@ -109,15 +111,17 @@ def model_differences(one: Provenance, other: Provenance) -> list[tuple[str, str
 
 
 def _meaning(value: object) -> object:
-    """A field without the adapters that take no part."""
+    """A field without the adapters that take no part, and without the names of the others."""
     if isinstance(value, list):
-        return [one for one in value if not isinstance(one, dict) or one["active"] or one["merged"]] or None
+        entries = [one for one in value if not isinstance(one, dict) or one["active"] or one["merged"]]
+        return [one | {"name": ""} if isinstance(one, dict) else one for one in entries] or None
     return value
 
 
 def _shown(value: object) -> str:
     if isinstance(value, list):
-        return ", ".join(f"{one['kind']} {one['name']}" if isinstance(one, dict) else str(one) for one in value)
+        words = (describe_adapter(cast("Adapter", one)) if isinstance(one, dict) else str(one) for one in value)
+        return "; ".join(words) or "none"
     return "none" if value is None else str(value)
 
 

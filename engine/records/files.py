@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict
 
-from engine.records.captures import Provenance, model_changes
+from engine.records.captures import Provenance
 from engine.records.concepts import Factors
 from engine.records.ranking import ConfoundReport, Ranking
 from engine.records.statistics import LayerRow, SideSummary
@@ -97,7 +97,10 @@ def count_prompts(record: CaptureRecord) -> int:
 
 def record_warnings(record: CaptureRecord) -> list[str]:
     """What must be known before what a capture shows is believed, in sentences."""
-    changes = model_changes(record["provenance"]) if record["provenance"] else []
+    provenance = record["provenance"]
+    changes = [*provenance.get("altered", [])] if provenance else []
+    if provenance and "autocast" in provenance:
+        changes.append(f"autocast to {provenance['autocast']}")
     ranking, confounds = record["ranking"], record["confounds"]
     return [
         *([f"the model was not as its checkpoint says: {'; '.join(changes)}"] if changes else []),

@@ -122,7 +122,7 @@ class ModelConfig:
         weights: Fingerprint of the weights, without those of adapters.
         adapters: The adapters on it.
         added: Code in it that is neither its own nor a framework's, in words.
-        edited: Whether the weights are others than when the model was first seen.
+        edited: What was done to its weights and modules since it was first seen, in words.
         autocast: The dtype that autocast computes in; None without autocast.
     """
 
@@ -133,5 +133,5 @@ class ModelConfig:
     weights: str = ""
     adapters: tuple[Adapter, ...] = ()
     added: tuple[str, ...] = ()
-    edited: bool = False
+    edited: tuple[str, ...] = ()
     autocast: str | None = None

@@ -31,9 +31,8 @@ _HASHES = {
 # The file may lie elsewhere under another name, states are the same in both modes, and what the check at load measured
 # may differ in the last digits; what follows from it is in the provenance. The time shows in the texts, if it matters,
 # and the weights are named outside of the provenance too.
-_MAY_DIFFER = (
-    *("prompts.file", "provenance.mode", "provenance.receipt", "provenance.template_time", "provenance.weights"),
-)
+_MAY_DIFFER = {"prompts.file", "provenance.mode", "provenance.template_time", "provenance.weights"}
+_MEASURED = "provenance.receipt."
 
 
 def encode_plan(plan: ShardPlan) -> bytes:
@@ -62,7 +61,10 @@ def require_same_plan(paths: CapturePaths, wanted: ShardPlan) -> None:
     Raises:
         StoreError: What is wanted now differs from what was begun; the message says in what.
     """
-    changed = plan_changes(read_plan(paths.plan), wanted)
+    begun = read_plan(paths.plan)
+    changed = plan_changes(begun, wanted)
+    if "added_code" in begun["provenance"] or "added_code" in wanted["provenance"]:
+        changed.append("code was added to the model, and whether it is the same now cannot be told")
     if changed:
         raise StoreError(
             f"the unfinished capture {paths.name!r} was begun otherwise: {'; '.join(changed)}",
@@ -82,7 +84,8 @@ def plan_changes(begun: ShardPlan, wanted: ShardPlan) -> list[str]:
     return [
         f"{_HASHES[name]} changed" if name in _HASHES else f"{_said(name)} was {old.get(name)}, is {new.get(name)}"
         for name in dict.fromkeys([*old, *new])
-        if _known_by(name, old.get(name)) != _known_by(name, new.get(name)) and not name.startswith(_MAY_DIFFER)
+        if _known_by(name, old.get(name)) != _known_by(name, new.get(name))
+        if name not in _MAY_DIFFER and not name.startswith(_MEASURED)
     ]
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from peft import AdaptionPromptConfig, LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -226,3 +227,56 @@ def test_a_capture_in_shards_is_not_resumed_with_another_adapter(
     change_weights(model)
     with pytest.raises(engine.LayerscopeError, match="adapters"):
         engine.capture_prompt_file(model, tiny_tokenizer, prompts, tmp_path / "mine", positions="last")
+
+
+def test_an_adapter_that_lacks_weights_is_refused(adapter_folder: Path) -> None:
+    """Peft would leave them as they were drawn."""
+    path = adapter_folder / "adapter_model.safetensors"
+    weights = load_file(path)
+    save_file({name: weight for name, weight in weights.items() if "layers.0" in name}, path)
+    with pytest.raises(ModelError, match=r"do not fit: model.layers.1.* is missing, and \d+ more"):
+        engine.load_model_and_tokenizer(str(adapter_folder))
+
+
+def test_an_adapter_of_an_adapter_is_refused(adapter_folder: Path, tmp_path: Path) -> None:
+    second = Path(shutil.copytree(adapter_folder, tmp_path / "second"))
+    path = second / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": str(adapter_folder)}))
+    with pytest.raises(ModelError, match="is itself an adapter"):
+        engine.load_model_and_tokenizer(str(second))
+
+
+def test_an_adapter_that_is_switched_off_during_a_capture_is_noticed(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = adapted(tiny_llama)
+
+    def switch(done: int, _total: int) -> None:
+        if done == 2:
+            model.base_model.disable_adapter_layers()
+
+    prompts = [f"w{3 + i} w{20 + i}" for i in range(4)]
+    with pytest.raises(engine.LayerscopeError, match="the model was changed while it was captured"):
+        engine.capture_activations(model, tiny_tokenizer, prompts, batch_size=1, progress=switch)
+
+
+def test_an_adapter_outside_the_layers_that_peft_keeps_is_refused(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = adapted(tiny_llama, AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=2, adapter_layers=2))
+    with pytest.raises(ModelError, match="are not in the layers, where they could be recorded"):
+        engine.capture_activations(model, tiny_tokenizer, PROMPT)
+
+
+def test_the_name_of_an_adapter_does_not_make_it_another(tiny_llama: PreTrainedModel) -> None:
+    one = get_peft_model(tiny_llama, lora(), adapter_name="one")
+    hashes = [list_adapters(one)[0]["weights"]]
+    weights = {name: weight.clone() for name, weight in one.named_parameters() if ".one." in name}
+    other = get_peft_model(build(family_called("llama")), lora(), adapter_name="other")
+    other.load_state_dict({name.replace(".one.", ".other."): weight for name, weight in weights.items()}, strict=False)
+    assert hashes == [list_adapters(other)[0]["weights"]]
+
+
+def test_an_adapter_on_weights_that_lie_on_the_disk_is_refused(adapter_folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"does not fit into memory.*merge the adapter into its base model"):
+        engine.load_model_and_tokenizer(str(adapter_folder), device_map="auto", max_memory={"cpu": 0})

@@ -4,6 +4,7 @@ import gc
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -146,9 +147,26 @@ def test_both_modes_give_the_same_bits(
     assert all(torch.equal(one[layer], two[layer]) for layer in one)
 
 
+def edit_one_value(model: PreTrainedModel) -> None:
+    with torch.no_grad():
+        find_blocks(model).blocks[1].get_submodule("mlp.down_proj").get_parameter("weight")[3, 5] += 50
+
+
+def replace_the_activation(model: PreTrainedModel) -> None:
+    for block in find_blocks(model).blocks:
+        block.get_submodule("mlp").register_module("act_fn", nn.ReLU())
+
+
+def cast(model: PreTrainedModel) -> None:
+    model.to(torch.bfloat16)  # type: ignore[arg-type]  # transformers wraps `to` and loses its type
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        (edit_one_value, "the weights were edited after the model was loaded"),
+        (replace_the_activation, "model.layers.0.mlp.act_fn is a torch.nn.modules.activation.ReLU, it was a"),
+        (cast, "the weights were cast from float32 to bfloat16"),
         (wrap, f"model.layers.1 is a {__name__}.Steered"),
         (hook_before, f"model.layers.2 has the hook {__name__}.hook_before.<locals>.<lambda>"),
         (replace_a_forward, f"model.layers.1 has the forward {__name__}.replace_a_forward"),
@@ -227,3 +245,57 @@ def test_a_model_is_not_kept_alive_by_what_is_known_of_it(tiny_tokenizer: PreTra
 
 def test_the_default_model_is_not_altered(smollm2: Loaded) -> None:
     assert find_alterations(smollm2.model) == []
+
+
+def test_packed_weights_that_lie_in_buffers_count(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    part = find_blocks(tiny_llama).blocks[1].get_submodule("mlp")
+    part.register_buffer("packed", torch.ones(8))
+    before = engine.capture_activations(tiny_llama, tiny_tokenizer, "w5 w6")["provenance"]
+    part.get_buffer("packed").mul_(2)
+    after = engine.capture_activations(tiny_llama, tiny_tokenizer, "w5 w6")["provenance"]
+    assert before["weights"] != after["weights"]
+    assert after["altered"] == ["the weights were edited after the model was loaded"]
+
+
+def hook_that_adds(model: PreTrainedModel, amount: float) -> None:
+    find_blocks(model).blocks[1].register_forward_hook(lambda _module, _args, output: output + amount)
+
+
+def test_hooks_of_one_name_may_do_different_things(
+    tmp_path: Path, tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """So a capture with such code is neither compared silently nor resumed."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"w{3 + i % 100} w{3 + i // 100}\n" for i in range(600)))
+    hook_that_adds(tiny_llama, 5.0)
+    one = engine.capture_activations(tiny_llama, tiny_tokenizer, "w5 w6")
+    other = engine.capture_activations(tiny_llama, tiny_tokenizer, "w5 w7")
+    with pytest.raises(engine.LayerscopeError, match="they differ in altered"):
+        engine.compute_contrastive_diff(one, other)
+    paths = engine.capture_prompt_file(tiny_llama, tiny_tokenizer, prompts, tmp_path / "mine")
+    paths.record.unlink()
+    with pytest.raises(engine.LayerscopeError, match="code was added to the model, and whether it is the same now"):
+        engine.capture_prompt_file(tiny_llama, tiny_tokenizer, prompts, tmp_path / "mine")
+
+
+@pytest.mark.parametrize("change", [edit_weights, hook_after])
+def test_a_model_that_is_changed_between_two_shards_is_refused(
+    tmp_path: Path,
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    change: Callable[[PreTrainedModel], None],
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"w{3 + i % 100} w{3 + i // 100}\n" for i in range(600)))
+    told: list[int] = []
+
+    def between(done: int, _total: int) -> None:
+        if done == 512 and told.count(512) == 1:  # the first shard is done, the second is about to begin
+            change(tiny_llama)
+        told.append(done)
+
+    with pytest.raises(engine.LayerscopeError, match="the model was changed while it was captured"):
+        engine.capture_prompt_file(tiny_llama, tiny_tokenizer, prompts, tmp_path / "mine", progress=between)
+    assert len(list((tmp_path / "mine").glob("*.safetensors"))) == 1

@@ -144,11 +144,11 @@ def test_a_model_of_the_users_own_is_checked_again_only_when_it_was_changed(
 
     monkeypatch.setattr(description, "check_model", count)
     first = description.examine_model(tiny_llama)
-    assert first.source.kind == "given"
+    assert first.config.source.kind == "given"
     assert description.examine_model(tiny_llama) == first
     assert len(checked) == 1
     hook = find_blocks(tiny_llama).blocks[0].register_forward_hook(lambda _module, _args, output: output + 1)
-    assert "model.layers.0 has the hook" in description.examine_model(tiny_llama).added[0]
+    assert "model.layers.0 has the hook" in description.examine_model(tiny_llama).config.added[0]
     assert len(checked) == 2
     hook.remove()
-    assert description.examine_model(tiny_llama).added == ()
+    assert description.examine_model(tiny_llama).config.added == ()

@@ -2,12 +2,14 @@
 
 import datetime
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
+from engine.concepts import chat, rendered
 from engine.store import planned
 from engine.store.catalog import show_capture
 from engine.store.plan import read_plan
@@ -34,8 +36,14 @@ def second_of(moment: str) -> str:
 
 
 def test_all_prompts_of_a_capture_are_told_the_same_time(
-    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, concept: Path
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    concept: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    moments = (f"2026-01-02T03:04:{second:02}" for second in count())
+    monkeypatch.setattr(rendered, "time_now", lambda: next(moments))
+    monkeypatch.setattr(chat, "time_now", lambda: next(moments))
     data = engine.capture_from_concept(tiny_llama, tiny_tokenizer, concept, positions="last")
     told = second_of(data["provenance"]["template_time"])
     assert all(str(prompt["prompt"]).startswith(told) for prompt in [*data["positive"], *data["negative"]])
