@@ -131,6 +131,7 @@ async def test_the_journey_over_http_in_both_eras_at_once(store: Path, tiny_fold
             tasks.start_soon(travel, url, "legacy", "warmth")
 
 
+@pytest.mark.slow
 async def test_the_journey_with_the_default_model(tmp_path: Path) -> None:
     settings = ServerSettings(tmp_path / "activations", memory_bytes=1 << 32)
     async with Client(build_server(settings)) as client:

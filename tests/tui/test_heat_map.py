@@ -72,6 +72,7 @@ async def test_colour_shows_side_and_strength() -> None:
         assert sum(middle) < sum(weak) < sum(positive)
 
 
+@pytest.mark.slow
 async def test_walks_through_4096_tokens() -> None:
     tokens = [f" t{place}" for place in range(4096)]
     values = [[float((place * 7 + layer) % 11) for place in range(4096)] for layer in range(80)]

@@ -34,7 +34,13 @@ SCREENS: dict[str, list[Step]] = {
 pytestmark = pytest.mark.anyio
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param(size, id=f"{size[0]}x{size[1]}", marks=pytest.mark.slow if size == SIZES[-1] else ())
+        for size in SIZES
+    ],
+)
 @pytest.mark.parametrize("name", SCREENS)
 async def test_screen(name: str, size: tuple[int, int], store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(store.parent)

@@ -163,6 +163,7 @@ async def test_what_takes_more_than_fits_into_memory_goes_into_shards_and_is_ran
         assert one["d_prime"] == pytest.approx(other["d_prime"], abs=2e-3)
 
 
+@pytest.mark.slow
 async def test_a_large_contrast_goes_on_with_the_same_call(settings: ServerSettings, store: Path) -> None:
     asked = {"pairs": many_pairs(300), "model": "slow", "positions": "last", "name": "large"}
     async with Client(build_server(replace(settings, most_in_memory=1))) as client:
