@@ -59,7 +59,7 @@ def captured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
         said = path / "said.json"
         with FileLock(path / "lock"):
             if not said.exists():
-                made = Program(path).script("capture", "--concept", concept, "--positions", "last")
+                made = Program(path).script("capture", "--concept", concept)
                 said.write_text(json.dumps(vars(made)))
         return Run(Result(**json.loads(said.read_text())), path / "activations" / f"smollm2_{concept}")
 

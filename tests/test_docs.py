@@ -24,7 +24,7 @@ def run(line: str, folder: Path, captured: Callable[[str], Run]) -> Result:
     program, *arguments = shlex.split(line.removeprefix("$ "))
     assert program == "layerscope"
     match arguments:
-        case ["capture", "--concept", concept, "--positions", "last"]:
+        case ["capture", "--concept", concept]:
             capture = captured(concept)
             capture.copy_to(folder / "activations")
             return capture.result

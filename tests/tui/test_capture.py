@@ -181,7 +181,7 @@ async def test_cancel_saves_nothing_and_the_app_goes_on(real_store: Path, tmp_pa
     long = " ".join(f"w{number}" for number in range(10, 68))  # as long as the model takes
     with many.open("w") as file:
         for pair in range(8000):  # all different: what prompts share is run once
-            one, other = f"w{pair % 100 + 3} w{pair // 100 + 3}", f"w{pair // 100 + 3} w{pair % 100 + 3}"
+            one, other = f"w{pair % 100 + 3} w{pair // 100 + 3}", f"w{pair // 100 + 3} w{pair % 100 + 4}"
             file.write(f'{{"positive": "{one} {long}", "negative": "{other} {long}"}}\n')
     before = sorted(path.name for path in real_store.iterdir())
     async with LayerscopeApp(real_store).run_test(size=(120, 40), notifications=True) as pilot:

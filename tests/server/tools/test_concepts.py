@@ -70,7 +70,7 @@ async def test_what_is_no_concept_is_refused_and_nothing_is_kept(
 
 
 async def test_braces_in_texts_are_texts(app: LayerscopeServer) -> None:
-    personas = [{"name": f"p{n}", "positive": f"{{topic}} w{n}", "negative": f"{{0}} w{n}"} for n in (10, 11)]
+    personas = [{"name": f"p{n}", "positive": f"{{topic}} w{n}", "negative": f"{{0}} w{n + 20}"} for n in (10, 11)]
     async with Client(app) as client:
         await call(client, "define_concept", **PATIENCE | {"personas": personas, "topics": ["{persona}", "w5 {"]})
         asked = {"concept": "patience", "model": "tiny", "max_samples": 4, "name": "braces"}
