@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := activations/smollm2_honesty
 
-.PHONY: demo test test-slow lint check-mcp figures clean
+.PHONY: demo test test-fast test-slow lint check-mcp figures clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO).png
@@ -21,7 +21,11 @@ $(DEMO).png: $(DEMO).pt
 # One worker a core; tests/conftest.py gives each one thread. Continuous integration adds options that measure coverage.
 PYTEST = $(BIN)/pytest --numprocesses auto --dist worksteal $(PYTEST_OPTIONS)
 
-test: lint
+# The type checker is one process that takes a minute when it has no cache: it runs beside the tests.
+test: $(INSTALLED)
+	@$(MAKE) --no-print-directory --jobs=2 lint test-fast
+
+test-fast: $(INSTALLED)
 	$(PYTEST) -m 'not slow'
 
 # What `make test` leaves out: simulations in full, every family in every way, launchers, long series of kills.
