@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine.errors import CaptureError
+from engine.errors import CaptureError, RequestError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -62,7 +62,15 @@ def tokenize_prompts(
         _name(f"{sides[place % len(sides)]} prompt {first + place // len(sides)}".strip(), text)
         for place, text in enumerate(texts)
     ]
-    rows = _encode(tokenizer, texts, rendered)
+    _require_tokenizer(tokenizer)
+    try:
+        rows = _encode(tokenizer, texts, rendered)
+    except Exception as error:  # a tokenizer may raise anything
+        raise CaptureError(
+            f"the tokenizer cannot encode the prompts: {type(error).__name__}: {first_line(error)}",
+            expected="the tokenizer that the model was trained with, whole",
+            next_step="fetch its files again",
+        ) from error
     _require_length(names, rows, longest_prompt(model, tokenizer))
     known = list({token for row in rows for token in row})
     _require_embedded(model, tokenizer, names, rows, max(known, default=0))
@@ -71,6 +79,15 @@ def tokenize_prompts(
         TokenizedPrompt(name, text, row, [spelt[token] for token in row])
         for name, text, row in zip(names, texts, rows, strict=True)
     ]
+
+
+def _require_tokenizer(tokenizer: object) -> None:
+    if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
+        raise RequestError(
+            f"the tokenizer is a {type(tokenizer).__name__}: {str(tokenizer)[:60]!r}",
+            expected="a tokenizer of transformers",
+            next_step="load it with load_model_and_tokenizer, the second of what that returns",
+        )
 
 
 def _name(label: str, text: str) -> str:

@@ -69,9 +69,11 @@ def render_chats(
     for form in _FORMS:
         try:
             if conversations:  # words that no template holds itself show whether it drops a message
-                _rendered(tokenizer, _marked(conversations[0]), form, moment)
+                probe = _marked(conversations[0])
+                if _rendered(tokenizer, probe, form, moment) != _rendered(tokenizer, probe, form, moment):
+                    raise _UnfaithfulError("renders it differently each time")
             return [_rendered(tokenizer, messages, form, moment) for messages in conversations]
-        except _DroppedError as error:
+        except _UnfaithfulError as error:
             reasons.append(str(error))
         except MemoryError:
             raise
@@ -102,8 +104,8 @@ def time_now() -> str:
     return datetime.datetime.now().isoformat(timespec="seconds")
 
 
-class _DroppedError(Exception):
-    """A template did not render a text that went in."""
+class _UnfaithfulError(Exception):
+    """A template did not render a text that went in, or not as it did before."""
 
 
 def _require_default(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -125,10 +127,10 @@ def _rendered(
     text = str(tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, add_generation_prompt=True))
     words = _words(text)
     if any(_words(message["content"]) not in words for message in messages):
-        raise _DroppedError("leaves out what the message says")
+        raise _UnfaithfulError("leaves out what the message says")
     for part in (turn["content"][0] for turn in turns if isinstance(turn["content"], list)):
         if any(written in text for written in (str(part), json.dumps(part), json.dumps(part, ensure_ascii=False))):
-            raise _DroppedError("writes out the list of parts itself")
+            raise _UnfaithfulError("writes out the list of parts itself")
     return text
 
 

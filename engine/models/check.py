@@ -204,10 +204,10 @@ def _broken_promise(blocks: Blocks, trace: _Trace, tokens: int) -> str:
         return f"its blocks do not run once each and in order: {trace.order}"
     shape = (1, tokens, trace.outputs[-1].shape[-1])
     for layer, states in enumerate(trace.outputs):
-        if states.shape != shape or not torch.isfinite(states).all():
-            return (
-                f"block {layer} puts out shape {tuple(states.shape)}, or values that are not finite; expected {shape}"
-            )
+        if states.shape != shape:
+            return f"block {layer} puts out shape {tuple(states.shape)}; expected {shape}"
+        if not torch.isfinite(states).all():
+            return f"block {layer} puts out values that are not finite"
         if layer + 1 < n and not _equal(trace.inputs[layer + 1], states):
             return f"what block {layer} puts out is not what block {layer + 1} takes in"
     if trace.inputs[0].shape != shape:
@@ -250,6 +250,13 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 def _refusal(model: PreTrainedModel, promise: str) -> ModelError:
+    added = find_alterations(model)
+    if added:
+        return ModelError(
+            f"{type(model).__name__} fails the check, with code that was added to it: {promise}",
+            expected="code that does the same each time, and blocks that each put out the residual stream",
+            next_step=f"remove what was added: {added[0]}",
+        )
     return ModelError(
         f"{type(model).__name__} fails the check at load: {promise}",
         expected="blocks that each put out the residual stream, and states that padding does not change",

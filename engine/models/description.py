@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from engine.errors import ModelError
+from engine.errors import CaptureError, ModelError
 from engine.models.adapters import inner_model, list_adapters, require_readable_adapters
 from engine.models.alterations import (
     Snapshot,
@@ -107,7 +107,7 @@ def examine_model(model: PreTrainedModel, source: ModelSource | None = None) -> 
             if last is not None and last.snapshot.structure == snapshot.structure:
                 config = last.config
             else:
-                config = _check(model, source or (last.config.source if last else _own_source(model)))
+                config = _check(model, source or (last.config.source if last else _own_source(model)), snapshot)
             # Weights on the disk are too much to read for each capture, and are not edited there.
             unread = last is not None and last.snapshot == snapshot and is_offloaded(model)
             weights = config.weights if unread else sample_weights(model)
@@ -136,12 +136,27 @@ def _edits(model: PreTrainedModel, first: _Known, weights: str, *, written: bool
     return (*replaced, *([EDITED] if edited else []))
 
 
-def _check(model: PreTrainedModel, source: ModelSource) -> ModelConfig:
-    receipt, added = check_model(model), tuple(find_alterations(model))
+def _check(model: PreTrainedModel, source: ModelSource, snapshot: Snapshot) -> ModelConfig:
+    try:
+        receipt, added = check_model(model), tuple(find_alterations(model))
+    except ModelError as error:
+        if take_snapshot(model) == snapshot:
+            raise
+        raise CaptureError(
+            "the model was changed while it was checked",
+            expected="the same weights, hooks and modules until the capture ends",
+            next_step="capture before or after the change, not in two threads at once",
+        ) from error
     return ModelConfig(source, receipt["num_layers"], receipt["hidden_size"], receipt, added=added)
 
 
 def _require_module(model: object) -> None:
+    if hasattr(model, "_orig_mod"):
+        raise ModelError(
+            "the model is wrapped by torch.compile, whose graphs leave no place to read states",
+            expected="the model itself",
+            next_step="pass model._orig_mod, which has the same weights",
+        )
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"the model is a {type(model).__name__}: {str(model)[:60]!r}",

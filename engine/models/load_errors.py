@@ -52,13 +52,17 @@ _NEWER: dict[str, str | Remedy] = {
 }
 
 
+_FILES = "config.json, tokenizer files and whole weights, as transformers reads them"
+
+
 @contextmanager
-def readable_load_errors(name: str, location: str) -> Iterator[None]:
+def readable_load_errors(name: str, location: str, expected: str = _FILES) -> Iterator[None]:
     """Turn whatever loading raises into an error for people; an error of layerscope, and of Python's memory, passes.
 
     Args:
         name: What is loaded.
         location: From where.
+        expected: What should be there.
 
     Raises:
         ModelError: In the place of any other error.
@@ -70,7 +74,7 @@ def readable_load_errors(name: str, location: str) -> Iterator[None]:
     except Exception as error:
         raise _out_of_memory(error, f"loading {name}") or ModelError(
             f"{name} cannot be loaded from {location}: {cause_of(error)}",
-            expected="config.json, tokenizer files and whole weights, as transformers reads them",
+            expected=expected,
             next_step=_remedy(error) or _without_advice(error),
         ) from error
 

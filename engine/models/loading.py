@@ -37,6 +37,8 @@ from engine.records.models import ModelConfig, ModelSource
 
 log = logging.getLogger(__name__)
 
+_ADAPTER_FILES = "adapter_config.json and adapter_model.safetensors that belong together, for this base model"
+
 
 def load_model_and_tokenizer(
     model: str | Path = DEFAULT_MODEL,
@@ -105,7 +107,8 @@ def load_model_and_tokenizer(
             )
             tokenizer = reading.result()
         if source.adapter is not None:
-            load_adapter(loaded, Path(source.adapter))
+            with readable_load_errors(f"the adapter {Path(source.adapter).name}", source.adapter, _ADAPTER_FILES):
+                load_adapter(loaded, Path(source.adapter))
         _require_whole(found, source, location)
         if not places:
             loaded.to(torch_device)  # type: ignore[arg-type]  # transformers wraps it and loses its type

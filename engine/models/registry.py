@@ -199,7 +199,14 @@ def _source_of_adapter(folder: Path, alias: str) -> ModelSource:
         return ModelSource(alias, named or folder.name, "folder", str(folder), adapter=str(folder))
     if not named:
         raise ModelError(f"the adapter in {folder} names no base model", next_step="save it with its base model's name")
-    base = find_source(named)
+    try:
+        base = find_source(named)
+    except LayerscopeError as error:
+        raise ModelError(
+            f"the base model of the adapter in {folder} cannot be found: {error.problem}",
+            expected=f"{named!r} on this machine or on the hub, as {ADAPTER_CONFIG} names it",
+            next_step=f"put the base model there, or correct base_model_name_or_path in {ADAPTER_CONFIG}",
+        ) from error
     if base.adapter is not None:
         raise ModelError(
             f"the base model of the adapter in {folder} is itself an adapter, {base.adapter}",

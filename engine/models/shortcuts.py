@@ -28,6 +28,9 @@ ONEDNN_TOLERANCE = 1e-4
 """Largest error of the median token's state, relative to its norm, that oneDNN may make next to PyTorch's own products:
 thirty times what another order of summation makes, a thirtieth of what rounding to bfloat16 does."""
 
+# Implementations of attention that add a mask to their scores. Others may read past the end of one.
+_TAKE_MASKS = ("sdpa", "eager")
+
 # How far back a token sees, by the names that configs have for it.
 _WINDOWS = (
     *("sliding_window", "sliding_window_size", "sliding_window_len", "window_size", "attention_window_size"),
@@ -60,6 +63,9 @@ def why_not_shared(
         tolerance: How far a state may move, relative to its norm.
     """
     window = attention_window(model.config)
+    attention = str(model.config.get_text_config(decoder=True)._attn_implementation)
+    if attention.rpartition("|")[2] not in _TAKE_MASKS:
+        return f"its attention, {attention}, is not known to take a mask of numbers"
     if "position_ids" not in inspect.signature(blocks.decoder.forward).parameters:
         return "it cannot be told where in a prompt a token is"
     if window is not None and window < max(map(len, prompts)):

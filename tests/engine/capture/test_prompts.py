@@ -1,14 +1,17 @@
 """A text becomes the token ids the model was trained on, or is refused by name."""
 
 import copy
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+import engine
 from engine.capture.prompts import excerpt, longest_prompt, tokenize_prompts
-from engine.errors import CaptureError
+from engine.errors import CaptureError, RequestError
 from tests.conftest import Loaded
 
 TOO_LONG = " ".join(["w3"] * 65)
@@ -121,3 +124,17 @@ def test_a_token_that_the_model_has_no_embedding_for_is_refused(
         tokenize_prompts(tiny_llama, tokenizer, ["w5", "w6 <think>"], rendered=False)
     tiny_llama.resize_token_embeddings(len(tokenizer))
     assert tokenize_prompts(tiny_llama, tokenizer, ["w6 <think>"], rendered=False)[0].ids == [6, 128]
+
+
+def test_what_is_no_tokenizer_is_refused(tiny_llama: PreTrainedModel) -> None:
+    tokenizer: Any
+    for tokenizer in (None, "smollm2"):
+        with pytest.raises(RequestError, match="the tokenizer is a"):
+            engine.capture_activations(tiny_llama, tokenizer, "w5")
+
+
+def test_a_tokenizer_that_cannot_encode_is_named(tiny_llama: PreTrainedModel) -> None:
+    backend = Tokenizer(WordLevel({"w5": 5}))  # without a token for words that it does not know
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    with pytest.raises(CaptureError, match=r"the tokenizer cannot encode the prompts: .*WordLevel error"):
+        engine.capture_activations(tiny_llama, tokenizer, "w6")

@@ -154,3 +154,21 @@ def test_the_hash_names_the_template(
     assert chat_template_hash(tiny_tokenizer) is None
     monkeypatch.setattr(tiny_tokenizer, "chat_template", NO_SYSTEM_ROLE)
     assert chat_template_hash(tiny_tokenizer) not in (None, chat_template_hash(smollm2.tokenizer))
+
+
+def test_a_template_that_draws_something_is_refused(
+    tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two prompts of a pair would differ in more than the contrast, and no run could be repeated."""
+    template = "{{ range(100000) | random }} {% for message in messages %}{{ message['content'] }}{% endfor %}"
+    monkeypatch.setattr(tiny_tokenizer, "chat_template", template)
+    with pytest.raises(CaptureError, match="renders it differently each time"):
+        render_chat(tiny_tokenizer, [USER])
+
+
+def test_a_text_that_the_template_holds_itself_is_missed_all_the_same(
+    tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny_tokenizer, "chat_template", "<user><assistant>")
+    with pytest.raises(CaptureError, match="leaves out what the message says"):
+        render_chat(tiny_tokenizer, [Message(role="user", content="a")])

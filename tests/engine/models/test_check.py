@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, LlamaModel, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from engine.errors import ModelError
+from engine.errors import CaptureError, ModelError
 from engine.models import description
 from engine.models.blocks import find_blocks
 from engine.models.check import TOLERANCE, check_model
 from engine.models.description import describe_model
 from engine.records.models import Receipt
-from tests.conftest import family_called
+from tests.conftest import family_called, framework_hook
 from tests.families import build
 
 
@@ -152,3 +152,39 @@ def test_a_model_of_the_users_own_is_checked_again_only_when_it_was_changed(
     assert len(checked) == 2
     hook.remove()
     assert description.examine_model(tiny_llama).config.added == ()
+
+
+def test_code_that_does_something_else_each_time_is_named(tiny_llama: PreTrainedModel) -> None:
+    noise = torch.Generator().manual_seed(0)
+
+    def add_noise(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        return output + 10 * torch.randn(output.shape, generator=noise)
+
+    find_blocks(tiny_llama).blocks[0].register_forward_hook(add_noise)
+    with pytest.raises(ModelError, match=r"with code that was added to it.*remove what was added: model.layers.0"):
+        check_model(tiny_llama)
+
+
+def test_a_model_that_changes_while_it_is_checked_is_not_blamed(tiny_llama: PreTrainedModel) -> None:
+    """As when another thread trains it."""
+    weight = find_blocks(tiny_llama).blocks[1].get_submodule("mlp.down_proj").get_parameter("weight")
+
+    def train(_module: nn.Module, _args: Any) -> None:
+        with torch.no_grad():
+            weight.mul_(1.5)
+
+    find_blocks(tiny_llama).blocks[0].register_forward_pre_hook(framework_hook(train))
+    with pytest.raises(CaptureError, match="the model was changed while it was checked"):
+        describe_model(tiny_llama)
+
+
+def test_a_compiled_wrapper_is_refused_with_the_way_out(tiny_llama: PreTrainedModel) -> None:
+    model: Any = torch.compile(tiny_llama)
+    with pytest.raises(ModelError, match=r"pass model._orig_mod"):
+        describe_model(model)
+
+
+def test_prompts_are_not_packed_for_attention_that_takes_no_mask_of_numbers(tiny_llama: PreTrainedModel) -> None:
+    """FlexAttention reads past the end of one on a CPU."""
+    tiny_llama.set_attn_implementation("flex_attention")
+    assert "flex_attention, is not known to take a mask" in check_model(tiny_llama)["separate"]
