@@ -118,6 +118,7 @@ async def test_the_journey_over_stdio(store: Path, tiny_folder: Path, era: str) 
             await walk(client, store, model="tiny", concept="loudness", pairs=20)
 
 
+@pytest.mark.slow
 async def test_the_journey_over_http_in_both_eras_at_once(store: Path, tiny_folder: Path) -> None:
     """Two clients of different eras on one server; neither disturbs the other's captures."""
 

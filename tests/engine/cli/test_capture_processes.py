@@ -45,7 +45,10 @@ def record(program: Program, name: str) -> dict[str, object]:
 
 @pytest.mark.parametrize(
     "launcher",
-    [pytest.param(TORCHRUN, id="torchrun"), pytest.param(ACCELERATE, id="accelerate", marks=pytest.mark.slow)],
+    [
+        pytest.param(TORCHRUN, id="torchrun", marks=pytest.mark.slow),
+        pytest.param(ACCELERATE, id="accelerate", marks=pytest.mark.slow),
+    ],
 )
 def test_two_processes_write_what_one_writes(layerscope: Program, tiny_folder: Path, launcher: tuple[str, ...]) -> None:
     write_prompts(layerscope.folder / "many.txt", 2600)

@@ -184,6 +184,7 @@ def test_a_compiled_wrapper_is_refused_with_the_way_out(tiny_llama: PreTrainedMo
         describe_model(model)
 
 
+@pytest.mark.slow
 def test_prompts_are_not_packed_for_attention_that_takes_no_mask_of_numbers(tiny_llama: PreTrainedModel) -> None:
     """FlexAttention reads past the end of one on a CPU."""
     tiny_llama.set_attn_implementation("flex_attention")
