@@ -21,7 +21,7 @@ import pytest
 
 Result = subprocess.CompletedProcess[str]
 
-# Read by Python as it starts: whoever asks for another machine leaves a note, and is refused.
+# Python reads this as it starts: a request to another machine leaves a note and is refused.
 _NO_NETWORK = """
 import pathlib, socket
 

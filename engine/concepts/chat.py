@@ -144,7 +144,7 @@ def _with_clock(template: str, moment: str) -> str:
     directives = [f"%{flag}{letter}" for flag in ("", "-") for letter in string.ascii_letters]
     steps = [("%%", _PERCENT), *((one, then.strftime(one)) for one in directives), (_PERCENT, "%")]
     replaced = "".join(f" | replace({json.dumps(old)}, {json.dumps(new)})" for old, new in steps)
-    # The line break goes with the end of the block, as everywhere in chat templates, and leaves the text as it is.
+    # Chat templates drop the line break after a block, so the macro adds nothing to the text.
     return f"{{%- macro {_CLOCK}(format) -%}}{{{{ format{replaced} }}}}{{%- endmacro %}}\n{template}"
 
 

@@ -117,8 +117,11 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
     if not getattr(model, "_hf_peft_config_loaded", False):
         model.load_adapter(str(folder))
     (name,) = getattr(model, "peft_config", {}) or {"default": None}
-    wanted = {base_name(key) for key in get_peft_model_state_dict(model, adapter_name=name)}
+    # Without the embedding: to see whether it was resized, peft would ask the hub for the base model's configuration.
+    saved = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    wanted = {base_name(key) for key in saved}
     found = {base_name(key) for key in load_peft_weights(str(folder), device="cpu")}
+    found -= {base_name(key) for key, _ in model.named_parameters()} - wanted
     if wanted != found:
         missing = sorted(wanted - found) or sorted(found - wanted)
         raise ModelError(

@@ -136,7 +136,7 @@ def test_virtual_tokens_are_refused(
 def test_a_wrapper_that_gives_the_decoder_other_tokens_is_refused(
     tiny_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    """Whoever wrote it: the states of the decoder alone are not those of the model."""
+    """The states of the decoder alone are then not those of the model."""
     model = build(family_called("llama"))
     forward = model.forward
 
