@@ -15,8 +15,8 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from engine.models.options import LoadOptions
-from engine.plots.overlay_columns import MOST_CAPTURES
+from engine.models.placement import LoadOptions
+from engine.plots.comparison_text import MOST_CAPTURES
 from tui.jobs import Jobs
 from tui.looks import COLOURS, DARK, LIGHT, THEMES
 from tui.messages import JobEnded, JobMoved

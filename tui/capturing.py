@@ -7,15 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.capture.positions import parse_positions
+from engine.capture.selection import parse_positions
 from engine.concepts.catalog import load_concept
 from engine.concepts.pair_files import PairFile
-from engine.concepts.prompt_file import PromptFile
-from engine.concepts.text_file import is_text_file, open_texts
+from engine.concepts.text_files import PromptFile, is_text_file, open_texts
 from engine.errors import RequestError
+from engine.inputs import user_path
 from engine.models.registry import find_source
-from engine.paths import user_path
-from engine.records.concepts import Concept
+from engine.records.captures import Concept
 from engine.store.names import MOST_IN_MEMORY, default_name, locate, require_free
 from tui.jobs import Job, JobCancelled
 from tui.models import ModelKeeper
@@ -111,7 +110,7 @@ def estimate_plan(plan: CapturePlan, models: ModelKeeper, job: Job) -> SourceEst
     """
     job.checkpoint(f"loading {plan.model}")
     model, tokenizer, _ = models.get(plan.model)
-    from engine.store.size import estimate_source
+    from engine.store.save import estimate_source
 
     return estimate_source(model, tokenizer, plan.what, **_how(plan, job))
 
@@ -125,7 +124,7 @@ def run_plan(plan: CapturePlan, models: ModelKeeper, job: Job) -> SavedCapture:
     try:
         job.checkpoint(f"loading {plan.model}")
         model, tokenizer, _ = models.get(plan.model)
-        from engine.store.saving import capture_into_store
+        from engine.store.save import capture_into_store
 
         capture_into_store(
             model,

@@ -9,13 +9,12 @@ from typing import Annotated
 
 import typer
 
-from engine.cli.captures import capture_path, find_record, is_path
-from engine.cli.command import Command
-from engine.cli.console import Narrator, print_data
-from engine.cli.loading import DeviceMap, Dtype, MaxMemory, read_load_options
+from engine.cli.console import Command, Narrator, print_data
+from engine.cli.load_options import DeviceMap, Dtype, MaxMemory, read_load_options
+from engine.cli.store import capture_path, find_record, is_path
 from engine.errors import RequestError
-from engine.models.options import AUTO
-from engine.paths import user_path
+from engine.inputs import user_path
+from engine.models.placement import AUTO
 from engine.store.names import DEFAULT_STORE, PLAN, locate
 
 HELP = """Browse captures in the terminal: which layers, how sure, and why. Press ? for the keys.
@@ -48,7 +47,7 @@ def tui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Where the browser finds it.")] = 8000,
 ) -> None:
     """Browse captures in the terminal."""
-    from engine.store.filter import parse_filter
+    from engine.store.summaries import parse_filter
 
     parse_filter(filter_text)
     options = read_load_options(dtype, device_map, max_memory)
@@ -92,8 +91,7 @@ def _print(store: Path, capture: str | None, filter_text: str) -> None:
         print_data(layers_as_text(layers_chart(find_record(capture, store))))
         return
     from engine.plots.captures_text import captures_as_text
-    from engine.store.filter import parse_filter, sort_summaries
-    from engine.store.summaries import stamp_store, summarise_capture
+    from engine.store.summaries import parse_filter, sort_summaries, stamp_store, summarise_capture
 
     wanted = parse_filter(filter_text)
     summaries = [summarise_capture(stamp.name, store) for stamp in stamp_store(store)]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
-from engine.records.comparison import Comparison
 from engine.records.files import CaptureRecord
+from engine.records.results import Comparison
 from tui.jobs import Job
 
 

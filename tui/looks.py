@@ -6,7 +6,7 @@ from rich.style import Style
 from textual.app import App
 from textual.theme import Theme
 
-from engine.plots.looks import Looks
+from engine.plots.layers_chart import Looks
 
 DARK = Theme(
     name="layerscope-dark",

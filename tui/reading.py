@@ -13,7 +13,7 @@ from tui.models import ModelKeeper
 
 if TYPE_CHECKING:
     from engine.records.captures import ContrastData
-    from engine.records.directions import Direction, TokenReading
+    from engine.records.files import Direction, TokenReading
 
 METHODS = ("mean_diff", "pca", "logistic")
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from engine.store.filter import parse_filter, sort_summaries
-from engine.store.summaries import CaptureSummary
+from engine.store.summaries import CaptureSummary, parse_filter, sort_summaries
 
 
 class ShownCaptures:

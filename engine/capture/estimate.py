@@ -7,19 +7,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from engine.capture.batches import DEFAULT_BATCH_SIZE, Limits
-from engine.capture.layers import LayerSpec
-from engine.capture.positions import PositionSpec
+from engine.capture.batches import Limits
 from engine.capture.prefixes import planned_tokens
 from engine.capture.prompts import TokenizedPrompt, tokenize_prompts
 from engine.capture.run import run_batches
+from engine.capture.selection import DEFAULT_BATCH_SIZE, LayerSpec, PositionSpec
 from engine.capture.settings import Settings
 from engine.capture.sites import DEFAULT_SITE
 from engine.errors import CaptureError
+from engine.inputs import plain_texts
 from engine.models.description import describe_model
 from engine.models.forward import input_device
 from engine.models.offload import is_offloaded
-from engine.plain import plain_texts
 from engine.records.captures import CaptureEstimate
 
 if TYPE_CHECKING:

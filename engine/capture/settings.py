@@ -10,16 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine.capture.batches import Limits, sorted_batches
-from engine.capture.budget import token_budget
-from engine.capture.layers import LayerSpec
-from engine.capture.positions import Positions, PositionSpec, parse_positions
+from engine.capture.batches import Limits, sorted_batches, token_budget
 from engine.capture.prefixes import Plan, planned_tokens, shared_batches
+from engine.capture.selection import LayerSpec, Positions, PositionSpec, parse_positions
 from engine.capture.sites import DEFAULT_SITE, wanted_layers
+from engine.inputs import require_whole
 from engine.models.description import examine_model
 from engine.models.shortcuts import ONEDNN_TOLERANCE
-from engine.plain import require_whole
-from engine.progress import Progress
+from engine.runtime import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -5,26 +5,24 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from engine.capture.batches import DEFAULT_BATCH_SIZE
-from engine.capture.positions import DEFAULT_POSITIONS, SINGLE_PROMPT_POSITIONS, parse_positions
+from engine.capture.selection import DEFAULT_BATCH_SIZE, DEFAULT_POSITIONS, SINGLE_PROMPT_POSITIONS, parse_positions
 from engine.capture.sites import DEFAULT_SITE, SITES, parse_site
 from engine.cli.capture_work import capture_in_memory, capture_shards, load, too_large
-from engine.cli.command import Command
-from engine.cli.console import Narrator, print_data, print_json
-from engine.cli.listings import print_concepts, print_models
-from engine.cli.loading import HOW, DeviceMap, Dtype, MaxMemory, read_load_options
+from engine.cli.console import Command, Narrator, print_data, print_json
+from engine.cli.load_options import HOW, DeviceMap, Dtype, MaxMemory, read_load_options
+from engine.cli.store import print_concepts, print_models
 from engine.concepts.catalog import load_concept
 from engine.concepts.pair_files import PairFile, WrittenPairs, open_pairs, read_pairs
 from engine.concepts.pairs import DEFAULT_SAMPLES
-from engine.concepts.prompt_file import PromptFile, open_prompts
+from engine.concepts.text_files import PromptFile, open_prompts
 from engine.errors import RequestError
-from engine.models.options import AUTO
+from engine.inputs import user_path
+from engine.models.placement import AUTO
 from engine.models.registry import DEFAULT_MODEL, find_source
-from engine.paths import user_path
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
-from engine.processes import Processes, find_processes
-from engine.records.concepts import Concept
+from engine.records.captures import Concept
+from engine.runtime import Processes, find_processes
 from engine.store.catalog import show_capture
 from engine.store.names import DEFAULT_STORE, default_name, locate, require_free
 from engine.store.record import encode_record

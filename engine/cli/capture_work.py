@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cli.console import Narrator
 from engine.concepts.pair_files import PairFile, WrittenPairs
-from engine.concepts.prompt_file import PromptFile
-from engine.models.options import LoadOptions
-from engine.records.concepts import Concept
+from engine.concepts.text_files import PromptFile
+from engine.models.placement import LoadOptions
+from engine.records.captures import Concept
 from engine.store.names import CapturePaths, require_free
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def too_large(
     what: dict[str, Any],
 ) -> bool:
     """Whether a source goes into shards by itself, and if so, say it."""
-    from engine.store.size import goes_into_shards
+    from engine.store.save import goes_into_shards
 
     with narrator.steps() as steps:
         return goes_into_shards(model, tokenizer, source, **what, steps=steps)
@@ -68,7 +68,7 @@ def capture_shards(
     how: dict[str, Any],
 ) -> None:
     """Run a source into a folder of shards."""
-    from engine.store.stream import capture_contrast_in_shards, capture_prompt_file
+    from engine.store.save import capture_contrast_in_shards, capture_prompt_file
 
     with narrator.steps() as steps:
         told: dict[str, Any] = {"progress": partial(steps, _PROMPTS), "steps": steps}
@@ -92,7 +92,7 @@ def capture_in_memory(
     force: bool,
 ) -> None:
     """Run what fits into memory, and save it as one file."""
-    from engine.store.saving import capture_source
+    from engine.store.save import capture_source
     from engine.store.write import save_activations
 
     require_free(paths, force=force)  # an unfinished capture in shards is in the way, too

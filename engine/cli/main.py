@@ -8,12 +8,10 @@ from importlib import import_module
 
 import typer
 
-from engine.cli.command import installed_commands, installed_names
-from engine.cli.console import Narrator
-from engine.cli.output import standard_output
+from engine.cli.console import Narrator, installed_commands, installed_names, standard_output
 from engine.cli.remedies import REMEDIES
 from engine.errors import LayerscopeError, RequestError
-from engine.processes import find_processes
+from engine.runtime import find_processes
 
 INTERRUPTED = 130
 TERMINATED = 143

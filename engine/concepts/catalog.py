@@ -14,8 +14,8 @@ import platformdirs
 import tomli_w
 
 from engine.errors import Remedy, RequestError, nearest
-from engine.paths import user_path
-from engine.records.concepts import Concept, Persona, Template
+from engine.inputs import user_path
+from engine.records.captures import Concept, Persona, Template
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _FIELDS = {"name", "description", "positive", "negative", "topics", "personas", "templates"}

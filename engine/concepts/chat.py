@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import CaptureError, Remedy, first_line
-from engine.records.concepts import Message
+from engine.records.captures import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

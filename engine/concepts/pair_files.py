@@ -7,12 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.concepts.dataset_folder import dataset_rows
-from engine.concepts.rows import MORE_CELLS, Row, csv_rows, file_stamp, jsonl_rows, place_in, readable_errors
+from engine.concepts.rows import (
+    MORE_CELLS,
+    Row,
+    csv_rows,
+    dataset_rows,
+    file_stamp,
+    jsonl_rows,
+    place_in,
+    readable_errors,
+)
 from engine.concepts.rows import require_whole_characters as require_whole
 from engine.errors import RequestError, nearest
-from engine.paths import user_path
-from engine.records.concepts import Factors
+from engine.inputs import user_path
+from engine.records.captures import Factors
 
 PAIR_FILES = (".jsonl", ".csv")
 """How the names of files that hold pairs end."""

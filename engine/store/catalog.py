@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import Remedy, StoreError
-from engine.paths import user_path
+from engine.inputs import user_path
 from engine.records.files import CaptureRecord
 from engine.store.names import DEFAULT_STORE, PLAN, SHARD, UNFINISHED, CapturePaths, locate
 from engine.store.record import read_record

@@ -8,9 +8,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 import engine
-from engine.records.concepts import Factors
+from engine.records.captures import Factors
 from engine.records.files import CaptureRecord
-from engine.records.statistics import SideSummary, WrongPair
+from engine.records.results import SideSummary, WrongPair
 from tests.conftest import family_called
 from tests.engine.plots.records import contrast_record, prompt_record, ranking_of
 from tests.families import build

@@ -8,7 +8,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 import engine
-from engine.models.options import LoadOptions
+from engine.models.placement import LoadOptions
 from engine.store.catalog import show_capture
 from tests.engine.cli.conftest import concept_text
 from tests.tui.screen_text import wait_for, wait_until

@@ -3,7 +3,7 @@
 import pytest
 from textual.app import App, ComposeResult
 
-from engine.records.directions import TokenReading
+from engine.records.files import TokenReading
 from tests.engine.plots.results import reading_of
 from tests.tui.screen_text import screen_text, wait_for
 from tui.looks import COLOURS, DARK

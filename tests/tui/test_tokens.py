@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import engine
-from engine.models.options import LoadOptions
+from engine.models.placement import LoadOptions
 from engine.store.read import load_contrast
 from tests.tui.conftest import put, ranked_record
 from tests.tui.screen_text import wait_for

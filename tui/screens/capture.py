@@ -14,7 +14,7 @@ from textual.suggester import SuggestFromList
 from textual.widget import Widget
 from textual.widgets import Button, Input, Label, Static
 
-from engine.capture.positions import DEFAULT_POSITIONS
+from engine.capture.selection import DEFAULT_POSITIONS
 from engine.concepts.catalog import list_concepts
 from engine.concepts.pairs import DEFAULT_SAMPLES
 from engine.errors import LayerscopeError

@@ -15,10 +15,10 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from engine.errors import LayerscopeError, RequestError
-from engine.plots.numbers import score_in_words
-from engine.plots.overlay_columns import SIGNS
-from engine.records.comparison import ComparedLayer, Comparison
+from engine.plots.comparison_text import SIGNS
+from engine.plots.words import score_in_words
 from engine.records.files import CaptureRecord
+from engine.records.results import ComparedLayer, Comparison
 from engine.store.catalog import show_capture
 from tui.comparing import compare_all
 from tui.exporting import Export

@@ -14,7 +14,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from engine.errors import LayerscopeError
-from engine.paths import user_path
+from engine.inputs import user_path
 from tui.exporting import Export, save_export
 from tui.remedies import in_words
 

@@ -15,8 +15,7 @@ from textual.widgets import Input, Static
 from textual.worker import WorkerCancelled, get_current_worker
 
 from engine.errors import LayerscopeError, RequestError
-from engine.store.filter import COLUMNS
-from engine.store.summaries import CaptureSummary
+from engine.store.summaries import COLUMNS, CaptureSummary
 from tui.exporting import Export
 from tui.messages import CapturesRead, StoreUnreadable
 from tui.remedies import in_words

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from rich.text import Text
 
 from engine.plots.captures_text import score_and_interval
-from engine.plots.findings import p_in_words
+from engine.plots.words import p_in_words
 from engine.store.summaries import CaptureSummary
 from tui.widgets.rows import Column
 

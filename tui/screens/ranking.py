@@ -14,13 +14,11 @@ from textual.widget import Widget
 from textual.widgets import Static, TabbedContent, TabPane
 
 from engine.errors import LayerscopeError, RequestError
-from engine.plots.findings import p_in_words
-from engine.plots.layers_chart import LayersChart, layers_chart
-from engine.plots.looks import Looks
-from engine.plots.reasons import describe_order
-from engine.plots.side_summary_text import histograms_as_text, side_summary, wrong_pairs_as_text
+from engine.plots.classes_text import histograms_as_text, side_summary, wrong_pairs_as_text
+from engine.plots.layers_chart import LayersChart, Looks, layers_chart
+from engine.plots.words import describe_order, p_in_words
 from engine.records.files import CaptureRecord
-from engine.records.ranking import RankedLayer
+from engine.records.results import RankedLayer
 from engine.store.catalog import show_capture
 from tui.exporting import Export
 from tui.looks import looks_of

@@ -7,13 +7,10 @@ from functools import partial
 
 from rich.text import Text
 
-from engine.plots.findings import p_in_words
-from engine.plots.looks import Looks
-from engine.plots.numbers import norm_in_words, score_in_words
-from engine.plots.whiskers import Scale, whiskers
+from engine.plots.layers_chart import Looks, Scale, whiskers
+from engine.plots.words import norm_in_words, p_in_words, score_in_words
 from engine.records.files import CaptureRecord
-from engine.records.ranking import RankedLayer
-from engine.records.statistics import LayerRow
+from engine.records.results import LayerRow, RankedLayer
 from tui.widgets.rows import Column
 
 Line = tuple[LayerRow, RankedLayer | None]

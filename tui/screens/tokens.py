@@ -24,7 +24,7 @@ from tui.screens.screen import LayerscopeScreen
 from tui.widgets.heat_map import HeatMap
 
 if TYPE_CHECKING:
-    from engine.records.directions import TokenReading
+    from engine.records.files import TokenReading
     from tui.jobs import Job
 
 

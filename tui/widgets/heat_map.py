@@ -19,9 +19,8 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from engine.plots.stand_out import MOST_SPREADS, stand_out
-from engine.plots.tokens_text import readable_token
-from engine.records.directions import TokenReading
+from engine.plots.tokens_text import MOST_SPREADS, readable_token, stand_out
+from engine.records.files import TokenReading
 from tui.looks import looks_of
 
 _TOKEN = 14  # columns of a token's text

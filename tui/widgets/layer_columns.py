@@ -8,8 +8,8 @@ from rich.text import Text
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from engine.plots.layers_columns import layers_as_columns
-from engine.records.ranking import RankedLayer
+from engine.plots.layers_chart import layers_as_columns
+from engine.records.results import RankedLayer
 from tui.looks import looks_of
 
 LEGENDS = (

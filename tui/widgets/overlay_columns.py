@@ -8,7 +8,7 @@ from rich.text import Text
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from engine.plots.overlay_columns import SEVERAL, SIGNS, overlay_as_columns
+from engine.plots.comparison_text import SEVERAL, SIGNS, overlay_as_columns
 from engine.records.files import CaptureRecord
 from tui.looks import looks_of, overlay_styles
 

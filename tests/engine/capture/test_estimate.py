@@ -7,10 +7,10 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
-from engine.capture.budget import token_budget
+from engine.capture.batches import token_budget
 from engine.capture.estimate import estimate_capture
 from engine.errors import CaptureError, RequestError
-from engine.models.blocks import find_blocks
+from engine.models.structure import find_blocks
 from tests.conftest import framework_hook
 
 PROMPTS = ["w5 w6 w7", "w8 w11", "w9 w10"]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
-from engine.capture.layers import LayerSpec
+from engine.capture.selection import LayerSpec
 from engine.capture.sites import SITES, available_sites, parse_site, require_site, site_layers
 from engine.errors import ModelError, RequestError
 from engine.models.description import describe_model

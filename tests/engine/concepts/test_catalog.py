@@ -8,7 +8,7 @@ import pytest
 
 from engine.concepts.catalog import list_concepts, load_concept, save_concept, user_concepts_path
 from engine.errors import RequestError
-from engine.records.concepts import Concept
+from engine.records.captures import Concept
 
 BUILT_IN = ["confidence", "creativity", "empathy", "enthusiasm", "formality", "helpfulness", "honesty", "verbosity"]
 

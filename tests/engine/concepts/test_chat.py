@@ -9,7 +9,7 @@ from engine.concepts.catalog import load_concept
 from engine.concepts.chat import chat_template_hash, reads_clock, render_chat, render_chats
 from engine.concepts.pairs import draw_pairs
 from engine.errors import CaptureError
-from engine.records.concepts import Message
+from engine.records.captures import Message
 from tests.conftest import Loaded
 
 SYSTEM = Message(role="system", content="You are honest.")

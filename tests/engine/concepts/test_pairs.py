@@ -12,7 +12,7 @@ from engine.concepts.catalog import list_concepts, load_concept
 from engine.concepts.chat import render_chat
 from engine.concepts.pairs import DEFAULT_SAMPLES, draw_pairs
 from engine.errors import RequestError
-from engine.records.concepts import Concept, Factors, Message, Pair, Persona, Template
+from engine.records.captures import Concept, Factors, Message, Pair, Persona, Template
 from tests.conftest import Loaded
 
 FACTORS: tuple[tuple[str, ...], ...] = (("persona",), ("template",), ("topic",))
