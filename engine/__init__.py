@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from engine.capture.activations import capture_activations as capture_activations
     from engine.capture.activations import capture_contrastive_activations as capture_contrastive_activations
     from engine.capture.activations import capture_from_concept as capture_from_concept
+    from engine.capture.estimate import estimate_capture as estimate_capture
+    from engine.capture.prepare import prepare_capture as prepare_capture
+    from engine.capture.request import CaptureRequest as CaptureRequest
     from engine.concepts.catalog import list_concepts as list_concepts
     from engine.concepts.catalog import load_concept as load_concept
     from engine.errors import LayerscopeError as LayerscopeError
@@ -31,14 +34,17 @@ if TYPE_CHECKING:
     from engine.store.directions import load_directions as load_directions
     from engine.store.directions import save_directions as save_directions
     from engine.store.read import load_activations as load_activations
+    from engine.store.save import capture_and_save as capture_and_save
     from engine.store.save import capture_contrast_in_shards as capture_contrast_in_shards
     from engine.store.save import capture_prompt_file as capture_prompt_file
     from engine.store.shards import open_shards as open_shards
     from engine.store.write import save_activations as save_activations
 
 _HOMES = {
+    "CaptureRequest": "engine.capture.request",
     "LayerscopeError": "engine.errors",
     "capture_activations": "engine.capture.activations",
+    "capture_and_save": "engine.store.save",
     "capture_contrast_in_shards": "engine.store.save",
     "capture_contrastive_activations": "engine.capture.activations",
     "capture_from_concept": "engine.capture.activations",
@@ -48,6 +54,7 @@ _HOMES = {
     "compute_activation_stats": "engine.stats.summary",
     "compute_contrastive_diff": "engine.stats.contrast",
     "compute_separation": "engine.stats.separation",
+    "estimate_capture": "engine.capture.estimate",
     "extract_direction": "engine.stats.direction",
     "extract_directions": "engine.stats.direction",
     "find_confounds": "engine.stats.confounds",
@@ -60,6 +67,7 @@ _HOMES = {
     "load_directions": "engine.store.directions",
     "load_model_and_tokenizer": "engine.models.loading",
     "open_shards": "engine.store.shards",
+    "prepare_capture": "engine.capture.prepare",
     "project_sides": "engine.stats.classes",
     "rank_layers": "engine.stats.ranking",
     "read_text": "engine.stats.reading",

@@ -25,7 +25,7 @@ from engine.models.offload import gpu_count
 from engine.models.products import onednn_products
 from engine.models.structure import find_blocks
 from engine.records.captures import ActivationData
-from engine.runtime import untold
+from engine.runtime import Progress, untold
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,13 +34,16 @@ if TYPE_CHECKING:
     from engine.models.structure import Blocks
 
 
-def run_capture(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings) -> list[ActivationData]:
+def run_capture(
+    model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings, progress: Progress = untold
+) -> list[ActivationData]:
     """Capture prompts.
 
     Args:
         model: A checked model.
         prompts: What to run; at least one.
         settings: What to keep.
+        progress: Told of each batch.
 
     Returns:
         One capture a prompt, in order, each with a batch of one; nothing in them refers to another prompt's memory.
@@ -50,7 +53,7 @@ def run_capture(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], sett
         RequestError: A prompt does not have the positions asked for.
     """
     captured: list[dict[int, Tensor]] = [{} for _ in prompts]
-    for batch in run_batches(model, prompts, settings):
+    for batch in run_batches(model, prompts, settings, progress):
         for layer, states in batch.layers.items():
             for index, rows in zip(batch.prompts, torch.split(states, batch.kept), strict=True):
                 captured[index][layer] = rows[None].clone()
@@ -68,13 +71,16 @@ def run_capture(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], sett
     ]
 
 
-def run_batches(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings) -> Iterator[PassStates]:
+def run_batches(
+    model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings, progress: Progress = untold
+) -> Iterator[PassStates]:
     """Run prompts and hand over what each pass came to, as it comes: for who does not want to hold all of it.
 
     Args:
         model: A checked model.
         prompts: What to run.
         settings: What to keep.
+        progress: Told of each batch.
 
     Yields:
         What is kept of the prompts of one pass; every prompt once, in an order that saves time.
@@ -83,7 +89,6 @@ def run_batches(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], sett
         CaptureError: As `run_capture`, or another thread changed the model meanwhile.
         RequestError: As `run_capture`, before anything is run.
     """
-    progress = settings.progress or untold
     positions = settings.positions
     spans = [positions.span(len(prompt.ids), prompt.name) for prompt in prompts]
     rows = [prompt.ids for prompt in prompts]
@@ -168,6 +173,7 @@ def capture_stacked(
     model: PreTrainedModel,
     prompts: Sequence[TokenizedPrompt],
     settings: Settings,
+    progress: Progress = untold,
     *,
     dtype: torch.dtype | None = None,
 ) -> StackedStates:
@@ -177,6 +183,7 @@ def capture_stacked(
         model: A checked model.
         prompts: What to run; at least one.
         settings: What to keep.
+        progress: Told of each batch.
         dtype: Of the states in the result; None for that in which they come.
 
     Raises:
@@ -187,7 +194,7 @@ def capture_stacked(
     kept = [settings.positions.kept(len(prompt.ids), prompt.name) for prompt in prompts]
     begins = list(accumulate(kept, initial=0))
     layers: dict[int, Tensor] = {}
-    for batch in run_batches(model, prompts, settings):
+    for batch in run_batches(model, prompts, settings, progress):
         places = torch.cat([torch.arange(begins[index], begins[index + 1]) for index in batch.prompts])
         for layer, states in batch.layers.items():
             if layer not in layers:

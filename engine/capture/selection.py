@@ -113,7 +113,6 @@ def _range(num_layers: int) -> str:
 
 PositionSpec = str | int | tuple[int, int]
 
-DEFAULT_BATCH_SIZE: int | None = None  # as many prompts as the token budget takes
 DEFAULT_POSITIONS = "last"
 """What is kept of contrasts, and of lists and files of prompts, unless told: all tokens of many prompts are large."""
 SINGLE_PROMPT_POSITIONS = "all"

@@ -91,7 +91,6 @@ def wanted_layers(site: str, layers: LayerSpec, receipt: Receipt) -> list[int]:
         RequestError: These make no sense for it.
         ModelError: It does not have the site.
     """
-    parse_site(site, layers)
     require_site(site, receipt)
     return site_layers(site, layers, receipt["num_layers"])
 

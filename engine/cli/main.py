@@ -9,7 +9,6 @@ from importlib import import_module
 import typer
 
 from engine.cli.console import Narrator, installed_commands, installed_names, standard_output
-from engine.cli.remedies import REMEDIES
 from engine.errors import LayerscopeError, RequestError
 from engine.runtime import find_processes
 
@@ -87,7 +86,7 @@ def main() -> None:
             )
         raise
     except LayerscopeError as error:
-        narrator.say(f"{who}error: {error.said(REMEDIES)}")
+        narrator.say(f"{who}error: {error.said('command_line')}")
         sys.exit(error.exit_code)
     except Exception:
         traceback.print_exc()

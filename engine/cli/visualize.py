@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from engine.cli.console import Command, Narrator, print_data
-from engine.cli.remedies import REMEDIES
 from engine.cli.store import capture_path, find_record
 from engine.errors import RequestError
 from engine.plots.classes_text import pair_label, sides_as_text
@@ -60,7 +59,7 @@ def visualize(
     try:
         show_figure(draw)
     except RequestError as error:
-        narrator.say(error.said(REMEDIES))
+        narrator.say(error.said("command_line"))
 
 
 def _sides(path: Path, layer: int) -> SideProjections:

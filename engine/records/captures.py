@@ -236,21 +236,13 @@ class CaptureEstimate(TypedDict):
     Attributes:
         prompts: Number of prompts.
         tokens: Number of tokens in them.
-        seconds: Time of the forward passes.
         bytes: Size of the states that are kept.
+        in_shards: Whether it is saved as shards, which are resumable and need bounded memory.
+        seconds: Time of the forward passes, if a pass was timed.
     """
 
     prompts: int
     tokens: int
-    seconds: float
     bytes: int
-
-
-class SourceEstimate(CaptureEstimate):
-    """What a capture will cost, and where it goes.
-
-    Attributes:
-        in_shards: Whether it goes into shards: in bounded memory, and it can be gone on with.
-    """
-
     in_shards: bool
+    seconds: NotRequired[float]

@@ -76,7 +76,7 @@ def show_capture(name: str | Path, *, store: str | Path | None = None) -> Captur
         )
     entry = _entry(paths.store, paths.name)
     if entry.record is None:
-        step = Remedy.GO_ON if paths.unfinished else Remedy.CAPTURE_AGAIN
+        step = Remedy.RESUME if paths.unfinished else Remedy.CAPTURE_AGAIN
         raise StoreError(f"the capture {paths.name!r} cannot be used: {entry.problem}", next_step=step)
     return entry.record
 

@@ -9,8 +9,6 @@ from engine.errors import Remedy, StoreError
 from engine.inputs import user_path
 
 DEFAULT_STORE = Path("activations")
-MOST_IN_MEMORY = 2**30
-"""Most bytes of states that are held in memory and saved as one file, unless told."""
 
 UNFINISHED = ".unfinished"
 PLAN = "plan.json"

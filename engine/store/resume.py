@@ -1,39 +1,28 @@
-"""Plan a capture in shards, begin it or go on with it, and record it when every shard is there.
-
-Knows prompts and settings. Does not know what the user said, or how shards are run (`engine.store.shard_run`).
-"""
+"""Start or resume a capture in shards, and record it when every shard is there."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import torch
 
-from engine.capture.provenance import trace_provenance
+from engine.capture.prepare import PreparedCapture, prepare_capture
 from engine.capture.settings import Settings
 from engine.errors import StoreError
-from engine.models.description import describe_model
-from engine.records.files import PromptList, ShardPlan
-from engine.runtime import Processes, Progress, Steps
-from engine.store.names import CapturePaths, require_free
+from engine.records.files import ShardPlan
+from engine.runtime import ALONE, Processes, Progress, Steps, untold
+from engine.store.names import CapturePaths
 from engine.store.plan import (
     PLAN_SCHEMA,
     clear_unfinished,
     encode_plan,
     read_plan,
     remove_shards,
-    require_own_folder,
     require_same_plan,
 )
 from engine.store.record import encode_record
 from engine.store.shard_run import ShardRun, record_shards, state_dtype
-from engine.store.sources import PromptSource, survey_prompts
 from engine.store.write import write_atomically
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 
 _SHARD_BYTES = 64 * 2**20
 _SHARD_PROMPTS = 512
@@ -41,103 +30,62 @@ _SHARD_TOKENS = 512  # in one pass, for shards of that size
 _LARGEST = 16  # times as large, where more tokens go at once
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What is to become of the states.
-
-    Attributes:
-        paths: Where they go.
-        store_dtype: In which dtype.
-        alias: Short name of the model, if the caller has one.
-        force: Whether what is there is replaced.
-        progress: Told of each batch.
-        processes: Who shares the work.
-        steps: Told of what is done before and after the prompts are run.
-    """
-
-    paths: CapturePaths
-    store_dtype: str
-    alias: str | None
-    force: bool
-    progress: Progress
-    processes: Processes
-    steps: Steps
-
-
-def capture_planned(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    source: PromptSource,
-    wanted: Wanted,
-    settings: Settings,
-) -> CapturePaths:
-    """Run what is missing of a capture in shards, and record it.
+def capture_in_shards(
+    prepared: PreparedCapture,
+    paths: CapturePaths,
+    *,
+    progress: Progress = untold,
+    steps: Steps = untold,
+    processes: Processes = ALONE,
+) -> None:
+    """Run the missing shards of a capture, and record it when all are there.
 
     Args:
-        model: A checked model.
-        tokenizer: Its tokenizer.
-        source: The prompts.
-        wanted: What is to become of the states.
-        settings: What is kept.
-
-    Returns:
-        Where the files lie.
+        prepared: The capture.
+        paths: Where it is saved.
+        progress: Called with the number of finished prompts and their total.
+        steps: Told of the steps after the prompts were run.
+        processes: Who shares the work.
 
     Raises:
-        CaptureError: A prompt is too long, or states are unusable.
-        RequestError: A file cannot be read, or a dtype does not exist.
-        StoreError: The name is taken, an unfinished capture was begun otherwise, or there is no room.
+        CaptureError: States are unusable.
+        StoreError: An unfinished capture of that name was started with other settings, or there is no room.
     """
-    paths, processes = wanted.paths, wanted.processes
-    require_free(paths, force=wanted.force, resume=True)
-    require_own_folder(paths)
-    stamp = source.stamp()
-    if not wanted.force:
-        source = source.at(_time_begun(paths))
-    found = survey_prompts(model, tokenizer, source, settings.positions, wanted.steps)
+    force = prepared.request.force
     if processes.is_main:
-        settings = settings if wanted.force else _as_begun(settings, paths)
-        plan = _plan(model, settings, wanted, source, found)
-        _begin(paths, plan, force=wanted.force)
+        settings = prepared.settings if force else _as_begun(prepared.settings, paths)
+        plan = _plan(prepared, settings)
+        _begin(paths, plan, force=force)
     processes.wait()
     if not processes.is_main:
-        settings = _as_begun(settings, paths)
-        if (told := source.at(_time_begun(paths))) is not source:  # the main process read the clock at another time
-            source, found = told, survey_prompts(model, tokenizer, told, settings.positions, wanted.steps)
-        plan = _plan(model, settings, wanted, source, found)
+        moment = time_begun(paths)
+        if prepared.source.at(moment) is not prepared.source:  # the main process read the clock at another time
+            prepared = prepare_capture(prepared.model, prepared.tokenizer, prepared.request, moment=moment, steps=steps)
+        settings = _as_begun(prepared.settings, paths)
+        plan = _plan(prepared, settings)
         _require_begun(paths, plan)
-    ShardRun(model, tokenizer, source, stamp, settings, plan, paths, wanted.progress, processes).run_missing()
+    ShardRun(prepared, settings, plan, paths, progress, processes).run_missing()
     processes.wait()
     if processes.is_main:
-        write_atomically(paths.record, encode_record(record_shards(paths, plan, wanted.steps)))
+        write_atomically(paths.record, encode_record(record_shards(paths, plan, steps)))
     processes.wait()
-    return paths
 
 
-def _plan(
-    model: PreTrainedModel, settings: Settings, wanted: Wanted, source: PromptSource, found: PromptList
-) -> ShardPlan:
-    known = describe_model(model)
-    dtype = state_dtype(wanted.store_dtype) or (torch.float32 if settings.positions.mean else model.dtype)
-    item_bytes = len(settings.layers) * known.hidden_size * dtype.itemsize * found["kept"] * source.sides
+def _plan(prepared: PreparedCapture, settings: Settings) -> ShardPlan:
+    request, source, known = prepared.request, prepared.source, settings.model
+    dtype = state_dtype(request.store_dtype) or (torch.float32 if settings.positions.mean else prepared.model.dtype)
+    item_bytes = len(settings.layers) * known.hidden_size * dtype.itemsize * prepared.found["kept"] * source.sides
     return ShardPlan(
         schema=PLAN_SCHEMA,
-        prompts=found,
+        prompts=prepared.found,
         concept=source.concept,
         shard_prompts=source.sides * shard_items(item_bytes, source.sides, settings.limits.tokens),
         layers=settings.layers,
         num_layers=known.num_layers,
         hidden_size=known.hidden_size,
-        store_dtype=wanted.store_dtype,
-        weights=settings.model.weights,
-        provenance=trace_provenance(
-            model,
-            settings,
-            alias=None if wanted.alias is None else str(wanted.alias),
-            chat_template=source.chat_template,
-            template_time=source.moment,
-            seed=source.seed,
-        ),
+        store_dtype=request.store_dtype,
+        weights=known.weights,
+        provenance=prepared.provenance(settings),
     )
 
 
@@ -186,8 +134,8 @@ def _as_begun(settings: Settings, paths: CapturePaths) -> Settings:
     return replace(settings, limits=replace(settings.limits, tokens=tokens))
 
 
-def _time_begun(paths: CapturePaths) -> str | None:
-    """The time that the chat template was told when a capture was begun, if it was begun and that matters."""
+def time_begun(paths: CapturePaths) -> str | None:
+    """The time that the chat template was given when a capture started; None if it did not, or if time is no matter."""
     return read_plan(paths.plan)["provenance"].get("template_time") if paths.plan.exists() else None
 
 

@@ -1,272 +1,91 @@
-"""How large a capture will be, told before it is run, and whether it goes into one file or into shards.
-
-Counts one prompt or pair at a time.
-"""
+"""Capture into a store: as one file what fits into memory, all else as shards that can be resumed."""
 
 from __future__ import annotations
 
 import logging
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-
-from engine.capture.activations import capture_activations, capture_contrastive_activations, capture_from_concept
-from engine.capture.estimate import estimate_capture
-from engine.capture.selection import (
-    DEFAULT_BATCH_SIZE,
-    DEFAULT_POSITIONS,
-    LayerSpec,
-    Positions,
-    PositionSpec,
-    parse_positions,
-)
-from engine.capture.settings import Settings
-from engine.capture.sites import DEFAULT_SITE, wanted_layers
+from engine.capture.activations import capture_in_memory
+from engine.capture.estimate import bytes_in_memory, goes_into_shards
+from engine.capture.prepare import prepare_capture
+from engine.capture.request import AS_CAPTURED, DEFAULT_BATCH_SIZE, CaptureRequest
+from engine.capture.selection import DEFAULT_POSITIONS, LayerSpec, PositionSpec
+from engine.capture.sites import DEFAULT_SITE
 from engine.concepts.catalog import load_concept
-from engine.concepts.pair_files import PAIR_FILES, PairFile, WrittenPairs, open_pairs, read_pairs
+from engine.concepts.pair_files import PAIR_FILES, PairFile, open_pairs
 from engine.concepts.rows import is_dataset
-from engine.concepts.text_files import PromptFile, open_prompts
-from engine.inputs import plain_texts, user_path
-from engine.models.description import describe_model
-from engine.records.captures import CaptureData, Concept, SourceEstimate
-from engine.records.files import PromptList
-from engine.runtime import ALONE, Processes, Progress, Steps, main_memory, untold
-from engine.store.names import MOST_IN_MEMORY, CapturePaths, locate, require_free
-from engine.store.resume import Wanted, capture_planned
-from engine.store.shard_run import AS_CAPTURED
-from engine.store.sources import PromptSource, Source, survey_prompts
+from engine.concepts.text_files import open_prompts
+from engine.errors import RequestError
+from engine.inputs import user_path
+from engine.records.captures import Concept
+from engine.runtime import ALONE, Processes, Progress, Steps, untold
+from engine.store.names import CapturePaths, locate, require_free
+from engine.store.plan import require_own_folder
+from engine.store.resume import capture_in_shards, time_begun
 from engine.store.write import save_activations
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-
-_SAMPLE = 512  # prompts: as many as a shard holds, so that what they share is shared here as well
-
 log = logging.getLogger(__name__)
 
 
-def goes_into_shards(
+def capture_and_save(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    source: Source,
-    layers: LayerSpec = None,
-    max_samples: int | None = None,
+    request: CaptureRequest,
     *,
-    site: str = DEFAULT_SITE,
-    positions: PositionSpec = DEFAULT_POSITIONS,
-    seed: int = 0,
-    most_in_memory: int = MOST_IN_MEMORY,
-    steps: Steps | None = None,
-) -> bool:
-    """Whether a capture goes into a folder of shards: files of prompts do, and what is too large for memory.
-
-    Args:
-        model: See `capture_contrast_in_shards`, as all that is not said here.
-        tokenizer: Its tokenizer.
-        source: What to capture.
-        layers: See `parse_layers`; None for all.
-        max_samples: Most pairs of a concept; None for every combination.
-        site: See `capture_activations`.
-        positions: See `parse_positions`.
-        seed: Of the draw of a concept's pairs.
-        most_in_memory: Bytes of states above which it does; half of the free memory, where that is less.
-        steps: Told now and then how many prompts were counted.
-
-    Example:
-        >>> goes_into_shards(model, tokenizer, load_concept("honesty"), max_samples=10)
-        False
-    """
-    if isinstance(source, PromptFile):
-        return True
-    prompts = PromptSource.of(tokenizer, source, max_samples, seed)
-    wanted, numbers = parse_positions(positions), wanted_layers(site, layers, describe_model(model).receipt)
-    found = survey_prompts(model, tokenizer, prompts, wanted, steps)
-    needed = _in_memory(source, found) * _state_bytes(model, wanted, len(numbers))
-    large = needed > _room(most_in_memory)
-    if large:
-        log.info("%.1f GB of states: into shards, in bounded memory; it can be gone on with", needed / 1e9)
-    return large
-
-
-def estimate_source(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    source: Source,
-    layers: LayerSpec = None,
-    max_samples: int | None = None,
-    *,
-    site: str = DEFAULT_SITE,
-    positions: PositionSpec = DEFAULT_POSITIONS,
-    seed: int = 0,
-    most_in_memory: int = MOST_IN_MEMORY,
-    steps: Steps | None = None,
-) -> SourceEstimate:
-    """Count all prompts of a capture without holding them, and time a small piece of it.
-
-    Args:
-        model: See `goes_into_shards`, as all others.
-        tokenizer: Its tokenizer.
-        source: What to capture.
-        layers: See `parse_layers`; None for all.
-        max_samples: Most pairs of a concept; None for every combination.
-        site: See `capture_activations`.
-        positions: See `parse_positions`.
-        seed: Of the draw of a concept's pairs.
-        most_in_memory: See `goes_into_shards`.
-        steps: Told now and then how many prompts were counted.
-
-    Returns:
-        The estimate. Prompts, tokens and bytes of the states are exact; seconds are what `estimate_capture` says of
-        the first 512 prompts, scaled by the number of tokens.
-
-    Raises:
-        CaptureError: A prompt is empty or too long.
-        ModelError: The model fails the check, or does not have the site.
-        RequestError: A file cannot be read, or a site, layers or positions do not exist.
-
-    Example:
-        >>> estimate = estimate_source(model, tokenizer, ["Tell me a story"] * 1000, layers=[16])
-        >>> estimate["prompts"], estimate["tokens"], estimate["bytes"]
-        (1000, 4000, 2304000)
-    """
-    prompts = PromptSource.of(tokenizer, source, max_samples, seed)
-    wanted, numbers = parse_positions(positions), wanted_layers(site, layers, describe_model(model).receipt)
-    found = survey_prompts(model, tokenizer, prompts, wanted, steps)
-    sample = [text for item in islice(prompts.items(), _SAMPLE // prompts.sides) for text in item.texts]
-    rendered = prompts.chat_template is not None
-    timed = estimate_capture(model, tokenizer, sample, layers, site=site, positions=positions, rendered=rendered)
-    state_bytes = _state_bytes(model, wanted, len(numbers))
-    large = _in_memory(source, found) * state_bytes > _room(most_in_memory)
-    return SourceEstimate(
-        prompts=found["count"],
-        tokens=found["tokens"],
-        seconds=round(timed["seconds"] * found["tokens"] / timed["tokens"], 2),
-        bytes=found["kept_in_all"] * state_bytes,
-        in_shards=large or isinstance(source, PromptFile),
-    )
-
-
-def _in_memory(source: Source, found: PromptList) -> int:
-    """States of a layer when they are in memory: rows of several prompts are all as long as the longest."""
-    pairs = isinstance(source, Concept | WrittenPairs | PairFile)
-    return found["kept_in_all"] if pairs else found["kept"] * found["count"]
-
-
-def _room(most_in_memory: int) -> int:
-    """How many bytes may be in memory: half of what is free, for a model that runs and a ranking want some too."""
-    return min(most_in_memory, main_memory().free // 2)
-
-
-def _state_bytes(model: PreTrainedModel, positions: Positions, layers: int) -> int:
-    """Bytes of a token's states."""
-    dtype = torch.float32 if positions.mean else model.dtype
-    return layers * describe_model(model).hidden_size * dtype.itemsize
-
-
-def capture_into_store(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    source: Source,
-    name: str | Path,
-    layers: LayerSpec = None,
-    max_samples: int | None = None,
-    *,
-    store: str | Path | None = None,
-    site: str = DEFAULT_SITE,
-    positions: PositionSpec = DEFAULT_POSITIONS,
-    seed: int = 0,
-    model_key: str | None = None,
-    force: bool = False,
-    most_in_memory: int = MOST_IN_MEMORY,
     progress: Progress | None = None,
     steps: Steps | None = None,
+    processes: Processes = ALONE,
 ) -> CapturePaths:
-    """Capture and save, in memory and as one file, or in bounded memory and into shards, see `goes_into_shards`.
+    """Capture and save: as one file, or in bounded memory as shards, see `goes_into_shards`.
 
-    What was interrupted in shards is gone on with by the same call.
+    Every face captures through this function. Run it again with the same request to resume an interrupted capture in
+    shards: finished shards are not run again, and since each shard is run separately, the result is the same to the
+    bit on the same machine.
 
     Args:
-        model: See `capture_contrast_in_shards`, as all that is not said here.
+        model: See `capture_activations`.
         tokenizer: Its tokenizer.
-        source: A concept, pairs, a file of pairs or prompts, or prompts.
-        name: A path; a plain name when `store` is given.
-        layers: See `parse_layers`; None for all.
-        max_samples: Most pairs of a concept; None for every combination.
-        store: The folder to save into.
-        site: See `capture_activations`.
-        positions: See `parse_positions`.
-        seed: Of the draw of a concept's pairs.
-        model_key: Short name of the model, for the record of a concept and of shards.
-        force: Whether an earlier capture of that name, finished or not, is replaced.
-        most_in_memory: Bytes of states above which it goes into shards.
-        progress: Called with prompts done and in total; what it raises ends the work.
-        steps: Told of what is done before and after; what it raises ends the work.
+        request: What to capture, and where to save it.
+        progress: Called with the number of finished prompts and their total; what it raises ends the work.
+        steps: Told of the steps before and after the forward passes; what it raises ends the work.
+        processes: Who shares the work, from `find_processes`, when every process of a launcher makes this call.
 
     Returns:
-        Where the files lie.
+        Where the files are.
 
     Raises:
-        LayerscopeError: As `capture_contrast_in_shards` and `save_activations`.
+        RequestError: The request does not fit the model, a file cannot be read, or nothing says where to save.
+        CaptureError: A prompt cannot be captured.
+        ModelError: The model fails the check, or does not have the site.
+        StoreError: The name is taken, an unfinished capture was started with other settings, or there is no room.
 
     Example:
-        >>> paths = capture_into_store(model, tokenizer, ["Tell me a story", "And another"], "runs/two", force=True)
+        >>> request = CaptureRequest(["Tell me a story", "And another"], paths=locate("runs/two"), force=True)
+        >>> paths = capture_and_save(model, tokenizer, request)
         >>> paths.tensors.name, paths.in_shards
         ('two.pt', False)
     """
-    paths = locate(name, store)
-    require_free(paths, force=force, resume=True)
-    told = steps or untold
-    what: dict[str, Any] = {"layers": layers, "site": site, "positions": positions}
-    draw: dict[str, Any] = {"max_samples": max_samples, "seed": seed}
-    if (paths.unfinished and not force) or goes_into_shards(
-        model, tokenizer, source, **what, **draw, most_in_memory=most_in_memory, steps=steps
-    ):
-        settings = Settings.for_model(
-            model,
-            layers,
-            positions,
-            site=site,
-            use_hooks=True,
-            batch_size=DEFAULT_BATCH_SIZE,
-            prefix_reuse=True,
-            progress=None,
-        )
-        wanted = Wanted(paths, AS_CAPTURED, model_key, force, progress or untold, ALONE, told)
-        return capture_planned(model, tokenizer, PromptSource.of(tokenizer, source, **draw), wanted, settings)
-    if isinstance(source, Concept):
-        what |= {"model_key": model_key, **draw}
-    data = capture_source(model, tokenizer, source, what | {"use_hooks": True, "progress": progress})
-    return save_activations(data, paths.name, store=paths.store, force=force, steps=told)
-
-
-def capture_source(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: Source, how: dict[str, Any]
-) -> CaptureData:
-    """Capture in memory whatever can be captured.
-
-    Args:
-        model: What to run it through.
-        tokenizer: Its tokenizer.
-        source: A concept, pairs, a file of pairs or prompts, or prompts.
-        how: What the capture function of such a source takes beside it.
-
-    Example:
-        >>> capture_source(model, tokenizer, ["Tell me a story"], {"layers": [16]})["captured_layers"]
-        [16]
-    """
-    if isinstance(source, Concept):
-        return capture_from_concept(model, tokenizer, source, **how)
-    if isinstance(source, PairFile):
-        source = read_pairs(source.path)
-    if isinstance(source, WrittenPairs):
-        return capture_contrastive_activations(
-            model, tokenizer, source.positive, source.negative, factors=source.factors, **how
-        )
-    prompts = [*source.texts()] if isinstance(source, PromptFile) else plain_texts(source)
-    return capture_activations(model, tokenizer, prompts[0] if len(prompts) == 1 else prompts, **how)
+    paths, told = request.paths, steps or untold
+    if paths is None:
+        raise RequestError("the request does not say where to save", expected="paths=locate(name, store)")
+    require_free(paths, force=request.force, resume=True)
+    resumes = paths.unfinished and not request.force
+    moment = time_begun(paths) if resumes else None
+    prepared = prepare_capture(model, tokenizer, request, moment=moment, steps=told)
+    if resumes or goes_into_shards(prepared):
+        if not request.shards:
+            log.info(
+                "%.1f GB of states: saved as shards, in bounded memory, resumable", bytes_in_memory(prepared) / 1e9
+            )
+        require_own_folder(paths)
+        capture_in_shards(prepared, paths, progress=progress or untold, steps=told, processes=processes)
+        return paths
+    data = capture_in_memory(prepared, progress)
+    return save_activations(data, paths.name, store=paths.store, force=request.force, steps=told)
 
 
 def capture_prompt_file(
@@ -331,11 +150,19 @@ def capture_prompt_file(
         >>> [shard.states(16).shape for shard in open_shards("runs/questions")]
         [torch.Size([2, 576])]
     """
-    source = PromptSource.of_prompts(open_prompts(prompts))
-    wanted = Wanted(locate(name, store), store_dtype, model_key, force, progress or untold, processes, steps or untold)
-    return capture_planned(
-        model, tokenizer, source, wanted, _settings(model, layers, site, positions, batch_size, prefix_reuse)
+    request = CaptureRequest(
+        open_prompts(prompts),
+        layers=layers,
+        site=site,
+        positions=positions,
+        batch_size=batch_size,
+        prefix_reuse=prefix_reuse,
+        alias=model_key,
+        paths=locate(name, store),
+        force=force,
+        store_dtype=store_dtype,
     )
+    return capture_and_save(model, tokenizer, request, progress=progress, steps=steps, processes=processes)
 
 
 def capture_contrast_in_shards(
@@ -401,35 +228,32 @@ def capture_contrast_in_shards(
         >>> load_activations("runs/honesty")["positive"][0]["activations"][16].shape
         torch.Size([1, 1, 576])
     """
-    source = PromptSource.of(tokenizer, _pairs(pairs), max_samples, seed)
-    wanted = Wanted(locate(name, store), store_dtype, model_key, force, progress or untold, processes, steps or untold)
-    return capture_planned(
-        model, tokenizer, source, wanted, _settings(model, layers, site, positions, batch_size, prefix_reuse)
-    )
-
-
-def _pairs(pairs: str | Path | Concept) -> Concept | PairFile:
-    if isinstance(pairs, Concept):
-        return pairs
-    path = user_path(pairs)
-    return open_pairs(path) if path.suffix.lower() in PAIR_FILES or is_dataset(path) else load_concept(pairs)
-
-
-def _settings(
-    model: PreTrainedModel,
-    layers: LayerSpec,
-    site: str,
-    positions: PositionSpec,
-    batch_size: int | None,
-    prefix_reuse: bool,
-) -> Settings:
-    return Settings.for_model(
-        model,
-        layers,
-        positions,
+    request = CaptureRequest(
+        pairs if isinstance(pairs, Concept) else find_pairs(pairs),
+        layers=layers,
         site=site,
-        use_hooks=True,
+        positions=positions,
+        max_samples=max_samples,
+        seed=seed,
         batch_size=batch_size,
         prefix_reuse=prefix_reuse,
-        progress=None,
+        alias=model_key,
+        paths=locate(name, store),
+        force=force,
+        shards=True,
+        store_dtype=store_dtype,
     )
+    return capture_and_save(model, tokenizer, request, progress=progress, steps=steps, processes=processes)
+
+
+def find_pairs(pairs: str | Path) -> Concept | PairFile:
+    """A file of pairs where the name is that of one, else a concept.
+
+    Args:
+        pairs: A `.jsonl` or `.csv` file, the folder of a data set, the name of a concept, or its `.toml` file.
+
+    Raises:
+        RequestError: It cannot be read, or there is no such concept.
+    """
+    path = user_path(pairs)
+    return open_pairs(path) if path.suffix.lower() in PAIR_FILES or is_dataset(path) else load_concept(pairs)

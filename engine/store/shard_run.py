@@ -8,17 +8,19 @@ from __future__ import annotations
 import datetime
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
 
+from engine.capture.prepare import HeldPrompts, PreparedCapture
+from engine.capture.request import AS_CAPTURED
 from engine.capture.run import StackedStates, capture_stacked
 from engine.capture.settings import Settings
-from engine.errors import RequestError
 from engine.records.captures import ContrastData
 from engine.records.files import CaptureRecord, DataFile, NumberedPair, ShardPlan
 from engine.records.results import LayerRow, SideSummary
@@ -28,49 +30,33 @@ from engine.store.catalog import shard_files
 from engine.store.names import CapturePaths
 from engine.store.record import NO_FINDINGS, SCHEMA, find_in
 from engine.store.shards import Shard, mapped_contrast, pack_shard, shard_at, write_shard
-from engine.store.sources import Item, PromptSource
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
     from engine.capture.prompts import TokenizedPrompt
 
 
-AS_CAPTURED = "as captured"
 _DTYPES = {AS_CAPTURED: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def state_dtype(store_dtype: str) -> torch.dtype | None:
-    """What states are stored in; None for that in which they come.
-
-    Raises:
-        RequestError: There is no such choice.
-    """
-    if store_dtype not in _DTYPES:
-        raise RequestError(f"states cannot be stored in {store_dtype!r}", expected=", ".join(_DTYPES))
+    """The dtype that states are stored in; None for the one in which they are captured."""
     return _DTYPES[store_dtype]
 
 
 @dataclass(frozen=True)
 class ShardRun:
-    """A plan on its way.
+    """A plan that is being carried out; it holds the states of two shards at most.
 
     Attributes:
-        model: What prompts are run through.
-        tokenizer: Its tokenizer.
-        source: The prompts.
-        stamp: Theirs, when the plan was made.
-        settings: What is kept of each.
+        prepared: The capture.
+        settings: Its settings, with the token budget that it was started with.
         plan: What the shards will hold.
-        paths: Where they go.
-        progress: Told of the prompts done, and of all.
+        paths: Where they are saved.
+        progress: Called with the number of finished prompts and their total.
         processes: Who shares the work.
     """
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    source: PromptSource
-    stamp: tuple[int, ...]
+    prepared: PreparedCapture
     settings: Settings
     plan: ShardPlan
     paths: CapturePaths
@@ -78,7 +64,7 @@ class ShardRun:
     processes: Processes = ALONE
 
     def run_missing(self) -> None:
-        """Run every shard that is this process's and not there yet.
+        """Run every shard that is this process's and not there yet; one is written while the next is run.
 
         Raises:
             CaptureError: States are unusable.
@@ -88,35 +74,39 @@ class ShardRun:
         total = self.plan["prompts"]["count"]
         writing: Future[None] | None = None
         with ThreadPoolExecutor(max_workers=1) as beside:
-            for number, (start, items) in enumerate(self._parts()):
+            for number, (start, part) in enumerate(self._parts()):
                 self.progress(start, total)
                 shard = shard_at(self.paths, start, self.settings.layers)
                 if not self.processes.owns(number) or shard.path.exists():
                     continue
-                first = start // self.source.sides
-                prompts = self.source.tokenize(self.model, self.tokenizer, items, first)
-                states = self._capture(prompts, start)
+                held = part()
+                states = self._capture(held.prompts, start)
                 if writing is not None:
                     writing.result()
-                factors = [item.factors for item in items if item.factors is not None]
-                writing = beside.submit(write_shard, shard, pack_shard(prompts, states, factors))
+                writing = beside.submit(write_shard, shard, pack_shard(held.prompts, states, held.factors))
                 del states  # before the next ones come
             if writing is not None:
                 writing.result()
         self.progress(total, total)
 
-    def _parts(self) -> Iterator[tuple[int, list[Item]]]:
-        """The items of each shard, with the number of its first prompt."""
-        items = self.source.items()
-        for start in range(0, self.plan["prompts"]["count"], self.plan["shard_prompts"]):
-            part = list(islice(items, self.plan["shard_prompts"] // self.source.sides))
-            self.source.require_unchanged(self.stamp)
-            yield start, part
+    def _parts(self) -> Iterator[tuple[int, Callable[[], HeldPrompts]]]:
+        """The first prompt of each shard, and what reads or tokenizes its prompts."""
+        size, prepared = self.plan["shard_prompts"], self.prepared
+        source, held = prepared.source, prepared.held
+        items = source.items() if held is None else iter(())
+        for start in range(0, self.plan["prompts"]["count"], size):
+            part = [*islice(items, size // source.sides)]
+            source.require_unchanged(prepared.stamp)
+            yield start, partial(prepared.tokenized, part, start) if held is None else partial(held.part, start, size)
 
     def _capture(self, prompts: list[TokenizedPrompt], start: int) -> StackedStates:
         total = self.plan["prompts"]["count"]
-        settings = replace(self.settings, progress=lambda done, _of_shard: self.progress(start + done, total))
-        return capture_stacked(self.model, prompts, settings, dtype=state_dtype(self.plan["store_dtype"]))
+
+        def progress(done: int, _of_shard: int) -> None:
+            self.progress(start + done, total)
+
+        dtype = state_dtype(self.plan["store_dtype"])
+        return capture_stacked(self.prepared.model, prompts, self.settings, progress, dtype=dtype)
 
 
 log = logging.getLogger(__name__)

@@ -61,18 +61,22 @@ def test_nearest_leads_from_a_wrong_name_to_the_right_one(name: str, known: list
 
 def test_a_remedy_is_said_in_the_words_of_whoever_shows_the_error() -> None:
     error = StoreError("there is no capture 'x'", expected="a name", next_step=Remedy.LIST_CAPTURES)
-    assert str(error) == "there is no capture 'x'. Expected: a name. Next: list_captures shows what there is."
-    assert error.said({Remedy.LIST_CAPTURES: "look"}) == "there is no capture 'x'. Expected: a name. Next: look."
-    assert error.said({Remedy.LIST_MODELS: "look"}) == str(error)
+    problem = "there is no capture 'x'. Expected: a name. Next:"
+    assert str(error) == f"{problem} list_captures shows the captures of a store."
+    assert (
+        error.said("command_line") == f"{problem} layerscope list shows the captures; --store FOLDER looks elsewhere."
+    )
+    assert error.said("server") == f"{problem} list_captures."
+    assert error.said("app") == f"{problem} Esc returns to the library, which lists the captures."
 
 
 def test_what_is_said_alike_everywhere_needs_no_words_of_a_face() -> None:
     error = RequestError("layer 30 does not exist", next_step="give a smaller one")
-    assert error.said(dict.fromkeys(Remedy, "look")) == str(error)
+    assert error.said("server") == error.said("app") == str(error)
 
 
 def test_remedies_name_functions_that_there_are() -> None:
-    named = {word for remedy in Remedy for word in re.findall(r"\b[a-z]+_[a-z_]+\b(?!=)", remedy.value)}
+    named = {word for remedy in Remedy for word in re.findall(r"\b[a-z]+_[a-z_]+\b(?!=)", remedy.words("python"))}
     assert named - {"save_figure", "device_map", "max_samples"} <= set(engine.__all__)
 
 

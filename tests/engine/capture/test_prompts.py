@@ -15,7 +15,7 @@ import engine
 from engine.capture.prompts import excerpt, longest_prompt, tokenize_prompts
 from engine.concepts.pair_files import WrittenPairs
 from engine.errors import CaptureError, LayerscopeError, RequestError
-from engine.store.save import capture_into_store, estimate_source
+from engine.store.names import locate
 from tests.conftest import Loaded
 
 TOO_LONG = " ".join(["w3"] * 65)
@@ -153,11 +153,12 @@ def in_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, pairs:
 
 
 def into_shards(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, pairs: WrittenPairs, folder: Path) -> Any:
-    return capture_into_store(model, tokenizer, pairs, folder / "pairs", most_in_memory=1)
+    request = engine.CaptureRequest(pairs, paths=locate(folder / "pairs"), most_in_memory=1)
+    return engine.capture_and_save(model, tokenizer, request)
 
 
 def estimated(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, pairs: WrittenPairs, _folder: Path) -> Any:
-    return estimate_source(model, tokenizer, pairs)
+    return engine.estimate_capture(engine.prepare_capture(model, tokenizer, engine.CaptureRequest(pairs)))
 
 
 @pytest.mark.parametrize("capture", [in_memory, into_shards, estimated])

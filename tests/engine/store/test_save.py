@@ -9,26 +9,32 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 import engine
 from engine.capture.batches import pass_bytes
-from engine.capture.estimate import estimate_capture
+from engine.capture.request import Source
 from engine.concepts.pair_files import WrittenPairs, open_pairs, read_pairs
 from engine.concepts.text_files import open_prompts
 from engine.errors import StoreError
-from engine.records.captures import Factors
+from engine.records.captures import CaptureEstimate, Factors
 from engine.records.files import CaptureRecord
 from engine.runtime import MainMemory
 from engine.store import resume
 from engine.store.catalog import show_capture
 from engine.store.names import locate
 from engine.store.read import load_contrast
-from engine.store.save import capture_into_store, estimate_source, goes_into_shards
-from engine.store.sources import Source
 
 PAIRS = [{"positive": f"w5 w{20 + i}", "negative": f"w6 w7 w{20 + i}", "topic": f"w{20 + i}"} for i in range(9)]
 POSITIVE, NEGATIVE = ([pair[side] for pair in PAIRS] for side in ("positive", "negative"))
+
+
+def estimate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: Source, *, timed: bool = False, **how: Any
+) -> CaptureEstimate:
+    """The estimate of a request made of these."""
+    prepared = engine.prepare_capture(model, tokenizer, engine.CaptureRequest(source, **how))
+    return engine.estimate_capture(prepared, timed=timed)
 
 
 @pytest.fixture
@@ -49,14 +55,12 @@ def test_the_bytes_are_those_of_the_states(
         tiny_llama, tiny_tokenizer, POSITIVE, NEGATIVE, layers=[1, 3], positions=positions
     )
     states = [rows for prompt in data["positive"] + data["negative"] for rows in prompt["activations"].values()]
-    counted = estimate_capture(tiny_llama, tiny_tokenizer, [*POSITIVE, *NEGATIVE], [1, 3], positions=positions)
     for source in sources:
-        told = estimate_source(tiny_llama, tiny_tokenizer, source, [1, 3], positions=positions)
+        told = estimate(tiny_llama, tiny_tokenizer, source, layers=[1, 3], positions=positions)
         assert told["bytes"] == sum(rows.nbytes for rows in states)
         assert (told["prompts"], told["tokens"]) == (18, 9 * 2 + 9 * 3)
-        assert told["seconds"] >= 0
+        assert "seconds" not in told
         assert told["in_shards"] is (source is sources[-1])
-        assert {**told, "seconds": 0} == {**counted, "seconds": 0, "in_shards": told["in_shards"]}
 
 
 def test_pairs_go_into_shards_above_a_limit_and_files_of_prompts_always(
@@ -64,12 +68,11 @@ def test_pairs_go_into_shards_above_a_limit_and_files_of_prompts_always(
 ) -> None:
     *kept, file = sources
     for source in kept[:2]:
-        needed = estimate_source(tiny_llama, tiny_tokenizer, source, positions="all")["bytes"]
+        needed = estimate(tiny_llama, tiny_tokenizer, source, positions="all")["bytes"]
         for limit, large in ((needed, False), (needed - 1, True)):
-            what = {"positions": "all", "most_in_memory": limit}
-            assert goes_into_shards(tiny_llama, tiny_tokenizer, source, **what) is large  # type: ignore[arg-type]
-            assert estimate_source(tiny_llama, tiny_tokenizer, source, **what)["in_shards"] is large  # type: ignore[arg-type]
-    assert goes_into_shards(tiny_llama, tiny_tokenizer, file)
+            told = estimate(tiny_llama, tiny_tokenizer, source, positions="all", most_in_memory=limit)
+            assert told["in_shards"] is large
+    assert estimate(tiny_llama, tiny_tokenizer, file)["in_shards"]
 
 
 def test_what_would_take_more_than_half_of_the_free_memory_goes_into_shards(
@@ -78,12 +81,11 @@ def test_what_would_take_more_than_half_of_the_free_memory_goes_into_shards(
     tiny_tokenizer: PreTrainedTokenizerFast,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    needed = estimate_source(tiny_llama, tiny_tokenizer, sources[0], positions="all")["bytes"]
+    needed = estimate(tiny_llama, tiny_tokenizer, sources[0], positions="all")["bytes"]
     for free, large in ((2 * needed, False), (2 * needed - 2, True)):
         memory = MainMemory(2**40, free, limited=False)
-        monkeypatch.setattr("engine.store.save.main_memory", lambda memory=memory: memory)
-        assert goes_into_shards(tiny_llama, tiny_tokenizer, sources[0], positions="all") is large
-        assert estimate_source(tiny_llama, tiny_tokenizer, sources[0], positions="all")["in_shards"] is large
+        monkeypatch.setattr("engine.capture.estimate.main_memory", lambda memory=memory: memory)
+        assert estimate(tiny_llama, tiny_tokenizer, sources[0], positions="all")["in_shards"] is large
 
 
 def test_prompts_in_memory_count_as_the_batch_that_they_become(
@@ -94,7 +96,8 @@ def test_prompts_in_memory_count_as_the_batch_that_they_become(
     states = engine.capture_activations(tiny_llama, tiny_tokenizer, prompts)["activations"].values()
     needed = sum(rows.nbytes for rows in states)
     for limit, large in ((needed, False), (needed - 1, True)):
-        assert goes_into_shards(tiny_llama, tiny_tokenizer, prompts, positions="all", most_in_memory=limit) is large
+        told = estimate(tiny_llama, tiny_tokenizer, prompts, positions="all", most_in_memory=limit)
+        assert told["in_shards"] is large
 
 
 def test_counting_is_told_and_can_be_stopped(
@@ -109,7 +112,7 @@ def test_counting_is_told_and_can_be_stopped(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        estimate_source(tiny_llama, tiny_tokenizer, prompts, steps=note)
+        engine.prepare_capture(tiny_llama, tiny_tokenizer, engine.CaptureRequest(prompts), steps=note)
     assert told == [("counting prompts", done, 0) for done in (0, 256, 512)]
 
 
@@ -132,8 +135,9 @@ def capture(
     """Capture into a store of its own, with shards of eight prompts."""
     monkeypatch.setattr(resume, "_SHARD_PROMPTS", 8)
 
-    def run(source: Any, name: str, **how: Any) -> CaptureRecord:
-        capture_into_store(tiny_llama, tiny_tokenizer, source, name, store=tmp_path / "store", **how)
+    def run(source: Any, name: str, progress: Any = None, steps: Any = None, **how: Any) -> CaptureRecord:
+        request = engine.CaptureRequest(source, paths=locate(name, tmp_path / "store"), **how)
+        engine.capture_and_save(tiny_llama, tiny_tokenizer, request, progress=progress, steps=steps)
         return show_capture(name, store=tmp_path / "store")
 
     return run
@@ -162,7 +166,7 @@ def test_pairs_are_ranked_alike_on_either_side_of_the_limit(
 def test_one_prompt_is_saved_as_one_and_several_as_a_batch(
     capture: Callable[..., CaptureRecord], tmp_path: Path
 ) -> None:
-    assert capture(["w5 w6"], "one", positions="all")["num_pairs"] == 0
+    assert capture("w5 w6", "one", positions="all")["num_pairs"] == 0
     assert capture(["w5 w6", "w7"], "two", positions="all")["prompts"] == ["w5 w6", "w7"]
     assert engine.load_activations("one", store=tmp_path / "store")["prompt"] == "w5 w6"  # type: ignore[typeddict-item]
 
@@ -218,7 +222,7 @@ def test_what_was_begun_in_shards_goes_on_in_shards_whatever_its_size(
 def test_files_of_prompts_go_into_shards(capture: Callable[..., CaptureRecord], tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(f"w{5 + number}" for number in range(20)))
-    record = capture(open_prompts(file), "file", model_key="little")
+    record = capture(open_prompts(file), "file", alias="little")
     assert (record["kind"], record.get("num_prompts"), record["ranking"]) == ("prompt", 20, None)
     assert record["provenance"] is not None
     assert record["provenance"]["alias"] == "little"

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from engine.cli.capture_work import too_large
+import engine
 from engine.cli.console import Narrator
 from engine.concepts.pair_files import open_pairs
+from engine.store.names import locate
 from tests.engine.cli.conftest import assert_failed, concept_text
 from tests.program import Program
 
@@ -28,9 +29,12 @@ def test_it_is_said_and_done_above_a_limit(
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n".join(map(json.dumps, PAIRS)))
     for limit, large in ((2**30, False), (1, True)):
-        what = {"positions": "all", "most_in_memory": limit}
-        assert too_large(Narrator(quiet=False), tiny_llama, tiny_tokenizer, open_pairs(path), what) is large
-    assert "GB of states: into shards" in capsys.readouterr().err
+        paths = locate(f"{limit}", tmp_path / "store")
+        request = engine.CaptureRequest(open_pairs(path), positions="all", most_in_memory=limit, paths=paths)
+        with Narrator(quiet=False).steps() as steps:
+            engine.capture_and_save(tiny_llama, tiny_tokenizer, request, steps=steps)
+        assert paths.in_shards is large
+    assert "GB of states: saved as shards" in capsys.readouterr().err
 
 
 def test_pairs_and_concepts_go_into_shards_when_told(layerscope: Program, tiny_folder: Path) -> None:
