@@ -1,10 +1,10 @@
-"""What the library shows of a store: the filter, the order, the marks, and how many there are, in words."""
+"""The captures of a store: filter, order, marks and counts."""
 
 import pytest
 
 from engine.errors import RequestError
 from engine.store.summaries import CaptureSummary
-from tui.shown_captures import ShownCaptures
+from tui.store_feed import ShownCaptures
 
 SUMMARIES = [
     CaptureSummary("old", concept="honesty", pairs=72, created="2026-01-01T00:00:00+00:00"),
@@ -16,7 +16,7 @@ SUMMARIES = [
 @pytest.fixture
 def shown() -> ShownCaptures:
     captures = ShownCaptures()
-    captures.take(SUMMARIES, [])
+    captures.update(SUMMARIES, [])
     return captures
 
 
@@ -24,7 +24,7 @@ def names(shown: ShownCaptures) -> list[str]:
     return [summary.name for summary in shown.rows()]
 
 
-def test_the_newest_comes_first_until_another_order_is_asked_for(shown: ShownCaptures) -> None:
+def test_the_newest_comes_first_until_sorted_otherwise(shown: ShownCaptures) -> None:
     assert names(shown) == ["new", "middle", "old"]
     shown.sort_by("name")
     assert names(shown) == ["middle", "new", "old"]
@@ -36,20 +36,20 @@ def test_the_newest_comes_first_until_another_order_is_asked_for(shown: ShownCap
     assert shown.sorted_by == ("saved", False)
 
 
-def test_a_filter_that_cannot_be_read_leaves_what_is_shown(shown: ShownCaptures) -> None:
-    shown.narrow("pairs:>=30")
+def test_an_invalid_filter_keeps_the_previous_one(shown: ShownCaptures) -> None:
+    shown.set_filter("pairs:>=30")
     with pytest.raises(RequestError):
-        shown.narrow("colour:red")
+        shown.set_filter("colour:red")
     assert names(shown) == ["old"]
     assert shown.filter_text == "pairs:>=30"
 
 
-def test_a_capture_that_is_gone_is_no_longer_marked(shown: ShownCaptures) -> None:
+def test_a_deleted_capture_is_no_longer_marked(shown: ShownCaptures) -> None:
     for name in ("old", "new", "middle", "middle"):
-        shown.mark(name)
-    assert shown.counted(2) == "2 of 3 captures, 2 marked"
-    shown.take([], ["old", "never there"])
+        shown.toggle_mark(name)
+    assert shown.describe(2) == "2 of 3 captures, 2 marked"
+    shown.update([], ["old", "never there"])
     assert shown.marked == ["new"]
-    shown.take([CaptureSummary("new", pairs=48)], [])
+    shown.update([CaptureSummary("new", pairs=48)], [])
     assert (shown.marked, len(shown)) == (["new"], 2)
-    assert shown.counted(2, unread=7) == "2 captures, reading 7 more, 1 marked"
+    assert shown.describe(2, unread=7) == "2 captures, reading 7 more, 1 marked"

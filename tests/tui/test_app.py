@@ -1,4 +1,4 @@
-"""Help and the command palette: everything that works here, found by a word, run by its name."""
+"""The app: the list of keys, the command palette and themes."""
 
 from pathlib import Path
 
@@ -10,24 +10,26 @@ from tui.app import LayerscopeApp
 pytestmark = pytest.mark.anyio
 
 
-async def test_help_is_of_the_screen_it_was_asked_on_and_is_searched(store: Path) -> None:
+async def test_help_lists_the_keys_of_its_screen_and_can_be_searched(store: Path) -> None:
     async with LayerscopeApp(store).run_test(size=(100, 60)) as pilot:
         await wait_for(pilot, "4 captures")
         await pilot.press("question_mark")
-        text = await wait_for(pilot, "search the keys", "Compare", "Tokens", "Filter")
+        text = await wait_for(pilot, "search the keys", "Compare the marked", "Project the tokens", "Filter by words")
         assert "Scroll Left" not in text
-        await pilot.press(*"mark")
+        await pilot.press(*"unmark")
         text = await wait_until(pilot, lambda text: "Compare" not in text.partition("╰")[0].partition("╭")[2], "found")
         assert "space" in text.partition("╭")[2]
         await pilot.press("escape")
         await wait_for(pilot, "4 captures")
         await pilot.press("enter")
-        await wait_for(pilot, "lie at layer 16")
+        await wait_for(pilot, "projections at layer 16")
         await pilot.press("question_mark")
-        await wait_for(pilot, "search the keys", "Why above", "By rank", "Findings, warnings and confounds")
+        await wait_for(
+            pilot, "search the keys", "Misordered pairs", "Sort by rank or by layer", "Findings, warnings and baselines"
+        )
 
 
-async def test_the_palette_runs_a_key_by_its_name(store: Path) -> None:
+async def test_the_palette_runs_an_action_by_name(store: Path) -> None:
     async with LayerscopeApp(store).run_test(size=(100, 40), notifications=True) as pilot:
         await wait_for(pilot, "4 captures")
         await pilot.press("ctrl+p")
@@ -36,7 +38,7 @@ async def test_the_palette_runs_a_key_by_its_name(store: Path) -> None:
         await wait_for(pilot, "key c")
         await pilot.pause(0.5)
         await pilot.press("down", "enter")
-        await wait_for(pilot, "mark two to 4 captures")
+        await wait_for(pilot, "mark 2 to 4 captures")
 
 
 async def test_dark_and_light(store: Path) -> None:
@@ -55,6 +57,6 @@ async def test_any_theme_of_textual_works(store: Path) -> None:
     async with app.run_test(size=(100, 40)) as pilot:
         await wait_for(pilot, "4 captures", "Layer 16 leads")
         await pilot.press("enter")
-        await wait_for(pilot, "lie at layer 16")
+        await wait_for(pilot, "projections at layer 16")
         await pilot.press("2")
         await wait_for(pilot, "│ 95%")
