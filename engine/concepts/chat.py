@@ -60,8 +60,7 @@ def render_chats(
         One text per conversation, special tokens included.
 
     Raises:
-        CaptureError: The template renders the messages in full in none of the forms, or the tokenizer has several
-            templates and no default.
+        CaptureError: No form renders every message in full, or the tokenizer has several templates and no default.
     """
     if not tokenizer.chat_template:
         return ["\n\n".join(message["content"] for message in messages) for messages in conversations]

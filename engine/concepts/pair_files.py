@@ -49,8 +49,8 @@ class PairFile:
     """A file or saved dataset of pairs.
 
     A `.jsonl` file has one object per line; a `.csv` file has a header line. The fields are `positive` and `negative`,
-    and optionally `template`, `persona` and `topic`. A dataset is a folder written by `save_to_disk` of the library
-    datasets, with columns of these names; other columns are ignored.
+    and optionally `template`, `persona` and `topic`. A dataset is a folder written by `save_to_disk` of the `datasets`
+    library, with columns of these names; other columns are ignored.
 
     Attributes:
         path: Path of the file or folder.

@@ -121,8 +121,8 @@ def dataset_rows(path: Path, required: Sequence[str], optional: Sequence[str] = 
         optional: Columns to include if present.
 
     Raises:
-        RequestError: The library datasets is not installed, the folder is not a dataset, or the dataset is divided
-            into splits or lacks a required column.
+        RequestError: The `datasets` library is not installed, the folder is not a dataset, or the dataset has splits
+            or lacks a required column.
     """
     _require_one_split(path)
     if not any(path.glob("*.arrow")):
@@ -140,8 +140,7 @@ def dataset_columns(path: Path) -> set[str]:
     """Column names of a saved dataset; empty for a dataset without rows.
 
     Raises:
-        RequestError: The library datasets is not installed, the folder is not a dataset, or the dataset is divided
-            into splits.
+        RequestError: The `datasets` library is not installed, the folder is not a dataset, or the dataset has splits.
     """
     _require_one_split(path)
     return {*_open(path).column_names} if any(path.glob("*.arrow")) else set()
@@ -164,7 +163,7 @@ def _require_one_split(path: Path) -> None:
         )
     raise RequestError(
         f"{path} is a folder but not a saved dataset",
-        expected="a file, or a folder written by save_to_disk of the library datasets",
+        expected="a file, or a folder written by save_to_disk of the datasets library",
     )
 
 
@@ -173,7 +172,7 @@ def _open(path: Path) -> Any:  # noqa: ANN401 - a Dataset; the library is untype
         import datasets
     except ModuleNotFoundError as error:
         raise RequestError(
-            f"reading {path} requires the library datasets, which is not installed",
+            f"reading {path} requires the datasets library, which is not installed",
             next_step="pip install 'layerscope[datasets]'",
         ) from error
     try:

@@ -63,7 +63,7 @@ def open_prompts(path: str | Path) -> PromptFile:
     Args:
         path: UTF-8 file or dataset folder. `.txt`: one prompt per line. `.jsonl`: one object per line, with the field
             `prompt`. `.csv`: a header line with a column `prompt`. A dataset: a folder written by `save_to_disk` of
-            the library datasets, which must be installed, with a column `prompt`. Other fields are ignored.
+            the `datasets` library, which must be installed, with a column `prompt`. Other fields are ignored.
 
     Raises:
         RequestError: The file type is not supported, the file cannot be read, or it does not start with a valid

@@ -82,7 +82,7 @@ class TokenReading(TypedDict):
             positive class.
         concept: Name of the concept.
         method: How the directions were extracted.
-        warnings: Reasons not to trust the values.
+        warnings: Warnings that limit how far the values can be trusted.
     """
 
     prompt: str
@@ -183,7 +183,7 @@ def count_prompts(record: CaptureRecord) -> int:
 
 
 def record_warnings(record: CaptureRecord) -> list[str]:
-    """Reasons not to trust a capture or its ranking, as sentences."""
+    """Warnings that limit how far a capture can be trusted, as sentences."""
     provenance = record["provenance"]
     changes = [*provenance.get("altered", [])] if provenance else []
     if provenance and "autocast" in provenance:

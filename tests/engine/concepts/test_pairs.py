@@ -20,7 +20,7 @@ CROSSINGS: tuple[tuple[str, ...], ...] = (("persona", "template"), ("persona", "
 
 
 def concept_of(personas: int, templates: int, topics: int) -> Concept:
-    """A synthetic concept of a given size; templates alternate between without and with a system text."""
+    """A synthetic concept of a given size; every second template has a system text."""
     return Concept(
         name="made-up",
         description="Nothing.",
