@@ -68,7 +68,7 @@ class Remedy(Enum):
         python="choose another folder, or save a capture into this one with save_activations",
         command_line="create one with `layerscope capture --concept honesty`, or name another with --store",
         server=f"{_OPERATOR} that its store is not readable",
-        app="start with another store (layerscope tui FOLDER), or ask the owner of this one for permission",
+        app="start with another store (layerscope tui FOLDER), or ask the owner of this one for permission to read it",
     )
     EXTRACT_AGAIN = _Words(
         python="extract the directions again and save with force=True",
