@@ -1,6 +1,6 @@
-"""layerscope's engine: find where in a language model a concept lives.
+"""layerscope's engine: find where a concept lives in a language model.
 
-The public names are resolved when they are used: importing `engine` imports no torch.
+Public names are imported on first use, so `import engine` does not load torch.
 """
 
 from importlib import import_module
@@ -78,7 +78,7 @@ _HOMES = {
 __all__ = sorted(_HOMES)
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public function or class
     if name not in _HOMES:
         raise AttributeError(f"module 'engine' has no attribute {name!r}; public names: {', '.join(__all__)}")
     return getattr(import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""The errors a person or an agent may see: what is wrong, what was expected, what to do next.
+"""Errors for users and agents: what is wrong, what was expected, what to do next.
 
 Any other exception that leaves the engine is a bug and keeps its traceback.
 """
@@ -12,11 +12,11 @@ _MOST_NAMES = 20
 
 
 Face = Literal["python", "command_line", "server", "app"]
-"""Who reads a message: a caller of the functions, a person at a shell, an agent, a person in the terminal app."""
+"""Who reads a message: a caller of the functions, a user at a shell, an agent, a user of the terminal app."""
 
 
 class _Words(NamedTuple):
-    """The same advice for each face, in terms of what that face can do."""
+    """The same advice for each face, in terms of the actions that face offers."""
 
     python: str
     command_line: str
@@ -24,24 +24,27 @@ class _Words(NamedTuple):
     app: str
 
 
-_RESUME = "make the call that captured it again, without replace, to resume from the saved shards"
+_RESUME = "repeat the capture call without replace to resume from the saved shards"
 _OPERATOR = "tell the person who runs this server"
 
 
 class Remedy(Enum):
-    """What to do about an error where each face says it differently; one row per remedy, one column per face."""
+    """Next steps that each face words differently.
+
+    One row per remedy, one column per face.
+    """
 
     CAPTURE_AGAIN = _Words(
         python="capture again and save with force=True",
         command_line="capture again with --force",
-        server="capture it again with replace=true, or delete_capture",
-        app="capture it again: n in the library, under another name",
+        server="capture it again with replace=true, or call delete_capture",
+        app="press n in the library to capture it again under another name",
     )
     CAPTURE_CONTRAST = _Words(
         python="capture one with capture_from_concept or capture_contrastive_activations",
         command_line="capture one: layerscope capture --concept honesty, or --pairs FILE",
-        server="capture_contrast(concept='honesty'), or pass your own pairs",
-        app="capture one: n in the library",
+        server="call capture_contrast(concept='honesty'), or pass your own pairs",
+        app="press n in the library to capture one",
     )
     CAPTURE_IN_FLOAT32 = _Words(
         python="load the model with dtype='float32' and capture again: half precision can overflow",
@@ -52,38 +55,38 @@ class Remedy(Enum):
     CAPTURE_MORE_PAIRS = _Words(
         python="capture more pairs (max_samples)",
         command_line="capture more pairs (--max-samples)",
-        server="capture_contrast with a larger max_samples, or with more pairs",
+        server="call capture_contrast with a larger max_samples, or with more pairs",
         app="capture more pairs",
     )
     CHOOSE_FOLDER = _Words(
         python="choose another folder",
         command_line="choose another folder with --output",
-        server=f"{_OPERATOR} that its store cannot be written",
+        server=f"{_OPERATOR} that its store is not writable",
         app="start with another store: layerscope tui FOLDER",
     )
     CHOOSE_STORE = _Words(
         python="choose another folder, or save a capture into this one with save_activations",
         command_line="create one with `layerscope capture --concept honesty`, or name another with --store",
-        server=f"{_OPERATOR} that its store cannot be read",
-        app="start with another store, layerscope tui FOLDER, or ask its owner for permission",
+        server=f"{_OPERATOR} that its store is not readable",
+        app="start with another store (layerscope tui FOLDER), or ask the owner of this one for permission to read it",
     )
     EXTRACT_AGAIN = _Words(
         python="extract the directions again and save with force=True",
         command_line="extract them again: layerscope directions CAPTURE --force",
-        server="extract_direction with replace=true",
+        server="call extract_direction with replace=true",
         app="extract them again: layerscope directions CAPTURE --force",
     )
     EXTRACT_DIRECTIONS = _Words(
         python="extract them with extract_directions and save_directions",
         command_line="extract them: layerscope directions CAPTURE",
-        server="extract_direction(name=...)",
+        server="call extract_direction(name=...)",
         app="extract them: layerscope directions CAPTURE",
     )
     GIVE_RENDERED_PAIRS = _Words(
         python="render the prompts yourself and pass them to capture_contrastive_activations",
         command_line="render the prompts yourself and pass them with --pairs FILE",
         server="render the prompts yourself and pass them to capture_contrast as pairs",
-        app="render the prompts yourself and give a file of pairs as the concept",
+        app="render the prompts yourself and enter a file of pairs as the concept",
     )
     LIST_CAPTURES = _Words(
         python="list_captures shows the captures of a store",
@@ -100,7 +103,7 @@ class Remedy(Enum):
     LIST_MODELS = _Words(
         python="list_models shows the model aliases and which load without a download",
         command_line="layerscope capture --list-models shows the aliases and which load without a download",
-        server="list_models; prefer one that is here",
+        server="call list_models and prefer a model that is local",
         app="the models are listed below the form",
     )
     LOAD_IN_FLOAT32 = _Words(
@@ -110,16 +113,16 @@ class Remedy(Enum):
         app="start layerscope tui --dtype float32, since half precision may be the cause; or use another model",
     )
     MAKE_ROOM = _Words(
-        python="free some disk space, then make the same capture again to resume from the saved shards",
+        python="free some disk space, then run the same capture again to resume from the saved shards",
         command_line="free some disk space, then run the same command again to resume from the saved shards",
         server=f"{_OPERATOR} to free some disk space; then {_RESUME}",
-        app="free some disk space, then press n in the library and fill the form as before to resume",
+        app="free some disk space, then press n in the library and fill in the form as before to resume",
     )
     RENAME_OR_REPLACE = _Words(
         python="choose another name, or replace it with force=True",
         command_line="choose another name with --output, or replace it with --force",
         server="choose another name, or replace=true",
-        app="give another name in the field Save as",
+        app="enter another name in the field Save as",
     )
     RENAME_OR_REPLACE_DIRECTIONS = _Words(
         python="choose another name, or replace them with force=True",
@@ -128,16 +131,16 @@ class Remedy(Enum):
         app="choose another name, or replace them: layerscope directions CAPTURE --force",
     )
     RESUME = _Words(
-        python="make the same capture again to resume from the saved shards",
+        python="run the same capture again to resume from the saved shards",
         command_line="run the same command again to resume from the saved shards",
         server=_RESUME,
-        app="press n in the library and fill the form as before to resume from the saved shards",
+        app="press n in the library and fill in the form as before to resume from the saved shards",
     )
     SAVE_FIGURE = _Words(
         python="save the figure to a file with save_figure",
         command_line="save the figure with --output FILE.png",
-        server="plot_capture",
-        app="e saves the figure to a file",
+        server="call plot_capture",
+        app="press e to save the figure to a file",
     )
     SAVE_LESS = _Words(
         python="free some disk space, choose another folder, or keep less with positions='last' or fewer layers",
@@ -156,42 +159,42 @@ class Remedy(Enum):
     TRUST_REMOTE_CODE = _Words(
         python="pass trust_remote_code=True, only if you trust the model's author",
         command_line="add --trust-remote-code, only if you trust the model's author",
-        server="use another model from list_models: this server runs no code that comes with a model",
+        server="use another model from list_models: this server does not run code that comes with a model",
         app="run layerscope capture --trust-remote-code, only if you trust the model's author",
     )
     USE_LESS_MEMORY = _Words(
         python="use fewer layers, use_hooks=True, dtype='bfloat16', shorter prompts or a smaller model",
         command_line="use fewer --layers, --use-hooks, --dtype bfloat16, shorter prompts or a smaller model",
-        server="use fewer layers, shorter prompts or a smaller model, or load_model(unload=true) first",
+        server="use fewer layers, shorter prompts or a smaller model, or call load_model(unload=true) first",
         app="use fewer layers, shorter prompts or a smaller model",
     )
     USE_SMALLER_MODEL = _Words(
-        python="pass device_map='auto', which keeps on disk what does not fit; or use a smaller model",
+        python="pass device_map='auto' to offload to disk what does not fit, or use a smaller model",
         command_line=(
-            "add --device-map auto, which keeps on disk what does not fit; or use a smaller model:"
+            "add --device-map auto to offload to disk what does not fit, or use a smaller model:"
             " layerscope capture --list-models shows the sizes"
         ),
-        server="use a smaller model from list_models, or load_model(unload=true) first",
-        app="start layerscope tui --device-map auto, which keeps on disk what does not fit; or use a smaller model",
+        server="use a smaller model from list_models, or call load_model(unload=true) first",
+        app="start layerscope tui --device-map auto to offload to disk what does not fit, or use a smaller model",
     )
     USE_SMALLER_MODEL_OR_DTYPE = _Words(
         python=(
-            "pass dtype='bfloat16', which halves it, or device_map='auto', which keeps on disk what does not fit; or"
-            " use a smaller model"
+            "pass dtype='bfloat16' to halve the memory, or device_map='auto' to offload to disk what does not fit;"
+            " or use a smaller model"
         ),
         command_line=(
-            "add --dtype bfloat16, which halves it, or --device-map auto, which keeps on disk what does not fit; or use"
-            " a smaller model"
+            "add --dtype bfloat16 to halve the memory, or --device-map auto to offload to disk what does not fit;"
+            " or use a smaller model"
         ),
-        server="use a smaller model from list_models, or load_model(unload=true) first",
+        server="use a smaller model from list_models, or call load_model(unload=true) first",
         app=(
-            "start layerscope tui --dtype bfloat16, which halves it, or --device-map auto, which keeps on disk what"
-            " does not fit; or use a smaller model"
+            "start layerscope tui with --dtype bfloat16 to halve the memory, or with --device-map auto to offload to"
+            " disk what does not fit; or use a smaller model"
         ),
     )
 
     def words(self, face: Face) -> str:
-        """The advice as one face gives it.
+        """The advice in the wording of one face.
 
         Example:
             >>> Remedy.RENAME_OR_REPLACE.words("server")
@@ -201,17 +204,17 @@ class Remedy(Enum):
 
 
 class LayerscopeError(Exception):
-    """Something the user can put right.
+    """An error that the user can fix.
 
     Args:
-        problem: What is wrong, one sentence without a full stop.
-        expected: What would have been right, where that is not plain from the problem.
-        next_step: What to do now.
+        problem: What is wrong, as one sentence without a final period.
+        expected: What would have been right, if the problem does not make it obvious.
+        next_step: What to do now; a `Remedy` if each face words it differently.
 
     Attributes:
-        problem: As given.
-        expected: As given.
-        next_step: As given; a `Remedy` where each face says it in its own words.
+        problem: The argument of that name.
+        expected: The argument of that name.
+        next_step: The argument of that name.
 
     Example:
         >>> print(LayerscopeError("layer 30 does not exist", expected="0 to 29", next_step="give a smaller one"))
@@ -227,7 +230,7 @@ class LayerscopeError(Exception):
         super().__init__(self.said())
 
     def said(self, face: Face = "python") -> str:
-        """The whole message.
+        """The full message in the wording of one face.
 
         Args:
             face: Who reads it.
@@ -242,43 +245,46 @@ class LayerscopeError(Exception):
 
 
 class RequestError(LayerscopeError):
-    """What was asked for cannot be: an unknown name, a layer out of range, arguments that exclude each other."""
+    """Invalid request: an unknown name, a layer out of range, conflicting arguments."""
 
     exit_code = 2
 
 
 class ModelError(LayerscopeError):
-    """A model cannot be found, loaded, or trusted to keep the promises that capture relies on."""
+    """A model cannot be found or loaded, or breaks an assumption of capture."""
 
     exit_code = 3
 
 
 class CaptureError(LayerscopeError):
-    """A prompt cannot be captured, or its states came out unusable."""
+    """A prompt cannot be captured, or its states are unusable."""
 
     exit_code = 4
 
 
 class StoreError(LayerscopeError):
-    """A capture cannot be written, found, or read back whole."""
+    """A capture cannot be written, found, or read back intact."""
 
     exit_code = 5
 
 
 def first_line(error: BaseException) -> str:
-    """What another library says is wrong, without the page of advice that follows; its type where it says nothing."""
+    """First line of another library's error; the type of the error if it has no text.
+
+    Some libraries follow the first line with a page of advice.
+    """
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Words for an error message that lead from a mistyped name to the right one.
+    """Suggest existing names similar to a mistyped one, for an error message.
 
     Args:
-        name: What was given.
-        known: Every name that exists.
+        name: The mistyped name.
+        known: All existing names.
 
     Returns:
-        "did you mean 'a' or 'b'?", or the first names when none is near.
+        "did you mean 'a' or 'b'?", or the first of the existing names if none is similar.
 
     Example:
         >>> nearest("honest", ["honesty", "empathy"])

@@ -1,4 +1,4 @@
-"""What a run knows of its surroundings: progress callbacks, launcher processes, main memory."""
+"""Runtime environment: progress callbacks, launcher processes, main memory."""
 
 from __future__ import annotations
 
@@ -15,30 +15,29 @@ import psutil
 from engine.errors import CaptureError
 
 Progress = Callable[[int, int], None]
-"""Called with how much is done, prompts or layers, and how much there is."""
+"""Called with the number of prompts or layers done, and the total."""
 
 Steps = Callable[[str, int, int], None]
-"""Called with what is done beside running prompts, how much of it is, and of how much, 0 while that is unknown."""
+"""Called with the name of a step other than running prompts, the number of items done, and the total (0: unknown)."""
 
 
 def untold(*_said: object) -> None:
-    """For work of which nobody wants to know how far it is: a `Progress` and a `Steps`."""
+    """Ignore progress; works as a `Progress` and as a `Steps` callback."""
 
 
-_LONGEST = timedelta(
-    days=30
-)  # that one may wait for another, whose share may take as long; the dead are noticed at once
+# A process may wait as long as another one needs for its share; an exit is noticed at once.
+_LONGEST = timedelta(days=30)
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that share some work, seen from one of them; alone unless told.
+    """The processes that share a run, seen from one of them; a single one by default.
 
     Attributes:
-        rank: Number of this one.
-        count: How many there are, on all machines.
-        local_rank: Number of this one among those of its machine.
+        rank: Index of this process.
+        count: Number of processes on all machines.
+        local_rank: Index of this process on its machine.
     """
 
     rank: int = 0
@@ -47,43 +46,45 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that speaks, begins and ends."""
+        """Whether this is the process that prints, starts and finishes the run."""
         return self.rank == 0
 
     @property
     def said(self) -> str:
-        """What this one calls itself, in the launcher's words; empty if it is alone."""
+        """Label of this process in the launcher's terms; empty if it is the only one."""
         return f"rank {self.rank} of {self.count}" if self.count > 1 else ""
 
     def owns(self, number: int) -> bool:
-        """Whether a piece of the work is this one's: they take turns."""
+        """Whether an item belongs to this process; items are assigned round-robin."""
         return number % self.count == self.rank
 
     def wait(self) -> None:
-        """Go on when all are here; every one must call it as often. The first call joins them.
+        """Wait until every process has called this method.
+
+        Every process must call it the same number of times. The first call joins the processes.
 
         Raises:
-            CaptureError: Another one has ended, or they cannot be joined.
+            CaptureError: Another process exited, or the processes cannot be joined.
         """
         if self.count == 1:
             return
         from accelerate import PartialState
 
         try:
-            # Through the processor, wherever the model runs: nothing but waiting is done together.
+            # On the CPU even if the model is on a GPU: the processes only synchronize and exchange no tensors.
             joined = PartialState(cpu=True, timeout=_LONGEST)
             if joined.num_processes == self.count:
                 joined.wait_for_everyone()
         except RuntimeError as error:
             raise CaptureError(
-                "another process has ended, for which this one waited",
-                expected="every process to go on to the end",
-                next_step="see what it said, then give the same command again: what is saved is not run again",
+                "another process exited while this one was waiting for it",
+                expected="every process to run to the end",
+                next_step="read its output, then run the same command again to resume from the saved shards",
             ) from error
-        if joined.num_processes != self.count:  # set up before, without GPUs, it takes each for the only one
+        if joined.num_processes != self.count:  # if set up earlier without GPUs, accelerate counts only this process
             raise CaptureError(
                 f"accelerate was set up for {joined.num_processes} of {self.count} processes",
-                next_step="call find_processes().wait() before anything of accelerate",
+                next_step="call find_processes().wait() before using accelerate",
             )
 
 
@@ -91,16 +92,18 @@ ALONE = Processes()
 
 
 def find_processes() -> Processes:
-    """What a launcher that follows torch's conventions said; alone without a launcher.
+    """Read the processes of a run from the launcher's environment variables.
+
+    These are torch's `RANK`, `WORLD_SIZE` and `LOCAL_RANK`. Without a launcher, this process is the only one.
 
     Example:
         >>> find_processes()
         Processes(rank=0, count=1, local_rank=0)
     """
-    told = [os.environ.get(name, "") for name in _NAMES]
-    if not all(value.isdecimal() for value in told):
+    values = [os.environ.get(name, "") for name in _NAMES]
+    if not all(value.isdecimal() for value in values):
         return ALONE
-    return Processes(*map(int, told))
+    return Processes(*map(int, values))
 
 
 _OWN_GROUPS = Path("/proc/self/cgroup")
@@ -108,12 +111,12 @@ _ALL_GROUPS = Path("/sys/fs/cgroup")
 
 
 class MainMemory(NamedTuple):
-    """Bytes of main memory.
+    """Size of main memory, in bytes.
 
     Attributes:
-        total: What the process could have if it were alone.
-        free: What it can still take, all that the system would give up for it included.
-        limited: Whether a container leaves it less than the machine has.
+        total: Memory that the process could use if it ran alone.
+        free: Memory that it can still use, including what the system would reclaim for it.
+        limited: Whether a container limits the process to less than the machine has.
     """
 
     total: int
@@ -122,7 +125,7 @@ class MainMemory(NamedTuple):
 
 
 class _Version(NamedTuple):
-    """Where a version of control groups keeps what."""
+    """File and field names of a cgroup version."""
 
     folder: str
     limit: str
@@ -130,16 +133,16 @@ class _Version(NamedTuple):
     reclaimable: str
 
 
-_SECOND = _Version("", "memory.max", "memory.current", "inactive_file")
-_FIRST = _Version("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_V2 = _Version("", "memory.max", "memory.current", "inactive_file")
+_V1 = _Version("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
 def main_memory(own_groups: Path = _OWN_GROUPS, all_groups: Path = _ALL_GROUPS) -> MainMemory:
-    """What there is, of the machine and within the limits of the groups that this process is in.
+    """Main memory of the machine, within the cgroup limits of this process.
 
     Args:
-        own_groups: The file that names the groups of the process.
-        all_groups: The folder of all groups.
+        own_groups: File that lists the cgroups of the process.
+        all_groups: Root folder of all cgroups.
 
     Example:
         >>> 0 < main_memory().free <= main_memory().total
@@ -153,19 +156,19 @@ def main_memory(own_groups: Path = _OWN_GROUPS, all_groups: Path = _ALL_GROUPS) 
 
 
 def _limits(own_groups: Path, all_groups: Path) -> Iterator[tuple[int, int]]:
-    """Limit and used bytes of every group that has a limit, the process's own and those around it."""
-    with suppress(OSError):  # not on Linux, or a container that does not show them
+    """Limit and usage, in bytes, of every cgroup around the process that has a limit."""
+    with suppress(OSError):  # not Linux, or a container that hides them
         for line in own_groups.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers and "memory" not in controllers.split(","):
                 continue
-            version = _FIRST if controllers else _SECOND
+            version = _V1 if controllers else _V2
             top = all_groups / version.folder
             group = top / path.lstrip("/")
-            if not group.is_dir():  # the path is the host's, and the container sees its own group as the top
+            if not group.is_dir():  # the path is the host's; a container sees its own cgroup as the root
                 group = top
             for one in (group, *group.parents):
-                with suppress(OSError, ValueError):  # the topmost has no limit; "max" is none
+                with suppress(OSError, ValueError):  # the root has no limit file; "max" means no limit
                     yield _limit(one, version)
                 if one == top:
                     break

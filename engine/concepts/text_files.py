@@ -1,6 +1,6 @@
-"""Prompts of the user's own, from a text, JSONL or CSV file or a data set, one at a time.
+"""Find and read files of prompts or pairs: text, JSONL, CSV and saved datasets.
 
-Every complaint names the line or row. Imports no torch.
+Every error names the line or row.
 """
 
 import csv
@@ -27,16 +27,16 @@ from engine.inputs import user_path
 
 @dataclass(frozen=True)
 class PromptFile:
-    """A file or data set of prompts.
+    """A file or saved dataset of prompts.
 
     Attributes:
-        path: Where it lies.
+        path: Path of the file or folder.
     """
 
     path: Path
 
     def texts(self) -> Iterator[str]:
-        """The prompts in the order of the file; lines without any text are passed over.
+        """Yield the prompts in file order; blank lines are skipped.
 
         Raises:
             RequestError: The file cannot be read, or a line or row has no prompt.
@@ -48,34 +48,35 @@ class PromptFile:
 
     def _checked(self, number: int, text: object) -> str:
         if not isinstance(text, str) or not text.strip():
-            raise RequestError(f"{place_in(self.path, number)}: prompt must be a text that is not empty")
+            raise RequestError(f"{place_in(self.path, number)}: prompt must be a non-empty string")
         require_whole_characters(self.path, number, "prompt", text)
         return text
 
     def stamp(self) -> tuple[int, int]:
-        """What differs when the file was changed, see `file_stamp`."""
+        """Size and modification time of the file; see `file_stamp`."""
         return file_stamp(self.path)
 
 
 def open_prompts(path: str | Path) -> PromptFile:
-    """A file of prompts, looked into as far as its first prompt.
+    """Open a file of prompts and check its first prompt.
 
     Args:
-        path: `.txt`: a prompt a line. `.jsonl`: an object a line, with `prompt`. `.csv`: a table whose first line names
-            the columns, one of them `prompt`. Other fields are left alone. In UTF-8. Or the folder of a data set with a
-            column `prompt`, as `save_to_disk` of the library datasets writes it, which must be installed.
+        path: UTF-8 file or dataset folder. `.txt`: one prompt per line. `.jsonl`: one object per line, with the field
+            `prompt`. `.csv`: a header line with a column `prompt`. A dataset: a folder written by `save_to_disk` of
+            the `datasets` library, which must be installed, with a column `prompt`. Other fields are ignored.
 
     Raises:
-        RequestError: It says no format, cannot be read, or does not begin with a prompt.
+        RequestError: The file type is not supported, the file cannot be read, or it does not start with a valid
+            prompt.
     """
     file = PromptFile(user_path(path))
     if file.path.suffix.lower() not in _READERS and not file.path.is_dir():
         raise RequestError(
-            f"{file.path.name!r} says no format",
-            expected="prompts in a .txt, .jsonl or .csv file, or in the folder of a data set",
+            f"{file.path.name!r} is not a supported file type",
+            expected="prompts in a .txt, .jsonl or .csv file, or in a dataset folder",
         )
     if next(file.texts(), None) is None:
-        raise RequestError(f"{file.path} holds no prompts", expected="at least one")
+        raise RequestError(f"{file.path} contains no prompts", expected="at least one")
     return file
 
 
@@ -102,22 +103,23 @@ _READERS: dict[str, Callable[[Path], Iterator[tuple[int, object]]]] = {
 
 
 TEXT_FILES = (".txt", ".jsonl", ".csv")
-"""How the names of files that hold texts end."""
+"""Suffixes of files of prompts or pairs."""
 
 _PROMPTS = '{"prompt": "…"}'
 _PAIRS = '{"positive": "…", "negative": "…"}'
-_EXPECTED = f"prompts, {_PROMPTS}, or pairs, {_PAIRS}; in a .csv file these are columns"
+_EXPECTED = f"prompts ({_PROMPTS}) or pairs ({_PAIRS}); a .csv file has these as columns"
 
 
 def open_texts(path: str | Path) -> PromptFile | PairFile:
-    """A file of prompts or of pairs, whichever it is.
+    """Open a file of prompts or of pairs; its fields decide which.
 
     Args:
-        path: `.txt`: prompts. `.jsonl`, `.csv` and the folder of a data set: prompts if the first line or the data set
-            has `prompt`, pairs if it has `positive` and `negative`.
+        path: UTF-8 file or dataset folder. `.txt`: prompts. `.jsonl`, `.csv` and datasets: prompts if the first line
+            or the dataset has `prompt`, pairs if it has `positive` and `negative`.
 
     Raises:
-        RequestError: It says no format, cannot be read, or begins with neither or both.
+        RequestError: The file type is not supported, the file cannot be read, or it starts with neither prompts nor
+            pairs, or with both.
 
     Example:
         >>> written = Path("questions.jsonl").write_text('{"prompt": "Is the sky blue?"}')
@@ -127,7 +129,9 @@ def open_texts(path: str | Path) -> PromptFile | PairFile:
     path = user_path(path)
     kind = path.suffix.lower()
     if kind not in TEXT_FILES and not path.is_dir():
-        raise RequestError(f"{path.name!r} says no format", expected=f"a file ending in {', '.join(TEXT_FILES)}")
+        raise RequestError(
+            f"{path.name!r} is not a supported file type", expected=f"a file ending in {', '.join(TEXT_FILES)}"
+        )
     if kind == ".txt" and not path.is_dir():
         return open_prompts(path)
     fields = _first_fields(path)
@@ -136,17 +140,17 @@ def open_texts(path: str | Path) -> PromptFile | PairFile:
         has = f"has {', '.join(sorted(fields))}" if fields else "has no fields"
         where = "it" if path.is_dir() else "its first line"
         wrong = "both prompts and pairs" if prompts else "neither prompts nor pairs"
-        raise RequestError(f"{path} holds {wrong}: {where} {has}", expected=_EXPECTED)
+        raise RequestError(f"{path} contains {wrong}: {where} {has}", expected=_EXPECTED)
     return open_prompts(path) if prompts else open_pairs(path)
 
 
 def is_text_file(path: Path) -> bool:
-    """Whether a path, by its name or as the folder of a data set, is for `open_texts`."""
+    """Whether `open_texts` supports a path: by its suffix, or as a dataset folder."""
     return path.suffix.lower() in TEXT_FILES or is_dataset(path)
 
 
 def _first_fields(path: Path) -> set[str]:
-    """What the first line, or a data set, says there is."""
+    """Fields of the first line of a file, or columns of a dataset."""
     if path.is_dir():
         return dataset_columns(path)
     with readable_errors(path):
@@ -159,10 +163,12 @@ def _first_fields(path: Path) -> set[str]:
 
 
 def prompt_files(folder: Path) -> list[str]:
-    """Names of the files of texts and data sets in a folder; links and names that are not UTF-8 are skipped.
+    """Names of the prompt files, pair files and datasets in a folder.
+
+    Links and names that are not UTF-8 are skipped.
 
     Args:
-        folder: It need not be there.
+        folder: Path of the folder; it may not exist.
 
     Example:
         >>> prompt_files(Path("nowhere"))
@@ -175,14 +181,14 @@ def prompt_files(folder: Path) -> list[str]:
 
 
 def find_texts(name: str, folder: Path) -> PromptFile | PairFile:
-    """A file or data set of a folder, of prompts or of pairs.
+    """Open a file or dataset of prompts or pairs by its name in a folder.
 
     Args:
-        name: As `prompt_files` lists it. A path is no name.
-        folder: Where it lies.
+        name: Name as listed by `prompt_files`; paths are refused.
+        folder: Folder of the file.
 
     Raises:
-        RequestError: There is none of that name, or it begins with neither a prompt nor a pair.
+        RequestError: The folder has no file of that name, or the file starts with neither a prompt nor a pair.
     """
     try:
         known = prompt_files(folder)
@@ -191,7 +197,7 @@ def find_texts(name: str, folder: Path) -> PromptFile | PairFile:
     if name not in known:
         raise RequestError(
             f"there is no file called {name!r}; {nearest(name, known)}",
-            expected=f"the name of a .txt, .jsonl or .csv file or of a data set in {folder}; no path, no link",
+            expected=f"the name of a .txt, .jsonl or .csv file or dataset in {folder}, not a path or a link",
         )
     return open_texts(folder / name)
 
@@ -201,5 +207,5 @@ def _holds_texts(path: Path) -> bool:
 
 
 def _is_utf8(name: str) -> bool:
-    """Python keeps what a name has beside UTF-8 as halves of characters."""
+    """Whether a file name is valid UTF-8; other bytes show up as lone surrogates."""
     return name == name.encode(errors="replace").decode()

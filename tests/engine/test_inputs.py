@@ -1,4 +1,4 @@
-"""What has a plain meaning as text or number is taken, as a plain value; all else is refused with what to pass."""
+"""Text-like and number-like values become plain values; others are refused with advice."""
 
 from collections import deque
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from tests.engine.cli.conftest import concept_text
 
 
 class Loud(str):
-    """A string that says something else of itself."""
+    """A string whose `__str__` returns something else."""
 
     __slots__ = ()
 
@@ -81,24 +81,24 @@ def test_several_texts_become_a_list_of_plain_strings(make: Callable[[list[str]]
         ({"a", "b"}, "the prompt is a set, which has no order.*pass a list"),
         (None, r"the prompt is missing \(None\)"),
         (["a", None], "prompt 1 is missing"),
-        ([["a"]], "prompt 0 is a value of the type list"),
-        (pd.DataFrame({"prompt": ["a"]}), "the prompt is a value of the type DataFrame"),
+        ([["a"]], "prompt 0 is a value of type list"),
+        (pd.DataFrame({"prompt": ["a"]}), "the prompt is a value of type DataFrame"),
         (pd.Series(["a", None]), "prompt 1 is"),
-        ("a", r"the prompts are one string where a list is meant.*pass \[text\]"),
+        ("a", r"the prompts are a single string, not a list.*pass \[text\]"),
     ],
 )
-def test_what_is_no_list_of_texts_is_refused_with_what_to_pass(given: Any, said: str) -> None:
+def test_other_values_are_refused_with_advice(given: Any, said: str) -> None:
     with pytest.raises(CaptureError, match=said):
         plain_texts(given)
 
 
 @pytest.mark.parametrize("given", [3, np.int64(3), torch.tensor(3), np.array(3)])
-def test_a_whole_number_becomes_plain(given: Any) -> None:
+def test_a_whole_number_becomes_a_plain_int(given: Any) -> None:
     assert (require_whole(given, "it"), type(require_whole(given, "it"))) == (3, int)
 
 
 @pytest.mark.parametrize("given", [3.0, True, "3", None, np.float64(3), [3], np.array([1, 2]), 0])
-def test_what_is_no_whole_number_or_too_small_is_refused(given: Any) -> None:
+def test_other_values_and_small_numbers_are_refused(given: Any) -> None:
     with pytest.raises(RequestError, match=r"the seed cannot be .* a whole number, at least 1"):
         require_whole(given, "the seed", least=1)
 
@@ -109,7 +109,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_files_and_folders_are_found_at_home(home: Path) -> None:
+def test_the_home_folder_is_expanded_everywhere(home: Path) -> None:
     (home / "prompts.txt").write_text("w5\n")
     (home / "pairs.csv").write_text("positive,negative\nw5,w6\n")
     (home / "token").write_text("0123456789abcdef-of-tests")
@@ -131,11 +131,11 @@ def test_files_and_folders_are_found_at_home(home: Path) -> None:
     [
         ("~nobody-here/x", "home folder"),
         ("a\0b", "null"),
-        (b"x", "a value of the type bytes is no path"),
-        (["x"], "the type list is no path.*one file or folder"),
-        (None, "the type NoneType is no path"),
+        (b"x", "a value of type bytes is not a path"),
+        (["x"], "type list is not a path.*one file or folder"),
+        (None, "type NoneType is not a path"),
     ],
 )
-def test_what_cannot_be_a_path_is_refused(given: Any, said: str) -> None:
+def test_an_invalid_path_is_refused(given: Any, said: str) -> None:
     with pytest.raises(RequestError, match=said):
         user_path(given)

@@ -1,4 +1,4 @@
-"""Several processes: what a launcher says, whose turn it is, and what waiting comes to when another one has ended."""
+"""Launcher processes: detection, round-robin shares, waiting, and available memory."""
 
 import os
 import socket
@@ -30,7 +30,7 @@ except LayerscopeError as error:
 
 
 def started(code: str, *arguments: str, folders: tuple[str, str] = (".", ".")) -> "list[subprocess.Popen[str]]":
-    """Two processes that know of each other, without a launcher that ends one when the other has ended."""
+    """Two processes that know each other, without a launcher that would kill one when the other exits."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -59,7 +59,7 @@ def ended_at_last(processes: "list[subprocess.Popen[str]]") -> Iterator[None]:
             process.communicate()
 
 
-def test_without_a_launcher_there_is_one_that_does_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_launcher_there_is_a_single_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     assert find_processes() == ALONE == Processes(rank=0, count=1, local_rank=0)
@@ -72,7 +72,7 @@ def test_without_a_launcher_there_is_one_that_does_all(monkeypatch: pytest.Monke
     assert find_processes() == ALONE
 
 
-def test_a_launcher_says_who_is_who(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launcher_sets_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
     assert find_processes() == Processes(rank=5, count=8, local_rank=1)
@@ -80,7 +80,7 @@ def test_a_launcher_says_who_is_who(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_every_piece_is_done_once(count: int) -> None:
+def test_every_item_belongs_to_one_process(count: int) -> None:
     shares = [[number for number in range(20) if Processes(rank, count).owns(number)] for rank in range(count)]
     assert sorted(number for share in shares for number in share) == list(range(20))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
@@ -98,8 +98,8 @@ except LayerscopeError as error:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(torch.cuda.is_available(), reason="with GPUs accelerate counts right")
-def test_waiting_is_refused_where_accelerate_would_not_wait() -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with GPUs, accelerate counts correctly")
+def test_waiting_is_refused_if_accelerate_would_not_wait() -> None:
     processes = started(_ALONE)
     with ended_at_last(processes):
         for process in processes:
@@ -108,12 +108,12 @@ def test_waiting_is_refused_where_accelerate_would_not_wait() -> None:
 
 
 @pytest.mark.parametrize("gone", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_who_waits_for_one_that_has_ended_is_told(gone: int) -> None:
+def test_waiting_for_a_process_that_exited_fails(gone: int) -> None:
     processes = started(_WAIT, str(gone))
     with ended_at_last(processes):
         said, errors = processes[1 - gone].communicate(timeout=120)
-        assert "another process has ended, for which this one waited" in said, errors
-        assert "give the same command again" in said
+        assert "another process exited while this one was waiting for it" in said, errors
+        assert "run the same command again" in said
 
 
 Version = tuple[str, str, str, str]
@@ -124,7 +124,7 @@ SECOND = ("", "memory.max", "memory.current", "inactive_file")
 
 
 class Groups:
-    """Control groups as Linux shows them, in a folder of the test's."""
+    """Control groups in a temporary folder, laid out as on Linux."""
 
     def __init__(self, folder: Path, version: Version, own: str) -> None:
         self.file, self.folder, self._version = folder / "own", folder / "groups", version
@@ -133,7 +133,7 @@ class Groups:
         self.folder.mkdir()
 
     def add(self, path: str, limit: str, used: int, reclaimable: int = 0) -> None:
-        """A group."""
+        """Add a cgroup; sizes are in bytes."""
         top, limit_name, used_name, reclaimable_name = self._version
         group = self.folder / f"{top}{path}"
         group.mkdir(parents=True, exist_ok=True)
@@ -144,32 +144,32 @@ class Groups:
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 64 GB, 40 are available."""
+    """A machine with 64 GB of memory, 40 GB of it available."""
     memory = psutil.virtual_memory()._replace(total=64 * GB, available=40 * GB)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
 
 
 @pytest.fixture(params=[FIRST, SECOND], ids=["first version", "second version"])
 def version(request: pytest.FixtureRequest) -> Version:
-    """Where a version of control groups keeps what."""
+    """File and field names of a cgroup version."""
     found: Version = request.param
     return found
 
 
-def test_a_limit_counts_less_what_is_used_but_for_files_that_can_be_read_anew(tmp_path: Path, version: Version) -> None:
+def test_free_memory_is_the_limit_minus_usage_without_reclaimable_files(tmp_path: Path, version: Version) -> None:
     groups = Groups(tmp_path, version, "/job/one")
     groups.add("job/one", str(8 * GB), 3 * GB, 1 * GB)
     assert main_memory(groups.file, groups.folder) == (8 * GB, 6 * GB, True)
 
 
-def test_the_narrowest_of_the_groups_around_it_counts(tmp_path: Path, version: Version) -> None:
+def test_the_tightest_parent_limit_applies(tmp_path: Path, version: Version) -> None:
     groups = Groups(tmp_path, version, "/job/one")
     groups.add("job/one", "max" if version is SECOND else str(2**63 - 4096), 3 * GB)
     groups.add("job", str(16 * GB), 15 * GB)
     assert main_memory(groups.file, groups.folder) == (16 * GB, 1 * GB, True)
 
 
-def test_in_a_container_that_does_not_see_its_path_its_own_group_is_the_top(tmp_path: Path, version: Version) -> None:
+def test_a_container_that_does_not_see_its_path_uses_the_root(tmp_path: Path, version: Version) -> None:
     groups = Groups(tmp_path, version, "/docker/0123456789ab")
     groups.add("", str(4 * GB), 1 * GB)
     assert main_memory(groups.file, groups.folder) == (4 * GB, 3 * GB, True)
@@ -178,9 +178,9 @@ def test_in_a_container_that_does_not_see_its_path_its_own_group_is_the_top(tmp_
 @pytest.mark.parametrize(
     ("limit", "expected"),
     [(2 * GB, (2 * GB, 0, True)), (500 * GB, (64 * GB, 40 * GB, False))],
-    ids=["more is used than allowed", "more is allowed than there is"],
+    ids=["usage above the limit", "limit above the machine's memory"],
 )
-def test_limits_that_leave_nothing_and_that_limit_nothing(
+def test_limits_below_usage_and_above_the_machine(
     tmp_path: Path, version: Version, limit: int, expected: tuple[int, int, bool]
 ) -> None:
     groups = Groups(tmp_path, version, "/job")
@@ -188,5 +188,5 @@ def test_limits_that_leave_nothing_and_that_limit_nothing(
     assert main_memory(groups.file, groups.folder) == expected
 
 
-def test_where_there_are_no_groups_the_machine_counts(tmp_path: Path) -> None:
+def test_without_cgroups_the_memory_of_the_machine_counts(tmp_path: Path) -> None:
     assert main_memory(tmp_path / "missing", tmp_path) == (64 * GB, 40 * GB, False)

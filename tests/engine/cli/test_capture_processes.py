@@ -175,6 +175,6 @@ def test_processes_that_do_not_share_a_folder_are_told(layerscope: Program, tiny
         errors = [process.communicate(timeout=120)[1] for process in processes]
     assert "rank 1 of 2: error: this process does not see mine/plan.json" in errors[1]
     assert "Expected: a folder that all processes share, on all machines" in errors[1]
-    assert "rank 0 of 2: error: another process has ended, for which this one waited" in errors[0]
+    assert "rank 0 of 2: error: another process exited while this one was waiting for it" in errors[0]
     assert [process.returncode for process in processes] == [4, 5]
     assert list(folders[1].iterdir()) == []

@@ -1,4 +1,4 @@
-"""Files of prompts and of pairs, told apart by what they begin with."""
+"""Files of prompts and of pairs are distinguished by their first line."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from engine.errors import RequestError
         ("a.csv", "\ufeffpositive,negative,topic\none,two,three\n", PairFile),
     ],
 )
-def test_what_the_first_line_holds_decides(tmp_path: Path, name: str, content: str, kind: type) -> None:
+def test_the_first_line_decides(tmp_path: Path, name: str, content: str, kind: type) -> None:
     path = tmp_path / name
     path.write_text(content, encoding="utf-8")
     found = open_texts(path)
@@ -37,7 +37,7 @@ def test_what_the_first_line_holds_decides(tmp_path: Path, name: str, content: s
         ("a.csv", "", "has no fields"),
     ],
 )
-def test_neither_and_both_say_what_either_would_look_like(tmp_path: Path, name: str, content: str, said: str) -> None:
+def test_the_error_for_neither_or_both_shows_both_formats(tmp_path: Path, name: str, content: str, said: str) -> None:
     path = tmp_path / name
     path.write_text(content)
     with pytest.raises(RequestError) as error:
@@ -50,29 +50,29 @@ def test_neither_and_both_say_what_either_would_look_like(tmp_path: Path, name: 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.md", "hello", "says no format"),
-        ("a.jsonl", "hello", "line 1 is not JSON"),
-        ("a.jsonl", "[1]", "line 1 is not an object"),
-        ("a.jsonl", '{"positive": "only"}', "negative must be a text"),
-        ("a.csv", "prompt\n", "holds no prompts"),
-        ("a.txt", "\n \n", "holds no prompts"),
+        ("a.md", "hello", "is not a supported file type"),
+        ("a.jsonl", "hello", "line 1 is not valid JSON"),
+        ("a.jsonl", "[1]", "line 1 is not a JSON object"),
+        ("a.jsonl", '{"positive": "only"}', "negative must be a non-empty string"),
+        ("a.csv", "prompt\n", "contains no prompts"),
+        ("a.txt", "\n \n", "contains no prompts"),
     ],
 )
-def test_what_is_wrong_is_said_as_ever(tmp_path: Path, name: str, content: str, said: str) -> None:
+def test_an_invalid_file_is_refused(tmp_path: Path, name: str, content: str, said: str) -> None:
     path = tmp_path / name
     path.write_text(content)
     with pytest.raises(RequestError, match=said):
         open_texts(path)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="cannot be read"):
         open_texts(tmp_path / "none.jsonl")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two files of prompts, one of pairs, things that are none, and a secret beside the folder."""
+    """Two prompt files, a pair file, other entries, and a secret outside the folder."""
     made = tmp_path / "prompts"
     made.mkdir()
     (made / "questions.txt").write_text("Is it?\nIs it not?\n")
@@ -84,7 +84,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def test_files_go_by_their_names(folder: Path) -> None:
+def test_files_are_found_by_name(folder: Path) -> None:
     assert prompt_files(folder) == ["more.jsonl", "pairs.csv", "questions.txt"]
     prompts, pairs = find_texts("questions.txt", folder), find_texts("pairs.csv", folder)
     assert isinstance(prompts, PromptFile)
@@ -93,7 +93,7 @@ def test_files_go_by_their_names(folder: Path) -> None:
     assert [(pair.positive, pair.negative) for pair in pairs.pairs()] == [("Yes", "No")]
 
 
-def test_a_data_set_is_one_of_them(folder: Path) -> None:
+def test_a_dataset_is_found_by_name(folder: Path) -> None:
     datasets = pytest.importorskip("datasets")
     datasets.Dataset.from_dict({"prompt": ["Why?", "How?"]}).save_to_disk(folder / "asked")
     assert "asked" in prompt_files(folder)
@@ -111,12 +111,12 @@ def test_nothing_else_is_read(folder: Path, name: str) -> None:
     assert "secret\n" not in str(error.value)
 
 
-def test_a_near_miss_names_what_was_meant(folder: Path) -> None:
+def test_a_mistyped_name_gets_a_suggestion(folder: Path) -> None:
     with pytest.raises(RequestError, match=r"did you mean 'questions\.txt'"):
         find_texts("question.txt", folder)
 
 
-def test_links_lead_nowhere(folder: Path, tmp_path: Path) -> None:
+def test_links_are_not_followed(folder: Path, tmp_path: Path) -> None:
     (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
     assert "link.txt" not in prompt_files(folder)
     with pytest.raises(RequestError, match="no file called"):
@@ -125,6 +125,6 @@ def test_links_lead_nowhere(folder: Path, tmp_path: Path) -> None:
     assert prompt_files(tmp_path / "other") == []
 
 
-def test_a_folder_that_is_not_there_holds_none(tmp_path: Path) -> None:
+def test_a_missing_folder_has_no_files(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="there are none yet"):
         find_texts("questions.txt", tmp_path / "none")

@@ -236,14 +236,14 @@ def test_a_prompt_that_cannot_be_captured_is_named_before_anything_is_run(captur
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.txt", "\n \n", "holds no prompts"),
-        ("a.jsonl", '{"prompt": "w5"', "line 1 is not JSON"),
-        ("a.jsonl", '{"text": "w5"}', "line 1: prompt must be a text"),
-        ("a.jsonl", '["w5"]', "line 1 is not an object"),
-        ("a.jsonl", '{"prompt": "\\ud800"}', "half a character"),
+        ("a.txt", "\n \n", "contains no prompts"),
+        ("a.jsonl", '{"prompt": "w5"', "line 1 is not valid JSON"),
+        ("a.jsonl", '{"text": "w5"}', "line 1: prompt must be a non-empty string"),
+        ("a.jsonl", '["w5"]', "line 1 is not a JSON object"),
+        ("a.jsonl", '{"prompt": "\\ud800"}', "contains a lone surrogate"),
         ("a.csv", "text\nw5\n", "no column 'prompt'"),
-        ("a.csv", "prompt,more\n,w5\n", "line 2: prompt must be a text"),
-        ("a.parquet", "w5", "says no format"),
+        ("a.csv", "prompt,more\n,w5\n", "line 2: prompt must be a non-empty string"),
+        ("a.parquet", "w5", "is not a supported file type"),
     ],
 )
 def test_a_file_that_is_not_of_prompts_is_refused(
