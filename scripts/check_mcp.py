@@ -2,7 +2,7 @@
 
 Usage: .venv/bin/python scripts/check_mcp.py     # or: make check-mcp
 
-Needs npm. Where the packages cannot be fetched, it says so and checks nothing.
+Needs npm. If the packages cannot be fetched, it says so and checks nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PACKAGES = (
     "@modelcontextprotocol/inspector@2.12.0",
     "@anthropic-ai/mcpb@2.1.2",
 )
-# Scenarios that any server can be held to. The others call tools made for them, named test_*.
+# Scenarios that apply to any server. The others need tools named test_*.
 SCENARIOS = {
     "2025-11-25": (
         *("server-initialize", "server-session-lifecycle", "ping", "completion-complete", "tools-list"),
@@ -42,7 +42,7 @@ SCENARIOS = {
 
 
 def main() -> int:
-    """Run every check; the number of those that failed."""
+    """Run every check and return the number of failures."""
     if not fetched():
         print("the checkers could not be fetched: nothing was checked")
         return 0
@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def fetched() -> bool:
-    """Install the checkers beside the checkout, if npm and its registry are there."""
+    """Install the checkers, if npm and its registry are available."""
     npm = shutil.which("npm")
     if npm is None:
         return False
@@ -75,7 +75,7 @@ def fetched() -> bool:
 
 @contextmanager
 def served() -> Iterator[str]:
-    """The address of a server with an empty store."""
+    """Serve an empty store and yield the address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -91,7 +91,7 @@ def served() -> Iterator[str]:
 
 
 def wait_for(port: int) -> None:
-    """Until something listens there."""
+    """Wait until a server listens on the port."""
     for _ in range(300):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -101,12 +101,12 @@ def wait_for(port: int) -> None:
 
 
 def passes(name: str, command: list[str]) -> bool:
-    """Run one check, twice where it fails: it has time limits of its own, and machines are busy."""
+    """Run one check, and once more if it fails: its own time limits are tight on a busy machine."""
     return _passes(name, command) or _passes(f"{name}, once more", command)
 
 
 def _passes(name: str, command: list[str]) -> bool:
-    """Run one check and say how it went; what it printed only where it failed."""
+    """Run one check and print the outcome, with its output if it failed."""
     programs = (FOLDER / "node_modules" / ".bin").resolve()
     program = (programs / command[0]).resolve()
     environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}

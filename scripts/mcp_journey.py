@@ -1,6 +1,6 @@
 """Run an agent's journey through the MCP server and print it as the table of docs/mcp.md.
 
-Usage: .venv/bin/python scripts/mcp_journey.py [STORE]     # a folder of its own unless given
+Usage: .venv/bin/python scripts/mcp_journey.py [STORE]     # default: a temporary folder
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SHOWN = 300
 
 
 async def run(store: Path) -> None:
-    """Make every call of the journey and print what came back."""
+    """Make every call of the journey and print the answers."""
     settings = ServerSettings(store=store, memory_bytes=default_memory())
     async with Client(build_server(settings)) as client:
         job = ""
@@ -61,7 +61,7 @@ def main() -> None:
     """Print the tools and the journey."""
     settings = ServerSettings(store=Path("unused"))
     for spec in offered_tools(settings):
-        print(f"| `{spec.name}` | {' '.join((spec.function.__doc__ or '').split())} |")
+        print(f"| `{spec.name}` | {spec.description} |")
     print()
     with tempfile.TemporaryDirectory() as folder:
         anyio.run(run, Path(sys.argv[1]) if sys.argv[1:] else Path(folder))

@@ -1,1 +1,1 @@
-"""The MCP server: the engine's functions as tools that LLM agents call. A thin shell; importing it imports no torch."""
+"""The MCP server: the engine's functions as tools for LLM agents. Importing it does not import torch."""

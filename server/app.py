@@ -1,9 +1,9 @@
-"""The MCP application: tools, resources and prompts put together, and word when a capture appears."""
+"""The MCP application: tools, resources, prompts, instructions, and notifications about captures."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,22 +17,29 @@ from mcp.types import CallToolResult, InputRequiredResult, Resource, Tool
 from pydantic import ValidationError
 
 from engine.version import VERSION
-from server.changes import changes
 from server.errors import cut, explain_arguments, guarded, require_known_arguments, require_whole_characters
-from server.instructions import instructions_for
-from server.legacy import LegacyListeners, promise_word
-from server.prompts import add_prompts
-from server.resources import add_resources, capture_names
-from server.schemas import strict
+from server.notifications import LegacyListeners, announce_changes, changes
+from server.resources import add_prompts, add_resources, capture_names
 from server.settings import ServerSettings
 from server.stdio import serve_stdio
-from server.tools import missing_tool, offered_tools
-from server.tools.spec import ToolSpec
+from server.tools import TOOLS, missing_tool, offered_tools
+from server.tools.spec import ToolSpec, compact
 from server.workbench import Workbench, open_workbench
+
+_WAY = ("list_concepts", "capture_contrast(concept=...)", "rank_layers(name=...)", "plot_capture(name=...)")
+_INSTRUCTIONS = """layerscope finds where in a language model a concept lives.
+The usual order of calls: {way}.
+A contrast is a set of prompt pairs that differ only in a concept. A capture holds the hidden states of one run over a
+contrast or over prompts; the store keeps it under a name, and tools take and return such names.
+Layer i is the residual stream after decoder block i, counted from 0.
+Report intervals and ties, never the first layer alone, and pass on warnings: they name what could explain a result.
+Long work returns a job handle: wait_for_job(job=...). To resume a large capture that was stopped, repeat the call.
+In answers, next_step names the next call, warnings must be read before trusting a result, and absent fields have no
+value. Answers stay within 8 KB: cut says what was left out and how to get it."""
 
 
 class LayerscopeServer(MCPServer[Workbench]):
-    """An MCP server that refuses arguments it does not know, and lists captures as resources."""
+    """An MCP server that refuses unknown arguments and lists captures as resources."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self.at_work = threading.Lock()
@@ -44,7 +51,7 @@ class LayerscopeServer(MCPServer[Workbench]):
         @asynccontextmanager
         async def lifespan(_app: MCPServer[Workbench]) -> AsyncIterator[Workbench]:
             async with open_workbench(settings, self.at_work) as bench, anyio.create_task_group() as tasks:
-                tasks.start_soon(self._tell_of_captures)
+                tasks.start_soon(self._notify_of_captures)
                 yield bench
                 tasks.cancel_scope.cancel()
 
@@ -56,19 +63,19 @@ class LayerscopeServer(MCPServer[Workbench]):
             lifespan=lifespan,
             log_level="WARNING",
             subscriptions=self._bus,
-            middleware=[promise_word],
+            middleware=[announce_changes],
         )
 
     async def list_tools(self) -> list[Tool]:
-        """The tools that it offers, with the schemas that calls are held to."""
+        """List the offered tools with their compact schemas."""
         if self._tools is None:
-            self._tools = [strict(tool) for tool in await super().list_tools()]
+            self._tools = [compact(tool) for tool in await super().list_tools()]
         return self._tools
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Workbench, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
-        """Call a tool; an argument that it does not have is an error that names the right one."""
+        """Call a tool; an unknown argument is an error that names the right one."""
         tools = {tool.name: tool for tool in await self.list_tools()}
         try:
             if name not in tools:
@@ -85,29 +92,29 @@ class LayerscopeServer(MCPServer[Workbench]):
             ) from error
 
     async def run_stdio_async(self) -> None:
-        """Serve over stdin and stdout; a line that is no message is answered too."""
+        """Serve over stdin and stdout; lines that are not valid messages are answered too."""
         await serve_stdio(self._lowlevel_server)
 
     async def list_resources(self) -> list[Resource]:
-        """Every capture of the store."""
+        """List every capture of the store."""
         names = await to_thread.run_sync(capture_names, self._store_settings)
         return [Resource(uri=f"capture://{name}", name=name, mime_type="application/json") for name in names]
 
-    async def _tell_of_captures(self) -> None:
-        """Tell clients of either era when captures come or go, whoever made them."""
+    async def _notify_of_captures(self) -> None:
+        """Notify clients of both protocol eras when captures appear or go."""
         async for _ in changes(self._store_settings.store):
             await self._bus.publish(ResourcesListChanged())
-            await self._listeners.tell()
+            await self._listeners.notify()
 
 
 def build_server(settings: ServerSettings) -> LayerscopeServer:
-    """Put a server together.
+    """Build a server.
 
     Args:
-        settings: What it may do.
+        settings: What the server may do.
 
     Raises:
-        RequestError: It is to offer a tool that does not exist.
+        RequestError: The settings name a tool that does not exist.
     """
     app = LayerscopeServer(settings)
     for spec in offered_tools(settings):
@@ -115,7 +122,7 @@ def build_server(settings: ServerSettings) -> LayerscopeServer:
             guarded(spec.function),
             name=spec.name,
             title=spec.title,
-            description=_description(spec),
+            description=spec.description,
             annotations=spec.annotations,
         )
     add_resources(app, settings)
@@ -123,5 +130,16 @@ def build_server(settings: ServerSettings) -> LayerscopeServer:
     return app
 
 
-def _description(spec: ToolSpec) -> str:
-    return " ".join((spec.function.__doc__ or "").split())
+def instructions_for(offered: Sequence[ToolSpec]) -> str:
+    """Write the instructions of a server for agents; they name missing tools, because answers may mention those.
+
+    Args:
+        offered: The tools of the server.
+    """
+    names = [spec.name for spec in offered]
+    way = [step for step in ("list_captures", *_WAY) if step.split("(")[0] in names]
+    if len(names) == len(TOOLS):
+        way = list(_WAY)
+    missing = ", ".join(spec.name for spec in TOOLS if spec.name not in names)
+    said = f"\nThis server does not offer {missing}: skip a next_step that names one of them." if missing else ""
+    return _INSTRUCTIONS.format(way=" -> ".join(way) or "any of the tools") + said

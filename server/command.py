@@ -1,10 +1,12 @@
-"""`layerscope serve`: the command that starts the server. Imports the SDK when it runs, not before."""
+"""`layerscope serve`: the command that starts the server, and its log. Imports the SDK only when it runs."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -33,36 +35,35 @@ HELP = """Serve captures and their analysis to LLM agents, over the Model Contex
 
 
 def serve(
-    store: Annotated[Path, typer.Option("--store", "-s", help="The folder of captures; nothing else is touched.")] = (
+    store: Annotated[Path, typer.Option("--store", "-s", help="Folder of captures; no other is touched.")] = (
         DEFAULT_STORE
     ),
-    http: Annotated[str | None, typer.Option(help="Listen at HOST:PORT; over stdin and stdout unless given.")] = None,
-    read_only: Annotated[bool, typer.Option("--read-only", help="Only tools that change nothing.")] = False,
-    tools: Annotated[list[str] | None, typer.Option(help="Only this tool. Repeat for several.")] = None,
+    http: Annotated[str | None, typer.Option(help="HOST:PORT to listen on, instead of stdin and stdout.")] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Offer only tools that change nothing.")] = False,
+    tools: Annotated[list[str] | None, typer.Option(help="Tool to offer; repeat for several (default: all).")] = None,
     allow_model: Annotated[
         list[str] | None,
-        typer.Option(help="Only this model: alias, hub id or path. Repeat for several. Every alias unless given."),
+        typer.Option(help="Model to allow: alias, hub id or path; repeat for several (default: every alias)."),
     ] = None,
     memory_gb: Annotated[
         float | None,
-        typer.Option(min=0.1, max=1e6, help="Weights that stay loaded; half of this machine's unless given."),
+        typer.Option(min=0.1, max=1e6, help="Memory for loaded weights in GB (default: half of the machine's)."),
     ] = None,
     dtype: Dtype = AUTO,
     device_map: DeviceMap = None,
     max_memory: MaxMemory = None,
     token_file: Annotated[
-        Path | None, typer.Option(help="File with the token that HTTP clients must present; or LAYERSCOPE_TOKEN.")
+        Path | None, typer.Option(help="File with the bearer token for HTTP clients (or: LAYERSCOPE_TOKEN).")
     ] = None,
-    allow_host: Annotated[list[str] | None, typer.Option(help="A host:port that HTTP clients may call it by.")] = None,
-    allow_origin: Annotated[list[str] | None, typer.Option(help="An origin whose web pages may call it.")] = None,
+    allow_host: Annotated[list[str] | None, typer.Option(help="Additional host:port for HTTP clients.")] = None,
+    allow_origin: Annotated[list[str] | None, typer.Option(help="Web origin whose pages may call the server.")] = None,
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR"],
-        typer.Option(case_sensitive=False, help="How much to log; logs go to stderr."),
+        typer.Option(case_sensitive=False, help="Log level; logs go to stderr."),
     ] = "INFO",
 ) -> None:
     """Serve captures and their analysis to LLM agents."""
     from server.app import build_server
-    from server.log import log_to_stderr
     from server.settings import ServerSettings, default_memory
 
     settings = ServerSettings(
@@ -89,7 +90,7 @@ def serve(
 
 
 def _serve_stdio(app: LayerscopeServer) -> None:
-    """Serve until stdin ends or the process is told to stop; then end cleanly."""
+    """Serve until stdin closes or the process is told to stop, then exit cleanly."""
 
     def stop(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
@@ -101,12 +102,38 @@ def _serve_stdio(app: LayerscopeServer) -> None:
     except* KeyboardInterrupt:
         log.info("stopped")
     except* (BrokenPipeError, ConnectionResetError):
-        log.info("the client has gone")
-    # The SDK's reader may still wait for a line of stdin in a thread, so the process is ended from here: not before a
-    # job that has been told to stop has done so, and has cleaned up what it was saving.
+        log.info("client disconnected")
+    # The SDK's reader thread may still block on stdin, so the process is ended here, after the cancelled job has
+    # stopped and cleaned up its files.
     app.at_work.acquire(timeout=_LONGEST_END_S)
     logging.shutdown()
     os._exit(0)
+
+
+class JsonLines(logging.Formatter):
+    """Formats a log record as one line of JSON, with its extra fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record."""
+        line = {
+            "time": self.formatTime(record),
+            "level": record.levelname.lower(),
+            "from": record.name,
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def log_to_stderr(level: str = "INFO") -> None:
+    """Send all logs of the process to stderr as JSON lines; stdout belongs to the protocol."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for name in ("server", "engine"):
+        logging.getLogger(name).setLevel(level)
 
 
 COMMAND = Command("serve", serve, HELP)

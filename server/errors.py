@@ -1,4 +1,4 @@
-"""What a client is told when a call fails, and what the log keeps of it."""
+"""Errors of calls: the text that a client receives, and the log entry."""
 
 import functools
 import inspect
@@ -14,12 +14,11 @@ from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import ValidationError
 
 from engine.errors import LayerscopeError, nearest
-from server.remedies import REMEDIES
 
 log = logging.getLogger("server")
 
 MOST_ERROR = 2000
-"""Characters of an error that a client is sent."""
+"""Maximum number of characters of an error message."""
 
 _MOST_WRONG = 5
 _MOST_GIVEN = 80
@@ -28,13 +27,13 @@ Tool = Callable[..., Any]
 
 
 def guarded(tool: Tool) -> Callable[..., Awaitable[Any]]:
-    """Run a tool so that its errors reach the client as text that says what to do, and its duration the log.
+    """Wrap a tool: its errors become text that says what to do next, and every call is logged with its duration.
 
-    Errors of the engine come through in the words of `server.remedies`. Anything else is a bug: the client gets an id,
-    the log the traceback under the same id. A tool that is not async runs in a thread.
+    Errors of the engine give the server's advice (`Remedy`). Any other exception is a bug: the client gets an id, and
+    the log has the traceback under that id. A tool that is not async runs in a thread.
 
     Args:
-        tool: The function.
+        tool: The tool's function.
     """
 
     @functools.wraps(tool)
@@ -48,7 +47,7 @@ def guarded(tool: Tool) -> Callable[..., Awaitable[Any]]:
             outcome = "ok"
         except (LayerscopeError, ToolError) as error:
             outcome = "refused"
-            raise ToolError(error.said(REMEDIES) if isinstance(error, LayerscopeError) else str(error)) from error
+            raise ToolError(error.said("server") if isinstance(error, LayerscopeError) else str(error)) from error
         except Exception as error:
             outcome = "bug"
             raise ToolError(explain_bug(error, tool.__name__)) from error
@@ -61,24 +60,24 @@ def guarded(tool: Tool) -> Callable[..., Awaitable[Any]]:
 
 
 def explain_bug(error: BaseException, where: str) -> str:
-    """Log an unexpected error under an id, and say so.
+    """Log an unexpected error under an id, and return a message with that id.
 
     Args:
-        error: What was raised.
-        where: Which tool or job it was raised in.
+        error: The exception.
+        where: The tool or job that raised it.
     """
     number = secrets.token_hex(4)
     log.error("bug", exc_info=error, extra={"fields": {"id": number, "in": where}})
     return (
-        f"unexpected error {number} in {where}: a bug in layerscope, not in your call. Its server's log has the details"
+        f"unexpected error {number} in {where}: a bug in layerscope, not in your call. The server's log has the details"
         " under this id. Next: try other arguments, or report it."
     )
 
 
 def cut(text: str) -> str:
-    """An error that is short whatever was given: its beginning, and its end, which says what to do.
+    """Cut the middle out of a long error message; its end says what to do next.
 
-    Halves of characters, which a client or a file name may bring, become question marks: JSON in UTF-8 has none.
+    Unpaired surrogates, which a client or a file name may contain, become question marks: UTF-8 cannot encode them.
     """
     text = text.encode(errors="replace").decode()
     half = MOST_ERROR // 2 - 2
@@ -86,11 +85,11 @@ def cut(text: str) -> str:
 
 
 def explain_arguments(tool: str, error: ValidationError) -> str:
-    """Say which arguments are wrong, what was expected, and what was given.
+    """Explain which arguments are wrong, what was expected, and what was given.
 
     Args:
         tool: The tool's name.
-        error: What its arguments were refused with.
+        error: The validation error of its arguments.
     """
     wrong = []
     for detail in error.errors(include_url=False, include_context=False)[:_MOST_WRONG]:
@@ -102,10 +101,10 @@ def explain_arguments(tool: str, error: ValidationError) -> str:
 
 
 def require_whole_characters(tool: str, given: dict[str, Any]) -> None:
-    """Refuse arguments with half a character, which JSON can write and UTF-8 cannot.
+    """Refuse arguments with an unpaired surrogate, which JSON can write and UTF-8 cannot.
 
     Raises:
-        ToolError: There is one.
+        ToolError: An argument has one.
     """
     try:
         json.dumps(given, ensure_ascii=False).encode()
@@ -117,10 +116,10 @@ def require_whole_characters(tool: str, given: dict[str, Any]) -> None:
 
 
 def require_known_arguments(tool: str, given: dict[str, Any], known: list[str]) -> None:
-    """Refuse arguments that a tool does not have, naming the nearest.
+    """Refuse arguments that a tool does not have, and name the nearest.
 
     Raises:
-        ToolError: There is one.
+        ToolError: There is an unknown argument.
     """
     unknown = sorted(set(given) - set(known))
     if unknown:

@@ -1,4 +1,4 @@
-"""Serve over HTTP: loopback unless there is a token, hosts and origins checked, tokens compared in constant time."""
+"""The HTTP transport: loopback only unless there is a token; hosts, origins and tokens are checked."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _BACKLOG = 128
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens.
+    """The address that a server listens on.
 
     Attributes:
-        host: Name or number.
+        host: Host name or IP address.
         port: TCP port.
     """
 
@@ -45,7 +45,7 @@ class Address:
 
     @property
     def loopback(self) -> bool:
-        """Whether only this machine can reach it."""
+        """Whether only this machine can reach the address."""
         if self.host == "localhost":
             return True
         try:
@@ -55,10 +55,10 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """Read HOST:PORT.
+    """Parse HOST:PORT.
 
     Raises:
-        RequestError: It is none.
+        RequestError: The text is not an address.
     """
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
@@ -67,13 +67,16 @@ def parse_address(text: str) -> Address:
 
 
 def read_token(path: Path | None) -> str | None:
-    """The token that clients must present: from a file, or else from the environment.
+    """Read the bearer token for clients from a file or, without one, from the environment.
 
     Args:
-        path: A file that holds nothing else.
+        path: A file that holds only the token.
+
+    Returns:
+        The token; None if no file is given and the environment has none.
 
     Raises:
-        RequestError: The file cannot be read, or the token is none: too short, or more than a word.
+        RequestError: The file cannot be read, or the token is too short or holds other than printable ASCII.
     """
     try:
         given = user_path(path).read_text(encoding="utf-8-sig") if path else os.environ.get(TOKEN_VARIABLE, "")
@@ -89,20 +92,20 @@ def read_token(path: Path | None) -> str | None:
         )
     if not re.fullmatch(r"[!-~]+", token):
         raise RequestError(
-            "the token holds a space, or what is not ASCII", expected="characters that a header can carry"
+            "the token has a space or a character that is not ASCII", expected="printable ASCII without spaces"
         )
     return token
 
 
 class BearerGate:
-    """Lets requests through that carry the token."""
+    """Middleware that refuses requests without the token."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app = app
         self._token = token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer 401."""
+        """Forward a request, or answer 401."""
         if scope["type"] == "http":
             scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
             if not hmac.compare_digest(given.encode(), self._token) or scheme.lower() != "bearer":
@@ -117,21 +120,21 @@ class BearerGate:
 def build_http(
     app: LayerscopeServer, address: Address, token: str | None, hosts: list[str], origins: list[str]
 ) -> ASGIApp:
-    """The ASGI application.
+    """Build the ASGI application.
 
     Args:
         app: The server.
-        address: Where it will listen.
-        token: What clients must present; needed beyond loopback.
-        hosts: Names that clients may call it by, beside its address.
-        origins: Origins of web pages that may call it.
+        address: The address that it will listen on.
+        token: The bearer token for clients; required beyond loopback.
+        hosts: Additional host:port names that clients may use.
+        origins: Web origins whose pages may call it.
 
     Raises:
         RequestError: It would listen beyond loopback without a token.
     """
     if not address.loopback and token is None:
         raise RequestError(
-            f"{address.host} can be reached from other machines: that needs a token",
+            f"{address.host} can be reached from other machines, which requires a token",
             next_step=f"set {TOKEN_VARIABLE}, give --token-file, or listen on 127.0.0.1",
         )
     own = [f"{name}:{address.port}" for name in dict.fromkeys([address.host, "127.0.0.1", "localhost", "[::1]"])]
@@ -146,10 +149,10 @@ def build_http(
 
 @contextmanager
 def listening(address: Address) -> Iterator[socket.socket]:
-    """A socket that listens there.
+    """Open a listening socket.
 
     Raises:
-        RequestError: Nothing can listen there.
+        RequestError: The address is taken, or not one of this machine.
     """
     host = address.host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -1,51 +1,51 @@
-"""Resources: captures, concepts and models under addresses, with completion of their names."""
+"""Resources (captures, concepts and models by URI, with completion of names) and prompts that start a study."""
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError
 from mcp.types import Completion, PromptReference, ResourceTemplateReference
+from pydantic import Field
 
 from engine.concepts import catalog
 from engine.errors import LayerscopeError, nearest
 from engine.store.catalog import list_captures, show_capture
 from server.errors import cut
-from server.remedies import REMEDIES
 from server.settings import ServerSettings
 
 _MOST_COMPLETIONS = 100
 
 
 def add_resources(app: MCPServer[Any], settings: ServerSettings) -> None:
-    """Offer `capture://{name}`, `concept://{name}` and `model://{alias}`.
+    """Add the resources `capture://{name}`, `concept://{name}` and `model://{alias}`.
 
     Args:
         app: The server.
-        settings: Where its captures and concepts lie.
+        settings: Its settings, which name the store and the models.
     """
 
     @app.resource("capture://{name}", mime_type="application/json", title="A capture")
     def capture(name: str) -> str:
-        """A capture's whole record: provenance, prompts, factors, statistics, ranking, confounds."""
+        """The whole record of a capture: provenance, prompts, factors, statistics, ranking, confounds."""
         try:
             return msgspec.json.encode(show_capture(name, store=settings.store)).decode()
         except LayerscopeError as error:
-            raise ResourceNotFoundError(cut(error.said(REMEDIES))) from error
+            raise ResourceNotFoundError(cut(error.said("server"))) from error
 
     @app.resource("concept://{name}", mime_type="application/json", title="A concept")
     def concept(name: str) -> str:
-        """A concept's personas, templates and topics."""
+        """The personas, templates and topics of a concept."""
         try:
             found = catalog.load_concept(name, settings.concepts, by_name_only=True)
         except LayerscopeError as error:
-            raise ResourceNotFoundError(cut(error.said(REMEDIES))) from error
+            raise ResourceNotFoundError(cut(error.said("server"))) from error
         return msgspec.json.encode(found).decode()
 
     @app.resource("model://{alias}", mime_type="application/json", title="A model")
     def model(alias: str) -> str:
-        """A model's source, layers and size."""
+        """The id and number of layers of a model."""
         listings = {listing.alias: listing for listing in settings.models().values()}
         if alias not in listings:
             raise ResourceNotFoundError(cut(f"there is no model {alias!r}; {nearest(alias, listings)}"))
@@ -54,14 +54,67 @@ def add_resources(app: MCPServer[Any], settings: ServerSettings) -> None:
 
     @app.completion()  # type: ignore[no-untyped-call, untyped-decorator]  # the SDK leaves it untyped
     async def complete(ref: Any, argument: Any, _context: Any) -> Completion | None:  # noqa: ANN401 - the SDK's types
-        """Complete names of captures, concepts and models."""
+        """Complete the names of captures, concepts and models."""
         names = _names_for(settings, ref, argument.name)
         found = [name for name in names if name.lower().startswith(argument.value.lower())]
         return Completion(values=found[:_MOST_COMPLETIONS], total=len(found), has_more=len(found) > _MOST_COMPLETIONS)
 
 
+def add_prompts(app: MCPServer[Any]) -> None:
+    """Add three prompts that start a study.
+
+    Args:
+        app: The server.
+    """
+
+    @app.prompt(title="Find a concept's layers")
+    def find_layers(
+        concept: Annotated[str, Field(description="A concept, e.g. honesty")],
+        model: Annotated[str, Field(description="A model, e.g. smollm2")] = "smollm2",
+    ) -> str:
+        """Find the layers of a model that carry a concept, with their uncertainty."""
+        return (
+            f"Find the layers of the model {model!r} that carry the concept {concept!r}.\n"
+            "1. list_concepts: is it there? If not, define_concept, with 12 personas whose roles differ only in it.\n"
+            f"2. capture_contrast(concept={concept!r}, model={model!r}); if it returns a job handle, wait_for_job.\n"
+            "3. rank_layers: report the leading layer with its interval, every tied layer, and the p-value.\n"
+            "4. describe_capture: report each confound, and whether it could explain the result.\n"
+            "5. plot_capture, and inspect_layer at the leading layer: which pairs are misordered, and why?\n"
+            "   inspect_layer with against=LAYER explains why one layer ranks above another.\n"
+            "Do not call a tied layer the best; say plainly if nothing was found."
+        )
+
+    @app.prompt(title="Compare two concepts")
+    def compare_concepts(
+        one: Annotated[str, Field(description="A concept, e.g. honesty")],
+        other: Annotated[str, Field(description="Another, e.g. empathy")],
+        model: Annotated[str, Field(description="A model, e.g. smollm2")] = "smollm2",
+    ) -> str:
+        """Find out whether two concepts share a direction in a model."""
+        return (
+            f"Compare the concepts {one!r} and {other!r} in the model {model!r}.\n"
+            f"1. capture_contrast for each, with the same model, positions and site.\n"
+            "2. rank_layers for each: at which layers do both separate reliably?\n"
+            "3. compare_captures: at those layers, is the cosine beyond random_within, and how close to halves_reach?\n"
+            "4. plot_capture with compare_with, and describe the picture.\n"
+            "Interpret the cosine only where both concepts separate better than the permutation null."
+        )
+
+    @app.prompt(title="Audit a contrast for confounds")
+    def audit_contrast(capture: Annotated[str, Field(description="Name of a capture")]) -> str:
+        """Check whether something other than the concept explains a contrast."""
+        return (
+            f"Audit the capture {capture!r} for confounds.\n"
+            f"1. describe_capture(name={capture!r}, detail='full'): length, token read, topic words, all words.\n"
+            "2. Read the example prompts of both classes: what else differs? Valence, politeness?\n"
+            f"3. rank_layers(name={capture!r}, detail='full'): which held-out factor is worst, and by how much?\n"
+            "4. inspect_layer at the leading layer: do the misordered pairs share a persona, template or topic?\n"
+            "5. Propose better pairs, define_concept and capture them, and compare_captures with the first."
+        )
+
+
 def capture_names(settings: ServerSettings) -> list[str]:
-    """Names of the captures that can be used, newest first."""
+    """List the names of the usable captures, newest first."""
     if not settings.store.exists():
         return []
     return [entry.name for entry in list_captures(settings.store) if entry.record]

@@ -1,31 +1,32 @@
-"""What a server may do, fixed when it starts."""
+"""Settings of a server, fixed when it starts: its store, tools, models and memory."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engine.capture.request import MOST_IN_MEMORY
 from engine.errors import RequestError, nearest
 from engine.models.placement import LoadOptions
 from engine.models.registry import find_source, list_models
 from engine.records.models import ModelListing
 from engine.runtime import main_memory
-from engine.store.names import MOST_IN_MEMORY, PLAN
+from engine.store.names import PLAN
 
 MOST_WAIT_S = 50.0
-"""Longest that one call waits: clients give up at about 60 seconds."""
+"""Maximum time that a call waits; clients give up after about 60 seconds."""
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """What a server may do.
+    """Settings of a server.
 
     Attributes:
         store: The folder of captures; nothing outside it is read or written for a client.
-        read_only: Whether only tools that change nothing are offered.
+        read_only: Whether to offer only tools that change nothing.
         tools: Names of the tools to offer; all if empty.
-        allowed_models: Models that may be loaded, as aliases, hub ids or paths; every alias if empty, and no other.
-        memory_bytes: Most bytes of weights that stay loaded; the model in use always does.
-        most_in_memory: Bytes of states above which a capture goes into shards.
-        load_options: How models are loaded.
+        allowed_models: Models that may be loaded, as aliases, hub ids or paths; if empty, the aliases and no others.
+        memory_bytes: Maximum bytes of weights that stay loaded, beyond the model in use.
+        most_in_memory: Bytes of states above which a capture is saved as shards.
+        load_options: Dtype and placement of models.
     """
 
     store: Path
@@ -38,36 +39,36 @@ class ServerSettings:
 
     @property
     def concepts(self) -> Path:
-        """Where concepts that clients define are kept."""
+        """The folder of concepts that clients define."""
         return self.store / "concepts"
 
     @property
     def prompts(self) -> Path:
-        """Where files of prompts lie that clients may name."""
+        """The folder of prompt files that clients may name."""
         return self.store / "prompts"
 
     def require_usable(self) -> None:
-        """Refuse at the start what every call would stumble over.
+        """Refuse settings with which every call would fail.
 
         Raises:
-            RequestError: The store is no folder or that of one capture, or a model that was allowed does not exist.
-            ModelError: Nothing usable lies where an allowed model should.
+            RequestError: The store is not a folder, or the folder of one capture, or an allowed model does not exist.
+            ModelError: The path of an allowed model holds no usable model.
         """
         if self.store.exists() and not self.store.is_dir():
             raise RequestError(f"the store {self.store} is not a folder", next_step="give another with --store")
         if (self.store / PLAN).is_file():
             raise RequestError(
                 f"{self.store} is the folder of one capture in shards, not a store",
-                next_step=f"give the folder that it lies in: --store {self.store.parent}",
+                next_step=f"give its parent folder: --store {self.store.parent}",
             )
         self.models()
 
     def models(self) -> dict[str, ModelListing]:
-        """The models that may be loaded, by what the engine calls them; an alias stays what it is.
+        """Return the models that may be loaded, by the name that the engine loads them with.
 
         Raises:
-            RequestError: One that was allowed does not exist.
-            ModelError: Nothing usable lies where it should.
+            RequestError: An allowed model does not exist.
+            ModelError: The path of an allowed model holds no usable model.
         """
         known = {listing.alias: listing for listing in list_models()}
         if not self.allowed_models:
@@ -75,13 +76,16 @@ class ServerSettings:
         return {model: known.get(model) or _unlisted(model) for model in self.allowed_models}
 
     def require_allowed(self, model: str) -> tuple[str, ModelListing]:
-        """What the engine and clients call a model that may be loaded.
+        """Find a model that may be loaded.
 
         Args:
-            model: Its alias, or as it was allowed.
+            model: Its alias, or the name with which it was allowed.
+
+        Returns:
+            The name that the engine loads it with, and its listing, whose alias is the name for clients.
 
         Raises:
-            RequestError: It may not be loaded here; the message says which may.
+            RequestError: The server does not allow the model; the message names the nearest.
         """
         models = self.models()
         for meaning, listing in models.items():
@@ -90,7 +94,7 @@ class ServerSettings:
         names = [listing.alias for listing in models.values()]
         raise RequestError(
             f"this server does not load the model {model!r}; {nearest(model, names)}",
-            next_step="call list_models; other models are allowed by starting the server with --allow-model",
+            next_step="call list_models; the person who starts the server can allow other models with --allow-model",
         )
 
 
@@ -100,5 +104,5 @@ def _unlisted(model: str) -> ModelListing:
 
 
 def default_memory() -> int:
-    """Half of what this machine has, or the container that the server runs in."""
+    """Return half of the memory of this machine, or of the container that the server runs in."""
     return main_memory().total // 2

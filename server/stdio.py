@@ -1,6 +1,6 @@
-"""Standard input and output, where every request is answered, also one that cannot be read.
+"""The stdio transport. It answers every request, including lines that cannot be parsed.
 
-The SDK drops a line that is no message, with nothing but a note in its log: its client would wait for ever.
+The SDK only logs a line that is not a valid message and drops it, so that its client would wait forever.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from mcp.server.lowlevel import Server
     from mcp.shared._stream_protocols import ReadStream, WriteStream
 
-_HALF = "the message holds half a character. Send both halves of a surrogate pair, or the character itself in UTF-8."
+_HALF = "the message has an unpaired surrogate (half a character). Send the pair, or the character itself in UTF-8."
 
 
 async def serve_stdio(server: Server[Any]) -> None:
-    """Serve until stdin ends.
+    """Serve until stdin closes.
 
     Args:
         server: The SDK's server.
@@ -36,25 +36,25 @@ async def serve_stdio(server: Server[Any]) -> None:
 
 
 class _Answered:
-    """The messages that come in; the answer to a line that is none goes out at once."""
+    """The incoming messages; a line that is not a valid message is answered at once and skipped."""
 
     def __init__(self, incoming: ReadStream[SessionMessage | Exception], outgoing: WriteStream[SessionMessage]) -> None:
         self._incoming, self._outgoing = incoming, outgoing
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - all else that a stream has
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any other attribute of the stream
         return getattr(self._incoming, name)
 
     def __aiter__(self) -> _Answered:
         return self
 
     async def __anext__(self) -> SessionMessage | Exception:
-        """The next message."""
+        """Return the next valid message."""
         while True:
             item = await self._incoming.__anext__()
             if not isinstance(item, ValidationError):
                 return item
             if answer := _refusal(item):
-                with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):  # the client has gone
+                with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):  # the client has disconnected
                     await self._outgoing.send(SessionMessage(answer))
 
     async def __aenter__(self) -> _Answered:
@@ -66,7 +66,7 @@ class _Answered:
 
 
 def _refusal(error: ValidationError) -> JSONRPCError | None:
-    """The answer to what is no message; None where none is due: for an empty line and for a notification."""
+    """Return the answer to an invalid message; None for an empty line and for a notification."""
     details = error.errors(include_url=False, include_context=False)
     if details[0]["type"] == "json_invalid":
         line = str(details[0]["input"])
@@ -75,21 +75,21 @@ def _refusal(error: ValidationError) -> JSONRPCError | None:
         due = bool(line.strip())
     else:
         sent = next((detail["input"] for detail in details if isinstance(detail["input"], dict)), None)
-        code, said = INVALID_REQUEST, "this is no message of JSON-RPC 2.0"
+        code, said = INVALID_REQUEST, "this is not a JSON-RPC 2.0 message"
         due = sent is None or "id" in sent
     answer = JSONRPCError(jsonrpc="2.0", id=_number_in(sent), error=ErrorData(code=code, message=cut(said)))
     return answer if due else None
 
 
 def _parsed(line: str) -> object:
-    """What a line says to a reader that takes halves of characters; None if nothing."""
+    """Parse a line with a parser that accepts unpaired surrogates; None if it is not JSON."""
     with suppress(ValueError, RecursionError):
         return json.loads(line)
     return None
 
 
 def _number_in(message: object) -> str | int | None:
-    """The id of a request, if it can be made out and sent back."""
+    """Return the id of a request, if it has one that can be sent back."""
     number = message.get("id") if isinstance(message, dict) else None
     if isinstance(number, int) and not isinstance(number, bool):
         return number

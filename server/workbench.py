@@ -1,12 +1,13 @@
-"""What the tools of one server share: settings, loaded models, jobs."""
+"""The state that the tools of a server share: settings, loaded models and jobs."""
 
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from mcp.server.mcpserver import Context
@@ -17,17 +18,99 @@ from engine.store.catalog import list_captures, show_capture
 from engine.store.names import locate
 from server.jobs import Jobs
 from server.settings import ServerSettings
-from server.shelf import ModelShelf
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from engine.records.models import ModelConfig
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A loaded model with its tokenizer.
+
+    Attributes:
+        name: The name that clients use.
+        model: The model.
+        tokenizer: Its tokenizer.
+        config: Its layers and sizes.
+        bytes: Size of its weights, without those that stay on disk.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    config: ModelConfig
+    bytes: int
+
+
+class ModelShelf:
+    """The loaded models of a server, within a memory budget: the least recently used is unloaded first.
+
+    Only the thread that runs jobs loads models; any thread may list or unload them.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, name: str) -> LoadedModel:
+        """Return a model, after loading it if needed; others are unloaded to make room.
+
+        Raises:
+            RequestError: The server does not allow the model.
+            ModelError: It cannot be loaded.
+        """
+        meaning, listing = self._settings.require_allowed(name)
+        name = listing.alias
+        with self._lock:
+            known = self._loaded.get(name)
+            if known is not None:
+                self._loaded.move_to_end(name)
+                return known
+        from engine.models.loading import load_model_and_tokenizer  # imports torch, so only when a model is needed
+
+        options = self._settings.load_options
+        model, tokenizer, config = load_model_and_tokenizer(meaning, **options.arguments())
+        size = sum(weight.numel() * weight.element_size() for weight in model.parameters() if not weight.is_meta)
+        loaded = LoadedModel(name, model, tokenizer, config, size)
+        with self._lock:
+            self._loaded[name] = loaded
+            while len(self._loaded) > 1 and self._total() > self._settings.memory_bytes:
+                self._loaded.popitem(last=False)
+        return loaded
+
+    def unload(self, name: str) -> None:
+        """Unload a model; a job that uses it keeps it to its end.
+
+        Raises:
+            RequestError: It is not loaded.
+        """
+        with self._lock:
+            if name not in self._loaded:
+                raise RequestError(
+                    f"the model {name!r} is not loaded", expected=f"one of {', '.join(self._loaded) or 'none'}"
+                )
+            del self._loaded[name]
+
+    def loaded(self) -> list[LoadedModel]:
+        """List the loaded models, least recently used first."""
+        with self._lock:
+            return list(self._loaded.values())
+
+    def _total(self) -> int:
+        return sum(model.bytes for model in self._loaded.values())
 
 
 @dataclass(frozen=True)
 class Workbench:
-    """What the tools of one server share.
+    """The state that the tools of a server share.
 
     Attributes:
-        settings: What they may do.
-        models: Loaded models.
-        jobs: Work that goes on.
+        settings: What the tools may do.
+        models: The loaded models.
+        jobs: The jobs of all clients.
     """
 
     settings: ServerSettings
@@ -40,7 +123,7 @@ Ctx = Context[Workbench, Any]
 
 @asynccontextmanager
 async def open_workbench(settings: ServerSettings, at_work: threading.Lock) -> AsyncIterator[Workbench]:
-    """A workbench for as long as the server runs; at its end jobs are cancelled, and waited for.
+    """Open a workbench for as long as the server runs; on exit, cancel its jobs and wait for them.
 
     Args:
         settings: What the server may do.
@@ -55,11 +138,11 @@ async def open_workbench(settings: ServerSettings, at_work: threading.Lock) -> A
 
 
 def find_capture(ctx: Ctx, name: str) -> CaptureRecord:
-    """The record of a capture.
+    """Read the record of a capture.
 
     Raises:
-        RequestError: There is none of that name; the message lists the nearest.
-        StoreError: It cannot be used.
+        RequestError: There is no capture of that name; the message names the nearest.
+        StoreError: The capture cannot be used.
     """
     store = workbench(ctx).settings.store
     paths = locate(name, store)
@@ -72,6 +155,6 @@ def find_capture(ctx: Ctx, name: str) -> CaptureRecord:
 
 
 def workbench(ctx: Ctx) -> Workbench:
-    """The workbench behind a call."""
+    """Return the workbench of the server that handles a call."""
     found: Workbench = ctx.request_context.lifespan_context
     return found

@@ -126,7 +126,7 @@ class CaptureRequest:
             return self.source.name
         if isinstance(self.source, PairFile | PromptFile):
             return self.source.path.stem
-        return "pairs" if self.pairs else "prompt"
+        return "pairs" if self.pairs else "prompt" if isinstance(self.source, str) else "prompts"
 
 
 def written_pairs(

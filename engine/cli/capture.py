@@ -155,7 +155,7 @@ def capture(
     )
     _require_shards(request, processes)
     alias = find_source(model).alias
-    paths = locate(output or DEFAULT_STORE / default_name(alias, request.called))
+    paths = locate(output or DEFAULT_STORE / default_name(alias, "prompt" if prompt else request.called))
     require_free(paths, force=force, resume=True)  # before the model is loaded
     request = replace(request, alias=alias, paths=paths)
     narrator = Narrator(quiet=quiet or not processes.is_main)

@@ -1,27 +1,79 @@
-"""Captures that there are: list, describe, delete."""
+"""Tools for the captures in the store: list, describe, delete."""
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
 
 from mcp.types import CallToolResult
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from engine.errors import RequestError
-from engine.plots.words import describe_findings
-from engine.records.files import count_prompts, record_warnings
+from engine.plots.words import describe_findings, layers_in_words
+from engine.records.files import CaptureRecord, count_prompts, record_warnings
+from engine.records.results import RankedLayer
 from engine.store.catalog import list_captures as list_store
-from server.replies.captures import (
-    CaptureReply,
-    CapturesReply,
-    DeletedReply,
-    summarise_capture,
-)
-from server.replies.reply import send, shorten
-from server.tools.arguments import LONGEST_NAME, CaptureName
-from server.tools.spec import ToolSpec
+from server.tools.answer import Outline, Page, Reply, rounded, send, shorten
+from server.tools.spec import LONGEST_NAME, CaptureName, Offset, ToolSpec
 from server.workbench import Ctx, find_capture, workbench
 
 _SHOWN_PROMPTS = 4
 _SHOWN_DAMAGED = 5
+
+
+class LeadingLayer(BaseModel):
+    """The layer that ranks first."""
+
+    layer: int
+    d_prime: float = Field(description="Held-out d': distance of the class means in units of their spread")
+    interval: tuple[float, float] = Field(description="95% confidence interval of d_prime")
+    p_value: float = Field(description="Permutation p-value over the best of all layers")
+    tied: str = Field(description="Layers tied with it at 95%, e.g. 15-18, 21")
+
+
+class CaptureOutline(BaseModel):
+    """A capture in short."""
+
+    name: str
+    kind: Literal["prompt", "contrast"]
+    model: str
+    concept: str | None = None
+    site: str
+    positions: str
+    pairs: int
+    prompts: int
+    layers: str = Field(description="Captured layers, e.g. 0-29")
+    created: str
+    leading: LeadingLayer | None = Field(default=None, description="Absent if there is no ranking")
+
+
+class CapturesReply(Page):
+    """A page of captures."""
+
+    paged: ClassVar[tuple[str, ...]] = ("captures",)
+    captures: list[CaptureOutline]
+    damaged: dict[str, str] = Field(default_factory=dict, description="First unusable captures, and why")
+    damaged_total: int = 0
+
+
+class CaptureReply(Reply):
+    """One capture."""
+
+    counted: ClassVar[tuple[str, ...]] = ("example_prompts",)
+    capture: Outline = Field(description="As in list_captures")
+    findings: list[str]
+    confounds: dict[str, float] = Field(description="Held-out AUROC of baselines without the model; 0.5 is chance")
+    provenance: dict[str, str]
+    example_prompts: list[str]
+    left_out: int = Field(description="Number of prompts not shown")
+
+    def rest(self) -> str:
+        """The resource of the capture."""
+        return f"the resource capture://{getattr(self.capture, 'name', '')} has the whole record"
+
+
+class DeletedReply(Reply):
+    """The files that were deleted."""
+
+    deleted: list[str]
 
 
 def list_captures(
@@ -29,12 +81,15 @@ def list_captures(
     concept: Annotated[str | None, Field(description="Only captures of this concept", max_length=LONGEST_NAME)] = None,
     model: Annotated[str | None, Field(description="Only captures of this model", max_length=LONGEST_NAME)] = None,
     name_contains: Annotated[
-        str, Field(description="Only captures with this in their name", max_length=LONGEST_NAME)
+        str, Field(description="Only captures with this text in their name", max_length=LONGEST_NAME)
     ] = "",
-    offset: Annotated[int, Field(ge=0, description="How many to pass over")] = 0,
-    limit: Annotated[int, Field(ge=1, le=20, description="Most captures in one answer")] = 10,
+    offset: Offset = 0,
+    limit: Annotated[int, Field(ge=1, le=20, description="Maximum number of captures in one answer")] = 10,
 ) -> Annotated[CallToolResult, CapturesReply]:
-    """List the captures in the store, newest first, whoever made them, with the layer that leads in each."""
+    """List the captures in the store, newest first, with the leading layer of each.
+
+    The store is shared: captures that people or other agents make are listed too.
+    """
     store = workbench(ctx).settings.store
     entries = list_store(store, concept=concept, model=model) if store.exists() else []
     entries = [entry for entry in entries if name_contains in entry.name]
@@ -44,7 +99,7 @@ def list_captures(
     after = offset + len(page)
     return send(
         CapturesReply(
-            captures=[summarise_capture(record) for record in page],
+            captures=[outline_capture(record) for record in page],
             total=len(records),
             next_offset=after if after < len(records) else None,
             damaged={entry.name: shorten(entry.problem) for entry in damaged[:_SHOWN_DAMAGED]} if offset == 0 else {},
@@ -59,26 +114,25 @@ def describe_capture(
     name: CaptureName,
     detail: Annotated[Literal["concise", "full"], Field(description="full: more and longer prompts")] = "concise",
 ) -> Annotated[CallToolResult, CaptureReply]:
-    """Describe a capture: how it was made, what its ranking comes to, and what else could explain it (confounds)."""
+    """Describe a capture: its provenance, example prompts, findings, and the confounds that could explain them."""
     record = find_capture(ctx, name)
     shown = _SHOWN_PROMPTS if detail == "concise" else 2 * _SHOWN_PROMPTS
     prompts = [text for pair in zip(record["prompts"], record["negative_prompts"], strict=False) for text in pair]
     prompts = prompts or record["prompts"]
     checks = record["confounds"]["checks"] if record["confounds"] else []
-    provenance = record["provenance"]
-    origin = {key: str(value) for key, value in provenance.items() if key != "receipt"} if provenance else {}
+    provenance = (record["provenance"] or {}).items()
     return send(
         CaptureReply(
-            capture=summarise_capture(record),
+            capture=outline_capture(record),
             findings=describe_findings(record),
             confounds={check["what"]: round(check["auroc"], 3) for check in checks},
-            provenance=origin,
+            provenance={key: str(value) for key, value in provenance if key != "receipt" and value is not None},
             example_prompts=[shorten(text, 160 if detail == "concise" else 600) for text in prompts[:shown]],
             left_out=count_prompts(record) - min(len(prompts), shown),
             warnings=record_warnings(record),
             next_step=f"rank_layers(name='{name}')"
             if record["ranking"]
-            else "capture_contrast(concept=...) can be ranked",
+            else "capture_contrast(concept=...) makes a capture that can be ranked",
         )
     )
 
@@ -86,11 +140,11 @@ def describe_capture(
 def delete_capture(
     ctx: Ctx,
     name: CaptureName,
-    confirm: Annotated[
-        bool, Field(description="Must be true: what is deleted cannot be brought back", strict=True)
-    ] = False,
+    confirm: Annotated[bool, Field(description="Must be true: a deleted capture cannot be restored", strict=True)] = (
+        False
+    ),
 ) -> Annotated[CallToolResult, DeletedReply]:
-    """Delete a capture and the directions saved with it, for good. Needs confirm=true."""
+    """Delete a capture and the directions saved with it, permanently. Needs confirm=true."""
     from engine.store.delete import delete_capture as delete
 
     store = workbench(ctx).settings.store
@@ -98,11 +152,40 @@ def delete_capture(
         raise RequestError(
             f"{name!r} was not deleted",
             expected="confirm=true",
-            next_step=f"delete_capture(name='{name}', confirm=true) if it shall be gone for good",
+            next_step=f"delete_capture(name='{name}', confirm=true) deletes it permanently",
         )
     if not any(entry.name == name for entry in (list_store(store) if store.exists() else [])):
         find_capture(ctx, name)  # names the nearest; damaged captures can be deleted
     return send(DeletedReply(deleted=delete(name, store=store), next_step="list_captures"))
+
+
+def outline_capture(record: CaptureRecord) -> CaptureOutline:
+    """Summarise a capture as lists show it."""
+    provenance, ranking = record["provenance"], record["ranking"]
+    return CaptureOutline(
+        name=record["name"],
+        kind=record["kind"],
+        model=provenance["alias"] if provenance else "unknown",
+        concept=record["concept"],
+        site=provenance["site"] if provenance else "unknown",
+        positions=provenance["positions"] if provenance else "unknown",
+        pairs=record["num_pairs"],
+        prompts=count_prompts(record),
+        layers=layers_in_words(record["captured_layers"]),
+        created=record["created"],
+        leading=_leading(ranking["layers"]) if ranking else None,
+    )
+
+
+def _leading(layers: Sequence[RankedLayer]) -> LeadingLayer:
+    best = layers[0]
+    return LeadingLayer(
+        layer=best["layer"],
+        d_prime=rounded(best["d_prime"]),
+        interval=(rounded(best["low"]), rounded(best["high"])),
+        p_value=rounded(best["p_value"], 4),
+        tied=layers_in_words([row["layer"] for row in layers[1:] if row["tied"]]),
+    )
 
 
 TOOLS = (

@@ -1,27 +1,35 @@
-"""Make captures: of a contrast, of a prompt, of prompts."""
+"""Tools that capture: a contrast, or prompts."""
 
+from dataclasses import dataclass
 from dataclasses import replace as replace_in
+from functools import partial
 from typing import Annotated, TypeVar
 
 from anyio import to_thread
 from mcp.types import CallToolResult
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine.capture.selection import DEFAULT_POSITIONS, SINGLE_PROMPT_POSITIONS, parse_positions
-from engine.capture.sites import DEFAULT_SITE, parse_site
+from engine.capture.request import CaptureRequest, Source
+from engine.capture.selection import DEFAULT_POSITIONS, SINGLE_PROMPT_POSITIONS
+from engine.capture.sites import DEFAULT_SITE, SITES
 from engine.concepts import catalog
 from engine.concepts.pair_files import PairFile, WrittenPairs
 from engine.concepts.pairs import DEFAULT_SAMPLES
 from engine.concepts.text_files import PromptFile, find_texts
 from engine.errors import RequestError
-from engine.records.captures import Concept, Factors
-from engine.store.names import default_name, locate, require_free
-from server.jobs import Job
-from server.replies.jobs import JobReply, JobResult
-from server.request import CaptureRequest
-from server.tools.arguments import (
+from engine.jobs import JobCancelled
+from engine.plots.words import describe_findings
+from engine.records.captures import CaptureEstimate, Factors
+from engine.records.files import CaptureRecord, record_warnings
+from engine.store.catalog import show_capture
+from engine.store.names import CapturePaths, default_name, locate, require_free
+from server.jobs import ServerJob
+from server.tools.captures import outline_capture
+from server.tools.jobs import JobReply, JobResult, answer
+from server.tools.spec import (
     LONGEST_NAME,
     LONGEST_TEXT,
+    TOKENS_KEPT,
     DryRun,
     Layers,
     ModelName,
@@ -29,17 +37,17 @@ from server.tools.arguments import (
     Positions,
     Replace,
     Site,
+    Timed,
+    ToolSpec,
     WaitS,
 )
-from server.tools.jobs import answer
-from server.tools.spec import ToolSpec
-from server.workbench import Ctx, workbench
+from server.workbench import Ctx, Workbench, workbench
 
 Texts = TypeVar("Texts", PromptFile, PairFile)
 
 
 class PromptPair(BaseModel):
-    """A prompt of each side that differ only in what the contrast is about."""
+    """A positive and a negative prompt that differ only in the contrast."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -47,11 +55,30 @@ class PromptPair(BaseModel):
     negative: str = Field(min_length=1, max_length=LONGEST_TEXT)
     persona: str = Field(
         default="",
-        description="Pairs of one persona are left out together; give all three with every pair, or none",
+        description="Group that is held out together; give persona, template and topic with every pair, or with none",
         max_length=LONGEST_NAME,
     )
     template: str = Field(default="", max_length=LONGEST_NAME)
     topic: str = Field(default="", max_length=LONGEST_NAME)
+
+
+@dataclass(frozen=True)
+class CaptureJob:
+    """What a call asks for beside the request.
+
+    Attributes:
+        tool: Name of the tool.
+        model: The model as the client names it.
+        name: Name of the capture; None for the default.
+        dry_run: Only estimate.
+        timed: Also estimate the seconds.
+    """
+
+    tool: str
+    model: str
+    name: str | None
+    dry_run: bool
+    timed: bool
 
 
 async def capture_contrast(
@@ -61,7 +88,7 @@ async def capture_contrast(
     ] = None,
     pairs: Annotated[
         list[PromptPair] | None,
-        Field(description="Pairs of your own, taken as they are; 30 or more", min_length=1, max_length=2000),
+        Field(description="Pairs, used without chat template; 30 or more", min_length=1, max_length=2000),
     ] = None,
     file: Annotated[
         str | None,
@@ -72,98 +99,90 @@ async def capture_contrast(
         ),
     ] = None,
     model: ModelName = "smollm2",
-    max_samples: Annotated[int, Field(ge=4, le=2000, description="Pairs to draw from the concept")] = DEFAULT_SAMPLES,
+    max_samples: Annotated[
+        int, Field(ge=4, le=2000, description="Maximum number of pairs of the concept, sampled evenly")
+    ] = DEFAULT_SAMPLES,
     layers: Layers = "all",
     positions: Positions = DEFAULT_POSITIONS,
     site: Site = DEFAULT_SITE,
     name: NewName = None,
     replace: Replace = False,
     dry_run: DryRun = False,
+    timed: Timed = False,
     wait_s: WaitS = 40,
 ) -> Annotated[CallToolResult, JobReply]:
-    """Run the pairs of a concept through a model, save the hidden states, and rank the layers by how they separate.
+    """Capture a contrast: run pairs of prompts through a model, save the hidden states, and rank the layers.
 
-    This is the main tool. It loads the model if need be, runs in the background if it takes long, and answers with the
-    layer that leads, how sure that is, and what it is tied with. More than 1 GiB of states goes into shards: what was
-    cancelled or interrupted goes on with the same call.
+    This is the main tool. It loads the model, runs in the background if it takes long, and returns the leading layer
+    with its confidence interval and the layers tied with it. Large captures are saved as shards: if one was cancelled
+    or interrupted, repeat the call to resume.
     """
     if [concept, pairs, file].count(None) != 2:
         raise RequestError(
-            "give one of these: a concept, pairs of your own, or the name of a file of pairs",
+            "give exactly one of concept, pairs and file",
             next_step="list_concepts shows the concepts",
         )
-    source: Concept | WrittenPairs | PairFile = _written(pairs or [])
-    called = "pairs"
+    source: Source = _written(pairs or [])
     if concept is not None:
         source = catalog.load_concept(concept, workbench(ctx).settings.concepts, by_name_only=True)
-        called = source.name
     elif file is not None:
         source = await _find(ctx, file, PairFile)
-        called = source.path.stem
-    request = CaptureRequest(source, called, model, layers, positions, site, max_samples, name, replace, dry_run)
-    return await _start(ctx, "capture_contrast", request, wait_s)
-
-
-async def capture_prompt(
-    ctx: Ctx,
-    prompt: Annotated[
-        str,
-        Field(min_length=1, max_length=LONGEST_TEXT, description="A text, taken as it is: no chat template is applied"),
-    ],
-    model: ModelName = "smollm2",
-    layers: Layers = "all",
-    positions: Positions = SINGLE_PROMPT_POSITIONS,
-    site: Site = DEFAULT_SITE,
-    name: NewName = None,
-    replace: Replace = False,
-    dry_run: DryRun = False,
-    wait_s: WaitS = 40,
-) -> Annotated[CallToolResult, JobReply]:
-    """Save the hidden states of one prompt. To find the layers of a concept, use capture_contrast instead."""
-    request = CaptureRequest([prompt], "prompt", model, layers, positions, site, None, name, replace, dry_run)
-    return await _start(ctx, "capture_prompt", request, wait_s)
+    request = CaptureRequest(
+        source, layers=layers, positions=positions, site=site, max_samples=max_samples, force=replace
+    )
+    run = CaptureJob("capture_contrast", model, name, dry_run, timed)
+    return await _start(ctx, run, request, wait_s)
 
 
 async def capture_prompts(
     ctx: Ctx,
     prompts: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]] | None,
-        Field(description="Texts, taken as they are; or give file", min_length=1, max_length=2000),
+        Field(
+            description="One or more prompts, used without chat template; or give file", min_length=1, max_length=2000
+        ),
     ] = None,
     file: Annotated[
         str | None,
         Field(
-            description="Name of a file in the folder prompts of the store: .txt (a prompt a line), .jsonl or .csv"
-            " (with prompt), or of a data set there",
+            description="Name of a file in the folder prompts of the store: .txt (one prompt per line), .jsonl or .csv"
+            " (with prompt), or a data set",
             max_length=LONGEST_NAME,
         ),
     ] = None,
     model: ModelName = "smollm2",
     layers: Layers = "all",
-    positions: Positions = DEFAULT_POSITIONS,
-    site: Site = DEFAULT_SITE,
+    positions: Annotated[
+        str | None,
+        Field(
+            description=f"{TOKENS_KEPT}; default: {SINGLE_PROMPT_POSITIONS} for one prompt, else {DEFAULT_POSITIONS}",
+            max_length=LONGEST_NAME,
+        ),
+    ] = None,
+    site: Annotated[str, Field(description=f"One of {', '.join(SITES)}", max_length=LONGEST_NAME)] = DEFAULT_SITE,
     name: NewName = None,
     replace: Replace = False,
     dry_run: DryRun = False,
+    timed: Timed = False,
     wait_s: WaitS = 40,
 ) -> Annotated[CallToolResult, JobReply]:
-    """Save the hidden states of many prompts: a list, or a file of any number. Nothing is ranked: they have no sides.
+    """Capture one or more prompts, or a file of any length: save their hidden states, without a ranking.
 
-    A file goes into shards: what was cancelled or interrupted goes on with the same call.
+    A file is saved as shards: if the capture was cancelled or interrupted, repeat the call to resume.
     """
     if (prompts is None) == (file is None):
-        raise RequestError("give prompts, or the name of a file of prompts, and not both")
-    source: PromptFile | list[str] = prompts or []
-    called = "prompts"
+        raise RequestError("give exactly one of prompts and file")
+    texts = prompts or []
+    source: Source = texts[0] if len(texts) == 1 else texts
     if file is not None:
         source = await _find(ctx, file, PromptFile)
-        called = source.path.stem
-    request = CaptureRequest(source, called, model, layers, positions, site, None, name, replace, dry_run)
-    return await _start(ctx, "capture_prompts", request, wait_s)
+    request = CaptureRequest(source, layers=layers, positions=positions, site=site, force=replace)
+    run = CaptureJob("capture_prompts", model, name, dry_run, timed)
+    return await _start(ctx, run, request, wait_s)
 
 
 async def _find(ctx: Ctx, file: str, kind: type[Texts]) -> Texts:
-    """A file of the store, in a thread: the library that reads data sets takes a while to be imported."""
+    """Find a file of the store, in a thread: the library that reads data sets is slow to import."""
     found = await to_thread.run_sync(find_texts, file, workbench(ctx).settings.prompts)
     if isinstance(found, kind):
         return found
@@ -171,21 +190,60 @@ async def _find(ctx: Ctx, file: str, kind: type[Texts]) -> Texts:
     raise RequestError(f"{file} holds {holds}", next_step=f"{tool} takes it")
 
 
-async def _start(ctx: Ctx, kind: str, request: CaptureRequest, wait_s: float) -> CallToolResult:
-    """Check what can be checked at once, then capture and save in a job."""
+async def _start(ctx: Ctx, run: CaptureJob, request: CaptureRequest, wait_s: float) -> CallToolResult:
+    """Complete the request with what the server settles, then capture and save in a job."""
     bench = workbench(ctx)
-    request = replace_in(request, model=bench.settings.require_allowed(request.model)[1].alias)
-    parse_positions(request.positions)
-    parse_site(request.site, None if request.layers == "all" else request.layers)
-    name = request.name or default_name(request.model, request.called)
-    require_free(locate(name, bench.settings.store), force=request.replace, resume=True)
+    alias = bench.settings.require_allowed(run.model)[1].alias
+    paths = locate(run.name or default_name(alias, request.called), bench.settings.store)
+    if not run.dry_run:
+        require_free(paths, force=request.force, resume=True)
+    request = replace_in(request, alias=alias, paths=paths, most_in_memory=bench.settings.most_in_memory)
 
-    def work(job: Job) -> JobResult | None:
-        from server.capturing import capture_and_save
+    def work(job: ServerJob) -> JobResult | None:
+        if not run.dry_run:
+            return _capture(bench, request, paths, job)
+        job.estimate = _estimate(bench, run, request, job)
+        return None
 
-        return capture_and_save(bench, request, name, job)
+    return await answer(ctx, bench.jobs.start(run.tool, work), wait_s)
 
-    return await answer(ctx, bench.jobs.start(kind, work), wait_s)
+
+def _estimate(bench: Workbench, run: CaptureJob, request: CaptureRequest, job: ServerJob) -> CaptureEstimate:
+    job.checkpoint(f"loading {request.alias}")
+    loaded = bench.models.get(str(request.alias))
+    from engine.capture.estimate import estimate_capture  # imports torch
+    from engine.capture.prepare import prepare_capture
+
+    prepared = prepare_capture(loaded.model, loaded.tokenizer, request, steps=job.tell)
+    return estimate_capture(prepared, timed=run.timed)
+
+
+def _capture(bench: Workbench, request: CaptureRequest, paths: CapturePaths, job: ServerJob) -> JobResult:
+    job.checkpoint(f"loading {request.alias}")
+    loaded = bench.models.get(str(request.alias))
+    from engine.store.save import capture_and_save  # imports torch
+
+    try:
+        capture_and_save(
+            loaded.model, loaded.tokenizer, request, progress=partial(job.count, "running prompts"), steps=job.tell
+        )
+    except JobCancelled:
+        job.kept = paths.name if paths.unfinished else ""
+        raise
+    return captured(show_capture(paths.name, store=paths.store))
+
+
+def captured(record: CaptureRecord) -> JobResult:
+    """Make the result of a capture job."""
+    name = record["name"]
+    return JobResult(
+        capture=outline_capture(record),
+        findings=describe_findings(record),
+        warnings=record_warnings(record),
+        next_step=f"rank_layers(name='{name}') for the layers, plot_capture(name='{name}') for the chart"
+        if record["ranking"]
+        else f"describe_capture(name='{name}')",
+    )
 
 
 def _written(pairs: list[PromptPair]) -> WrittenPairs:
@@ -203,14 +261,13 @@ def _factors(pairs: list[PromptPair]) -> list[Factors] | None:
         return None
     if not all(said):
         raise RequestError(
-            f"{said.count(False)} of {len(pairs)} pairs say no persona, template or topic, the others do",
-            expected="all three with every pair, or none",
+            f"{said.count(False)} of {len(pairs)} pairs have no persona, template or topic, the others do",
+            expected="all three with every pair, or with none",
         )
     return [Factors(persona=pair.persona, template=pair.template, topic=pair.topic) for pair in pairs]
 
 
 TOOLS = (
     ToolSpec(capture_contrast, "Capture a contrast", writes=True, repeatable=False, reaches_out=True),
-    ToolSpec(capture_prompt, "Capture a prompt", writes=True, repeatable=False, reaches_out=True),
     ToolSpec(capture_prompts, "Capture prompts", writes=True, repeatable=False, reaches_out=True),
 )

@@ -1,23 +1,26 @@
-"""Tools about concepts: which there are, what one consists of, define one."""
+"""Tools for concepts: list them, show one, define one."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from mcp.types import CallToolResult
 from pydantic import BaseModel, ConfigDict, Field
 
 from engine.concepts import catalog
-from server.replies.concepts import MOST_DESCRIPTION, ConceptReply, ConceptsReply, describe_concept, summarise_concept
-from server.replies.reply import send
-from server.tools.arguments import LONGEST_NAME, ConceptName
-from server.tools.spec import ToolSpec
+from engine.records.captures import Concept
+from server.tools.answer import Outline, Page, Reply, send, shorten
+from server.tools.spec import LONGEST_NAME, Offset, ToolSpec
 from server.workbench import Ctx, workbench
 
 _PAGE = 20
 _LONGEST = 2000
+_MOST_DESCRIPTION = 160
+_MOST_WORD = 40
+_MOST_LINE = 80
+_MOST_SHOWN = 12
 
 
 class PersonaText(BaseModel):
-    """The two roles of a contrast, worded alike but for what the contrast is about."""
+    """The two roles of a contrast, in the same words except for the contrast."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -27,7 +30,7 @@ class PersonaText(BaseModel):
 
 
 class TemplateText(BaseModel):
-    """How a persona and a topic become a prompt; {persona} and {topic} each exactly once over both texts."""
+    """A prompt with {persona} and {topic}, each exactly once in user and system together."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -36,55 +39,112 @@ class TemplateText(BaseModel):
     system: str = Field(default="", description="System message, if any", max_length=_LONGEST)
 
 
+class ConceptSummary(BaseModel):
+    """A concept in short."""
+
+    name: str
+    positive: str
+    negative: str
+    description: str
+    pairs: int = Field(description="Number of pairs it can make")
+
+
+class ConceptReply(Reply):
+    """One concept, with the first of its texts."""
+
+    counted: ClassVar[tuple[str, ...]] = ("personas", "templates", "topics")
+    concept: ConceptSummary
+    personas: list[dict[str, str]]
+    templates: list[dict[str, str]]
+    topics: list[str]
+    left_out: int = Field(description="Number of texts not shown")
+
+    def rest(self) -> str:
+        """All texts, in pages."""
+        return f"list_concepts(name='{self.concept.name}', detail='full') pages through every text"
+
+
+class ConceptTexts(Page):
+    """One concept, with a page of its texts in full: personas, then templates, then topics."""
+
+    paged: ClassVar[tuple[str, ...]] = ("personas", "templates", "topics")
+    counted: ClassVar[tuple[str, ...]] = paged
+    concept: ConceptSummary
+    personas: list[dict[str, str]]
+    templates: list[dict[str, str]]
+    topics: list[str]
+    left_out: int
+
+    def rest(self) -> str:
+        """The next page, and the resource for texts that alone exceed the limit."""
+        whole = f"the resource concept://{self.concept.name} has every text"
+        return "; ".join(filter(None, [super().rest(), whole]))
+
+
+class ConceptsReply(Page):
+    """A page of concepts; with a name, the fields of `ConceptReply` or `ConceptTexts` instead."""
+
+    paged: ClassVar[tuple[str, ...]] = ("concepts",)
+    concepts: list[ConceptSummary] | None = None
+    concept: Outline | None = Field(default=None, description="As in concepts")
+    personas: list[dict[str, str]] | None = None
+    templates: list[dict[str, str]] | None = None
+    topics: list[str] | None = None
+    left_out: int | None = Field(default=None, description="Number of texts not shown")
+
+
 def list_concepts(
-    ctx: Ctx, offset: Annotated[int, Field(ge=0, description="How many to pass over")] = 0
+    ctx: Ctx,
+    name: Annotated[
+        str | None, Field(description="Show the texts of this concept instead, e.g. honesty", max_length=LONGEST_NAME)
+    ] = None,
+    detail: Annotated[
+        Literal["concise", "full"], Field(description="full: with name, every text in full length, in pages")
+    ] = "concise",
+    offset: Offset = 0,
 ) -> Annotated[CallToolResult, ConceptsReply]:
-    """List the concepts (named contrasts such as honest / deceptive) to capture, and how many pairs each makes."""
-    concepts = catalog.list_concepts(workbench(ctx).settings.concepts)
+    """List the concepts (named contrasts such as honest / deceptive) with their number of pairs.
+
+    With name, show the personas, templates and topics from which the prompts of that concept are made.
+    """
+    own = workbench(ctx).settings.concepts
+    if name is not None:
+        concept = catalog.load_concept(name, own, by_name_only=True)
+        full = detail == "full" or offset > 0
+        return send(concept_texts(concept, offset) if full else describe_concept(concept))
+    concepts = catalog.list_concepts(own)
     after = offset + _PAGE
     return send(
         ConceptsReply(
             concepts=[summarise_concept(concept) for concept in concepts[offset:after]],
             total=len(concepts),
             next_offset=after if after < len(concepts) else None,
-            next_step="capture_contrast(concept=...), show_concept(name=...) for its texts, or define_concept",
+            next_step="capture_contrast(concept=...), list_concepts(name=...) for the texts, or define_concept",
         )
     )
-
-
-def show_concept(
-    ctx: Ctx,
-    name: ConceptName,
-    detail: Annotated[Literal["concise", "full"], Field(description="full: every text, however long")] = "concise",
-) -> Annotated[CallToolResult, ConceptReply]:
-    """Show the personas, templates and topics that a concept's prompts are made from."""
-    concept = catalog.load_concept(name, workbench(ctx).settings.concepts, by_name_only=True)
-    return send(describe_concept(concept, full=detail == "full"))
 
 
 def define_concept(
     ctx: Ctx,
     name: Annotated[str, Field(description="Letters, digits, hyphens and underscores, e.g. patience", max_length=64)],
-    positive: Annotated[str, Field(description="One word for the positive side, e.g. patient", max_length=64)],
-    negative: Annotated[str, Field(description="One word for the negative side, e.g. impatient", max_length=64)],
+    positive: Annotated[str, Field(description="Name of the positive class, e.g. patient", max_length=64)],
+    negative: Annotated[str, Field(description="Name of the negative class, e.g. impatient", max_length=64)],
     personas: Annotated[
         list[PersonaText], Field(min_length=2, max_length=50, description="12 or more for tight intervals")
     ],
     topics: Annotated[
         list[Annotated[str, Field(max_length=_LONGEST)]],
-        Field(min_length=2, max_length=200, description="Questions or requests, the same for both sides"),
+        Field(min_length=2, max_length=200, description="Questions or requests, the same for both classes"),
     ],
-    description: Annotated[
-        str, Field(description="What the contrast is about, one sentence", max_length=MOST_DESCRIPTION)
-    ],
+    description: Annotated[str, Field(description="The contrast in one sentence", max_length=_MOST_DESCRIPTION)],
     templates: Annotated[
-        list[TemplateText] | None, Field(max_length=50, description="Left out: those of the concept honesty")
+        list[TemplateText] | None, Field(max_length=50, description="Default: those of the concept honesty")
     ] = None,
 ) -> Annotated[CallToolResult, ConceptReply]:
-    """Define a concept of your own, kept in the store; capture_contrast then takes its name.
+    """Define a concept and keep it in the store; capture_contrast then takes its name.
 
-    Word both sides of a persona alike but for the contrast, and vary the wording from persona to persona, so that no
-    single word tells the sides apart: find out with rank_layers, whose warnings name such confounds.
+    Word both roles of a persona alike except for the contrast, and vary the wording between personas, so that no
+    single word separates the classes. The warnings of rank_layers name such confounds.
     """
     settings = workbench(ctx).settings
     chosen = [template.model_dump(exclude_defaults=True) for template in templates or []] or [
@@ -105,8 +165,67 @@ def define_concept(
     return send(describe_concept(concept))
 
 
+def summarise_concept(concept: Concept) -> ConceptSummary:
+    """Summarise a concept as lists show it."""
+    return ConceptSummary(
+        name=concept.name,
+        positive=shorten(concept.positive, _MOST_WORD),
+        negative=shorten(concept.negative, _MOST_WORD),
+        description=shorten(concept.description, _MOST_DESCRIPTION),
+        pairs=len(concept.personas) * len(concept.templates) * len(concept.topics),
+    )
+
+
+def describe_concept(concept: Concept) -> ConceptReply:
+    """Show a concept and the first of its texts, each shortened to one line."""
+    personas, templates, topics = _texts(concept)
+    shown = _shortened(personas[:_MOST_SHOWN]), _shortened(templates[: _MOST_SHOWN // 2])
+    lines = [shorten(topic, _MOST_LINE) for topic in topics[: 2 * _MOST_SHOWN]]
+    total = len(personas) + len(templates) + len(topics)
+    return ConceptReply(
+        concept=summarise_concept(concept),
+        personas=shown[0],
+        templates=shown[1],
+        topics=lines,
+        left_out=total - len(shown[0]) - len(shown[1]) - len(lines),
+        next_step=f"capture_contrast(concept='{concept.name}')",
+    )
+
+
+def concept_texts(concept: Concept, offset: int = 0) -> ConceptTexts:
+    """Show the texts of a concept in full: personas, then templates, then topics.
+
+    Args:
+        concept: The concept.
+        offset: Number of texts to skip.
+    """
+    personas, templates, topics = _texts(concept)
+    before = len(personas), len(personas) + len(templates)
+    total = before[1] + len(topics)
+    return ConceptTexts(
+        concept=summarise_concept(concept),
+        personas=personas[offset:],
+        templates=templates[max(offset - before[0], 0) :],
+        topics=topics[max(offset - before[1], 0) :],
+        total=total,
+        left_out=min(offset, total),
+        next_step=f"capture_contrast(concept='{concept.name}')",
+    )
+
+
+def _texts(concept: Concept) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
+    return (
+        [{"name": p.name, "positive": p.positive, "negative": p.negative} for p in concept.personas],
+        [{"name": t.name, "system": t.system, "user": t.user} for t in concept.templates],
+        list(concept.topics),
+    )
+
+
+def _shortened(texts: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [{key: shorten(text, _MOST_LINE) for key, text in entry.items()} for entry in texts]
+
+
 TOOLS = (
     ToolSpec(list_concepts, "List concepts"),
-    ToolSpec(show_concept, "Show a concept"),
     ToolSpec(define_concept, "Define a concept", writes=True, repeatable=False),
 )

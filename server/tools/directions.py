@@ -1,35 +1,69 @@
-"""Extract a contrast's directions, and read a text along them."""
+"""Tools for directions: extract those of a contrast, and read a text along them."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar, get_args
 
 from anyio import to_thread
 from mcp.types import CallToolResult
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from engine.errors import Remedy, RequestError
+from engine.plots.tokens_text import readable_token
 from engine.plots.words import layers_in_words
+from engine.records.files import Method, TokenReading
 from engine.store.names import locate
-from server.jobs import Job
-from server.replies.directions import DirectionReply, describe_reading
-from server.replies.jobs import JobReply, JobResult
-from server.replies.reply import send
-from server.tools.arguments import LONGEST_NAME, LONGEST_TEXT, CaptureName, WaitS
-from server.tools.jobs import answer
-from server.tools.spec import ToolSpec
+from server.jobs import ServerJob
+from server.tools.answer import Part, Reply, rounded, send
+from server.tools.jobs import JobReply, JobResult, answer
+from server.tools.spec import LONGEST_NAME, LONGEST_TEXT, CaptureName, ToolSpec, WaitS
 from server.workbench import Ctx, find_capture, workbench
+
+_METHODS = get_args(Method)
+_MOST_TOKENS = 120
+_EXTREMES = 5
+
+
+class DirectionReply(Reply):
+    """The saved directions."""
+
+    name: str
+    layers: str
+    method: str
+    leading: int | None = None
+
+
+class TokenValue(BaseModel):
+    """A token and its place along a direction."""
+
+    token: str
+    value: float
+
+
+class ReadingReply(Part):
+    """A text along a direction."""
+
+    counted: ClassVar[tuple[str, ...]] = ("tokens",)
+    layer: int
+    concept: str | None = None
+    tokens: list[TokenValue]
+    left_out: int
+    highest: list[TokenValue]
+    lowest: list[TokenValue]
 
 
 def extract_direction(
     ctx: Ctx,
     name: CaptureName,
-    method: Annotated[str, Field(description="mean_diff, pca or logistic", max_length=LONGEST_NAME)] = "mean_diff",
+    method: Annotated[
+        str,
+        Field(description="Estimator", max_length=LONGEST_NAME, json_schema_extra={"enum": list(_METHODS)}),
+    ] = _METHODS[0],
     save_as: Annotated[
         str | None,
-        Field(description="Name to save under; the capture's unless given", min_length=1, max_length=LONGEST_NAME),
+        Field(description="Name to save under; default: the capture's", min_length=1, max_length=LONGEST_NAME),
     ] = None,
-    replace: Annotated[bool, Field(description="Whether directions of that name may be replaced")] = False,
+    replace: Annotated[bool, Field(description="Whether to replace directions of that name")] = False,
 ) -> Annotated[CallToolResult, DirectionReply]:
-    """Extract a contrast's direction (a unit vector, positive minus negative) at every layer, and save it."""
+    """Extract the direction of a contrast (a unit vector, positive minus negative) at every layer, and save it."""
     from engine.stats.direction import extract_directions
     from engine.store.directions import SUFFIX, leading_layer, save_directions
     from engine.store.read import load_contrast
@@ -54,19 +88,23 @@ def extract_direction(
 async def read_text(
     ctx: Ctx,
     name: Annotated[
-        str, Field(description="A capture of pairs, or directions saved by extract_direction", max_length=LONGEST_NAME)
+        str, Field(description="A contrast, or directions saved by extract_direction", max_length=LONGEST_NAME)
     ],
     text: Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT, description="The text to read")],
-    layer: Annotated[int | None, Field(ge=0, description="Layer; the one that ranks first unless given")] = None,
-    chat: Annotated[bool, Field(description="Put the text through the chat template, as a user's message")] = False,
+    layer: Annotated[int | None, Field(ge=0, description="Layer; default: the leading layer")] = None,
+    chat: Annotated[bool, Field(description="Apply the chat template, with the text as the user's message")] = False,
     wait_s: WaitS = 40,
 ) -> Annotated[CallToolResult, JobReply]:
-    """Read a text token by token along a contrast's direction: 0 is the negative mean, 1 the positive mean."""
+    """Read a text along a contrast's direction: one value per token.
+
+    0 is the mean of the negative class, 1 that of the positive class. The reading has the layer, the first tokens and
+    the tokens with the highest and lowest values.
+    """
     bench = workbench(ctx)
     store = bench.settings.store
     await to_thread.run_sync(_require_directions, ctx, name)
 
-    def work(job: Job) -> JobResult:
+    def work(job: ServerJob) -> JobResult:
         from engine.stats.reading import read_text as read
         from engine.store.directions import find_directions
 
@@ -77,7 +115,7 @@ async def read_text(
             )
         provenance = next(iter(found.values()))["provenance"]
         if provenance is None:
-            raise RequestError(f"the model that {name} comes from is unknown", next_step="capture it again")
+            raise RequestError(f"the model of {name} is unknown", next_step="capture it again")
         job.checkpoint(f"loading {provenance['alias']}")
         loaded = bench.models.get(provenance["alias"])
         job.checkpoint("reading")
@@ -87,18 +125,37 @@ async def read_text(
         return JobResult(
             reading=describe_reading(reading),
             warnings=reading["warnings"],
-            next_step="read_text with a text of the other side, or another layer, and compare",
+            next_step="compare with read_text of a text of the other class, or at another layer",
         )
 
     return await answer(ctx, bench.jobs.start("read_text", work), wait_s)
 
 
+def describe_reading(reading: TokenReading) -> ReadingReply:
+    """Describe a reading by its first tokens and the most extreme of all tokens."""
+    values = reading["values"][reading["leading"]]
+    tokens = [
+        TokenValue(token=readable_token(token), value=rounded(value, 2))
+        for token, value in zip(reading["tokens"], values, strict=True)
+    ]
+    # In many models the state of the first token is hundreds of times larger than any other: extreme, but meaningless.
+    extremes = sorted(tokens[1:] or tokens, key=lambda token: token.value)
+    return ReadingReply(
+        layer=reading["leading"],
+        concept=reading["concept"],
+        tokens=tokens[:_MOST_TOKENS],
+        left_out=max(len(tokens) - _MOST_TOKENS, 0),
+        highest=extremes[::-1][:_EXTREMES],
+        lowest=extremes[:_EXTREMES],
+    )
+
+
 def _require_directions(ctx: Ctx, name: str) -> None:
-    """Refuse at once a name under which there is nothing to read along.
+    """Refuse a name that has no directions, before a job is started.
 
     Raises:
-        RequestError: There is no capture of that name and no directions, or the capture has no two sides.
-        StoreError: The name cannot be one, or what it stands for cannot be used.
+        RequestError: There are no directions and no capture of that name, or the capture is not a contrast.
+        StoreError: The name is not valid, or the capture cannot be used.
     """
     from engine.store.directions import SUFFIX, path_of
 
@@ -106,11 +163,11 @@ def _require_directions(ctx: Ctx, name: str) -> None:
         return
     if find_capture(ctx, name)["kind"] != "contrast":
         raise RequestError(
-            f"the capture {name!r} is one of prompts: it has no two sides", next_step=Remedy.CAPTURE_CONTRAST
+            f"the capture {name!r} is not a contrast: it has no two classes", next_step=Remedy.CAPTURE_CONTRAST
         )
 
 
 TOOLS = (
-    ToolSpec(extract_direction, "Extract a direction", writes=True, repeatable=False),
+    ToolSpec(extract_direction, "Extract directions", writes=True, repeatable=False),
     ToolSpec(read_text, "Read a text along a direction"),
 )

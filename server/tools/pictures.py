@@ -1,38 +1,43 @@
-"""Tools that draw: a capture's ranking, one layer, or two captures, as a picture and as text."""
+"""The tool that draws: a capture's ranking, one layer, or two captures compared, as a picture and as text."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from mcp.server.mcpserver import Image
+from mcp.types import CallToolResult, ImageContent
 from pydantic import Field
 
 from engine.plots.classes_text import pair_label, sides_as_text
 from engine.plots.comparison_text import comparison_as_text
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text, render_text
-from server.tools.arguments import LONGEST_NAME, CaptureName
-from server.tools.comparison import run_comparison
-from server.tools.spec import ToolSpec
+from server.tools.answer import send_chart
+from server.tools.ranking import run_comparison
+from server.tools.spec import LONGEST_NAME, CaptureName, ToolSpec
 from server.workbench import Ctx, find_capture, workbench
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def plot_capture(
     ctx: Ctx,
     name: CaptureName,
-    layer: Annotated[int | None, Field(ge=0, description="Draw where both sides lie at this layer instead")] = None,
+    layer: Annotated[int | None, Field(ge=0, description="Draw both classes at this layer instead")] = None,
     compare_with: Annotated[
-        str | None, Field(description="Draw this capture beside another instead", max_length=LONGEST_NAME)
+        str | None, Field(description="Draw a comparison with this capture instead", max_length=LONGEST_NAME)
     ] = None,
-    picture: Annotated[bool, Field(description="Send a PNG beside the text; false if you cannot see pictures")] = True,
-) -> list[str | Image]:
-    """Draw a capture: layers with intervals and shuffled labels, or both sides at one layer, or two captures compared.
+    picture: Annotated[bool, Field(description="Add a PNG to the text; false if you cannot see pictures")] = True,
+) -> CallToolResult:
+    """Draw a capture as text and PNG: its layers with confidence intervals and the permutation null.
 
-    Answers with the chart as text and as a PNG.
+    With layer, the projections of both classes at one layer; with compare_with, two captures compared.
     """
     store = workbench(ctx).settings.store
     record = find_capture(ctx, name)
     chart = layers_chart(record)
-    draw: Any
+    draw: Callable[[], Figure]
     if compare_with is not None:
         comparison = run_comparison(ctx, name, compare_with)
         text = render_text(comparison_as_text(comparison))
@@ -52,11 +57,14 @@ def plot_capture(
 
         text = render_text(layers_as_text(chart))
         draw = partial(draw_layers, chart)
-    if not picture:
-        return [text]
+    rest = f"the resource capture://{record['name']} has every layer"
+    return send_chart(text, _picture(draw) if picture else None, rest)
+
+
+def _picture(draw: Callable[[], "Figure"]) -> ImageContent:
     from engine.plots.style import render_png
 
-    return [text, Image(data=render_png(draw), format="png")]
+    return Image(data=render_png(draw), format="png").to_image_content()
 
 
 TOOLS = (ToolSpec(plot_capture, "Plot a capture"),)

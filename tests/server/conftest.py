@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp.types import CallToolResult, TextContent
+from pydantic_core import to_json
 from transformers import PreTrainedTokenizerFast
 
 import engine
@@ -94,7 +95,7 @@ def app(settings: ServerSettings) -> LayerscopeServer:
 
 
 async def call(client: Client, tool: str, **arguments: Any) -> Json:
-    """Call a tool; what it answered, the same in text and structure, small, and with a next step."""
+    """Call a tool; what it answered, the same in text and structure, small, without nulls, and with a next step."""
     result = await client.call_tool(tool, arguments)
     assert isinstance(result, CallToolResult)
     text = only_text(result)
@@ -103,6 +104,9 @@ async def call(client: Client, tool: str, **arguments: Any) -> Json:
     assert structure is not None
     assert agree(json.loads(text), structure), (text, structure)
     assert len(text.encode()) <= MOST_BYTES, (tool, len(text))
+    assert len(to_json(structure)) <= MOST_BYTES, (tool, len(text))
+    assert not has_null(structure), structure
+    assert not has_null(json.loads(text)), text
     assert structure["next_step"], tool
     return structure
 
@@ -115,6 +119,13 @@ async def refused(client: Client, tool: str, **arguments: Any) -> str:
     text = only_text(result)
     assert_clean(text)
     return text
+
+
+def has_null(answer: Any) -> bool:
+    """Whether a JSON value holds a null anywhere."""
+    if isinstance(answer, dict | list):
+        return any(map(has_null, answer.values() if isinstance(answer, dict) else answer))
+    return answer is None
 
 
 def only_text(result: CallToolResult) -> str:

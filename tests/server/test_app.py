@@ -1,5 +1,6 @@
-"""What clients are shown: tools, their promises and schemas, and what narrows them."""
+"""Clients see the tools, their promises, and instructions that name only offered tools."""
 
+import re
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -12,9 +13,9 @@ from mcp.types import ResourceListChangedNotification
 
 import engine
 from engine.errors import RequestError
-from server.app import LayerscopeServer, build_server
+from server.app import LayerscopeServer, build_server, instructions_for
 from server.settings import ServerSettings
-from server.tools import TOOLS, offered_tools
+from server.tools import TOOLS, missing_tool, offered_tools
 from tests.server.conftest import ERAS, call, refused
 
 pytestmark = pytest.mark.anyio
@@ -22,10 +23,8 @@ pytestmark = pytest.mark.anyio
 ORDER = [spec.name for spec in TOOLS]
 CHANGING = {
     "load_model",
-    "unload_model",
     "define_concept",
     "capture_contrast",
-    "capture_prompt",
     "capture_prompts",
     "delete_capture",
     "extract_direction",
@@ -40,7 +39,7 @@ async def test_tools_come_in_a_fixed_order_with_every_promise_said(app: Layersco
         assert client.instructions
         assert "rank_layers" in client.instructions
     assert [tool.name for tool in tools] == ORDER
-    assert len(tools) <= 20
+    assert len(tools) == 17
     for tool in tools:
         hints = tool.annotations
         assert hints is not None
@@ -55,6 +54,14 @@ async def test_tools_come_in_a_fixed_order_with_every_promise_said(app: Layersco
         assert tool.title
         assert tool.description
         assert (tool.output_schema is None) == (tool.name == "plot_capture")
+
+
+def test_the_page_of_the_server_lists_every_tool_with_its_description() -> None:
+    """`scripts/mcp_journey.py` prints the table."""
+    page = (Path(__file__).parents[2] / "docs" / "mcp.md").read_text()
+    assert re.findall(r"^\| `([a-z_]+)` \| (.*) \|$", page, re.MULTILINE) == [
+        (spec.name, spec.description) for spec in TOOLS
+    ]
 
 
 async def test_schemas_are_strict_and_say_what_each_argument_is(app: LayerscopeServer) -> None:
@@ -126,8 +133,37 @@ async def test_two_captures_compared_and_drawn(app: LayerscopeServer, era: str, 
         assert [row["layer"] for row in compared["rows"]] == [0, 1, 2, 3]
         ranking = await call(client, "rank_layers", name="warmth", detail=detail, top=2)
         assert ranking["left_out"] == 2
-        assert (ranking["layers"][0]["d_prime_by_left_out"] is not None) == (detail == "full")
+        assert ("d_prime_by_left_out" in ranking["layers"][0]) == (detail == "full")
         for arguments in ({}, {"layer": 1}, {"compare_with": "warmth"}):
             drawn = await client.call_tool("plot_capture", {"name": "loudness", "picture": False, **arguments})
             assert not drawn.is_error, drawn.content
             assert [block.type for block in drawn.content] == ["text"]
+
+
+NAMES = [spec.name for spec in TOOLS]
+
+
+def named(text: str) -> set[str]:
+    return set(re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", text)) & set(NAMES)
+
+
+def test_with_every_tool_nothing_is_missing(tmp_path: Path) -> None:
+    said = instructions_for(offered_tools(ServerSettings(tmp_path)))
+    assert "does not offer" not in said
+    assert {"list_concepts", "capture_contrast", "rank_layers", "plot_capture", "wait_for_job"} == named(said)
+
+
+@pytest.mark.parametrize("changes", [{"read_only": True}, {"tools": ("rank_layers",)}, {"tools": ("cancel_job",)}])
+def test_the_usual_way_leads_over_tools_that_are_there_and_the_others_are_named(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    offered = offered_tools(replace(ServerSettings(tmp_path), **changes))  # type: ignore[arg-type]
+    names = {spec.name for spec in offered}
+    lines = instructions_for(offered).split("\n")
+    assert named(lines[1]) <= names
+    assert named(lines[-1]) == set(NAMES) - names
+
+
+def test_a_tool_that_was_left_out_is_told_from_one_that_never_was() -> None:
+    assert "started without delete_capture" in missing_tool("delete_capture", ["rank_layers"])
+    assert "did you mean 'rank_layers'?" in missing_tool("rank_layer", ["rank_layers"])

@@ -1,6 +1,7 @@
-"""`layerscope serve` as a process: what it imports, what it prints, and how it ends."""
+"""`layerscope serve` as a process: what it imports, prints and logs, and how it ends."""
 
 import json
+import logging
 import re
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from server.command import JsonLines
 from tests.program import Program
 from tests.server.conftest import (
     allow,
@@ -100,7 +102,7 @@ def test_ready_without_torch_and_nothing_but_protocol_on_stdout(tmp_path: Path) 
         assert said["serverInfo"]["name"] == "layerscope"
         assert said["capabilities"]["resources"]["listChanged"] is True  # as the tests of test_app.py hear
         assert said["capabilities"]["tools"]["listChanged"] is False
-        assert len(talk.ask("tools/list")["result"]["tools"]) <= 20
+        assert len(talk.ask("tools/list")["result"]["tools"]) == 17
         assert talk.call("list_concepts")["concepts"]
         assert talk.call("list_models")["models"]
         assert talk.call("list_captures")["total"] == 0
@@ -191,10 +193,10 @@ def test_a_request_that_cannot_be_read_is_answered(tmp_path: Path) -> None:
     with running(*serve_command(tmp_path)) as process:
         talk = Talk(process)
         talk.hello()
-        asked = {"jsonrpc": "2.0", "id": "a", "method": "tools/call", "params": {"name": "show_concept"}}
+        asked = {"jsonrpc": "2.0", "id": "a", "method": "tools/call", "params": {"name": "list_concepts"}}
         for line, number, code, said in [
             (
-                json.dumps({**asked, "params": {"name": "show_concept", "arguments": {"name": "hi \ud83d"}}}),
+                json.dumps({**asked, "params": {"name": "list_concepts", "arguments": {"name": "hi \ud83d"}}}),
                 "a",
                 -32700,
                 "half",
@@ -260,7 +262,7 @@ def test_a_client_that_no_longer_listens_is_a_client_that_has_gone(store: Path, 
         said = process.stderr.read()
     assert "Traceback" not in said
     assert "bug" not in said
-    assert '"event": "the client has gone"' in said
+    assert '"event": "client disconnected"' in said
     assert contents(store) == before
 
 
@@ -295,3 +297,50 @@ def test_http_ends_quickly_on_sigterm(store: Path, slow_folder: Path) -> None:
         assert code in {0, -signal.SIGTERM}
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
+
+
+PROGRAM = """
+import logging, sys
+from server.command import log_to_stderr
+log_to_stderr(sys.argv[1])
+logging.getLogger("server").info("ours", extra={"fields": {"seconds": 0.5}})
+logging.getLogger("engine.capture").debug("chatter")
+logging.getLogger("some.library").info("chatter of others")
+logging.getLogger("some.library").warning("two\\nlines")
+"""
+
+
+def lines_of(level: str) -> list[dict[str, object]]:
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, level], capture_output=True, text=True, env=child_environment(), check=True
+    )
+    assert run.stdout == ""
+    return [json.loads(line) for line in run.stderr.splitlines()]
+
+
+def test_each_line_is_an_object_and_other_libraries_only_warn() -> None:
+    ours, warning = lines_of("INFO")
+    assert (ours["from"], ours["level"], ours["event"], ours["seconds"]) == ("server", "info", "ours", 0.5)
+    assert (warning["from"], warning["event"]) == ("some.library", "two\nlines")
+    assert ours["time"]
+
+
+def test_the_level_is_that_of_our_own_words() -> None:
+    assert [line["event"] for line in lines_of("DEBUG")] == ["ours", "chatter", "two\nlines"]
+    assert [line["event"] for line in lines_of("ERROR")] == ["two\nlines"]
+
+
+def test_a_traceback_stays_on_the_line_of_its_error() -> None:
+    try:
+        raise ValueError("first\nsecond")
+    except ValueError:
+        record = logging.LogRecord("server", logging.ERROR, __file__, 1, "bug", None, sys.exc_info())
+    text = JsonLines().format(record)
+    assert "\n" not in text
+    assert "ValueError: first\nsecond" in json.loads(text)["traceback"]
+
+
+def test_what_json_does_not_know_is_written_as_text() -> None:
+    record = logging.LogRecord("server", logging.INFO, __file__, 1, "call", None, None)
+    record.fields = {"what": {1}, "where": logging}
+    assert json.loads(JsonLines().format(record))["what"] == "{1}"

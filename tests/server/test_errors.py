@@ -10,8 +10,8 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
 
 from server.app import LayerscopeServer, build_server
+from server.command import JsonLines
 from server.errors import guarded, require_known_arguments
-from server.log import JsonLines
 from server.settings import ServerSettings
 from tests.server.conftest import ERAS, call, contents, refused
 
@@ -22,6 +22,9 @@ pytestmark = pytest.mark.anyio
     ("tool", "arguments", "said"),
     [
         ("rank_layer", {"name": "loudness"}, "rank_layers"),
+        ("capture_prompt", {"prompt": "w5", "model": "tiny"}, "call capture_prompts(prompts=[...])"),
+        ("show_concept", {"name": "loudness"}, "call list_concepts(name=...)"),
+        ("unload_model", {"model": "tiny"}, "call load_model(model=..., unload=true)"),
         ("rank_layers", {"nmae": "loudness"}, "'name'"),
         ("rank_layers", {"name": "loudnes"}, "loudness"),
         ("rank_layers", {}, "name: Field required"),
@@ -34,21 +37,21 @@ pytestmark = pytest.mark.anyio
         ("rank_layers", {"name": "prompt"}, "prompt"),
         ("inspect_layer", {"name": "loudness", "layer": 99}, "[0, 1, 2, 3]"),
         ("inspect_layer", {"name": "loudness", "layer": -1}, "greater than or equal to 0"),
-        ("show_concept", {"name": "loudnes"}, "loudness"),
-        ("show_concept", {"name": "../concepts/loudness.toml"}, "no concept"),
+        ("list_concepts", {"name": "loudnes"}, "loudness"),
+        ("list_concepts", {"name": "../concepts/loudness.toml"}, "no concept"),
         ("load_model", {"model": "tinny"}, "'tiny'"),
         ("load_model", {"model": "smollm2"}, "does not load"),
         ("load_model", {"model": "/etc"}, "does not load"),
-        ("unload_model", {"model": "tiny"}, "not loaded"),
+        ("load_model", {"model": "tiny", "unload": True}, "not loaded"),
         ("delete_capture", {"name": "loudness"}, "confirm=true"),
         ("delete_capture", {"name": "loudnes", "confirm": True}, "'loudness'"),
         ("delete_capture", {"name": "concepts/loudness.toml", "confirm": True}, "letters, digits"),
-        ("capture_contrast", {"model": "tiny"}, "a concept, pairs of your own"),
+        ("capture_contrast", {"model": "tiny"}, "exactly one of concept, pairs and file"),
         ("capture_contrast", {"concept": "warmth", "model": "tiny", "site": "resid_pst"}, "resid_post"),
         ("capture_contrast", {"concept": "warmth", "model": "tiny", "name": "loudness"}, "replace=true"),
         ("capture_contrast", {"concept": "warmth", "model": "tiny", "name": "../x"}, "letters, digits"),
         ("capture_contrast", {"concept": "warmth", "model": "tiny", "wait_s": 51}, "less than or equal to 50"),
-        ("capture_prompt", {"prompt": "", "model": "tiny"}, "at least 1 character"),
+        ("capture_prompts", {"prompts": [""], "model": "tiny"}, "at least 1 character"),
         ("extract_direction", {"name": "loudness", "method": "mean_dif"}, "mean_diff"),
         ("extract_direction", {"name": "loudness", "save_as": "../x"}, "letters, digits"),
         ("compare_captures", {"one": "loudness", "other": "warmt"}, "warmth"),
@@ -132,3 +135,13 @@ def test_unknown_arguments_name_the_right_one() -> None:
     require_known_arguments("rank_layers", {"name": "x"}, ["name", "top"])
     with pytest.raises(ToolError, match="did you mean 'top'"):
         require_known_arguments("rank_layers", {"topp": 1}, ["name", "top"])
+
+
+async def test_an_error_of_the_engine_names_the_tool_to_call(app: LayerscopeServer) -> None:
+    async with Client(app) as client:
+        prompts = await refused(client, "rank_layers", name="prompt")
+        assert prompts.endswith("Next: call capture_contrast(concept='honesty'), or pass your own pairs.")
+        taken = await refused(client, "capture_contrast", concept="warmth", model="tiny", name="loudness")
+        assert taken.endswith("Next: choose another name, or replace=true.")
+        missing = await refused(client, "list_concepts", name="nothing")
+        assert missing.endswith("Next: list_concepts.")

@@ -28,11 +28,11 @@ PERSONAS = [{"name": f"p{n}", "positive": f"w{n} w9", "negative": f"w{n} w8"} fo
         ("rank_layers", {"name": "loudness", "score": HUGE}),
         ("read_text", {"name": HUGE, "text": "w5"}),
         ("wait_for_job", {"job": HUGE}),
-        ("unload_model", {"model": HUGE}),
-        ("show_concept", {"name": HUGE}),
-        ("capture_prompt", {"prompt": "w5", "model": "tiny", "positions": "9" * 5000}),
-        ("capture_prompt", {"prompt": "w5", "model": "tiny", "layers": "9" * 5000}),
-        ("capture_prompt", {"prompt": "w5", "model": HUGE}),
+        ("load_model", {"model": HUGE, "unload": True}),
+        ("list_concepts", {"name": HUGE}),
+        ("capture_prompts", {"prompts": ["w5"], "model": "tiny", "positions": "9" * 5000}),
+        ("capture_prompts", {"prompts": ["w5"], "model": "tiny", "layers": "9" * 5000}),
+        ("capture_prompts", {"prompts": ["w5"], "model": HUGE}),
         ("capture_prompts", {"file": HUGE, "model": "tiny"}),
         ("capture_prompts", {"file": "x" * 150, "model": "tiny"}),
         ("define_concept", {"name": HUGE, "positive": HUGE, "negative": HUGE, "personas": [], "topics": [HUGE]}),
@@ -51,8 +51,8 @@ async def test_what_is_huge_is_refused_in_few_words(
 @pytest.mark.parametrize(
     ("tool", "arguments"),
     [
-        ("show_concept", {"name": "hi \ud83d"}),
-        ("capture_prompt", {"prompt": "w5 \ud83d", "model": "tiny"}),
+        ("list_concepts", {"name": "hi \ud83d"}),
+        ("capture_prompts", {"prompts": ["w5 \ud83d"], "model": "tiny"}),
         ("capture_contrast", {"pairs": [{"positive": "w5", "negative": "\ude00"}], "model": "tiny"}),
     ],
 )
@@ -70,11 +70,15 @@ async def test_half_a_character_is_refused(app: LayerscopeServer, tool: str, arg
         (
             "capture_contrast",
             {"pairs": [PAIR, PAIR | {"persona": "a"}], "model": "tiny"},
-            "1 of 2 pairs say",
+            "1 of 2 pairs have",
         ),
-        ("capture_prompt", {"prompt": "w5", "model": "tiny", "name": ""}, "at least 1 character"),
-        ("capture_prompts", {"model": "tiny"}, "and not both"),
-        ("capture_prompts", {"model": "tiny", "prompts": ["w5"], "file": "questions.txt"}, "and not both"),
+        ("capture_prompts", {"prompts": ["w5"], "model": "tiny", "name": ""}, "at least 1 character"),
+        ("capture_prompts", {"model": "tiny"}, "exactly one of prompts and file"),
+        (
+            "capture_prompts",
+            {"model": "tiny", "prompts": ["w5"], "file": "questions.txt"},
+            "exactly one of prompts and file",
+        ),
         ("capture_prompts", {"model": "tiny", "prompts": []}, "at least 1 item"),
         ("capture_prompts", {"model": "tiny", "prompts": ["w5", ""]}, "at least 1 character"),
         ("capture_prompts", {"model": "tiny", "file": "../loudness.json"}, "no file called"),
@@ -84,7 +88,7 @@ async def test_half_a_character_is_refused(app: LayerscopeServer, tool: str, arg
         ("delete_capture", {"name": "loudness", "confirm": 1}, "valid boolean"),
         ("read_text", {"name": "../loudness", "text": "w5"}, "letters, digits"),
         ("read_text", {"name": "loudnes", "text": "w5"}, "'loudness'"),
-        ("read_text", {"name": "prompt", "text": "w5"}, "no two sides"),
+        ("read_text", {"name": "prompt", "text": "w5"}, "no two classes"),
     ],
 )
 async def test_what_cannot_be_meant_is_refused_before_anything_runs(
@@ -99,7 +103,7 @@ async def test_what_cannot_be_meant_is_refused_before_anything_runs(
 async def test_a_name_with_two_suffixes_leads_to_one_capture(app: LayerscopeServer, store: Path) -> None:
     """It once saved what could neither be listed nor deleted."""
     async with Client(app) as client:
-        made = await call(client, "capture_prompt", prompt="w5", model="tiny", name="twice.pt.json")
+        made = await call(client, "capture_prompts", prompts=["w5"], model="tiny", name="twice.pt.json")
         made = await finished(client, made)
         assert (made["status"], made["capture"]["name"]) == ("done", "twice")
         assert (await call(client, "describe_capture", name="twice.json"))["capture"]["name"] == "twice"
@@ -134,12 +138,16 @@ async def test_a_concept_as_large_as_allowed_is_shown_in_part_and_in_full_on_dem
             description="d" * 160,
         )
         assert (len(made["personas"]), made["left_out"]) == (12, 38 + 176)
-        assert agreeing(made, await call(client, "show_concept", name="large"))
-        full = await client.call_tool("show_concept", {"name": "large", "detail": "full"})
-        assert isinstance(full, CallToolResult)
-        assert full.structured_content is not None
-        assert full.structured_content["topics"] == topics
-        assert full.structured_content["left_out"] == 0
+        assert agreeing(made, await call(client, "list_concepts", name="large"))
+        pages = [await call(client, "list_concepts", name="large", detail="full")]
+        while "next_offset" in pages[-1]:
+            pages.append(await call(client, "list_concepts", name="large", offset=pages[-1]["next_offset"]))
+        assert [text for page in pages for text in page["personas"]] == personas
+        assert [text for page in pages for text in page["topics"]] == topics
+        total = len(personas) + len(made["templates"]) + len(topics)
+        for page in pages:
+            assert page["total"] == total
+            assert page["left_out"] == total - sum(len(page[kind]) for kind in ("personas", "templates", "topics"))
 
 
 def agreeing(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -162,11 +170,11 @@ async def test_many_concepts_come_in_pages(app: LayerscopeServer) -> None:
             )
         first = await call(client, "list_concepts")
         second = await call(client, "list_concepts", offset=first["next_offset"])
-        assert (len(first["concepts"]), second["next_offset"]) == (20, None)
+        assert (len(first["concepts"]), "next_offset" in second) == (20, False)
         names = [concept["name"] for page in (first, second) for concept in page["concepts"]]
         assert len(names) == len(set(names)) == first["total"]
         assert set(own) < set(names)
-        said = await refused(client, "show_concept", name="zzzzzzzz")
+        said = await refused(client, "list_concepts", name="zzzzzzzz")
         assert "more" in said
 
 
@@ -196,5 +204,5 @@ async def test_a_link_out_of_the_store_is_neither_read_nor_deleted(
             for tool, more in (("describe_capture", {}), ("plot_capture", {}), ("delete_capture", {"confirm": True})):
                 await refused(client, tool, name=name, **more)
         for name in ("link", "folder/new"):
-            await refused(client, "capture_prompt", prompt="w5", model="tiny", name=name, replace=True)
+            await refused(client, "capture_prompts", prompts=["w5"], model="tiny", name=name, replace=True)
     assert contents(outside) == before

@@ -13,7 +13,7 @@ from mcp import Client
 
 from engine.errors import RequestError
 from server.app import LayerscopeServer, build_server
-from server.jobs import Job, JobCancelled, Jobs
+from server.jobs import Jobs, ServerJob
 from server.settings import ServerSettings
 from tests.server.conftest import DONE, ERAS, Json, allow, call, contents, many_pairs, refused, running_http
 from tests.server.test_journey import finished
@@ -132,9 +132,9 @@ async def test_twenty_clients_at_once(store: Path, tiny_folder: Path) -> None:
     async def visit(url: str, number: int) -> None:
         async with Client(url, mode=ERAS[number % 2]) as client:
             await call(client, "list_captures")
-            own = await call(client, "capture_prompt", prompt="w5 w6", model="tiny", name=f"own-{number}")
+            own = await call(client, "capture_prompts", prompts=["w5 w6"], model="tiny", name=f"own-{number}")
             assert (await finished(client, own))["status"] == "done"
-            result = await client.call_tool("capture_prompt", {"prompt": "w7", "model": "tiny", "name": "wanted"})
+            result = await client.call_tool("capture_prompts", {"prompts": ["w7"], "model": "tiny", "name": "wanted"})
             structure: Any = getattr(result, "structured_content", None)
             job = await finished(client, structure) if structure else {"status": "refused"}
             outcomes.append(job["status"])
@@ -159,7 +159,7 @@ async def test_an_unknown_handle_names_the_nearest(app: LayerscopeServer) -> Non
 
 async def test_a_job_that_fails_says_why(app: LayerscopeServer) -> None:
     async with Client(app) as client:
-        job = await call(client, "capture_prompt", prompt="w5", model="tiny", layers="99", name="no")
+        job = await call(client, "capture_prompts", prompts=["w5"], model="tiny", layers="99", name="no")
         assert job["status"] == "failed"
         assert "99" in job["error"]
         assert "Traceback" not in job["error"]
@@ -169,7 +169,7 @@ async def test_one_job_at_a_time_in_the_order_they_came() -> None:
     order: list[int] = []
     at_work = threading.Semaphore(1)
 
-    def work(number: int, _job: Job) -> int:
+    def work(number: int, _job: ServerJob) -> int:
         assert at_work.acquire(blocking=False)
         time.sleep(0.01)
         order.append(number)
@@ -214,10 +214,12 @@ async def test_who_floods_it_with_jobs_is_told_to_wait() -> None:
     assert last.result == 7
 
 
-def test_a_cancelled_job_stops_at_its_next_checkpoint() -> None:
-    job = Job("count-1", "count")
-    job.progress(1, 2)
-    job.cancel()
-    with pytest.raises(JobCancelled):
-        job.progress(2, 2)
-    assert job.done == 1
+def test_only_prompts_are_counted() -> None:
+    """Other steps report in words, so that the count of prompts stays."""
+    job = ServerJob("count", id="count-1")
+    assert job.step == "waiting for its turn"
+    job.progress(2, 2)
+    job.tell("ranking layers", 1, 4)
+    assert (job.step, job.done, job.total) == ("ranking layers: 1 of 4", 2, 2)
+    job.tell("reading prompts", 7, 0)
+    assert (job.step, job.done, job.total) == ("reading prompts: 7", 2, 2)

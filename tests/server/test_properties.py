@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from mcp import Client
 from mcp.shared.exceptions import MCPError
 from mcp.types import CallToolResult, TextContent
+from pydantic_core import to_json
 
 from server.app import build_server
 from server.settings import ServerSettings
-from tests.server.conftest import MOST_BYTES, assert_clean, contents
+from tests.server.conftest import MOST_BYTES, assert_clean, contents, has_null
 
 # Names that exist, names that nearly do, and names that would lead out of the store.
 _NAMES = st.sampled_from(
@@ -124,4 +125,6 @@ async def _one(client: Client, tool: str, arguments: dict[str, Any]) -> str | No
         assert "unexpected error" not in text, (tool, arguments, text)
         assert len(text.encode(errors="replace")) <= _SIZE, (tool, arguments, len(text))
     answer: dict[str, Any] = result.structured_content or {}
+    assert len(to_json(answer)) <= _SIZE, (tool, arguments)
+    assert not has_null(answer), (tool, arguments, answer)
     return answer["job"] if answer.get("status") in {"waiting", "running"} else None

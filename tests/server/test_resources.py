@@ -1,15 +1,17 @@
-"""Resources by their addresses, and completion of names."""
+"""Resources by URI, completion of names, and prompts that name only tools that exist."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from mcp import Client
-from mcp.types import PromptReference, ResourceTemplateReference, TextResourceContents
+from mcp.types import PromptReference, ResourceTemplateReference, TextContent, TextResourceContents
 
 from engine.store.catalog import show_capture
 from server.app import LayerscopeServer, build_server
 from server.settings import ServerSettings
+from server.tools import TOOLS
 from tests.server.conftest import ERAS, Json
 
 pytestmark = pytest.mark.anyio
@@ -70,3 +72,24 @@ async def test_names_are_completed(
     async with Client(app, mode=era) as client:
         found = await client.complete(reference, {"name": argument, "value": begin})
     assert found.completion.values == expected
+
+
+ARGUMENTS = {
+    "find_layers": {"concept": "honesty", "model": "tiny"},
+    "compare_concepts": {"one": "honesty", "other": "empathy"},
+    "audit_contrast": {"capture": "loudness"},
+}
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_prompts_take_their_arguments_and_name_real_tools(app: LayerscopeServer, era: str) -> None:
+    tools = {spec.name for spec in TOOLS}
+    async with Client(app, mode=era) as client:
+        assert [prompt.name for prompt in (await client.list_prompts()).prompts] == list(ARGUMENTS)
+        for name, arguments in ARGUMENTS.items():
+            content = (await client.get_prompt(name, arguments)).messages[0].content
+            assert isinstance(content, TextContent)
+            assert all(f"'{value}'" in content.text for value in arguments.values())
+            called = set(re.findall(r"\b[a-z]+_[a-z]+(?=\(|:|,| with| at)", content.text))
+            assert called
+            assert called <= tools | {"random_within", "halves_reach", "compare_with"}

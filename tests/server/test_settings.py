@@ -43,8 +43,9 @@ async def test_a_model_has_one_name_from_the_list_to_the_reading(app: Layerscope
         assert [token["token"] for token in read["reading"]["tokens"]] == ["w5", "w30"]
         listed = {entry["name"]: entry for entry in (await call(client, "list_models"))["models"]}
         assert (listed["tiny"]["loaded"], listed["tiny"]["layers"], listed["slow"]["loaded"]) == (True, 4, False)
-        unloaded = await call(client, "unload_model", model="tiny")
-        assert unloaded["loaded_bytes"] == 0
+        unloaded = await call(client, "load_model", model="tiny", unload=True)
+        assert not unloaded["model"]["loaded"]
+        assert (await call(client, "list_models"))["loaded_bytes"] == 0
         assert (await call(client, "list_captures", model="tiny"))["total"] >= 1
 
 

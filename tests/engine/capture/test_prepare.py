@@ -100,7 +100,7 @@ def test_a_request_that_makes_no_sense_is_refused_without_a_model(
 
 def test_a_request_is_plain_whatever_it_was_made_of() -> None:
     layers = (number for number in (3, 4))
-    request = engine.CaptureRequest(np.array(["w5", "w6"]), layers=layers, seed=np.int64(3))
+    request = engine.CaptureRequest(np.array(["w5", "w6"]), layers=layers, seed=np.int64(3))  # type: ignore[arg-type]
     assert (request.source, request.layers, request.seed) == (("w5", "w6"), (3, 4), 3)
     assert request == engine.CaptureRequest(["w5", "w6"], layers=[3, 4], seed=3)
 

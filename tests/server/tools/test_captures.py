@@ -1,5 +1,6 @@
-"""Tools about captures that there are: filtered and paged, described, deleted."""
+"""Captures in the store: filtered, paged, described and deleted."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,10 @@ from mcp import Client
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
+from engine.records.files import record_warnings
 from engine.store.catalog import show_capture
 from server.app import LayerscopeServer
+from server.tools.captures import outline_capture
 from tests.server.conftest import call, contents, refused
 
 pytestmark = pytest.mark.anyio
@@ -39,7 +42,7 @@ async def test_pages_cover_all_captures_once(app: LayerscopeServer) -> None:
         while offset is not None:
             page = await call(client, "list_captures", limit=2, offset=offset)
             names += [capture["name"] for capture in page["captures"]]
-            offset = page["next_offset"]
+            offset = page.get("next_offset")
         assert sorted(names) == ["loudness", "prompt", "warmth"]
         assert (await call(client, "list_captures", offset=10**6))["captures"] == []
 
@@ -86,3 +89,51 @@ async def test_a_capture_in_shards_is_like_any_other(
         for name in ("stream", "begun"):
             await call(client, "delete_capture", name=name, confirm=True)
             assert not (store / name).exists()
+
+
+def test_a_contrast(store: Path) -> None:
+    record = show_capture("loudness", store=store)
+    assert record["ranking"] is not None
+    assert record["confounds"] is not None
+    summary = outline_capture(record)
+    assert (summary.name, summary.kind, summary.model) == ("loudness", "contrast", "tiny")
+    assert (summary.concept, summary.site, summary.positions) == ("loudness", "resid_post", "last")
+    assert (summary.pairs, summary.prompts, summary.layers) == (record["num_pairs"], 2 * record["num_pairs"], "0-3")
+    best, *others = record["ranking"]["layers"]
+    assert summary.leading is not None
+    assert summary.leading.layer == best["layer"]
+    assert summary.leading.interval == pytest.approx((best["low"], best["high"]), abs=6e-4)
+    for row in others:
+        assert (str(row["layer"]) in summary.leading.tied) or not row["tied"]
+    assert record_warnings(record) == record["ranking"]["warnings"] + record["confounds"]["warnings"]
+
+
+def test_a_prompt_has_nothing_that_leads(store: Path) -> None:
+    summary = outline_capture(show_capture("prompt", store=store))
+    assert (summary.kind, summary.pairs, summary.prompts, summary.leading) == ("prompt", 0, 1, None)
+
+
+def test_what_came_without_provenance_is_unknown(store: Path) -> None:
+    record = show_capture("prompt", store=store)
+    record["provenance"] = None
+    record["unranked"] = "there is no spread"
+    summary = outline_capture(record)
+    assert (summary.model, summary.site, summary.positions) == ("unknown", "unknown", "unknown")
+    assert record_warnings(record) == ["not ranked: there is no spread"]
+
+
+async def test_pages_of_long_names_fit_and_cover_all_captures_once(app: LayerscopeServer, store: Path) -> None:
+    data = engine.load_activations("loudness", store=store)
+    names = [f"{number:02}-{'x' * 125}" for number in range(18)]
+    for name in names:
+        engine.save_activations(data, name, store=store)
+        file = store / f"{name}.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"concept": "語" * 100}))
+    async with Client(app) as client:
+        page = await call(client, "list_captures", limit=20)
+        assert "captures" in page["cut"]
+        seen = [capture["name"] for capture in page["captures"]]
+        while "next_offset" in page:
+            page = await call(client, "list_captures", limit=20, offset=page["next_offset"])
+            seen += [capture["name"] for capture in page["captures"]]
+    assert sorted(seen) == sorted([*names, "loudness", "warmth", "prompt"])

@@ -37,7 +37,7 @@ async def test_pairs_of_ones_own_are_left_out_by_the_factors_they_carry(
         ranking = await call(client, "rank_layers", name="own", detail="full")
     record = show_capture("own", store=store)
     assert record["prompts"] == [pair["positive"] for pair in own_pairs(factors)]
-    assert (made["capture"]["concept"], made["capture"]["pairs"]) == (None, 12)
+    assert ("concept" in made["capture"], made["capture"]["pairs"]) == (False, 12)
     left_out = ranking["layers"][0]["d_prime_by_left_out"]
     assert set(left_out) == ({"persona", "topic"} if factors else {"pairs"})
 
@@ -46,8 +46,8 @@ async def test_a_prompt_is_captured_as_the_engine_captures_it(
     app: LayerscopeServer, store: Path, tiny_folder: Path
 ) -> None:
     async with Client(app) as client:
-        asked = {"prompt": "w5 w6 w7", "model": "tiny", "layers": "1,-1", "positions": "last", "name": "mine"}
-        made = await finished(client, await call(client, "capture_prompt", **asked))
+        asked = {"prompts": ["w5 w6 w7"], "model": "tiny", "layers": "1,-1", "positions": "last", "name": "mine"}
+        made = await finished(client, await call(client, "capture_prompts", **asked))
     assert made["capture"]["layers"] == "1, 3"
     model, tokenizer, _ = engine.load_model_and_tokenizer(str(tiny_folder))
     expected = engine.capture_activations(model, tokenizer, "w5 w6 w7", layers=[1, 3], positions="last")
@@ -70,8 +70,8 @@ async def test_an_estimate_costs_nothing_and_saves_nothing(app: LayerscopeServer
 
 async def test_a_name_that_is_taken_is_replaced_only_when_that_is_asked_for(app: LayerscopeServer, store: Path) -> None:
     async with Client(app) as client:
-        asked = {"prompt": "w5 w6", "model": "tiny", "name": "prompt", "positions": "last"}
-        replaced = await finished(client, await call(client, "capture_prompt", **asked, replace=True))
+        asked = {"prompts": ["w5 w6"], "model": "tiny", "name": "prompt", "positions": "last"}
+        replaced = await finished(client, await call(client, "capture_prompts", **asked, replace=True))
         assert replaced["capture"]["positions"] == "last"
     provenance = show_capture("prompt", store=store)["provenance"]
     assert provenance is not None
@@ -107,7 +107,7 @@ async def test_a_file_of_prompts_is_cancelled_and_gone_on_with(
         job = await begun(client, "capture_prompts", **asked)
         stopped = await call(client, "cancel_job", job=job["job"])
         assert stopped["status"] == "cancelled"
-        assert "shards that were saved are kept" in stopped["next_step"]
+        assert "saved shards are kept" in stopped["next_step"]
         (kept,) = (store / "slow_questions").glob("*.safetensors")
         before = kept.stat().st_mtime_ns
         listed = await call(client, "list_captures")
@@ -129,6 +129,21 @@ async def test_a_file_of_prompts_is_cancelled_and_gone_on_with(
     assert [text for shard in engine.open_shards("slow_questions", store=store) for text in shard.prompts] == (
         questions.read_text().splitlines()
     )
+
+
+@pytest.mark.parametrize(
+    ("prompts", "name", "positions"),
+    [(["w5 w6 w7"], "tiny_prompt", "all"), (["w5 w6 w7", "w8 w9"], "tiny_prompts", "last")],
+)
+async def test_one_prompt_keeps_all_its_tokens_and_several_the_last(
+    app: LayerscopeServer, prompts: list[str], name: str, positions: str
+) -> None:
+    async with Client(app) as client:
+        made = await finished(client, await call(client, "capture_prompts", prompts=prompts, model="tiny", layers="1"))
+        assert (made["capture"]["name"], made["capture"]["positions"]) == (name, positions)
+        again = {"prompts": prompts, "model": "tiny", "layers": "1", "positions": "mean", "replace": True}
+        made = await finished(client, await call(client, "capture_prompts", **again))
+        assert (made["capture"]["name"], made["capture"]["positions"]) == (name, "mean")
 
 
 async def test_prompts_given_one_by_one_are_saved_as_the_engine_saves_several(
@@ -204,4 +219,6 @@ async def test_a_file_of_prompts_has_no_two_sides(app: LayerscopeServer, questio
         said = await refused(client, "capture_contrast", file=questions.name, model="tiny")
         assert "questions.txt holds prompts" in said
         assert "capture_prompts takes it" in said
-        assert "give one of these" in await refused(client, "capture_contrast", file="x", concept="loudness")
+        assert "exactly one of concept, pairs and file" in await refused(
+            client, "capture_contrast", file="x", concept="loudness"
+        )

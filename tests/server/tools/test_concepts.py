@@ -31,7 +31,7 @@ async def test_a_concept_that_was_defined_is_kept_shown_and_captured(app: Layers
         assert made["next_step"] == "capture_contrast(concept='patience')"
         kept = load_concept(store / "concepts" / "patience.toml")
         assert [persona.positive for persona in kept.personas] == [p["positive"] for p in PATIENCE["personas"]]
-        shown = await call(client, "show_concept", name="patience")
+        shown = await call(client, "list_concepts", name="patience")
         assert (shown["topics"], shown["left_out"]) == (PATIENCE["topics"], 0)
         assert shown["personas"] == PATIENCE["personas"]
         asked = {"concept": "patience", "model": "tiny", "max_samples": 8}
@@ -42,7 +42,7 @@ async def test_a_concept_that_was_defined_is_kept_shown_and_captured(app: Layers
 async def test_without_templates_those_of_honesty_are_taken(app: LayerscopeServer) -> None:
     async with Client(app) as client:
         made = await call(client, "define_concept", **{key: PATIENCE[key] for key in PATIENCE if key != "templates"})
-        shown = await call(client, "show_concept", name="honesty")
+        shown = await call(client, "list_concepts", name="honesty")
         assert [entry["name"] for entry in made["templates"]] == [entry["name"] for entry in shown["templates"]]
 
 
@@ -77,3 +77,19 @@ async def test_braces_in_texts_are_texts(app: LayerscopeServer) -> None:
         assert (await finished(client, await call(client, "capture_contrast", **asked)))["status"] == "done"
         prompts = (await call(client, "describe_capture", name="braces"))["example_prompts"]
         assert "{topic} w10 {persona}" in prompts
+
+
+async def test_the_texts_of_a_concept_are_paged_in_full(app: LayerscopeServer) -> None:
+    honesty = load_concept("honesty")
+    async with Client(app) as client:
+        page = await call(client, "list_concepts", name="honesty", detail="full")
+        topics = page["topics"]
+        templates = page["templates"]
+        assert page["concept"]["name"] == "honesty"
+        while "next_offset" in page:
+            page = await call(client, "list_concepts", name="honesty", detail="full", offset=page["next_offset"])
+            topics, templates = topics + page["topics"], templates + page["templates"]
+        assert topics == list(honesty.topics)
+        assert [template["user"] for template in templates] == [template.user for template in honesty.templates]
+        beyond = await call(client, "list_concepts", name="honesty", offset=10**6)
+        assert (beyond["personas"], beyond["templates"], beyond["topics"]) == ([], [], [])

@@ -1,4 +1,4 @@
-"""Tools about directions: extracted and saved, and texts read along them."""
+"""Directions: extracted and saved, and texts read along them."""
 
 from pathlib import Path
 
@@ -6,11 +6,13 @@ import pytest
 from mcp import Client
 
 import engine
+from engine.records.files import TokenReading
 from engine.stats.direction import extract_directions
 from engine.store.catalog import show_capture
 from engine.store.directions import load_directions
 from engine.store.read import load_contrast
 from server.app import LayerscopeServer
+from server.tools.directions import describe_reading
 from tests.server.conftest import call, refused
 from tests.server.test_journey import finished
 
@@ -46,3 +48,31 @@ async def test_a_reading_says_where_a_text_lies_between_the_sides(
     async with Client(app) as client:
         read = await finished(client, await call(client, "read_text", name="loudness", text=text, layer=3))
     assert [token["value"] for token in read["reading"]["tokens"]] == pytest.approx(expected.tolist(), abs=0.02)
+
+
+def reading(values: list[float]) -> TokenReading:
+    return TokenReading(
+        prompt="some text",
+        tokens=[f"Ġt{number}" for number in range(len(values))],
+        values={7: values},
+        layers=[7],
+        leading=7,
+        method="mean_diff",
+        concept="honesty",
+        warnings=[],
+    )
+
+
+def test_a_long_text_is_cut_and_its_extremes_are_kept() -> None:
+    values = [0.5] * 200
+    values[0], values[150], values[160] = 900.0, 3.0, -2.0
+    said = describe_reading(reading(values))
+    assert (len(said.tokens), said.left_out, said.layer) == (120, 80, 7)
+    assert (said.highest[0].token, said.highest[0].value) == (" t150", 3.0)
+    assert (said.lowest[0].token, said.lowest[0].value) == (" t160", -2.0)
+    assert said.tokens[0].value == 900.0
+
+
+def test_a_text_of_one_token_is_its_own_extreme() -> None:
+    said = describe_reading(reading([1.234]))
+    assert [token.value for token in said.highest] == [token.value for token in said.lowest] == [1.23]

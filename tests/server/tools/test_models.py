@@ -25,9 +25,11 @@ async def test_a_model_is_listed_loaded_and_let_go(app: LayerscopeServer, era: s
         during = await call(client, "list_models")
         assert during["loaded_bytes"] > 0
         assert [model["loaded"] for model in during["models"]] == [True, False]
-        after = await call(client, "unload_model", model="tiny")
+        unloaded = await call(client, "load_model", model="tiny", unload=True)
+        assert (unloaded["status"], unloaded["model"]["name"], unloaded["model"]["loaded"]) == ("done", "tiny", False)
+        after = await call(client, "list_models")
         assert (after["loaded_bytes"], [model["loaded"] for model in after["models"]]) == (0, [False, False])
-        assert "is not loaded" in await refused(client, "unload_model", model="tiny")
+        assert "is not loaded" in await refused(client, "load_model", model="tiny", unload=True)
 
 
 async def test_the_models_of_a_server_without_a_choice_are_those_that_have_a_name() -> None:

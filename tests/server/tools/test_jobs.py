@@ -1,14 +1,17 @@
-"""A job as clients see it at every moment of its life."""
+"""The answer about a job at every status."""
 
 import pytest
 
-from server.jobs import Job
-from server.replies.jobs import JobResult, describe_job
+from engine.jobs import Status
+from server.jobs import ServerJob
+from server.tools.jobs import Estimate, JobResult, describe_job
 
 
 @pytest.mark.parametrize("status", ["waiting", "running"])
-def test_while_it_goes_on_it_says_how_to_wait_and_how_to_stop(status: str) -> None:
-    job = Job("capture_contrast-1a2b3c", "capture_contrast", status=status, done=3, total=9, step="running prompts")  # type: ignore[arg-type]
+def test_while_it_goes_on_it_says_how_to_wait_and_how_to_stop(status: Status) -> None:
+    job = ServerJob(
+        "capture_contrast", id="capture_contrast-1a2b3c", status=status, done=3, total=9, step="running prompts"
+    )
     said = describe_job(job)
     assert (said.status, said.done, said.total, said.step) == (status, 3, 9, "running prompts")
     assert "wait_for_job(job='capture_contrast-1a2b3c')" in said.next_step
@@ -17,28 +20,28 @@ def test_while_it_goes_on_it_says_how_to_wait_and_how_to_stop(status: str) -> No
 
 def test_what_it_came_to_is_told_with_what_to_do_next() -> None:
     result = JobResult(findings=["layer 3 leads"], warnings=["few pairs"], next_step="rank_layers")
-    said = describe_job(Job("x-1", "x", status="done", step="saving", result=result))
+    said = describe_job(ServerJob("x", id="x-1", status="done", step="saving", result=result))
     assert (said.status, said.step, said.findings, said.warnings) == ("done", "", ["layer 3 leads"], ["few pairs"])
     assert said.next_step == "rank_layers"
 
 
 def test_without_a_result_only_the_estimate_was_wanted() -> None:
-    job = Job("x-1", "x", status="done", estimate={"prompts": 2, "tokens": 9, "seconds": 0.5, "bytes": 100})
+    job = ServerJob("x", id="x-1", status="done", estimate={"prompts": 2, "tokens": 9, "seconds": 0.5, "bytes": 100})
     said = describe_job(job)
     assert said.status == "estimated"
-    assert said.estimate is not None
+    assert isinstance(said.estimate, Estimate)
     assert (said.estimate.prompts, said.estimate.bytes) == (2, 100)
     assert "dry_run" in said.next_step
 
 
 @pytest.mark.parametrize(("status", "next_step"), [("failed", "correct"), ("cancelled", "nothing was saved")])
-def test_what_did_not_end_well_says_so(status: str, next_step: str) -> None:
-    said = describe_job(Job("x-1", "x", status=status, error="too short"))  # type: ignore[arg-type]
+def test_what_did_not_end_well_says_so(status: Status, next_step: str) -> None:
+    said = describe_job(ServerJob("x", id="x-1", status=status, error="too short"))
     assert (said.status, said.error) == (status, "too short")
     assert next_step in said.next_step
 
 
 def test_shards_that_are_kept_are_told_of_with_what_to_do_about_them() -> None:
-    said = describe_job(Job("x-1", "x", status="cancelled", kept="large"))
-    assert "are kept: the same call, without replace, goes on" in said.next_step
+    said = describe_job(ServerJob("x", id="x-1", status="cancelled", kept="large"))
+    assert "are kept: repeat the call without replace to resume" in said.next_step
     assert "delete_capture(name='large', confirm=true)" in said.next_step
