@@ -1,1 +1,1 @@
-"""Models: what their names mean, how they are loaded, where they keep their blocks, and whether they can be trusted."""
+"""Models: resolve their names, load and place them, find their blocks, check them and run forward passes."""
