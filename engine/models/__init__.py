@@ -1,1 +1,1 @@
-"""Models: resolve their names, load and place them, find their blocks, check them and run forward passes."""
+"""Models: resolve names, load, place and check models, and run forward passes."""

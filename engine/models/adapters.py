@@ -1,4 +1,4 @@
-"""peft adapters: load one from a folder, list those on a model, and refuse unsupported kinds.
+"""peft adapters: load them, list them, and refuse unsupported kinds.
 
 LoRA and similar methods change what the blocks compute. A capture reads the result, and its record lists the adapters.
 Prompt and prefix tuning prepend virtual tokens, which a capture of the decoder does not run: such models are refused.
@@ -92,7 +92,7 @@ def require_readable(kind: str, config: Any) -> None:  # noqa: ANN401 - a dictio
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Load an adapter from a folder onto its base model, unless transformers already has.
+    """Load an adapter onto its base model, unless transformers already has.
 
     Args:
         model: The base model.
@@ -108,7 +108,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
 
     if is_offloaded(model):
         raise ModelError(
-            f"the base model of the adapter in {folder} does not fit into memory, and peft only adapts weights there",
+            f"the base model of the adapter in {folder} does not fit into memory, as peft requires",
             expected="enough memory for the whole base model",
             next_step="merge the adapter into its base model, save and load the result, or use a larger machine",
         )
@@ -156,7 +156,7 @@ def list_adapters(model: PreTrainedModel) -> list[Adapter]:
 
 
 def adapter_tensors(model: PreTrainedModel) -> dict[str, str]:
-    """Map the full name of each adapter parameter and buffer to the name of its adapter."""
+    """Map the full names of adapter parameters and buffers to adapter names."""
     if "peft" not in sys.modules:
         return {}
     found: dict[str, str] = {}
@@ -170,7 +170,7 @@ def adapter_tensors(model: PreTrainedModel) -> dict[str, str]:
 
 
 def inner_model(model: PreTrainedModel) -> PreTrainedModel:
-    """Return the model inside peft's wrapper, or the model itself if it is not wrapped."""
+    """Return the model inside peft's wrapper, or the model itself."""
     get_base_model: Any = getattr(model, "get_base_model", None)
     return model if get_base_model is None else cast("PreTrainedModel", get_base_model())
 

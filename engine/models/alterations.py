@@ -1,4 +1,4 @@
-"""Detect changes to a model: weight fingerprints, snapshots of its structure, foreign hooks and replaced modules."""
+"""Detect changes to a model's weights, hooks and modules."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MOST_SAMPLES = 2048  # per parameter
 
 
 def sample_weights(model: PreTrainedModel) -> str:
-    """Fingerprint the base model's weights from names, shapes, dtypes and sampled values.
+    """Fingerprint the base model's weights by their metadata and sampled values.
 
     The fingerprint is a SHA-256 over parameters and stored buffers. Values are sampled along the wrapped diagonal of a
     matrix, which catches a changed row or column in all but the largest matrices; in those, samples are evenly spaced.
@@ -51,7 +51,10 @@ def sample_of(weight: Tensor) -> Tensor:
 
 
 def copied(values: Sequence[Tensor]) -> list[Tensor]:
-    """Copy one-dimensional tensors to the CPU in order, one transfer per device and dtype."""
+    """Copy one-dimensional tensors to the CPU, in order.
+
+    Tensors with the same device and dtype are copied in one transfer.
+    """
     together: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for one in values:
         together.setdefault((one.device, one.dtype), []).append(one)
@@ -90,7 +93,7 @@ class Snapshot:
     adapters: tuple[object, ...]
 
     def edited_since(self, before: Snapshot) -> bool:
-        """Whether a tensor at an unchanged address has been written to, by torch's version counter."""
+        """Whether a tensor was written in place, by torch's version counter."""
         return len(self.weights) == len(before.weights) and any(
             address == earlier and version > old
             for (address, version), (earlier, old) in zip(self.weights, before.weights, strict=True)
@@ -165,7 +168,7 @@ def find_replaced(model: PreTrainedModel, first: Mapping[str, type]) -> list[str
 
 
 def autocast_dtype(model: PreTrainedModel) -> str | None:
-    """Return the dtype of this thread's autocast on the model's device; None without autocast."""
+    """Return this thread's autocast dtype on the model's device, None if disabled."""
     gpu = torch.accelerator.current_accelerator()
     enabled = [kind for kind in ("cpu", *([gpu.type] if gpu else [])) if torch.is_autocast_enabled(kind)]
     if not enabled:
@@ -176,7 +179,10 @@ def autocast_dtype(model: PreTrainedModel) -> str | None:
 
 
 def _hooks(module: nn.Module) -> Iterator[tuple[int, Callable[..., Any]]]:
-    """Yield a module's hooks that may change states, with torch's ids for them, which are never reused."""
+    """Yield a module's hooks that may change states, with their ids.
+
+    torch never reuses an id.
+    """
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         if hooks:
             yield from ((handle, hook) for handle, hook in list(hooks.items()) if _is_foreign(hook))
@@ -210,7 +216,10 @@ def _origin(defined: Any) -> str:  # noqa: ANN401 - as above
 
 
 def _unwrapped(defined: Any) -> Any:  # noqa: ANN401 - as above
-    """Return the object that knows where it was defined: the function in a `partial`, a callable's class."""
+    """Return the object that knows where a callable was defined.
+
+    That is the function inside a `partial`, or the class of a callable object.
+    """
     while isinstance(defined, partial):
         defined = defined.func
     return defined if hasattr(defined, "__qualname__") else type(defined)

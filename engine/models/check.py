@@ -1,4 +1,4 @@
-"""The check at load: verify the assumptions that every capture makes about a model.
+"""The check at load: verify the assumptions that captures make about a model.
 
 The check runs a few tokens and compares the output of each block with the input of the next and with the hidden states
 that the model reports. A model that fails is refused with the reason, never worked around.
@@ -51,7 +51,7 @@ _SHARED = 4  # length of their shared prefix
 
 @dataclass
 class _Trace:
-    """The inputs and outputs of the blocks and the final norm in one full forward pass.
+    """The inputs and outputs of blocks and final norm in one full forward pass.
 
     Other hooks count as part of their module: inputs are recorded before them, outputs after them.
     """
@@ -74,8 +74,8 @@ def check_model(model: PreTrainedModel) -> Receipt:
     - The decoder alone gives the same states as the whole model.
     - A token's state in a padded batch is the same as in a batch of one.
 
-    The check also finds the modules whose outputs are the attention output and the MLP output; a model without them is
-    not refused, but lacks these sites. It measures too which shortcuts the model and the machine allow.
+    The check also finds the modules whose outputs are the attention output and the MLP output, and measures which
+    shortcuts the model and the machine allow. A model without such modules is not refused, but lacks these sites.
 
     If code was added to the model (`find_alterations`), its reported hidden states may predate that code and are not
     compared, and prompts run one at a time.
@@ -130,7 +130,10 @@ def check_model(model: PreTrainedModel) -> Receipt:
 
 
 def _tolerance(model: PreTrainedModel, dtype: torch.dtype) -> float:
-    """Return the tolerance of the compute dtype, which under autocast differs from the dtype of the states."""
+    """Return the tolerance of the compute dtype.
+
+    Under autocast it differs from the dtype of the states.
+    """
     autocast = autocast_dtype(model)
     return max(TOLERANCE[dtype], TOLERANCE[getattr(torch, autocast)] if autocast else 0.0)
 
@@ -138,7 +141,9 @@ def _tolerance(model: PreTrainedModel, dtype: torch.dtype) -> float:
 def _require_same_as_whole(
     model: PreTrainedModel, blocks: Blocks, ids: list[int], alone: States, tolerance: float, *, altered: bool
 ) -> None:
-    """Refuse a model that does not pass its tokens unchanged to its decoder: a capture runs only the decoder.
+    """Refuse a model that does not pass its tokens unchanged to its decoder.
+
+    A capture runs only the decoder.
 
     Raises:
         ModelError: The states differ by more than summation order explains.
@@ -155,7 +160,10 @@ def _require_same_as_whole(
 
 
 def _token_ids(model: PreTrainedModel) -> list[list[int]]:
-    """Draw two prompts of different lengths with a shared prefix from the lower half of the vocabulary, seeded."""
+    """Draw two seeded prompts of different lengths with a shared prefix.
+
+    Ids come from the lower half of the vocabulary.
+    """
     generator = torch.Generator().manual_seed(0)
     half = model.config.get_text_config(decoder=True).vocab_size // 2
     one, other = (torch.randint(3, max(half, 4), (n,), generator=generator).tolist() for n in _PROMPT_LENGTHS)
@@ -201,7 +209,10 @@ def _trace(model: PreTrainedModel, blocks: Blocks, batch: TokenBatch, *, report:
 
 
 def _broken_promise(blocks: Blocks, trace: _Trace, tokens: int) -> str:
-    """Describe the first assumption that fails; empty if all hold. States are compared bit for bit."""
+    """Describe the first assumption that fails; empty if all hold.
+
+    States are compared bit for bit.
+    """
     n = len(blocks.blocks)
     if trace.order != list(range(n)):
         return f"its blocks do not each run once, in order: {trace.order}"
@@ -234,10 +245,11 @@ def _broken_promise(blocks: Blocks, trace: _Trace, tokens: int) -> str:
 
 
 def _batched_error(alone: list[States], together: States) -> float:
-    """Return the largest error over prompts and layers: the median over tokens of |batched - alone| / |alone|.
+    """Return the largest effect of padding and batching over prompts and layers.
 
-    The median, because a mixture of experts in half precision may route one token differently on a tie. An error of
-    padding affects all tokens of a prompt.
+    The error of a prompt is the median over its tokens of |batched - alone| / |alone|. The median ignores a single
+    token that a mixture of experts in half precision routes differently on a tie, while a padding error affects all
+    tokens of a prompt.
     """
     width = max(len(states[0]) for states in alone)
     errors = [

@@ -1,4 +1,4 @@
-"""Describe the current state of a model: its source, the check at load, and changes since then.
+"""Describe the current state of a model and what has changed since it was loaded.
 
 Descriptions live in a weak dictionary because the user's model is never modified. Losing one costs another check.
 """
@@ -69,7 +69,7 @@ _known: WeakKeyDictionary[PreTrainedModel, _Known] = WeakKeyDictionary()
 
 
 def describe_model(model: PreTrainedModel) -> ModelConfig:
-    """Return the last description of a model, examining it first if that never happened.
+    """Return the last description of a model; examine the model if there is none.
 
     Args:
         model: A model from `load_model_and_tokenizer`, or the user's own.

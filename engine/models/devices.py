@@ -1,4 +1,4 @@
-"""Choose the dtype and devices of a model, and check that its weights fit into memory."""
+"""Choose the dtype and devices of a model, and check that its weights fit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
 
 
 def natural_dtype(own: object, device: torch.device) -> torch.dtype:
-    """Resolve the dtype "auto": the checkpoint's own if the device computes in it, else float32.
+    """Resolve the dtype "auto" for a checkpoint and a device.
+
+    The result is the checkpoint's own dtype if the device computes in it, else float32.
 
     A GPU computes in every dtype of a checkpoint. A CPU with bfloat16 units takes at most half as long in bfloat16 as
     in float32; one without takes many times as long. Weights are never rounded for speed alone: a checkpoint in
@@ -64,7 +66,10 @@ GIGABYTE = 1e9
 
 
 def weight_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-    """Return the size of all weights in this dtype, in bytes, counted on the meta device."""
+    """Return the size of all weights in this dtype, in bytes.
+
+    The weights are counted on the meta device, without allocating them.
+    """
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -73,7 +78,10 @@ def weight_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the free memory of a device in bytes, including what torch's GPU allocator has cached."""
+    """Return the free memory of a device in bytes.
+
+    On a GPU this includes memory that torch has cached.
+    """
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + kept
@@ -133,7 +141,10 @@ def choose_places(device: str, device_map: str | dict[str, Any] | None, max_memo
 
 
 def _within_container() -> dict[str, Any]:
-    """Limit memory in a container, where accelerate would use the memory of the whole machine."""
+    """Limit main memory in a container.
+
+    accelerate would otherwise use the memory of the whole machine.
+    """
     memory = main_memory()
     if not memory.limited:
         return {}
@@ -141,7 +152,10 @@ def _within_container() -> dict[str, Any]:
 
 
 def running_device(places: dict[str, Any]) -> torch.device:
-    """Return the device that a model split across devices runs on: a GPU if there is one, else the CPU."""
+    """Return the kind of device that a model split across devices runs on.
+
+    That is a GPU if one is among them, else the CPU.
+    """
     device_map = places["device_map"]
     named = places.get("max_memory") or (device_map.values() if isinstance(device_map, dict) else None)
     gpu = torch.accelerator.current_accelerator()
@@ -173,7 +187,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def _own_gpu(processes: Processes) -> torch.device:
-    """Return this process's GPU: the current one, or under a launcher the one with its local rank."""
+    """Return this process's GPU: the current one, or by local rank under a launcher."""
     if processes.count == 1:
         return torch.device("cuda", torch.cuda.current_device())
     if processes.local_rank >= torch.cuda.device_count():

@@ -1,4 +1,4 @@
-"""Run a forward pass of a decoder and read the inputs and outputs of its modules with hooks.
+"""Run a decoder's forward pass and read inputs and outputs of its modules.
 
 Both capture modes and the check at load use these functions. Captures of one model take turns. A hook acts only in the
 thread that registered it, so another thread's forward pass is neither captured nor stopped. The model is always
@@ -57,7 +57,9 @@ class TokenBatch:
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]], device: torch.device, cache: DynamicCache | None = None) -> TokenBatch:
-        """Pad rows of token ids on the right, where causal attention and recurrences cannot see it.
+        """Pad rows of token ids on the right.
+
+        Causal attention and recurrences cannot see padding there.
 
         Args:
             rows: Token ids of each prompt, from its first token on.
@@ -92,7 +94,10 @@ class _AllSeen(Exception):  # noqa: N818 - it ends a forward pass and is not an 
 
 
 def input_device(model: PreTrainedModel) -> torch.device:
-    """Return the device for token ids: that of the embedding, or of the first weight that is not offloaded."""
+    """Return the device for token ids.
+
+    That is the device of the embedding, or of the first weight that is not offloaded.
+    """
     weight = next(model.get_input_embeddings().parameters())
     if weight.device.type != "meta":
         return weight.device
@@ -119,7 +124,7 @@ def read_taps(
     to_the_end: bool = False,
     run: nn.Module | None = None,
 ) -> dict[int, Kept]:
-    """Run the decoder until every tap has been read, and keep part of each tap's states.
+    """Run the decoder until every tap is read, and keep part of each tap's states.
 
     Args:
         model: The model that contains `blocks`.
@@ -162,7 +167,7 @@ def read_taps(
 
 
 def _hook(tap: Tap, see: Callable[[Tensor], None]) -> RemovableHandle:
-    """Hook a tap for this thread, after all existing hooks, because those may change the states."""
+    """Hook a tap for this thread, after all existing hooks, which may change states."""
     owner = get_ident()
     if tap.before:
         # While a hook is being removed, another thread's pass may call it without the keyword arguments.
@@ -180,7 +185,9 @@ def _hook(tap: Tap, see: Callable[[Tensor], None]) -> RemovableHandle:
 
 
 def stream_tap(blocks: Blocks, layer: int) -> Tap:
-    """Return the tap for the residual stream after a block: the input of the next block, after all hooks.
+    """Return the tap for the residual stream after a block.
+
+    That is the input of the next block, after all hooks.
 
     For the last block it is the input of the final norm, or the block's output if there is no final norm.
     """
@@ -200,7 +207,10 @@ def read_blocks(
     *,
     run: nn.Module | None = None,
 ) -> dict[int, Kept]:
-    """Call `read_taps` for the residual stream after these layers, stopping at the last of them."""
+    """Call `read_taps` for the residual stream after these layers.
+
+    The pass stops at the last of them.
+    """
     return read_taps(model, blocks, batch, {layer: stream_tap(blocks, layer) for layer in layers}, keep, run=run)
 
 
@@ -210,12 +220,15 @@ def residual(output: Any) -> Tensor:  # noqa: ANN401 - a tensor, or in older blo
 
 
 def taken_in(args: Any, kwargs: Any) -> Tensor:  # noqa: ANN401 - the arguments of any block
-    """Return the residual stream from a block's arguments, `(batch, sequence, hidden)`."""
+    """Return the residual stream from a block's arguments.
+
+    Its shape is `(batch, sequence, hidden)`.
+    """
     return cast("Tensor", args[0] if args else kwargs["hidden_states"])
 
 
 def run_decoder(decoder: nn.Module, batch: TokenBatch, **options: bool) -> Any:  # noqa: ANN401 - a model output
-    """Run a forward pass of a decoder without logits or gradients, and return its model output.
+    """Run a decoder without logits or gradients and return its model output.
 
     Args:
         decoder: The decoder from `find_blocks`.
@@ -261,7 +274,7 @@ def evaluating(model: PreTrainedModel, decoder: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def without_report_hooks(model: PreTrainedModel) -> Iterator[None]:
-    """Remove the hooks that transformers leaves on a model after `output_hidden_states`.
+    """Remove the hooks that transformers leaves after `output_hidden_states`.
 
     Hooks that were there before stay.
 

@@ -1,4 +1,4 @@
-"""Translate exceptions raised while a model is loaded or checked into readable errors.
+"""Translate exceptions from loading or checking a model into readable errors.
 
 transformers, tokenizers, quantization libraries and a model's own code raise all kinds of exceptions. Each becomes a
 `ModelError` that names the cause, and the package to install if one is missing.
@@ -108,7 +108,7 @@ def readable_check_errors(model: PreTrainedModel) -> Iterator[None]:
 
 
 def cause_of(error: BaseException) -> str:
-    """Return the first line of another library's error, with the exception type if the line says little.
+    """Return the first line of an error, with its type if the line says little.
 
     Example:
         >>> cause_of(AttributeError("module 'torch' has no attribute 'bf16'"))
@@ -142,7 +142,10 @@ def _remedy(error: BaseException) -> str | Remedy:
 
 
 def _default_remedy(error: BaseException) -> str:
-    """Return the next step for an unknown cause, depending on whether reading or parsing the files failed."""
+    """Return the next step for an unknown cause.
+
+    It depends on whether reading or parsing the files failed.
+    """
     if isinstance(error, OSError | EOFError):
         return "check the files, or download them again"
     return f"check config.json, or download the files again; if they are from a newer release: {_UPGRADE}"

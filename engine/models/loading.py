@@ -116,7 +116,10 @@ def load_model_and_tokenizer(
 
 
 def _tokenizer_location(source: ModelSource, location: str) -> str:
-    """Return where to load the tokenizer: the adapter's if it has one, since training may have added tokens."""
+    """Return where to load the tokenizer from.
+
+    An adapter's own tokenizer takes precedence, since training may have added tokens.
+    """
     own = source.adapter is not None and (Path(source.adapter) / "tokenizer_config.json").is_file()
     return str(source.adapter) if own else location
 
@@ -136,7 +139,7 @@ def _from_pretrained(
 
 
 def _require_causal_lm(config: transformers.PreTrainedConfig, source: ModelSource) -> None:
-    """Refuse a masked or sequence-to-sequence model, by the class that its checkpoint was saved from."""
+    """Refuse a masked or sequence-to-sequence model by its checkpoint's class."""
     classes = set(getattr(config, "architectures", None) or [])
     known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not getattr(config, "auto_map", None):
@@ -151,7 +154,7 @@ def _require_causal_lm(config: transformers.PreTrainedConfig, source: ModelSourc
 
 
 def _require_whole(found: dict[str, Any], source: ModelSource, location: str) -> None:
-    """Refuse missing tensors and tensors of the wrong shape, which transformers fills with random values."""
+    """Refuse missing or mismatched tensors, which transformers would randomize."""
     invented = sorted(found["missing_keys"]) + sorted(str(entry[0]) for entry in found["mismatched_keys"])
     if invented:
         more = f" and {len(invented) - 3} more" if len(invented) > 3 else ""
@@ -165,7 +168,7 @@ def _require_whole(found: dict[str, Any], source: ModelSource, location: str) ->
 
 @contextmanager
 def _progress_bars(*, shown: bool) -> Iterator[None]:
-    """Show progress bars for a download, not for a load that takes a third of a second."""
+    """Show progress bars for a download; for a load of 0.3 seconds they are noise."""
     if shown or not transformers.utils.logging.is_progress_bar_enabled():
         yield
         return

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def offload_folder() -> Iterator[Path]:
-    """Create a folder in the user's cache for offloaded weights that the model's own files cannot serve.
+    """Create a cache folder for offloaded weights that must be rewritten.
 
     Safetensors weights are read from the model's files. Weights in other formats, and experts that transformers merges,
     are written here. The caller passes the folder to `keep_while`, which deletes it with the model. An error inside the
@@ -65,12 +65,15 @@ def offload_folder() -> Iterator[Path]:
 
 
 def _is_full(error: BaseException) -> bool:
-    """Whether an error means a full disk; safetensors keeps the message of the system error, not its number."""
+    """Whether an error means a full disk.
+
+    safetensors passes on the system's message, but not the error number.
+    """
     return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT))
 
 
 def keep_while(model: PreTrainedModel, folder: Path) -> None:
-    """Delete an offload folder with its model or at process exit; at once if it is empty."""
+    """Delete an offload folder with its model or at exit; at once if it is empty."""
     if any(folder.iterdir()):
         weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
     else:
@@ -108,7 +111,9 @@ def gpu_count(model: PreTrainedModel) -> int:
 
 
 def weights_at_hand(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Yield the name and value of every parameter and stored buffer, fetching offloaded ones per module.
+    """Yield the name and value of every parameter and stored buffer.
+
+    Offloaded weights are fetched one module at a time.
 
     Names and order are the same as for a model in memory. Tied parameters are yielded once.
     """
@@ -153,7 +158,7 @@ def where_layers_lie(model: PreTrainedModel, blocks: str) -> str:
 
 
 def _places_of(path: str, places: dict[str, Any]) -> str:
-    """Describe where a device map puts a module: as a whole, with its parent, or in pieces."""
+    """Describe where a device map puts a module: whole, by parent, or in pieces."""
     pieces = [place for name, place in places.items() if name.startswith(f"{path}.")]
     around = [name for name in places if name in ("", path) or path.startswith(f"{name}.")]
     found = pieces or [places[name] for name in sorted(around, key=len)[-1:]]
@@ -162,7 +167,7 @@ def _places_of(path: str, places: dict[str, Any]) -> str:
 
 
 def all_fetched(model: PreTrainedModel) -> AbstractContextManager[Any]:
-    """Context manager that raises if a model uses an offloaded weight that was not fetched.
+    """Return a context that refuses the use of weights that were not fetched.
 
     accelerate fetches the weights of a module when the module is called. Some families use a module's weights without
     calling it. torch then computes with missing weights and returns arbitrary values, without an error.
@@ -204,9 +209,10 @@ def quiet_accelerate() -> Iterator[None]:
 
 
 def stored_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Return the name and value of a module's own persistent buffers, such as packed weights.
+    """Return the name and value of a module's own persistent buffers.
 
-    Non-persistent buffers are tables that some families recompute for longer prompts.
+    Persistent buffers are in the checkpoint, such as packed weights. The others are tables that some families recompute
+    for longer prompts.
     """
     derived = module._non_persistent_buffers_set
     buffers = module._buffers.items()

@@ -1,4 +1,4 @@
-"""Load options shared by all models of a command, and their parsing. Imports no torch."""
+"""Load options for all models of a command, and their parsing. Imports no torch."""
 
 from __future__ import annotations
 

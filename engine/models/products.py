@@ -1,4 +1,4 @@
-"""Run float32 matrix products through oneDNN during a capture, where that is as exact as PyTorch's default.
+"""Run float32 products through oneDNN during captures, where it is exact enough.
 
 PyTorch sends float32 products on a CPU through oneDNN only if lower precision is allowed. On a processor without
 low-precision units oneDNN still computes in float32, on some processors twice as fast as PyTorch's default. With such
@@ -35,7 +35,7 @@ def _setting() -> Any | None:  # noqa: ANN401 - a settings module that older ver
 
 
 def onednn_possible() -> bool:
-    """Whether this build of PyTorch has oneDNN and the setting that routes products to it."""
+    """Whether this build of PyTorch has oneDNN and the setting to use it."""
     return _setting() is not None
 
 
@@ -66,7 +66,7 @@ def product_error(shapes: Iterable[tuple[int, int]]) -> float:
 
 @contextmanager
 def onednn_products(*, wanted: bool | None) -> Iterator[None]:
-    """Send float32 products through oneDNN, or keep other threads from doing so in the meantime.
+    """Send float32 products through oneDNN, or keep other threads from doing so.
 
     Args:
         wanted: Whether to use oneDNN; None if it makes no difference, for example on a GPU.

@@ -1,4 +1,4 @@
-"""Model aliases, and how a `--model` argument resolves on this machine. Imports no torch."""
+"""Model aliases and the resolution of `--model` arguments. Imports no torch."""
 
 import importlib.metadata
 import importlib.util
@@ -122,7 +122,9 @@ def find_source(model: str | Path) -> ModelSource:
 
 
 def list_models() -> list[ModelListing]:
-    """List every alias with its source; `source.local` says whether it loads without a download.
+    """List every model alias with its source on this machine.
+
+    `source.local` says whether it loads without a download.
 
     Example:
         >>> [listing.alias for listing in list_models()][:3]
@@ -132,7 +134,7 @@ def list_models() -> list[ModelListing]:
 
 
 def _listing(alias: str, entry: RegistryEntry) -> ModelListing:
-    """Build one line of the list; an entry that cannot be resolved shows the reason in its note."""
+    """Build one line of the list, with the error as the note if resolving fails."""
     try:
         return ModelListing(alias, _source_of_entry(alias, entry), entry.layers, entry.parameters, entry.note)
     except LayerscopeError as error:
@@ -157,14 +159,17 @@ def _source_of_entry(alias: str, entry: RegistryEntry) -> ModelSource:
 
 
 def _package_folder(package: str) -> Path | None:
-    """Locate a package without importing it: the default model's imports packages that may not be installed."""
+    """Locate a package without importing it.
+
+    The default model's package imports others that may not be installed.
+    """
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     locations = spec.submodule_search_locations if spec else None
     return Path(locations[0]) if locations else None
 
 
 def _package_revision(package: str) -> str | None:
-    """Return the name and version of a package; None if its distribution has another name."""
+    """Return a package's name and version; None if its distribution has another name."""
     try:
         return f"{package} {importlib.metadata.version(package)}"
     except importlib.metadata.PackageNotFoundError:
@@ -190,7 +195,10 @@ def _source_of_path(path: Path, alias: str) -> ModelSource:
 
 
 def _source_of_adapter(folder: Path, alias: str) -> ModelSource:
-    """Resolve an adapter's base model: the same folder if it has the weights, else the one it names."""
+    """Resolve an adapter's base model.
+
+    It is the adapter's folder if that contains full weights, else the model that the adapter names.
+    """
     named, revision = adapter_base(folder)
     if (folder / "config.json").is_file() and any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
         return ModelSource(alias, named or folder.name, "folder", str(folder), adapter=str(folder))
@@ -223,7 +231,10 @@ def _source_of_hub(alias: str, model_id: str, revision: str | None) -> ModelSour
 
 
 def cached_snapshot(model_id: str, revision: str | None) -> Path | None:
-    """Return a hub model's folder in the local cache, if its config and all its weights are there."""
+    """Return a hub model's folder in the local cache if it is complete.
+
+    It must have the config and all weights.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(model_id, "config.json", revision=revision)

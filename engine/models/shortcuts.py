@@ -1,4 +1,4 @@
-"""Pack prompts with shared prefixes into one row of tokens, and measure which shortcuts a model allows.
+"""Pack prompts with shared prefixes into one row, and check what models allow.
 
 A packed row holds each shared prefix once. The attention mask lets a token see only the preceding tokens of its own
 prompt. Whether a model respects such a mask, and whether oneDNN products are exact enough, is measured here.
@@ -90,7 +90,10 @@ def pack_prompts(
 
 
 def _hidden(parents: Sequence[int], start: int) -> np.ndarray:
-    """Build the mask of hidden keys: False for cached tokens, a token's ancestors and the token itself."""
+    """Build the mask of hidden keys, `(row, cache + row)`.
+
+    It is False for cached tokens, a token's ancestors and the token itself.
+    """
     hidden = np.ones((len(parents), start + len(parents)), dtype=bool)
     hidden[:, :start] = False
     for token, parent in enumerate(parents):
@@ -101,7 +104,7 @@ def _hidden(parents: Sequence[int], start: int) -> np.ndarray:
 
 
 def continued(cache: DynamicCache | None) -> DynamicCache:
-    """Return a cache that continues another without changing it; an empty cache for None.
+    """Return a cache that continues another without changing it; empty for None.
 
     No tensor is copied: a cache grows by replacing its tensors with longer ones.
     """
@@ -132,7 +135,10 @@ States = dict[int, Tensor]
 
 
 def attention_window(config: PreTrainedConfig) -> int | None:
-    """Return the longest prompt length at which every token sees all preceding ones; None if unlimited."""
+    """Return the longest prompt in which every token sees all preceding ones.
+
+    Returns None if there is no limit.
+    """
     text = config.get_text_config(decoder=True)
     found = [value for name in _WINDOWS if isinstance(value := getattr(text, name, None), int) and value > 0]
     return min(found, default=None)
@@ -177,9 +183,9 @@ def why_not_shared(
 def _packed_errors(
     model: PreTrainedModel, blocks: Blocks, prompts: Sequence[list[int]], alone: Sequence[States], start: int
 ) -> list[float]:
-    """Return the median error over the tokens outside the shared prefix, for each prompt and layer.
+    """Return the median error outside the shared prefix, per prompt and layer.
 
-    The median, because a mixture of experts may route one token differently on a tie.
+    The median ignores a single token that a mixture of experts routes differently on a tie.
     """
     device, cache = input_device(model), continued(None) if start else None
     if start:
@@ -198,15 +204,17 @@ def _packed_errors(
 def onednn_error(model: PreTrainedModel, blocks: Blocks, batch: TokenBatch, states: States) -> float | None:
     """Measure how far oneDNN moves the median token's state, relative to its norm.
 
-    Returns the largest over layers, or the error of a single product of many tokens if that is larger, because a few
-    tokens do not show whether oneDNN rounds large products. The median, because rounding moves a token with a massive
-    activation further. None if products cannot go through oneDNN.
+    The median is used because rounding moves a token with a massive activation further.
 
     Args:
         model: A model that passes the other checks.
         blocks: Its blocks, from `find_blocks`.
         batch: A few tokens.
         states: Their states through PyTorch's default products.
+
+    Returns:
+        The largest error over layers, or the error of a single product of many tokens if that is larger, because a few
+        tokens do not show whether oneDNN rounds large products. None if products cannot go through oneDNN.
     """
     if model.dtype != torch.float32 or not onednn_possible() or not runs_on_cpu(model):
         return None
@@ -235,11 +243,14 @@ def read_all(
 
 
 def _copied(states: Tensor) -> Tensor:
-    """Copy states, `(batch, sequence, hidden)`, to the CPU as `(tokens, hidden)` in float64."""
+    """Copy states to the CPU in float64, one row per token.
+
+    The shape changes from `(batch, sequence, hidden)` to `(batch x sequence, hidden)`.
+    """
     return states.flatten(0, 1).to("cpu", torch.float64, copy=True)
 
 
 def moved(states: Tensor, expected: Tensor) -> Tensor:
-    """Return the distance of each token's state from the expected one, relative to the latter's norm."""
+    """Return each token's distance from its expected state, relative to its norm."""
     distance: Tensor = (states - expected).norm(dim=-1) / expected.norm(dim=-1)
     return distance

@@ -1,4 +1,4 @@
-"""Prepare model files for loading: check the hub before a download, and convert GGUF files once."""
+"""Prepare model files: check the hub before downloads, convert GGUF files once."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ log = logging.getLogger(__name__)
 
 
 def conversion_folder(source: ModelSource) -> Path:
-    """Return the cache folder for a GGUF file's conversion, named by file hash and transformers version.
+    """Return the cache folder for the conversion of a GGUF file.
+
+    Its name is the file's hash and the version of transformers.
 
     Raises:
         ModelError: The file is not a GGUF file.

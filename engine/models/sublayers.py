@@ -1,4 +1,4 @@
-"""Find the modules of a block whose outputs are its attention output and its MLP output.
+"""Find the modules in a block that compute its attention output and MLP output.
 
 Candidates are found by name and accepted only if the sum is exact: block input + attention output + MLP output equals
 the block output bit for bit. A tolerance would not work: in bfloat16, many blocks change the stream by less than
@@ -28,7 +28,9 @@ _DEPTH = 2  # children and grandchildren: if a child adds to the stream itself, 
 
 
 class Sublayers(NamedTuple):
-    """Dotted names, inside a block, of the modules whose outputs are added to the stream; None if not found.
+    """Names of the modules in a block whose outputs are added to the stream.
+
+    They are dotted; None if there is no such module.
 
     Attributes:
         attention: Module with the attention output: the attention, or the norm after it.
@@ -40,7 +42,10 @@ class Sublayers(NamedTuple):
 
 
 class SublayerSearch:
-    """Watch the modules of blocks during one pass, holding their outputs until their block returns."""
+    """Watch the modules of blocks during one forward pass.
+
+    The outputs of a block's modules are held until the block returns.
+    """
 
     def __init__(self) -> None:
         self._found: list[Sublayers] = []
@@ -117,7 +122,10 @@ def _find_pair(
 
 
 def _kinds(parts: Mapping[str, nn.Module], done: Mapping[str, Tensor | None]) -> dict[str, str]:
-    """Classify modules by name as attention, feed-forward or neither; a sibling norm takes the preceding kind."""
+    """Classify modules by name as attention, feed-forward or neither.
+
+    A norm next to them takes the kind of the module before it.
+    """
     kinds: dict[str, str] = {}
     latest = ""
     for name in done:
@@ -131,7 +139,10 @@ def _kinds(parts: Mapping[str, nn.Module], done: Mapping[str, Tensor | None]) ->
 
 
 def _adds_up(before: Tensor, one: Tensor, other: Tensor, after: Tensor) -> bool:
-    """Whether three tensors, `(batch, sequence, hidden)`, sum exactly to a fourth in any common order."""
+    """Whether three tensors sum exactly to a fourth in any common order.
+
+    All have shape `(batch, sequence, hidden)`.
+    """
     if before.shape != after.shape:
         return False
     sums = (before + one + other, one + other + before, before + other + one)

@@ -57,7 +57,7 @@ def test_a_file_of_prompts_from_the_disk(layerscope: Program, tiny_folder: Path)
     [
         (("--max-memory", "1GB"), "--max-memory is for --device-map. Next: add --device-map auto"),
         (("--device-map", "auto", "--max-memory", "lots"), "'lots' is not a size"),
-        (("--device-map", "auto", "--max-memory", "gpu=1GB"), "no place 'gpu'"),
+        (("--device-map", "auto", "--max-memory", "gpu=1GB"), "no device 'gpu'"),
         (("--device-map", "auto", "--max-memory", "99=1GB"), "no GPU 99"),
         (("--device-map", "auto", "--device", "cpu"), "exclude each other"),
         (("--device-map", "atuo"), "did you mean 'auto'"),
