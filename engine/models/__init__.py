@@ -1,1 +1,1 @@
-"""Models: what their names mean, how they are loaded, where they keep their blocks, and whether they can be trusted."""
+"""Models: resolve names, load, place and check models, and run forward passes."""

@@ -1,8 +1,7 @@
-"""Adapters of peft on a model: which are active, and the folders that hold one.
+"""peft adapters: load them, list them, and refuse unsupported kinds.
 
-LoRA and its relatives change what the blocks compute, and a capture reads the result. The record says which adapters
-these were. Prompt and prefix tuning put virtual tokens in front of the prompt, which a capture of the decoder does not
-run: such a model is refused.
+LoRA and similar methods change what the blocks compute. A capture reads the result, and its record lists the adapters.
+Prompt and prefix tuning prepend virtual tokens, which a capture of the decoder does not run: such models are refused.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ _OUTSIDE_THE_BLOCKS = ("XLORA", "POLY")
 
 
 def adapter_base(folder: Path) -> tuple[str, str | None]:
-    """The base model that the folder of an adapter names, and its revision, if the adapter can be loaded here.
+    """Return the base model and the revision that an adapter folder names.
 
     Args:
-        folder: A folder with `adapter_config.json`, as peft's `save_pretrained` writes it.
+        folder: A folder with an `adapter_config.json` written by peft's `save_pretrained`.
 
     Raises:
-        ModelError: The file cannot be used, peft is not installed, or the adapter is of a kind that is refused.
+        ModelError: The file cannot be used, peft is not installed, or this kind of adapter is not supported.
     """
     path = folder / ADAPTER_CONFIG
     try:
@@ -44,12 +43,12 @@ def adapter_base(folder: Path) -> tuple[str, str | None]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{path} cannot be read: {type(error).__name__} {error}",
-            expected="the configuration of an adapter, as peft's save_pretrained writes it",
+            expected="an adapter configuration written by peft's save_pretrained",
             next_step="save the adapter again",
         ) from error
     if importlib.util.find_spec("peft") is None:
         raise ModelError(
-            f"{folder} holds an adapter ({kind}), and peft, which reads it, is not installed",
+            f"{folder} contains a peft adapter ({kind}), but peft is not installed",
             next_step="pip install 'layerscope[peft]'",
         )
     require_readable(kind, config)
@@ -57,50 +56,50 @@ def adapter_base(folder: Path) -> tuple[str, str | None]:
 
 
 def require_readable_adapters(model: PreTrainedModel) -> None:
-    """Refuse a model with an adapter whose effect does not lie in the blocks.
+    """Refuse a model with an adapter that acts outside the blocks.
 
     Raises:
-        ModelError: The message says which, and why.
+        ModelError: An adapter is of an unsupported kind. The message names the kind and the reason.
     """
     for config in (getattr(model, "peft_config", None) or {}).values():
         require_readable(_kind(config), config)
 
 
-def require_readable(kind: str, config: Any) -> None:  # noqa: ANN401 - a dictionary, or a configuration of peft
-    """Refuse a kind of adapter whose effect does not lie in the blocks.
+def require_readable(kind: str, config: Any) -> None:  # noqa: ANN401 - a dictionary or a peft configuration
+    """Refuse a kind of adapter that acts outside the blocks.
 
     Args:
-        kind: Its name in peft, such as `LORA`.
-        config: Its configuration.
+        kind: The adapter's type in peft, such as `LORA`.
+        config: The adapter's configuration.
 
     Raises:
-        ModelError: The message says why.
+        ModelError: The kind is not supported. The message gives the reason.
     """
-    said = config.get if isinstance(config, dict) else vars(config).get
+    setting = config.get if isinstance(config, dict) else vars(config).get
     reason = ""
     if kind in _WITH_VIRTUAL_TOKENS:
-        reason = "it puts virtual tokens before every prompt, which have no text and no place in a capture"
+        reason = "it prepends virtual tokens, which have no text and no position in a capture"
     elif kind in _OUTSIDE_THE_BLOCKS:
-        reason = "a part of it runs outside of the decoder"
-    elif said("alora_invocation_tokens"):
-        reason = "it begins in the middle of a prompt, at its invocation tokens"
+        reason = "part of it runs outside the decoder"
+    elif setting("alora_invocation_tokens"):
+        reason = "it takes effect in the middle of a prompt, from its invocation tokens on"
     if reason:
         raise ModelError(
-            f"a model with an adapter of the kind {kind} cannot be captured: {reason}",
-            expected="LoRA or another adapter that changes the layers themselves",
-            next_step="capture the base model without it",
+            f"a model with a {kind} adapter cannot be captured: {reason}",
+            expected="LoRA or another adapter that modifies the layers themselves",
+            next_step="capture the base model without the adapter",
         )
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Put the adapter of a folder onto its base model, unless transformers has done so.
+    """Load an adapter onto its base model, unless transformers already has.
 
     Args:
         model: The base model.
-        folder: What `adapter_base` was given.
+        folder: The adapter folder, as passed to `adapter_base`.
 
     Raises:
-        ModelError: The file lacks weights of the adapter, which peft would leave random, or the base model lies on the
+        ModelError: The file lacks adapter weights, which peft would leave random, or the base model is offloaded to
             disk.
     """
     from peft import get_peft_model_state_dict, load_peft_weights
@@ -109,15 +108,15 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
 
     if is_offloaded(model):
         raise ModelError(
-            f"the base model of the adapter in {folder} does not fit into memory, and peft adapts only what is there",
-            expected="room for the whole base model",
-            next_step="merge the adapter into its base model, save that and load it, or use a larger machine",
+            f"the base model of the adapter in {folder} does not fit into memory, as peft requires",
+            expected="enough memory for the whole base model",
+            next_step="merge the adapter into its base model, save and load the result, or use a larger machine",
         )
 
     if not getattr(model, "_hf_peft_config_loaded", False):
         model.load_adapter(str(folder))
     (name,) = getattr(model, "peft_config", {}) or {"default": None}
-    # Without the embedding: to see whether it was resized, peft would ask the hub for the base model's configuration.
+    # To see whether the embedding was resized, peft would fetch the base model's configuration from the hub.
     saved = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     wanted = {base_name(key) for key in saved}
     found = {base_name(key) for key in load_peft_weights(str(folder), device="cpu")}
@@ -125,22 +124,22 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
     if wanted != found:
         missing = sorted(wanted - found) or sorted(found - wanted)
         raise ModelError(
-            f"the adapter in {folder} and its configuration do not fit: {missing[0]}"
-            f" {'is missing' if wanted - found else 'has no place in the model'}"
+            f"the weights of the adapter in {folder} do not match its configuration: {missing[0]}"
+            f" {'is missing' if wanted - found else 'does not exist in the model'}"
             + (f", and {len(missing) - 1} more" if len(missing) > 1 else ""),
-            expected="a weight for each layer that the configuration names, and no other",
-            next_step="save the adapter again, or fetch its files again",
+            expected="weights for exactly the layers that the configuration names",
+            next_step="save the adapter again, or download its files again",
         )
 
 
 def list_adapters(model: PreTrainedModel) -> list[Adapter]:
-    """The adapters of a model as they stand now: active or not, merged or not.
+    """List the adapters currently on a model, whether active or merged or neither.
 
     Args:
-        model: A model of transformers, or peft's wrapper around one; no other thread may be running it for a capture.
+        model: A transformers model, or peft's wrapper around one. No other thread may be capturing from it.
 
     Raises:
-        ModelError: The weights of one are not where they can be recorded.
+        ModelError: The weights of an adapter are outside the layers and cannot be recorded.
     """
     if "peft" not in sys.modules:
         return []
@@ -157,7 +156,7 @@ def list_adapters(model: PreTrainedModel) -> list[Adapter]:
 
 
 def adapter_tensors(model: PreTrainedModel) -> dict[str, str]:
-    """Full name of each parameter and buffer that belongs to an adapter, with the name of that adapter."""
+    """Map the full names of adapter parameters and buffers to adapter names."""
     if "peft" not in sys.modules:
         return {}
     found: dict[str, str] = {}
@@ -171,13 +170,13 @@ def adapter_tensors(model: PreTrainedModel) -> dict[str, str]:
 
 
 def inner_model(model: PreTrainedModel) -> PreTrainedModel:
-    """The model that peft is wrapped around, or the model itself."""
+    """Return the model inside peft's wrapper, or the model itself."""
     get_base_model: Any = getattr(model, "get_base_model", None)
     return model if get_base_model is None else cast("PreTrainedModel", get_base_model())
 
 
 def base_name(name: str) -> str:
-    """What a parameter of the base model is called without peft's wrappers around it.
+    """Strip the names of peft's wrappers from the name of a base model parameter.
 
     Example:
         >>> base_name("base_model.model.model.layers.0.self_attn.q_proj.base_layer.weight")
@@ -188,7 +187,7 @@ def base_name(name: str) -> str:
 
 
 def _adapted(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
-    """Path and module of everything that peft has put an adapter on."""
+    """Yield the path and module of every layer with an adapter on it."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
@@ -199,16 +198,16 @@ def _adapted(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
 
 def _describe(
     name: str,
-    config: Any,  # noqa: ANN401 - a configuration of peft
+    config: Any,  # noqa: ANN401 - a peft configuration
     layers: list[tuple[str, Any]],
     weights: list[tuple[str, Tensor]],
 ) -> Adapter:
     kind = _kind(config)
     if not weights:
         raise ModelError(
-            f"the weights of the adapter {name!r} ({kind}) are not in the layers, where they could be recorded",
-            expected="LoRA or another adapter that changes the layers themselves",
-            next_step="capture the base model without it",
+            f"the weights of the adapter {name!r} ({kind}) are outside the layers and cannot be recorded",
+            expected="LoRA or another adapter that modifies the layers themselves",
+            next_step="capture the base model without the adapter",
         )
     scales = {
         base_name(path): float(module.scaling[name])
@@ -227,7 +226,7 @@ def _describe(
 
 
 def _hash(weights: list[tuple[str, Tensor]], scales: dict[str, float]) -> str:
-    """SHA-256 over scales, names, shapes, dtypes and all values of an adapter."""
+    """Return the SHA-256 of an adapter's scales, names, shapes, dtypes and values."""
     from engine.models.offload import raw_bytes
 
     digest = hashlib.sha256(str(sorted(scales.items())).encode())
@@ -237,6 +236,6 @@ def _hash(weights: list[tuple[str, Tensor]], scales: dict[str, float]) -> str:
     return digest.hexdigest()
 
 
-def _kind(config: Any) -> str:  # noqa: ANN401 - a configuration of peft, None where there is none
+def _kind(config: Any) -> str:  # noqa: ANN401 - a peft configuration or None
     kind = getattr(config, "peft_type", "")
     return str(getattr(kind, "value", kind)) or "unknown"

@@ -1,4 +1,4 @@
-"""Fingerprints of weights: enough to see that another model is meant, or that one was changed since it was loaded."""
+"""Detect changes to a model's weights, hooks and modules."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-_MOST_SAMPLES = 2048  # of one parameter
+_MOST_SAMPLES = 2048  # per parameter
 
 
 def sample_weights(model: PreTrainedModel) -> str:
-    """SHA-256 over the name, shape and dtype of every weight of the base model, and some of its values.
+    """Fingerprint the base model's weights by their metadata and sampled values.
 
-    Weights are parameters and stored buffers. The values lie on the diagonal of a matrix, wrapped around, so that a
-    changed row or column is seen in all but the largest ones; of those they are spread evenly. A change of single
-    values may go unseen. Adapters are left out: `list_adapters` names them.
+    The fingerprint is a SHA-256 over parameters and stored buffers. Values are sampled along the wrapped diagonal of a
+    matrix, which catches a changed row or column in all but the largest matrices; in those, samples are evenly spaced.
+    A change to single values may go undetected. Adapter weights are excluded: `list_adapters` covers them.
 
     Args:
-        model: The model, wherever its weights are; no other thread may be running it for a capture.
+        model: The model, with weights on any device or on disk. No other thread may be capturing from it.
     """
     digest, samples, adapted = hashlib.sha256(), [], adapter_tensors(model)
     for name, weight in weights_at_hand(model):
@@ -43,15 +43,18 @@ def sample_weights(model: PreTrainedModel) -> str:
 
 
 def sample_of(weight: Tensor) -> Tensor:
-    """Some values of a weight, `(samples,)`."""
+    """Sample values of a weight, `(samples,)`."""
     flat = weight.flatten()
     step = weight.shape[-1] + 1 if weight.dim() > 1 else 1
     step *= max(1, -(-len(flat) // (step * _MOST_SAMPLES)))
-    return flat[::step].clone()  # a view would keep a weight that was fetched from the disk
+    return flat[::step].clone()  # a view would keep a weight loaded from disk in memory
 
 
 def copied(values: Sequence[Tensor]) -> list[Tensor]:
-    """One-dimensional tensors on the CPU, in their order; those of one device and dtype are copied at once."""
+    """Copy one-dimensional tensors to the CPU, in order.
+
+    Tensors with the same device and dtype are copied in one transfer.
+    """
     together: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for one in values:
         together.setdefault((one.device, one.dtype), []).append(one)
@@ -61,28 +64,28 @@ def copied(values: Sequence[Tensor]) -> list[Tensor]:
     return [next(arrived[one.device, one.dtype]) for one in values]
 
 
-# Packages whose modules and hooks are a part of how a model is stored, placed or computed, not of what it computes.
+# Modules and hooks from these packages affect how a model is stored, placed or run, not what it computes.
 _FRAMEWORKS = {
     *("torch", "transformers", "transformers_modules", "accelerate", "peft", "kernels"),
     *("auto_round", "aqlm", "awq", "bitsandbytes", "compressed_tensors", "eetq", "fbgemm_gpu", "gptqmodel", "hqq"),
     *("optimum", "quark", "torchao", "vptq", "spqr_quant", "fp_quant"),
     *("causal_conv1d", "deepspeed", "fla", "flash_attn", "liger_kernel", "mamba_ssm", "xformers"),
 }
-_OWN_HOOKS = "engine.models."  # those of a capture or check, perhaps of another thread: they change nothing
+_OWN_HOOKS = "engine.models."  # hooks of a capture or check, perhaps in another thread, only read states
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What can be seen of a model without running it.
+    """The observable state of a model, taken without running it.
 
-    It holds no reference to a hook or a function, which might keep the model alive. Plain attributes of modules, such
-    as a scale, are not in it.
+    It holds no reference to a hook or a function, which might keep the model alive. It omits plain attributes of
+    modules, such as a scale.
 
     Attributes:
-        structure: Modules by type, hooks and replaced forwards, the numbers of the configuration, autocast.
-        weights: Address and version of every parameter and stored buffer. A change that goes around torch's count of
-            versions, as through `.data`, is not seen here; `sample_weights` reads values.
-        adapters: Which adapters each module applies, merged or not, and how they are scaled.
+        structure: Module types, hooks and replaced forwards, the values in the configuration, autocast.
+        weights: Address and version of every parameter and stored buffer. It misses a change that bypasses torch's
+            version counter, for example through `.data`; `sample_weights` reads values.
+        adapters: The adapters that each module applies, whether they are merged, and their scales.
     """
 
     structure: tuple[object, ...]
@@ -90,7 +93,7 @@ class Snapshot:
     adapters: tuple[object, ...]
 
     def edited_since(self, before: Snapshot) -> bool:
-        """Whether a tensor that lies where it lay before has been written to, as far as torch counts that."""
+        """Whether a tensor was written in place, by torch's version counter."""
         return len(self.weights) == len(before.weights) and any(
             address == earlier and version > old
             for (address, version), (earlier, old) in zip(self.weights, before.weights, strict=True)
@@ -98,10 +101,10 @@ class Snapshot:
 
 
 def take_snapshot(model: PreTrainedModel) -> Snapshot:
-    """Look at a model, in a few milliseconds for a few hundred modules.
+    """Take a snapshot of a model: a few milliseconds for a few hundred modules.
 
     Args:
-        model: The model; no other thread may be running it for a capture.
+        model: The model. No other thread may be capturing from it.
     """
     modules, weights, adapters = [], [], []
     for module in model.modules():
@@ -118,12 +121,15 @@ def take_snapshot(model: PreTrainedModel) -> Snapshot:
 
 
 def find_alterations(model: PreTrainedModel) -> list[str]:
-    """Name the code in a model that is neither its own nor a framework's, in words; empty where there is none.
+    """Describe the code in a model that is neither its own nor a framework's.
 
-    Its own is what the package of its class defines: a model of somebody's own architecture is no altered one.
+    A model's own code is the code in the package that defines its class: a custom architecture is not an alteration.
 
     Args:
-        model: Any causal language model of transformers.
+        model: Any transformers causal language model.
+
+    Returns:
+        One phrase per alteration; empty if there is none.
 
     Example:
         >>> find_alterations(model)
@@ -142,27 +148,27 @@ def find_alterations(model: PreTrainedModel) -> list[str]:
 
 
 def module_types(model: PreTrainedModel) -> dict[str, type]:
-    """The class of every module by its path, without what peft puts around them."""
+    """Map the path of every module to its class, ignoring peft's wrappers."""
     modules = ((name, type(module)) for name, module in model.named_modules())
     return {base_name(f"{name}.")[:-1]: kind for name, kind in modules if _package(kind) != "peft"}
 
 
 def find_replaced(model: PreTrainedModel, first: Mapping[str, type]) -> list[str]:
-    """Name the modules whose class is another than when the model was first seen, in words.
+    """Describe the modules whose class has changed since the model was first seen.
 
     Args:
         model: The model.
-        first: Their classes then, from `module_types`.
+        first: The module classes at that time, from `module_types`.
     """
     return [
-        f"{name or 'the model'} is a {_origin(kind)}, it was a {_origin(first[name])}"
+        f"{name or 'the model'} is a {_origin(kind)} and was a {_origin(first[name])}"
         for name, kind in module_types(model).items()
         if first.get(name, kind) is not kind
     ]
 
 
 def autocast_dtype(model: PreTrainedModel) -> str | None:
-    """The dtype that this thread's autocast computes in on the model's device; None without autocast."""
+    """Return this thread's autocast dtype on the model's device, None if disabled."""
     gpu = torch.accelerator.current_accelerator()
     enabled = [kind for kind in ("cpu", *([gpu.type] if gpu else [])) if torch.is_autocast_enabled(kind)]
     if not enabled:
@@ -173,14 +179,17 @@ def autocast_dtype(model: PreTrainedModel) -> str | None:
 
 
 def _hooks(module: nn.Module) -> Iterator[tuple[int, Callable[..., Any]]]:
-    """The hooks of a module that may change states, with torch's numbers for them, which are never given twice."""
+    """Yield a module's hooks that may change states, with their ids.
+
+    torch never reuses an id.
+    """
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         if hooks:
             yield from ((handle, hook) for handle, hook in list(hooks.items()) if _is_foreign(hook))
 
 
 def _global_hooks() -> Iterator[tuple[int, Callable[..., Any]]]:
-    """Hooks on all modules of the process, in the same form."""
+    """Yield hooks registered globally for all modules, in the same form."""
     for hooks in (torch_modules._global_forward_pre_hooks, torch_modules._global_forward_hooks):
         yield from ((handle, hook) for handle, hook in list(hooks.items()) if _is_foreign(hook))
 
@@ -190,14 +199,14 @@ def _is_foreign(hook: Callable[..., Any]) -> bool:
 
 
 def _adapter_state(module: nn.Module) -> tuple[object, ...]:
-    """What peft's layer does with its adapters."""
+    """Return the active and merged adapters of a peft layer, and their scales."""
     known: Any = module
     scaling = getattr(module, "scaling", None)
     scales = tuple(map(str, scaling.items())) if isinstance(scaling, dict) else ()
     return (tuple(known.active_adapters), known.disable_adapters, tuple(known.merged_adapters), scales)
 
 
-def _package(defined: Any) -> str:  # noqa: ANN401 - a class, a function or any other callable
+def _package(defined: Any) -> str:  # noqa: ANN401 - a class or any callable
     return str(_unwrapped(defined).__module__).partition(".")[0]
 
 
@@ -207,16 +216,19 @@ def _origin(defined: Any) -> str:  # noqa: ANN401 - as above
 
 
 def _unwrapped(defined: Any) -> Any:  # noqa: ANN401 - as above
-    """What says where it was defined: the function in a `partial`, the class of a callable object."""
+    """Return the object that knows where a callable was defined.
+
+    That is the function inside a `partial`, or the class of a callable object.
+    """
     while isinstance(defined, partial):
         defined = defined.func
     return defined if hasattr(defined, "__qualname__") else type(defined)
 
 
 def _version(weight: Tensor) -> tuple[int, int]:
-    if weight.is_meta or weight.is_inference():  # offloaded: another tensor after each pass; or without a count
+    if weight.is_meta or weight.is_inference():  # offloaded: a new tensor after each pass; inference: no version
         return (0, 0)
     try:
         return weight.data_ptr(), weight._version
-    except RuntimeError:  # a tensor of a quantization library, without memory of its own
+    except RuntimeError:  # a quantization library's tensor has no storage
         return (id(weight), weight._version)

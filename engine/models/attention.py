@@ -1,8 +1,7 @@
-"""Attention over a row of packed prompts, without most of what its mask hides.
+"""Block-sparse attention over a row of packed prompts.
 
-PyTorch computes attention whole and lets the mask throw away what a token does not see, in a packed row most of it.
-Here a few tokens at a time attend to those that any of them sees. What comes out is the same, for what is left out had
-no weight. Knows masks; knows no prompts and no models.
+PyTorch computes the full attention matrix and then applies the mask, which hides most of a packed row. Here, blocks of
+queries attend only to the keys that some query in the block sees. The result is identical: masked keys had zero weight.
 """
 
 from __future__ import annotations
@@ -15,20 +14,20 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-_LEAST_QUERIES = 64  # fewer tokens at a time would see less in vain, and make less use of a processor
+_LEAST_QUERIES = 64  # smaller blocks would compute fewer masked scores but use the processor less well
 _MOST_BLOCKS = {"cpu": 32}
-_MOST_BLOCKS_ON_GPU = 4  # each is operations of its own, which on a GPU cost the same however small they are
-_LANES = 16  # numbers that a processor's units take at once; keys that fill them up cost less than a rest does
+_MOST_BLOCKS_ON_GPU = 4  # each block is a separate kernel launch, whose cost does not shrink with its size
+_LANES = 16  # SIMD width: padding the keys to a multiple of it is cheaper than a remainder
 
 
 class _Block(NamedTuple):
-    """Tokens that attend together.
+    """A block of consecutive queries.
 
     Attributes:
-        begin: The first.
-        end: The one after the last.
-        keys: What any of them sees, and a few others.
-        mask: What is added to their scores.
+        begin: Index of the first query.
+        end: Index after the last query.
+        keys: Indices of the keys that some query sees, padded with a few others, `(keys,)`.
+        mask: Additive mask of the block, `(1, 1, queries, keys)`.
     """
 
     begin: int
@@ -38,13 +37,14 @@ class _Block(NamedTuple):
 
 
 class VisibleOnly(TorchFunctionMode):
-    """While entered, attention under one mask is computed in blocks; all else is as ever, in other threads too.
+    """Context manager that computes attention under one mask in blocks.
 
-    It is the very tensor that is looked for, or the last copy that was made of it, as for a block on another GPU: where
-    a model makes another mask out of it, attention is computed whole.
+    Other attention calls and other threads are unaffected. The mask is recognized by identity, or as the last copy made
+    of it, for example for a block on another GPU. If a model derives a different mask from it, attention is computed in
+    full.
 
     Args:
-        mask: What is added to the scores, `(1, 1, queries, keys)`: 0 where a token sees another.
+        mask: Additive attention mask, `(1, 1, queries, keys)`: 0 where a query sees a key.
 
     Example:
         >>> query, key, value = torch.ones(3, 1, 2, 5, 4)
@@ -66,7 +66,7 @@ class VisibleOnly(TorchFunctionMode):
         args: Any = (),  # noqa: ANN401
         kwargs: Any = None,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
-        """What torch calls in the place of each of its functions."""
+        """Intercept each torch function call."""
         kwargs = kwargs or {}
         if func is scaled_dot_product_attention:
             mask = kwargs.get("attn_mask")
@@ -77,7 +77,7 @@ class VisibleOnly(TorchFunctionMode):
         return output
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:  # noqa: ANN401
-        if query.shape[-2] != self._mask.shape[-2]:  # of a single token transformers lays heads where tokens were
+        if query.shape[-2] != self._mask.shape[-2]:  # for one token, transformers puts heads in the token dimension
             return scaled_dot_product_attention(query, key, value, **options)
         parts = [
             scaled_dot_product_attention(

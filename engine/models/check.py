@@ -1,7 +1,7 @@
-"""The check at load: does this model keep the promises that a capture relies on?
+"""The check at load: verify the assumptions that captures make about a model.
 
-Runs a few tokens and compares what the blocks put out with what they pass on and with what the model itself reports.
-Knows no prompts and no tokenizer; a model that fails is refused with the reason, never worked around.
+The check runs a few tokens and compares the output of each block with the input of the next and with the hidden states
+that the model reports. A model that fails is refused with the reason, never worked around.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ from engine.records.models import Receipt
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# How far the state of a token may move when its prompt is padded and batched, relative to the norm of the state. Matrix
-# products of another shape add up in another order; the rest is what rounding makes of that over the depth.
+# How far padding and batching may move a token's state, relative to its norm. Matrix products of another shape sum in
+# another order, and rounding amplifies the difference over the depth.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 _PROMPT_LENGTHS = (11, 8)
-_SHARED = 4  # tokens that both begin with
+_SHARED = 4  # length of their shared prefix
 
 
 @dataclass
 class _Trace:
-    """What the blocks and the final norm were given and what they put out in one whole forward pass.
+    """The inputs and outputs of blocks and final norm in one full forward pass.
 
-    Hooks of others count with the part that they are on: inputs are those before its hooks, outputs those behind them.
+    Other hooks count as part of their module: inputs are recorded before them, outputs after them.
     """
 
     order: list[int] = field(default_factory=list)
@@ -66,25 +66,28 @@ class _Trace:
 
 
 def check_model(model: PreTrainedModel) -> Receipt:
-    """Verify on a few tokens what every capture takes for granted.
+    """Verify on a few tokens the assumptions that every capture makes.
 
-    Each block runs once, in order, and puts out the residual stream, `(batch, sequence, hidden)`, that the next block
-    takes in and that the model reports as `hidden_states[i + 1]`; the last one is what the final norm turns into the
-    final hidden state; the decoder alone gives the states that the whole model gives; and a token's state in a padded
-    batch is what it is on its own. What attention and feed-forward add to the stream is looked for on the way: a model
-    without it is not refused, but has no such sites. So are the shortcuts that model and machine allow.
+    - Each block runs once, in order, and outputs the residual stream, `(batch, sequence, hidden)`. The next block
+      receives exactly that, and the model reports it as `hidden_states[i + 1]`.
+    - The final norm turns the last block's output into the final hidden state.
+    - The decoder alone gives the same states as the whole model.
+    - A token's state in a padded batch is the same as in a batch of one.
 
-    Where code was added to the model (`find_alterations`), its report may show the states before that code and is not
-    compared, and prompts are run one at a time.
+    The check also finds the modules whose outputs are the attention output and the MLP output, and measures which
+    shortcuts the model and the machine allow. A model without such modules is not refused, but lacks these sites.
+
+    If code was added to the model (`find_alterations`), its reported hidden states may predate that code and are not
+    compared, and prompts run one at a time.
 
     Args:
-        model: Any causal language model of transformers.
+        model: Any transformers causal language model.
 
     Returns:
-        What was measured.
+        The measurements.
 
     Raises:
-        ModelError: A promise does not hold; the message says which.
+        ModelError: An assumption does not hold. The message says which.
     """
     blocks, added = find_blocks(model), find_alterations(model)
     prompts, device = _token_ids(model), input_device(model)
@@ -127,7 +130,10 @@ def check_model(model: PreTrainedModel) -> Receipt:
 
 
 def _tolerance(model: PreTrainedModel, dtype: torch.dtype) -> float:
-    """How far a state may move: that of the dtype that is computed in, which under autocast is not the states' own."""
+    """Return the tolerance of the compute dtype.
+
+    Under autocast it differs from the dtype of the states.
+    """
     autocast = autocast_dtype(model)
     return max(TOLERANCE[dtype], TOLERANCE[getattr(torch, autocast)] if autocast else 0.0)
 
@@ -135,24 +141,29 @@ def _tolerance(model: PreTrainedModel, dtype: torch.dtype) -> float:
 def _require_same_as_whole(
     model: PreTrainedModel, blocks: Blocks, ids: list[int], alone: States, tolerance: float, *, altered: bool
 ) -> None:
-    """Refuse a model that gives its decoder something else than the tokens: what is captured is the decoder alone.
+    """Refuse a model that does not pass its tokens unchanged to its decoder.
+
+    A capture runs only the decoder.
 
     Raises:
-        ModelError: The states differ by more than another order of summation makes.
+        ModelError: The states differ by more than summation order explains.
     """
     if is_offloaded(model) and not altered and type(model).__module__.startswith("transformers."):
-        return  # one of the library's own models: not worth another pass over weights on the disk
+        return  # for a model class of transformers, another forward pass with offloaded weights is not worth it
     whole = read_all(model, blocks, TokenBatch.of([ids], input_device(model)), whole=True)
     for layer, states in alone.items():
         if whole[layer].shape != states.shape:
-            raise _refusal(model, f"its decoder is given {len(whole[layer])} tokens for a prompt of {len(states)}")
+            raise _refusal(model, f"its decoder receives {len(whole[layer])} tokens for a prompt of {len(states)}")
         error = float(moved(whole[layer], states).median())
         if not error <= tolerance:
             raise _refusal(model, f"the whole model and its decoder differ at layer {layer} by {error:.2g} of the norm")
 
 
 def _token_ids(model: PreTrainedModel) -> list[list[int]]:
-    """Prompts of different lengths that begin alike, drawn from the low half of the vocabulary, reproducibly."""
+    """Draw two seeded prompts of different lengths with a shared prefix.
+
+    Ids come from the lower half of the vocabulary.
+    """
     generator = torch.Generator().manual_seed(0)
     half = model.config.get_text_config(decoder=True).vocab_size // 2
     one, other = (torch.randint(3, max(half, 4), (n,), generator=generator).tolist() for n in _PROMPT_LENGTHS)
@@ -198,43 +209,47 @@ def _trace(model: PreTrainedModel, blocks: Blocks, batch: TokenBatch, *, report:
 
 
 def _broken_promise(blocks: Blocks, trace: _Trace, tokens: int) -> str:
-    """What does not hold, in words; empty when all does. Equal means to the bit: these are the same tensors."""
+    """Describe the first assumption that fails; empty if all hold.
+
+    States are compared bit for bit.
+    """
     n = len(blocks.blocks)
     if trace.order != list(range(n)):
-        return f"its blocks do not run once each and in order: {trace.order}"
+        return f"its blocks do not each run once, in order: {trace.order}"
     shape = (1, tokens, trace.outputs[-1].shape[-1])
     for layer, states in enumerate(trace.outputs):
         if states.shape != shape:
-            return f"block {layer} puts out shape {tuple(states.shape)}; expected {shape}"
+            return f"the output of block {layer} has shape {tuple(states.shape)}, expected {shape}"
         if not torch.isfinite(states).all():
-            return f"block {layer} puts out values that are not finite"
+            return f"the output of block {layer} contains non-finite values"
         if layer + 1 < n and not _equal(trace.inputs[layer + 1], states):
-            return f"what block {layer} puts out is not what block {layer + 1} takes in"
+            return f"the output of block {layer} is not the input of block {layer + 1}"
     if trace.inputs[0].shape != shape:
-        return f"block 0 takes in shape {tuple(trace.inputs[0].shape)}; expected {shape}"
+        return f"the input of block 0 has shape {tuple(trace.inputs[0].shape)}, expected {shape}"
     if trace.reported is None:
         return ""
     reported = trace.reported.hidden_states
     for layer in range(n - 1):
         if not _equal(reported[layer + blocks.first_state], trace.outputs[layer]):
-            return f"what block {layer} puts out is not the hidden state that the model reports for it"
+            return f"the output of block {layer} is not the hidden state that the model reports for it"
     final = trace.outputs[-1]
     if blocks.final_norm is not None:
         if trace.norm_input is None or trace.norm_output is None or not _equal(trace.norm_input, final):
-            return "what the last block puts out is not what the final norm takes in"
+            return "the output of the last block is not the input of the final norm"
         final = trace.norm_output
     if blocks.final_projection is not None:
         final = blocks.final_projection(final)
     if not _equal(trace.reported.last_hidden_state, final):
-        return "the last block and the final norm do not lead to the final hidden state"
+        return "the last block's output, after the final norm, is not the final hidden state that the model reports"
     return ""
 
 
 def _batched_error(alone: list[States], together: States) -> float:
-    """Largest error over layers: for each prompt, the median over its tokens of |batched - alone| / |alone|.
+    """Return the largest effect of padding and batching over prompts and layers.
 
-    The median, because a mixture of experts in half precision may send one token elsewhere on a tie; what padding does
-    wrong, it does to all tokens of a prompt.
+    The error of a prompt is the median over its tokens of |batched - alone| / |alone|. The median ignores a single
+    token that a mixture of experts in half precision routes differently on a tie, while a padding error affects all
+    tokens of a prompt.
     """
     width = max(len(states[0]) for states in alone)
     errors = [
@@ -253,14 +268,14 @@ def _refusal(model: PreTrainedModel, promise: str) -> ModelError:
     added = find_alterations(model)
     if added:
         return ModelError(
-            f"{type(model).__name__} fails the check, with code that was added to it: {promise}",
-            expected="code that does the same each time, and blocks that each put out the residual stream",
-            next_step=f"remove what was added: {added[0]}",
+            f"{type(model).__name__} fails the check with the code added to it: {promise}",
+            expected="deterministic code, and blocks that each output the residual stream",
+            next_step=f"remove the added code: {added[0]}",
         )
     return ModelError(
         f"{type(model).__name__} fails the check at load: {promise}",
-        expected="blocks that each put out the residual stream, and states that padding does not change",
+        expected="blocks that each output the residual stream, and states that padding does not change",
         next_step=Remedy.LOAD_IN_FLOAT32
         if model.dtype.itemsize < torch.float32.itemsize
-        else "choose a model of another family; what cannot be checked is not captured",
+        else "choose a model from another family: one that fails the check cannot be captured",
     )

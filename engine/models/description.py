@@ -1,6 +1,6 @@
-"""What is known of a model as it stands now: where it came from, that it was checked, what was done to it since.
+"""Describe the current state of a model and what has changed since it was loaded.
 
-Kept beside the model, not on it: a model that a user brings is never written to, and forgetting costs one more check.
+Descriptions live in a weak dictionary because the user's model is never modified. Losing one costs another check.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ EDITED = "the weights were edited after the model was loaded"
 
 
 class Examined(NamedTuple):
-    """A model as it stands now.
+    """The current state of a model.
 
     Attributes:
-        config: What is known of it.
-        snapshot: What can be seen of it, for a later look.
+        config: Its description.
+        snapshot: Its observable state, for later comparison.
     """
 
     config: ModelConfig
@@ -50,13 +50,13 @@ class Examined(NamedTuple):
 
 @dataclass(frozen=True)
 class _Known:
-    """A model as it was when it was last examined, and when it was first seen.
+    """The state of a model when it was last examined and when it was first seen.
 
     Attributes:
-        last: What was found last.
-        first_weights: Fingerprint of the weights at first.
-        first_dtype: Their dtype at first.
-        first_types: Classes of its modules at first.
+        last: The last examination.
+        first_weights: First fingerprint of the weights.
+        first_dtype: First dtype of the weights.
+        first_types: First classes of the modules, by path.
     """
 
     last: Examined
@@ -69,10 +69,10 @@ _known: WeakKeyDictionary[PreTrainedModel, _Known] = WeakKeyDictionary()
 
 
 def describe_model(model: PreTrainedModel) -> ModelConfig:
-    """What was found of a model when it was last examined; it is examined if it never was.
+    """Return the last description of a model; examine the model if there is none.
 
     Args:
-        model: A model from `load_model_and_tokenizer`, or one of the user's own.
+        model: A model from `load_model_and_tokenizer`, or the user's own.
 
     Raises:
         ModelError: The model fails the check.
@@ -83,16 +83,16 @@ def describe_model(model: PreTrainedModel) -> ModelConfig:
 
 
 def examine_model(model: PreTrainedModel, source: ModelSource | None = None) -> Examined:
-    """Look at a model as it stands now, and check it again if its modules or its hooks have changed.
+    """Examine a model, and check it again if its modules or hooks have changed.
 
-    To be called where a capture begins. Where nothing has changed it takes milliseconds for some hundred modules.
+    Call this at the start of a capture. For an unchanged model with a few hundred modules it takes milliseconds.
 
     Args:
-        model: A model from `load_model_and_tokenizer`, or one of the user's own.
-        source: Where it came from, when the caller knows; else the name that transformers keeps is believed.
+        model: A model from `load_model_and_tokenizer`, or the user's own.
+        source: Where it came from. None takes the name that transformers stored on it.
 
     Returns:
-        What is known of it, and what was seen.
+        The description and the snapshot.
 
     Raises:
         ModelError: The model fails the check, or has an adapter that cannot be captured.
@@ -108,10 +108,10 @@ def examine_model(model: PreTrainedModel, source: ModelSource | None = None) -> 
                 config = last.config
             else:
                 config = _check(model, source or (last.config.source if last else _own_source(model)), snapshot)
-            # Weights on the disk are too much to read for each capture, and are not edited there.
+            # Offloaded weights take too long to read for each capture, and nobody edits them on disk.
             unread = last is not None and last.snapshot == snapshot and is_offloaded(model)
             weights = config.weights if unread else sample_weights(model)
-            # A wrapper of peft around a model that is known has its past.
+            # peft's wrapper around a known model inherits that model's history.
             first = known or _known.get(inner_model(model))
             first = first or _Known(Examined(config, snapshot), weights, model.dtype, module_types(model))
             written = last is not None and snapshot.edited_since(last.snapshot)
@@ -128,7 +128,7 @@ def examine_model(model: PreTrainedModel, source: ModelSource | None = None) -> 
 
 
 def _edits(model: PreTrainedModel, first: _Known, weights: str, *, written: bool) -> tuple[str, ...]:
-    """What was done to weights and modules since the model was first seen, in words."""
+    """Describe the changes to weights and modules since the model was first seen."""
     replaced = find_replaced(model, first.first_types)
     if model.dtype != first.first_dtype:
         return (*replaced, f"the weights were cast from {first.first_dtype} to {model.dtype}".replace("torch.", ""))
@@ -140,7 +140,7 @@ def _check(model: PreTrainedModel, source: ModelSource, snapshot: Snapshot) -> M
     try:
         receipt, added = check_model(model), tuple(find_alterations(model))
     except ModelError as error:
-        if is_offloaded(model) or take_snapshot(model) == snapshot:  # weights that are fetched come and go in a pass
+        if is_offloaded(model) or take_snapshot(model) == snapshot:  # offloaded weights change within a pass
             raise
         raise CaptureError(
             "the model was changed while it was checked",
@@ -153,15 +153,15 @@ def _check(model: PreTrainedModel, source: ModelSource, snapshot: Snapshot) -> M
 def _require_module(model: object) -> None:
     if hasattr(model, "_orig_mod"):
         raise ModelError(
-            "the model is wrapped by torch.compile, whose graphs leave no place to read states",
-            expected="the model itself",
-            next_step="pass model._orig_mod, which has the same weights",
+            "the model is wrapped by torch.compile, and hooks cannot read states from its compiled graphs",
+            expected="the uncompiled model",
+            next_step="pass model._orig_mod, which shares its weights",
         )
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"the model is a {type(model).__name__}: {str(model)[:60]!r}",
-            expected="a causal language model of transformers",
-            next_step="load it with load_model_and_tokenizer, the first of what that returns",
+            expected="a transformers causal language model",
+            next_step="pass the first value that load_model_and_tokenizer returns",
         )
 
 

@@ -1,4 +1,4 @@
-"""In which dtype a model runs. Knows names, checkpoints' dtypes and what a processor has units for; no weights."""
+"""Choose the dtype and devices of a model, and check that its weights fit."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
-_BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16", "bf16")  # of x86, and of ARM
+_BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16", "bf16")  # x86, x86, ARM
 
 
 def parse_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
-    """The dtype of this name; None for "auto".
+    """Return the torch dtype for a name; None for "auto".
 
     Raises:
-        RequestError: There is none.
+        RequestError: There is no such dtype.
     """
     if isinstance(dtype, torch.dtype):
         return dtype
@@ -33,15 +33,17 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
 
 
 def natural_dtype(own: object, device: torch.device) -> torch.dtype:
-    """What "auto" means: a checkpoint's own dtype where the device computes in it, else float32.
+    """Resolve the dtype "auto" for a checkpoint and a device.
 
-    A GPU computes in every dtype of a checkpoint. A processor with units for bfloat16 takes half the time of float32 or
-    less for it; one without takes many times as long. Weights are not rounded for speed alone: a checkpoint in float32,
-    or one converted from GGUF, stays in float32.
+    The result is the checkpoint's own dtype if the device computes in it, else float32.
+
+    A GPU computes in every dtype of a checkpoint. A CPU with bfloat16 units takes at most half as long in bfloat16 as
+    in float32; one without takes many times as long. Weights are never rounded for speed alone: a checkpoint in
+    float32, or one converted from GGUF, stays in float32.
 
     Args:
-        own: The dtype that the checkpoint's config names, if any.
-        device: Where the model is to run.
+        own: The dtype in the checkpoint's config, if any.
+        device: The device that the model will run on.
 
     Example:
         >>> natural_dtype(torch.float16, torch.device("cpu"))
@@ -55,16 +57,19 @@ def natural_dtype(own: object, device: torch.device) -> torch.dtype:
 
 
 def has_bfloat16_units() -> bool:
-    """Whether the processor multiplies in bfloat16; False where this version of torch cannot tell."""
-    told: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(told.get(unit) for unit in _BFLOAT16_UNITS)
+    """Whether the CPU has bfloat16 units; False if this version of torch cannot tell."""
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(unit) for unit in _BFLOAT16_UNITS)
 
 
 GIGABYTE = 1e9
 
 
 def weight_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-    """Bytes of all weights in this dtype, counted on a model without memory behind it."""
+    """Return the size of all weights in this dtype, in bytes.
+
+    The weights are counted on the meta device, without allocating them.
+    """
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -73,7 +78,10 @@ def weight_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that can still be taken on a device; what torch keeps of a GPU for later use is among them."""
+    """Return the free memory of a device in bytes.
+
+    On a GPU this includes memory that torch has cached.
+    """
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + kept
@@ -84,43 +92,43 @@ def require_room(config: PreTrainedConfig, dtype: torch.dtype, device: torch.dev
     """Refuse a model whose weights do not fit on a device.
 
     Args:
-        config: Of the model.
-        dtype: What its weights are to be.
-        device: Where they are to go.
-        otherwise: What to do if they do not fit, where a device map or another dtype is no way out.
+        config: Config of the model.
+        dtype: Dtype of the weights.
+        device: Device to load them on.
+        otherwise: Next step for the error when neither a device map nor another dtype helps.
 
     Raises:
-        ModelError: The message says how much is needed and free, and what would make it fit.
+        ModelError: The weights do not fit. The message says how much memory is needed and free, and what would help.
     """
     if getattr(config, "quantization_config", None) or getattr(config, "auto_map", None):
-        return  # packed weights are smaller than counted here, remote code cannot be counted without running it
+        return  # quantized weights are smaller than counted here, and counting remote code would run it
     needed, free = weight_bytes(config, dtype), free_bytes(device)
     if needed > free:
         remedy = Remedy.USE_SMALLER_MODEL if dtype.itemsize <= 2 else Remedy.USE_SMALLER_MODEL_OR_DTYPE
         raise ModelError(
-            f"too little memory: the weights take {needed / GIGABYTE:.1f} GB as {str(dtype).removeprefix('torch.')}, "
-            f"{free / GIGABYTE:.1f} GB are free on {device}",
+            f"not enough memory: the weights take {needed / GIGABYTE:.1f} GB in {str(dtype).removeprefix('torch.')}, "
+            f"but only {free / GIGABYTE:.1f} GB are free on {device}",
             next_step=otherwise or remedy,
         )
 
 
-_SHARE_OF_FREE = 0.9  # of main memory, as transformers does outside of containers
+_SHARE_OF_FREE = 0.9  # of main memory, the share that transformers uses outside containers
 
 
 def choose_places(device: str, device_map: str | dict[str, Any] | None, max_memory: MaxMemory | None) -> dict[str, Any]:
-    """What transformers is to be told of places; nothing where the model goes to one device.
+    """Return the placement arguments for `from_pretrained`; empty for a single device.
 
     Raises:
-        RequestError: These exclude each other, or there are no such places.
+        RequestError: The arguments exclude each other, or name a device that does not exist.
     """
     if device_map is None:
         if max_memory is not None:
             raise RequestError(
-                "the memory of places is limited, but the model goes to one", next_step="give a device map too"
+                "a memory limit requires a device map", next_step="add a device map, or drop the memory limit"
             )
         return {}
     if device != "auto":
-        raise RequestError(f"a device map and the device {device!r} exclude each other", next_step="leave out one")
+        raise RequestError(f"a device map and the device {device!r} exclude each other", next_step="give only one")
     if isinstance(device_map, str):
         require_strategy(device_map)
     if max_memory is None:
@@ -133,7 +141,10 @@ def choose_places(device: str, device_map: str | dict[str, Any] | None, max_memo
 
 
 def _within_container() -> dict[str, Any]:
-    """What may be used of each place, where accelerate would fill a machine of which a container has a part."""
+    """Limit main memory in a container.
+
+    accelerate would otherwise use the memory of the whole machine.
+    """
     memory = main_memory()
     if not memory.limited:
         return {}
@@ -141,7 +152,10 @@ def _within_container() -> dict[str, Any]:
 
 
 def running_device(places: dict[str, Any]) -> torch.device:
-    """On what kind of device a model runs that lies in several places: a GPU, if one is among them."""
+    """Return the kind of device that a model split across devices runs on.
+
+    That is a GPU if one is among them, else the CPU.
+    """
     device_map = places["device_map"]
     named = places.get("max_memory") or (device_map.values() if isinstance(device_map, dict) else None)
     gpu = torch.accelerator.current_accelerator()
@@ -151,10 +165,10 @@ def running_device(places: dict[str, Any]) -> torch.device:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of this name; for "auto" the best there is.
+    """Return the torch device for a name; "auto" picks the best available.
 
     Raises:
-        RequestError: It cannot be used, or this process has no GPU of its own.
+        RequestError: The device cannot be used, or there is no GPU left for this process.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -162,25 +176,25 @@ def choose_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device).item()  # a device that cannot give a number back cannot be captured from
+        torch.empty(1, device=device).item()  # a capture must be able to copy values back
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise RequestError(
             f"the device {name!r} cannot be used here: {first_line(error)}",
             expected="auto, cpu, mps, cuda or cuda:N",
-            next_step="leave the device out to let layerscope choose",
+            next_step="use auto to let layerscope choose",
         ) from error
     return device
 
 
 def _own_gpu(processes: Processes) -> torch.device:
-    """The GPU of this process: the current one, or where a launcher started several the one of its number."""
+    """Return this process's GPU: the current one, or by local rank under a launcher."""
     if processes.count == 1:
         return torch.device("cuda", torch.cuda.current_device())
     if processes.local_rank >= torch.cuda.device_count():
         raise RequestError(
-            f"this process, number {processes.local_rank} from 0, has no GPU of its own:"
+            f"no GPU is left for this process (local rank {processes.local_rank}):"
             f" this machine has {torch.cuda.device_count()}",
-            expected="at most one process for each GPU, unless a device is named",
+            expected="at most one process per GPU, unless a device is given",
             next_step="start fewer processes",
         )
     return torch.device("cuda", processes.local_rank)

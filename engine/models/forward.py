@@ -1,8 +1,8 @@
-"""One forward pass of a decoder, and the states that its parts take in and put out.
+"""Run a decoder's forward pass and read inputs and outputs of its modules.
 
-Both capture modes and the check at load run through here. Passes on one model take turns, and a hook acts only in the
-thread that set it: a forward pass of another thread is neither captured nor stopped. The model is left as it was found,
-whatever happens.
+Both capture modes and the check at load use these functions. Captures of one model take turns. A hook acts only in the
+thread that registered it, so another thread's forward pass is neither captured nor stopped. The model is always
+restored, even after an error.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from engine.models.structure import Blocks
 
 Kept = TypeVar("Kept")
-Keep = Callable[[Tensor], Kept]  # (batch, sequence, hidden) -> whatever the caller wants of it, copied
+Keep = Callable[[Tensor], Kept]  # (batch, sequence, hidden) -> what the caller keeps of it, copied
 
-_MARK = "_output_capturing_hooks_installed"  # by which transformers knows where it left hooks
-_REPORTS = "transformers.utils.output_capturing"  # where these hooks are defined
+_MARK = "_output_capturing_hooks_installed"  # transformers' marker on modules with its hooks
+_REPORTS = "transformers.utils.output_capturing"  # the module that defines these hooks
 
 _turns: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()
 _turns_lock = Lock()
@@ -40,14 +40,14 @@ _turns_lock = Lock()
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Tokens of one forward pass.
+    """The tokens of one forward pass.
 
     Attributes:
         input_ids: Token ids, `(batch, sequence)`.
-        attention_mask: 1 for a real token, `(batch, sequence)`; or what is added to the scores of attention, `(1, 1,
-            sequence, tokens in the cache + sequence)`.
-        position_ids: Where in its prompt each token is, `(1, sequence)`.
-        cache: Keys and values of the tokens before these, to which the pass adds those of its own.
+        attention_mask: 1 for a real token, 0 for padding, `(batch, sequence)`; or an additive attention mask,
+            `(1, 1, sequence, cached tokens + sequence)`.
+        position_ids: Position of each token in its prompt, `(1, sequence)`.
+        cache: Keys and values of the preceding tokens. The pass appends its own.
     """
 
     input_ids: Tensor
@@ -57,15 +57,17 @@ class TokenBatch:
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]], device: torch.device, cache: DynamicCache | None = None) -> TokenBatch:
-        """Pad rows of token ids on the right, where causal attention and recurrences cannot see the padding.
+        """Pad rows of token ids on the right.
+
+        Causal attention and recurrences cannot see padding there.
 
         Args:
-            rows: Token ids of each prompt, from its beginning.
-            device: Where they belong.
-            cache: An empty one, to be filled.
+            rows: Token ids of each prompt, from its first token on.
+            device: Device of the tensors.
+            cache: An empty cache to fill.
         """
         width = max(len(row) for row in rows)
-        # Padding is never read, so any id that the embedding knows will do: not every tokenizer has a pad token.
+        # Padding is never read, so any valid id works: not every tokenizer has a pad token.
         ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
         return cls(ids.to(device), mask.to(device), torch.arange(width, device=device)[None], cache)
@@ -73,13 +75,13 @@ class TokenBatch:
 
 @dataclass(frozen=True)
 class Tap:
-    """A place where states are read.
+    """A point at which states are read.
 
     Attributes:
-        module: A part of the decoder.
-        before: Whether what it takes in is read, or what it puts out.
-        repeats: Whether it may run more than once in a pass, as a final norm may that is the embedding's too; the last
-            time counts.
+        module: A module inside the decoder.
+        before: Read its input instead of its output.
+        repeats: Whether it may run more than once in a pass, like a final norm that also normalizes the embedding. The
+            last run counts.
     """
 
     module: nn.Module
@@ -87,12 +89,15 @@ class Tap:
     repeats: bool = False
 
 
-class _AllSeen(Exception):  # noqa: N818 - it ends a forward pass, it reports no error
-    """Raised in a hook to stop a forward pass once all that was wanted has been seen."""
+class _AllSeen(Exception):  # noqa: N818 - it ends a forward pass and is not an error
+    """Raised in a hook to stop a forward pass once every tap has been read."""
 
 
 def input_device(model: PreTrainedModel) -> torch.device:
-    """Where token ids belong: the device of the embedding, or of the first weight that is not offloaded."""
+    """Return the device for token ids.
+
+    That is the device of the embedding, or of the first weight that is not offloaded.
+    """
     weight = next(model.get_input_embeddings().parameters())
     if weight.device.type != "meta":
         return weight.device
@@ -100,10 +105,10 @@ def input_device(model: PreTrainedModel) -> torch.device:
 
 
 def turn_of(decoder: nn.Module) -> RLock:
-    """The lock that a thread holds while it runs this decoder for a capture or a check.
+    """Return the lock that a thread holds while it captures or checks this decoder.
 
     Args:
-        decoder: Of `find_blocks`: two wrappers around one model share it.
+        decoder: The decoder from `find_blocks`, which two wrappers around one model share.
     """
     with _turns_lock:
         return _turns.setdefault(decoder, RLock())
@@ -119,30 +124,30 @@ def read_taps(
     to_the_end: bool = False,
     run: nn.Module | None = None,
 ) -> dict[int, Kept]:
-    """Run the decoder until every tap has been read, and keep something of what is read there.
+    """Run the decoder until every tap is read, and keep part of each tap's states.
 
     Args:
-        model: The model `blocks` was found in.
-        blocks: Its parts.
+        model: The model that contains `blocks`.
+        blocks: Its blocks, from `find_blocks`.
         batch: The tokens.
-        taps: Layer to where its states are read, at least one.
-        keep: Called inside the hook with the states, `(batch, sequence, hidden)`. It must copy: a view would hold the
-            whole tensor in memory, and some blocks write into it later.
-        to_the_end: Run the whole decoder, even if every tap has been read before.
-        run: What is given the tokens in place of the decoder: the model around it.
+        taps: Layer to tap; at least one.
+        keep: Function called inside the hook with the states, `(batch, sequence, hidden)`. It must copy: a view would
+            keep the whole tensor in memory, and some blocks write into it later.
+        to_the_end: Run the whole decoder even after every tap has been read.
+        run: Module to run instead of the decoder, such as the whole model.
 
     Returns:
-        Layer to what `keep` returned.
+        Layer to the return value of `keep`.
 
     Raises:
         ModelError: The pass did not reach a tap.
-        CaptureError: Another thread put the model into training mode meanwhile.
+        CaptureError: Another thread put the model into training mode during the pass.
     """
     kept: dict[int, Kept] = {}
     to_the_end = to_the_end or any(tap.repeats for tap in taps.values())
 
     def see(layer: int, states: Tensor) -> None:
-        # Experts may put out (batch x sequence, hidden).
+        # Experts may output (batch x sequence, hidden).
         kept[layer] = keep(states.reshape(len(batch.input_ids), -1, states.shape[-1]))
         if len(kept) == len(taps) and not to_the_end:
             raise _AllSeen
@@ -155,17 +160,17 @@ def read_taps(
     if missing := sorted(taps.keys() - kept.keys()):
         raise ModelError(
             f"the forward pass of {type(model).__name__} did not reach layer {missing[0]}",
-            expected="a model that calls each of its blocks as a module; a compiled one may not",
-            next_step="capture the model before it is compiled or changed",
+            expected="a model that calls each of its blocks as a module, which a compiled model may not",
+            next_step="capture the model before compiling or modifying it",
         )
     return kept
 
 
 def _hook(tap: Tap, see: Callable[[Tensor], None]) -> RemovableHandle:
-    """Hook a tap for this thread's passes, behind the hooks that are there already: they may change the states."""
+    """Hook a tap for this thread, after all existing hooks, which may change states."""
     owner = get_ident()
     if tap.before:
-        # torch may call a hook that is being removed without the keyword arguments, in a pass of another thread.
+        # While a hook is being removed, another thread's pass may call it without the keyword arguments.
         def look_before(_module: nn.Module, args: Any, kwargs: Any = None) -> None:  # noqa: ANN401 - torch's signature
             if get_ident() == owner:
                 see(taken_in(args, kwargs))
@@ -180,9 +185,11 @@ def _hook(tap: Tap, see: Callable[[Tensor], None]) -> RemovableHandle:
 
 
 def stream_tap(blocks: Blocks, layer: int) -> Tap:
-    """Where the residual stream after a block is read: where the next block takes it in, behind all hooks.
+    """Return the tap for the residual stream after a block.
 
-    For the last block that is the final norm; where there is none, what the block puts out.
+    That is the input of the next block, after all hooks.
+
+    For the last block it is the input of the final norm, or the block's output if there is no final norm.
     """
     if layer + 1 < len(blocks.blocks):
         return Tap(blocks.blocks[layer + 1], before=True)
@@ -200,27 +207,33 @@ def read_blocks(
     *,
     run: nn.Module | None = None,
 ) -> dict[int, Kept]:
-    """`read_taps` of the residual stream after blocks; it ends with the last of these layers."""
+    """Call `read_taps` for the residual stream after these layers.
+
+    The pass stops at the last of them.
+    """
     return read_taps(model, blocks, batch, {layer: stream_tap(blocks, layer) for layer in layers}, keep, run=run)
 
 
-def residual(output: Any) -> Tensor:  # noqa: ANN401 - a block returns a tensor, or in older code a tuple that begins with it
-    """The residual stream in what a block returned, `(batch, sequence, hidden)`."""
+def residual(output: Any) -> Tensor:  # noqa: ANN401 - a tensor, or in older blocks a tuple that starts with it
+    """Return the residual stream from a block's output, `(batch, sequence, hidden)`."""
     return cast("Tensor", output[0] if isinstance(output, tuple | list) else output)
 
 
-def taken_in(args: Any, kwargs: Any) -> Tensor:  # noqa: ANN401 - whatever a block is called with
-    """The residual stream in what a block was called with, `(batch, sequence, hidden)`."""
+def taken_in(args: Any, kwargs: Any) -> Tensor:  # noqa: ANN401 - the arguments of any block
+    """Return the residual stream from a block's arguments.
+
+    Its shape is `(batch, sequence, hidden)`.
+    """
     return cast("Tensor", args[0] if args else kwargs["hidden_states"])
 
 
 def run_decoder(decoder: nn.Module, batch: TokenBatch, **options: bool) -> Any:  # noqa: ANN401 - a model output
-    """A forward pass of a decoder, as transformers returns it; no logits, no gradients.
+    """Run a decoder without logits or gradients and return its model output.
 
     Args:
-        decoder: Of `find_blocks`.
+        decoder: The decoder from `find_blocks`.
         batch: The tokens.
-        options: More that the decoder is told, such as `output_hidden_states`.
+        options: Further arguments for the decoder, such as `output_hidden_states`.
     """
     accepted = inspect.signature(decoder.forward).parameters
     inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
@@ -237,10 +250,10 @@ def run_decoder(decoder: nn.Module, batch: TokenBatch, **options: bool) -> Any: 
 
 @contextmanager
 def evaluating(model: PreTrainedModel, decoder: nn.Module) -> Iterator[None]:
-    """Take this thread's turn with a model, in eval mode; then put training modes back.
+    """Lock a model and put it into eval mode; restore the training modes on exit.
 
     Raises:
-        CaptureError: Another thread put the model into training mode meanwhile: dropout may have changed the states.
+        CaptureError: Another thread put the model into training mode, so dropout may have changed the states.
     """
     with turn_of(decoder):
         training = [module for module in model.modules() if module.training]
@@ -261,10 +274,12 @@ def evaluating(model: PreTrainedModel, decoder: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def without_report_hooks(model: PreTrainedModel) -> Iterator[None]:
-    """Remove the hooks that transformers leaves on a model after `output_hidden_states`, unless they were there before.
+    """Remove the hooks that transformers leaves after `output_hidden_states`.
+
+    Hooks that were there before stay.
 
     Args:
-        model: The model, of which hooks of other origin stay.
+        model: The model. Hooks from other packages stay.
     """
     found = {handle for module in model.modules() for handle in module._forward_hooks}
     marked = {module for module in model.modules() if _MARK in module.__dict__}

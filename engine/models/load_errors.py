@@ -1,7 +1,7 @@
-"""What goes wrong while a model is loaded or checked, as errors for people.
+"""Translate exceptions from loading or checking a model into readable errors.
 
-transformers, tokenizers, quantization libraries and a model's own code raise what they like. All of it becomes a
-`ModelError` that names the cause, and the package to install where that is the cause.
+transformers, tokenizers, quantization libraries and a model's own code raise all kinds of exceptions. Each becomes a
+`ModelError` that names the cause, and the package to install if one is missing.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from engine.errors import LayerscopeError, ModelError, Remedy
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# What an error message mentions, and what to install then; the first that fits. Messages name one package of several,
-# or one that is called otherwise than what it is imported as.
+# Text in an error message to the packages to install; the first match wins. Messages may name only one of several
+# packages, or an import name that differs from the package name.
 _PACKAGES = {
     "bitsandbytes": "bitsandbytes",
     "awq": "gptqmodel",
@@ -41,68 +41,74 @@ _PACKAGES = {
     "tiktoken": "tiktoken",
     "protobuf": "protobuf",
 }
-_TOLD = re.compile(r"pip install (?:-U |--upgrade )?[`'\"]?([A-Za-z0-9._-]+)")
-_LACKING = ("install", "no module named", "not found in your environment")
+_PIP_INSTALL = re.compile(r"pip install (?:-U |--upgrade )?[`'\"]?([A-Za-z0-9._-]+)")
+_MISSING = ("install", "no module named", "not found in your environment")
 _UPGRADE = "pip install --upgrade transformers tokenizers"
 _NEWER: dict[str, str | Remedy] = {
-    "untagged enum": f"tokenizer.json is of a newer version of tokenizers, or damaged: {_UPGRADE}, or fetch it again",
-    "does not recognize this architecture": f"{_UPGRADE}: the model may be newer than these",
-    "Weights only load failed": "use a checkpoint in safetensors: this one is a pickle, of which torch runs nothing",
+    "untagged enum": (
+        f"tokenizer.json needs a newer version of tokenizers, or is damaged: {_UPGRADE}, or download it again"
+    ),
+    "does not recognize this architecture": f"{_UPGRADE}: the model may be newer than the installed versions",
+    "Weights only load failed": "use a safetensors checkpoint: this one is a pickle with code, which is never run",
     "trust_remote_code": Remedy.TRUST_REMOTE_CODE,
 }
 
 
-_FILES = "config.json, tokenizer files and whole weights, as transformers reads them"
+_FILES = "config.json, tokenizer files and complete weights that transformers can read"
 
 
 @contextmanager
 def readable_load_errors(name: str, location: str, expected: str = _FILES) -> Iterator[None]:
-    """Turn whatever loading raises into an error for people; an error of layerscope, and of Python's memory, passes.
+    """Turn any exception raised while loading into a readable error.
+
+    A `LayerscopeError` or `MemoryError` passes through.
 
     Args:
-        name: What is loaded.
-        location: From where.
-        expected: What should be there.
+        name: Name of the model or adapter.
+        location: Where it is loaded from.
+        expected: The expected files, for the message.
 
     Raises:
-        ModelError: In the place of any other error.
+        ModelError: Replaces any other exception.
     """
     try:
         yield
     except (LayerscopeError, MemoryError):
         raise
     except Exception as error:
-        raise _out_of_memory(error, f"loading {name}") or ModelError(
+        raise _out_of_memory(error, f"while loading {name}") or ModelError(
             f"{name} cannot be loaded from {location}: {cause_of(error)}",
             expected=expected,
-            next_step=_remedy(error) or _without_advice(error),
+            next_step=_remedy(error) or _default_remedy(error),
         ) from error
 
 
 @contextmanager
 def readable_check_errors(model: PreTrainedModel) -> Iterator[None]:
-    """Turn whatever a model raises while it is checked into an error for people.
+    """Turn any exception raised while a model is checked into a readable error.
+
+    A `LayerscopeError` or `MemoryError` passes through.
 
     Args:
-        model: Any model; one that needs other inputs than tokens may raise anything.
+        model: Any model. One that needs inputs other than tokens may raise anything.
 
     Raises:
-        ModelError: In the place of any error but those of layerscope.
+        ModelError: Replaces any other exception.
     """
     try:
         yield
     except (LayerscopeError, MemoryError):
         raise
     except Exception as error:
-        raise _out_of_memory(error, "the check at load") or ModelError(
-            f"{type(model).__name__} cannot be run by the check at load: {cause_of(error)}",
-            expected="a decoder that needs token ids, their positions and a mask, and nothing else",
-            next_step=_remedy(error) or "choose a model of another family",
+        raise _out_of_memory(error, "during the check at load") or ModelError(
+            f"the check at load cannot run {type(model).__name__}: {cause_of(error)}",
+            expected="a decoder that only needs token ids, their positions and a mask",
+            next_step=_remedy(error) or "choose a model from another family",
         ) from error
 
 
 def cause_of(error: BaseException) -> str:
-    """What another library says is wrong: its first sentence, with the type where that alone says little.
+    """Return the first line of an error, with its type if the line says little.
 
     Example:
         >>> cause_of(AttributeError("module 'torch' has no attribute 'bf16'"))
@@ -117,32 +123,35 @@ def cause_of(error: BaseException) -> str:
 
 
 def _remedy(error: BaseException) -> str | Remedy:
-    """What to do about a cause that is known; empty if it is not."""
+    """Return the next step for a known cause; empty for an unknown one."""
     text = str(error)
     for words, step in _NEWER.items():
         if words in text:
             return step
     lowered = text.lower()
-    if isinstance(error, ImportError) or any(words in lowered for words in _LACKING):
-        told = _TOLD.search(text)
+    if isinstance(error, ImportError) or any(words in lowered for words in _MISSING):
+        suggested = _PIP_INSTALL.search(text)
         module = str(error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
         known = next((package for words, package in _PACKAGES.items() if words in lowered), "")
-        package = known or (told[1] if told else "") or module
+        package = known or (suggested[1] if suggested else "") or module
         if package and package not in ("torch", "transformers"):
             return f"pip install {package}"
         if isinstance(error, ImportError):
-            return f"install the transformers that this code was written for; here it is {transformers.__version__}"
+            return f"install the transformers version this code was written for, instead of {transformers.__version__}"
     return ""
 
 
-def _without_advice(error: BaseException) -> str:
-    """What to do where nothing is known of the cause, by whether the files or their contents are at fault."""
+def _default_remedy(error: BaseException) -> str:
+    """Return the next step for an unknown cause.
+
+    It depends on whether reading or parsing the files failed.
+    """
     if isinstance(error, OSError | EOFError):
-        return "check or fetch the files again"
-    return f"check config.json or fetch the files again; if they are from a newer release: {_UPGRADE}"
+        return "check the files, or download them again"
+    return f"check config.json, or download the files again; if they are from a newer release: {_UPGRADE}"
 
 
-def _out_of_memory(error: BaseException, doing: str) -> ModelError | None:
+def _out_of_memory(error: BaseException, when: str) -> ModelError | None:
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        return ModelError(f"memory ran out while {doing}", next_step=Remedy.USE_SMALLER_MODEL_OR_DTYPE)
+        return ModelError(f"out of memory {when}", next_step=Remedy.USE_SMALLER_MODEL_OR_DTYPE)
     return None

@@ -1,9 +1,4 @@
-"""Load a causal language model with its tokenizer, checked and ready to be captured.
-
-Knows what transformers needs to be told. Does not know where names lead (`engine.models.registry`), where a model goes
-(`engine.models.devices`), in which dtype (`engine.models.devices`) or what makes it fit to be captured
-(`engine.models.check`).
-"""
+"""Load a causal language model and its tokenizer, checked and ready for capture."""
 
 from __future__ import annotations
 
@@ -34,7 +29,7 @@ from engine.records.models import ModelConfig, ModelSource
 
 log = logging.getLogger(__name__)
 
-_ADAPTER_FILES = "adapter_config.json and adapter_model.safetensors that belong together, for this base model"
+_ADAPTER_FILES = "matching adapter_config.json and adapter_model.safetensors, trained on this base model"
 
 
 def load_model_and_tokenizer(
@@ -46,26 +41,27 @@ def load_model_and_tokenizer(
     max_memory: MaxMemory | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ModelConfig]:
-    """Load a model and check that it keeps the promises a capture relies on.
+    """Load a model and its tokenizer, and check the model.
 
     Args:
-        model: An alias, a hub id, a folder that `save_pretrained` wrote, or a `.gguf` file. The folder of an adapter of
-            peft stands for its base model with the adapter on it.
-        device: "auto" (CUDA, then Apple's GPU, then the CPU; of several GPUs that of this process's number under a
-            launcher), or a name that torch knows ("cuda:1").
-        dtype: "auto" (the checkpoint's own where the device computes in it, else float32), a name or a torch dtype.
-        device_map: Instead of a device: "auto" lets accelerate lay the weights on the GPUs, then into main memory, then
-            on the disk, from where they are read in each pass; or a dictionary of parts of the model and their places.
-        max_memory: With a device map, most bytes of weights for each place that may be used, as in
-            `{0: "20GB", "cpu": "100GB"}`; what is free unless given.
-        trust_remote_code: Run code that comes with the model. Off unless you trust its author.
+        model: An alias, a hub id, a folder written by `save_pretrained`, or a `.gguf` file. A peft adapter folder
+            loads its base model with the adapter on it.
+        device: "auto" (CUDA, then Apple's GPU, then the CPU; under a launcher the GPU with this process's local rank),
+            or a torch device name ("cuda:1").
+        dtype: "auto" (the checkpoint's own if the device computes in it, else float32), a name or a torch dtype.
+        device_map: Alternative to a device: "auto" lets accelerate fill the GPUs, then main memory, then disk, from
+            which weights are read in each forward pass; or a dictionary from module names to devices.
+        max_memory: Maximum bytes of weights per device of the device map, such as `{0: "20GB", "cpu": "100GB"}`. By
+            default all free memory.
+        trust_remote_code: Run code that comes with the model. Leave it off unless you trust the author.
 
     Returns:
-        The model in eval mode, its tokenizer, and what is known of the model.
+        The model in eval mode, its tokenizer, and a description of the model.
 
     Raises:
-        RequestError: The model, device, dtype, device map or memory has no meaning here.
-        ModelError: It cannot be found, read, or fitted into memory, is no causal language model, or fails the check.
+        RequestError: The model, device, dtype, device map or memory limit is not valid here.
+        ModelError: The model cannot be found, read or fitted into memory, is not a causal language model, or fails the
+            check.
 
     Example:
         >>> model, tokenizer, config = load_model_and_tokenizer("smollm2")
@@ -85,24 +81,24 @@ def load_model_and_tokenizer(
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         if source.kind == "hub":
             options["revision"] = source.revision
-            if adapter := find_adapter_config_file(location, revision=source.revision):  # a repository may hold one too
+            if adapter := find_adapter_config_file(location, revision=source.revision):  # a hub adapter
                 adapter_base(Path(adapter).parent)
         config = AutoConfig.from_pretrained(location, **options)
         _require_causal_lm(config, source)
         chosen_dtype = wanted_dtype or natural_dtype(config.dtype, torch_device)
         if not places:
             require_room(config, chosen_dtype, torch_device)
-        with ThreadPoolExecutor(max_workers=1) as beside:  # the tokenizer is read while the weights are
-            reading = beside.submit(AutoTokenizer.from_pretrained, _tokenizer_location(source, location), **options)
+        with ThreadPoolExecutor(max_workers=1) as pool:  # load the tokenizer and the weights in parallel
+            future = pool.submit(AutoTokenizer.from_pretrained, _tokenizer_location(source, location), **options)
             loaded, found = _from_pretrained(
                 location,
                 places,
                 config=config,
                 dtype=chosen_dtype,
-                ignore_mismatched_sizes=True,  # reported with the missing ones, below
+                ignore_mismatched_sizes=True,  # reported below with the missing tensors
                 **options,
             )
-            tokenizer = reading.result()
+            tokenizer = future.result()
         if source.adapter is not None:
             with readable_load_errors(f"the adapter {Path(source.adapter).name}", source.adapter, _ADAPTER_FILES):
                 load_adapter(loaded, Path(source.adapter))
@@ -110,8 +106,8 @@ def load_model_and_tokenizer(
         if not places:
             loaded.to(torch_device)  # type: ignore[arg-type]  # transformers wraps it and loses its type
         loaded.eval()
-    commit = getattr(loaded.config, "_commit_hash", None)  # what a branch or tag stood for
-    contents = Path(location).name if source.kind == "gguf" else None  # a folder called by the hash of the file
+    commit = getattr(loaded.config, "_commit_hash", None)  # the commit behind a branch or tag
+    contents = Path(location).name if source.kind == "gguf" else None  # the folder is named after the file's hash
     source = replace(source, revision=commit or source.revision or contents)
     description = examine_model(loaded, source).config
     if spread := where_layers_lie(loaded, description.receipt["blocks"]):
@@ -120,7 +116,10 @@ def load_model_and_tokenizer(
 
 
 def _tokenizer_location(source: ModelSource, location: str) -> str:
-    """An adapter may bring a tokenizer of its own, with tokens that it was trained with."""
+    """Return where to load the tokenizer from.
+
+    An adapter's own tokenizer takes precedence, since training may have added tokens.
+    """
     own = source.adapter is not None and (Path(source.adapter) / "tokenizer_config.json").is_file()
     return str(source.adapter) if own else location
 
@@ -128,7 +127,7 @@ def _tokenizer_location(source: ModelSource, location: str) -> str:
 def _from_pretrained(
     location: str, places: dict[str, Any], **options: object
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The model, and what transformers says of tensors that it missed."""
+    """Return the model, and transformers' report on missing and mismatched tensors."""
     if not places:
         loaded: Any = AutoModelForCausalLM.from_pretrained(location, output_loading_info=True, **options)
         return loaded[0], loaded[1]
@@ -140,7 +139,7 @@ def _from_pretrained(
 
 
 def _require_causal_lm(config: transformers.PreTrainedConfig, source: ModelSource) -> None:
-    """A checkpoint names the class it was saved from: a masked or sequence-to-sequence model is refused by it."""
+    """Refuse a masked or sequence-to-sequence model by its checkpoint's class."""
     classes = set(getattr(config, "architectures", None) or [])
     known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not getattr(config, "auto_map", None):
@@ -148,28 +147,28 @@ def _require_causal_lm(config: transformers.PreTrainedConfig, source: ModelSourc
     elif not classes or classes & known or getattr(config, "auto_map", None):
         return
     raise ModelError(
-        f"{source.model_id} is not a causal language model but {', '.join(sorted(classes))}",
+        f"{source.model_id} is not a causal language model: its class is {', '.join(sorted(classes))}",
         expected="a decoder that predicts the next token",
         next_step=Remedy.LIST_MODELS,
     )
 
 
 def _require_whole(found: dict[str, Any], source: ModelSource, location: str) -> None:
-    """Refuse what transformers fills with random values: tensors it does not find, or finds in another shape."""
+    """Refuse missing or mismatched tensors, which transformers would randomize."""
     invented = sorted(found["missing_keys"]) + sorted(str(entry[0]) for entry in found["mismatched_keys"])
     if invented:
         more = f" and {len(invented) - 3} more" if len(invented) > 3 else ""
         raise ModelError(
             f"the weights of {source.model_id} in {location} lack {', '.join(invented[:3])}{more},"
-            " or hold them in another shape than the config says",
+            " or their shapes do not match the config",
             expected="every tensor of the model",
-            next_step="fetch the files again",
+            next_step="download the files again",
         )
 
 
 @contextmanager
 def _progress_bars(*, shown: bool) -> Iterator[None]:
-    """Bars for a download; for a load of a third of a second they are noise."""
+    """Show progress bars for a download; for a load of 0.3 seconds they are noise."""
     if shown or not transformers.utils.logging.is_progress_bar_enabled():
         yield
         return

@@ -1,7 +1,7 @@
-"""Weights that lie on the disk, or in main memory beside a GPU, until the part of the model that they belong to runs.
+"""Weights that accelerate offloads to disk or main memory until their module runs.
 
-accelerate puts them there and fetches them. This knows the folder for those that have to be written anew, and how to
-see such weights and whether all of them are fetched. Knows nothing of what is captured.
+accelerate stores and fetches them. This module provides the folder for weights that have to be rewritten, iterates over
+all weights wherever they are, and detects the use of weights that were not fetched.
 """
 
 from __future__ import annotations
@@ -35,13 +35,17 @@ if TYPE_CHECKING:
 
 @contextmanager
 def offload_folder() -> Iterator[Path]:
-    """A folder in the user's cache for weights on the disk that are not in a file of the model as they are run.
+    """Create a cache folder for offloaded weights that must be rewritten.
 
-    Weights in safetensors are read from where they lie. Those of other formats, and experts that transformers merges,
-    are written here. What comes out of the context must go to `keep_while`, or the folder is gone.
+    Safetensors weights are read from the model's files. Weights in other formats, and experts that transformers merges,
+    are written here. The caller passes the folder to `keep_while`, which deletes it with the model. An error inside the
+    context deletes it at once.
 
     Yields:
         An empty folder.
+
+    Raises:
+        ModelError: The disk is full.
     """
     parent = platformdirs.user_cache_path("layerscope") / "offloaded"
     parent.mkdir(parents=True, exist_ok=True)
@@ -53,20 +57,23 @@ def offload_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         if _is_full(error):
             raise ModelError(
-                f"weights that must stay on the disk cannot be written to {parent}: {first_line(error)}",
-                expected="room there for what transformers cannot read from the model's own files as it is needed",
-                next_step="make room, or set XDG_CACHE_HOME to another folder",
+                f"cannot write offloaded weights to {parent}: {first_line(error)}",
+                expected="enough disk space for the weights that cannot be read from the model's own files on demand",
+                next_step="free some disk space, or set XDG_CACHE_HOME to another folder",
             ) from error
         raise
 
 
 def _is_full(error: BaseException) -> bool:
-    """Whether the system had no room for a file; safetensors hands on its words, not its number."""
+    """Whether an error means a full disk.
+
+    safetensors passes on the system's message, but not the error number.
+    """
     return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT))
 
 
 def keep_while(model: PreTrainedModel, folder: Path) -> None:
-    """Delete a folder of weights when its model is gone or the process ends; at once if nothing was written there."""
+    """Delete an offload folder with its model or at exit; at once if it is empty."""
     if any(folder.iterdir()):
         weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
     else:
@@ -74,7 +81,7 @@ def keep_while(model: PreTrainedModel, folder: Path) -> None:
 
 
 def _clear(parent: Path) -> None:
-    """Delete what processes of this machine left that were killed."""
+    """Delete the folders of killed processes on this machine."""
     for folder in parent.glob(f"{socket.gethostname()}-*-*"):
         process = folder.name.removeprefix(f"{socket.gethostname()}-").partition("-")[0]
         if process.isdecimal() and not psutil.pid_exists(int(process)):
@@ -82,20 +89,20 @@ def _clear(parent: Path) -> None:
 
 
 def is_offloaded(model: PreTrainedModel) -> bool:
-    """Whether some weights are elsewhere until they are run."""
+    """Whether some weights are offloaded to disk or main memory."""
     return any(parameter.is_meta for parameter in model.parameters())
 
 
 def runs_on_cpu(model: PreTrainedModel) -> bool:
-    """Whether every part of a model is run on the CPU, wherever its weights lie."""
+    """Whether every module runs on the CPU, wherever its weights are stored."""
     if any(parameter.device.type not in ("cpu", "meta") for parameter in model.parameters()):
         return False
     places = {str(place) for place in getattr(model, "hf_device_map", {}).values()}
-    return not is_offloaded(model) or places <= {"cpu", "disk"}  # beside a GPU, offloaded weights are run on that
+    return not is_offloaded(model) or places <= {"cpu", "disk"}  # with a GPU, offloaded weights run on it
 
 
 def gpu_count(model: PreTrainedModel) -> int:
-    """On how many GPUs a model is run."""
+    """Return the number of GPUs that a model runs on."""
     places = {
         str(weight.device.index or 0) for weight in model.parameters() if weight.device.type not in ("cpu", "meta")
     }
@@ -104,9 +111,11 @@ def gpu_count(model: PreTrainedModel) -> int:
 
 
 def weights_at_hand(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Name and value of every parameter and stored buffer, one module at a time; what lies elsewhere is fetched.
+    """Yield the name and value of every parameter and stored buffer.
 
-    The order and the names are the same for a model in memory, where tied parameters are one.
+    Offloaded weights are fetched one module at a time.
+
+    Names and order are the same as for a model in memory. Tied parameters are yielded once.
     """
     from accelerate.utils import align_module_device
 
@@ -119,7 +128,7 @@ def weights_at_hand(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
             for name, weight in module.named_parameters(recurse=False):
                 full = f"{path}.{name}" if path else name
                 marks: set[str | int] = {tied.get(full, full)}
-                if not own[name].is_meta:  # the same in two places, whatever it is called
+                if not own[name].is_meta:  # one tensor under two names
                     marks.add(id(weight))
                 if not marks & seen:
                     yield full, weight.detach()
@@ -129,16 +138,16 @@ def weights_at_hand(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 
 
 def where_layers_lie(model: PreTrainedModel, blocks: str) -> str:
-    """In words, which layers lie where; empty for a model that lies in one place.
+    """Describe which layers are on which device; empty for a model on a single device.
 
     Args:
-        model: A model.
+        model: The model.
         blocks: Dotted path of its blocks.
     """
     places: dict[str, Any] = getattr(model, "hf_device_map", {})
     count = len(list(model.get_submodule(blocks).children()))
     layers = [_places_of(f"{blocks}.{layer}", places) for layer in range(count)]
-    if len(set(map(str, places.values()))) < 2 and "on the disk" not in layers:
+    if len(set(map(str, places.values()))) < 2 and "on disk" not in layers:
         return ""
     runs, first = [], 0
     for where, same in groupby(layers):
@@ -149,19 +158,19 @@ def where_layers_lie(model: PreTrainedModel, blocks: str) -> str:
 
 
 def _places_of(path: str, places: dict[str, Any]) -> str:
-    """Where a device map puts a part of a model: as a whole, with what it is a part of, or in pieces."""
+    """Describe where a device map puts a module: whole, by parent, or in pieces."""
     pieces = [place for name, place in places.items() if name.startswith(f"{path}.")]
     around = [name for name in places if name in ("", path) or path.startswith(f"{name}.")]
     found = pieces or [places[name] for name in sorted(around, key=len)[-1:]]
-    words = {"disk": "on the disk", "cpu": "in main memory"}
+    words = {"disk": "on disk", "cpu": "in main memory"}
     return " and ".join(sorted({words.get(str(place), f"on GPU {place}") for place in found}))
 
 
 def all_fetched(model: PreTrainedModel) -> AbstractContextManager[Any]:
-    """While a model is run, see that what lies elsewhere is fetched before it is used.
+    """Return a context that refuses the use of weights that were not fetched.
 
-    accelerate fetches the weights of a module when that module is called. Some families use the weights of a part
-    without calling it; what torch then computes with weights that are not there may be anything, without an error.
+    accelerate fetches the weights of a module when the module is called. Some families use a module's weights without
+    calling it. torch then computes with missing weights and returns arbitrary values, without an error.
 
     Raises:
         ModelError: Inside the context, at the first such use.
@@ -180,17 +189,16 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         wanted = (kwargs or {}).get("device")
         if absent and (absent < len(tensors) or (wanted is not None and torch.device(wanted).type != "meta")):
             raise ModelError(
-                f"{self._model} uses weights of its parts without running these, which cannot be while they lie"
-                " on the disk or beside a GPU",
-                expected="a model whose parts each run with weights of their own",
-                next_step="load it whole into memory, or give a device map that leaves its blocks there",
+                f"{self._model} uses the weights of a module without calling it, so they cannot be offloaded",
+                expected="a model whose modules each use only their own weights",
+                next_step="load the whole model into memory, or pass a device map that keeps its blocks there",
             )
         return func(*args, **(kwargs or {}))
 
 
 @contextmanager
 def quiet_accelerate() -> Iterator[None]:
-    """Leave out what accelerate says of weights that lie elsewhere: layerscope says it in its own words."""
+    """Silence accelerate's log about offloaded weights: layerscope logs its own."""
     log = logging.getLogger("accelerate.big_modeling")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -201,9 +209,10 @@ def quiet_accelerate() -> Iterator[None]:
 
 
 def stored_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Name and value of a module's own buffers that its checkpoint holds, such as packed weights.
+    """Return the name and value of a module's own persistent buffers.
 
-    The others are tables that some families compute anew as prompts get longer.
+    Persistent buffers are in the checkpoint, such as packed weights. The others are tables that some families recompute
+    for longer prompts.
     """
     derived = module._non_persistent_buffers_set
     buffers = module._buffers.items()
@@ -211,5 +220,5 @@ def stored_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def raw_bytes(values: Tensor) -> bytes:
-    """The bytes of a one-dimensional tensor on the CPU."""
+    """Return the bytes of a one-dimensional CPU tensor."""
     return values.contiguous().view(torch.uint8).numpy().tobytes()

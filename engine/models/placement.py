@@ -1,4 +1,4 @@
-"""How models are to be loaded, as a person says it once for every model of a command. Loads without torch."""
+"""Load options for all models of a command, and their parsing. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ DTYPE_NAMES = ("float32", "float16", "bfloat16", "float64")
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How models are to be loaded.
+    """Options for loading models.
 
     Attributes:
-        dtype: A name of `DTYPE_NAMES`, or "auto".
-        device_map: One of the words that accelerate knows; None for the one device that suits best.
-        max_memory: Bytes that each place holds at most; None for all that is free.
+        dtype: A name in `DTYPE_NAMES`, or "auto".
+        device_map: A name in `STRATEGIES`; None for the single best device.
+        max_memory: Maximum bytes of weights per device; None for all free memory.
     """
 
     dtype: str = AUTO
@@ -28,15 +28,15 @@ class LoadOptions:
     max_memory: Mapping[int | str, int] | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """The same as `load_model_and_tokenizer` takes it."""
+        """Return the options as keyword arguments for `load_model_and_tokenizer`."""
         return {"dtype": self.dtype, "device_map": self.device_map, "max_memory": self.max_memory}
 
 
 def require_dtype(dtype: str) -> None:
-    """Refuse a name that is no dtype's.
+    """Refuse an unknown dtype name.
 
     Raises:
-        RequestError: There is none.
+        RequestError: There is no such dtype.
     """
     if dtype not in (AUTO, *DTYPE_NAMES):
         raise RequestError(f"there is no dtype {dtype!r}; {nearest(dtype, [AUTO, *DTYPE_NAMES])}")
@@ -45,26 +45,26 @@ def require_dtype(dtype: str) -> None:
 STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
 
 MaxMemory = Mapping[int | str, int | str]
-"""Place to most bytes of weights there: number of a GPU, "cpu" or "mps" to a number or a text such as "20GB"."""
+"""Device to maximum bytes of weights: GPU index, "cpu" or "mps" to a number or a string such as "20GB"."""
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {f"{unit}I": 2 ** (10 * power) for power, unit in enumerate("KMGT", start=1)}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(|[KMGT]I?)B?", re.IGNORECASE)
 _SIZES = "a size such as 200MB or 16GiB"
-_PLACES = "cpu, mps or the number of a GPU"
+_PLACES = "cpu, mps or a GPU index"
 
 
 def parse_max_memory(limits: MaxMemory) -> dict[int | str, int]:
-    """How many bytes of weights each place holds at most.
+    """Parse the maximum size of the weights on each device.
 
     Args:
-        limits: Places as accelerate calls them, with numbers of bytes or texts.
+        limits: accelerate's device names to sizes, as numbers of bytes or strings.
 
     Returns:
-        The same in bytes; a place that is not in it holds nothing.
+        Device to bytes. A device that is not listed holds no weights.
 
     Raises:
-        RequestError: There is no such place, or no such size.
+        RequestError: A device does not exist, or a size cannot be parsed.
 
     Example:
         >>> parse_max_memory({0: "20GB", "cpu": "1.5 GiB"})
@@ -74,13 +74,13 @@ def parse_max_memory(limits: MaxMemory) -> dict[int | str, int]:
 
 
 def read_max_memory(texts: Sequence[str]) -> dict[int | str, int]:
-    """The same from what is typed: `PLACE=SIZE` for each place, a size alone for the main memory.
+    """Parse the memory limits given on the command line.
 
     Args:
-        texts: What was typed, once or several times.
+        texts: One `DEVICE=SIZE` per device, or a size alone for main memory.
 
     Raises:
-        RequestError: As `parse_max_memory`, or a place was named twice.
+        RequestError: As for `parse_max_memory`, or a device is given twice.
 
     Example:
         >>> read_max_memory(["0=20GB", "200MB"])
@@ -91,22 +91,22 @@ def read_max_memory(texts: Sequence[str]) -> dict[int | str, int]:
         place, _, size = text.rpartition("=")
         ((key, limit),) = parse_max_memory({place or "cpu": size}).items()
         if key in limits:
-            raise RequestError(f"the memory of {key} is limited twice", next_step="name each place once")
+            raise RequestError(f"the memory limit for {key} is given twice", next_step="give one limit per device")
         limits[key] = limit
     return limits
 
 
 def require_strategy(device_map: str) -> None:
-    """Refuse a word for a device map that accelerate does not know.
+    """Refuse an unknown device map name.
 
     Raises:
-        RequestError: It is none of "auto", "balanced", "balanced_low_0" and "sequential".
+        RequestError: The name is not "auto", "balanced", "balanced_low_0" or "sequential".
     """
     if device_map not in STRATEGIES:
         raise RequestError(
             f"there is no device map {device_map!r}; {nearest(device_map, STRATEGIES)}",
-            expected=f"{', '.join(STRATEGIES)}, or a dictionary of parts of the model and their places",
-            next_step="a single device is given as the device",
+            expected=f"{', '.join(STRATEGIES)}, or a dictionary from module names to devices",
+            next_step="to use a single device, pass it as the device",
         )
 
 
@@ -115,7 +115,7 @@ def _parse_place(place: int | str) -> int | str:
         return int(place)
     if place in ("cpu", "mps") or (isinstance(place, int) and not isinstance(place, bool) and place >= 0):
         return place
-    raise RequestError(f"there is no place {place!r} for weights", expected=_PLACES)
+    raise RequestError(f"there is no device {place!r} to hold weights", expected=_PLACES)
 
 
 def _parse_size(size: int | str) -> int:
@@ -125,4 +125,4 @@ def _parse_size(size: int | str) -> int:
             return int(float(found[1]) * _UNITS[found[2].upper()])
     elif not isinstance(size, bool) and size >= 0:
         return size
-    raise RequestError(f"{size!r} is no size", expected=_SIZES)
+    raise RequestError(f"{size!r} is not a size", expected=_SIZES)

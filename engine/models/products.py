@@ -1,12 +1,12 @@
-"""float32 matrix products through oneDNN while states are read, where that is as exact as PyTorch's own.
+"""Run float32 products through oneDNN during captures, where it is exact enough.
 
-PyTorch sends float32 products on a CPU through oneDNN when it may use less than float32 for them, and oneDNN then uses
-float32 all the same on a processor without units for anything less; on some it is twice as fast as what PyTorch uses
-else. Where there are such units (AMX), oneDNN rounds in products above a certain size and not in smaller ones. Whether
-a machine is of that kind is for `engine.models.shortcuts` to measure.
+PyTorch sends float32 products on a CPU through oneDNN only if lower precision is allowed. On a processor without
+low-precision units oneDNN still computes in float32, on some processors twice as fast as PyTorch's default. With such
+units (AMX), oneDNN rounds products above a certain size, but not smaller ones. `engine.models.shortcuts` measures
+whether a machine rounds.
 
-The setting holds for the whole process. Threads that read states with it and threads that must not have it therefore
-wait for each other; a forward pass that somebody else runs meanwhile has its products summed in another order.
+The setting applies to the whole process. Captures with it and captures without it therefore wait for each other. Any
+other forward pass that runs in the meantime sums its products in a different order.
 """
 
 from __future__ import annotations
@@ -19,33 +19,34 @@ from typing import Any
 import torch
 from torch.nn.functional import linear
 
-_TOKENS = 512  # in a pass on a CPU
-_LARGEST = 4096  # rows and columns of a weight: what rounds larger ones rounds these
+_TOKENS = 512  # in a forward pass on a CPU
+_LARGEST = 4096  # rows and columns of a weight: oneDNN rounds larger products only if it rounds these
 
 _changed = Condition()
-_inside = {True: 0, False: 0}  # threads at work with oneDNN and without it
+_inside = {True: 0, False: 0}  # number of threads using oneDNN and PyTorch's default
 _found = ""
-_own = local()  # of a thread: the kind that it is at work with
+_own = local()  # per thread: whether it uses oneDNN
 
 
-def _setting() -> Any | None:  # noqa: ANN401 - a module of settings, which older versions of torch lack
+def _setting() -> Any | None:  # noqa: ANN401 - a settings module that older versions of torch lack
     backend = getattr(torch.backends.mkldnn, "matmul", None)
     available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return backend if available and hasattr(backend, "fp32_precision") else None
 
 
 def onednn_possible() -> bool:
-    """Whether this build of PyTorch has oneDNN, and the setting that leads products there."""
+    """Whether this build of PyTorch has oneDNN and the setting to use it."""
     return _setting() is not None
 
 
 def product_error(shapes: Iterable[tuple[int, int]]) -> float:
-    """How far products move, relative to their norm, that go through oneDNN in place of PyTorch's own.
+    """Measure the relative error of products through oneDNN against PyTorch's default.
 
-    Largest over weights, for as many tokens as a pass on a CPU has: as much as oneDNN will be given.
+    The error is the norm of the difference divided by the norm of the product, for as many tokens as a forward pass on
+    a CPU has. Returns the largest over all weight shapes.
 
     Args:
-        shapes: Those of weights, `(outputs, inputs)`; only so much of one is multiplied as shows what oneDNN does.
+        shapes: Shapes of weights, `(outputs, inputs)`. Each is capped at a size that shows whether oneDNN rounds.
 
     Example:
         >>> product_error([(64, 64)]) < 1e-2
@@ -65,10 +66,10 @@ def product_error(shapes: Iterable[tuple[int, int]]) -> float:
 
 @contextmanager
 def onednn_products(*, wanted: bool | None) -> Iterator[None]:
-    """Send float32 products through oneDNN, or keep other threads from doing so meanwhile.
+    """Send float32 products through oneDNN, or keep other threads from doing so.
 
     Args:
-        wanted: Whether to use oneDNN; None where it makes no difference, as on a GPU.
+        wanted: Whether to use oneDNN; None if it makes no difference, for example on a GPU.
 
     Example:
         >>> with onednn_products(wanted=True):
@@ -79,7 +80,7 @@ def onednn_products(*, wanted: bool | None) -> Iterator[None]:
     if _setting() is None or wanted is None:
         yield
         return
-    before = getattr(_own, "kind", None)  # a thread that is at work already cannot wait for itself
+    before = getattr(_own, "kind", None)  # a nested call must not wait for its own thread
     _enter(wanted, alone=before is None)
     _own.kind = wanted
     try:

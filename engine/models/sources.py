@@ -1,7 +1,4 @@
-"""Whether a model can be had from the Hugging Face hub, asked once and quickly before a download begins.
-
-Without this, transformers tries an unreachable hub for half a minute for each file.
-"""
+"""Prepare model files: check the hub before downloads, convert GGUF files once."""
 
 from __future__ import annotations
 
@@ -27,10 +24,12 @@ TIMEOUT_S = 10.0
 
 
 def require_on_hub(source: ModelSource) -> None:
-    """Ask the hub for a model it is to deliver.
+    """Check that the hub can serve a model, before a download starts.
+
+    Without this check, transformers tries an unreachable hub for half a minute per file.
 
     Raises:
-        ModelError: The hub is out of reach, or has no such model or revision, or does not show it to this user.
+        ModelError: The hub is unreachable, has no such model or revision, or does not show it to this user.
     """
     from huggingface_hub import HfApi, errors
 
@@ -38,17 +37,17 @@ def require_on_hub(source: ModelSource) -> None:
         HfApi().model_info(source.model_id, revision=source.revision, timeout=TIMEOUT_S)
     except (errors.GatedRepoError, errors.RepositoryNotFoundError) as error:
         raise ModelError(
-            f"the hub shows no model {source.model_id!r}",
-            expected="a public model, or one whose licence you accepted while logged in",
-            next_step=f"check the name at https://huggingface.co/{source.model_id}, then `hf auth login`",
+            f"the hub has no model {source.model_id!r} that you can access",
+            expected="a public model, or one whose license you accepted while logged in",
+            next_step=f"check the name at https://huggingface.co/{source.model_id}, then run `hf auth login`",
         ) from error
     except errors.RevisionNotFoundError as error:
         raise ModelError(
             f"{source.model_id} has no revision {source.revision!r}", next_step="correct it in models.toml"
         ) from error
-    except Exception as error:  # whatever HTTP library the hub's client is built on today
+    except Exception as error:  # the exception depends on the hub client's HTTP library
         raise ModelError(
-            f"{source.model_id} is not on this machine and the hub is out of reach ({type(error).__name__})",
+            f"{source.model_id} is not on this machine and the hub is unreachable ({type(error).__name__})",
             expected="a connection to huggingface.co, or a model or folder that is already here",
             next_step=Remedy.LIST_MODELS,
         ) from error
@@ -58,15 +57,17 @@ log = logging.getLogger(__name__)
 
 
 def conversion_folder(source: ModelSource) -> Path:
-    """Where the conversion of these very bytes by this transformers lies, or will lie.
+    """Return the cache folder for the conversion of a GGUF file.
+
+    Its name is the file's hash and the version of transformers.
 
     Raises:
-        ModelError: The file is not GGUF.
+        ModelError: The file is not a GGUF file.
     """
     path = Path(source.location) / str(source.gguf_file)
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise ModelError(f"{path} is not a GGUF file", next_step="check the path, or fetch the file again")
+            raise ModelError(f"{path} is not a GGUF file", next_step="check the path, or download the file again")
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     name = f"{digest[:16]}-transformers-{transformers.__version__}"
@@ -74,18 +75,19 @@ def conversion_folder(source: ModelSource) -> Path:
 
 
 def convert(source: ModelSource) -> Path:
-    """Convert a GGUF file, or find that it has been converted before.
+    """Convert a GGUF file to safetensors, or reuse an earlier conversion.
 
     Returns:
-        A folder as `save_pretrained` writes it, model and tokenizer.
+        A folder with model and tokenizer, written by `save_pretrained`.
 
     Raises:
-        ModelError: The file is damaged, of an architecture that transformers does not read, or there is no room.
+        ModelError: The file is damaged, transformers does not support its architecture, or there is not enough memory
+            or disk space.
     """
     folder = conversion_folder(source)
     if folder.is_dir():
         return folder
-    log.info("converting %s, once: later loads take what is kept in %s", source.gguf_file, folder.parent)
+    log.info("converting %s once; later loads reuse the result in %s", source.gguf_file, folder.parent)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unfinished-") as unfinished:
@@ -93,13 +95,13 @@ def convert(source: ModelSource) -> Path:
             try:
                 (Path(unfinished) / folder.name).rename(folder)
             except OSError:
-                if not folder.is_dir():  # else a second process was quicker, and its folder holds the same
+                if not folder.is_dir():  # otherwise another process was faster, and its result is the same
                     raise
     except OSError as error:
         raise ModelError(
-            f"the converted weights of {source.gguf_file} cannot be kept in {folder.parent}: {error}",
-            expected="a cache folder that can be written, with room for four bytes a parameter",
-            next_step="make room there, or set XDG_CACHE_HOME to another folder",
+            f"cannot write the converted weights of {source.gguf_file} to {folder.parent}: {error}",
+            expected="a writable cache folder with room for four bytes per parameter",
+            next_step="free some disk space, or set XDG_CACHE_HOME to another folder",
         ) from error
     return folder
 
@@ -121,8 +123,8 @@ def _write_conversion(source: ModelSource, folder: Path) -> None:
     except (ValueError, KeyError, IndexError, TypeError, RuntimeError, struct.error) as error:
         raise ModelError(
             f"{source.gguf_file} cannot be read: {first_line(error)}",
-            expected="a whole GGUF file of an architecture that transformers reads",
-            next_step="fetch the file again, or use the model's original weights",
+            expected="a complete GGUF file of an architecture that transformers supports",
+            next_step="download the file again, or use the model's original weights",
         ) from error
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

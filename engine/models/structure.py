@@ -1,7 +1,6 @@
-"""Where a model keeps its decoder, its blocks and its final norm.
+"""Find a model's decoder, its blocks and its final norm.
 
-Found by structure, with a literal table for families that differ. Knows nothing of prompts, and promises nothing:
-whether what was found keeps its promises is for `engine.models.check` to say.
+The search goes by structure, with a table of exceptional families. `engine.models.check` verifies the result.
 """
 
 from __future__ import annotations
@@ -19,14 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Exceptional:
-    """How a family differs from what its structure suggests.
+    """How a family deviates from the usual structure.
 
     Attributes:
-        blocks: Dotted path of the blocks, where the config does not count them.
-        final_norm: Name of the norm beside the blocks; empty when what looks like one is not.
-        final_projection: Name of what the decoder applies after the norm.
-        first_state: Index of block 0's output in `hidden_states`; 0 where the embedding is left out.
-        refusal: Why the family cannot be captured, where running it would do harm.
+        blocks: Dotted path of the blocks, if the config counts something else.
+        final_norm: Name of the final norm in the decoder; empty if the module that looks like one is not. None means
+            that the search finds it.
+        final_projection: Name of the projection that the decoder applies after the norm.
+        first_state: Index of block 0's output in `hidden_states`; 0 if the list omits the embedding.
+        refusal: Why the family cannot be captured, if running it does harm.
     """
 
     blocks: str = ""
@@ -37,27 +37,27 @@ class Exceptional:
 
 
 EXCEPTIONS = {
-    "bart": Exceptional(final_norm=""),  # the norm beside the blocks is the embedding's
+    "bart": Exceptional(final_norm=""),  # the norm after the blocks belongs to the embedding
     "falcon_mamba": Exceptional(first_state=0),
-    "longcat_flash": Exceptional(blocks="model.layers"),  # num_hidden_layers counts two for a block
+    "longcat_flash": Exceptional(blocks="model.layers"),  # num_hidden_layers counts two per block
     "mamba": Exceptional(first_state=0),
     "mamba2": Exceptional(first_state=0),
-    "opt": Exceptional(final_norm="final_layer_norm", final_projection="project_out"),  # the norm is declared first
+    "opt": Exceptional(final_norm="final_layer_norm", final_projection="project_out"),  # declared before the blocks
     "rwkv": Exceptional(
-        refusal="its first forward pass rescales the weights in place, and its stream every few blocks"
+        refusal="its first forward pass rescales the weights in place, and the residual stream every few blocks"
     ),
 }
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """The parts of a model that a capture looks at.
+    """The modules of a model that a capture uses.
 
     Attributes:
-        decoder: What turns token ids into the final hidden state; no logits.
+        decoder: The module that turns token ids into the final hidden state, without logits.
         blocks: The decoder blocks, layer 0 first.
-        final_norm: What the decoder applies after the last block, None if nothing.
-        final_projection: What it applies after that, None if nothing.
+        final_norm: The norm after the last block, None if there is none.
+        final_projection: The projection after that, None if there is none.
         path: Dotted path of `blocks` inside the model.
         final_norm_path: Dotted path of `final_norm`.
         first_state: Index of block 0's output in the `hidden_states` that the model reports.
@@ -75,24 +75,21 @@ class Blocks:
 def find_blocks(model: PreTrainedModel) -> Blocks:
     """Find the decoder blocks of a causal language model.
 
-    The blocks are the outermost list of modules with as many entries as the config has layers, preferably inside what
-    the model calls its decoder (a vision tower may be as deep). The module that holds the list is the decoder that is
-    run. The final norm is the first norm declared after the list.
+    The blocks are the outermost `ModuleList` with as many entries as the config has layers, preferably inside the
+    model's `get_decoder()` (a vision tower may be equally deep). The module that contains the list is the decoder. The
+    final norm is the first norm declared after the list. The model is not changed.
 
     Args:
-        model: Any causal language model of transformers.
-
-    Returns:
-        The parts; nothing in the model is changed.
+        model: Any transformers causal language model.
 
     Raises:
-        ModelError: No list of blocks, or more than one, fits the config, or the family is known not to be capturable.
+        ModelError: No module list or more than one matches the config, or this family cannot be captured.
     """
     exception = EXCEPTIONS.get(model.config.model_type, Exceptional())
     if exception.refusal:
         raise ModelError(
             f"{type(model).__name__} cannot be captured: {exception.refusal}",
-            next_step="choose a model of another family",
+            next_step="choose a model from another family",
         )
     path = exception.blocks or _path_of_blocks(model)
     owner, _, _ = path.rpartition(".")
@@ -122,10 +119,10 @@ def _path_of_blocks(model: PreTrainedModel) -> str:
     preferred = [name for name in outermost if id(model.get_submodule(name)) in inside_decoder] or outermost
     if len(preferred) != 1:
         raise ModelError(
-            f"cannot tell where {type(model).__name__} keeps its {num_layers} decoder blocks"
-            f" (lists of that length: {', '.join(preferred) or 'none'})",
+            f"cannot find the {num_layers} decoder blocks of {type(model).__name__}"
+            f" (module lists of that length: {', '.join(preferred) or 'none'})",
             expected="one list of modules with an entry per layer",
-            next_step="choose a model of another family",
+            next_step="choose a model from another family",
         )
     return preferred[0]
 

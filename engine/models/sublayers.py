@@ -1,8 +1,8 @@
-"""Which parts of a block put out what its attention and its feed-forward add to the residual stream.
+"""Find the modules in a block that compute its attention output and MLP output.
 
-Found by what the parts are called, and believed only where the sum comes out to the bit: what the block takes in, plus
-what the two put out, is what the block puts out. A tolerance would not do: in bfloat16 many a block changes the stream
-by less than rounding. Knows blocks and tensors; knows no families, and refuses none.
+Candidates are found by name and accepted only if the sum is exact: block input + attention output + MLP output equals
+the block output bit for bit. A tolerance would not work: in bfloat16, many blocks change the stream by less than
+rounding does.
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ _WORDS = {
     _ATTENTION: ("attn", "attention"),
     _FEED_FORWARD: ("mlp", "ffn", "feed_forward", "feedforward", "moe", "fc2"),
 }
-_DEPTH = 2  # children of the block and their children: where a child adds the stream by itself, its last part is read
+_DEPTH = 2  # children and grandchildren: if a child adds to the stream itself, the tap is its last child
 
 
 class Sublayers(NamedTuple):
-    """Names inside a block, dotted, of the parts whose outputs are added to the stream; None where there is none.
+    """Names of the modules in a block whose outputs are added to the stream.
+
+    They are dotted; None if there is no such module.
 
     Attributes:
-        attention: What attention adds: the attention, or the norm after it.
-        feed_forward: What the feed-forward adds: the MLP or the experts, or the norm after them.
+        attention: Module with the attention output: the attention, or the norm after it.
+        feed_forward: Module with the MLP output: the MLP or the experts, or the norm after them.
     """
 
     attention: str | None
@@ -40,26 +42,29 @@ class Sublayers(NamedTuple):
 
 
 class SublayerSearch:
-    """Watches the parts of blocks during one pass; what a block's parts put out is held until that block ends."""
+    """Watch the modules of blocks during one forward pass.
+
+    The outputs of a block's modules are held until the block returns.
+    """
 
     def __init__(self) -> None:
         self._found: list[Sublayers] = []
 
     def watch(self, block: nn.Module) -> list[RemovableHandle]:
-        """Hook a block and its parts.
+        """Hook a block and its modules.
 
         Args:
             block: A decoder block that runs once in the pass.
 
         Returns:
-            The hooks, for the caller to remove.
+            The hooks; the caller removes them.
         """
         parts = {
             name: module
             for name, module in block.named_modules()
             if name and name.count(".") < _DEPTH and not isinstance(module, nn.Dropout | nn.Identity)
         }
-        done: dict[str, Tensor | None] = {}  # in the order in which the parts ended
+        done: dict[str, Tensor | None] = {}  # in the order in which the modules returned
         own = get_ident()
 
         def watch_part(name: str) -> Any:  # noqa: ANN401 - torch's own signature
@@ -67,7 +72,7 @@ class SublayerSearch:
                 if get_ident() != own:
                     return
                 states = output[0] if isinstance(output, tuple | list) and output else output
-                # A part that runs twice does not put out one thing; a copy, because some blocks add in place.
+                # A module that runs twice has no single output. Clone, because some blocks add in place.
                 done[name] = states.clone() if isinstance(states, Tensor) and name not in done else None
 
             return hook
@@ -81,7 +86,7 @@ class SublayerSearch:
         return [*hooks, block.register_forward_hook(watch_block, with_kwargs=True)]
 
     def found(self) -> Sublayers:
-        """The sublayers that have the same name in every block watched."""
+        """Return the sublayers that have the same name in every watched block."""
         attention, feed_forward = ({pair[i] for pair in self._found} for i in range(2))
         return Sublayers(
             attention.pop() if len(attention) == 1 else None, feed_forward.pop() if len(feed_forward) == 1 else None
@@ -91,14 +96,15 @@ class SublayerSearch:
 def _find_pair(
     parts: Mapping[str, nn.Module], done: Mapping[str, Tensor | None], before: Tensor, after: Tensor
 ) -> Sublayers:
-    """The parts of one block that lead from its input to its output: those called attention first, the outermost first.
+    """Find two modules of a block whose outputs add up from its input to its output.
 
-    The feed-forward must be called one. The other need not, so that the feed-forward is found in a block that mixes
-    tokens by convolution or recurrence; only attention is named in the result.
+    Pairs with a module named like attention come first, then the outermost. The second module must be named like an
+    MLP. The first need not be named like attention, so that the MLP is found in a block that mixes tokens by
+    convolution or recurrence; but only attention is returned.
     """
     kinds, before = _kinds(parts, done), before.to(after.device)
     added = {
-        name: states.to(after.device).reshape(after.shape)  # experts may put out (batch x sequence, hidden)
+        name: states.to(after.device).reshape(after.shape)  # experts may output (batch x sequence, hidden)
         for name, states in done.items()
         if states is not None and states.shape[-1:] == after.shape[-1:] and states.numel() == after.numel()
     }
@@ -116,7 +122,10 @@ def _find_pair(
 
 
 def _kinds(parts: Mapping[str, nn.Module], done: Mapping[str, Tensor | None]) -> dict[str, str]:
-    """Attention, feed-forward or neither, by name; a norm beside them is of the kind of what ran before it."""
+    """Classify modules by name as attention, feed-forward or neither.
+
+    A norm next to them takes the kind of the module before it.
+    """
     kinds: dict[str, str] = {}
     latest = ""
     for name in done:
@@ -130,7 +139,10 @@ def _kinds(parts: Mapping[str, nn.Module], done: Mapping[str, Tensor | None]) ->
 
 
 def _adds_up(before: Tensor, one: Tensor, other: Tensor, after: Tensor) -> bool:
-    """Whether the three tensors, `(batch, sequence, hidden)`, add up to a fourth in one of the orders there are."""
+    """Whether three tensors sum exactly to a fourth in any common order.
+
+    All have shape `(batch, sequence, hidden)`.
+    """
     if before.shape != after.shape:
         return False
     sums = (before + one + other, one + other + before, before + other + one)

@@ -139,8 +139,8 @@ def test_a_family_that_cannot_says_why(
 ) -> None:
     with caplog.at_level(logging.INFO, "engine"):
         data = engine.capture_activations(build(family_called("jamba")), tiny_tokenizer, PROMPTS)
-    assert "is run for each: it has layers of the kind linear_attention" in caplog.text
-    assert data["provenance"]["prefix_reuse"] == "no: it has layers of the kind linear_attention"
+    assert "is run for each: it has layers of type linear_attention" in caplog.text
+    assert data["provenance"]["prefix_reuse"] == "no: it has layers of type linear_attention"
 
 
 def test_the_real_model(smollm2: Loaded) -> None:

@@ -34,7 +34,7 @@ def test_the_same_states_in_less_memory(layerscope: Program) -> None:
     said, spread = measured(
         layerscope, *command, "--output", "spread", "--device-map", "auto", "--max-memory", "50MB", "--use-hooks"
     )
-    assert "layers 0-29 on the disk" in said.stderr
+    assert "layers 0-29 on disk" in said.stderr
     assert "torch.float32 on cpu; the check at load passed" in said.stderr
     assert "meta" not in said.stderr
     one, other = (torch.load(layerscope.folder / f"{name}.pt")["activations"] for name in ("whole", "spread"))
@@ -56,8 +56,8 @@ def test_a_file_of_prompts_from_the_disk(layerscope: Program, tiny_folder: Path)
     ("options", "said"),
     [
         (("--max-memory", "1GB"), "--max-memory is for --device-map. Next: add --device-map auto"),
-        (("--device-map", "auto", "--max-memory", "lots"), "'lots' is no size"),
-        (("--device-map", "auto", "--max-memory", "gpu=1GB"), "no place 'gpu'"),
+        (("--device-map", "auto", "--max-memory", "lots"), "'lots' is not a size"),
+        (("--device-map", "auto", "--max-memory", "gpu=1GB"), "no device 'gpu'"),
         (("--device-map", "auto", "--max-memory", "99=1GB"), "no GPU 99"),
         (("--device-map", "auto", "--device", "cpu"), "exclude each other"),
         (("--device-map", "atuo"), "did you mean 'auto'"),

@@ -75,7 +75,7 @@ def test_weights_that_lie_on_the_disk_are_read_by_each(layerscope: Program, tiny
     assert layerscope(*asked("one")).returncode == 0
     result = launched(layerscope, *TORCHRUN, "2", "-m", "engine", *asked("two"))
     assert result.returncode == 0, result.stderr
-    assert result.stderr.count("layers 0-3 on the disk") == 1
+    assert result.stderr.count("layers 0-3 on disk") == 1
     one, two = files(layerscope.folder / "one"), files(layerscope.folder / "two")
     assert len(one) == 3
     assert two == one

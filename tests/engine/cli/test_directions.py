@@ -147,7 +147,7 @@ def test_a_text_is_read_with_the_model_on_the_disk(layerscope: Program, tiny_fol
     command = ("read", "probe", "--prompt", "w5 w60 w9", "--model", str(tiny_folder))
     spread = layerscope(*command, "--device-map", "auto", "--max-memory", "cpu=0")
     assert spread.returncode == 0, spread.stderr
-    assert "layers 0-3 on the disk" in spread.stderr
+    assert "layers 0-3 on disk" in spread.stderr
     assert spread.stdout == layerscope(*command).stdout
 
 

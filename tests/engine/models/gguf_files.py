@@ -1,4 +1,4 @@
-"""A tiny llama as a GGUF file: quantised as the default model's is, with a byte-level tokenizer and a chat template."""
+"""A tiny llama as a GGUF file, quantized like the default model, with a byte-level tokenizer and a chat template."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ CHAT_TEMPLATE = "{% for message in messages %}<s>{{ message['content'] }}</s>{% 
 
 
 def write_tiny_gguf(path: Path) -> Path:
-    """Write it; the weights are the same every time."""
+    """Write the file; the weights are seeded."""
     tokens, merges = _vocabulary()
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
@@ -61,7 +61,7 @@ def write_tiny_gguf(path: Path) -> Path:
 
 
 def _vocabulary() -> tuple[list[str], list[str]]:
-    """Three special tokens, every byte as GPT-2 writes it, and one merge."""
+    """Three special tokens, every byte in GPT-2's encoding, and one merge."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [chr(256 + number) for number in range(256 - len(printable))]
     return ["<pad>", "<s>", "</s>", *map(chr, printable), *others, "he"], ["h e"]

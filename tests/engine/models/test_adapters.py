@@ -1,4 +1,4 @@
-"""Adapters of peft: loaded with their base model, captured as adapted, named in the record, or refused."""
+"""peft adapters: loaded with their base model, captured, listed in the record, or refused."""
 
 import builtins
 import importlib.util
@@ -33,7 +33,7 @@ def lora(**settings: Any) -> Any:
 
 
 def adapted(model: PreTrainedModel, config: Any = None) -> Any:
-    """The model in peft's wrapper, which passes for one of transformers."""
+    """The model in peft's wrapper, which acts like a transformers model."""
     return get_peft_model(model, config or lora())
 
 
@@ -47,7 +47,7 @@ def base_folder(tmp_path: Path, tiny_llama: PreTrainedModel, tiny_tokenizer: Pre
 
 @pytest.fixture
 def adapter_folder(tmp_path: Path, base_folder: Path) -> Path:
-    """A LoRA adapter whose configuration names the folder of its base model, as peft writes it."""
+    """A LoRA adapter whose configuration, written by peft, names the folder of its base model."""
     model, _, _ = engine.load_model_and_tokenizer(str(base_folder))
     adapted(model).save_pretrained(str(tmp_path / "tuned"))
     return tmp_path / "tuned"
@@ -129,14 +129,14 @@ def test_virtual_tokens_are_refused(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, config: Any
 ) -> None:
     model = adapted(tiny_llama, config(task_type="CAUSAL_LM", num_virtual_tokens=3))
-    with pytest.raises(ModelError, match=r"kind (PROMPT|PREFIX)_TUNING cannot be captured: it puts virtual tokens"):
+    with pytest.raises(ModelError, match=r"a (PROMPT|PREFIX)_TUNING adapter cannot be captured: it prepends virtual"):
         engine.capture_activations(model, tiny_tokenizer, PROMPT)
 
 
 def test_a_wrapper_that_gives_the_decoder_other_tokens_is_refused(
     tiny_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    """The states of the decoder alone are then not those of the model."""
+    """The states of the decoder alone then differ from those of the whole model."""
     model = build(family_called("llama"))
     forward = model.forward
 
@@ -144,7 +144,7 @@ def test_a_wrapper_that_gives_the_decoder_other_tokens_is_refused(
         return forward(input_ids=torch.cat([input_ids[:, :1], input_ids], dim=1))
 
     model.forward = with_a_token_more
-    with pytest.raises(ModelError, match="its decoder is given 12 tokens for a prompt of 11"):
+    with pytest.raises(ModelError, match="its decoder receives 12 tokens for a prompt of 11"):
         engine.capture_activations(model, tiny_tokenizer, PROMPT)
 
 
@@ -172,7 +172,7 @@ def test_an_adapter_beside_the_weights_of_its_base_model(adapter_folder: Path, b
 def test_without_peft_an_adapter_is_refused_with_what_to_install(
     adapter_folder: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the base model lies in the same folder, which would load without it."""
+    """Even if the base model is in the same folder and would load without the adapter."""
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "peft" else find(name, *more))
     real = builtins.__import__
@@ -184,7 +184,7 @@ def test_without_peft_an_adapter_is_refused_with_what_to_install(
 
     monkeypatch.setattr(builtins, "__import__", without_peft)
     for _ in range(2):
-        with pytest.raises(ModelError, match=r"holds an adapter \(LORA\).*pip install 'layerscope\[peft\]'"):
+        with pytest.raises(ModelError, match=r"contains a peft adapter \(LORA\).*pip install 'layerscope\[peft\]'"):
             engine.load_model_and_tokenizer(str(adapter_folder))
         shutil.copytree(base_folder, adapter_folder, dirs_exist_ok=True)
 
@@ -192,10 +192,10 @@ def test_without_peft_an_adapter_is_refused_with_what_to_install(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"peft_type": "PREFIX_TUNING"}, "it puts virtual tokens before every prompt"),
-        ({"base_model_name_or_path": "/nowhere/base"}, "base model .* cannot be found: no model lies at /nowhere/base"),
+        ({"peft_type": "PREFIX_TUNING"}, "it prepends virtual tokens"),
+        ({"base_model_name_or_path": "/nowhere/base"}, "base model .* cannot be found: there is no model at /nowhere"),
         ({"base_model_name_or_path": None}, "names no base model"),
-        ({"alora_invocation_tokens": [5]}, "it begins in the middle of a prompt"),
+        ({"alora_invocation_tokens": [5]}, "it takes effect in the middle of a prompt"),
     ],
 )
 def test_an_adapter_that_cannot_be_loaded_says_why(adapter_folder: Path, changes: dict[str, object], said: str) -> None:
@@ -230,11 +230,11 @@ def test_a_capture_in_shards_is_not_resumed_with_another_adapter(
 
 
 def test_an_adapter_that_lacks_weights_is_refused(adapter_folder: Path) -> None:
-    """Peft would leave them as they were drawn."""
+    """Otherwise peft leaves them at their random initial values."""
     path = adapter_folder / "adapter_model.safetensors"
     weights = load_file(path)
     save_file({name: weight for name, weight in weights.items() if "layers.0" in name}, path)
-    with pytest.raises(ModelError, match=r"do not fit: model.layers.1.* is missing, and \d+ more"):
+    with pytest.raises(ModelError, match=r"do not match its configuration: model.layers.1.* is missing, and \d+ more"):
         engine.load_model_and_tokenizer(str(adapter_folder))
 
 
@@ -264,7 +264,7 @@ def test_an_adapter_outside_the_layers_that_peft_keeps_is_refused(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     model = adapted(tiny_llama, AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=2, adapter_layers=2))
-    with pytest.raises(ModelError, match="are not in the layers, where they could be recorded"):
+    with pytest.raises(ModelError, match="are outside the layers and cannot be recorded"):
         engine.capture_activations(model, tiny_tokenizer, PROMPT)
 
 

@@ -1,4 +1,4 @@
-"""A model that was changed after its check: captured as it stands, in both modes, and the record says what was done."""
+"""A model that changed after its check is captured in its current state, and the record lists the changes."""
 
 import gc
 import weakref
@@ -19,11 +19,11 @@ from engine.models.structure import find_blocks
 from tests.conftest import Loaded, family_called
 from tests.families import build
 
-PROMPTS = ["w3 w4 w5 w6 w7", "w3 w4 w5 w8 w9 w10", "w3 w4 w11"]  # which share a beginning, and would be packed
+PROMPTS = ["w3 w4 w5 w6 w7", "w3 w4 w5 w8 w9 w10", "w3 w4 w11"]  # with shared prefixes, so they would be packed
 
 
 class Steered(nn.Module):
-    """A block with something added to what it puts out, as steering libraries wrap one."""
+    """A block with a vector added to its output, as steering libraries wrap it."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ def hook_after(model: PreTrainedModel) -> None:
 
 
 def hook_behind_the_report(model: PreTrainedModel) -> None:
-    """What the model reports was recorded before the hook that was added later."""
+    """A hook whose effect is missing from the hidden states that the model reports."""
     model(torch.tensor([[3, 4]]), output_hidden_states=True)
     hook_after(model)
 
@@ -66,7 +66,7 @@ def hook_inside(model: PreTrainedModel) -> None:
 
 
 def hook_at_the_last_token(model: PreTrainedModel) -> None:
-    """In a padded or packed row the last place belongs to one prompt, or to none."""
+    """In a padded or packed row, the last position belongs to only one prompt or to padding."""
 
     def add(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
         return torch.cat([output[:, :-1], output[:, -1:] + 5.0], dim=1)
@@ -90,7 +90,7 @@ def edit_weights(model: PreTrainedModel) -> None:
 
 
 def edit_data(model: PreTrainedModel) -> None:
-    """Past torch's count of versions."""
+    """Bypass torch's version counter."""
     find_blocks(model).blocks[1].get_submodule("mlp.down_proj").get_parameter("weight").data[3] = 0.5
 
 
@@ -101,7 +101,7 @@ CHANGES = [
 
 
 def received(model: PreTrainedModel, ids: list[int]) -> list[Tensor]:
-    """What each block but the first, and the final norm, is given in a plain pass of one prompt, hooks included."""
+    """The inputs of blocks 1 and up and of the final norm in a plain pass of one prompt, hooks included."""
     seen: list[Tensor] = []
     norm = find_blocks(model).final_norm
     assert norm is not None
@@ -165,7 +165,7 @@ def cast(model: PreTrainedModel) -> None:
     ("change", "said"),
     [
         (edit_one_value, "the weights were edited after the model was loaded"),
-        (replace_the_activation, "model.layers.0.mlp.act_fn is a torch.nn.modules.activation.ReLU, it was a"),
+        (replace_the_activation, "model.layers.0.mlp.act_fn is a torch.nn.modules.activation.ReLU and was a"),
         (cast, "the weights were cast from float32 to bfloat16"),
         (wrap, f"model.layers.1 is a {__name__}.Steered"),
         (hook_before, f"model.layers.2 has the hook {__name__}.hook_before.<locals>.<lambda>"),
@@ -212,7 +212,7 @@ def test_blocks_that_no_longer_run_in_order_are_refused(
 ) -> None:
     engine.capture_activations(tiny_llama, tiny_tokenizer, "w5")
     find_blocks(tiny_llama).blocks[2] = find_blocks(tiny_llama).blocks[1]
-    with pytest.raises(ModelError, match="its blocks do not run once each and in order"):
+    with pytest.raises(ModelError, match="its blocks do not each run once, in order"):
         engine.capture_activations(tiny_llama, tiny_tokenizer, "w5")
 
 
@@ -266,7 +266,7 @@ def hook_that_adds(model: PreTrainedModel, amount: float) -> None:
 def test_hooks_of_one_name_may_do_different_things(
     tmp_path: Path, tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """So a capture with such code is neither compared silently nor resumed."""
+    """A capture with such code is therefore neither compared silently nor resumed."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("".join(f"w{3 + i % 100} w{3 + i // 100}\n" for i in range(600)))
     hook_that_adds(tiny_llama, 5.0)
@@ -292,7 +292,7 @@ def test_a_model_that_is_changed_between_two_shards_is_refused(
     told: list[int] = []
 
     def between(done: int, _total: int) -> None:
-        if done == 512 and told.count(512) == 1:  # the first shard is done, the second is about to begin
+        if done == 512 and told.count(512) == 1:  # between the first shard and the second
             change(tiny_llama)
         told.append(done)
 

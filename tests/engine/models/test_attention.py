@@ -1,4 +1,4 @@
-"""Attention in blocks is attention: the same numbers, from fewer keys."""
+"""Attention in blocks gives the same numbers as full attention, from fewer keys."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1,
 
 
 class Watch(TorchFunctionMode):
-    """Notes how many queries there were to how many keys, each time that attention is computed."""
+    """Record the number of queries and keys of each attention call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ def test_attention_under_another_mask_is_left_alone() -> None:
 
 
 def test_a_copy_of_the_mask_is_the_mask() -> None:
-    """As accelerate makes one for each block on another GPU."""
+    """With several GPUs, accelerate makes one for each block on another GPU."""
     mask = pack_prompts([[i, *range(100)] for i in range(4)], CPU, torch.float32).batch.attention_mask
     states = random_states(mask.shape[-1], torch.float32)
     whole = scaled_dot_product_attention(states, states, states, attn_mask=mask)

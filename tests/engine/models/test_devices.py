@@ -1,4 +1,4 @@
-"""Which device a process takes: of several GPUs that of its number, which no machine without GPUs can show for real."""
+"""The device and dtype that a process picks, with mocked GPUs, and the check that weights fit into memory."""
 
 import re
 from pathlib import Path
@@ -33,7 +33,7 @@ def within(monkeypatch: pytest.MonkeyPatch, memory: MainMemory) -> None:
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """A machine that says that it has two, and no container."""
+    """A machine that reports two GPUs, outside a container."""
     within(monkeypatch, MainMemory(64 * GB, 40 * GB, limited=False))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -57,7 +57,7 @@ def test_every_process_has_a_gpu_of_its_own(two_gpus: pytest.MonkeyPatch) -> Non
 
 def test_more_processes_than_gpus_are_refused_unless_they_are_told_where_to_run(two_gpus: pytest.MonkeyPatch) -> None:
     launch(two_gpus, 2)
-    with pytest.raises(RequestError, match="number 2 from 0, has no GPU of its own: this machine has 2"):
+    with pytest.raises(RequestError, match=r"no GPU is left for this process \(local rank 2\): this machine has 2"):
         choose_device("auto")
     assert choose_device("cpu") == torch.device("cpu")
     assert running_device(choose_places("auto", "auto", None)) == torch.device("cuda")
@@ -102,18 +102,18 @@ _KERNEL_SAYS = Path("/proc/cpuinfo")
 def test_a_checkpoint_keeps_its_dtype_where_the_device_computes_in_it(
     monkeypatch: pytest.MonkeyPatch, own: object, device: torch.device, units: bool, expected: torch.dtype
 ) -> None:
-    monkeypatch.setattr(devices, "has_bfloat16_units", lambda: units)  # one machine has only one kind of processor
+    monkeypatch.setattr(devices, "has_bfloat16_units", lambda: units)  # a machine has only one kind of processor
     assert natural_dtype(own, device) == expected
 
 
-@pytest.mark.skipif(not _KERNEL_SAYS.exists(), reason="the kernel of this system tells it elsewhere")
+@pytest.mark.skipif(not _KERNEL_SAYS.exists(), reason="this system has no /proc/cpuinfo")
 def test_what_the_processor_has_is_what_the_kernel_says() -> None:
     features = set(re.findall(r"\w+", _KERNEL_SAYS.read_text()))
     assert has_bfloat16_units() == bool(features & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 ON_CPU = torch.device("cpu")
-# A hundred terabytes.
+# 100 TB of weights.
 GIANT = LlamaConfig(hidden_size=65536, intermediate_size=262144, num_hidden_layers=400, num_attention_heads=64)
 
 
@@ -136,7 +136,7 @@ def test_free_memory_of_the_cpu_is_what_the_system_says() -> None:
 
 
 def test_what_torch_holds_of_a_gpu_and_does_not_use_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No GPU is at hand: torch is made to say that of 80 GB it holds 60, 20 of them in use, and 10 are another's."""
+    """Mocked GPU of 80 GB: torch has reserved 60 and uses 20 of them, another process uses 10."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (10 * 10**9, 80 * 10**9))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 60 * 10**9)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 20 * 10**9)
@@ -153,7 +153,7 @@ def test_a_model_that_does_not_fit_is_refused_with_what_would_help(dtype: torch.
         require_room(GIANT, dtype, ON_CPU)
     needed = weight_bytes(GIANT, dtype) / 1e9
     name = str(dtype).removeprefix("torch.")
-    assert f"the weights take {needed:.1f} GB as {name}" in refusal.value.problem
+    assert f"the weights take {needed:.1f} GB in {name}" in refusal.value.problem
     assert "GB are free on cpu" in refusal.value.problem
     assert ("dtype='bfloat16'" in str(refusal.value)) == halved
     assert "device_map='auto'" in str(refusal.value)

@@ -1,4 +1,4 @@
-"""The model is left exactly as it was found: after a capture, after an error, after Ctrl+C."""
+"""The model is restored exactly after a capture, an error or Ctrl+C."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from engine.models.structure import find_blocks
 
 
 def whole_state(model: PreTrainedModel) -> dict[str, Any]:
-    """All that a capture could disturb: weights, training modes, hooks, attributes of every module, configuration."""
+    """Everything a capture could disturb: weights, training modes, hooks, module attributes, configuration."""
     return {
         "weights": {name: weight.clone() for name, weight in model.state_dict().items()},
         "modules": {
@@ -41,7 +41,7 @@ def assert_untouched(model: PreTrainedModel, before: dict[str, Any]) -> None:
 
 @pytest.fixture
 def used_model(tiny_llama: PreTrainedModel) -> PreTrainedModel:
-    """A model in the middle of somebody's work: in training mode but for one block, with a hook of their own."""
+    """A model in use: in training mode except for one block, with a user's hook."""
     tiny_llama.train()
     find_blocks(tiny_llama).blocks[1].eval()
     find_blocks(tiny_llama).blocks[2].register_forward_hook(lambda _module, _args, output: output)

@@ -1,4 +1,4 @@
-"""What other libraries raise while a model is loaded or checked names its cause, and the package to install."""
+"""Exceptions of other libraries during loading or checking become errors that name the cause and the remedy."""
 
 from typing import Any
 
@@ -24,9 +24,9 @@ from engine.models.load_errors import readable_load_errors
         (ValueError("You need to have sentencepiece or tiktoken installed"), "Next: pip install sentencepiece"),
         (ValueError("loading it needs `trust_remote_code=True`"), "only if you trust the model's author"),
         (ZeroDivisionError(), r"from here: ZeroDivisionError\. .*check config.json"),
-        (OSError("cut short"), "from here: cut short.*check or fetch the files again"),
-        (torch.OutOfMemoryError("CUDA out of memory"), "memory ran out while loading mine.*device_map"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory ran out while loading mine"),
+        (OSError("cut short"), "from here: cut short.*check the files, or download them again"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory while loading mine.*device_map"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory while loading mine"),
     ],
 )
 def test_an_error_of_another_library_says_what_to_do(error: Exception, said: str) -> None:
@@ -42,7 +42,7 @@ def test_what_already_says_what_is_wrong_passes(error: BaseException) -> None:
 
 
 class _NeedsMore(LlamaForCausalLM):
-    """Needs another input beside tokens, as CPM-Ant does."""
+    """A model that needs another input besides tokens, like CPM-Ant."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)
@@ -56,7 +56,7 @@ def test_a_model_that_needs_other_inputs_is_refused(tiny_tokenizer: PreTrainedTo
     config = LlamaConfig(
         vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
     )
-    with pytest.raises(ModelError, match=r"_NeedsMore cannot be run by the check at load: TypeError: .*'span'"):
+    with pytest.raises(ModelError, match=r"the check at load cannot run _NeedsMore: TypeError: .*'span'"):
         engine.capture_activations(_NeedsMore(config), tiny_tokenizer, "w5")
 
 

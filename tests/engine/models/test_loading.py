@@ -1,4 +1,4 @@
-"""Loading: the real default model, folders, GGUF files; and what cannot be loaded is refused with the reason."""
+"""Loading: the real default model, folders and GGUF files; errors that name what is wrong with them."""
 
 import json
 from collections.abc import Callable
@@ -33,7 +33,7 @@ Save = Callable[[PreTrainedModel], Path]
 
 @pytest.fixture
 def save(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> Save:
-    """Writes a model with a tokenizer, as `save_pretrained` does, into a folder called "mine"."""
+    """Save a model and a tokenizer with `save_pretrained` to a folder called "mine"."""
 
     def saved(model: PreTrainedModel) -> Path:
         folder = tmp_path / "mine"
@@ -46,7 +46,7 @@ def save(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> Save:
 
 @pytest.fixture
 def folder(save: Save, tiny_llama: PreTrainedModel) -> Path:
-    """A tiny llama of four blocks."""
+    """A tiny llama with four blocks."""
     return save(tiny_llama)
 
 
@@ -113,7 +113,7 @@ def states(loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase, ModelConfig])
 
 
 def placed(*kept: str) -> dict[str, Any]:
-    """A map that leaves the last two blocks on the disk."""
+    """A device map that leaves the last two blocks on disk."""
     rest = {f"model.{name}": "cpu" for name in ("embed_tokens", "rotary_emb", "norm", *kept)}
     return {"lm_head": "cpu", "model.layers.2": "disk", "model.layers.3": "disk"} | rest
 
@@ -131,19 +131,19 @@ def test_accelerate_decides_what_lies_where(folder: Path, device_map: str | dict
 
 
 @pytest.mark.parametrize("site", ["resid_pre", "attn_out", "mlp_out", "embed", "final_norm"])
-def test_sites_are_read_of_weights_on_the_disk(folder: Path, site: str) -> None:
+def test_sites_are_read_from_offloaded_weights(folder: Path, site: str) -> None:
     model, tokenizer, config = load_model_and_tokenizer(str(folder), device_map=placed("layers.0", "layers.1"))
     assert (config.receipt["attn_out"], config.receipt["mlp_out"]) == ("self_attn", "mlp")
     whole = load_model_and_tokenizer(str(folder), "cpu")
     expected = engine.capture_activations(whole[0], whole[1], "w5 w6 w7", site=site)["activations"]
-    for _ in range(2):  # a pass that ends early leaves the weights where they were
+    for _ in range(2):  # a pass that stops early leaves the weights offloaded
         captured = engine.capture_activations(model, tokenizer, "w5 w6 w7", site=site)["activations"]
         for layer, states_read in captured.items():
             torch.testing.assert_close(states_read, expected[layer])
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=f"no model lies at {tmp_path / 'nowhere'}: there is no such file or folder"):
+    with pytest.raises(ModelError, match=f"there is no model at {tmp_path / 'nowhere'}: no such file or folder"):
         load_model_and_tokenizer(str(tmp_path / "nowhere"))
 
 
@@ -222,7 +222,7 @@ def test_a_folder_that_is_not_whole(folder: Path, break_it: Callable[[Path], Non
 
 
 def test_weights_that_lack_a_tensor_are_refused_not_invented(folder: Path) -> None:
-    """What is missing transformers fills with random values, and only warns."""
+    """By itself, transformers fills missing tensors with random values and only warns."""
     file = folder / "model.safetensors"
     tensors = load_file(file)
     del tensors["model.layers.1.mlp.up_proj.weight"]
@@ -243,22 +243,24 @@ def test_a_masked_model_is_refused(save: Save) -> None:
         vocab_size=VOCAB, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
     )
     folder = save(BertForMaskedLM(config))
-    with pytest.raises(ModelError, match="mine is not a causal language model but BertForMaskedLM"):
+    with pytest.raises(ModelError, match="mine is not a causal language model: its class is BertForMaskedLM"):
         load_model_and_tokenizer(str(folder))
 
 
 def test_a_sequence_to_sequence_model_is_refused(save: Save) -> None:
     config = T5Config(vocab_size=VOCAB, d_model=WIDTH, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
     folder = save(T5ForConditionalGeneration(config))
-    with pytest.raises(ModelError, match="mine is not a causal language model but T5ForConditionalGeneration"):
+    with pytest.raises(
+        ModelError, match="mine is not a causal language model: its class is T5ForConditionalGeneration"
+    ):
         load_model_and_tokenizer(str(folder))
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("gemma3n_text", "fails the check at load: block 0 puts out shape"),
-        ("inkling2_text", "fails the check at load: what the last block puts out is not what the final norm takes in"),
+        ("gemma3n_text", "fails the check at load: the output of block 0 has shape"),
+        ("inkling2_text", "check at load: the output of the last block is not the input of the final norm"),
         ("rwkv", "cannot be captured: its first forward pass rescales the weights"),
     ],
 )
@@ -279,7 +281,7 @@ def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_looked_for(
         vocab_size=128256,
         architectures=["LlamaForCausalLM"],
     ).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"the weights take 282\.2 GB as float32, [\d.]+ GB are free on cpu"):
+    with pytest.raises(ModelError, match=r"the weights take 282\.2 GB in float32, but only [\d.]+ GB are free on cpu"):
         load_model_and_tokenizer(str(tmp_path), "cpu")
 
 
@@ -291,7 +293,7 @@ def test_what_cannot_be_a_hub_id_is_an_error_for_people(name: str) -> None:
 
 @pytest.fixture
 def packaged_gguf() -> Path:
-    """The file that carries the default model."""
+    """The GGUF file of the default model."""
     source = find_source("smollm2")
     return Path(source.location) / str(source.gguf_file)
 
@@ -317,5 +319,5 @@ def test_a_gguf_file_that_is_cut_leaves_nothing_behind(
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(ModelError, match=f"cannot be kept in {tmp_path}/file/layerscope/converted: .*Not a directory"):
+    with pytest.raises(ModelError, match=f"cannot write .* to {tmp_path}/file/layerscope/converted: .*Not a directory"):
         load_model_and_tokenizer("smollm2")

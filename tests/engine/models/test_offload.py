@@ -1,4 +1,4 @@
-"""Models larger than the memory that they may take: weights on the disk, and the same states to the bit."""
+"""Models larger than their memory limit: with weights on disk, the states are the same bit for bit."""
 
 import gc
 import os
@@ -20,7 +20,7 @@ from engine.models.offload import gpu_count, is_offloaded, runs_on_cpu, weights_
 from tests.conftest import Loaded, family_called
 from tests.families import build
 
-# Of different lengths, two of them with a beginning in common that is worth sharing.
+# Prompts of different lengths, two of them with a shared prefix that is long enough to share.
 BEGINNING = "w5 w6 w7 w8 w9 w10 w11 w12"
 PROMPTS = [f"{BEGINNING} w13", f"{BEGINNING} w14 w15", "w5", "w20 w21 w22"]
 
@@ -29,7 +29,7 @@ Save = Callable[[str], Path]
 
 @pytest.fixture
 def save(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> Save:
-    """Writes a model of a family as `save_pretrained` does; the user's cache is empty."""
+    """Save a model of a family with `save_pretrained`; the user's cache is empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def saved(family: str) -> Path:
@@ -41,7 +41,7 @@ def save(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: p
 
 
 def load(folder: Path, share: float | None = None) -> Loaded:
-    """A model, of whose weights main memory may hold a share."""
+    """Load a model with at most this share of its weights in main memory."""
     if share is None:
         return Loaded(*load_model_and_tokenizer(str(folder), "cpu")[:2])
     size = sum(path.stat().st_size for path in [*folder.glob("*.safetensors"), *folder.glob("*.bin")])
@@ -50,7 +50,7 @@ def load(folder: Path, share: float | None = None) -> Loaded:
 
 
 def written(tmp_path: Path) -> list[Path]:
-    """Weights that were written anew, into the cache."""
+    """Weights that were rewritten to the cache."""
     return sorted((tmp_path / "cache" / "layerscope" / "offloaded").glob("*/*"))
 
 
@@ -78,7 +78,7 @@ FAMILIES = {
 }
 
 
-# In the fast tier half of the families in one way, the others in the other.
+# The fast tier tests half of the families with one share, the others with the other.
 @pytest.mark.parametrize(
     ("family", "share"),
     [
@@ -136,10 +136,10 @@ def test_a_capture_of_a_file_goes_on_with_weights_that_lie_elsewhere(save: Save,
 
 @pytest.mark.parametrize("family", ["dbrx", "jetmoe", "longcat_flash"])
 def test_a_family_that_uses_weights_of_parts_that_it_does_not_run_is_refused(save: Save, family: str) -> None:
-    """Of longcat_flash torch computes something all the same, from what happens to be in memory."""
+    """For longcat_flash, torch would compute from arbitrary memory without an error."""
     folder = save(family)
     load(folder)
-    with pytest.raises(ModelError, match="uses weights of its parts without running these"):
+    with pytest.raises(ModelError, match="uses the weights of a module without calling it"):
         load(folder, 0.6)
 
 
@@ -159,7 +159,7 @@ def as_bin(folder: Path) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
 def test_what_must_be_written_anew_is_there_as_long_as_the_model(save: Save, tmp_path: Path, family: str) -> None:
-    """What transformers cannot read as it is needed: files of torch, and experts that it merges."""
+    """Weights that transformers cannot read on demand: torch files, and experts that it merges."""
     folder = save(family)
     if family == "llama":
         as_bin(folder)
@@ -197,7 +197,7 @@ def test_a_disk_without_room_is_named(save: Save, tmp_path: Path) -> None:
     found = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, found[1]))
     try:
-        with pytest.raises(ModelError, match=r"cannot be written to .*offloaded: .*File too large.* make room"):
+        with pytest.raises(ModelError, match=r"cannot write .*offloaded: .*File too large.* free some disk space"):
             load(folder, 0.3)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, found)
@@ -210,8 +210,8 @@ def test_it_is_said_which_layers_lie_where(
     folder = save("llama")
     with caplog.at_level("INFO", logger="engine"):
         spread = load(folder, 0.6)
-    assert "layers 0 in main memory, 1-3 on the disk" in caplog.text
-    assert "meta device" not in caplog.text  # accelerate's own words
+    assert "layers 0 in main memory, 1-3 on disk" in caplog.text
+    assert "meta device" not in caplog.text  # accelerate's own log
     assert runs_on_cpu(spread.model)
     assert where_layers_lie(tiny_llama, "model.layers") == ""
     assert where_layers_lie(load(folder, 100.0).model, "model.layers") == ""
@@ -220,17 +220,17 @@ def test_it_is_said_which_layers_lie_where(
     assert (gpu_count(tiny_llama), gpu_count(spread.model)) == (2, 0)
     tiny_llama.hf_device_map = {"": "cpu", "model.layers.1.mlp": "disk", "model.layers.1.self_attn": 0}  # type: ignore[assignment]
     assert where_layers_lie(tiny_llama, "model.layers") == (
-        "layers 0 in main memory, 1 on GPU 0 and on the disk, 2-3 in main memory"
+        "layers 0 in main memory, 1 on GPU 0 and on disk, 2-3 in main memory"
     )
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"max_memory": {"cpu": "1GB"}}, "give a device map too"),
+        ({"max_memory": {"cpu": "1GB"}}, "a memory limit requires a device map"),
         ({"device_map": "auto", "device": "cpu"}, "a device map and the device 'cpu' exclude each other"),
         ({"device_map": "atuo"}, "no device map 'atuo'; did you mean 'auto'"),
-        ({"device_map": "auto", "max_memory": {"cpu": "lots"}}, "'lots' is no size"),
+        ({"device_map": "auto", "max_memory": {"cpu": "lots"}}, "'lots' is not a size"),
         ({"device_map": "auto", "max_memory": {99: "1GB"}}, "there is no GPU 99"),
     ],
 )

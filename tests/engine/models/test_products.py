@@ -1,4 +1,4 @@
-"""oneDNN is asked for while states are read and not a moment longer, and only where it is as exact."""
+"""oneDNN is enabled only while states are read, and only where it is as exact as PyTorch's default."""
 
 import threading
 from collections.abc import Iterator
@@ -83,7 +83,7 @@ def test_two_threads_leave_it_as_the_first_found_it() -> None:
     with onednn_products(wanted=True):
         thread.start()
         inside.wait(10)
-    assert setting() == "bf16"  # the other is at it still
+    assert setting() == "bf16"  # the other thread still uses it
     go_on.set()
     thread.join()
     assert setting() == before
@@ -92,7 +92,7 @@ def test_two_threads_leave_it_as_the_first_found_it() -> None:
 def test_a_machine_that_rounds_to_bfloat16_is_found_out(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """A block that rounds where it may stands for a processor with units for bfloat16."""
+    """A block that rounds when allowed stands in for a processor with bfloat16 units."""
 
     def round_where_allowed(_module: nn.Module, _args: Any, output: torch.Tensor) -> torch.Tensor:
         return output.bfloat16().float() if setting() == "bf16" else output
@@ -106,7 +106,7 @@ def test_a_machine_that_rounds_to_bfloat16_is_found_out(
 
 
 def test_a_machine_that_rounds_only_large_products_is_found_out(tiny_llama: PreTrainedModel) -> None:
-    """As oneDNN does with AMX: the tokens of the check are too few to show it."""
+    """With AMX, oneDNN does so; the check has too few tokens to show it."""
 
     class RoundLarge(TorchFunctionMode):
         def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -126,7 +126,7 @@ def test_half_precision_does_not_ask(tiny_llama: PreTrainedModel) -> None:
 
 @pytest.mark.usefixtures("_own_setting")
 def test_the_real_model_keeps_its_states(smollm2: Loaded) -> None:
-    """Against PyTorch's own products, whatever this machine's oneDNN does, for as many tokens as a pass has."""
+    """Compared with PyTorch's default products, for as many tokens as a forward pass has."""
     model, tokenizer = smollm2
     text = "Tell me a story about a lighthouse keeper. " * 50
     captured = engine.capture_activations(model, tokenizer, text)["activations"]

@@ -1,4 +1,4 @@
-"""What a `--model` argument means: aliases, hub ids, folders, files, the user's own names, and what is here already."""
+"""Resolving a `--model` argument: aliases, hub ids, folders, files, the user's registry and the hub's cache."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def write_own_registry(text: str) -> Path:
 
 
 def fake_download(cache: Path, model_id: str, files: dict[str, str], ref: str = "main") -> Path:
-    """A model in the hub's cache as a download leaves it."""
+    """Create a model in the hub's cache as a download does."""
     repository = cache / f"models--{model_id.replace('/', '--')}"
     snapshot = repository / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
@@ -36,7 +36,7 @@ def fake_download(cache: Path, model_id: str, files: dict[str, str], ref: str = 
 
 
 def listed_with_cache(cache: Path) -> dict[str, Any]:
-    """Alias to source, in a fresh process: the hub's client reads where its cache lies when it is imported."""
+    """Alias to source, from a fresh process: the hub client reads its cache path at import."""
     program = (
         "import dataclasses, json, engine; "
         "print(json.dumps({m.alias: dataclasses.asdict(m.source) for m in engine.list_models()}))"
@@ -97,11 +97,11 @@ def test_a_gguf_file(tmp_path: Path) -> None:
 def test_a_path_that_does_not_exist(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelError) as caught:
         find_source(str(tmp_path / name))
-    assert f"no model lies at {tmp_path / name}: there is no such file or folder" in str(caught.value)
+    assert f"there is no model at {tmp_path / name}: no such file or folder" in str(caught.value)
 
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no model lies at .*Expected: a folder with a config\.json") as caught:
+    with pytest.raises(ModelError, match=r"there is no model at .*Expected: a folder with a config\.json") as caught:
         find_source(str(tmp_path))
     assert "no such file" not in str(caught.value)
 
@@ -153,10 +153,10 @@ def test_the_users_own_aliases_come_last_and_win(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("[mine\nlayers = 4", r"not valid TOML: .*line 1"),
-        ('[mine]\nhub = "a/b"\nlayers = 4\nparameters = "1M"\nlayer = 3', r"\[mine\] cannot be used.*'layer'"),
-        ('[mine]\nhub = "a/b"\nlayers = 4', r"\[mine\] cannot be used.*`parameters`"),
-        ('[mine]\nlayers = 4\nparameters = "1M"', r"\[mine\] says no hub, path or package"),
-        ("mine = 4", r"\[mine\] cannot be used"),
+        ('[mine]\nhub = "a/b"\nlayers = 4\nparameters = "1M"\nlayer = 3', r"\[mine\] is not valid.*'layer'"),
+        ('[mine]\nhub = "a/b"\nlayers = 4', r"\[mine\] is not valid.*`parameters`"),
+        ('[mine]\nlayers = 4\nparameters = "1M"', r"\[mine\] has no hub, path or package"),
+        ("mine = 4", r"\[mine\] is not valid"),
         ('[mine]\nhub = 3\nlayers = 4\nparameters = "1M"', r"\[mine\].*hub"),
         ('[mine]\nhub = "a/b"\nlayers = "four"\nparameters = "1M"', r"\[mine\].*layers"),
     ],

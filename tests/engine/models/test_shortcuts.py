@@ -1,4 +1,4 @@
-"""A packed row holds each shared token once, and lets each see its own prompt only."""
+"""A packed row holds each shared token once, and each token sees only its own prompt."""
 
 import torch
 from hypothesis import given, settings

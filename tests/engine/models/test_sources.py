@@ -1,6 +1,6 @@
-"""A model that is not on this machine: what the hub answers, or that it does not, said in words.
+"""The hub's answers for a model that is not on this machine, and GGUF conversion.
 
-The hub is a small server on this machine; the client is a fresh process, because the hub's address is read once.
+The hub is a small local server. The client is a fresh process, because it reads the hub's address only once.
 """
 
 import os
@@ -43,7 +43,7 @@ for name in sys.argv[1:]:
     except ModelError as error:
         print(error)
     else:
-        print("can be had")
+        print("available")
 """
 
 
@@ -66,7 +66,7 @@ class _Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub() -> Iterator[str]:
-    """The address of a hub that gives `ANSWERS`."""
+    """The address of a hub that answers with `ANSWERS`."""
     with HTTPServer(("127.0.0.1", 0), _Hub) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -89,10 +89,10 @@ def ask(names: Iterable[str], environment: dict[str, str]) -> list[str]:
 
 def test_what_the_hub_answers_is_said_in_words(hub: str) -> None:
     there, gone, gated, moved = ask(ANSWERS, environment(hub))
-    assert there == "can be had"
-    assert gone.startswith("the hub shows no model 'owner/gone'.")
-    assert gated.startswith("the hub shows no model 'owner/gated'.")
-    assert "licence you accepted while logged in" in gated
+    assert there == "available"
+    assert gone.startswith("the hub has no model 'owner/gone' that you can access.")
+    assert gated.startswith("the hub has no model 'owner/gated' that you can access.")
+    assert "license you accepted while logged in" in gated
     assert moved.startswith("owner/moved has no revision 'v1'.")
 
 
@@ -110,7 +110,7 @@ def test_a_hub_out_of_reach_is_said_and_what_to_do(tmp_path: Path) -> None:
         check=False,
     )
     assert (result.returncode, result.stdout) == (3, "")
-    assert "owner/name is not on this machine and the hub is out of reach" in result.stderr
+    assert "owner/name is not on this machine and the hub is unreachable" in result.stderr
     assert "or a model or folder that is already here" in result.stderr
     assert "Traceback" not in result.stderr
 
@@ -123,7 +123,7 @@ def test_working_offline_is_told_from_a_broken_connection() -> None:
 
 @pytest.fixture(scope="module", params=["tiny", pytest.param("smollm2", marks=pytest.mark.slow)])
 def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelSource]:
-    """A tiny GGUF file with a cache folder of its own; in the slow tier also the real one, kept in the user's."""
+    """A tiny GGUF file with its own cache folder; in the slow tier also the real one, in the user's cache."""
     if request.param == "smollm2":
         yield find_source("smollm2")
         return
@@ -135,7 +135,7 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def direct(source: ModelSource) -> Loaded:
-    """The model as transformers reads it from the GGUF file."""
+    """The model, read from the GGUF file by transformers."""
     options = {"gguf_file": source.gguf_file}
     model = AutoModelForCausalLM.from_pretrained(
         source.location, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **options
@@ -145,7 +145,7 @@ def direct(source: ModelSource) -> Loaded:
 
 @pytest.fixture(scope="module")
 def converted(source: ModelSource) -> Loaded:
-    """The model as a user loads it, converted."""
+    """The converted model, loaded as a user does."""
     return load(source)
 
 

@@ -1,4 +1,4 @@
-"""The sublayers of a block are found where the sum comes out, and nowhere else."""
+"""The sublayers of a block are found only where their sum is exact."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,14 +16,14 @@ NOTHING = Sublayers(None, None)
 
 
 class Norm(nn.Module):
-    """A norm of half the usual size, so that one left out or counted twice shows."""
+    """A norm of half the usual size, so that omitting it or counting it twice shows."""
 
     def forward(self, states: Tensor) -> Any:
         return states / states.norm(dim=-1, keepdim=True) / 2
 
 
 class Block(nn.Module):
-    """A block of linear maps for what attention and feed-forward add; a subclass says how they are added."""
+    """A block with linear maps as attention and MLP; subclasses change how they are added."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Twice(Block):
 
 
 class FlatFeedForward(Block):
-    """As experts do, and OPT: no batch."""
+    """The MLP drops the batch dimension, as experts and OPT do."""
 
     def forward(self, stream: Tensor) -> Any:
         stream = stream + self.attention(self.norm(stream))
@@ -90,7 +90,7 @@ class Convolution(Block):
 
 
 def search(*blocks: nn.Module, dtype: torch.dtype = torch.float32, stream: float = 1.0) -> Sublayers:
-    """Run blocks one after another on a stream so much larger than what they add."""
+    """Run blocks in sequence on a stream scaled by `stream`."""
     found = SublayerSearch()
     states = (stream * torch.randn(1, 5, WIDTH, generator=torch.Generator().manual_seed(0))).to(dtype)
     for block in blocks:
@@ -123,7 +123,7 @@ def test_what_is_added_is_found(kind: Callable[[], Block], expected: Sublayers, 
 
 
 def test_what_is_within_rounding_of_the_stream_is_not_enough() -> None:
-    """In bfloat16 a stream of norm 300 is rounded by more than the hundredth of attention that is wrong here."""
+    """In bfloat16, rounding a stream of norm 300 hides the error of 1% of attention here."""
     torch.manual_seed(0)
     assert search(Scaled(), dtype=torch.bfloat16, stream=50.0) == NOTHING
 
@@ -136,9 +136,9 @@ def test_blocks_that_differ_have_in_common_what_has_the_same_name() -> None:
 @pytest.mark.parametrize(
     ("family", "expected"),
     [
-        ("hyperclovax", Sublayers("post_norm1", "post_norm2")),  # norms whose names say nothing
-        ("dbrx", Sublayers("norm_attn_norm.attn", "ffn")),  # the attention lies one deeper
-        ("bloom", Sublayers("self_attention.dense", "mlp.dense_4h_to_h")),  # both add the stream by themselves
+        ("hyperclovax", Sublayers("post_norm1", "post_norm2")),  # norms with uninformative names
+        ("dbrx", Sublayers("norm_attn_norm.attn", "ffn")),  # attention is one level deeper
+        ("bloom", Sublayers("self_attention.dense", "mlp.dense_4h_to_h")),  # both add to the stream themselves
         ("recurrent_gemma", Sublayers(None, "mlp_block")),  # one name for attention and recurrence
     ],
 )
