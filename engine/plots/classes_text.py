@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from engine.plots.layers_chart import PLAIN, Looks
-from engine.plots.words import left_out_in_words
+from engine.plots.words import left_out_in_words, misordered_in_words
 from engine.records.files import CaptureRecord, find_pair
 from engine.records.results import SideProjections, SideSummary
 from engine.stats.scores import wrong_pairs
@@ -39,7 +39,7 @@ def sides_as_text(sides: SideProjections, label: Callable[[int], str] | None = N
         Text(f"+ {_histogram(sides['positive'], low, high)}", style="yellow"),
         Text(f"- {_histogram(sides['negative'], low, high)}", style="blue"),
         Text(f"  {low:<+8.1f}{'pooled within-class SD':^{_COLUMNS - 16}}{high:>+8.1f}", style="dim"),
-        Text(f"{len(wrong)} of {len(sides['positive'])} held-out pairs are misordered."),
+        Text(f"{misordered_in_words(len(wrong), len(sides['positive']))}."),
     ]
     if label is not None:
         for pair in wrong[:_MOST_WRONG]:
@@ -55,6 +55,9 @@ def pair_label(record: CaptureRecord, number: int) -> str:
     Args:
         record: JSON record of the capture. The record of a capture saved as shards does not hold every pair.
         number: Number of the pair, from 0.
+
+    Returns:
+        `persona, template: topic`, the positive prompt, or a pointer to the shards if the record lacks the pair.
     """
     try:
         pair = find_pair(record, number)
@@ -106,7 +109,7 @@ def histograms_as_text(summary: SideSummary, width: int, *, looks: Looks = PLAIN
 def wrong_pairs_as_text(
     record: CaptureRecord, summary: SideSummary, *, most: int = 20, prompts: bool = False, looks: Looks = PLAIN
 ) -> list[Text]:
-    """Count the misordered pairs of a layer and list them, largest gap first.
+    """Count the misordered pairs of a layer and list them, worst first.
 
     Args:
         record: JSON record of the capture.
@@ -116,7 +119,7 @@ def wrong_pairs_as_text(
         looks: Terminal styles.
     """
     scheme = left_out_in_words(summary["left_out"])
-    lines = [Text(f"{summary['wrong_total']} of {record['num_pairs']} held-out pairs are misordered ({scheme}).")]
+    lines = [Text(f"{misordered_in_words(summary['wrong_total'], record['num_pairs'])} ({scheme}).")]
     for pair in summary["wrong"][:most]:
         number = pair["pair"]
         lines.append(Text(f"pair {number} ({pair['gap']:+.1f}): {_one_line(pair_label(record, number))}"))

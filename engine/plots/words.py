@@ -125,6 +125,16 @@ def left_out_in_words(factor: str) -> str:
     return "5-fold over pairs" if factor == "pairs" else f"leave-one-{factor}-out"
 
 
+def misordered_in_words(wrong: int, pairs: int) -> str:
+    """Count the misordered pairs.
+
+    Example:
+        >>> misordered_in_words(13, 72), misordered_in_words(1, 72)
+        ('13 of 72 held-out pairs are misordered', '1 of 72 held-out pairs is misordered')
+    """
+    return f"{wrong} of {pairs} held-out pairs {'is' if wrong == 1 else 'are'} misordered"
+
+
 def _ties(ranking: Ranking) -> str:
     best, *others = ranking["layers"]
     tied = [row["layer"] for row in others if row["tied"]]
@@ -226,7 +236,7 @@ def _wrong_pairs(record: CaptureRecord, above: RankedLayer, below: RankedLayer) 
         return []
     one, other = sides[above["layer"]], sides[below["layer"]]
     counts = (
-        f"{one['wrong_total']} of {record['num_pairs']} held-out pairs are misordered at layer {above['layer']},"
+        f"{misordered_in_words(one['wrong_total'], record['num_pairs'])} at layer {above['layer']},"
         f" {other['wrong_total']} at layer {below['layer']}"
     )
     if _cut(one) or _cut(other):
