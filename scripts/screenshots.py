@@ -1,6 +1,6 @@
-"""Photograph the terminal app, on captures of a store, as the SVG pictures of the README.
+"""Take the SVG screenshots of the terminal app that the docs show.
 
-Usage: .venv/bin/python scripts/screenshots.py STORE FOLDER     # as `make figures` does
+Usage: .venv/bin/python scripts/screenshots.py STORE FOLDER     # `make figures` runs this
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ SIZE = (124, 38)
 TEXT = "I am so sorry that you lost your job. Anyway, the deadline stays, and nobody cares how you feel."
 
 
-async def photograph(store: Path, folder: Path) -> None:
-    """Go through the screens as a person would, and take a picture of each."""
+async def take_screenshots(store: Path, folder: Path) -> None:
+    """Open each screen with key presses and save a screenshot of it."""
     app = LayerscopeApp(store)
     async with app.run_test(size=SIZE) as pilot:
 
@@ -72,4 +72,4 @@ def _typed(text: str) -> list[str]:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    anyio.run(photograph, Path(sys.argv[1]), Path(sys.argv[2]))
+    anyio.run(take_screenshots, Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,1 +1,1 @@
-"""Plots: one description of what to draw, as data, and the renderers that draw it as text or as a figure."""
+"""Render captures, rankings, comparisons and readings as text and as figures."""

@@ -1,4 +1,4 @@
-"""Draw a list of captures as text. Knows rich and summaries."""
+"""Render a list of captures as a text table."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,17 @@ from engine.store.summaries import CaptureSummary
 
 
 def captures_as_text(summaries: Sequence[CaptureSummary]) -> RenderableType:
-    """A line a capture, with the layer that ranks first; below them those that cannot be used, and why.
+    """Render one line per capture with its best layer, then the damaged captures.
 
     Args:
-        summaries: The captures, in the order to list them.
+        summaries: Summaries of the captures, in display order.
+
+    Returns:
+        A rich renderable.
     """
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     for name in ("name", "model", "concept", "pairs", "best", "d' (95%)", "saved (UTC)"):
-        folds = name in {"name", "model", "concept"}  # never cut: a name is there to be copied
+        folds = name in {"name", "model", "concept"}  # never truncated: people copy names from this table
         table.add_column(name, justify="right" if name in {"pairs", "best"} else "left", no_wrap=not folds)
     for summary in summaries:
         if not summary.problem:
@@ -38,7 +41,7 @@ def captures_as_text(summaries: Sequence[CaptureSummary]) -> RenderableType:
 
 
 def score_and_interval(summary: CaptureSummary) -> str:
-    """The score of the leading layer, as `0.78 (0.20 to 1.35)`; empty without a ranking."""
+    """Format the best score as `0.78 (0.20 to 1.35)`; empty without a ranking."""
     if summary.score is None or summary.low is None or summary.high is None:
         return ""
     return f"{score_in_words(summary.score)} ({score_in_words(summary.low)} to {score_in_words(summary.high)})"

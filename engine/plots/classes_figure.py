@@ -1,4 +1,4 @@
-"""Draw where the two sides lie at one layer as a figure. Knows matplotlib; imported only to draw."""
+"""Draw the projections of both classes at one layer as a figure."""
 
 from __future__ import annotations
 
@@ -11,20 +11,27 @@ from engine.records.results import SideProjections
 
 
 def draw_sides(sides: SideProjections, title: str = "", figure: Figure | None = None) -> Figure:
-    """Draw the distribution of both sides, and each pair as a line from its negative to its positive prompt.
+    """Draw histograms of both classes, and each pair as a line.
+
+    A line connects the projections of the pair's two prompts; misordered pairs are red.
 
     Args:
-        sides: From `project_sides`.
-        title: What was captured.
-        figure: Drawn into if given, for a window.
+        sides: Projections from `project_sides`.
+        title: Title of the figure.
+        figure: Figure to draw into, for example that of a window; a new one by default.
+
+    Returns:
+        The figure.
     """
     drawn = figure or Figure(figsize=(5.4, 3.6), layout="constrained")
-    subtitle = f"layer {sides['layer']}, {left_out_in_words(sides['left_out'])} left out: d' {sides['d_prime']:.2f}"
+    subtitle = f"layer {sides['layer']}, {left_out_in_words(sides['left_out'])}: d' {sides['d_prime']:.2f}"
     head(drawn, title, f"{subtitle}, AUROC {sides['auroc']:.3f}")
     above, below = drawn.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     edges = np.histogram_bin_edges([*sides["positive"], *sides["negative"]], bins=24)
-    for side, color, name, hatch in (("negative", BLUE, "negative", "//"), ("positive", ORANGE, "positive", "")):
-        values = sides["negative"] if side == "negative" else sides["positive"]
+    for values, color, name, hatch in (
+        (sides["negative"], BLUE, "negative class", "//"),
+        (sides["positive"], ORANGE, "positive class", ""),
+    ):
         above.hist(values, bins=edges.tolist(), color=color, alpha=0.55, hatch=hatch, edgecolor="white", label=name)
         above.axvline(float(np.mean(values)), color=color, linewidth=1.2)
     above.set_ylabel("prompts")
@@ -36,5 +43,5 @@ def draw_sides(sides: SideProjections, title: str = "", figure: Figure | None = 
     below.plot([negative for negative, _ in pairs], range(len(pairs)), "s", color=BLUE, markersize=2)
     below.plot([positive for _, positive in pairs], range(len(pairs)), "o", color=ORANGE, markersize=2)
     below.set_ylabel("pair")
-    below.set_xlabel("projection of left-out prompts (units of the spread within a side)")
+    below.set_xlabel("projection of held-out prompts (pooled within-class SD)")
     return drawn

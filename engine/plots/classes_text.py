@@ -1,4 +1,4 @@
-"""Draw where the two sides lie at one layer as text. Knows rich and the projections."""
+"""Render the class projections and misordered pairs of a layer as text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from engine.plots.layers_chart import PLAIN, Looks
-from engine.plots.words import left_out_in_words
+from engine.plots.words import left_out_in_words, misordered_in_words
 from engine.records.files import CaptureRecord, find_pair
 from engine.records.results import SideProjections, SideSummary
 from engine.stats.scores import wrong_pairs
@@ -19,12 +19,15 @@ _MOST_WRONG = 5
 
 
 def sides_as_text(sides: SideProjections, label: Callable[[int], str] | None = None, title: str = "") -> RenderableType:
-    """Two histograms, one above the other, and the pairs that point the wrong way.
+    """Render a histogram of each class and list the most misordered pairs.
 
     Args:
-        sides: From `project_sides`.
-        label: What to call the pair of a number, as `pair_label` does.
-        title: What was captured.
+        sides: Projections from `project_sides`.
+        label: Returns the label of a pair by its number, like `pair_label`; without it no pairs are listed.
+        title: Heading, followed by the layer.
+
+    Returns:
+        A rich renderable.
     """
     low = min(*sides["positive"], *sides["negative"])
     high = max(*sides["positive"], *sides["negative"])
@@ -32,11 +35,11 @@ def sides_as_text(sides: SideProjections, label: Callable[[int], str] | None = N
     score = f"d' {sides['d_prime']:.2f}, AUROC {sides['auroc']:.3f}"
     lines = [
         Text(f"{title}, layer {sides['layer']}".removeprefix(", "), style="bold"),
-        Text(f"{left_out_in_words(sides['left_out'])} left out: {score}", style="dim"),
+        Text(f"{left_out_in_words(sides['left_out'])}: {score}", style="dim"),
         Text(f"+ {_histogram(sides['positive'], low, high)}", style="yellow"),
         Text(f"- {_histogram(sides['negative'], low, high)}", style="blue"),
-        Text(f"  {low:<+8.1f}{'units of the spread within a side':^{_COLUMNS - 16}}{high:>+8.1f}", style="dim"),
-        Text(f"{len(wrong)} of {len(sides['positive'])} pairs point the wrong way."),
+        Text(f"  {low:<+8.1f}{'pooled within-class SD':^{_COLUMNS - 16}}{high:>+8.1f}", style="dim"),
+        Text(f"{misordered_in_words(len(wrong), len(sides['positive']))}."),
     ]
     if label is not None:
         for pair in wrong[:_MOST_WRONG]:
@@ -47,16 +50,19 @@ def sides_as_text(sides: SideProjections, label: Callable[[int], str] | None = N
 
 
 def pair_label(record: CaptureRecord, number: int) -> str:
-    """What to call a pair: what it was made from, or else its positive prompt.
+    """Label a pair by its factors, or by its positive prompt if it has none.
 
     Args:
-        record: Its JSON; of a capture in shards it does not hold every pair.
-        number: Of the pair, from 0.
+        record: JSON record of the capture. The record of a capture saved as shards does not hold every pair.
+        number: Number of the pair, from 0.
+
+    Returns:
+        `persona, template: topic`, the positive prompt, or a pointer to the shards if the record lacks the pair.
     """
     try:
         pair = find_pair(record, number)
     except KeyError:
-        return "in the shards, see open_shards"
+        return "text in the shards (see open_shards)"
     factors = pair["factors"]
     return f"{factors['persona']}, {factors['template']}: {factors['topic']}" if factors else pair["positive"]
 
@@ -73,17 +79,20 @@ _FEWEST_COLUMNS = 12
 
 
 def side_summary(record: CaptureRecord, layer: int) -> SideSummary | None:
-    """What a record says of both sides at a layer; None where it says nothing."""
+    """Return the record's summary of both classes at a layer, or None if it has none."""
     return next((summary for summary in record["sides"] if summary["layer"] == layer), None)
 
 
 def histograms_as_text(summary: SideSummary, width: int, *, looks: Looks = PLAIN) -> list[Text]:
-    """Where the left-out prompts of both sides lie: a line a side, one above the other, and their scale.
+    """Draw one-line histograms of the held-out projections of both classes.
 
     Args:
-        summary: One layer.
-        width: Characters from side to side.
-        looks: Colours; the positive side has that of a tied layer.
+        summary: Summary of one layer.
+        width: Width in characters.
+        looks: Terminal styles: `tied` for the positive class, `behind` for the negative class.
+
+    Returns:
+        Three lines: positive class, negative class, scale.
     """
     columns = max(min(width - 2, len(summary["positive"])), _FEWEST_COLUMNS)
     tallest = max(max(_merged(summary[side], columns)) for side in ("positive", "negative"))
@@ -92,7 +101,7 @@ def histograms_as_text(summary: SideSummary, width: int, *, looks: Looks = PLAIN
         for sign, counts, style in (("+", summary["positive"], looks.tied), ("-", summary["negative"], looks.behind))
     ]
     ends = f"{summary['low']:+.1f}", f"{summary['high']:+.1f}"
-    middle = "spreads" if columns < 40 else "spreads of a side"
+    middle = "SD" if columns < 40 else "pooled within-class SD"
     scale = f"  {ends[0]}{middle:^{columns - len(ends[0]) - len(ends[1])}}{ends[1]}"
     return [*lines, Text(scale, style=looks.quiet, no_wrap=True)]
 
@@ -100,17 +109,17 @@ def histograms_as_text(summary: SideSummary, width: int, *, looks: Looks = PLAIN
 def wrong_pairs_as_text(
     record: CaptureRecord, summary: SideSummary, *, most: int = 20, prompts: bool = False, looks: Looks = PLAIN
 ) -> list[Text]:
-    """The pairs that point the wrong way, the furthest first, and how many there are.
+    """Count the misordered pairs of a layer and list them, worst first.
 
     Args:
-        record: The capture.
-        summary: One of its layers.
-        most: Most pairs to name.
-        prompts: Whether to show the texts of both sides too.
-        looks: Colours.
+        record: JSON record of the capture.
+        summary: Summary of one of its layers.
+        most: Maximum number of pairs to list.
+        prompts: Whether to show both prompts of each pair.
+        looks: Terminal styles.
     """
-    left_out = left_out_in_words(summary["left_out"])
-    lines = [Text(f"{summary['wrong_total']} of {record['num_pairs']} pairs point the wrong way, {left_out} left out.")]
+    scheme = left_out_in_words(summary["left_out"])
+    lines = [Text(f"{misordered_in_words(summary['wrong_total'], record['num_pairs'])} ({scheme}).")]
     for pair in summary["wrong"][:most]:
         number = pair["pair"]
         lines.append(Text(f"pair {number} ({pair['gap']:+.1f}): {_one_line(pair_label(record, number))}"))
@@ -127,7 +136,7 @@ def _one_line(text: str) -> str:
 
 
 def _merged(counts: Sequence[int], columns: int) -> list[int]:
-    """The same counts in fewer steps."""
+    """Merge a histogram into fewer bins."""
     out = [0] * columns
     for step, count in enumerate(counts):
         out[step * columns // len(counts)] += count

@@ -1,4 +1,4 @@
-"""Draw a comparison as a figure. Knows matplotlib; imported only to draw."""
+"""Draw a comparison of two captures as a figure."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ if TYPE_CHECKING:
 
 
 def draw_comparison(comparison: Comparison, figure: Figure | None = None) -> Figure:
-    """Draw two captures side by side: cosines with what random directions give, or scores by relative depth.
+    """Draw a comparison of two captures.
+
+    On one model: the cosine of the two directions by layer, against random directions and split halves. On two models:
+    held-out d' by relative depth.
 
     Args:
-        comparison: From `compare_captures`.
-        figure: Drawn into if given, for a window.
+        comparison: Comparison from `compare_captures`.
+        figure: Figure to draw into, for example that of a window; a new one by default.
+
+    Returns:
+        The figure.
     """
     drawn = figure or Figure(figsize=(7.2, 3.2), layout="constrained")
     head(drawn, " and ".join(comparison["titles"]), " and ".join(comparison["names"]))
@@ -44,14 +50,14 @@ def _cosines(axes: Axes, comparison: Comparison) -> None:
         color=GREEN,
         linewidth=1,
         linestyle="--",
-        label="two halves of one capture",
+        label="split halves of one capture",
     )
     axes.plot(
         layers, [row["cosine"] for row in rows], color=BLUE, marker="o", markersize=3, linewidth=1, label="cosine"
     )
     axes.axhline(0, color=INK, linewidth=0.6)
     axes.set_ylim(-1.05, 1.05)
-    label_layers(axes, "Cosine between the two directions")
+    label_layers(axes, "Cosine of the two directions")
     axes.legend(loc="lower left", ncols=3)
 
 
@@ -74,6 +80,6 @@ def _depths(axes: Axes, comparison: Comparison) -> None:
         )
     axes.axhline(0, color=INK, linewidth=0.6)
     axes.set_title("Held-out d' with 95% intervals")
-    axes.set_xlabel("depth (share of the blocks that have run)")
+    axes.set_xlabel("relative depth (share of blocks)")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.legend(loc="upper left")

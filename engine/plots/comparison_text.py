@@ -1,4 +1,4 @@
-"""Draw a comparison as text that fits 80 columns. Knows rich and the comparison."""
+"""Render comparisons of captures as text that fits 80 columns."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ _COLUMNS = 37
 
 
 def comparison_as_text(comparison: Comparison) -> RenderableType:
-    """The comparison as a table, with a line of what it comes to.
+    """Render the comparison as a table, followed by its findings and warnings.
 
     Args:
-        comparison: From `compare_captures`.
+        comparison: Comparison from `compare_captures`.
+
+    Returns:
+        A rich renderable.
     """
     one, other = comparison["titles"]
     table = _cosines(comparison) if comparison["kind"] == "directions" else _depths(comparison)
@@ -33,10 +36,14 @@ def comparison_as_text(comparison: Comparison) -> RenderableType:
 
 
 def describe_comparison(comparison: Comparison) -> list[str]:
-    """What a comparison comes to, in sentences.
+    """Describe the findings of a comparison in two sentences.
 
     Args:
-        comparison: From `compare_captures`.
+        comparison: Comparison from `compare_captures`.
+
+    Returns:
+        For two concepts on one model, the cosine against random directions, then the split-half cosine. For two
+        models, the best layer and the ties of each.
     """
     one, other = comparison["titles"]
     if comparison["kind"] == "depth":
@@ -48,16 +55,17 @@ def describe_comparison(comparison: Comparison) -> list[str]:
     beyond = [row for row in rows if abs(row["cosine"]) > row["chance"]]
     strongest = max(rows, key=lambda row: abs(row["cosine"]))
     return [
-        f"The directions of {one} and {other} lie closer than random ones of the same captures (95%, layer by layer) at"
-        f" {len(beyond)} of {len(rows)} layers; furthest from 0 at layer {strongest['layer']}:"
-        f" cosine {strongest['cosine']:+.2f}, random ones within ±{strongest['chance']:.2f}.",
-        f"The directions of two halves of one capture have {strongest['ceiling']:.2f} there: about what one and the"
-        " same direction would show.",
+        f"The cosine of the {one} and {other} directions is outside the 95% range of random directions from the same"
+        f" captures at {len(beyond)} of {len(rows)} layers (each layer tested separately). It is furthest from 0 at"
+        f" layer {strongest['layer']}: {strongest['cosine']:+.2f}, against ±{strongest['chance']:.2f} for random"
+        " directions.",
+        f"The split-half cosine there is {strongest['ceiling']:.2f}: about what two estimates of the same direction"
+        " would reach.",
     ]
 
 
 def _cosines(comparison: Comparison) -> Table:
-    table = _table("layer", "cosine", "random within", "halves reach")
+    table = _table("layer", "cosine", "random 95%", "split-half")
     table.add_column(f"{'-1':<{_COLUMNS // 2}}0{'+1':>{_COLUMNS // 2}}", width=_COLUMNS, no_wrap=True)
     for row in comparison["directions"]:
         table.add_row(
@@ -84,7 +92,7 @@ def _cosine_line(cosine: float, chance: float) -> Text:
 
 
 def _depths(comparison: Comparison) -> Table:
-    table = _table("depth", "layer", "d'", "interval", "layer", "d'", "interval")
+    table = _table("depth", "layer", "d'", "95% interval", "layer", "d'", "95% interval")
     left, right = ([row for row in comparison["depths"] if row["capture"] == name] for name in comparison["names"])
     for row in left:
         nearest = min(right, key=lambda candidate: abs(candidate["depth"] - row["depth"]))
@@ -101,11 +109,11 @@ def _leading_depths(comparison: Comparison, name: str, title: str) -> str:
     rows = [row for row in comparison["depths"] if row["capture"] == name]
     best = max(rows, key=lambda row: row["d_prime"])
     tied = [row["depth"] for row in rows if row["tied"]]
-    ties = "no other is tied with it"
+    ties = "no other layer is tied with it"
     if len(tied) > 1:
-        ties = f"tied with it are layers from {min(tied):.0%} to {max(tied):.0%}"
-    place = f"layer {best['layer']} leads at {best['depth']:.0%} of the depth"
-    return f"{title}: {place} (d' {best['d_prime']:.2f}); {ties}."
+        ties = f"tied layers range from {min(tied):.0%} to {max(tied):.0%} depth"
+    leader = f"layer {best['layer']} leads at {best['depth']:.0%} depth"
+    return f"{title}: {leader} (d' {best['d_prime']:.2f}); {ties}."
 
 
 def _table(*columns: str) -> Table:
@@ -116,14 +124,14 @@ def _table(*columns: str) -> Table:
 
 
 SIGNS = ("●", "▲", "■", "◆")
-SEVERAL = "✱"  # where captures have the same place
+SEVERAL = "✱"  # several captures share the cell
 MOST_CAPTURES = len(SIGNS)
 _LABELS = 6
 
 
 @dataclass(frozen=True)
 class _Point:
-    """One layer of one capture: the capture's place, the layer's relative depth and its held-out d'."""
+    """Held-out d' of one layer, by index of the capture and relative depth."""
 
     capture: int
     depth: float
@@ -132,7 +140,7 @@ class _Point:
 
 @dataclass(frozen=True)
 class _Plane:
-    """Where scores and depths stand; line 0 is the top."""
+    """Map from scores to lines and from depths to columns; line 0 is the top."""
 
     top: float
     bottom: float
@@ -146,7 +154,7 @@ class _Plane:
         return min(round(depth * (self.columns - 1)), self.columns - 1)
 
     def label(self, line: int) -> str:
-        """Scores at zero, at the top and at the bottom."""
+        """Axis label of a line: only zero, the top and the bottom have one."""
         if line == self.line(0.0):
             return "0"
         return f"{self.top if line == 0 else self.bottom:.1f}" if line in (0, self.lines - 1) else ""
@@ -161,15 +169,18 @@ def overlay_as_columns(
     quiet: Style,
     cursor: float | None = None,
 ) -> list[Text]:
-    """Held-out d' of each capture over relative depth, each with a sign and a colour of its own.
+    """Plot held-out d' over relative depth, one marker and style per capture.
 
     Args:
-        records: Two to four captures.
-        width: Characters from side to side.
-        height: Lines, that of the depths included.
-        styles: A colour for each capture.
-        quiet: Axes.
-        cursor: The relative depth that is looked at.
+        records: JSON records of two to four captures.
+        width: Width in characters.
+        height: Number of lines, including the depth axis.
+        styles: Style of each capture.
+        quiet: Style of the axes.
+        cursor: Relative depth under the cursor.
+
+    Returns:
+        `height` lines, but at least four; one line if no capture has a ranking.
     """
     points = _points(records)
     if not points:

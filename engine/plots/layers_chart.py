@@ -1,4 +1,4 @@
-"""The colours of what is drawn as text; the signs alone suffice where there are none. Knows rich."""
+"""Describe the layers of a capture as a chart and draw it in the terminal."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from engine.records.results import LayerRow, RankedLayer
 
 @dataclass(frozen=True)
 class Looks:
-    """Colours by what they stand for.
+    """Terminal styles by role.
+
+    Without color, the characters alone distinguish the roles.
 
     Attributes:
-        tied: A layer that may be the best; the positive side.
-        behind: A layer that is behind it; the negative side.
-        shuffled: What shuffled labels score.
+        tied: Layers tied with the best; the positive class.
+        behind: Layers behind the best; the negative class.
+        shuffled: Permutation null.
         quiet: Axes and labels.
-        cursor: What is looked at.
+        cursor: Layer under the cursor.
     """
 
     tied: Style
@@ -45,18 +47,18 @@ PLAIN = Looks(
 
 @dataclass(frozen=True)
 class LayersChart:
-    """The statistics of a capture, layer by layer.
+    """Statistics of a capture by layer, ready to draw.
 
     Attributes:
-        title: What was captured.
-        subtitle: Of which model, from how many prompts, at which positions.
-        axis: What a layer number stands for.
-        contrast: Whether there are two sides.
-        rows: One per layer, ascending; only a contrast has differences.
-        ranked: Layers by falling held-out d'; empty where nothing could be ranked.
-        chance: Score that the best layer of shuffled labels stays below in 95% of shuffles; None without a ranking.
-        findings: What it comes to, in sentences.
-        warnings: What must be known before believing it, in sentences.
+        title: Concept, or the name of the capture.
+        subtitle: Model, number of prompts or pairs, positions, and the site unless it is `resid_post`.
+        axis: Label of the layer axis.
+        contrast: Whether the capture is a contrast.
+        rows: One row per layer, ascending; differences are set only for a contrast.
+        ranked: Layers by descending held-out d'; empty without a ranking.
+        chance: 95% quantile of the best layer's score under permuted labels; None without a ranking.
+        findings: Sentences from `describe_findings`.
+        warnings: Sentences on what limits the results.
     """
 
     title: str
@@ -71,10 +73,10 @@ class LayersChart:
 
 
 def layers_chart(record: CaptureRecord) -> LayersChart:
-    """Describe the chart of a capture.
+    """Build the chart of a capture.
 
     Args:
-        record: Its JSON.
+        record: JSON record of the capture.
     """
     provenance, ranking = record["provenance"], record["ranking"]
     contrast = record["kind"] == "contrast"
@@ -99,24 +101,27 @@ def layers_chart(record: CaptureRecord) -> LayersChart:
 
 
 TIED, BEHIND, INTERVAL, SHUFFLED = "●", "○", "│", "░"
-_LABELS = 6  # columns of the scores on the left
+_LABELS = 6  # width of the score axis, in columns
 _FEWEST_ROWS = 3
 
 
 def layers_as_columns(
     ranked: Sequence[RankedLayer], width: int, height: int, *, cursor: int | None = None, looks: Looks = PLAIN
 ) -> list[Text]:
-    """One column a layer: `●` is its d' (`○` for a layer behind the best), `│` the 95% interval, `░` shuffled labels.
+    """Draw a ranking with one column per layer.
+
+    `●` marks the d' of a layer tied with the best, `○` that of any other layer, `│` the 95% interval and `░` the
+    middle 95% of the permutation null.
 
     Args:
-        ranked: The layers, in any order.
-        width: Characters from side to side.
-        height: Lines from top to bottom, the line of layer numbers included.
-        cursor: The layer that is looked at.
-        looks: Colours.
+        ranked: Ranked layers, in any order.
+        width: Width in characters.
+        height: Number of lines, including the line of layer numbers.
+        cursor: Layer under the cursor.
+        looks: Terminal styles.
 
     Returns:
-        Lines, `height` of them. Where there are more layers than columns, those around the cursor.
+        `height` lines. If the layers do not fit the width, only those around the cursor are shown.
     """
     rows = sorted(ranked, key=lambda row: row["layer"])
     room = max(height - 1, _FEWEST_ROWS)
@@ -137,7 +142,7 @@ def _around(rows: Sequence[RankedLayer], cursor: int | None, room: int) -> Seque
 
 @dataclass(frozen=True)
 class _Scale:
-    """Which score stands at which line; line 0 is the top."""
+    """Map from scores to lines; line 0 is the top."""
 
     bottom: float
     top: float
@@ -147,7 +152,7 @@ class _Scale:
         return round((self.top - score) / (self.top - self.bottom) * (self.lines - 1))
 
     def label(self, line: int) -> str:
-        """Scores at the top, at the bottom and at zero."""
+        """Axis label of a line: only the top, the bottom and zero have one."""
         if line == self.line(0.0):
             return "0"
         if line in (0, self.lines - 1):
@@ -181,7 +186,7 @@ def _cell(row: RankedLayer, scale: _Scale, line: int, looks: Looks) -> tuple[str
 
 
 def _numbers(rows: Sequence[RankedLayer], step: int, cursor: int | None, looks: Looks) -> Text:
-    """Layer numbers under the columns: that of the cursor, and every fifth that has room beside it."""
+    """Label the cursor and every fifth layer that does not overlap its label."""
     places = {row["layer"]: place * step for place, row in enumerate(rows)}
     labels = {places[cursor]: str(cursor)} if cursor in places else {}
     reach = range(0)
@@ -203,11 +208,11 @@ SCORE, BAR = "●", "━"
 
 @dataclass(frozen=True)
 class Scale:
-    """Which score stands at which column.
+    """Map from scores to columns.
 
     Attributes:
         low: Score at the first column.
-        high: Score at the last.
+        high: Score at the last column.
         width: Number of columns.
     """
 
@@ -217,45 +222,45 @@ class Scale:
 
     @classmethod
     def of(cls, layers: Iterable[RankedLayer], width: int) -> Scale:
-        """The scale on which every interval of a ranking fits."""
+        """Build the scale that fits every interval of a ranking."""
         rows = list(layers)
         low = min(min(row["low"], row["null_low"]) for row in rows)
         high = max(max(row["high"], row["null_high"]) for row in rows)
         return cls(low, high if high > low else low + 1.0, width)
 
     def column(self, score: float) -> int:
-        """Column of a score, from 0."""
+        """Return the column of a score, from 0."""
         return round((score - self.low) / (self.high - self.low) * (self.width - 1))
 
 
 @dataclass(frozen=True)
 class Whiskers:
-    """One layer drawn as wide as there is room.
+    """Renderable of one ranked layer that fills the available width.
 
     Attributes:
-        row: The layer.
-        layers: All that are drawn on the same scale.
+        row: Layer to draw.
+        layers: All layers that share the scale.
     """
 
     row: RankedLayer
     layers: Sequence[RankedLayer]
 
     def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
-        """Rich asks for it once the other columns have what they need."""
+        """Draw the layer at the width that the other columns leave."""
         yield whiskers(self.row, Scale.of(self.layers, options.max_width))
 
     def __rich_measure__(self, _console: Console, options: ConsoleOptions) -> Measurement:
-        """From a glimpse to all there is."""
+        """Accept any width from eight columns up."""
         return Measurement(_NARROWEST, options.max_width)
 
 
 def whiskers(row: RankedLayer, scale: Scale, looks: Looks = PLAIN) -> Text:
-    """Draw one layer.
+    """Draw the d', the 95% interval and the permutation null of one layer on a line.
 
     Args:
-        row: The layer.
-        scale: Common to all layers.
-        looks: Colours.
+        row: Layer to draw.
+        scale: Scale shared by all layers.
+        looks: Terminal styles.
     """
     cells = [" "] * scale.width
     for low, high, mark in (

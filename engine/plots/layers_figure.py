@@ -1,4 +1,4 @@
-"""Draw the layers of a capture as a figure fit for a paper. Knows matplotlib; imported only to draw."""
+"""Draw the layers of a capture as a figure."""
 
 from __future__ import annotations
 
@@ -18,16 +18,22 @@ _SHOWN_RANKS = 12
 
 
 def draw_layers(chart: LayersChart, figure: Figure | None = None) -> Figure:
-    """Draw a chart: of a ranked contrast its score with intervals, ties and shuffled labels, of prompts the norms.
+    """Draw the chart of a capture.
+
+    A ranked contrast shows held-out d' with intervals, ties and the permutation null; an unranked one shows the
+    relative norm. Both add the raw difference norm and the cosine. Prompts show the mean norm.
 
     Args:
-        chart: What to draw.
-        figure: Drawn into if given, for a window.
+        chart: Chart of a capture.
+        figure: Figure to draw into, for example that of a window; a new one by default.
+
+    Returns:
+        The figure.
     """
     drawn = figure or Figure(figsize=(7.2, 4.8) if chart.contrast else (7.2, 2.8), layout="constrained")
     head(drawn, chart.title, chart.subtitle)
     if not chart.contrast:
-        _columns(drawn.subplots(), chart, lambda row: row["norm"], "Norm of a token's state (mean)")
+        _columns(drawn.subplots(), chart, lambda row: row["norm"], "Mean norm of a token's state")
         return drawn
     grid = drawn.add_gridspec(2, 6, height_ratios=[3, 2])
     if chart.ranked:
@@ -38,9 +44,14 @@ def draw_layers(chart: LayersChart, figure: Figure | None = None) -> Figure:
             drawn.add_subplot(grid[0, :]),
             chart,
             lambda row: row["relative_norm"] or 0.0,
-            "Relative norm (of these prompts: nothing was held out)",
+            "Relative norm (in-sample: nothing held out)",
         )
-    _columns(drawn.add_subplot(grid[1, :3]), chart, lambda row: row["diff_norm"] or 0.0, "Raw norm (grows with depth)")
+    _columns(
+        drawn.add_subplot(grid[1, :3]),
+        chart,
+        lambda row: row["diff_norm"] or 0.0,
+        "Raw difference norm (grows with depth)",
+    )
     _cosine(drawn.add_subplot(grid[1, 3:]), chart)
     return drawn
 
@@ -54,11 +65,13 @@ def _scores(axes: Axes, chart: LayersChart) -> None:
         [row["null_high"] for row in rows],
         color=BAND,
         linewidth=0,
-        label="shuffled labels, 95%",
+        label="permutation null (shuffled labels), 95%",
     )
     if chart.chance is not None:
-        axes.axhline(chart.chance, color=GREY, linestyle="--", linewidth=0.8, label="best of shuffled layers, 95%")
-    for tied, color, marker, name in ((True, ORANGE, "o", "tied with the best"), (False, BLUE, "s", "behind it")):
+        axes.axhline(
+            chart.chance, color=GREY, linestyle="--", linewidth=0.8, label="best layer of the permutation null, 95%"
+        )
+    for tied, color, marker, name in ((True, ORANGE, "o", "tied with the best"), (False, BLUE, "s", "behind the best")):
         some = [row for row in rows if row["tied"] == tied]
         if some:
             axes.errorbar(
@@ -72,7 +85,7 @@ def _scores(axes: Axes, chart: LayersChart) -> None:
                 color=color,
                 markersize=3.5,
                 elinewidth=1,
-                label=f"{name}, with 95% interval",
+                label=f"{name}, 95% interval",
             )
     axes.axhline(0, color=INK, linewidth=0.6)
     label_layers(axes, "Held-out d'", chart.axis)
@@ -110,4 +123,4 @@ def _cosine(axes: Axes, chart: LayersChart) -> None:
         layers, [row["cosine_sim"] or 0.0 for row in chart.rows], color=BLUE, marker="o", markersize=3, linewidth=1
     )
     axes.axhline(1.0, color=GREY, linewidth=0.8, linestyle=":")
-    label_layers(axes, "Cosine of the two means (near 1 is normal)", chart.axis)
+    label_layers(axes, "Cosine of the class means (near 1 is normal)", chart.axis)

@@ -1,4 +1,4 @@
-"""Draw the layers of a capture as text that fits 80 columns. Knows rich; knows nothing of captures beyond the chart."""
+"""Render the layers of a capture as a text table that fits 80 columns."""
 
 import io
 
@@ -12,17 +12,20 @@ from engine.plots.words import norm_in_words, p_in_words, score_in_words
 from engine.records.results import LayerRow, RankedLayer
 
 WIDTH = 80
-_LEGEND = "● d'  ━ its 95% interval  ░ 95% of shuffled labels  open: places left open at 95%  = tied with the best"
+_LEGEND = (
+    "● d'  ━ 95% interval  ░ permutation null, 95%  p: permutation p-value\n"
+    "ranks: 95% rank interval  =: tied with the best"
+)
 
 
 def layers_as_text(chart: LayersChart) -> RenderableType:
-    """The layer table, with interval and places of each layer, and what it comes to.
+    """Render the layer table with its findings and warnings.
 
     Args:
-        chart: What to draw.
+        chart: Chart of a capture.
 
     Returns:
-        Something a rich console prints.
+        A rich renderable.
     """
     table = _ranked_table(chart) if chart.ranked else _contrast_table(chart) if chart.contrast else _prompt_table(chart)
     parts: list[RenderableType] = [Text(chart.title, style="bold"), Text(chart.subtitle, style="dim"), table]
@@ -34,11 +37,11 @@ def layers_as_text(chart: LayersChart) -> RenderableType:
 
 
 def render_text(drawn: RenderableType, width: int = WIDTH) -> str:
-    """What is drawn as plain text without colour.
+    """Render to plain text without color.
 
     Args:
-        drawn: From `layers_as_text` and its like.
-        width: Columns.
+        drawn: Renderable from `layers_as_text` or a similar function.
+        width: Width in columns.
     """
     console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
     with console.capture() as capture:
@@ -50,7 +53,7 @@ def _ranked_table(chart: LayersChart) -> Table:
     ranked = {row["layer"]: row for row in chart.ranked}
     cells = {row["layer"]: _ranked_cells(row, ranked[row["layer"]]) for row in chart.rows}
     table = _empty_table("layer", *next(iter(cells.values())))
-    table.add_column("d' and 95%", ratio=1, no_wrap=True)
+    table.add_column("d' (95%)", ratio=1, no_wrap=True)
     for layer, numbers in cells.items():
         style = "bold" if ranked[layer]["tied"] else ""
         table.add_row(str(layer), *numbers.values(), Whiskers(ranked[layer], chart.ranked), style=style)
@@ -60,10 +63,9 @@ def _ranked_table(chart: LayersChart) -> Table:
 def _ranked_cells(row: LayerRow, ranked: RankedLayer) -> dict[str, str]:
     return {
         "rank": f"{ranked['rank']}{'=' if ranked['tied'] else ' '}",
-        "open": f"{ranked['rank_low']}-{ranked['rank_high']}",
+        "ranks": f"{ranked['rank_low']}-{ranked['rank_high']}",
         "d'": score_in_words(ranked["d_prime"]),
-        "low": score_in_words(ranked["low"]),
-        "high": score_in_words(ranked["high"]),
+        "95% interval": f"{score_in_words(ranked['low'])} to {score_in_words(ranked['high'])}",
         "p": p_in_words(ranked["p_value"]),
         "AUROC": f"{ranked['auroc']:.3f}",
         "raw norm": norm_in_words(row["diff_norm"] or 0.0),
@@ -84,7 +86,7 @@ def _contrast_table(chart: LayersChart) -> Table:
 
 def _prompt_table(chart: LayersChart) -> Table:
     table = _empty_table("layer", "mean", "std", "norm")
-    table.add_column("norm of a token's state", ratio=1)
+    table.add_column("mean norm of a state", ratio=1)
     largest = max(row["norm"] for row in chart.rows)
     for row in chart.rows:
         table.add_row(*_prompt_cells(row), Bar(largest or 1.0, 0.0, row["norm"], color="blue"))

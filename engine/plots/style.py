@@ -1,4 +1,4 @@
-"""One style for every figure: readable in print, told apart by colour-blind readers. Knows matplotlib and files."""
+"""Style, save and show figures, readable in print and by color-blind readers."""
 
 import io
 import warnings
@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from engine.errors import Remedy, RequestError, StoreError
 from engine.inputs import user_path
 
-# Okabe and Ito's palette: told apart by colour-blind readers, and in grey by its lightness.
+# Palette of Okabe and Ito: distinct for color-blind readers, and by lightness in grayscale.
 BLUE, ORANGE, GREEN, PURPLE, GREY, INK = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#8c8c8c", "#222222"
 BAND = "#dddddd"
 STYLE: dict[Any, Any] = {
@@ -33,22 +33,25 @@ _FORMATS = (".png", ".svg", ".pdf")
 
 
 def save_figure(draw: Callable[[], Figure], path: str | Path, *, title: str = "", dpi: int = 200) -> Path:
-    """Draw a figure into a file; the suffix says the format.
+    """Draw a figure and save it atomically; the suffix sets the format.
 
     Args:
-        draw: Makes the figure.
-        path: Where to; `.png`, `.svg` or `.pdf`.
-        title: Kept inside the file, where it survives the file being renamed.
-        dpi: Dots per inch of a PNG.
+        draw: Returns the figure.
+        path: File to write, ending in `.png`, `.svg` or `.pdf`. Missing parent folders are created.
+        title: Title stored in the metadata of the file, so that it survives a rename.
+        dpi: Resolution of a PNG, in dots per inch.
+
+    Returns:
+        Path of the file.
 
     Raises:
-        RequestError: Another suffix.
-        StoreError: The file cannot be written; what was there before is still there.
+        RequestError: The suffix is not supported.
+        StoreError: The file cannot be written. An existing file stays unchanged.
     """
     target = user_path(path)
     if target.suffix.lower() not in _FORMATS:
         raise RequestError(
-            f"{target.name!r} says no picture format", expected=f"a name ending in {', '.join(_FORMATS)}"
+            f"{target.name!r} has no supported image format", expected=f"a name ending in {', '.join(_FORMATS)}"
         )
     with mpl.rc_context(STYLE), _without_warnings():
         figure = draw()
@@ -67,13 +70,13 @@ def save_figure(draw: Callable[[], Figure], path: str | Path, *, title: str = ""
 
 
 def show_figure(draw: Callable[..., Figure]) -> None:
-    """Open a window with a figure and wait until it is closed.
+    """Show a figure in a window and wait until the window is closed.
 
     Args:
-        draw: Draws into the `figure` it is given.
+        draw: Draws into the figure passed as `figure`.
 
     Raises:
-        RequestError: There is no display.
+        RequestError: No display is available.
     """
     import matplotlib.pyplot as plt
 
@@ -86,30 +89,30 @@ def show_figure(draw: Callable[..., Figure]) -> None:
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Signs that the font lacks are drawn as boxes; saying so for each of them helps nobody."""
+    """Silence matplotlib's warning for each glyph that it draws as a box."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
 def head(figure: Figure, title: str, subtitle: str) -> None:
-    """Write what is shown above a figure, as it is spelt."""
+    """Write the title and subtitle of a figure literally, without math markup."""
     figure.suptitle(f"{title}\n{subtitle}", x=0.01, ha="left", fontsize=9, parse_math=False)
 
 
 def label_layers(axes: Axes, title: str, axis: str = "layer") -> None:
-    """Title a panel whose x axis is the layer."""
+    """Set the title and the integer layer axis of a panel."""
     axes.set_title(title)
     axes.set_xlabel(axis)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def render_png(draw: Callable[[], Figure], *, dpi: int = 110) -> bytes:
-    """Draw a figure as a PNG in memory.
+    """Render a figure to PNG bytes.
 
     Args:
-        draw: Makes the figure.
-        dpi: Dots per inch.
+        draw: Returns the figure.
+        dpi: Resolution in dots per inch.
     """
     out = io.BytesIO()
     with mpl.rc_context(STYLE), _without_warnings():

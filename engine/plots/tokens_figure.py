@@ -1,4 +1,4 @@
-"""Draw a reading as a heat map, layers by tokens. Knows matplotlib; imported only to draw."""
+"""Draw a reading as a heat map of layers by tokens."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ from engine.plots.style import BLUE, INK, ORANGE, head
 from engine.plots.tokens_text import MOST_SPREADS, readable_token, stand_out
 from engine.records.files import TokenReading
 
-_MAP = LinearSegmentedColormap.from_list("sides", [BLUE, "#f2f2f2", ORANGE])
+_MAP = LinearSegmentedColormap.from_list("classes", [BLUE, "#f2f2f2", ORANGE])
 _MOST_LABELS = 80
 _LONGEST_LABEL = 16
 
 
 def draw_tokens(reading: TokenReading, figure: Figure | None = None) -> Figure:
-    """Draw which tokens stand out towards which side, at every layer.
+    """Draw the robust z-score of every token at every layer.
 
-    The colour is how far a token lies from the median of its layer, see `stand_out`; the text and the JSON give values
-    in class gaps.
+    Colors show z-scores within each layer (see `stand_out`). The text and the JSON instead give projections scaled to 0
+    at the mean of the negative class and 1 at that of the positive class.
 
     Args:
-        reading: From `read_text`.
-        figure: Drawn into if given, for a window.
+        reading: Reading from `read_text`.
+        figure: Figure to draw into, for example that of a window; a new one by default.
+
+    Returns:
+        The figure.
     """
     tokens, layers = reading["tokens"], reading["layers"]
     width = min(max(4.0, 1.6 + 0.16 * len(tokens)), 14.0)
     height = max(2.2, 1.6 + 0.09 * len(layers))
     drawn = figure or Figure(figsize=(width, height), layout="constrained")
-    title = f"{reading['concept'] or 'pairs of your own'} ({reading['method']})"
-    head(drawn, title, "tokens that stand out within their layer")
+    title = f"{reading['concept'] or 'custom pairs'} ({reading['method']})"
+    head(drawn, title, "token projections, standardized within each layer")
     axes = drawn.subplots()
     image = axes.imshow(
         [stand_out(reading["values"][layer]) for layer in layers],
@@ -51,5 +54,5 @@ def draw_tokens(reading: TokenReading, figure: Figure | None = None) -> Figure:
         row = layers.index(reading["leading"])
         axes.axhspan(row - 0.5, row + 0.5, fill=False, edgecolor=INK, linewidth=0.8)
     bar = drawn.colorbar(image, ax=axes, extend="both", shrink=0.8, ticks=[-MOST_SPREADS, 0, MOST_SPREADS])
-    bar.set_label("spreads from the median\nnegative side    positive side", fontsize=6)
+    bar.set_label("robust z-score within the layer\nnegative class    positive class", fontsize=6)
     return drawn

@@ -1,4 +1,4 @@
-"""How far each token of a text stands out within its layer. Knows numbers alone; the unit of every heat map."""
+"""Standardize token projections for heat maps and render a reading as text."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -12,18 +12,22 @@ from engine.records.files import TokenReading
 
 _NORMAL = 1.4826  # the standard deviation of a normal distribution over its median absolute deviation
 MOST_SPREADS = 3.0
-"""Where the colours of a heat map end."""
+"""Absolute z-score at which the color scale of a heat map ends."""
 
 
 def stand_out(values: Sequence[float]) -> list[float]:
-    """How far each token lies from the median of a layer, in spreads of its tokens; the first token counts for neither.
+    """Compute the robust z-score of each token's projection within a layer.
 
-    A spread is the median absolute deviation, scaled to the standard deviation of a normal distribution. Values in
-    class gaps would show one colour a layer: early layers have hardly a gap, and in most layers all tokens of running
-    text lie to one side of the tokens that the direction was read at.
+    The z-score is the distance from the median, divided by the median absolute deviation scaled to the standard
+    deviation of a normal distribution. The first token is excluded from both: it is an outlier in many models. Raw
+    projections would show one color per layer: in early layers the class means hardly differ, and in most layers all
+    tokens of running text project to one side of the positions that the direction was extracted from.
 
     Args:
-        values: One a token.
+        values: Projection of each token, `(tokens,)`.
+
+    Returns:
+        One z-score per token; all 0 if the tokens have no spread.
     """
     others = values[1:] or values
     middle = median(others)
@@ -32,8 +36,8 @@ def stand_out(values: Sequence[float]) -> list[float]:
 
 
 _BAR = 31
-_LOWEST, _HIGHEST = -1.0, 2.0  # what the scale shows; beyond it an arrow
-# From blue through grey to orange, told apart by colour-blind readers; each with ink that can be read on it.
+_LOWEST, _HIGHEST = -1.0, 2.0  # range of the scale; arrows mark values outside it
+# Blue to gray to orange is safe for color-blind readers; each background has a text color with enough contrast.
 _SHADES = (
     ("#0072B2", "#ffffff"),
     ("#6cb4dc", "#000000"),
@@ -44,62 +48,62 @@ _SHADES = (
 
 
 def tokens_as_text(reading: TokenReading, *, layer: int | None = None, most: int = 60) -> RenderableType:
-    """The text in colours, and its tokens one a line with their value.
+    """Render the text colored by projection, then one line per token with its value.
 
     Args:
-        reading: From `read_text`.
-        layer: Which layer; the leading one unless given.
-        most: Most tokens listed one a line.
+        reading: Reading from `read_text`.
+        layer: Layer to show; the leading one by default.
+        most: Maximum number of tokens to list.
+
+    Returns:
+        A rich renderable.
     """
     shown = reading["leading"] if layer is None else layer
     values = reading["values"][shown]
     parts: list[RenderableType] = [
-        Text(f"{reading['concept'] or 'pairs of your own'}, layer {shown}, {reading['method']}", style="bold"),
-        Text("0: mean of the negative prompts, 1: mean of the positive prompts", style="dim"),
-        _coloured(reading["tokens"], values),
+        Text(f"{reading['concept'] or 'custom pairs'}, layer {shown}, {reading['method']}", style="bold"),
+        Text("0: mean of the negative class, 1: mean of the positive class", style="dim"),
+        _colored(reading["tokens"], values),
         _listed(reading["tokens"][:most], values[:most]),
     ]
     if len(values) > most:
-        parts.append(Text(f"and {len(values) - most} more tokens (all of them with --json)", style="dim"))
+        parts.append(Text(f"and {len(values) - most} more tokens (--json lists all)", style="dim"))
     parts += [Text(f"warning: {warning}", style="yellow") for warning in reading["warnings"]]
     return Group(*parts)
 
 
 def readable_token(token: str) -> str:
-    """A token as people write it: the vocabulary's signs for space and line break replaced.
+    """Replace the vocabulary's space and newline markers with readable characters.
+
+    Non-printable characters become `�`.
 
     Example:
         >>> readable_token("Ġtrue"), readable_token("Ċ")
         (' true', '⏎')
     """
     text = token.replace("Ġ", " ").replace("▁", " ").replace("Ċ", "⏎").replace("\n", "⏎")
-    return "".join(sign if sign.isprintable() else "�" for sign in text)  # no token may steer a terminal
+    # Keep escape codes in a token from reaching the terminal.
+    return "".join(sign if sign.isprintable() else "�" for sign in text)
 
 
 def describe_token(reading: TokenReading, token: int, layer: int) -> str:
-    """One token at one layer, in words.
+    """Describe the projection and the z-score of one token at one layer.
 
     Args:
-        reading: From `read_text`.
-        token: Its number.
-        layer: A layer that was read.
+        reading: Reading from `read_text`.
+        token: Index of the token, from 0.
+        layer: One of the layers that were read.
     """
     value = reading["values"][layer][token]
-    spreads = stand_out(reading["values"][layer])[token]
-    side = "positive" if spreads > 0 else "negative"
-    stands = (
-        f"{abs(spreads):.1f} spreads to the {side} side of this text's median"
-        if abs(spreads) >= 0.05  # less is written as 0.0
-        else "at this text's median"
-    )
-    first = "; the first token is extreme in many models and says nothing" if token == 0 else ""
+    z_score = round(stand_out(reading["values"][layer])[token], 1) + 0.0  # avoids "-0.0"
+    first = "; the first token is an outlier in many models, ignore it" if token == 0 else ""
     return (
         f"token {token} {readable_token(reading['tokens'][token])!r} at layer {layer}: {value:+.2f}"
-        f" (0 negative mean, 1 positive mean), {stands}{first}"
+        f" (0: negative class mean, 1: positive class mean), robust z-score {z_score:+.1f} within the layer{first}"
     )
 
 
-def _coloured(tokens: list[str], values: list[float]) -> Text:
+def _colored(tokens: list[str], values: list[float]) -> Text:
     text = Text()
     for token, value in zip(tokens, values, strict=True):
         text.append(readable_token(token), style=_style(value))

@@ -1,4 +1,4 @@
-"""Numbers as text that stays narrow however large they are."""
+"""Format numbers for narrow columns and describe a ranking in sentences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from engine.records.results import RankedLayer, Ranking, SideSummary
 
 
 def score_in_words(value: float) -> str:
-    """A score to two decimals, fewer where it is large: at most six characters up to 100,000.
+    """Format a score in at most six characters.
+
+    Two decimals below 10, fewer above, exponent notation from 100,000.
 
     Example:
         >>> [score_in_words(value) for value in (0.1234, -12.34, 1234.5)]
@@ -23,7 +25,9 @@ def score_in_words(value: float) -> str:
 
 
 def norm_in_words(value: float) -> str:
-    """A norm to three decimals, fewer where it is large: at most eight characters.
+    """Format a norm in at most eight characters.
+
+    Three decimals below 1000, one below 100,000, exponent notation above.
 
     Example:
         >>> [norm_in_words(value) for value in (0.0421, 33.96, 12345.6, 1.5e9)]
@@ -39,13 +43,13 @@ SIGNIFICANT = 0.05
 
 
 def describe_findings(record: CaptureRecord) -> list[str]:
-    """Which layer leads and how surely, what is tied with it, where the raw norm would have led, and confounds.
+    """Describe the best layer, its ties, the raw-norm ranking and the baselines.
 
     Args:
-        record: The JSON of a capture.
+        record: JSON record of a capture.
 
     Returns:
-        Sentences; none for a capture without a ranking.
+        One string per finding; empty if the capture has no ranking.
     """
     ranking = record["ranking"]
     if ranking is None:
@@ -54,12 +58,12 @@ def describe_findings(record: CaptureRecord) -> list[str]:
 
 
 def p_in_words(p_value: float) -> str:
-    """A p-value to three decimals, as `0.031`; below one in a thousand as `<0.001`."""
+    """Format a p-value to three decimals, as `0.031`; below 0.001 as `<0.001`."""
     return f"{p_value:.3f}" if p_value >= 0.001 else "<0.001"
 
 
 def layers_in_words(layers: Sequence[int]) -> str:
-    """Layer numbers with runs drawn together.
+    """Format layer numbers, consecutive layers as ranges.
 
     Example:
         >>> layers_in_words([17, 15, 16, 21])
@@ -76,61 +80,82 @@ def layers_in_words(layers: Sequence[int]) -> str:
 
 def _leader(ranking: Ranking) -> str:
     best = ranking["layers"][0]
-    interval = f"{best['low']:.2f} to {best['high']:.2f}"
-    score = f"d' {best['d_prime']:.2f} ({interval}), {left_out_in_words(best['left_out'])} left out"
+    score = (
+        f"held-out d' {best['d_prime']:.2f} (95% interval {best['low']:.2f} to {best['high']:.2f},"
+        f" {left_out_in_words(best['left_out'])})"
+    )
     if best["p_value"] <= SIGNIFICANT:
-        floor = ", the least that so few groups can show" if best["p_value"] <= ranking["smallest_p"] * 1.001 else ""
-        return f"Layer {best['layer']} leads: {score}. {_shuffled(ranking)} {_p(best['p_value'])}{floor}."
+        floor = ", the smallest possible with so few groups" if best["p_value"] <= ranking["smallest_p"] * 1.001 else ""
+        return f"Layer {best['layer']} leads with {score}. Permutation {_p(ranking, best['p_value'])}{floor}."
     found = [row["layer"] for row in ranking["layers"] if row["p_value"] <= SIGNIFICANT]
     if found:
         return (
-            f"Layer {best['layer']} scores highest ({score}) but is not shown to separate the sides."
-            f" {_shuffled(ranking)} {_p(best['p_value'])}. Shown to, with p of {SIGNIFICANT} at most: layers"
-            f" {layers_in_words(found)}."
+            f"Layer {best['layer']} scores highest with {score}, but does not separate the classes significantly:"
+            f" permutation {_p(ranking, best['p_value'])}. Layers with p <= {SIGNIFICANT}: {layers_in_words(found)}."
         )
     floor = ""
     if ranking["smallest_p"] > SIGNIFICANT:
-        floor = f" So few groups cannot show less than {_p(ranking['smallest_p'])}."
+        floor = f" With so few groups, p cannot fall below {p_in_words(ranking['smallest_p'])}."
     lowest = min(row["p_value"] for row in ranking["layers"])
-    return f"No layer is shown to separate the sides on left-out prompts. {_shuffled(ranking)} {_p(lowest)}.{floor}"
+    return (
+        "No layer separates the classes significantly on held-out prompts: smallest permutation"
+        f" {_p(ranking, lowest)}.{floor}"
+    )
 
 
-def _shuffled(ranking: Ranking) -> str:
-    """What the p-value is about: the start of a sentence."""
-    *first, last = (f"{factor}s".replace("ss", "s") for factor in ranking["tested"])
-    return f"Shuffling the labels of {' and '.join([', '.join(first), last]) if first else last} does as well with"
-
-
-def _p(p_value: float) -> str:
+def _p(ranking: Ranking, p_value: float) -> str:
+    """Name a p-value and its permuted factors; they can differ from the held-out one."""
     words = p_in_words(p_value)
-    return f"p < {words[1:]}" if words.startswith("<") else f"p = {words}"
+    relation = f"p < {words[1:]}" if words.startswith("<") else f"p = {words}"
+    *first, last = (factor.removesuffix("s") for factor in ranking["tested"])
+    factors = f"{', '.join(first)} and {last}" if first else last
+    return f"{relation} (labels permuted by {factors})"
 
 
 def left_out_in_words(factor: str) -> str:
-    """What is left out at a time: `a persona`, or `a fifth of the pairs` where nothing is known of them."""
-    return "a fifth of the pairs" if factor == "pairs" else f"a {factor}"
+    """Name the cross-validation scheme of a held-out factor.
+
+    Args:
+        factor: `persona`, `template` or `topic`; `pairs` for pairs without factors, which are held out in five folds.
+
+    Example:
+        >>> left_out_in_words("persona"), left_out_in_words("pairs")
+        ('leave-one-persona-out', '5-fold over pairs')
+    """
+    return "5-fold over pairs" if factor == "pairs" else f"leave-one-{factor}-out"
+
+
+def misordered_in_words(wrong: int, pairs: int) -> str:
+    """Count the misordered pairs.
+
+    Example:
+        >>> misordered_in_words(13, 72), misordered_in_words(1, 72)
+        ('13 of 72 held-out pairs are misordered', '1 of 72 held-out pairs is misordered')
+    """
+    return f"{wrong} of {pairs} held-out pairs {'is' if wrong == 1 else 'are'} misordered"
 
 
 def _ties(ranking: Ranking) -> str:
     best, *others = ranking["layers"]
     tied = [row["layer"] for row in others if row["tied"]]
     if not others:
-        return "It is the only layer captured."
+        return "It is the only captured layer."
     if len(tied) == len(others):
-        return f"No layer can be told apart from layer {best['layer']}, the first by score."
+        rest = "The other layer is" if len(others) == 1 else f"All {len(others)} other layers are"
+        return f"{rest} tied with layer {best['layer']} at 95%."
     if not tied:
         return f"Layer {best['layer']} is ahead of every other layer at 95%."
     behind = len(others) - len(tied)
-    rest = "the one other layer" if behind == 1 else f"the other {behind}"
-    return f"Tied with layer {best['layer']} at 95%: {layers_in_words(tied)}. Behind it: {rest}."
+    rest = "The remaining layer scores" if behind == 1 else f"The remaining {behind} layers score"
+    return f"Tied with layer {best['layer']} at 95%: {layers_in_words(tied)}. {rest} lower."
 
 
 def _raw_norm(record: CaptureRecord, ranking: Ranking) -> str:
-    loudest = max(record["statistics"], key=lambda row: row["diff_norm"] or 0.0)["layer"]
-    place = next(row["rank"] for row in ranking["layers"] if row["layer"] == loudest)
-    if place == 1:
-        return f"The raw difference norm is largest at layer {loudest} as well."
-    return f"The raw difference norm, which grows with depth, would have led to layer {loudest}: place {place} here."
+    largest = max(record["statistics"], key=lambda row: row["diff_norm"] or 0.0)["layer"]
+    rank = next(row["rank"] for row in ranking["layers"] if row["layer"] == largest)
+    if rank == 1:
+        return f"The raw difference norm is also largest at layer {largest}."
+    return f"The raw difference norm, which grows with depth, would have picked layer {largest} (rank {rank} here)."
 
 
 def _confounds(record: CaptureRecord) -> list[str]:
@@ -139,30 +164,30 @@ def _confounds(record: CaptureRecord) -> list[str]:
         return []
     found = ", ".join(f"{check['what']} {check['auroc']:.2f}" for check in report["checks"])
     best = record["ranking"]["layers"][0]["auroc"] if record["ranking"] else 0.5
-    return [f"Told apart without the model (held-out AUROC; 0.5 is nothing; the best layer has {best:.2f}): {found}."]
+    return [f"Baselines without the model (held-out AUROC; chance 0.50, best layer {best:.2f}): {found}."]
 
 
 def describe_order(record: CaptureRecord, layer: int, other: int) -> list[str]:
-    """Why one of two layers is ranked above the other, and whether the data can tell them apart at all.
+    """Explain the order of two layers and whether they differ significantly.
 
     Args:
-        record: The JSON of a contrast with a ranking.
-        layer: One layer.
-        other: Another.
+        record: JSON record of a contrast with a ranking.
+        layer: First layer.
+        other: Second layer.
 
     Returns:
-        Sentences: the scores with the interval of their difference, what each kind of prompt left out gives, the pairs
-        that point the wrong way, and what the raw norm would have said.
+        Sentences on the difference in score with its 95% interval, the scores by held-out factor, the misordered
+        pairs, and the raw difference norm.
 
     Raises:
-        RequestError: There is no ranking, or a layer is not in it.
+        RequestError: The record has no ranking, a layer is not ranked, or both layers are the same.
     """
     ranking = record["ranking"]
     rows = {row["layer"]: row for row in ranking["layers"]} if ranking else {}
     if ranking is None or layer not in rows or other not in rows or layer == other:
         raise RequestError(
             f"layers {layer} and {other} of {record['name']!r} cannot be compared",
-            expected=f"two of the layers that are ranked: {', '.join(map(str, sorted(rows))) or 'there are none'}",
+            expected=f"two different ranked layers ({', '.join(map(str, sorted(rows))) or 'there are none'})",
         )
     above, below = sorted((rows[layer], rows[other]), key=lambda row: row["rank"])
     return [
@@ -174,7 +199,7 @@ def describe_order(record: CaptureRecord, layer: int, other: int) -> list[str]:
 
 
 def margin_between(ranking: Ranking, layer: int, other: int) -> float:
-    """How far the 95% interval of the difference between two layers' scores reaches to each side of what was found."""
+    """Half-width of the 95% interval of the difference in d' between two layers."""
     numbers = sorted(row["layer"] for row in ranking["layers"])
     first, second = sorted((numbers.index(layer), numbers.index(other)))
     return ranking["margins"][first][second - first - 1]
@@ -184,25 +209,25 @@ def _scores(above: RankedLayer, below: RankedLayer, margin: float) -> str:
     gap = above["d_prime"] - below["d_prime"]
     low, high = gap - margin, gap + margin
     verdict = (
-        f"layer {above['layer']} separates the sides better, beyond what other prompts would change"
+        f"layer {above['layer']} separates the classes significantly better"
         if low > 0
-        else "the data cannot tell which of the two is better, only which scored higher"
+        else "the data do not show which layer is better"
     )
     return (
-        f"Layer {above['layer']} is ranked {above['rank']} (d' {above['d_prime']:.2f}) and layer {below['layer']} is"
-        f" ranked {below['rank']} ({below['d_prime']:.2f}): {gap:.2f} apart, 95% interval {low:.2f} to {high:.2f}, so"
-        f" {verdict}."
+        f"Layer {above['layer']} has rank {above['rank']} (d' {above['d_prime']:.2f}) and layer {below['layer']} has"
+        f" rank {below['rank']} (d' {below['d_prime']:.2f}). The difference is {gap:.2f} (95% interval {low:.2f} to"
+        f" {high:.2f}): {verdict}."
     )
 
 
 def _left_out(above: RankedLayer, below: RankedLayer) -> str:
     parts = [
-        f"{left_out_in_words(factor)} left out {score['d_prime']:.2f} and {below['by_factor'][factor]['d_prime']:.2f}"
+        f"{left_out_in_words(factor)} {score['d_prime']:.2f} and {below['by_factor'][factor]['d_prime']:.2f}"
         for factor, score in above["by_factor"].items()
         if factor in below["by_factor"]
     ]
-    counted = "; the lowest is what counts" if len(parts) > 1 else ""
-    return f"d' at layers {above['layer']} and {below['layer']}: {', '.join(parts)}{counted}."
+    counted = "; a layer's score is its lowest" if len(parts) > 1 else ""
+    return f"Held-out d' at layers {above['layer']} and {below['layer']}: {', '.join(parts)}{counted}."
 
 
 def _wrong_pairs(record: CaptureRecord, above: RankedLayer, below: RankedLayer) -> list[str]:
@@ -211,7 +236,7 @@ def _wrong_pairs(record: CaptureRecord, above: RankedLayer, below: RankedLayer) 
         return []
     one, other = sides[above["layer"]], sides[below["layer"]]
     counts = (
-        f"{one['wrong_total']} of {record['num_pairs']} left-out pairs point the wrong way at layer {above['layer']},"
+        f"{misordered_in_words(one['wrong_total'], record['num_pairs'])} at layer {above['layer']},"
         f" {other['wrong_total']} at layer {below['layer']}"
     )
     if _cut(one) or _cut(other):
@@ -224,15 +249,15 @@ def _wrong_pairs(record: CaptureRecord, above: RankedLayer, below: RankedLayer) 
 
 
 def _cut(summary: SideSummary) -> bool:
-    """Whether only some of the pairs that point the wrong way are named."""
+    """Whether the record names only some of the misordered pairs."""
     return len(summary["wrong"]) < summary["wrong_total"]
 
 
 def _norms(record: CaptureRecord, above: int, below: int) -> str:
     rows = {row["layer"]: row for row in record["statistics"]}
     one, other = rows[above]["diff_norm"] or 0.0, rows[below]["diff_norm"] or 0.0
-    said = "would have put it first as well" if one >= other else f"would have put layer {below} first"
+    order = f"would also rank layer {above} first" if one >= other else f"would rank layer {below} first"
     return (
-        f"The raw difference norm, {norm_in_words(one)} and {norm_in_words(other)}, {said}; it grows with depth"
-        " whatever the concept."
+        f"The raw difference norm ({norm_in_words(one)} and {norm_in_words(other)}) {order}; it grows with depth for"
+        " any concept."
     )

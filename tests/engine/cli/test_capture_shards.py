@@ -58,7 +58,7 @@ def test_pairs_and_concepts_go_into_shards_when_told(layerscope: Program, tiny_f
         ranked = layerscope("rank", name)
         assert ranked.returncode == 0, ranked.stderr
         shown = layerscope("visualize", f"activations/{name}", "--layer", "2", "--no-plot")
-        assert "point the wrong way" in shown.stdout
+        assert "held-out pairs are misordered" in shown.stdout
 
 
 def test_what_was_begun_in_shards_goes_on_in_shards_without_being_told(layerscope: Program, tiny_folder: Path) -> None:

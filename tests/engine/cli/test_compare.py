@@ -63,7 +63,7 @@ def test_two_concepts_on_one_model(layerscope: Program) -> None:
         numbers = [str(row["layer"]), f"{row['cosine']:+.2f}", f"±{row['chance']:.2f}", f"{row['ceiling']:.2f}"]
         assert line.split()[:4] == numbers
         assert line.count("●") == 1
-    assert "The directions of loudness and warmth" in result.stdout
+    assert "The cosine of the loudness and warmth directions" in result.stdout
 
 
 def test_it_is_what_the_engine_says(layerscope: Program, contrasts: Path) -> None:
@@ -120,8 +120,8 @@ def test_one_concept_on_two_models_by_depth(layerscope: Program) -> None:
     assert widest(result.stdout) <= 80
     assert result.stdout.startswith("someone/some-model and someone/large")
     shown = " ".join(result.stdout.split())
-    assert "someone/some-model: layer 1 leads at 50% of the depth (d' 2.00)" in shown
-    assert "someone/large: layer 3 leads at 50% of the depth (d' 2.50)" in shown
+    assert "someone/some-model: layer 1 leads at 50% depth (d' 2.00)" in shown
+    assert "someone/large: layer 3 leads at 50% depth (d' 2.50)" in shown
     assert [line.split()[0] for line in table_lines(result)] == ["25%", "50%", "75%", "100%"]
     document = parsed(layerscope("compare", "some_honesty", "large_honesty", "--json"))
     assert (document["kind"], document["directions"], len(document["depths"])) == ("depth", [], 12)

@@ -80,9 +80,9 @@ def test_below_the_table_is_what_it_comes_to(layerscope: Program, record: Captur
     assert record["ranking"] is not None
     shown = " ".join(layerscope("rank", "some_honesty").stdout.split())
     assert "someone/some-model, 72 pairs, positions: last" in shown
-    assert "Layer 17 leads: d' 1.50 (1.00 to 2.00)" in shown
-    assert "Tied with layer 17 at 95%: 16, 18. Behind it: the other 27." in shown
-    assert "would have led to layer 29" in shown
+    assert "Layer 17 leads with held-out d' 1.50 (95% interval 1.00 to 2.00, leave-one-persona-out)" in shown
+    assert "Tied with layer 17 at 95%: 16, 18. The remaining 27 layers score lower." in shown
+    assert "would have picked layer 29" in shown
     assert "warning: 3 templates are few" in shown
 
 

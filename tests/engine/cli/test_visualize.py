@@ -31,8 +31,8 @@ def test_the_text_shows_the_ranking_of_the_record(ranked_run: Run) -> None:
     ranked = sorted(record["ranking"]["layers"], key=lambda row: int(row["layer"]))
     for row, line in zip(ranked, table_rows(result.stdout), strict=True):
         shown = f"{row['layer']} {row['rank']}{'=' if row['tied'] else ''} {row['rank_low']}-{row['rank_high']}"
-        scores = f"{row['d_prime']:.2f} {row['low']:.2f} {row['high']:.2f}"
-        assert line.split()[:6] == f"{shown} {scores}".split()
+        scores = f"{row['d_prime']:.2f} {row['low']:.2f} to {row['high']:.2f}"
+        assert line.split()[:7] == f"{shown} {scores}".split()
         assert line.count("●") == 1
     assert result.stdout == ranked_run.result.stdout  # the capture showed the same
 
@@ -82,7 +82,7 @@ def test_an_svg_is_drawn_with_text_that_can_be_read(layerscope: Program) -> None
     result = layerscope("visualize", "some_honesty", "--output", "honesty.svg", "--quiet")
     assert (result.returncode, result.stderr) == (0, "")
     words = " ".join(svg_words(layerscope.folder / "honesty.svg"))
-    for title in ("honesty", "Held-out d'", "Layers by rank", "Raw norm", "Cosine", "shuffled labels, 95%"):
+    for title in ("honesty", "Held-out d'", "Layers by rank", "Raw difference norm", "Cosine", "permutation null"):
         assert title in words
 
 
@@ -102,10 +102,10 @@ def test_one_layer_shows_where_the_prompts_lie(layerscope: Program, contrasts: P
     data = load_contrast(contrasts / "loudness")
     sides = engine.project_sides(data, 2)
     lines = [line.rstrip() for line in result.stdout.splitlines()]
-    heading, score = f"a {sides['left_out']} left out: d' {sides['d_prime']:.2f}", f"AUROC {sides['auroc']:.3f}"
+    heading, score = f"leave-one-{sides['left_out']}-out: d' {sides['d_prime']:.2f}", f"AUROC {sides['auroc']:.3f}"
     assert lines[:2] == ["loudness, layer 2", f"{heading}, {score}"]
     wrong = wrong_pairs(sides)
-    assert f"{len(wrong)} of 24 pairs point the wrong way." in lines
+    assert f"{len(wrong)} of 24 held-out pairs are misordered." in lines
     named = [f"pair {pair} " for pair in wrong[:5]]
     assert [line.strip().partition("(")[0] for line in lines if line.startswith("  pair")] == named
     by_path = layerscope("visualize", "activations/loudness.pt", "--layer", "2", "--no-plot")
@@ -117,8 +117,8 @@ def test_one_layer_is_drawn(layerscope: Program) -> None:
     result = layerscope("visualize", "loudness", "--layer", "2", "--output", "sides.svg")
     assert (result.returncode, result.stderr) == (0, "saved sides.svg\n")
     words = svg_words(layerscope.folder / "sides.svg")
-    assert {"loudness", "positive", "negative", "pair"} <= set(words)
-    assert any(word.startswith("layer 2, a ") for word in words)
+    assert {"loudness", "positive class", "negative class", "pair"} <= set(words)
+    assert any(word.startswith("layer 2, leave-one-") for word in words)
     png = layerscope("visualize", "loudness", "--layer", "2", "--output", "sides.png", "--quiet")
     assert (png.returncode, png.stderr, png.stdout) == (0, "", result.stdout)
     assert matplotlib.image.imread(layerscope.folder / "sides.png").shape[1] > 1000

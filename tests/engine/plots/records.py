@@ -1,4 +1,4 @@
-"""Made-up records of captures: what the JSON files hold, without files."""
+"""Synthetic JSON records of captures."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -7,14 +7,14 @@ from engine.records.files import CaptureRecord
 from engine.records.results import Confound, ConfoundReport, LayerRow, RankedLayer, Ranking, Separation
 from tests.engine.stats.captures import provenance
 
-# Not in the order of the layers, and largest neither first nor last.
+# Not monotonic, and the largest is neither first nor last.
 RELATIVE_NORMS = [0.02, 0.11, 0.05, 0.08]
 D_PRIMES = [0.4, 2.0, 1.7, -0.2]
 TOO_FEW = "2 pairs are too few to rank layers by"
 
 
 def contrast_rows(relative_norms: Sequence[float] = RELATIVE_NORMS, scale: float = 1.0) -> list[LayerRow]:
-    """Rows of layers 0, 1, ... of a contrast; `scale` is the size of the states."""
+    """Rows of a contrast for layers 0, 1, ...; `scale` multiplies the states."""
     return [
         LayerRow(
             layer=layer,
@@ -31,7 +31,7 @@ def contrast_rows(relative_norms: Sequence[float] = RELATIVE_NORMS, scale: float
 
 
 def prompt_rows(num_layers: int = 4, scale: float = 1.0) -> list[LayerRow]:
-    """Rows of layers 0, 1, ... of a prompt."""
+    """Rows of a prompt capture for layers 0, 1, ..."""
     rows = contrast_rows([0.0] * num_layers, scale)
     for row in rows:
         row["diff_norm"] = row["relative_norm"] = row["cosine_sim"] = row["pair_cosine"] = None
@@ -46,10 +46,10 @@ def ranking_of(
     half: float = 0.5,
     **changes: Any,
 ) -> Ranking:
-    """A ranking of layers 0, 1, ... by their d', its other fields changed as told.
+    """A ranking of layers 0, 1, ... by d'; `changes` replaces other fields.
 
-    Intervals reach `half` to both sides, shuffled labels score -0.25 to 0.25, and every p-value is 0.004 unless told;
-    AUROC rises with d' and the share of pairs that point the wrong way falls. The best is tied with those named.
+    Intervals have half-width `half`, the permutation null spans -0.25 to 0.25, and p-values default to 0.004. AUROC
+    rises with d', and the share of misordered pairs falls. The layers in `tied` are tied with the best.
     """
     order = sorted(range(len(d_primes)), key=lambda layer: -d_primes[layer])
     open_to = {order[0], *tied}
@@ -88,11 +88,11 @@ def ranking_of(
         seed=0,
         warnings=[],
     )
-    return made | changes  # type: ignore[return-value]  # a TypedDict loses its type when merged with a plain one
+    return made | changes  # type: ignore[return-value]  # merging with a plain dict loses the TypedDict
 
 
 def confounds_of(auroc: float = 0.5, warnings: Sequence[str] = ()) -> ConfoundReport:
-    """What was looked at beside the states; the length of prompts tells the sides apart as well as told."""
+    """Two baselines; prompt length separates the classes with the given AUROC."""
     return ConfoundReport(
         checks=[
             Confound(
@@ -111,7 +111,7 @@ def contrast_record(
     num_pairs: int = 72,
     confounds: ConfoundReport | None = None,
 ) -> CaptureRecord:
-    """The record of a contrast: ranked, by default as `ranking_of` has it; its rows have as many layers."""
+    """Record of a contrast, ranked by `ranking_of()` unless given."""
     ranking = ranking_of() if ranking is None else ranking
     rows = contrast_rows([0.1] * len(ranking["layers"])) if rows is None else rows
     return CaptureRecord(
@@ -140,7 +140,7 @@ def contrast_record(
 def unranked_record(
     rows: list[LayerRow] | None = None, reason: str = TOO_FEW, num_pairs: int = 2, concept: str | None = "honesty"
 ) -> CaptureRecord:
-    """The record of a contrast in which nothing could be held out."""
+    """Record of a contrast without a ranking."""
     record = contrast_record(contrast_rows() if rows is None else rows, concept=concept, num_pairs=num_pairs)
     record["ranking"], record["unranked"] = None, reason
     record["confounds"] = ConfoundReport(checks=[], warnings=[])
@@ -148,7 +148,7 @@ def unranked_record(
 
 
 def prompt_record(rows: list[LayerRow] | None = None, num_prompts: int = 1) -> CaptureRecord:
-    """The record of prompts."""
+    """Record of a prompt capture."""
     record = unranked_record(prompt_rows() if rows is None else rows, reason="", num_pairs=0, concept=None)
     record["name"], record["kind"], record["confounds"] = "some_prompt", "prompt", None
     record["data"]["name"] = "some_prompt.pt"

@@ -1,4 +1,4 @@
-"""Made-up results of statistics: comparisons, projections and readings, as the statistics return them."""
+"""Synthetic comparisons, projections and readings."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 from engine.records.files import TokenReading
 from engine.records.results import ComparedLayer, Comparison, DepthRow, SideProjections
 
-# Layer, cosine, what random directions stay within, what two halves reach: both ends, beyond chance and within it.
+# Layer, cosine, random 95%, split-half: both extremes, one within the random range and one outside it.
 COSINES = [(0, 1.0, 0.1, 0.9), (1, -1.0, 0.5, 0.8), (2, 0.05, 0.2, 0.95), (3, -0.3, 0.25, 0.7)]
 FEW, MANY = "small_honesty", "large_honesty"
 
 
 def compared_directions(rows: Sequence[tuple[int, float, float, float]] = COSINES, **changes: Any) -> Comparison:
-    """Two concepts on one model."""
+    """Comparison of two concepts on one model."""
     made = Comparison(
         kind="directions",
         names=("some_honesty", "some_empathy"),
@@ -24,11 +24,11 @@ def compared_directions(rows: Sequence[tuple[int, float, float, float]] = COSINE
         depths=[],
         warnings=[],
     )
-    return made | changes  # type: ignore[return-value]  # a TypedDict loses its type when merged with a plain one
+    return made | changes  # type: ignore[return-value]  # merging with a plain dict loses the TypedDict
 
 
 def depth_rows(name: str, d_primes: Sequence[float], tied: Sequence[int]) -> list[DepthRow]:
-    """Layers 0, 1, ... of a model that has no others; intervals reach 0.5 below and 1 above."""
+    """All layers of a model; intervals reach 0.5 below and 1 above the score."""
     return [
         DepthRow(
             capture=name,
@@ -46,7 +46,10 @@ def depth_rows(name: str, d_primes: Sequence[float], tied: Sequence[int]) -> lis
 def compared_depths(
     few: Sequence[float] = (0.5, 1.25, -0.5), many: Sequence[float] = (0.0, 0.5, 1.0, 2.0, 1.5, 0.25), **changes: Any
 ) -> Comparison:
-    """One concept on a model of three layers and on one of six; in the one 0 and 1 are tied, in the other 3 and 4."""
+    """One concept on models of three and six layers.
+
+    Layers 0 and 1 of the first model and layers 3 and 4 of the second are tied.
+    """
     made = Comparison(
         kind="depth",
         names=(FEW, MANY),
@@ -73,7 +76,7 @@ def sides_of(positive: Sequence[float], negative: Sequence[float], left_out: str
 
 
 def reading_of(tokens: Sequence[str], *values: Sequence[float], **changes: Any) -> TokenReading:
-    """A text read at layers 3, 7, 11, ... as far as there are values; the second of them leads, or the only one."""
+    """A reading at layers 3, 7, 11, ...; the second leads, or the only one."""
     layers = [3 + 4 * place for place in range(len(values))]
     made = TokenReading(
         prompt="made up",

@@ -1,4 +1,4 @@
-"""Where the two sides lie, as a picture: every prompt counted, every pair a line."""
+"""The figure of both classes: histograms of all prompts, a line per pair."""
 
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,11 @@ from tests.engine.plots.pictures import svg_words
 from tests.engine.plots.results import sides_of
 
 POSITIVE = [2.0, 1.0, 1.1, 0.5, -0.5, 0.25]
-NEGATIVE = [-2.0, -1.0, -1.2, 0.75, 1.5, -0.25]  # pairs 3 and 4 point the wrong way
+NEGATIVE = [-2.0, -1.0, -1.2, 0.75, 1.5, -0.25]  # pairs 3 and 4 are misordered
 
 
 def bars(axes: Axes) -> dict[str, list[Rectangle]]:
-    """The columns of each side, by the name that the legend gives it."""
+    """Histogram bars of each class by legend label."""
     found: dict[str, list[Rectangle]] = {}
     for container in axes.containers:
         patches = [patch for patch in container.get_children() if isinstance(patch, Rectangle)]
@@ -28,11 +28,11 @@ def bars(axes: Axes) -> dict[str, list[Rectangle]]:
     return found
 
 
-def test_the_columns_count_every_prompt() -> None:
+def test_the_histograms_count_every_prompt() -> None:
     above, _ = draw_sides(sides_of(POSITIVE, NEGATIVE)).axes
     columns = bars(above)
-    assert set(columns) == {"positive", "negative"}
-    for name, values in (("positive", POSITIVE), ("negative", NEGATIVE)):
+    assert set(columns) == {"positive class", "negative class"}
+    for name, values in (("positive class", POSITIVE), ("negative class", NEGATIVE)):
         assert sum(column.get_height() for column in columns[name]) == len(values)
         for column in columns[name]:
             left, right = column.get_x(), column.get_x() + column.get_width()
@@ -41,13 +41,13 @@ def test_the_columns_count_every_prompt() -> None:
             assert column.get_height() == len(inside)
 
 
-def test_a_line_stands_at_the_mean_of_each_side() -> None:
+def test_a_line_marks_the_mean_of_each_class() -> None:
     above, _ = draw_sides(sides_of(POSITIVE, NEGATIVE)).axes
     means = {to_hex(line.get_color()): np.asarray(line.get_xdata()).tolist()[0] for line in above.get_lines()}
     assert sorted(means.values()) == pytest.approx(sorted([np.mean(POSITIVE), np.mean(NEGATIVE)]))
 
 
-def test_every_pair_is_a_line_the_wrong_ones_below_in_another_colour() -> None:
+def test_misordered_pairs_are_at_the_bottom_in_another_color() -> None:
     _, below = draw_sides(sides_of(POSITIVE, NEGATIVE)).axes
     *pairs, negative, positive = below.get_lines()
     ends = [np.asarray(line.get_xdata()).tolist() for line in pairs]
@@ -56,34 +56,34 @@ def test_every_pair_is_a_line_the_wrong_ones_below_in_another_colour() -> None:
     assert gaps == sorted(gaps)
     assert np.asarray(negative.get_xdata()).tolist() == [left for left, _ in ends]
     assert np.asarray(positive.get_xdata()).tolist() == [right for _, right in ends]
-    colours = [to_hex(line.get_color()) for line in pairs]
-    assert len(set(colours[:2])) == len(set(colours[2:])) == 1
-    assert colours[0] != colours[2]
+    colors = [to_hex(line.get_color()) for line in pairs]
+    assert len(set(colors[:2])) == len(set(colors[2:])) == 1
+    assert colors[0] != colors[2]
     assert negative.get_marker() != positive.get_marker()
 
 
-def test_values_that_are_all_equal_are_drawn(tmp_path: Path) -> None:
+def test_equal_values_are_drawn(tmp_path: Path) -> None:
     path = save_figure(partial(draw_sides, sides_of([1.0] * 4, [1.0] * 4)), tmp_path / "sides.png")
     assert path.stat().st_size > 0
 
 
-def test_the_words_can_be_searched(tmp_path: Path) -> None:
+def test_the_svg_contains_searchable_text(tmp_path: Path) -> None:
     draw = partial(draw_sides, sides_of(POSITIVE, NEGATIVE), "cost: $5 or $6")
     words = set(svg_words(save_figure(draw, tmp_path / "sides.svg")))
     assert words >= {
-        *("cost: $5 or $6", "layer 7, a persona left out: d' 1.50, AUROC 0.875", "positive", "negative"),
-        *("prompts", "pair", "projection of left-out prompts (units of the spread within a side)"),
+        *("cost: $5 or $6", "layer 7, leave-one-persona-out: d' 1.50, AUROC 0.875"),
+        *("positive class", "negative class"),
+        *("prompts", "pair", "projection of held-out prompts (pooled within-class SD)"),
     }
 
 
-def test_pairs_without_factors_are_left_out_by_the_fifth(tmp_path: Path) -> None:
+def test_pairs_without_factors_are_held_out_in_five_folds(tmp_path: Path) -> None:
     draw = partial(draw_sides, sides_of(POSITIVE, NEGATIVE, left_out="pairs"), "honesty")
     words = " ".join(svg_words(save_figure(draw, tmp_path / "sides.svg")))
-    assert "each pairs" not in words
-    assert "fifth of the pairs left out" in words
+    assert "layer 7, 5-fold over pairs: d'" in words
 
 
-def test_it_can_be_drawn_into_a_figure_that_is_there() -> None:
+def test_it_draws_into_a_given_figure() -> None:
     figure = Figure()
     assert draw_sides(sides_of(POSITIVE, NEGATIVE), "honesty", figure) is figure
     assert len(figure.axes) == 2

@@ -1,4 +1,4 @@
-"""A comparison as a picture: every line and band holds the numbers of the data."""
+"""The figure of a comparison: every line and band shows the data."""
 
 from functools import partial
 from pathlib import Path
@@ -27,28 +27,28 @@ def points(line: Line2D) -> Points:
 
 
 def corners(axes: Axes) -> list[set[tuple[float, float]]]:
-    """The corners of each band."""
+    """Vertices of each band."""
     bands = [collection for collection in axes.collections if isinstance(collection, PolyCollection)]
     return [{(x, y) for x, y in np.asarray(band.get_paths()[0].vertices).tolist()} for band in bands]
 
 
-def test_cosines_and_what_halves_reach_are_the_data() -> None:
+def test_cosines_and_split_half_cosines_are_the_data() -> None:
     comparison = compared_directions()
     (axes,) = draw_comparison(comparison).axes
     lines = named_lines(axes)
     rows = comparison["directions"]
     assert points(lines["cosine"]) == [(row["layer"], row["cosine"]) for row in rows]
-    assert points(lines["two halves of one capture"]) == [(row["layer"], row["ceiling"]) for row in rows]
+    assert points(lines["split halves of one capture"]) == [(row["layer"], row["ceiling"]) for row in rows]
 
 
-def test_the_band_is_what_random_directions_show() -> None:
+def test_the_band_is_the_range_of_random_directions() -> None:
     comparison = compared_directions()
     (axes,) = draw_comparison(comparison).axes
     (band,) = corners(axes)
     assert band == {(row["layer"], sign * row["chance"]) for row in comparison["directions"] for sign in (-1, 1)}
 
 
-def test_cosines_are_seen_whole_and_on_one_scale() -> None:
+def test_the_cosine_axis_always_spans_minus_one_to_one() -> None:
     for rows in ([(3, 0.01, 0.005, 0.02)], [(0, 1.0, 0.1, 0.9), (1, -1.0, 0.1, 0.9)]):
         low, high = draw_comparison(compared_directions(rows)).axes[0].get_ylim()
         assert low < -1
@@ -66,7 +66,7 @@ def test_scores_by_depth_are_the_data() -> None:
         assert band == {(row["depth"], row[end]) for row in rows for end in ("low", "high")}
 
 
-def test_two_models_are_told_apart_without_colour() -> None:
+def test_two_models_differ_in_more_than_color() -> None:
     comparison = compared_depths()
     lines = named_lines(draw_comparison(comparison).axes[0])
     one, other = (lines[title] for title in comparison["titles"])
@@ -75,16 +75,16 @@ def test_two_models_are_told_apart_without_colour() -> None:
     assert to_hex(one.get_color()) != to_hex(other.get_color())
 
 
-def test_the_words_can_be_searched(tmp_path: Path) -> None:
+def test_the_svg_contains_searchable_text(tmp_path: Path) -> None:
     words = set(svg_words(save_figure(partial(draw_comparison, compared_directions()), tmp_path / "cosines.svg")))
     assert words >= {
-        *("honesty and empathy", "some_honesty and some_empathy", "Cosine between the two directions", "layer"),
-        *("random directions, 95%", "two halves of one capture", "cosine"),
+        *("honesty and empathy", "some_honesty and some_empathy", "Cosine of the two directions", "layer"),
+        *("random directions, 95%", "split halves of one capture", "cosine"),
     }
     words = set(svg_words(save_figure(partial(draw_comparison, compared_depths()), tmp_path / "depths.svg")))
     assert words >= {
         *("someone/small and someone/large", f"{FEW} and {MANY}", "someone/small", "someone/large"),
-        *("Held-out d' with 95% intervals", "depth (share of the blocks that have run)"),
+        *("Held-out d' with 95% intervals", "relative depth (share of blocks)"),
     }
     assert any(word.endswith("%") and word[:-1].isdigit() for word in words)
 
@@ -95,12 +95,12 @@ def test_one_layer_is_drawn() -> None:
     assert lines["cosine"].get_marker() != "None"
 
 
-def test_names_are_drawn_as_they_are_written(tmp_path: Path) -> None:
+def test_names_are_drawn_literally(tmp_path: Path) -> None:
     draw = partial(draw_comparison, compared_directions(titles=("cost: $5", "$_$")))
     assert "cost: $5 and $_$" in svg_words(save_figure(draw, tmp_path / "cosines.svg"))
 
 
-def test_it_can_be_drawn_into_a_figure_that_is_there() -> None:
+def test_it_draws_into_a_given_figure() -> None:
     figure = Figure()
     assert draw_comparison(compared_depths(), figure) is figure
     assert len(figure.axes) == 1

@@ -1,4 +1,4 @@
-"""What is drawn of a record: its heading, its rows, its layers in order of rank, and what must be known of them."""
+"""The chart of a record: heading, rows, ranked layers, warnings, whiskers."""
 
 import pytest
 
@@ -17,7 +17,7 @@ from tests.engine.plots.records import (
 from tests.engine.stats.captures import provenance
 
 
-def test_a_contrast_is_drawn_as_it_was_ranked() -> None:
+def test_the_chart_of_a_contrast_holds_its_ranking() -> None:
     record = contrast_record()
     chart = layers_chart(record)
     assert record["ranking"] is not None
@@ -29,20 +29,20 @@ def test_a_contrast_is_drawn_as_it_was_ranked() -> None:
     assert chart.warnings == ()
 
 
-def test_what_must_be_known_of_a_ranking_and_of_confounds_is_passed_on() -> None:
+def test_warnings_on_ranking_and_confounds_are_passed_on() -> None:
     ranking = ranking_of(warnings=["3 templates are few"])
     record = contrast_record(ranking=ranking, confounds=confounds_of(0.9, ["prompt length alone tells them apart"]))
     assert layers_chart(record).warnings == ("3 templates are few", "prompt length alone tells them apart")
 
 
-def test_a_contrast_without_a_ranking_says_why_and_finds_nothing() -> None:
+def test_an_unranked_contrast_says_why_and_has_no_findings() -> None:
     chart = layers_chart(unranked_record())
     assert chart.contrast
     assert (chart.ranked, chart.chance, chart.findings) == ((), None, ())
     assert chart.warnings == (f"not ranked: {TOO_FEW}",)
 
 
-def test_a_prompt_has_nothing_to_rank_by_and_nothing_to_be_warned_of() -> None:
+def test_a_prompt_has_no_ranking_and_no_warnings() -> None:
     chart = layers_chart(prompt_record())
     assert not chart.contrast
     assert (chart.ranked, chart.chance, chart.findings, chart.warnings) == ((), None, (), ())
@@ -54,7 +54,7 @@ def test_the_heading_of_a_contrast() -> None:
     assert (chart.title, chart.subtitle) == ("honesty", "someone/some-model, 72 pairs, positions: last")
 
 
-def test_a_site_that_is_not_the_usual_one_is_in_the_heading() -> None:
+def test_a_site_other_than_resid_post_is_in_the_heading() -> None:
     record = contrast_record()
     record["provenance"] = provenance(positions="last", site="attn_out")
     chart = layers_chart(record)
@@ -62,7 +62,7 @@ def test_a_site_that_is_not_the_usual_one_is_in_the_heading() -> None:
     assert chart.axis == "layer (attn_out of block)"
 
 
-def test_the_heading_of_prompts_of_ones_own_is_the_captures_name() -> None:
+def test_without_a_concept_the_heading_is_the_capture_name() -> None:
     assert layers_chart(contrast_record(concept=None)).title == "some_honesty"
     assert layers_chart(prompt_record()).title == "some_prompt"
 
@@ -80,14 +80,14 @@ def test_prompts_and_pairs_are_counted(record: CaptureRecord, counted: str) -> N
     assert f" {counted}" in layers_chart(record).subtitle
 
 
-def test_data_of_unknown_origin_has_a_heading_too() -> None:
+def test_a_record_without_provenance_has_a_heading() -> None:
     record = contrast_record()
     record["provenance"] = None
     chart = layers_chart(record)
     assert (chart.subtitle, chart.axis) == ("72 pairs", "layer (output of block)")
 
 
-# Sixteen columns apart: a score of 3 stands at column 3.
+# Scores and columns coincide: a score of 3 is at column 3.
 SCALE = Scale(0.0, 16.0, 17)
 
 
@@ -112,11 +112,11 @@ def layer_with(
     ],
     ids=["apart", "inside", "left edge", "right edge", "rounded"],
 )
-def test_every_mark_is_at_the_column_of_its_number(layer: RankedLayer, drawn: str) -> None:
+def test_every_mark_is_at_the_column_of_its_score(layer: RankedLayer, drawn: str) -> None:
     assert whiskers(layer, SCALE).plain == drawn
 
 
-def test_what_is_tied_has_another_colour_than_what_is_behind() -> None:
+def test_tied_layers_have_another_color_than_layers_behind() -> None:
     styles = [
         {str(span.style) for span in whiskers(layer_with(8.0, (7.0, 9.0), (8.0, 8.0), tied=tied), SCALE).spans}
         for tied in (True, False)
@@ -125,7 +125,7 @@ def test_what_is_tied_has_another_colour_than_what_is_behind() -> None:
     assert styles[0] != styles[1]
 
 
-def test_every_interval_of_a_ranking_fits_its_scale() -> None:
+def test_the_scale_fits_every_interval() -> None:
     layers = [
         layer_with(-3.0, (-4.0, -2.0), (-0.5, 0.5)),
         layer_with(11.0, (9.0, 13.0), (-0.5, 0.5)),
@@ -137,6 +137,6 @@ def test_every_interval_of_a_ranking_fits_its_scale() -> None:
     assert {len(whiskers(layer, scale).plain) for layer in layers} == {20}
 
 
-def test_where_all_numbers_are_one_there_is_a_scale_too() -> None:
+def test_equal_scores_have_a_scale() -> None:
     layer = layer_with(0.0, (0.0, 0.0), (0.0, 0.0))
     assert whiskers(layer, Scale.of([layer], 5)).plain == "●    "

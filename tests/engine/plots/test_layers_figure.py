@@ -1,4 +1,4 @@
-"""A chart as a picture: every bar, interval and band holds the numbers of the data."""
+"""The figure of a chart: every bar, interval and band shows the data."""
 
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ def drawn(record: CaptureRecord) -> Figure:
 
 
 def some_layers() -> CaptureRecord:
-    """Four layers of thirty, of which 15 leads and 20 is tied; no interval or band is like another."""
+    """Four layers: 15 leads, 20 is tied, and all intervals and null bands differ."""
     rows, ranking = contrast_rows(), ranking_of(tied=[2])
     for row, layer in zip(rows, LAYERS, strict=True):
         row["layer"] = layer
@@ -63,7 +63,7 @@ def error_bars(axes: Axes) -> list[ErrorbarContainer]:
 
 
 def ends(container: ErrorbarContainer) -> list[list[list[float]]]:
-    """Both ends of every error bar, as points."""
+    """Endpoints of every error bar."""
     (lines,) = container.lines[2]
     assert isinstance(lines, LineCollection)
     return [np.asarray(segment).tolist() for segment in lines.get_segments()]
@@ -85,11 +85,11 @@ def test_points_and_error_bars_of_the_scores_are_the_data() -> None:
         assert intervals[layer] == pytest.approx((row["low"], row["high"]))
 
 
-def test_what_is_tied_has_another_colour_and_another_marker() -> None:
+def test_tied_layers_have_another_color_and_another_marker() -> None:
     groups = error_bars(drawn(some_layers()).axes[0])
     lines = {str(group.get_label()): group.lines[0] for group in groups}
-    assert set(lines) == {"tied with the best, with 95% interval", "behind it, with 95% interval"}
-    tied, behind = (lines[f"{name}, with 95% interval"] for name in ("tied with the best", "behind it"))
+    assert set(lines) == {"tied with the best, 95% interval", "behind the best, 95% interval"}
+    tied, behind = (lines[f"{name} the best, 95% interval"] for name in ("tied with", "behind"))
     assert tied is not None
     assert behind is not None
     assert [np.asarray(line.get_xdata()).tolist() for line in (tied, behind)] == [[15, 20], [14, 29]]
@@ -97,7 +97,7 @@ def test_what_is_tied_has_another_colour_and_another_marker() -> None:
     assert tied.get_marker() != behind.get_marker()
 
 
-def test_the_band_is_what_shuffled_labels_score() -> None:
+def test_the_band_is_the_permutation_null() -> None:
     record = some_layers()
     axes = drawn(record).axes[0]
     (band,) = [collection for collection in axes.collections if isinstance(collection, PolyCollection)]
@@ -108,13 +108,13 @@ def test_the_band_is_what_shuffled_labels_score() -> None:
         for end in ("null_low", "null_high")
     }
     assert vertices == expected
-    assert band.get_label() == "shuffled labels, 95%"
+    assert band.get_label() == "permutation null (shuffled labels), 95%"
 
 
 def test_chance_is_a_line_across() -> None:
     record = contrast_record(ranking=ranking_of(chance=0.625))
     lines = {str(line.get_label()): line for line in drawn(record).axes[0].get_lines()}
-    assert np.asarray(lines["best of shuffled layers, 95%"].get_ydata()).tolist() == [0.625, 0.625]
+    assert np.asarray(lines["best layer of the permutation null, 95%"].get_ydata()).tolist() == [0.625, 0.625]
 
 
 def test_the_ranking_shows_the_best_on_top_with_its_interval() -> None:
@@ -128,9 +128,9 @@ def test_the_ranking_shows_the_best_on_top_with_its_interval() -> None:
     (intervals,) = error_bars(ranking)
     for (left, right), row in zip(ends(intervals), ranked, strict=True):
         assert (left[0], right[0]) == pytest.approx((row["low"], row["high"]))
-    colours = [to_hex(bar.get_facecolor()) for bar in bars(ranking)]
-    tied = {colour for colour, row in zip(colours, ranked, strict=True) if row["tied"]}
-    behind = {colour for colour, row in zip(colours, ranked, strict=True) if not row["tied"]}
+    colors = [to_hex(bar.get_facecolor()) for bar in bars(ranking)]
+    tied = {color for color, row in zip(colors, ranked, strict=True) if row["tied"]}
+    behind = {color for color, row in zip(colors, ranked, strict=True) if not row["tied"]}
     assert (len(tied), len(behind), tied & behind) == (1, 1, set())
 
 
@@ -145,7 +145,7 @@ def test_raw_norm_and_cosine_are_below(record: CaptureRecord) -> None:
     assert np.asarray(line.get_ydata()).tolist() == [row["cosine_sim"] for row in rows]
 
 
-def test_without_a_ranking_the_relative_norm_is_drawn_and_no_interval() -> None:
+def test_without_a_ranking_the_relative_norm_is_drawn() -> None:
     record = unranked_record()
     figure = drawn(record)
     assert len(figure.axes) == 3
@@ -154,28 +154,28 @@ def test_without_a_ranking_the_relative_norm_is_drawn_and_no_interval() -> None:
     assert figure.axes[0].get_title(loc="left") + figure.axes[0].get_title() != ""
 
 
-def test_a_figure_does_not_blame_too_few_pairs_for_another_reason(tmp_path: Path) -> None:
-    reason = "all pairs have the same persona, template and topic: nothing can be left out"
+def test_the_figure_does_not_blame_too_few_pairs(tmp_path: Path) -> None:
+    reason = "all pairs have the same persona, template and topic: nothing can be held out"
     chart = layers_chart(unranked_record(reason=reason, num_pairs=72))
     words = svg_words(save_figure(partial(draw_layers, chart), tmp_path / "chart.svg"))
     assert "too few pairs" not in " ".join(words)
 
 
-def test_a_prompt_shows_its_norms_alone() -> None:
+def test_a_prompt_shows_only_its_norms() -> None:
     record = prompt_record()
     (axes,) = drawn(record).axes
     assert [bar.get_height() for bar in bars(axes)] == [row["norm"] for row in record["statistics"]]
-    assert "Norm of a token's state" in axes.get_title(loc="left") + axes.get_title()
+    assert "Mean norm of a token's state" in axes.get_title(loc="left") + axes.get_title()
 
 
-def test_axes_say_what_a_layer_is() -> None:
+def test_axes_label_the_layers() -> None:
     layer = "layer (output of block)"
     assert [axes.get_xlabel() for axes in drawn(contrast_record()).axes] == [layer, "held-out d'", layer, layer]
     assert {axes.get_xlabel() for axes in drawn(unranked_record()).axes} == {layer}
     assert {axes.get_xlabel() for axes in drawn(prompt_record()).axes} == {layer}
 
 
-def test_axes_do_not_call_another_site_the_output_of_the_block() -> None:
+def test_axes_name_a_site_other_than_the_block_output() -> None:
     for record in (contrast_record(), unranked_record(), prompt_record()):
         record["provenance"] = provenance(positions="last", site="mlp_out")
         labels = {axes.get_xlabel() for axes in drawn(record).axes} - {"held-out d'"}
@@ -189,19 +189,19 @@ def test_all_tied_none_tied_and_one_layer_are_drawn() -> None:
         assert len(shown) == len(ranking["layers"])
 
 
-def test_the_words_of_a_ranked_figure_can_be_searched(tmp_path: Path) -> None:
+def test_the_svg_contains_searchable_text(tmp_path: Path) -> None:
     chart = layers_chart(contrast_record(ranking=ranking_of(tied=[2]), confounds=confounds_of(0.9)))
     words = set(svg_words(save_figure(partial(draw_layers, chart), tmp_path / "chart.svg")))
     assert words >= {
         *("honesty", "someone/some-model, 72 pairs, positions: last"),
-        *("Held-out d'", "Layers by rank", "Raw norm (grows with depth)"),
-        *("shuffled labels, 95%", "best of shuffled layers, 95%"),
-        *("tied with the best, with 95% interval", "behind it, with 95% interval"),
-        "Cosine of the two means (near 1 is normal)",
+        *("Held-out d'", "Layers by rank", "Raw difference norm (grows with depth)"),
+        *("permutation null (shuffled labels), 95%", "best layer of the permutation null, 95%"),
+        *("tied with the best, 95% interval", "behind the best, 95% interval"),
+        "Cosine of the class means (near 1 is normal)",
     }
 
 
-def test_a_figure_can_be_drawn_into_one_that_is_there() -> None:
+def test_it_draws_into_a_given_figure() -> None:
     figure = Figure()
     assert draw_layers(layers_chart(contrast_record()), figure) is figure
     assert len(figure.axes) == 4

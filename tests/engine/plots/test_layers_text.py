@@ -1,4 +1,4 @@
-"""A chart as text: every layer with its interval and places, what it comes to, never more than 80 columns."""
+"""The text of a chart: intervals, findings and warnings within 80 columns."""
 
 import re
 
@@ -18,29 +18,29 @@ from tests.engine.plots.records import (
     unranked_record,
 )
 
-# Relative norms of 80 layers, all different, the largest at layer 40.
+# Distinct relative norms of 80 layers, the largest at layer 40.
 EIGHTY = [0.5 - abs(layer - 40) / 100 - layer / 10000 for layer in range(80)]
 
 RANKED = """\
 honesty
 someone/some-model, 72 pairs, positions: last
-layer rank open    d'   low high     p AUROC raw norm cosine d' and 95%
-    0    4  3-5  0.40 -0.35 1.15 0.500 0.643    0.500 1.0000    ━━━●━━━━
-    1   1=  1-2  2.00  1.25 2.75 0.004 0.833    1.000 0.9990    ░░░░   ━━━━●━━━
-    2   2=  1-2  1.70  0.95 2.45 0.004 0.815    1.500 0.9980    ░░░░  ━━━●━━━━
-    3    5  3-5 -0.20 -0.95 0.55 1.000 0.417    2.000 0.9970 ━━━●━━━━
-    4    3  3-5  1.00  0.25 1.75 0.031 0.750    2.500 0.9960    ░░░━━━●━━━
-● d'  ━ its 95% interval  ░ 95% of shuffled labels  open: places left open at
-95%  = tied with the best
-Layer 1 leads: d' 2.00 (1.25 to 2.75), a persona left out. Shuffling the labels
-of personas does as well with p = 0.004.
-Tied with layer 1 at 95%: 2. Behind it: the other 3.
-The raw difference norm, which grows with depth, would have led to layer 4:
-place 3 here.
-Told apart without the model (held-out AUROC; 0.5 is nothing; the best layer has
-0.83): prompt length 0.90, all words 0.50.
+layer rank ranks    d'  95% interval     p AUROC raw norm cosine d' (95%)
+    0    4   3-5  0.40 -0.35 to 1.15 0.500 0.643    0.500 1.0000   ━━━●━━
+    1   1=   1-2  2.00  1.25 to 2.75 0.004 0.833    1.000 0.9990   ░░░   ━━●━━━
+    2   2=   1-2  1.70  0.95 to 2.45 0.004 0.815    1.500 0.9980   ░░░  ━━●━━━
+    3    5   3-5 -0.20 -0.95 to 0.55 1.000 0.417    2.000 0.9970 ━━━●━━
+    4    3   3-5  1.00  0.25 to 1.75 0.031 0.750    2.500 0.9960   ░░━━━●━━
+● d'  ━ 95% interval  ░ permutation null, 95%  p: permutation p-value
+ranks: 95% rank interval  =: tied with the best
+Layer 1 leads with held-out d' 2.00 (95% interval 1.25 to 2.75,
+leave-one-persona-out). Permutation p = 0.004 (labels permuted by persona).
+Tied with layer 1 at 95%: 2. The remaining 3 layers score lower.
+The raw difference norm, which grows with depth, would have picked layer 4 (rank
+3 here).
+Baselines without the model (held-out AUROC; chance 0.50, best layer 0.83):
+prompt length 0.90, all words 0.50.
 warning: 3 templates are few
-warning: prompt length alone tells left-out prompts apart (AUROC 0.90)
+warning: prompt length alone separates held-out prompts (AUROC 0.90)
 """
 
 UNRANKED = """\
@@ -57,7 +57,7 @@ warning: not ranked: 2 pairs are too few to rank layers by
 PROMPT = """\
 some_prompt
 someone/some-model, 1 prompt, positions: last
-layer    mean    std  norm norm of a token's state
+layer    mean    std  norm mean norm of a state
     0 +0.0000 1.5000 20.00 █████████████
     1 +0.0100 1.5000 40.00 ██████████████████████████
     2 +0.0200 1.5000 60.00 ███████████████████████████████████████
@@ -70,7 +70,7 @@ def text_of(record: CaptureRecord, width: int = 80) -> str:
 
 
 def table_lines(text: str) -> list[str]:
-    """The lines of layers, without heading and notes."""
+    """Table lines of the layers, without heading, findings and warnings."""
     return [line.rstrip() for line in text.splitlines() if re.match(r" *\d+ +[-+\d]", line)]
 
 
@@ -82,7 +82,7 @@ def some_ranked() -> CaptureRecord:
         half=0.75,
         warnings=["3 templates are few"],
     )
-    confounds = confounds_of(0.9, ["prompt length alone tells left-out prompts apart (AUROC 0.90)"])
+    confounds = confounds_of(0.9, ["prompt length alone separates held-out prompts (AUROC 0.90)"])
     return contrast_record(ranking=ranking, confounds=confounds)
 
 
@@ -91,12 +91,12 @@ def some_ranked() -> CaptureRecord:
     [(some_ranked(), RANKED), (unranked_record(), UNRANKED), (prompt_record(), PROMPT)],
     ids=["ranked", "unranked", "prompt"],
 )
-def test_the_text_to_the_letter(record: CaptureRecord, expected: str) -> None:
+def test_the_full_text(record: CaptureRecord, expected: str) -> None:
     assert [line.rstrip() for line in text_of(record).splitlines()] == expected.splitlines()
 
 
 def assert_fits(text: str, width: int = 80, layers: int = 80) -> None:
-    """Nothing is wider than told, nothing is cut, and every layer has its line."""
+    """No line exceeds the width or is truncated, and every layer has a line."""
     assert max(cell_len(line) for line in text.splitlines()) <= width
     assert "…" not in text
     assert [int(line.split()[0]) for line in table_lines(text)] == list(range(layers))
@@ -112,18 +112,18 @@ def test_eighty_ranked_layers_fit_eighty_columns(scale: float, d_prime: float) -
     for layer, line in enumerate(table_lines(text)):
         cells = line.split()
         scores = [d_primes[layer], d_primes[layer] - abs(d_prime) / 2, d_primes[layer] + abs(d_prime) / 2]
-        assert [float(cell) for cell in cells[3:6]] == pytest.approx(scores, rel=0.005, abs=0.0051)
-        assert float(cells[8]) == pytest.approx(0.5 * (layer + 1) * scale, rel=0.01)
+        assert [float(cells[column]) for column in (3, 4, 6)] == pytest.approx(scores, rel=0.005, abs=0.0051)
+        assert float(cells[9]) == pytest.approx(0.5 * (layer + 1) * scale, rel=0.01)
         assert line.count("●") == 1
 
 
 @pytest.mark.parametrize("half", [0.2, 0.5])
-def test_thirty_layers_of_which_some_score_below_zero_are_not_cut(half: float) -> None:
+def test_negative_scores_are_not_truncated(half: float) -> None:
     ranking = ranking_of([0.1 * layer - 0.3 for layer in range(30)], p_values=[1.0] + [1e-4] * 29, half=half)
     text = text_of(contrast_record(ranking=ranking))
     assert_fits(text, layers=30)
     assert [line.count("●") for line in table_lines(text)] == [1] * 30
-    assert len({line.count("━") for line in table_lines(text)}) <= 3  # all intervals are alike but for rounding
+    assert len({line.count("━") for line in table_lines(text)}) <= 3  # intervals differ only by rounding
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e6, 1e12])
@@ -141,7 +141,7 @@ def test_eighty_layers_of_a_prompt_fit_eighty_columns(scale: float) -> None:
 
 
 @pytest.mark.parametrize("title", ["a very long name of a concept " * 5, "x" * 200, "正直さ" * 40])
-def test_a_long_name_fits_too(title: str) -> None:
+def test_a_long_name_fits(title: str) -> None:
     for record in (contrast_record(concept=title), unranked_record(concept=title)):
         assert_fits(text_of(record), layers=4)
 
@@ -154,42 +154,42 @@ def test_a_given_width_is_kept(record: CaptureRecord, width: int) -> None:
     assert_fits(text_of(record, width), width, layers=4)
 
 
-def test_layers_are_in_order_and_what_is_tied_is_marked() -> None:
+def test_layers_are_in_order_and_ties_are_marked() -> None:
     d_primes = [float((layer * 7) % 80) / 20 for layer in range(80)]
     text = text_of(contrast_record(ranking=ranking_of(d_primes, tied=[3, 40])))
-    places = [line.split()[1] for line in table_lines(text)]
+    ranks = [line.split()[1] for line in table_lines(text)]
     best = max(range(80), key=lambda layer: d_primes[layer])
-    assert {layer for layer, place in enumerate(places) if place.endswith("=")} == {best, 3, 40}
-    assert places[best] == "1="
-    assert sorted(int(place.rstrip("=")) for place in places) == list(range(1, 81))
+    assert {layer for layer, rank in enumerate(ranks) if rank.endswith("=")} == {best, 3, 40}
+    assert ranks[best] == "1="
+    assert sorted(int(rank.rstrip("=")) for rank in ranks) == list(range(1, 81))
     assert table_lines(text)[best].split()[2] == "1-3"
 
 
-def test_bars_are_as_long_as_their_values_say() -> None:
+def test_bar_lengths_are_proportional() -> None:
     lines = table_lines(text_of(unranked_record(contrast_rows([0.1, 0.2, 0.4]))))
     full = [line.count("█") for line in lines]
     assert full[2] == pytest.approx(2 * full[1], abs=2)
     assert full[2] == pytest.approx(4 * full[0], abs=4)
 
 
-def test_layers_without_any_difference_are_drawn() -> None:
+def test_layers_without_a_difference_are_drawn() -> None:
     text = text_of(unranked_record(contrast_rows([0.0, 0.0])))
     assert len(table_lines(text)) == 2
     assert "█" not in text
 
 
-def test_layers_without_any_score_are_drawn() -> None:
+def test_layers_that_all_score_zero_are_drawn() -> None:
     ranking = ranking_of([0.0, 0.0], tied=[0, 1], p_values=[1.0, 1.0], half=0.0)
     for layer in ranking["layers"]:
         layer["null_low"] = layer["null_high"] = 0.0
     assert [line.count("●") for line in table_lines(text_of(contrast_record(ranking=ranking)))] == [1, 1]
 
 
-def test_markup_in_a_name_is_text() -> None:
+def test_markup_in_a_name_is_literal() -> None:
     text = text_of(contrast_record(concept="[bold]honesty[/bold] [/]"))
     assert text.splitlines()[0].rstrip() == "[bold]honesty[/bold] [/]"
 
 
-def test_there_are_no_colours_in_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_text_has_no_colors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert "\x1b" not in text_of(contrast_record())

@@ -1,4 +1,4 @@
-"""Figures in files and windows: of the kind and size asked for, with words that can be searched."""
+"""Saving and showing figures: format, size, searchable text and errors."""
 
 import struct
 from functools import partial
@@ -23,39 +23,39 @@ def plain_figure(title: str = "honesty", figure: Figure | None = None) -> Figure
 
 
 @pytest.mark.parametrize(("dpi", "size"), [(200, (1440, 960)), (100, (720, 480))])
-def test_a_png_has_its_size_in_pixels(tmp_path: Path, dpi: int, size: tuple[int, int]) -> None:
+def test_a_png_has_the_requested_size(tmp_path: Path, dpi: int, size: tuple[int, int]) -> None:
     content = save_figure(plain_figure, tmp_path / "chart.png", dpi=dpi).read_bytes()
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
     assert struct.unpack(">II", content[16:24]) == size
 
 
-def test_an_svg_holds_its_words_as_text(tmp_path: Path) -> None:
+def test_an_svg_contains_searchable_text(tmp_path: Path) -> None:
     words = svg_words(save_figure(plain_figure, tmp_path / "chart.svg"))
     assert {"honesty", "8 pairs", "Held-out d'", "layer (output of block)"} <= set(words)
 
 
-def test_a_panel_says_no_more_of_its_layers_than_it_is_told() -> None:
+def test_the_layer_axis_has_a_default_label() -> None:
     axes = Figure().subplots()
     label_layers(axes, "Cosine")
     assert axes.get_xlabel() == "layer"
 
 
-def test_a_pdf_is_one(tmp_path: Path) -> None:
+def test_a_pdf_is_written(tmp_path: Path) -> None:
     assert save_figure(plain_figure, tmp_path / "chart.PDF").read_bytes().startswith(b"%PDF")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
-def test_a_file_knows_its_title_when_it_is_renamed(tmp_path: Path, suffix: str) -> None:
+def test_a_file_stores_its_title(tmp_path: Path, suffix: str) -> None:
     path = save_figure(plain_figure, tmp_path / f"chart{suffix}", title="honesty: 8 pairs, kept inside")
     assert b"honesty: 8 pairs, kept inside" in path.read_bytes()
 
 
 @pytest.mark.parametrize("title", ["5 < 6 & 7", "cost: $5 or $6", "$_$", "50% \\frac{"])
-def test_a_name_is_drawn_as_it_is_written(tmp_path: Path, title: str) -> None:
+def test_a_title_is_drawn_literally(tmp_path: Path, title: str) -> None:
     assert title in svg_words(save_figure(partial(plain_figure, title), tmp_path / "chart.svg"))
 
 
-def test_layers_are_whole_numbers() -> None:
+def test_layer_ticks_are_integers() -> None:
     figure = plain_figure()
     figure.draw_without_rendering()
     ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
@@ -63,32 +63,32 @@ def test_layers_are_whole_numbers() -> None:
     assert all(tick.isdigit() for tick in ticks)
 
 
-def test_folders_are_made(tmp_path: Path) -> None:
+def test_missing_folders_are_created(tmp_path: Path) -> None:
     path = save_figure(plain_figure, tmp_path / "figures" / "new" / "chart.png")
     assert path == tmp_path / "figures" / "new" / "chart.png"
     assert path.is_file()
 
 
 @pytest.mark.parametrize("name", ["chart", "chart.jpg", "chart.png.txt"])
-def test_another_suffix_is_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
-    with pytest.raises(RequestError, match=rf"'{name}' says no picture format.*\.png, \.svg, \.pdf"):
+def test_an_unsupported_suffix_writes_nothing(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RequestError, match=rf"'{name}' has no supported image format.*\.png, \.svg, \.pdf"):
         save_figure(plain_figure, tmp_path / "new" / name)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    """A file where the folder should be stops every user, root too."""
+def test_a_write_error_names_the_path(tmp_path: Path) -> None:
+    """A file in place of the folder blocks every user, including root."""
     (tmp_path / "figures").write_text("not a folder")
     with pytest.raises(StoreError, match=r"figures/chart\.png cannot be written: \w.*choose another path"):
         save_figure(plain_figure, tmp_path / "figures" / "chart.png")
 
 
-def test_drawing_leaves_the_users_style_alone(tmp_path: Path) -> None:
+def test_saving_does_not_change_the_global_style(tmp_path: Path) -> None:
     before = dict(mpl.rcParams)
     save_figure(plain_figure, tmp_path / "chart.svg")
     assert dict(mpl.rcParams) == before
 
 
-def test_without_a_display_the_way_out_is_named() -> None:
+def test_without_a_display_the_error_suggests_save_figure() -> None:
     with mpl.rc_context({"backend": "agg"}), pytest.raises(RequestError, match=r"no display.*save_figure"):
         show_figure(partial(plain_figure, "honesty"))

@@ -1,4 +1,4 @@
-"""A text read along directions, as a heat map: every cell holds what its token shows within its layer."""
+"""The heat map of a reading: every cell is a token's z-score in its layer."""
 
 import time
 import warnings
@@ -29,12 +29,12 @@ def image(axes: Axes) -> AxesImage:
 
 
 def cells(reading: TokenReading) -> list[list[float]]:
-    """What the picture holds, lowest layer first."""
+    """Values of the heat map, lowest layer first."""
     values: list[list[float]] = np.asarray(image(draw_tokens(reading).axes[0]).get_array()).tolist()
     return values
 
 
-def test_the_cells_are_how_far_tokens_stand_out() -> None:
+def test_the_cells_are_z_scores() -> None:
     assert cells(reading_of(TOKENS, *ROWS)) == [stand_out(row) for row in ROWS]
 
 
@@ -46,26 +46,26 @@ def test_the_first_layer_is_at_the_bottom() -> None:
     assert low < high
 
 
-def test_standing_out_is_in_spreads_from_the_median_without_the_first_token() -> None:
+def test_z_scores_ignore_the_first_token() -> None:
     found = stand_out([900.0, 1.0, 2.0, 3.0, 4.0, 5.0])
-    spread = 1.4826  # the median distance from 3 is 1
+    spread = 1.4826  # the median absolute deviation is 1
     assert found == pytest.approx([897 / spread, -2 / spread, -1 / spread, 0, 1 / spread, 2 / spread])
 
 
-def test_normal_values_have_a_spread_of_one() -> None:
+def test_normal_values_have_unit_z_scores() -> None:
     values = np.random.default_rng(0).normal(7.0, 0.25, size=20_000).tolist()
     found = np.asarray(stand_out(values))
     assert np.std(found) == pytest.approx(1.0, abs=0.03)
     assert np.mean(found) == pytest.approx(0.0, abs=0.03)
 
 
-def test_scale_and_shift_of_a_layer_do_not_show() -> None:
+def test_z_scores_ignore_scale_and_shift() -> None:
     values = [0.3, 0.1, 0.9, -0.4, 0.2]
     assert stand_out([100 * value - 40 for value in values]) == pytest.approx(stand_out(values))
 
 
 @pytest.mark.parametrize("values", [[2.0], [900.0, 1.0], [5.0, 1.0, 1.0, 1.0], [5.0, 1.0, 1.0, 1.0, 9.0]])
-def test_where_tokens_have_no_spread_none_stands_out(values: list[float]) -> None:
+def test_without_spread_every_z_score_is_zero(values: list[float]) -> None:
     assert stand_out(values) == [0.0] * len(values)
 
 
@@ -75,7 +75,7 @@ def test_one_token_and_one_layer_are_drawn(tmp_path: Path) -> None:
     assert save_figure(partial(draw_tokens, reading), tmp_path / "tokens.png").stat().st_size > 0
 
 
-def test_colours_have_one_scale_with_grey_in_the_middle() -> None:
+def test_every_color_scale_is_the_same_with_gray_in_the_middle() -> None:
     for rows in (ROWS, [[0.0, 1e9, -1e9, 3.0]], [[0.5] * 4]):
         shown = image(draw_tokens(reading_of(TOKENS, *rows)).axes[0])
         assert shown.get_clim() == (-3.0, 3.0)
@@ -85,7 +85,7 @@ def test_colours_have_one_scale_with_grey_in_the_middle() -> None:
 
 
 def outlined(axes: Axes) -> list[tuple[float, float]]:
-    """Lower and upper edge of every frame."""
+    """Lower and upper edge of every outline."""
     frames = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
     return [(frame.get_y(), frame.get_y() + frame.get_height()) for frame in frames]
 
@@ -97,7 +97,7 @@ def test_the_leading_layer_is_outlined(leading: int, row: int) -> None:
     assert not axes.patches[0].get_fill()
 
 
-def test_a_leading_layer_that_is_not_there_is_not_outlined() -> None:
+def test_a_leading_layer_that_was_not_read_is_not_outlined() -> None:
     assert outlined(draw_tokens(reading_of(TOKENS, *ROWS, leading=5)).axes[0]) == []
 
 
@@ -108,14 +108,14 @@ def test_every_token_has_its_label() -> None:
 
 
 @pytest.mark.parametrize("count", [80, 81, 160, 161, 1000])
-def test_of_many_tokens_some_are_labelled_each_its_own(count: int) -> None:
+def test_some_of_many_tokens_are_labeled(count: int) -> None:
     axes = draw_tokens(reading_of([f"t{place}" for place in range(count)], [0.0] * count)).axes[0]
     labels = [label.get_text() for label in axes.get_xticklabels()]
     assert 40 <= len(labels) <= 80
     assert labels == [f"t{place}" for place in axes.get_xticks().astype(int)]
 
 
-def test_layers_of_a_deep_model_are_labelled_each_its_own() -> None:
+def test_some_layers_of_a_deep_model_are_labeled() -> None:
     axes = draw_tokens(reading_of(["a"], *([0.0] for _ in range(80)))).axes[0]
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert len(labels) <= 20
@@ -125,37 +125,39 @@ def test_layers_of_a_deep_model_are_labelled_each_its_own() -> None:
 def test_four_thousand_tokens_are_drawn_quickly(tmp_path: Path) -> None:
     count = 4096
     reading = reading_of(["Ġw"] * count, *([place % 7 - 3.0 for place in range(count)] for _ in range(30)))
-    begun = time.perf_counter()
+    start = time.perf_counter()
     path = save_figure(partial(draw_tokens, reading), tmp_path / "tokens.png")
-    assert time.perf_counter() - begun < 20  # about 2 seconds on one core
+    assert time.perf_counter() - start < 20  # about 2 seconds on one core
     assert path.stat().st_size > 0
     width, height = draw_tokens(reading).get_size_inches()
     assert width <= 14
     assert height <= 14
 
 
-def test_names_and_tokens_are_drawn_as_they_are_written(tmp_path: Path) -> None:
+def test_names_and_tokens_are_drawn_literally(tmp_path: Path) -> None:
     reading = reading_of(["a$b$", "$_$", "<s>", "&"], *ROWS, concept="cost: $5 or $6", method="logistic")
     words = svg_words(save_figure(partial(draw_tokens, reading), tmp_path / "tokens.svg"))
     assert {"cost: $5 or $6 (logistic)", "a$b$", "$_$", "<s>", "&"} <= set(words)
-    assert {"layer", "spreads from the median", "tokens that stand out within their layer"} <= set(words)
+    assert {"layer", "robust z-score within the layer", "token projections, standardized within each layer"} <= set(
+        words
+    )
 
 
-def test_pairs_of_ones_own_have_no_name(tmp_path: Path) -> None:
+def test_pairs_without_a_concept_are_called_custom(tmp_path: Path) -> None:
     reading = reading_of(TOKENS, *ROWS, concept=None)
     words = svg_words(save_figure(partial(draw_tokens, reading), tmp_path / "tokens.svg"))
-    assert "pairs of your own (mean_diff)" in words
+    assert "custom pairs (mean_diff)" in words
 
 
 @pytest.mark.parametrize("token", ["正直さ", "😀", "a" * 90], ids=["CJK", "emoji", "long"])
-def test_drawing_any_token_warns_of_nothing(tmp_path: Path, token: str) -> None:
-    """A user of the program would see the warning, with its line of source, on stderr."""
+def test_no_token_causes_a_warning(tmp_path: Path, token: str) -> None:
+    """The warning would reach stderr with its source line."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         save_figure(partial(draw_tokens, reading_of([token, *TOKENS[1:]], *ROWS)), tmp_path / "tokens.png")
 
 
-def test_it_can_be_drawn_into_a_figure_that_is_there() -> None:
+def test_it_draws_into_a_given_figure() -> None:
     figure = Figure()
     assert draw_tokens(reading_of(TOKENS, *ROWS), figure) is figure
-    assert len(figure.axes) == 2  # the map, and its scale of colours
+    assert len(figure.axes) == 2  # the heat map and its color bar

@@ -1,4 +1,4 @@
-"""Numbers as text: as exact as there is room for, and never wider."""
+"""Numbers within their column width, and sentences that match the record."""
 
 import pytest
 from hypothesis import given
@@ -50,128 +50,129 @@ def test_norms(value: float, words: str) -> None:
 
 
 @given(st.floats(-99999, 99999))
-def test_a_score_takes_six_characters_at_most_and_says_what_it_is(value: float) -> None:
+def test_a_score_takes_at_most_six_characters(value: float) -> None:
     words = score_in_words(value)
     assert len(words) <= 6
     assert float(words) == pytest.approx(value, rel=0.0051, abs=0.0051)
 
 
 @given(st.floats(0, 1e99))
-def test_a_norm_takes_eight_characters_at_most_and_says_what_it_is(value: float) -> None:
+def test_a_norm_takes_at_most_eight_characters(value: float) -> None:
     words = norm_in_words(value)
     assert len(words) <= 8
     assert float(words) == pytest.approx(value, rel=0.0051, abs=0.00051)
 
 
-CONFOUNDS = (
-    "Told apart without the model (held-out AUROC; 0.5 is nothing; the best layer has 0.83): prompt length 0.50,"
-    " all words 0.50."
+BASELINES = (
+    "Baselines without the model (held-out AUROC; chance 0.50, best layer 0.83): prompt length 0.50, all words 0.50."
 )
-RAW_NORM = "The raw difference norm, which grows with depth, would have led to layer 3: place 4 here."
+RAW_NORM = "The raw difference norm, which grows with depth, would have picked layer 3 (rank 4 here)."
 
 
 def test_a_clear_winner() -> None:
     assert describe_findings(contrast_record()) == [
-        "Layer 1 leads: d' 2.00 (1.50 to 2.50), a persona left out. Shuffling the labels of personas does as well with"
-        " p = 0.004.",
+        "Layer 1 leads with held-out d' 2.00 (95% interval 1.50 to 2.50, leave-one-persona-out). Permutation p = 0.004"
+        " (labels permuted by persona).",
         "Layer 1 is ahead of every other layer at 95%.",
         RAW_NORM,
-        CONFOUNDS,
+        BASELINES,
     ]
 
 
-def test_ties_are_named_and_the_rest_is_counted() -> None:
+def test_ties_are_listed_and_the_rest_is_counted() -> None:
     _, ties, *_ = describe_findings(contrast_record(ranking=ranking_of([2.0, 1.9, 1.8, 0.1, 1.7, 0.0], tied=[1, 2, 4])))
-    assert ties == "Tied with layer 0 at 95%: 1-2, 4. Behind it: the other 2."
+    assert ties == "Tied with layer 0 at 95%: 1-2, 4. The remaining 2 layers score lower."
     _, ties, *_ = describe_findings(contrast_record(ranking=ranking_of(tied=[0, 2])))
-    assert ties == "Tied with layer 1 at 95%: 0, 2. Behind it: the one other layer."
+    assert ties == "Tied with layer 1 at 95%: 0, 2. The remaining layer scores lower."
 
 
-def test_where_all_are_tied_no_layer_is_singled_out() -> None:
+def test_a_tie_of_all_layers_is_reported() -> None:
     _, ties, *_ = describe_findings(contrast_record(ranking=ranking_of(tied=range(4))))
-    assert ties == "No layer can be told apart from layer 1, the first by score."
+    assert ties == "All 3 other layers are tied with layer 1 at 95%."
+    _, ties, *_ = describe_findings(contrast_record(ranking=ranking_of([1.0, 2.0], tied=[0])))
+    assert ties == "The other layer is tied with layer 1 at 95%."
 
 
-def test_where_nothing_is_found_no_layer_leads() -> None:
+def test_without_a_significant_layer_none_leads() -> None:
     first, *others = describe_findings(contrast_record(ranking=ranking_of(tied=range(4), p_values=[0.9, 0.21, 0.3, 1])))
     assert first == (
-        "No layer is shown to separate the sides on left-out prompts. Shuffling the labels of personas does as well"
-        " with p = 0.210."
+        "No layer separates the classes significantly on held-out prompts: smallest permutation p = 0.210 (labels"
+        " permuted by persona)."
     )
     assert not any("leads" in sentence for sentence in others)
 
 
 @pytest.mark.parametrize(("p_value", "leads"), [(0.05, True), (0.051, False)])
-def test_a_layer_leads_where_p_is_at_most_five_in_a_hundred(p_value: float, leads: bool) -> None:
+def test_the_best_layer_leads_if_p_is_at_most_0_05(p_value: float, leads: bool) -> None:
     (first, *_) = describe_findings(contrast_record(ranking=ranking_of(p_values=[p_value] * 4)))
     assert first.startswith("Layer 1 leads") == leads
 
 
-def test_no_layer_is_not_said_where_one_is_shown() -> None:
-    """The p-value is over factors with many groups, the score the worst of all: they need not have the same order."""
+def test_significant_layers_are_listed_if_the_best_layer_is_not_one() -> None:
+    """p-values and scores can come from different factors and differ in order."""
     ranking = ranking_of(p_values=[1.0, 0.062, 0.008, 1.0])
     (first, *_) = describe_findings(contrast_record(ranking=ranking))
     assert first == (
-        "Layer 1 scores highest (d' 2.00 (1.50 to 2.50), a persona left out) but is not shown to separate the sides."
-        " Shuffling the labels of personas does as well with p = 0.062. Shown to, with p of 0.05 at most: layers 2."
+        "Layer 1 scores highest with held-out d' 2.00 (95% interval 1.50 to 2.50, leave-one-persona-out), but does not"
+        " separate the classes significantly: permutation p = 0.062 (labels permuted by persona). Layers with"
+        " p <= 0.05: 2."
     )
 
 
-def test_a_p_value_too_small_to_show_is_said_to_be_less() -> None:
+def test_a_small_p_value_is_given_as_a_bound() -> None:
     ranking = ranking_of(p_values=[1.0, 0.0006, 0.3, 1.0], smallest_p=0.0001)
     (first, *_) = describe_findings(contrast_record(ranking=ranking))
-    assert first.endswith(" does as well with p < 0.001.")
+    assert first.endswith(" Permutation p < 0.001 (labels permuted by persona).")
 
 
 @pytest.mark.parametrize(
     ("tested", "words"),
     [
-        (["topic"], "topics"),
-        (["pairs"], "pairs"),
-        (["persona", "topic"], "personas and topics"),
-        (["persona", "template", "topic"], "personas, templates and topics"),
+        (["topic"], "topic"),
+        (["pairs"], "pair"),
+        (["persona", "topic"], "persona and topic"),
+        (["persona", "template", "topic"], "persona, template and topic"),
     ],
 )
-def test_it_says_whose_labels_were_shuffled(tested: list[str], words: str) -> None:
-    """What was left out for the score need not be what the p-value is about."""
+def test_the_permuted_factors_are_named(tested: list[str], words: str) -> None:
+    """The permuted factors can differ from the held-out factor of the score."""
     for p_value, leads in ((0.004, True), (0.4, False)):
         ranking = ranking_of(tested=tested, p_values=[p_value] * 4, left_out="template")
         (first, *_) = describe_findings(contrast_record(ranking=ranking))
-        assert f" Shuffling the labels of {words} does as well with p = {p_value:.3f}." in first
-        assert ("a template left out" in first) == leads
+        assert f" permutation p = {p_value:.3f} (labels permuted by {words})." in first.lower()
+        assert ("leave-one-template-out" in first) == leads
 
 
-def test_the_least_p_that_the_groups_can_show_is_said_to_be_that() -> None:
+def test_the_smallest_possible_p_is_marked() -> None:
     ranking = ranking_of(p_values=[0.7, 1 / 32, 0.5, 1.0], smallest_p=1 / 32)
     (first, *_) = describe_findings(contrast_record(ranking=ranking))
-    assert first.endswith(" with p = 0.031, the least that so few groups can show.")
+    assert first.endswith(" p = 0.031 (labels permuted by persona), the smallest possible with so few groups.")
 
 
-def test_groups_too_few_to_show_anything_are_said_to_be_that() -> None:
+def test_too_few_groups_for_significance_are_reported() -> None:
     ranking = ranking_of(p_values=[1.0, 0.125, 0.25, 1.0], smallest_p=0.125)
     (first, *_) = describe_findings(contrast_record(ranking=ranking))
-    assert first.startswith("No layer is shown")
-    assert first.endswith(" with p = 0.125. So few groups cannot show less than p = 0.125.")
+    assert first.startswith("No layer separates the classes significantly")
+    assert first.endswith(" (labels permuted by persona). With so few groups, p cannot fall below 0.125.")
 
 
-def test_one_layer_alone_has_nothing_to_be_compared_with() -> None:
+def test_a_single_layer_has_no_ties() -> None:
     leader, ties, *_ = describe_findings(contrast_record(ranking=ranking_of([1.0])))
-    assert leader.startswith("Layer 0 leads: d' 1.00 (0.50 to 1.50)")
-    assert ties == "It is the only layer captured."
+    assert leader.startswith("Layer 0 leads with held-out d' 1.00 (95% interval 0.50 to 1.50")
+    assert ties == "It is the only captured layer."
 
 
-def test_pairs_without_factors_are_left_out_by_the_fifth() -> None:
+def test_pairs_without_factors_are_held_out_in_five_folds() -> None:
     (first, *_) = describe_findings(contrast_record(ranking=ranking_of(left_out="pairs")))
-    assert "d' 2.00 (1.50 to 2.50), a fifth of the pairs left out." in first
-    assert "labels of pairs does" in first
+    assert "d' 2.00 (95% interval 1.50 to 2.50, 5-fold over pairs)." in first
 
 
-def test_where_the_raw_norm_agrees_it_says_so() -> None:
+def test_agreement_with_the_raw_norm_is_reported() -> None:
     sentences = describe_findings(contrast_record(ranking=ranking_of([0.1, 0.2, 0.3, 2.0])))
-    assert sentences[2] == "The raw difference norm is largest at layer 3 as well."
+    assert sentences[2] == "The raw difference norm is also largest at layer 3."
 
 
-def test_layers_are_called_by_their_numbers_and_not_by_their_places() -> None:
+def test_layers_are_named_by_number_and_not_by_index() -> None:
     rows, ranking = contrast_rows(), ranking_of(tied=[2])
     for row, layer in zip(rows, (14, 15, 20, 29), strict=True):
         row["layer"] = layer
@@ -179,16 +180,16 @@ def test_layers_are_called_by_their_numbers_and_not_by_their_places() -> None:
         ranked["layer"] = (14, 15, 20, 29)[ranked["layer"]]
     leader, ties, raw, _ = describe_findings(contrast_record(rows, ranking))
     assert leader.startswith("Layer 15 leads")
-    assert ties == "Tied with layer 15 at 95%: 20. Behind it: the other 2."
-    assert "would have led to layer 29: place 4 here" in raw
+    assert ties == "Tied with layer 15 at 95%: 20. The remaining 2 layers score lower."
+    assert "would have picked layer 29 (rank 4 here)" in raw
 
 
-def test_what_else_tells_the_sides_apart_is_told_beside_what_the_layer_does() -> None:
+def test_baselines_are_reported_with_the_best_layer() -> None:
     *_, last = describe_findings(contrast_record(confounds=confounds_of(0.93)))
-    assert last == CONFOUNDS.replace("length 0.50", "length 0.93")
+    assert last == BASELINES.replace("length 0.50", "length 0.93")
 
 
-def test_without_a_ranking_there_is_nothing_to_say() -> None:
+def test_without_a_ranking_there_are_no_findings() -> None:
     assert describe_findings(unranked_record()) == []
     assert describe_findings(prompt_record()) == []
 
@@ -205,7 +206,7 @@ def test_p_is_never_shown_as_zero(p_value: float, words: str) -> None:
     ("layers", "words"),
     [([], ""), ([5], "5"), ([17, 15, 16, 21], "15-17, 21"), ([1, 3, 5], "1, 3, 5"), (range(30), "0-29")],
 )
-def test_runs_of_layers_are_drawn_together(layers: list[int], words: str) -> None:
+def test_consecutive_layers_become_ranges(layers: list[int], words: str) -> None:
     assert layers_in_words(layers) == words
 
 
@@ -222,61 +223,60 @@ def summary(layer: int, wrong: list[int], total: int | None = None) -> SideSumma
     )
 
 
-def test_a_difference_within_its_margin_is_said_not_to_be_known() -> None:
+def test_a_difference_within_its_margin_is_not_significant() -> None:
     record = contrast_record(ranking=ranking_of([0.4, 2.0, 1.7, -0.2]))
     for layers in ((1, 2), (2, 1)):
         first, *_ = describe_order(record, *layers)
         assert first == (
-            "Layer 1 is ranked 1 (d' 2.00) and layer 2 is ranked 2 (1.70): 0.30 apart, 95% interval -0.10 to 0.70, so"
-            " the data cannot tell which of the two is better, only which scored higher."
+            "Layer 1 has rank 1 (d' 2.00) and layer 2 has rank 2 (d' 1.70). The difference is 0.30 (95% interval -0.10"
+            " to 0.70): the data do not show which layer is better."
         )
 
 
-def test_a_difference_beyond_its_margin_is_said_to_hold() -> None:
+def test_a_difference_beyond_its_margin_is_significant() -> None:
     first = describe_order(contrast_record(ranking=ranking_of([0.4, 2.0, 1.7, -0.2])), 0, 1)[0]
-    assert "1.60 apart, 95% interval 1.20 to 2.00, so layer 1 separates the sides better" in first
+    assert "1.60 (95% interval 1.20 to 2.00): layer 1 separates the classes significantly better." in first
 
 
-def test_the_margin_is_that_of_the_two_layers_by_number_and_not_by_place() -> None:
+def test_the_margin_is_indexed_by_layer_and_not_by_rank() -> None:
     ranking = ranking_of([0.4, 2.0, 1.7, -0.2], margins=[[0.01, 0.02, 0.03], [0.12, 0.13], [0.23]])
     assert margin_between(ranking, 1, 3) == margin_between(ranking, 3, 1) == 0.13
     assert margin_between(ranking, 0, 1) == 0.01
     assert margin_between(ranking, 2, 3) == 0.23
 
 
-def test_what_was_left_out_is_told_apart() -> None:
+def test_scores_are_given_by_held_out_factor() -> None:
     sentences = describe_order(contrast_record(ranking=ranking_of([0.4, 2.0, 1.7, -0.2])), 1, 3)
-    assert sentences[1] == "d' at layers 1 and 3: a persona left out 2.00 and -0.20."
+    assert sentences[1] == "Held-out d' at layers 1 and 3: leave-one-persona-out 2.00 and -0.20."
 
 
-def test_pairs_that_point_the_wrong_way_are_counted_at_both_layers() -> None:
+def test_misordered_pairs_are_counted_at_both_layers() -> None:
     record = contrast_record()
     record["sides"] = [summary(1, [4, 5, 6]), summary(2, [5, 6, 7, 8])]
     assert describe_order(record, 2, 1)[2] == (
-        "3 of 72 left-out pairs point the wrong way at layer 1, 4 at layer 2: 2 at both, 1 only at layer 1, 2 only at"
-        " layer 2."
+        "3 of 72 held-out pairs are misordered at layer 1, 4 at layer 2: 2 at both, 1 only at layer 1, 2 only at layer"
+        " 2."
     )
 
 
-def test_where_not_all_of_them_are_named_they_are_only_counted() -> None:
+def test_a_truncated_list_of_misordered_pairs_is_only_counted() -> None:
     record = contrast_record()
     record["sides"] = [summary(1, [4, 5], total=30), summary(2, [5])]
-    assert describe_order(record, 1, 2)[2] == "30 of 72 left-out pairs point the wrong way at layer 1, 1 at layer 2."
+    assert describe_order(record, 1, 2)[2] == "30 of 72 held-out pairs are misordered at layer 1, 1 at layer 2."
 
 
-def test_what_the_raw_norm_would_have_said_is_said() -> None:
+def test_the_order_by_raw_norm_is_reported() -> None:
     record = contrast_record()  # norms grow with the layer
-    assert "0.500 and 1.000" not in describe_order(record, 1, 2)[-1]
-    assert "1.000 and 1.500, would have put layer 2 first" in describe_order(record, 1, 2)[-1]
-    assert "1.500 and 0.500, would have put it first as well" in describe_order(record, 2, 0)[-1]
+    assert "(1.000 and 1.500) would rank layer 2 first" in describe_order(record, 1, 2)[-1]
+    assert "(1.500 and 0.500) would also rank layer 2 first" in describe_order(record, 2, 0)[-1]
 
 
 @pytest.mark.parametrize(("layer", "other"), [(1, 1), (0, 9), (-1, 0)])
-def test_layers_that_cannot_be_compared_are_refused(layer: int, other: int) -> None:
+def test_unranked_or_equal_layers_are_refused(layer: int, other: int) -> None:
     with pytest.raises(RequestError, match="0, 1, 2, 3"):
         describe_order(contrast_record(), layer, other)
 
 
-def test_prompts_have_no_order() -> None:
+def test_prompt_captures_are_refused() -> None:
     with pytest.raises(RequestError, match="there are none"):
         describe_order(prompt_record(), 0, 1)
