@@ -86,7 +86,7 @@ def test_a_layer_that_was_not_captured_is_refused_with_those_that_were() -> None
 def test_without_groups_to_leave_out_nothing_is_projected(factors: list[Factors] | None) -> None:
     """Three pairs, or six of a single persona, template and topic."""
     pairs = len(factors) if factors else 3
-    with pytest.raises(RequestError, match=r"too few pairs, or too few groups.*capture more"):
+    with pytest.raises(RequestError, match=r"too few pairs or groups.*capture more"):
         project_sides(capture_of([noise(np.random.default_rng(6), pairs)], factors), 0)
 
 

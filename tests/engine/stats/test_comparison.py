@@ -315,7 +315,7 @@ def test_records_that_hold_the_first_pairs_alone_are_told_apart_by_the_number_of
 )
 @pytest.mark.parametrize("model", ["someone/some-model", "other"])
 def test_captures_read_at_different_places_are_refused(field: str, value: str, said: str, model: str) -> None:
-    with pytest.raises(RequestError, match=rf"a and b were read at different places: .*{said}.*the same site"):
+    with pytest.raises(RequestError, match=rf"a and b differ in site or positions: .*{said}.*the same site"):
         compare_captures(named("a"), named("b", **{"model": model, field: value}), not_called)
 
 
@@ -326,7 +326,7 @@ def test_captures_that_differ_in_model_and_concept_are_refused(concepts: tuple[s
         RequestError, match=r"differ in model \(someone/some-model and other\) and in concept"
     ) as caught:
         compare_captures(named("a", one), named("b", other, model="other"), not_called)
-    assert ("pairs of your own" in str(caught.value)) == (None in concepts)
+    assert ("your own pairs" in str(caught.value)) == (None in concepts)
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -340,7 +340,7 @@ def test_prompts_cannot_be_compared(first: bool) -> None:
 def test_captures_of_unknown_origin_cannot_be_compared(first: bool) -> None:
     unknown, known = named("u"), named("a")
     unknown["provenance"] = None
-    with pytest.raises(RequestError, match="how u was made is unknown"):
+    with pytest.raises(RequestError, match="u has no provenance"):
         compare_captures(*((unknown, known) if first else (known, unknown)), not_called)
 
 

@@ -98,7 +98,7 @@ def test_a_longer_side_is_caught(rng: np.random.Generator) -> None:
     check = checks(report)["prompt length"]
     assert "prompt length" in warned(report)
     assert check["auroc"] == 1.0
-    assert check["detail"] == "14.0 tokens on the positive side, 8.0 on the negative"
+    assert check["detail"] == "14.0 tokens per positive prompt, 8.0 per negative prompt"
 
 
 def test_a_shorter_side_is_caught_as_well(rng: np.random.Generator) -> None:
@@ -129,7 +129,7 @@ def test_another_last_token_is_caught_where_it_was_read(rng: np.random.Generator
         assert "token read" in warned(report)
         check = checks(report)["token read"]
         assert check["auroc"] == 1.0
-        expected = "the same in 0 of 40 pairs; mostly 'yes' on the positive side, 'no' on the negative"
+        expected = "the same in 0 of 40 pairs; mostly 'yes' in positive prompts, 'no' in negative prompts"
         assert check["detail"] == expected
 
 
@@ -152,7 +152,7 @@ def test_a_mean_reads_no_single_token(rng: np.random.Generator) -> None:
         assert checks(report)["token read"] == {
             "what": "token read",
             "auroc": 0.5,
-            "detail": "a mean over tokens was read",
+            "detail": "the capture keeps a mean over tokens",
         }
 
 
@@ -162,7 +162,7 @@ def test_topics_that_stand_in_both_prompts_are_exactly_even(rng: np.random.Gener
     sides = [[f"{saying} {topic}" for saying, topic in zip(sayings(rng, 60), topics, strict=True)] for _ in range(2)]
     check = checks(find_confounds(contrast_of(sides[0], sides[1], factors)))["topic words"]
     assert check["auroc"] == 0.5
-    assert check["detail"] == "the topic reads the same on both sides of every pair"
+    assert check["detail"] == "the topic is the same in both prompts of every pair"
 
 
 def test_topics_that_separate_the_sides_are_caught(rng: np.random.Generator) -> None:
@@ -172,8 +172,8 @@ def test_topics_that_separate_the_sides_are_caught(rng: np.random.Generator) -> 
     report = find_confounds(contrast_of(sides[0], sides[1], factors))
     assert {"topic words", "all words"} <= set(warned(report))
     detail = checks(report)["topic words"]["detail"]
-    assert "'hill' in 0 and 60" in detail
-    assert "'sea' in 60 and 0" in detail
+    assert "'hill': 0 positive, 60 negative" in detail
+    assert "'sea': 60 positive, 0 negative" in detail
 
 
 def test_a_word_that_all_positive_prompts_share_is_caught_and_named(rng: np.random.Generator) -> None:
@@ -187,10 +187,10 @@ def test_a_word_that_all_positive_prompts_share_is_caught_and_named(rng: np.rand
     assert warned(report) == ["all words"]
     check = checks(report)["all words"]
     assert check["auroc"] > 0.95
-    assert "'deceptive' in 0 and 60" in check["detail"]
-    assert "'honest' in 60 and 0" in check["detail"]
+    assert "'deceptive': 0 positive, 60 negative" in check["detail"]
+    assert "'honest': 60 positive, 0 negative" in check["detail"]
     assert report["warnings"] == [
-        f"all words alone tells left-out prompts apart (AUROC {check['auroc']:.2f}): {check['detail']}"
+        f"all words alone separates held-out prompts (AUROC {check['auroc']:.2f}): {check['detail']}"
     ]
 
 

@@ -189,13 +189,13 @@ def test_captures_of_other_widths_are_refused() -> None:
 
 
 def test_one_side_alone_is_refused() -> None:
-    with pytest.raises(RequestError, match="negative side is missing"):
+    with pytest.raises(RequestError, match="negative class is missing"):
         compute_contrastive_diff(one_prompt(random_states(5, seed=0)))
 
 
 def test_a_contrast_takes_no_second_side() -> None:
     states = random_states(5, seed=0)
-    with pytest.raises(RequestError, match="both sides already"):
+    with pytest.raises(RequestError, match="already holds both classes"):
         compute_contrastive_diff(contrast([states], [states]), one_prompt(states))
 
 

@@ -172,14 +172,14 @@ def test_a_layer_where_the_sides_are_equal_is_refused_and_left_out_of_all(method
     """As with the embedding of a last token that all prompts share."""
     wide = np.ones((6, 24)), np.ones((6, 24))
     data = capture_of([wide, noise(np.random.default_rng(2), 6), wide], None)
-    with pytest.raises(RequestError, match="the two sides do not differ at layer 2"):
+    with pytest.raises(RequestError, match="the two classes do not differ at layer 2"):
         extract_direction(data, 2, method)
     assert list(extract_directions(data, method)) == [1]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_sides_that_are_equal_at_every_layer_are_refused(method: str) -> None:
-    with pytest.raises(RequestError, match="the two sides do not differ"):
+    with pytest.raises(RequestError, match="the two classes do not differ"):
         extract_directions(capture_of([SAME, SAME], None), method)
 
 

@@ -356,7 +356,7 @@ def test_too_few_pairs_are_refused_with_how_to_get_more(pairs: int) -> None:
 def test_pairs_of_one_or_two_groups_of_every_factor_are_refused(personas: int) -> None:
     factors = only_personas(personas, 12)
     error = refusal(capture_of([noise(np.random.default_rng(22), len(factors))], factors))
-    assert "too few personas, templates and topics to leave any out" in error.problem
+    assert "too few personas, templates and topics to hold any out" in error.problem
     assert "at least 3" in error.expected
     assert "folds" in str(error)
 
@@ -418,7 +418,7 @@ def test_pairs_without_factors_are_warned_of() -> None:
 @pytest.mark.parametrize(("templates", "those"), [(1, "one template"), (2, "two templates")])
 def test_a_factor_that_is_not_left_out_is_warned_of(templates: int, those: str) -> None:
     factors = all_factors(6, templates, 6)
-    expected = f"the pairs have {those}, too few to leave any out: nothing is known about others"
+    expected = f"the pairs have {those}, too few to hold any out: the ranking says nothing about other templates"
     assert warnings_of(factors, len(factors)) == expected
 
 
@@ -454,7 +454,7 @@ def test_margins_say_how_well_two_layers_can_be_told_apart() -> None:
 
 
 def test_it_is_said_where_several_are_drawn_as_one() -> None:
-    assert "70 topics were left out and drawn in 65 groups" in warnings_of(all_factors(3, 1, 70), 210)
+    assert "70 topics were held out and resampled in 65 groups" in warnings_of(all_factors(3, 1, 70), 210)
     assert "in 65 groups" not in warnings_of(all_factors(3, 1, 65), 195)
-    assert "66 pairs were drawn in 65 groups" in warnings_of(None, 66)
+    assert "66 pairs were resampled in 65 groups" in warnings_of(None, 66)
     assert "in 65 groups" not in warnings_of(None, 65)

@@ -140,7 +140,7 @@ def test_a_text_said_by_a_user_goes_through_the_chat_template(smollm2: Loaded, h
 def test_a_base_model_reads_what_a_user_says_as_it_is(tiny: Loaded, directions: dict[int, Direction]) -> None:
     """And is told so."""
     reading = read_text(*tiny, directions, TEXT, chat=True)
-    assert reading["warnings"].pop(0) == "the model has no chat template: the text was taken as it is"
+    assert reading["warnings"].pop(0) == "the model has no chat template: the text was read unchanged"
     assert reading == read_text(*tiny, directions, TEXT)
 
 
@@ -187,13 +187,15 @@ def test_a_text_too_long_is_refused(tiny: Loaded, directions: dict[int, Directio
 
 
 def test_no_directions_are_refused(tiny: Loaded) -> None:
-    with pytest.raises(RequestError, match="there are no directions to read along"):
+    with pytest.raises(RequestError, match="there are no directions to project on"):
         read_text(*tiny, {}, TEXT)
 
 
 def test_directions_of_another_model_are_refused(tiny: Loaded, directions: dict[int, Direction]) -> None:
     foreign = {layer: direction | {"provenance": provenance()} for layer, direction in directions.items()}
-    with pytest.raises(RequestError, match=r"come from someone/some-model \(width 32\), the model is .* \(width 32\)"):
+    with pytest.raises(
+        RequestError, match=r"come from someone/some-model \(width 32\), but the model is .* \(width 32\)"
+    ):
         read_text(*tiny, foreign, TEXT)
 
 
@@ -206,7 +208,7 @@ def test_directions_of_unknown_origin_are_read_with_a_warning(tiny: Loaded, dire
     for direction in directions.values():
         direction["provenance"] = None
     warnings = read_text(*tiny, directions, TEXT)["warnings"]
-    assert "where the directions come from is unknown" in warnings
+    assert "the directions have no provenance: they may come from another model" in warnings
 
 
 def test_the_same_model_in_another_dtype_is_read_with_a_warning(tiny: Loaded, directions: dict[int, Direction]) -> None:
@@ -242,7 +244,7 @@ def test_a_warning_only_where_most_tokens_lie_far_off(values: list[float], warne
     warnings = read_tokens(tokens_at(values), {0: along_the_first_axis()})["warnings"]
     assert len(warnings) == warned
     if warned:
-        assert "most tokens lie far from both sides at layer 0" in warnings[0]
+        assert "most tokens project far outside both classes at layer 0" in warnings[0]
         assert "(positions last)" in warnings[0]
 
 

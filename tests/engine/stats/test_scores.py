@@ -113,7 +113,7 @@ def test_without_a_ranking_the_pairs_can_still_be_described(key: str) -> None:
 
 @pytest.mark.parametrize("key", ["d_prime", "diff_norm"])
 def test_prompts_have_no_sides_to_rank_by(key: str) -> None:
-    with pytest.raises(RequestError, match=r"'some_prompt' is one of prompts.*capture_from_concept"):
+    with pytest.raises(RequestError, match=r"'some_prompt' is a capture of prompts.*capture_from_concept"):
         order_layers(prompt_record(), key)
 
 
