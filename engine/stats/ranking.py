@@ -104,7 +104,7 @@ def rank_layers(
 ) -> Ranking:
     """Rank the layers of a contrast by held-out d', with intervals, ties and p-values.
 
-    - Score: the lowest d' over holding out personas, templates or topics (see `compute_separation`).
+    - Score: the lowest held-out d' over personas, templates and topics (see `compute_separation`).
     - 95% confidence interval: Bayesian bootstrap over the held-out groups, with Student's t for their number.
     - 95% rank interval and ties: from the same resamples (see `open_places`).
     - Permutation p-value: the share of permutations, which swap the labels of whole groups, in which the best of all

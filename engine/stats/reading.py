@@ -65,7 +65,7 @@ def read_text(
     data = capture_activations(model, tokenizer, prompt, layers, use_hooks=True, rendered=rendered, site=site)
     if provenance:
         warnings += [
-            f"the model differs from the one the directions were extracted from in {field}: {theirs} there, {mine} here"
+            f"the model differs from that of the directions in {field}: {theirs} there, {mine} here"
             for field, theirs, mine in model_differences(provenance, data["provenance"])
         ]
     return read_tokens(data, directions, leading=leading, warnings=warnings)
