@@ -39,7 +39,7 @@ def extract_directions(data: ContrastData, method: str = "mean_diff") -> dict[in
         Layer to direction, without the layers where the classes do not differ.
 
     Raises:
-        RequestError: The method is unknown, or the classes do not differ at any layer.
+        RequestError: The method is unknown, the states are not finite, or the classes do not differ at any layer.
 
     Example:
         >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[15, 16], max_samples=24)

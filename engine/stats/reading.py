@@ -44,7 +44,7 @@ def read_text(
         One projection per token and layer: 0 at the mean of the negative prompts, 1 at the mean of the positive ones.
 
     Raises:
-        RequestError: There are no directions, or they come from another model.
+        RequestError: There are no directions, none at the leading layer, or they come from another model.
         CaptureError: The text is empty or too long.
 
     Example:

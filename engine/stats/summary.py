@@ -47,7 +47,7 @@ def compute_activation_stats(data: CaptureData, *, include_first: bool = False) 
 
 
 def prompts_of(data: CaptureData) -> list[ActivationData]:
-    """List the prompts of a capture, those of both classes for a contrast.
+    """List the prompt or batch captures that a capture consists of.
 
     Raises:
         RequestError: The argument is not a capture.
