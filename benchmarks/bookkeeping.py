@@ -1,11 +1,12 @@
-"""What a capture costs besides the model: the processor's time that a prompt takes outside the decoder's passes.
+"""Measure the overhead of a capture: CPU time per prompt outside the decoder.
 
-On a fast GPU this is what bounds the capture of a small model. Measured with a made-up model of the default model's
-depth (30 layers) and a ninth of its width, whose passes are short; one thread, prompts that share nothing, all layers.
+On a fast GPU this overhead limits the capture of a small model. The benchmark uses a random model with the depth of the
+default model (30 layers) and a ninth of its width, so that forward passes are short. It runs on one thread and captures
+all layers of prompts without a shared prefix.
 
-Usage:
+Examples:
     .venv/bin/python benchmarks/bookkeeping.py                                # 2,000 prompts
-    .venv/bin/python benchmarks/bookkeeping.py --prompts 500 --tokens 4096    # in passes of the size that a GPU runs
+    .venv/bin/python benchmarks/bookkeeping.py --prompts 500 --tokens 4096    # token budget of a GPU
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from unittest.mock import patch
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it measures this checkout
+sys.path.insert(0, str(Path(__file__).parents[1]))  # measure this checkout, not an installed version
 
 import engine
 
@@ -35,45 +36,48 @@ PERSONAS = ("keeper of the lighthouse", "last speaker of a language", "judge in 
 
 
 class Clock:
-    """Counts the processor's seconds that a function takes.
+    """Accumulates the processor time of a function.
 
     Attributes:
-        seconds: So far.
+        seconds: Processor time so far.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def timed(self, function: Callable[Args, Out]) -> Callable[Args, Out]:
-        """The function, counted; also when it is left by an exception, as a pass that stops early is."""
+        """Wrap a function to time it.
+
+        Calls that raise count too, because a forward pass that stops early ends with an exception.
+        """
 
         @functools.wraps(function)
         def run(*args: Args.args, **kwargs: Args.kwargs) -> Out:
-            begun = time.process_time()
+            start = time.process_time()
             try:
                 return function(*args, **kwargs)
             finally:
-                self.seconds += time.process_time() - begun
+                self.seconds += time.process_time() - start
 
         return run
 
 
-def made_up_prompts(count: int) -> list[str]:
-    """Prompts of some 45 tokens that differ from the first on."""
+def synthetic_prompts(count: int) -> list[str]:
+    """Prompts of about 45 tokens that differ from the first token on."""
     return [
         f"{number}. You are the {PERSONAS[number % len(PERSONAS)]}, and you answer in plain words, never more than you"
-        " were asked. What would you tell a stranger who comes to your door at night and wants to know the way?"
+        " were arguments. What would you tell a stranger who comes to your door at night and wants to know the way?"
         for number in range(count)
     ]
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=2000, help="how many")
-    parser.add_argument("--tokens", type=int, default=512, help="most tokens in a pass")
-    parser.add_argument("--rounds", type=int, default=3, help="how many times each")
-    asked = parser.parse_args()
+    parser.add_argument("--prompts", type=int, default=2000, help="Number of prompts")
+    parser.add_argument("--tokens", type=int, default=512, help="Token budget of a batch")
+    parser.add_argument("--rounds", type=int, default=3, help="Number of rounds")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     _, tokenizer, _ = engine.load_model_and_tokenizer("smollm2", device="cpu")
@@ -85,7 +89,7 @@ def main() -> None:
         num_attention_heads=1,
         num_key_value_heads=1,
     )
-    model, texts, inside = LlamaForCausalLM(shape).eval(), made_up_prompts(asked.prompts), Clock()
+    model, texts, inside = LlamaForCausalLM(shape).eval(), synthetic_prompts(arguments.prompts), Clock()
     model.model.forward = inside.timed(model.model.forward)
     half = len(texts) // 2
 
@@ -102,17 +106,19 @@ def main() -> None:
         "pairs in memory": lambda positions: engine.capture_contrastive_activations(
             model, tokenizer, texts[:half], texts[half:], use_hooks=True, positions=positions
         ),
-        "prompts into shards": in_shards,
+        "prompts saved as shards": in_shards,
     }
-    with patch("engine.capture.settings.token_budget", lambda *_args, **_options: asked.tokens):
+    with patch("engine.capture.settings.token_budget", lambda *_args, **_options: arguments.tokens):
         for name, capture in ways.items():
             for positions in ("last", "mean"):
                 seconds = []
-                for _ in range(asked.rounds):
-                    begun, inside.seconds = time.process_time(), 0.0
+                for _ in range(arguments.rounds):
+                    start, inside.seconds = time.process_time(), 0.0
                     capture(positions)
-                    seconds.append(time.process_time() - begun - inside.seconds)
-                print(f"{name + ', ' + positions:<28} {1e3 * statistics.median(seconds) / len(texts):6.2f} ms a prompt")
+                    seconds.append(time.process_time() - start - inside.seconds)
+                print(
+                    f"{name + ', ' + positions:<30} {1e3 * statistics.median(seconds) / len(texts):6.2f} ms per prompt"
+                )
 
 
 if __name__ == "__main__":

@@ -1,24 +1,23 @@
-"""How fast a capture is, next to what one would do by hand or with other tools, and how much memory it takes.
+"""Compare speed and memory of captures with plain transformers and other tools.
 
-Every way of doing the same work runs in a process of its own, and the processes take turns, so that a machine that is
-busy with something else is busy for all of them. Printed are medians over rounds: speed relative to a plain batched
-forward pass without any capture (1.0), tokens a second, the most memory held while at work, and what the blocks' matrix
-products alone would take at the speed that this machine's matrix products are measured to have, as a share of the time:
-above 100% means that fewer of them were computed than the prompts have tokens for.
+Every method runs in its own process, and the processes take turns, so that other load on the machine affects all of
+them alike. The table shows medians over rounds: speed relative to a plain batched forward pass without a capture (1.0),
+tokens per second, peak memory, and the share of the time that the blocks' matrix products would take at the best speed
+measured on this machine. A share above 100% means that fewer products were computed than there are prompt tokens.
 
-Other tools are measured where they are installed; `benchmarks/requirements.txt` says how. Before a way is timed, its
-states of four prompts are held against layerscope's: standard error says how far they are, and a way that captures
-something else is left out.
+Other tools are measured if they are installed; `benchmarks/requirements.txt` explains how. Before a method is timed,
+its states for four prompts are compared with layerscope's. The largest deviation goes to standard error, and a method
+that captures something else is skipped.
 
 Examples:
     .venv/bin/python benchmarks/capture_speed.py                            # 128 chat prompts, last token, all layers
-    .venv/bin/python benchmarks/capture_speed.py --task system --rounds 5   # a shared system prompt of 150 tokens
+    .venv/bin/python benchmarks/capture_speed.py --task system --rounds 5   # shared system prompt of 150 tokens
     .venv/bin/python benchmarks/capture_speed.py --task all --markdown      # the tables of docs/performance.md
-    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/capture_speed.py --threads 1   # on a machine that is not idle
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/capture_speed.py --threads 1   # on a busy machine
     .venv/bin/python benchmarks/capture_speed.py --ways plain hooks --model my/folder
-    .venv/bin/python benchmarks/capture_speed.py --ways plain hooks nnsight # another tool, which must be installed
+    .venv/bin/python benchmarks/capture_speed.py --ways plain hooks nnsight # include another tool, if installed
     .venv/bin/python benchmarks/capture_speed.py --device cuda --prompts 512 --ways plain plain_64 hooks   # on a GPU
-    .venv/bin/python benchmarks/capture_speed.py --ways hooks hooks_disk    # what weights on the disk cost
+    .venv/bin/python benchmarks/capture_speed.py --ways hooks hooks_disk    # cost of weights on disk
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it measures this checkout
+sys.path.insert(0, str(Path(__file__).parents[1]))  # measure this checkout, not an installed version
 
 import engine
 from benchmarks.machine import Machine
@@ -47,17 +46,18 @@ from benchmarks.ways import TOLERANCES, WAYS, Read, Way, Work, expected_states, 
 from engine.capture.selection import parse_layers
 
 ALL_WAYS = {**WAYS, **TOOLS}
-ONLY_IF_ASKED = {"plain_64", "hooks_disk"}
+ONLY_IF_REQUESTED = {"plain_64", "hooks_disk"}
 
 
 def checked(name: str, work: Work, texts: list[str]) -> tuple[Read | None, str]:
-    """Make one way ready, and see whether it captures what layerscope does.
+    """Prepare one method and check that it captures the same states as layerscope.
 
     Returns:
-        The way, None where it should not be timed; and how far its states are from layerscope's, or why it is not.
+        The method, or None if it must not be timed, and a sentence with its deviation from layerscope's states or the
+        reason for skipping it.
     """
     way, sample = ALL_WAYS[name], texts[:: -(-len(texts) // 4)]
-    expected = expected_states(work, sample, way)  # first, since a tool may change the model
+    expected = expected_states(work, sample, way)  # first, because a tool may change the model
     try:
         read = way.prepare(work)
         found = read(sample)
@@ -68,44 +68,47 @@ def checked(name: str, work: Work, texts: list[str]) -> tuple[Read | None, str]:
     if name.startswith("plain"):
         return read, "captures nothing"
     distance = furthest(found, expected)
-    says = f"states differ from layerscope's by {distance:.1e} of their norm at most"
+    says = f"states differ from layerscope's by at most {distance:.1e} of their norm"
     return (read if distance <= TOLERANCES[work.model.dtype] else None), says
 
 
 @torch.no_grad()
-def serve_way(name: str, task: Task, asked: argparse.Namespace) -> None:
-    """The child: say how much work there is, then do it once for each line on stdin and say how long it took."""
-    torch.set_num_threads(asked.threads)
-    machine = Machine(torch.device(asked.device), asked.threads)
-    where: dict[str, Any] = {"device": asked.device}
+def serve_way(name: str, task: Task, arguments: argparse.Namespace) -> None:
+    """Run one method in a child process, once per line on stdin, and report each time.
+
+    It first prints the amount of work and the result of the check. Every message is one line of JSON on stdout.
+    """
+    torch.set_num_threads(arguments.threads)
+    machine = Machine(torch.device(arguments.device), arguments.threads)
+    where: dict[str, Any] = {"device": arguments.device}
     if name == "hooks_disk":
         where = {"device_map": "auto", "max_memory": {"cpu": 0}}
-    model, tokenizer, config = engine.load_model_and_tokenizer(asked.model, dtype=task.dtype, **where)
+    model, tokenizer, config = engine.load_model_and_tokenizer(arguments.model, dtype=task.dtype, **where)
     texts = read_prompts(tokenizer, task)
     tokens = sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
     blocks = sum(
         weight.numel() for name, weight in model.named_parameters() if weight.dim() == 2 and ".layers." in name
     )
-    told = {"tokens": tokens, "products": 2 * blocks * tokens, "gemm": machine.gemm_speed(model)}
+    work = {"tokens": tokens, "products": 2 * blocks * tokens, "gemm": machine.gemm_speed(model)}
     read, says = checked(
         name, Work(model, tokenizer, parse_layers(task.layers, config.num_layers), task.positions), texts
     )
-    print(json.dumps({**told, "says": says, "timed": read is not None}), flush=True)
+    print(json.dumps({**work, "says": says, "timed": read is not None}), flush=True)
     machine.reset_peak()
     for _line in sys.stdin:
         if read is None:
             return
-        begun = machine.clock()
+        start = machine.clock()
         kept = read(texts)
-        print(json.dumps({"seconds": machine.clock() - begun, "peak": machine.peak_mb()}), flush=True)
+        print(json.dumps({"seconds": machine.clock() - start, "peak": machine.peak_mb()}), flush=True)
         del kept
 
 
-def choose_ways(asked: list[str] | None, task: Task) -> list[str]:
-    """The ways to measure: those asked for, which must be possible here, or all that are.
+def choose_ways(requested: list[str] | None, task: Task) -> list[str]:
+    """Choose the methods to measure: the requested ones, or all that are available.
 
     Raises:
-        SystemExit: One that was asked for is not.
+        SystemExit: A requested method is not available.
     """
     obstacles = {}
     for name, way in ALL_WAYS.items():
@@ -113,40 +116,41 @@ def choose_ways(asked: list[str] | None, task: Task) -> list[str]:
             obstacles[name] = "not installed, see benchmarks/requirements.txt"
         elif task.positions not in way.positions:
             obstacles[name] = f"cannot keep {task.positions} tokens"
-    for name in asked or TOOLS:
+    for name in requested or TOOLS:
         if name in obstacles:
-            leave_out(name, obstacles[name], asked)
-    return asked or [name for name in ALL_WAYS if name not in obstacles and name not in ONLY_IF_ASKED]
+            skip(name, obstacles[name], requested)
+    return requested or [name for name in ALL_WAYS if name not in obstacles and name not in ONLY_IF_REQUESTED]
 
 
-def leave_out(name: str, reason: str, asked: list[str] | None) -> None:
-    """Say why a way is not measured.
+def skip(name: str, reason: str, requested: list[str] | None) -> None:
+    """Report why a method is skipped.
 
     Raises:
-        SystemExit: It was asked for.
+        SystemExit: The method was requested.
     """
-    if asked:
+    if requested:
         sys.exit(f"{name}: {reason}")
-    print(f"{name}: {reason}; left out", file=sys.stderr)
+    print(f"{name}: {reason}; skipped", file=sys.stderr)
 
 
 def task_of(name: str, prompts: int | None) -> Task:
-    """A task by its name, with another number of prompts if one is given."""
+    """Look up a task, optionally with another number of prompts."""
     return replace(TASKS[name], prompts=prompts or TASKS[name].prompts)
 
 
-def measure(name: str, asked: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Let the ways of one task take turns.
+def measure(name: str, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Measure the methods of one task in turns.
 
     Returns:
-        Way to `seconds` (median), `peak` (MB), `tokens`, and `share` of the measured speed of matrix products.
+        Method to `seconds` (median), `peak` (MB), `tokens`, `share` of the measured speed of matrix products, and that
+        speed (`gemm`, operations per second).
     """
     command = [sys.executable, __file__, "--task", name]
     for option in ("model", "device", "threads", "prompts"):
-        if (value := getattr(asked, option)) is not None:
+        if (value := getattr(arguments, option)) is not None:
             command += [f"--{option}", str(value)]
     children, work = {}, {}
-    for way in choose_ways(asked.ways, task_of(name, asked.prompts)):
+    for way in choose_ways(arguments.ways, task_of(name, arguments.prompts)):
         child = subprocess.Popen(
             [*command, "--serve", way],
             stdin=subprocess.PIPE,
@@ -154,15 +158,15 @@ def measure(name: str, asked: argparse.Namespace) -> dict[str, dict[str, float]]
             text=True,
             env={**os.environ, "TQDM_DISABLE": "1"},
         )
-        told = read_line(child)  # before the next one starts, so that each has the machine for itself
-        if told["timed"]:
-            print(f"{way}: {told['says']}", file=sys.stderr)
-            children[way], work[way] = child, told
+        report = read_line(child)  # wait, so that no other child runs during the setup
+        if report["timed"]:
+            print(f"{way}: {report['says']}", file=sys.stderr)
+            children[way], work[way] = child, report
         else:
             child.communicate()
-            leave_out(way, told["says"], asked.ways)
+            skip(way, report["says"], arguments.ways)
     rows: dict[str, list[dict[str, float]]] = {way: [] for way in children}
-    for _ in range(asked.rounds):
+    for _ in range(arguments.rounds):
         for way, child in children.items():
             print("go", file=child.stdin, flush=True)
             rows[way].append(read_line(child))
@@ -182,21 +186,21 @@ def measure(name: str, asked: argparse.Namespace) -> dict[str, dict[str, float]]
 
 
 def read_line(child: subprocess.Popen[str]) -> dict[str, Any]:
-    """What a child says next, past what a tool prints of its own."""
+    """Read the next message of a child, ignoring anything a tool prints."""
     for line in child.stdout or ():
         if line.startswith("{"):
             answer: dict[str, Any] = json.loads(line)
             return answer
-    sys.exit(f"a way of doing the work failed: {child.args!r}")
+    sys.exit(f"a method failed: {child.args!r}")
 
 
 def label(way: Way) -> str:
-    """A way in the table: a tool with its version."""
+    """Label of a method in the table; tools get their version."""
     return f"{way.distribution} {version(way.distribution)}, {way.says}" if way.distribution else way.says
 
 
 def print_table(task: Task, found: dict[str, dict[str, float]], rounds: int, *, markdown: bool) -> None:
-    """One task; the speed is relative to the plain forward, or to the first way where that was left out."""
+    """Print the table of one task; speed is relative to `plain` or the first row."""
     base = found.get("plain", next(iter(found.values())))["seconds"]
     first = next(iter(found.values()))
     print(
@@ -215,33 +219,34 @@ def print_table(task: Task, found: dict[str, dict[str, float]], rounds: int, *, 
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", choices=[*TASKS, "all"], default="contrast", help="what is captured")
+    parser.add_argument("--task", choices=[*TASKS, "all"], default="contrast", help="Task to measure")
     parser.add_argument(
         "--ways",
         nargs="+",
         choices=list(ALL_WAYS),
-        help=f"how; unless told, all that are installed but {' and '.join(sorted(ONLY_IF_ASKED))}",
+        help=f"Methods to measure (default: all installed except {' and '.join(sorted(ONLY_IF_REQUESTED))})",
     )
-    parser.add_argument("--rounds", type=int, default=3, help="how many times each")
-    parser.add_argument("--model", default="smollm2", help="as layerscope capture --model takes it")
+    parser.add_argument("--rounds", type=int, default=3, help="Number of rounds")
+    parser.add_argument("--model", default="smollm2", help="Model, as for layerscope capture --model")
     parser.add_argument(
         "--threads",
         type=int,
         default=torch.get_num_threads(),
-        help="of torch; with 1, seconds are those of the processor, whatever else the machine is busy with",
+        help="Number of torch threads (1: measure processor time, which other load does not affect)",
     )
-    parser.add_argument("--device", default="cpu", help="where the model is: cpu, or cuda for a GPU")
-    parser.add_argument("--prompts", type=int, help="another number of prompts than the task's: an even one, or 1")
-    parser.add_argument("--markdown", action="store_true", help="print tables for docs/performance.md")
+    parser.add_argument("--device", default="cpu", help="Device of the model: cpu or cuda")
+    parser.add_argument("--prompts", type=int, help="Number of prompts, even or 1 (default: that of the task)")
+    parser.add_argument("--markdown", action="store_true", help="Print Markdown tables for docs/performance.md")
     parser.add_argument("--serve", choices=list(ALL_WAYS), help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.serve:
-        serve_way(asked.serve, task_of(asked.task, asked.prompts), asked)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        serve_way(arguments.serve, task_of(arguments.task, arguments.prompts), arguments)
         return
-    for name in TASKS if asked.task == "all" else [asked.task]:
-        print_table(task_of(name, asked.prompts), measure(name, asked), asked.rounds, markdown=asked.markdown)
+    for name in TASKS if arguments.task == "all" else [arguments.task]:
+        rows = measure(name, arguments)
+        print_table(task_of(name, arguments.prompts), rows, arguments.rounds, markdown=arguments.markdown)
 
 
 if __name__ == "__main__":

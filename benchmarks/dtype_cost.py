@@ -1,8 +1,8 @@
-"""What a capture in bfloat16 costs next to one in float32: directions, ranking, and what it gains in time.
+"""Compare captures in bfloat16 and float32: directions, rankings and time.
 
-For each concept both captures are made of the same pairs, last token of every layer. Printed are the cosine between the
-two mean differences (the median layer, the worst, and the best layer of the float32 ranking), where the layer that
-float32 ranks first is ranked in bfloat16, the rank correlation of the two rankings, and the seconds of each capture.
+Both captures of a concept use the same pairs and the last token of every layer. The table shows the cosine between the
+two mean differences (median layer, worst layer, best layer of the float32 ranking), the rank that bfloat16 gives to the
+best float32 layer, the rank correlation of the two rankings, and the time of each capture.
 
 Examples:
     .venv/bin/python benchmarks/dtype_cost.py
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from scipy.stats import spearmanr
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it measures this checkout
+sys.path.insert(0, str(Path(__file__).parents[1]))  # measure this checkout, not an installed version
 
 import engine
 from engine.records.captures import ContrastData
@@ -28,18 +28,18 @@ from engine.stats.ranking import rank_layers
 
 
 def capture(concepts: list[str], model: str, dtype: str) -> dict[str, tuple[ContrastData, float]]:
-    """Contrasts of some concepts, and how many seconds each took; the model is loaded once and forgotten."""
+    """Capture several concepts with one model; return each contrast and its seconds."""
     loaded, tokenizer, _ = engine.load_model_and_tokenizer(model, dtype=dtype)
     made = {}
     for concept in concepts:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         data = engine.capture_from_concept(loaded, tokenizer, concept, positions="last")
-        made[concept] = (data, time.perf_counter() - begun)
+        made[concept] = (data, time.perf_counter() - start)
     return made
 
 
 def cosines(one: ContrastData, other: ContrastData) -> dict[int, float]:
-    """Layer to the cosine of the two mean differences."""
+    """Cosine between the mean differences of two contrasts at each layer."""
     found = {}
     for layer in one["layers"]:
         first, second = (
@@ -51,34 +51,36 @@ def cosines(one: ContrastData, other: ContrastData) -> dict[int, float]:
 
 
 def order(data: ContrastData) -> list[int]:
-    """Layers, the best first."""
+    """Layers in the order of their ranking, best first."""
     return [row["layer"] for row in rank_layers(data, resamples=200)["layers"]]
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--concepts", nargs="+", default=["honesty", "formality", "empathy"], help="built-in or a file")
-    parser.add_argument("--model", default="smollm2", help="as layerscope capture --model takes it")
-    parser.add_argument("--dtype", default="bfloat16", help="what is held against float32")
-    parser.add_argument("--markdown", action="store_true", help="print a table for docs/performance.md")
-    asked = parser.parse_args()
-    exact = capture(asked.concepts, asked.model, "float32")
-    rounded = capture(asked.concepts, asked.model, asked.dtype)
-    bar = "| " if asked.markdown else ""
+    parser.add_argument(
+        "--concepts", nargs="+", default=["honesty", "formality", "empathy"], help="Built-in concepts or concept files"
+    )
+    parser.add_argument("--model", default="smollm2", help="Model, as for layerscope capture --model")
+    parser.add_argument("--dtype", default="bfloat16", help="Dtype to compare with float32")
+    parser.add_argument("--markdown", action="store_true", help="Print a Markdown table for docs/performance.md")
+    arguments = parser.parse_args()
+    exact = capture(arguments.concepts, arguments.model, "float32")
+    rounded = capture(arguments.concepts, arguments.model, arguments.dtype)
+    bar = "| " if arguments.markdown else ""
     columns = (
         "concept",
         "cosine, median",
         "worst",
         "at the best layer",
-        "best layer's place",
+        "rank of best layer",
         "rank correlation",
         "seconds",
     )
-    print(bar + " | ".join(columns) + (" |" if asked.markdown else ""))
-    if asked.markdown:
+    print(bar + " | ".join(columns) + (" |" if arguments.markdown else ""))
+    if arguments.markdown:
         print("|" + " --- |" * len(columns))
-    for concept in asked.concepts:
+    for concept in arguments.concepts:
         (one, slow), (other, fast) = exact[concept], rounded[concept]
         near, first, second = cosines(one, other), order(one), order(other)
         worst = min(near, key=lambda layer: near[layer])
@@ -92,7 +94,7 @@ def main() -> None:
             f"{spearmanr(*places).statistic:.3f}",
             f"{slow:.1f} and {fast:.1f}",
         )
-        print(bar + " | ".join(cells) + (" |" if asked.markdown else ""))
+        print(bar + " | ".join(cells) + (" |" if arguments.markdown else ""))
 
 
 if __name__ == "__main__":

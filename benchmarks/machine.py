@@ -1,4 +1,4 @@
-"""What the machine gives a process: the speed of its matrix products, time, and how much memory was taken."""
+"""Measurements of the machine: matrix product speed, time and peak memory."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Machine:
-    """What does the work.
+    """Device and threads that a benchmark runs on.
 
     Attributes:
-        device: Where the model is.
-        threads: Of torch on the CPU.
+        device: Device of the model.
+        threads: Number of torch threads on the CPU.
     """
 
     device: torch.device
     threads: int
 
     def clock(self) -> float:
-        """Seconds, those of the processor where one thread of it does all; a GPU is waited for."""
+        """Current time in seconds: processor time if there is one CPU thread.
+
+        On a GPU, wall-clock time after pending work has finished.
+        """
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.threads == 1:
@@ -39,30 +42,30 @@ class Machine:
         return time.perf_counter()
 
     def gemm_speed(self, model: PreTrainedModel) -> float:
-        """Operations a second of the largest matrix in a block times some tokens, the best of several ways and times.
+        """Operations per second when multiplying the largest weight of a block.
 
-        The tokens are 512, and 4,096 on a GPU.
+        The other factor is a batch of 512 tokens on a CPU, 4,096 on a GPU. The best of 30 runs per precision setting.
         """
         largest = max((w for w in model.parameters() if w.dim() == 2 and len(w) < 32_000), key=lambda w: w.numel())
         kind: dict[str, Any] = {"dtype": largest.dtype, "device": self.device}
-        weight = torch.randn(largest.shape, **kind)  # the model's own may lie on the disk
+        weight = torch.randn(largest.shape, **kind)  # random, because the model's own may be on disk
         states = torch.randn(512 if self.device.type == "cpu" else 4096, weight.shape[1], **kind)
         exact = product_error([(weight.shape[0], weight.shape[1])]) < ONEDNN_TOLERANCE  # oneDNN, in float32
-        backend: Any = torch.backends.mkldnn  # which does not declare what it holds
+        backend: Any = torch.backends.mkldnn  # its attributes are not declared
         mkldnn = backend.matmul
         before, best = mkldnn.fp32_precision, 0.0
         with torch.no_grad():
             for precision in ("none", "bf16") if exact else ("none",):
                 mkldnn.fp32_precision = precision
                 for _ in range(30):
-                    begun = self.clock()
+                    start = self.clock()
                     torch.nn.functional.linear(states, weight)
-                    best = max(best, 2 * weight.numel() * len(states) / (self.clock() - begun))
+                    best = max(best, 2 * weight.numel() * len(states) / (self.clock() - start))
         mkldnn.fp32_precision = before
         return best
 
     def reset_peak(self) -> None:
-        """Forget the memory that loading took; on a CPU where the system can (Linux)."""
+        """Reset peak memory, to exclude loading; on a CPU only Linux supports this."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             return
@@ -72,7 +75,10 @@ class Machine:
             return
 
     def peak_mb(self) -> float:
-        """Most memory held since, in MB: a GPU's tensors, or all of a process; if that is not known, since it began."""
+        """Peak memory in MB since `reset_peak`, or since the start if that is unsupported.
+
+        It counts the tensors on a GPU, or the whole process on a CPU.
+        """
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 1e6
         status = Path("/proc/self/status")

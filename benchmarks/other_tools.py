@@ -1,8 +1,8 @@
-"""The tools that layerscope is compared with, each doing the same work by its own API, in its best mode for it.
+"""Captures with other tools, each through its own API and in its best mode.
 
-Every function takes the model that layerscope loaded and gives a function that reads the states of one batch of texts.
-The packages are looked for when a way is prepared: none has to be installed. `requirements.txt` beside this file says
-in which versions they were measured.
+Every function takes the model loaded by layerscope and returns a function that reads the states of one batch of texts.
+Packages are imported when a method is prepared, so none of them is required. `requirements.txt` in this folder lists
+the measured versions.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from engine.models.structure import find_blocks
 
 
 def batched(prepare: Callable[[Work], Read]) -> Callable[[Work], Read]:
-    """Do for any number of texts what is written for one batch."""
+    """Extend a method for one batch to any number of texts."""
     return wraps(prepare)(lambda work: work.in_batches(prepare(work)))
 
 
 @batched
 def with_repeng(work: Work) -> Read:
-    """`batched_get_hiddens`, with which it reads what it makes its vectors of."""
+    """`batched_get_hiddens`, which repeng uses to extract control vectors."""
     extract: Any = import_module("repeng.extract")
 
     def read(texts: list[str]) -> States:
@@ -38,7 +38,7 @@ def with_repeng(work: Work) -> Read:
 
 @batched
 def with_steering_vectors(work: Work) -> Read:
-    """`record_activations` around the model, without the copies that it makes unless told."""
+    """`record_activations` around the model, without its default copies."""
     steering_vectors: Any = import_module("steering_vectors")
 
     def read(texts: list[str]) -> States:
@@ -53,7 +53,10 @@ def with_steering_vectors(work: Work) -> Read:
 
 @batched
 def with_transformer_lens(work: Work) -> Read:
-    """`run_with_cache` of the wanted names and positions, weights as they are, no block after the last layer wanted."""
+    """`run_with_cache` for the requested layers and positions.
+
+    The weights are not transformed, and no block after the last requested layer runs.
+    """
     lens: Any = import_module("transformer_lens")
     bridge = lens.TransformerBridge.boot_transformers("model", hf_model=work.model, tokenizer=work.tokenizer)
     names = {layer: f"blocks.{layer}.hook_out" for layer in work.layers}
@@ -75,7 +78,7 @@ def with_transformer_lens(work: Work) -> Read:
 
 @batched
 def with_nnsight(work: Work) -> Read:
-    """A trace that stops after the last layer wanted. It pads on the left."""
+    """A trace that stops after the last requested layer; nnsight pads on the left."""
     nnsight: Any = import_module("nnsight")
     path = find_blocks(work.model).path
     traced = nnsight.TransformersModel(work.model, task="text-generation", tokenizer=work.tokenizer)
@@ -95,7 +98,7 @@ def with_nnsight(work: Work) -> Read:
 
 @batched
 def with_interp_engine(work: Work) -> Read:
-    """`capture` with its backend for transformers, the one that does without CUDA."""
+    """`capture` with the transformers backend, which does not need CUDA."""
     interp_engine: Any = import_module("interp_engine")
     model = interp_engine.EagerModel("model", hf_model=work.model, tokenizer=work.tokenizer)
     points = {layer: interp_engine.Address("resid_post", layer) for layer in work.layers}
@@ -112,7 +115,7 @@ def with_interp_engine(work: Work) -> Read:
 
 @batched
 def with_lmprobe(work: Work) -> Read:
-    """Its local backend, and its pooling for the last token; it loads models from a folder only."""
+    """The local backend with last-token pooling; it loads models from folders only."""
     backends: Any = import_module("lmprobe.backends")
     pooling: Any = import_module("lmprobe.pooling")
     pool = pooling.pool_last_token if work.positions == "last" else pooling.pool_all
@@ -120,7 +123,7 @@ def with_lmprobe(work: Work) -> Read:
         work.model.save_pretrained(folder)
         work.tokenizer.save_pretrained(folder)
         backend = backends.LocalBackend(folder, device="cpu", dtype=work.model.dtype)
-        backend.model.load_state_dict(work.model.state_dict(), assign=True)  # one copy of the weights, as elsewhere
+        backend.model.load_state_dict(work.model.state_dict(), assign=True)  # share one copy of the weights
 
     def read(texts: list[str]) -> States:
         side_by_side, mask = backend.extract_batch(texts, work.layers)

@@ -1,15 +1,15 @@
-"""How long `rank_layers` takes, and how much memory, at the size of a real capture.
+"""Measure the time and memory of `rank_layers` at the size of a real capture.
 
-90 pairs × 30 layers × width 576, as of the default model with 3 personas × 2 templates × 15 topics: more topics than
-can be swapped in every way, so that the default 2,000 resamples and 10,000 permutations are all run. Prints the median
-of five runs, and the peak memory of a process that ranks with 2,000 and of one that ranks with 20,000 resamples, which
-should hardly differ.
+The capture has 90 pairs × 30 layers × width 576, as from the default model with 3 personas × 2 templates × 15 topics.
+15 topics have more permutations than can be enumerated, so all of the default 2,000 resamples and 10,000 permutations
+run. The benchmark prints the median time of five runs and the peak memory of two processes, with 2,000 and with 20,000
+resamples, which should be nearly equal.
 
-Usage:
-    .venv/bin/python benchmarks/ranking.py             # seconds and both peaks
-    .venv/bin/python benchmarks/ranking.py --peak N    # the peak of this process alone, N resamples; Linux and macOS
+Examples:
+    .venv/bin/python benchmarks/ranking.py             # time and both peaks
+    .venv/bin/python benchmarks/ranking.py --peak N    # only the peak with N resamples; Linux and macOS
 
-A machine that is busy with something else gives several times the seconds: torch's threads wait for each other.
+Other load on the machine can multiply the time, because torch's threads wait for each other.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it measures this checkout
+sys.path.insert(0, str(Path(__file__).parents[1]))  # measure this checkout, not an installed version
 
 from engine.records.captures import ActivationData, ContrastData, Factors
 from engine.stats.ranking import RESAMPLES, rank_layers
@@ -37,14 +37,14 @@ FACTORS = [
 RUNS = 5
 
 
-def made_up() -> ContrastData:
-    """A contrast of noise with a direction planted, float32 as captured."""
+def synthetic_contrast() -> ContrastData:
+    """Synthetic contrast: noise plus a planted direction, float32."""
     generator = torch.Generator().manual_seed(0)
 
-    def prompt(side: float) -> ActivationData:
+    def prompt(sign: float) -> ActivationData:
         states = {layer: torch.randn(1, 1, WIDTH, generator=generator) + 30 for layer in range(LAYERS)}
         for layer, state in states.items():
-            state[..., 0] += side * layer / LAYERS
+            state[..., 0] += sign * layer / LAYERS
         return ActivationData(
             activations=states,
             input_ids=torch.zeros(1, 1, dtype=torch.long),
@@ -65,7 +65,7 @@ def made_up() -> ContrastData:
 
 
 def median_seconds(data: ContrastData) -> float:
-    """Of several runs with default arguments."""
+    """Median time of several runs with default arguments."""
     seconds = []
     for _ in range(RUNS):
         start = time.perf_counter()
@@ -75,30 +75,30 @@ def median_seconds(data: ContrastData) -> float:
 
 
 def peak_mib() -> float:
-    """Most memory that this process has held so far."""
+    """Peak memory of this process so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB on Linux
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes on macOS, KiB on Linux
 
 
-def peak_of_a_process(resamples: int) -> float:
-    """Peak of a fresh process that ranks once."""
+def peak_of_process(resamples: int) -> float:
+    """Peak memory of a new process that ranks once, in MiB."""
     command = [sys.executable, __file__, "--peak", str(resamples)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peak", type=int, metavar="N", help="rank once with N resamples and print the peak in MiB")
-    asked = parser.parse_args()
-    if asked.peak is not None:
-        rank_layers(made_up(), resamples=asked.peak)
+    parser.add_argument("--peak", type=int, metavar="N", help="Rank once with N resamples and print the peak in MiB")
+    arguments = parser.parse_args()
+    if arguments.peak is not None:
+        rank_layers(synthetic_contrast(), resamples=arguments.peak)
         print(f"{peak_mib():.0f}")
         return
     print(f"{len(FACTORS)} pairs, {LAYERS} layers, width {WIDTH}, {torch.get_num_threads()} threads")
-    print(f"rank_layers, median of {RUNS}: {median_seconds(made_up()):.2f} s")
+    print(f"rank_layers, median of {RUNS}: {median_seconds(synthetic_contrast()):.2f} s")
     for resamples in (RESAMPLES, 10 * RESAMPLES):
-        print(f"peak RSS with {resamples:,} resamples: {peak_of_a_process(resamples):.0f} MiB")
+        print(f"peak RSS with {resamples:,} resamples: {peak_of_process(resamples):.0f} MiB")
 
 
 if __name__ == "__main__":

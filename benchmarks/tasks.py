@@ -1,4 +1,4 @@
-"""What every way is measured at: which prompts, which of their tokens, which layers. Knows no ways and no time."""
+"""Tasks of the speed benchmark: prompts, positions and layers to capture."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ SYSTEM_TOKENS = 150
 
 @dataclass(frozen=True)
 class Task:
-    """What is captured.
+    """A capture to measure.
 
     Attributes:
-        says: In words.
-        layers: Layers wanted.
-        positions: Tokens wanted.
-        dtype: Of the model.
-        prompts: How many; 1 is a single text of some 77 tokens.
-        system: Whether all prompts begin with one system prompt of 150 tokens.
+        says: Description for the table.
+        layers: Layers to capture.
+        positions: Positions to capture.
+        dtype: Dtype of the model.
+        prompts: Number of prompts; 1 is a single text of about 77 tokens.
+        system: Whether all prompts share a system prompt of 150 tokens.
     """
 
     says: str
@@ -45,7 +45,7 @@ TASKS = {
 
 
 def read_prompts(tokenizer: PreTrainedTokenizerBase, task: Task) -> list[str]:
-    """The texts: pairs of the built-in concept honesty in the model's chat template."""
+    """Render the prompts of a task: pairs of the concept honesty in the chat template."""
     if task.prompts == 1:
         return ["The keeper of the lighthouse wrote down every ship that passed, and every ship that did not. " * 4]
     pairs = render_pairs(tokenizer, load_concept("honesty"), task.prompts // 2, 0)

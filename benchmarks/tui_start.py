@@ -1,10 +1,10 @@
-"""How long the terminal app takes to show something, with stores of any size, and how quickly a key is answered.
+"""Measure start time and key latency of the terminal app by size of the store.
 
-Makes stores of copies of one made-up record and runs `layerscope tui` on each as a person does, in a terminal.
-Prints medians: seconds from the start of the command until the first captures are on the screen and until all are read,
-and the slowest answer to a key, in milliseconds, as what the terminal receives.
+The benchmark fills stores with copies of one synthetic record and runs `layerscope tui` on each in a pseudo-terminal.
+It prints medians: seconds from the start of the command until the first captures are on the screen and until all are
+read, and milliseconds from the slowest key press until its output reaches the terminal.
 
-Usage:
+Examples:
     .venv/bin/python benchmarks/tui_start.py                        # 10, 1,000 and 20,000 captures, five runs each
     .venv/bin/python benchmarks/tui_start.py --captures 1000 --runs 9
 """
@@ -25,16 +25,16 @@ import termios
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it measures this checkout
+sys.path.insert(0, str(Path(__file__).parents[1]))  # measure this checkout, not an installed version
 
 RUNS = 5
 ROWS, COLUMNS = 40, 120
-# What is pressed, and what the terminal then receives: another preview, another order, the last row, the first.
+# Key and expected output: next preview, other sort key, other sort direction, last row, first row.
 KEYS = ((b"j", b"leads"), (b"s", "▲".encode()), (b"S", "▼".encode()), (b"G", b"leads"), (b"g", b"leads"))
 
 
 def make_store(folder: Path, captures: int) -> None:
-    """Fill a folder with copies of a made-up capture of thirty layers under names of their own."""
+    """Fill a folder with renamed copies of one synthetic capture of thirty layers."""
     import msgspec
 
     from tests.tui.conftest import ranked_record
@@ -49,43 +49,43 @@ def make_store(folder: Path, captures: int) -> None:
 
 
 class Terminal:
-    """`layerscope tui` in a terminal."""
+    """`layerscope tui` in a pseudo-terminal."""
 
     def __init__(self, store: Path) -> None:
         self._end, other = pty.openpty()
         fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
-        self._began = time.perf_counter()
+        self._start = time.perf_counter()
         command = [sys.executable, "-m", "engine", "tui", str(store)]
         self._process = subprocess.Popen(command, stdin=other, stdout=other, stderr=other, start_new_session=True)
         os.close(other)
 
-    def wait_for(self, sign: bytes) -> float:
-        """Read until the terminal has received a sign; seconds since the start."""
+    def wait_for(self, text: bytes) -> float:
+        """Read until the terminal receives a text; return the seconds since the start."""
         received = b""
-        while sign not in received:
+        while text not in received:
             if not select.select([self._end], [], [], 60)[0]:
-                raise TimeoutError(f"{sign!r} never came")
+                raise TimeoutError(f"{text!r} did not appear within 60 seconds")
             received += os.read(self._end, 1 << 16)
-        return time.perf_counter() - self._began
+        return time.perf_counter() - self._start
 
-    def answer(self, key: bytes, sign: bytes) -> float:
-        """Milliseconds from a key to a sign."""
-        pressed = time.perf_counter() - self._began
+    def answer(self, key: bytes, text: bytes) -> float:
+        """Press a key; return the milliseconds until the terminal receives a text."""
+        pressed = time.perf_counter() - self._start
         os.write(self._end, key)
-        return (self.wait_for(sign) - pressed) * 1000
+        return (self.wait_for(text) - pressed) * 1000
 
     def close(self) -> None:
-        """Quit."""
+        """Kill the app and close the terminal."""
         self._process.kill()
         self._process.wait()
         os.close(self._end)
 
 
 def measure(store: Path, captures: int) -> dict[str, float]:
-    """One run."""
+    """Start the app once and time it."""
     terminal = Terminal(store)
     try:
-        first = terminal.wait_for(b"leads")  # the preview of the first capture is drawn
+        first = terminal.wait_for(b"leads")  # in the preview of the first capture
         whole = terminal.wait_for(f"{captures} captures".encode()) if captures > 50 else first
         time.sleep(0.5)
         return {"first screen": first, "all read": whole, "slowest key, ms": max(terminal.answer(*key) for key in KEYS)}
@@ -94,10 +94,12 @@ def measure(store: Path, captures: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure as told."""
+    """Run the benchmark and print a line per store size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--captures", type=int, nargs="*", default=[10, 1000, 20000])
-    parser.add_argument("--runs", type=int, default=RUNS)
+    parser.add_argument(
+        "--captures", type=int, nargs="*", default=[10, 1000, 20000], help="Numbers of captures in the store"
+    )
+    parser.add_argument("--runs", type=int, default=RUNS, help="Number of runs per store size")
     arguments = parser.parse_args()
     for captures in arguments.captures:
         with tempfile.TemporaryDirectory() as folder:

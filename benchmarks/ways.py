@@ -1,7 +1,4 @@
-"""What a way of capturing is, the ways by hand and with layerscope, and whether a way captures what layerscope does.
-
-Knows a loaded model, texts and states. Does not know of time or memory, nor of the tools in `other_tools.py`.
-"""
+"""Captures with plain transformers and layerscope, and a check of their states."""
 
 from __future__ import annotations
 
@@ -21,24 +18,24 @@ if TYPE_CHECKING:
 
 BATCH = 16
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
-"""How far a state may be from layerscope's, relative to its norm, and count as the same: rounding, and nothing else."""
+"""Maximum deviation from layerscope's states relative to their norm; allows for rounding only."""
 
 States = dict[int, "Tensor"]
 """Layer to states, `(prompts, kept tokens, hidden)`."""
 
 Read = Callable[[list[str]], States]
-"""Does the work for some texts."""
+"""Captures the states of some texts."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is asked of every way.
+    """The capture that every method has to make.
 
     Attributes:
-        model: The model, as layerscope loads it.
-        tokenizer: Its tokenizer.
-        layers: Layers wanted, ascending.
-        positions: `last` token of each prompt, or `all` of a single one.
+        model: Model as loaded by layerscope.
+        tokenizer: Tokenizer of the model.
+        layers: Layers to capture, ascending.
+        positions: `last` for the last token of each prompt, or `all` for every token of a single prompt.
     """
 
     model: PreTrainedModel
@@ -47,7 +44,7 @@ class Work:
     positions: str
 
     def encode(self, texts: list[str]) -> dict[str, Tensor]:
-        """Token ids and mask of one batch, padded on the right."""
+        """Token ids and attention mask of one batch, padded on the right."""
         rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         width, device = max(map(len, rows)), self.model.device
         return {
@@ -56,13 +53,13 @@ class Work:
         }
 
     def keep(self, states: Tensor, mask: Tensor) -> Tensor:
-        """The wanted tokens of a batch that is padded on the right, on the CPU, without holding on to the others."""
+        """Select the requested tokens of a right-padded batch and copy them to the CPU."""
         if self.positions == "all":
             return states.cpu()
         return states[torch.arange(len(states), device=mask.device), mask.sum(dim=1) - 1][:, None].cpu()
 
     def in_batches(self, read: Read, size: int = BATCH) -> Read:
-        """The same for any number of texts, in the order given."""
+        """Extend a function for one batch to any number of texts, in the given order."""
 
         def read_all(texts: list[str]) -> States:
             parts = [read(texts[start : start + size]) for start in range(0, len(texts), size)]
@@ -73,15 +70,15 @@ class Work:
 
 @dataclass(frozen=True)
 class Way:
-    """One way of doing the work.
+    """A method of capturing.
 
     Attributes:
-        says: In words.
-        prepare: Everything that is done once, for any number of texts.
-        package: The Python package that it needs besides layerscope's own.
-        distribution: What that is installed as.
-        last_site: What it takes for the state after the model's last block.
-        positions: What it can keep.
+        says: Description for the table.
+        prepare: Setup that runs once, before any number of texts.
+        package: Python package that it needs, besides those of layerscope.
+        distribution: Name under which the package is installed.
+        last_site: Site that it reads as the state after the last block.
+        positions: Positions that it supports.
     """
 
     says: str
@@ -93,7 +90,7 @@ class Way:
 
 
 def by_hand(work: Work) -> Read:
-    """A batch with `output_hidden_states`."""
+    """Plain transformers with `output_hidden_states`."""
 
     def read(texts: list[str]) -> States:
         batch = work.encode(texts)
@@ -104,7 +101,7 @@ def by_hand(work: Work) -> Read:
 
 
 def forward_only(work: Work) -> Read:
-    """A batch without any capture."""
+    """Plain forward pass without a capture."""
 
     def read(texts: list[str]) -> States:
         work.model(**work.encode(texts), use_cache=False)
@@ -114,7 +111,7 @@ def forward_only(work: Work) -> Read:
 
 
 def with_layerscope(work: Work, *, use_hooks: bool, site: str = "resid_post") -> Read:
-    """This project."""
+    """Capture with layerscope."""
 
     def read(texts: list[str]) -> States:
         data = engine.capture_activations(
@@ -139,7 +136,7 @@ WAYS = {
         last_site="final_norm",
     ),
     "plain": Way(f"plain forward, batches of {BATCH}, no capture", lambda work: work.in_batches(forward_only(work))),
-    "plain_64": Way("the same, batches of 64", lambda work: work.in_batches(forward_only(work), 64)),
+    "plain_64": Way("plain forward, batches of 64, no capture", lambda work: work.in_batches(forward_only(work), 64)),
     "batched": Way(
         f"batches of {BATCH}, output_hidden_states",
         lambda work: work.in_batches(by_hand(work)),
@@ -147,12 +144,15 @@ WAYS = {
     ),
     "hidden_states": Way("layerscope", partial(with_layerscope, use_hooks=False)),
     "hooks": Way("layerscope, --use-hooks", partial(with_layerscope, use_hooks=True)),
-    "hooks_disk": Way("the same, all weights on the disk", partial(with_layerscope, use_hooks=True)),
+    "hooks_disk": Way("layerscope, --use-hooks, weights on disk", partial(with_layerscope, use_hooks=True)),
 }
 
 
 def expected_states(work: Work, texts: list[str], way: Way) -> States:
-    """What a way should find, according to layerscope: at the last layer behind the final norm if the way says so."""
+    """Compute the states that a method should capture, with layerscope.
+
+    The state of the last layer is taken after the final norm if the method reads it there.
+    """
     states = dict(with_layerscope(work, use_hooks=False)(texts))
     last = work.model.config.get_text_config(decoder=True).num_hidden_layers - 1
     if way.last_site == "final_norm" and last in states:
@@ -161,7 +161,7 @@ def expected_states(work: Work, texts: list[str], way: Way) -> States:
 
 
 def furthest(found: States, expected: States) -> float:
-    """How far the furthest state is from what is expected, relative to its norm; infinite where the shape differs."""
+    """Largest deviation of a state relative to its norm; infinite if a shape differs."""
     if found.keys() != expected.keys() or any(found[layer].shape != expected[layer].shape for layer in found):
         return math.inf
     return max(

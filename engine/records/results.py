@@ -1,4 +1,4 @@
-"""What the statistics say of a layer."""
+"""Types of statistical results: summaries, rankings, confounds, comparisons."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from typing import Literal, TypedDict
 
 
 class LayerStats(TypedDict):
-    """Summary of one layer: mean and standard deviation of all values, mean L2 norm of a token's state."""
+    """Summary of the states at one layer.
+
+    Attributes:
+        mean: Mean of all values.
+        std: Population standard deviation of all values.
+        norm: Mean L2 norm of a token's state.
+    """
 
     mean: float
     std: float
@@ -14,14 +20,14 @@ class LayerStats(TypedDict):
 
 
 class LayerDiff(TypedDict):
-    """Contrast at one layer, last token.
+    """Difference between the classes at one layer, last kept token.
 
     Attributes:
-        diff_norm: L2 norm of the difference of the two means. Grows with depth whatever the concept.
-        relative_norm: `diff_norm` over the mean norm of the states it is the difference of.
-        cosine_sim: Cosine of the two means. Near 1 is normal.
-        pair_cosine: Mean cosine between the differences of two distinct pairs: 1 where all point one way, 0 where they
-            have nothing in common. None where no two pairs differ.
+        diff_norm: L2 norm of the mean difference (raw norm). Grows with depth for every concept.
+        relative_norm: `diff_norm` divided by the mean norm of the states.
+        cosine_sim: Cosine of the class means. Near 1 is normal.
+        pair_cosine: Mean cosine between the differences of two distinct pairs: 1 if all differences are parallel, 0 if
+            they have nothing in common. None if fewer than two pairs differ.
     """
 
     diff_norm: float
@@ -31,12 +37,12 @@ class LayerDiff(TypedDict):
 
 
 class Separation(TypedDict):
-    """How well left-out pairs separate.
+    """Separation of the classes on held-out pairs.
 
     Attributes:
-        d_prime: Distance of the two sides over their spread.
+        d_prime: Distance between the class means in units of the spread within a class.
         auroc: Share of (positive, negative) prompts in the right order.
-        wrong_way: Share of pairs whose positive prompt lies on the negative side of its partner.
+        wrong_way: Share of misordered pairs, whose positive prompt projects lower than its negative partner.
     """
 
     d_prime: float
@@ -48,8 +54,9 @@ class LayerSeparation(TypedDict):
     """Held-out separation at one layer.
 
     Attributes:
-        worst: What was left out where `d_prime` is lowest: the score of the layer.
-        by_factor: `persona`, `template` and `topic` as far as they vary, or `pairs` for pairs without factors.
+        worst: Factor with the lowest `d_prime`, which is the score of the layer.
+        by_factor: Separation with each of `persona`, `template` and `topic` held out, if it varies enough, or with
+            `pairs` for pairs without factors.
     """
 
     worst: str
@@ -57,13 +64,14 @@ class LayerSeparation(TypedDict):
 
 
 class SideProjections(Separation):
-    """Where left-out prompts lie along the direction of the others, at one layer.
+    """Held-out projections of both classes at one layer.
 
     Attributes:
         layer: Layer number.
-        left_out: What was left out.
-        positive: One projection a pair, in units of the spread within a side; 0 is half-way between the sides.
-        negative: The same for the other side, in the same order.
+        left_out: Factor that was held out.
+        positive: Projection of each positive prompt, in units of the spread within a class; 0 is halfway between the
+            class means.
+        negative: Projection of each negative prompt, in the same order of pairs.
     """
 
     layer: int
@@ -73,11 +81,11 @@ class SideProjections(Separation):
 
 
 class WrongPair(TypedDict):
-    """A left-out pair whose positive prompt lies on the negative side of its partner.
+    """A misordered held-out pair: the positive prompt projects lower than its partner.
 
     Attributes:
-        pair: Its number.
-        gap: How far, in units of the spread within a side; negative.
+        pair: Pair number, from 0.
+        gap: Projection of the positive minus the negative prompt, in units of the spread within a class; negative.
     """
 
     pair: int
@@ -85,17 +93,19 @@ class WrongPair(TypedDict):
 
 
 class SideSummary(TypedDict):
-    """`SideProjections` in a size that does not grow with the number of pairs: what the JSON holds of a layer.
+    """Histogram of held-out projections at one layer, as stored in the JSON.
+
+    Unlike `SideProjections`, its size does not grow with the number of pairs.
 
     Attributes:
         layer: Layer number.
-        left_out: What was left out.
-        low: Lowest projection of a prompt, in units of the spread within a side; 0 is half-way between the sides.
+        left_out: Factor that was held out.
+        low: Lowest projection, in units of the spread within a class; 0 is halfway between the class means.
         high: Highest projection.
-        positive: How many positive prompts lie in each of equal steps from `low` to `high`.
-        negative: The same for the other side.
-        wrong: Pairs that point the wrong way, the furthest first; the first twenty.
-        wrong_total: How many there are.
+        positive: Number of positive prompts in each of the equal bins from `low` to `high`.
+        negative: Number of negative prompts in each bin.
+        wrong: Up to twenty misordered pairs, largest gap first.
+        wrong_total: Number of misordered pairs.
     """
 
     layer: int
@@ -109,7 +119,10 @@ class SideSummary(TypedDict):
 
 
 class LayerRow(LayerStats):
-    """What the JSON holds of one layer; what only a contrast has is None for prompts."""
+    """Statistics of one layer as stored in the JSON; see `LayerStats` and `LayerDiff`.
+
+    The fields of `LayerDiff` are None for a capture of prompts.
+    """
 
     layer: int
     diff_norm: float | None
@@ -123,20 +136,20 @@ class RankedLayer(TypedDict):
 
     Attributes:
         layer: Layer number.
-        rank: Place by falling score, from 1.
-        d_prime: The score: held-out d' with the groups left out that it is lowest for.
-        low: Lower end of its confidence interval.
-        high: Upper end.
-        rank_low: Best place that the confidence level leaves open.
-        rank_high: Worst such place.
-        tied: Whether first place is open to it.
-        p_value: How often shuffled labels score as high at the best of all layers.
-        null_low: Lower end of the middle 95% of what shuffled labels score at this layer.
-        null_high: Upper end.
-        left_out: What was left out where the score is lowest.
-        auroc: AUROC of the same projections.
-        wrong_way: Share of left-out pairs whose positive prompt lies on the negative side of its partner.
-        by_factor: The same with each factor left out.
+        rank: Rank by descending score, from 1.
+        d_prime: Score: held-out d' for the factor where it is lowest.
+        low: Lower end of the confidence interval of the score.
+        high: Upper end of the confidence interval of the score.
+        rank_low: Best rank in the rank interval.
+        rank_high: Worst rank in the rank interval.
+        tied: Whether the layer is tied with the best: its rank interval includes rank 1.
+        p_value: Permutation p-value: share of permutations in which the best of all layers scores as high.
+        null_low: 2.5% quantile of the permutation null at this layer.
+        null_high: 97.5% quantile of the permutation null at this layer.
+        left_out: Factor that was held out for the score.
+        auroc: AUROC of the same held-out projections.
+        wrong_way: Share of held-out pairs that are misordered.
+        by_factor: Separation with each factor held out.
     """
 
     layer: int
@@ -157,23 +170,22 @@ class RankedLayer(TypedDict):
 
 
 class Ranking(TypedDict):
-    """Layers by held-out separation, with uncertainty.
+    """Layers ranked by held-out d', with uncertainty.
 
     Attributes:
-        layers: Best first.
-        groups: Number of groups of each factor that was left out; of pairs for pairs without factors.
-        tested: Factors whose labels were shuffled: those with enough groups, or the one with the most.
-        confidence: Level of intervals, of ranks and of ties.
-        margins: How far the difference between the scores of two layers reaches to each side of what was found, at 95%:
-            for each layer by number, those of the layers after it. For two layers that were chosen beforehand; `tied`
-            is for finding the best of all.
-        chance: Score that the best of all layers stays below in 95% of shuffles of the labels of what the leading layer
-            has left out.
-        smallest_p: Least p-value that this many groups can give.
-        resamples: Bootstrap resamples.
-        permutations: Shuffles of the labels: of the factor with the most, every one where there are few.
-        seed: Of both.
-        warnings: What the reader must know before believing it.
+        layers: Layers, best first.
+        groups: Number of resampled groups of each factor that was held out, or of pairs without factors.
+        tested: Permuted factors: those with enough groups, or else the one with the most.
+        confidence: Confidence level of intervals, rank intervals and ties.
+        margins: Half-widths of the 95% intervals of score differences: for each layer in ascending order, one value per
+            later layer. They are valid for two layers chosen in advance; `tied` is for finding the best layer.
+        chance: 95% quantile of the best score of any layer under permutations of the factor that was held out for the
+            leading layer.
+        smallest_p: Smallest p-value possible with this many groups.
+        resamples: Number of bootstrap resamples.
+        permutations: Number of permutations of the factor with the most; all distinct ones if there are few.
+        seed: Seed for resamples and permutations.
+        warnings: Limits of the ranking.
     """
 
     layers: list[RankedLayer]
@@ -190,12 +202,12 @@ class Ranking(TypedDict):
 
 
 class Confound(TypedDict):
-    """How well something other than the states separates the sides, held out like the states themselves.
+    """Baseline without the model: how well one property of the prompts separates them.
 
     Attributes:
         what: `prompt length`, `token read`, `topic words` or `all words`.
-        auroc: Held-out AUROC, with the groups left out that it is lowest for; 0.5 where it tells nothing.
-        detail: The plain facts.
+        auroc: Held-out AUROC for the factor with the lowest d'; 0.5 is chance.
+        detail: What differs between the classes.
     """
 
     what: str
@@ -204,11 +216,11 @@ class Confound(TypedDict):
 
 
 class ConfoundReport(TypedDict):
-    """What else could tell the two sides apart.
+    """Baselines without the model, held out like the states.
 
     Attributes:
-        checks: One entry for each thing looked at.
-        warnings: Those that could explain the contrast, in words; empty if none could.
+        checks: One entry per baseline.
+        warnings: One sentence per baseline that separates held-out prompts; empty if none does.
     """
 
     checks: list[Confound]
@@ -221,9 +233,9 @@ class ComparedLayer(TypedDict):
     Attributes:
         layer: Layer number.
         cosine: Cosine of the two mean differences.
-        chance: What the absolute cosine stays below in 95% of cases for random directions of the same two captures.
-        ceiling: What the directions of two halves of one capture reach: the cosine to expect of one and the same
-            direction measured twice, from half of the groups.
+        chance: 95% quantile of the absolute cosine between random directions within the two captures.
+        ceiling: Cosine between the directions of two halves of one capture: the value to expect if one direction is
+            measured twice, from half of the groups each time.
     """
 
     layer: int
@@ -233,16 +245,16 @@ class ComparedLayer(TypedDict):
 
 
 class DepthRow(TypedDict):
-    """One layer of one of two models.
+    """One layer of one of two compared models.
 
     Attributes:
         capture: Name of the capture.
         layer: Layer number.
-        depth: How far through the model its block ends, 0 to 1.
+        depth: Relative depth, (layer + 1) / number of layers.
         d_prime: Held-out d'.
-        low: Lower end of its interval.
-        high: Upper end.
-        tied: Whether first place is open to it.
+        low: Lower end of the confidence interval.
+        high: Upper end of the confidence interval.
+        tied: Whether the layer is tied with the best layer of its model.
     """
 
     capture: str
@@ -255,15 +267,15 @@ class DepthRow(TypedDict):
 
 
 class Comparison(TypedDict):
-    """Two captures side by side.
+    """Comparison of two captures.
 
     Attributes:
-        kind: `directions` on one model, `depth` for one concept on two models.
-        names: The two captures.
-        titles: Their concepts, or their models: what differs.
-        directions: Layers that both have, ascending; empty for `depth`.
-        depths: Layers of both; empty for `directions`.
-        warnings: What must be known before believing it.
+        kind: `directions` for two captures of one model, `depth` for one concept on two models.
+        names: Names of the two captures.
+        titles: Concepts of the two captures for `directions`, their models for `depth`.
+        directions: Layers that both captures have, ascending; empty for `depth`.
+        depths: Layers of both captures; empty for `directions`.
+        warnings: Differences between the captures that limit the comparison.
     """
 
     kind: Literal["directions", "depth"]

@@ -1,1 +1,1 @@
-"""Statistics, one family per file. They take captures, not files, and know nothing of models."""
+"""Statistics of captures: summaries, rankings, directions, confounds, comparisons."""

@@ -1,4 +1,4 @@
-"""Where the prompts of both sides lie along a direction that they had no part in finding: `project_sides`."""
+"""Held-out projections of both classes, and their summary for records."""
 
 from __future__ import annotations
 
@@ -23,17 +23,19 @@ _KEPT_WRONG = 20
 
 
 def project_sides(data: ContrastData, layer: int) -> SideProjections:
-    """Project every prompt on the direction of the pairs of all groups but its own, at one layer.
+    """Project the held-out prompts of both classes on the direction at one layer.
+
+    The direction for each pair is the mean difference of the pairs in all other groups (leave-one-group-out).
 
     Args:
         data: A contrast.
-        layer: One of its layers.
+        layer: A captured layer.
 
     Returns:
-        Projections in units of the spread within a side, 0 half-way between the two: their means lie d' apart.
+        Projections in units of the spread within a class, centered between the two class means: the means differ by d'.
 
     Raises:
-        RequestError: The layer was not captured, nothing can be left out, or the states are not finite or do not vary.
+        RequestError: The layer was not captured, no group can be held out, or the states are not finite or do not vary.
 
     Example:
         >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=24)
@@ -45,7 +47,7 @@ def project_sides(data: ContrastData, layer: int) -> SideProjections:
     layer = captured_layer(layer, data["layers"])
     groupings = group_pairs(data.get("factors"), data["num_pairs"])
     if not groupings:
-        raise RequestError("there are too few pairs, or too few groups, to leave any out", next_step="capture more")
+        raise RequestError("there are too few pairs or groups to hold any out", next_step="capture more pairs")
     held_out = hold_out(pairs_at(data, layer), groupings)
     require_usable(layer, held_out.extent)
     sides = _sides(layer, held_out)
@@ -55,13 +57,15 @@ def project_sides(data: ContrastData, layer: int) -> SideProjections:
 
 
 def summarise_sides(data: ContrastData) -> list[SideSummary]:
-    """What `project_sides` shows at every layer, in a size that does not grow with the number of pairs.
+    """Summarize the held-out projections of both classes at every layer.
+
+    The size of a summary does not depend on the number of pairs.
 
     Args:
-        data: A contrast that `rank_layers` takes.
+        data: A contrast that `rank_layers` accepts.
 
     Returns:
-        One summary a layer, ascending; none for a layer at which the prompts do not differ.
+        One summary per layer, ascending, without the layers where the prompts do not differ.
 
     Example:
         >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=24)
@@ -75,18 +79,18 @@ def summarise_sides(data: ContrastData) -> list[SideSummary]:
 
 
 def summarise_layer(layer: int, held_out: HeldOutLayer) -> SideSummary | None:
-    """The summary of one layer from its projections; None where the prompts do not differ.
+    """Summarize the projections of one layer; None if the prompts do not differ.
 
     Args:
-        layer: Its number.
-        held_out: What `hold_out` made of its pairs.
+        layer: Layer number.
+        held_out: Result of `hold_out` for the pairs of this layer.
     """
     sides = _sides(layer, held_out)
     return None if sides is None else _summary(sides)
 
 
 def _sides(layer: int, held_out: HeldOutLayer) -> SideProjections | None:
-    """The projections at a layer; None where the prompts do not differ."""
+    """Projections at one layer; None if the prompts do not differ."""
     separation = separate(held_out)
     positive, negative = held_out.by_factor[separation["worst"]].sides
     spread = float(((positive.var() + negative.var()) / 2).sqrt())

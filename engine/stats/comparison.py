@@ -1,4 +1,4 @@
-"""Two contrasts side by side: the directions of two concepts on one model, or one concept on two models."""
+"""Comparison of two contrasts, by direction or by depth."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ _SHOULD_AGREE = ("attention", "chat_template")
 def compare_captures(
     one: CaptureRecord, other: CaptureRecord, load: Callable[[CaptureRecord], ContrastData]
 ) -> Comparison:
-    """Compare two captures in the way that makes sense for them.
+    """Compare two concepts on one model, or one concept on two models.
 
-    On one model: the cosine between their mean differences, layer by layer (`compare_directions`). One concept on two
-    models: held-out d' by relative depth, from their rankings.
+    Captures of one model are compared by the cosine between their mean differences at each layer
+    (`compare_directions`). Captures of one concept on two models are compared by the held-out d' in their rankings,
+    as a function of relative depth.
 
     Args:
         one: Record of a contrast.
-        other: Record of another.
-        load: Reads the tensors of a record; called only where directions are compared.
+        other: Record of another contrast.
+        load: Loads the tensors of a record; called only to compare directions.
 
     Returns:
-        The comparison, and what makes it less than clean.
+        The comparison, with warnings about differences between the captures.
 
     Raises:
-        RequestError: They cannot be compared; the message says what differs.
+        RequestError: The captures cannot be compared; the message says why.
 
     Example:
         >>> from engine.store.catalog import show_capture
@@ -54,10 +55,10 @@ def compare_captures(
     first, second = _provenance(one), _provenance(other)
     if first["site"] != second["site"] or first["positions"] != second["positions"]:
         raise RequestError(
-            f"{one['name']} and {other['name']} were read at different places:"
+            f"{one['name']} and {other['name']} differ in site or positions:"
             f" {first['site']}, positions {first['positions']}, and {second['site']}, positions {second['positions']}",
             expected="the same site and positions",
-            next_step="capture one of them again like the other",
+            next_step="capture one of them again with the settings of the other",
         )
     warnings = []
     if first["model"] == second["model"]:
@@ -76,9 +77,9 @@ def compare_captures(
     if one["concept"] is None or one["concept"] != other["concept"]:
         raise RequestError(
             f"{one['name']} and {other['name']} differ in model ({first['model']} and {second['model']}) and in concept"
-            f" ({one['concept'] or 'pairs of your own'} and {other['concept'] or 'pairs of your own'})",
+            f" ({one['concept'] or 'your own pairs'} and {other['concept'] or 'your own pairs'})",
             expected="two concepts on one model, or one concept on two models",
-            next_step="capture one of the concepts on the other's model",
+            next_step="capture one of the concepts on the other capture's model",
         )
     return Comparison(
         kind="depth",
@@ -88,28 +89,29 @@ def compare_captures(
         depths=[*_depths(one, names[0]), *_depths(other, names[1])],
         warnings=[]
         if _same_pairs(one, other)
-        else ["they were not made from the same pairs: capture with the same number and seed"],
+        else ["they were not made from the same pairs: use the same number of pairs and the same seed"],
     )
 
 
 def compare_directions(one: ContrastData, other: ContrastData, *, seed: int = 0) -> list[ComparedLayer]:
-    """Cosine between the mean differences of two contrasts on one model, with what to hold it against.
+    """Compare the directions of two contrasts, with a chance level and a ceiling.
 
-    Both come from random halves of each capture's groups (personas, if there are enough). Below: one half's pairs minus
-    the other half's, a random direction in which these pairs do differ, but not by the concept; random directions in
-    the full width, most of which states never use, would make any cosine look large. Above: the cosine between the
-    directions of the two halves, geometric mean over the captures.
+    The cosine is that of the mean differences. Both references come from random halves of each capture's groups
+    (personas, if there are enough). The chance level uses the difference between the sums of the two halves: a random
+    direction along which these pairs vary, but not by the concept. Random directions in the full width would set the
+    level too low, since states barely use most dimensions. The ceiling is the cosine between the directions of the two
+    halves, as the geometric mean over the captures.
 
     Args:
         one: A contrast.
         other: A contrast of the same width.
-        seed: Of the halvings.
+        seed: Seed for the random halves.
 
     Returns:
-        Layers that both have, ascending.
+        One row per layer that both captures have, ascending.
 
     Raises:
-        RequestError: They share no layer, differ in width, or have too few pairs.
+        RequestError: The captures share no layer, differ in width, or have too few pairs.
 
     Example:
         >>> honest = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=24, positions="last")
@@ -130,11 +132,11 @@ def compare_directions(one: ContrastData, other: ContrastData, *, seed: int = 0)
 
 @dataclass(frozen=True)
 class _Halves:
-    """Random halves of a capture: units that are one half and those that are the other.
+    """Random splits of a capture's units into two halves.
 
     Attributes:
-        units: Number of the unit of each pair, `(pairs,)`.
-        first: 1 for the units of one half, 0 for the others, `(units, halvings)`.
+        units: Unit index of each pair, `(pairs,)`.
+        first: 1 for units in the first half, 0 for the others, `(units, halvings)`.
     """
 
     units: Tensor
@@ -143,13 +145,13 @@ class _Halves:
 
 @dataclass(frozen=True)
 class _Halved:
-    """Summed differences of random halves at one layer.
+    """Directions of random halves at one layer.
 
     Attributes:
         mean: Mean difference, `(hidden,)`.
-        apart: One half's sum minus the other's, each pair taken from the mean of all: what they have in common is not
-            in it; `(hidden, halvings)`.
-        agreement: Mean cosine between the sums of the two halves; not below 0.
+        apart: Sum of the first half minus sum of the second, `(hidden, halvings)`. Differences are centered on the
+            mean of all pairs, which removes what the pairs have in common.
+        agreement: Mean cosine between the sums of the two halves, clamped at 0.
     """
 
     mean: Tensor
@@ -183,15 +185,15 @@ def _compare(layer: int, one: _Halved, other: _Halved) -> ComparedLayer:
 
 
 def _halvings(data: ContrastData, generator: Generator) -> _Halves:
-    """Random halves of the pairs; groups stay whole.
+    """Split the pairs into random halves without splitting a group.
 
-    The groups are those of the factor that varies most in kind: personas, or else whatever has enough of them.
+    The groups are those of the first factor with enough values (persona, template, topic), or else single pairs.
     """
     if data["num_pairs"] < _FEWEST_UNITS:
         raise RequestError(
             f"{data['num_pairs']} pairs are too few to compare directions",
             expected=f"at least {_FEWEST_UNITS} pairs in each capture",
-            next_step="capture more",
+            next_step="capture more pairs",
         )
     groupings = group_pairs(data.get("factors"), data["num_pairs"])
     candidates = [resampled_units(factor, groups) for factor, groups in groupings.items()]
@@ -223,15 +225,18 @@ def _depths(record: CaptureRecord, name: str) -> list[DepthRow]:
 
 
 def _same_pairs(one: CaptureRecord, other: CaptureRecord) -> bool:
-    """Whether both were made from the same pairs, as far as records tell: of a capture in shards it holds the first."""
+    """Whether both captures use the same pairs, as far as their records show.
+
+    The record of a capture saved as shards holds the factors of its first pairs only.
+    """
     first, second = one["factors"], other["factors"]
     shorter = min(len(first), len(second))
-    alike = bool(first) == bool(second)  # known of both, or of neither
+    alike = bool(first) == bool(second)  # both have factors, or neither
     return alike and one["num_pairs"] == other["num_pairs"] and first[:shorter] == second[:shorter]
 
 
 def _two_names(one: str, other: str) -> tuple[str, str]:
-    """Names that tell two captures apart, though they lie in two stores under one."""
+    """Distinct names for two captures, which may share a name across stores."""
     return (one, other) if one != other else (f"{one} (1)", f"{other} (2)")
 
 
@@ -239,13 +244,11 @@ def _require_contrasts(one: CaptureRecord, other: CaptureRecord) -> None:
     for record in (one, other):
         if record["kind"] != "contrast":
             raise RequestError(
-                f"{record['name']} is a capture of prompts: it has no direction", expected="two captures of pairs"
+                f"{record['name']} is a capture of prompts: it has no direction", expected="two contrasts"
             )
 
 
 def _provenance(record: CaptureRecord) -> Provenance:
     if record["provenance"] is None:
-        raise RequestError(
-            f"how {record['name']} was made is unknown: it cannot be compared", next_step="capture it again"
-        )
+        raise RequestError(f"{record['name']} has no provenance and cannot be compared", next_step="capture it again")
     return record["provenance"]

@@ -1,7 +1,7 @@
-"""What else could tell the two sides of a contrast apart: length, the token read, words.
+"""Baselines without the model: do length, token or words separate the classes?
 
-Each is turned into a vector a prompt and held out exactly as the states are: what separates the sides on left-out
-prompts without any model could be all that the states carry.
+Each baseline turns a prompt into a vector and is scored on held-out groups exactly like the states. If a baseline
+separates held-out prompts, the states may carry nothing more than that.
 """
 
 from __future__ import annotations
@@ -29,26 +29,27 @@ Groupings = Mapping[str, "Tensor"]
 Texts = tuple[Sequence[str], Sequence[str]]
 Bags = Sequence[Sequence[str]]
 Tell = Callable[[], None]
-"""Called now and then by what takes long; what it raises ends that."""
+"""Called periodically by long checks; an exception raised by it stops the check."""
 
 SUSPICIOUS = 0.8
-"""Held-out AUROC from which a confound is warned of: d' of about 1.2."""
+"""Held-out AUROC at or above which a confound triggers a warning; corresponds to d' of about 1.2."""
 
-_BAG_VALUES = 2**21  # of one side at once, 16 MiB
+_BAG_VALUES = 2**21  # per class and chunk: 16 MiB in float64
 _WORD = re.compile(r"\w+")
 
 
 def find_confounds(data: ContrastData, *, progress: Progress | None = None) -> ConfoundReport:
-    """Look for what could explain a contrast without the concept.
+    """Score baselines that could explain a contrast without the concept.
 
     Args:
         data: A contrast.
-        progress: Called now and then with the number of checks done and in total; what it raises ends the search.
+        progress: Called periodically with the number of finished checks and the total; an exception raised by it
+            stops the search.
 
     Returns:
-        For prompt length, token read, words of the topic and all words, how well it separates the sides on left-out
-        prompts (AUROC, leave-one-group-out as in `compute_separation`, the factor for which it is lowest), and a
-        warning for each that does. No checks where nothing can be left out.
+        For prompt length, token read, topic words and all words, how well each separates the classes on held-out
+        prompts: AUROC, leave-one-group-out as in `compute_separation`, for the factor with the lowest d'. A warning
+        for each baseline that reaches `SUSPICIOUS`. No checks if no group can be held out.
 
     Example:
         >>> report = find_confounds(capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=24))
@@ -60,18 +61,18 @@ def find_confounds(data: ContrastData, *, progress: Progress | None = None) -> C
     if not groupings:
         return ConfoundReport(checks=[], warnings=[])
     texts = _texts(data["positive"]), _texts(data["negative"])
-    looks: list[Callable[[Groupings, Tell], Confound]] = [partial(_lengths, data), partial(_tokens_read, data)]
+    baselines: list[Callable[[Groupings, Tell], Confound]] = [partial(_lengths, data), partial(_tokens_read, data)]
     if factors:
-        looks.append(partial(_topic_words, texts, factors))
-    looks.append(partial(_words, "all words", texts))
-    told = progress or untold
+        baselines.append(partial(_topic_words, texts, factors))
+    baselines.append(partial(_words, "all words", texts))
+    report = progress or untold
     checks = []
-    for done, look in enumerate(looks):
-        tell = partial(told, done, len(looks))
+    for done, baseline in enumerate(baselines):
+        tell = partial(report, done, len(baselines))
         tell()
-        checks.append(look(groupings, tell))
+        checks.append(baseline(groupings, tell))
     warnings = [
-        f"{check['what']} alone tells left-out prompts apart (AUROC {check['auroc']:.2f}): {check['detail']}"
+        f"{check['what']} alone separates held-out prompts (AUROC {check['auroc']:.2f}): {check['detail']}"
         for check in checks
         if check["auroc"] >= SUSPICIOUS
     ]
@@ -83,31 +84,31 @@ def _lengths(data: ContrastData, groupings: Groupings, _tell: Tell) -> Confound:
     return Confound(
         what="prompt length",
         auroc=_held_out_auroc(pairs_of(positive, negative), groupings),
-        detail=f"{positive.mean():.1f} tokens on the positive side, {negative.mean():.1f} on the negative",
+        detail=f"{positive.mean():.1f} tokens per positive prompt, {negative.mean():.1f} per negative prompt",
     )
 
 
 def _tokens_read(data: ContrastData, groupings: Groupings, tell: Tell) -> Confound:
     positions = parse_positions(data["provenance"]["positions"] if "provenance" in data else "all")
     if positions.mean:
-        return Confound(what="token read", auroc=0.5, detail="a mean over tokens was read")
+        return Confound(what="token read", auroc=0.5, detail="the capture keeps a mean over tokens")
     positive, negative = _last_kept(data["positive"], positions), _last_kept(data["negative"], positions)
     usual = Counter(positive).most_common(1)[0][0], Counter(negative).most_common(1)[0][0]
     same = sum(one == other for one, other in zip(positive, negative, strict=True))
     detail = f"the same in {same} of {len(positive)} pairs; mostly {usual[0]!r}"
-    detail += f" on the positive side, {usual[1]!r} on the negative" if usual[0] != usual[1] else ""
+    detail += f" in positive prompts, {usual[1]!r} in negative prompts" if usual[0] != usual[1] else ""
     bags = [[token] for token in positive], [[token] for token in negative]
     return Confound(what="token read", auroc=_bag_auroc(bags, groupings, tell), detail=detail)
 
 
 def _topic_words(texts: Texts, factors: Sequence[Factors], groupings: Groupings, tell: Tell) -> Confound:
-    """Words of the topic as each side has it: the same on both sides where the topic stands in both prompts."""
+    """Baseline on the topic of each prompt, or on all of it if it lacks the topic."""
     topics = [pair["topic"] for pair in factors]
     positive, negative = (
         [topic if topic in text else text for text, topic in zip(side, topics, strict=True)] for side in texts
     )
     if positive == negative:
-        return Confound(what="topic words", auroc=0.5, detail="the topic reads the same on both sides of every pair")
+        return Confound(what="topic words", auroc=0.5, detail="the topic is the same in both prompts of every pair")
     return _words("topic words", (positive, negative), groupings, tell)
 
 
@@ -115,16 +116,16 @@ def _words(what: str, texts: Texts, groupings: Groupings, tell: Tell) -> Confoun
     positive, negative = ([_WORD.findall(text.lower()) for text in side] for side in texts)
     used = [Counter(word for bag in side for word in set(bag)) for side in (positive, negative)]
     telling = sorted(used[0] | used[1], key=lambda word: (-abs(used[0][word] - used[1][word]), word))[:3]
-    counted = ", ".join(f"{word!r} in {used[0][word]} and {used[1][word]}" for word in telling)
+    counts = "; ".join(f"{word!r}: {used[0][word]} positive, {used[1][word]} negative" for word in telling)
     return Confound(
         what=what,
         auroc=_bag_auroc((positive, negative), groupings, tell),
-        detail=f"positive and negative prompts with {counted}",
+        detail=f"prompts containing {counts}",
     )
 
 
 def _bag_auroc(bags: tuple[Bags, Bags], groupings: Groupings, tell: Tell) -> float:
-    """Held-out AUROC of bags of words: for each word of the vocabulary, whether the prompt holds it."""
+    """Held-out AUROC of binary bags of words: one column per word of the vocabulary."""
     words = sorted({word for side in bags for bag in side for word in bag})
     column = {word: number for number, word in enumerate(words)}
     at_once = max(1, _BAG_VALUES // len(words))
@@ -148,15 +149,15 @@ def _held_out_auroc(pairs: Pairs, groupings: Groupings) -> float:
     return separation["by_factor"][separation["worst"]]["auroc"]
 
 
-def _token_counts(side: Sequence[ActivationData]) -> Tensor:
-    return torch.tensor([[prompt["input_ids"].shape[-1]] for prompt in side], dtype=torch.float64)
+def _token_counts(prompts: Sequence[ActivationData]) -> Tensor:
+    return torch.tensor([[prompt["input_ids"].shape[-1]] for prompt in prompts], dtype=torch.float64)
 
 
-def _last_kept(side: Sequence[ActivationData], positions: Positions) -> list[str]:
-    """The token whose state the statistics look at, of every prompt."""
-    tokens = [prompt["tokens"] for prompt in side]
-    return [str(its[positions.span(len(its))[1] - 1]) for its in tokens]
+def _last_kept(prompts: Sequence[ActivationData], positions: Positions) -> list[str]:
+    """Last kept token of every prompt, the one whose state the statistics use."""
+    tokens = [prompt["tokens"] for prompt in prompts]
+    return [str(row[positions.span(len(row))[1] - 1]) for row in tokens]
 
 
-def _texts(side: Sequence[ActivationData]) -> list[str]:
-    return [str(prompt["prompt"]) for prompt in side]
+def _texts(prompts: Sequence[ActivationData]) -> list[str]:
+    return [str(prompt["prompt"]) for prompt in prompts]

@@ -1,6 +1,7 @@
-"""How far apart two sides are at each layer: difference of means, its norm relative to the states, cosine.
+"""Descriptive statistics of a contrast: norms and cosines of its differences.
 
-These describe; they do not rank. The raw norm grows with depth whatever the concept, and the cosine stays near 1.
+They describe layers and are not suitable for ranking them: the raw norm grows with depth for any concept, and the
+cosine of the class means stays near 1.
 """
 
 from __future__ import annotations
@@ -22,18 +23,19 @@ _MUST_AGREE = ("model", "site", "positions")
 
 
 def compute_contrastive_diff(pos_data: CaptureData, neg_data: CaptureData | None = None) -> dict[int, LayerDiff]:
-    """Difference between two sides at the last kept token, layer by layer.
+    """Compare the two classes at the last kept token of each layer.
 
     Args:
-        pos_data: The positive prompt or prompts; or a whole contrast, which holds both sides.
-        neg_data: The negative prompt or prompts.
+        pos_data: Capture of the positive prompts, or a contrast, which holds both classes.
+        neg_data: Capture of the negative prompts.
 
     Returns:
-        Layer to the norm of (mean positive - mean negative), that norm over the mean norm of the states of both sides,
-        the cosine of the two means, and the mean cosine between the differences of two pairs; all in float64.
+        Layer to the norm of (mean positive - mean negative), that norm divided by the mean norm of the states of both
+        classes, the cosine of the class means, and the mean cosine between the differences of two distinct pairs;
+        all computed in float64.
 
     Raises:
-        RequestError: One side is missing, or the two were captured in ways that cannot be compared.
+        RequestError: One class is missing, or the captures were made differently and cannot be compared.
 
     Example:
         >>> diffs = compute_contrastive_diff(capture_from_concept(model, tokenizer, "honesty", max_samples=4))
@@ -42,36 +44,36 @@ def compute_contrastive_diff(pos_data: CaptureData, neg_data: CaptureData | None
     """
     if "positive" in pos_data:
         if neg_data is not None:
-            raise RequestError("a contrast holds both sides already", next_step="leave the second argument out")
+            raise RequestError("a contrast already holds both classes", next_step="omit the second argument")
         positive, negative = pos_data["positive"], pos_data["negative"]
     elif neg_data is not None:
         if "positive" in neg_data:
-            raise RequestError("the second argument is a whole contrast", expected="a capture of the negative prompts")
+            raise RequestError("the second argument is a contrast", expected="a capture of the negative prompts")
         positive, negative = [pos_data], [neg_data]
         _require_comparable(pos_data, neg_data)
     else:
-        raise RequestError("the negative side is missing", expected="two captures, or one contrast")
+        raise RequestError("the negative class is missing", expected="two captures, or one contrast")
     layers = positive[0]["captured_layers"]
     return {layer: _difference(positive, negative, layer) for layer in layers}
 
 
 def require_contrast(data: CaptureData) -> None:
-    """Refuse a capture of prompts where two sides are needed.
+    """Require a contrast.
 
     Raises:
-        RequestError: It is one.
+        RequestError: The capture holds prompts without classes.
     """
     if "positive" not in data:
         raise RequestError(
-            "this is a capture of prompts: it has no two sides",
+            "this is a capture of prompts: it has no positive and negative class",
             expected="a contrast",
             next_step=Remedy.CAPTURE_CONTRAST,
         )
 
 
 @dataclass
-class _SideSums:
-    """Sums over the last states of one side, float64."""
+class _ClassSums:
+    """Sums over the last states of one class, float64."""
 
     count: int = 0
     total: Tensor | float = 0.0
@@ -88,23 +90,27 @@ class _SideSums:
 
 
 def _difference(positive: list[ActivationData], negative: list[ActivationData], layer: int) -> LayerDiff:
-    sides = _SideSums(), _SideSums()
-    for sums, prompts in zip(sides, (positive, negative), strict=True):
+    classes = _ClassSums(), _ClassSums()
+    for sums, prompts in zip(classes, (positive, negative), strict=True):
         for states in chunked(prompts, layer):
             sums.add(states)
-    mean_positive, mean_negative = (sums.mean for sums in sides)  # (hidden,)
+    mean_positive, mean_negative = (sums.mean for sums in classes)  # (hidden,)
     diff_norm = (mean_positive - mean_negative).norm()
-    scale = sum(sums.norms for sums in sides) / sum(sums.count for sums in sides)
+    scale = sum(sums.norms for sums in classes) / sum(sums.count for sums in classes)
     return LayerDiff(
         diff_norm=float(diff_norm),
         relative_norm=float(diff_norm / scale),
         cosine_sim=float(torch.cosine_similarity(mean_positive, mean_negative, dim=0)),
-        pair_cosine=_pair_cosine(positive, negative, layer) if sides[0].count == sides[1].count else None,
+        pair_cosine=_pair_cosine(positive, negative, layer) if classes[0].count == classes[1].count else None,
     )
 
 
 def _pair_cosine(positive: list[ActivationData], negative: list[ActivationData], layer: int) -> float | None:
-    """Mean cosine of two distinct pairs' differences: without that of a pair with itself, 0 where there is nothing."""
+    """Mean cosine between the differences of two distinct pairs.
+
+    Excluding each pair with itself makes it 0 on average if the differences have nothing in common. None if fewer than
+    two pairs differ.
+    """
     total: Tensor | float = 0.0
     count = 0
     for states, partners in zip(chunked(positive, layer), chunked(negative, layer), strict=True):
@@ -124,14 +130,14 @@ def _require_comparable(one: ActivationData, other: ActivationData) -> None:
         first, second = one["provenance"], other["provenance"]
         fields = [(field, str(dict(first)[field]), str(dict(second)[field])) for field in _MUST_AGREE]
         differing = [entry for entry in fields if entry[1] != entry[2]] + model_differences(first, second)
-    said = [f"{field} ({mine} and {theirs})" for field, mine, theirs in differing]
+    reasons = [f"{field} ({mine} and {theirs})" for field, mine, theirs in differing]
     if one["captured_layers"] != other["captured_layers"]:
-        said.append(f"captured layers ({one['captured_layers']} and {other['captured_layers']})")
+        reasons.append(f"captured layers ({one['captured_layers']} and {other['captured_layers']})")
     widths = [next(iter(data["activations"].values())).shape[-1] for data in (one, other)]
     if widths[0] != widths[1]:
-        said.append(f"width ({widths[0]} and {widths[1]})")
-    if said:
+        reasons.append(f"width ({widths[0]} and {widths[1]})")
+    if reasons:
         raise RequestError(
-            f"the two captures cannot be compared: they differ in {', '.join(said)}",
+            f"the two captures cannot be compared: they differ in {', '.join(reasons)}",
             next_step="capture both the same way",
         )

@@ -1,6 +1,6 @@
-"""The direction of a contrast at a layer: `extract_direction`.
+"""Directions of a contrast, extracted from all of its pairs.
 
-In the sample: nothing is held out here. How well a direction holds on other prompts is for `rank_layers` to say.
+Nothing is held out here; `rank_layers` measures how well a direction generalizes to other prompts.
 """
 
 from __future__ import annotations
@@ -20,23 +20,26 @@ from engine.stats.groups import last_states
 if TYPE_CHECKING:
     from torch import Tensor
 
-_NEGLIGIBLE = 1e-12  # of the size of the states: what rounding leaves of nothing
+_NEGLIGIBLE = 1e-12  # relative to the norm of the states: rounding error of a zero difference
 METHODS: tuple[str, ...] = get_args(Method)
 
 
 class _NoDifferenceError(RequestError):
-    """The two sides are equal at a layer."""
+    """The two classes are equal at a layer."""
 
 
 def extract_directions(data: ContrastData, method: str = "mean_diff") -> dict[int, Direction]:
-    """The direction at every layer where the two sides differ, see `extract_direction`.
+    """Extract the direction at every layer where the classes differ.
 
     Args:
         data: A contrast.
-        method: One of the three.
+        method: `mean_diff`, `pca` or `logistic`, see `extract_direction`.
+
+    Returns:
+        Layer to direction, without the layers where the classes do not differ.
 
     Raises:
-        RequestError: There is no such method, or the sides differ at no layer.
+        RequestError: The method is unknown, the states are not finite, or the classes do not differ at any layer.
 
     Example:
         >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[15, 16], max_samples=24)
@@ -57,24 +60,28 @@ def extract_directions(data: ContrastData, method: str = "mean_diff") -> dict[in
 
 
 def extract_direction(data: ContrastData, layer: int, method: str = "mean_diff") -> Direction:
-    """Find the direction from the negative to the positive side at the last kept token.
+    """Extract the direction from the negative to the positive class at one layer.
 
-    - `mean_diff`: the mean of the pair differences.
-    - `pca`: what the pair differences have most in common, their first singular vector. They are not centred, as
-      principal components would be: that would take out the mean difference itself.
-    - `logistic`: the normal of a logistic regression between the sides (L2, C = 1, states scaled to a root mean square
-      of 1), as in linear probes (Alain and Bengio 2016, "Understanding Intermediate Layers Using Linear Classifiers").
+    It uses the states of the last kept token of each prompt, in float64.
+
+    - `mean_diff`: mean of the pair differences.
+    - `pca`: first singular vector of the pair differences. Unlike principal components, the differences are not
+      centered, because centering would remove the mean difference itself.
+    - `logistic`: normal vector of a logistic regression between the classes (L2, C = 1, states scaled to a root mean
+      square of 1), as in linear probes (Alain and Bengio 2016, "Understanding Intermediate Layers Using Linear
+      Classifiers").
 
     Args:
         data: A contrast.
-        layer: One of its layers.
-        method: One of the three.
+        layer: A captured layer.
+        method: `mean_diff`, `pca` or `logistic`.
 
     Returns:
-        A unit vector along which the positive side projects higher, with where the two sides lie on it.
+        A unit vector along which the positive class projects higher, with the mean projection of each class.
 
     Raises:
-        RequestError: The layer was not captured, there is no such method, or the two sides do not differ.
+        RequestError: The layer was not captured, the method is unknown, the states are not finite, or the classes do
+            not differ.
 
     Example:
         >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=24)
@@ -92,18 +99,18 @@ def extract_direction(data: ContrastData, layer: int, method: str = "mean_diff")
         )
     positive, negative = last_states(data["positive"], layer), last_states(data["negative"], layer)  # (pairs, hidden)
     if not (torch.isfinite(positive).all() and torch.isfinite(negative).all()):
-        raise RequestError(f"layer {layer} holds values that are not finite", next_step=Remedy.CAPTURE_IN_FLOAT32)
+        raise RequestError(f"layer {layer} has non-finite values", next_step=Remedy.CAPTURE_IN_FLOAT32)
     found = _FINDERS[method](positive, negative)
     length = found.norm()
     if length == 0:
         raise _NoDifferenceError(
-            f"the two sides do not differ at layer {layer}", next_step="choose a later layer, or prompts that differ"
+            f"the two classes do not differ at layer {layer}", next_step="choose a later layer, or prompts that differ"
         )
     unit = found / length
     ends = float((negative @ unit).mean()), float((positive @ unit).mean())
     if abs(ends[1] - ends[0]) <= _NEGLIGIBLE * float(torch.cat([positive, negative]).norm(dim=-1).mean()):
         raise _NoDifferenceError(
-            f"the two sides have the same mean at layer {layer}, along what {method} finds",
+            f"the two classes have the same mean along the {method} direction at layer {layer}",
             next_step="choose a later layer, another method, or prompts that differ",
         )
     if ends[1] < ends[0]:
@@ -126,7 +133,7 @@ def _mean_difference(positive: Tensor, negative: Tensor) -> Tensor:
 
 def _first_singular_vector(positive: Tensor, negative: Tensor) -> Tensor:
     _, lengths, vectors = torch.linalg.svd(positive - negative, full_matrices=False)
-    first: Tensor = vectors[0] * lengths[0]  # of length 0 where no pair differs
+    first: Tensor = vectors[0] * lengths[0]  # zero if no pair differs
     return first
 
 
@@ -137,8 +144,8 @@ def _logistic_normal(positive: Tensor, negative: Tensor) -> Tensor:
         return torch.zeros_like(positive[0])
     states = torch.cat([positive, negative])
     states = states - states.mean(dim=0)
-    sides = [1] * len(positive) + [0] * len(negative)
-    fitted = LogisticRegression(C=1.0, max_iter=1000).fit((states / states.square().mean().sqrt()).numpy(), sides)
+    labels = [1] * len(positive) + [0] * len(negative)
+    fitted = LogisticRegression(C=1.0, max_iter=1000).fit((states / states.square().mean().sqrt()).numpy(), labels)
     return torch.from_numpy(fitted.coef_[0])
 
 

@@ -1,4 +1,4 @@
-"""Which pairs go together: made from one persona, one template or one topic."""
+"""Groups of pairs to hold out and resample, and access to their states in chunks."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 FOLDS = 5
 FEWEST_PAIRS = 4
-MOST_UNITS = 65  # of more, several are drawn as one: a bootstrap of 65 knows a standard error to within 9%
-FEWEST_GROUPS = 3  # of two, each is projected on the other alone: one number, with nothing to say how it varies
-ENOUGH_GROUPS = 6  # labels of fewer cannot be swapped in enough ways for a p-value below 0.05: 2^5 ways
+MOST_UNITS = 65  # more are merged: a bootstrap over 65 units estimates a standard error to within 9%
+FEWEST_GROUPS = 3  # with two, each is projected on the other alone: one number without an estimate of its variance
+ENOUGH_GROUPS = 6  # fewest groups that allow p < 0.05: 2^5 distinct permutations
 PAIRS = "pairs"
-"""What is left out where nothing is known about what pairs were made from."""
+"""Name of the grouping for pairs without factors: folds over pairs."""
 
 
 def group_pairs(factors: Sequence[Factors] | None, num_pairs: int) -> dict[str, Tensor]:
-    """For each way to leave pairs out, the number of the group that each pair belongs to.
+    """Assign each pair to a group, for every factor whose groups can be held out.
 
     Args:
-        factors: What each pair was made from, if that is known.
+        factors: Factors of each pair, if known.
         num_pairs: Number of pairs.
 
     Returns:
-        `persona`, `template` and `topic` as far as there are three or more, or `pairs` for five folds: numbers from 0,
-        `(pairs,)` each. Of more than 65 values several make a group.
-        Empty where nothing can be left out: fewer than four pairs, or of groups of every factor than three.
+        Factor to the group index of each pair, `(pairs,)`, counted from 0: `persona`, `template` and `topic`, each if
+        it has three or more values, or `pairs` (five folds) without factors. More than 65 values are merged into 65
+        groups. Empty if no group can be held out: fewer than four pairs, or fewer than three groups of every factor.
 
     Example:
         >>> group_pairs(None, 7)["pairs"].tolist()
@@ -54,9 +54,17 @@ def group_pairs(factors: Sequence[Factors] | None, num_pairs: int) -> dict[str, 
 
 
 def resampled_units(factor: str, groups: Tensor) -> Tensor:
-    """What is drawn as a whole when pairs are resampled: the groups; or where these are only folds, single pairs.
+    """Assign each pair to the unit that it is resampled with.
 
-    Of more than 65 pairs several make a unit, all of one fold.
+    The units are the groups. Folds are not resampled: without factors every pair is its own unit, and more than 65
+    pairs are merged into 65 units, each within one fold.
+
+    Args:
+        factor: Name of the grouping.
+        groups: Group index of each pair, `(pairs,)`.
+
+    Returns:
+        Unit index of each pair, `(pairs,)`.
     """
     return torch.arange(len(groups)) % MOST_UNITS if factor == PAIRS else groups
 
@@ -66,21 +74,24 @@ def _numbered(values: Sequence[str]) -> Tensor:
     return torch.tensor([number[value] % MOST_UNITS for value in values])
 
 
-_CHUNK_VALUES = 2**20  # of one side, 8 MiB in float64
+_CHUNK_VALUES = 2**20  # per class: 8 MiB in float64
 
 Sides = tuple["Tensor", "Tensor"]
-"""States of some positive prompts and of their partners, `(pairs, hidden)` each, float64."""
+"""States of some positive prompts and of their negative partners, `(pairs, hidden)` each, float64."""
 
 Pairs = Callable[[], Iterator[Sides]]
-"""Hands over all pairs in order, some at a time, as often as it is called."""
+"""Returns a fresh iterator over all pairs, in order and in chunks."""
 
 
 def pairs_at(data: ContrastData, layer: int) -> Pairs:
-    """The pairs of a contrast at one layer, by the last kept token of each prompt.
+    """Read the pairs of a contrast at one layer in chunks, at the last kept token.
 
     Args:
         data: A contrast.
-        layer: One of its layers.
+        layer: A captured layer.
+
+    Returns:
+        A function that yields chunks of (positive, negative) states, `(pairs, hidden)` each, float64.
 
     Example:
         >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=8)
@@ -91,17 +102,17 @@ def pairs_at(data: ContrastData, layer: int) -> Pairs:
 
 
 def pairs_of(positive: Tensor, negative: Tensor) -> Pairs:
-    """Pairs whose states are in memory, `(pairs, hidden)` each."""
+    """Wrap states that are in memory, `(pairs, hidden)` each, as `Pairs` of one chunk."""
     return lambda: iter([(positive.double(), negative.double())])
 
 
 def last_states(prompts: list[ActivationData], layer: int) -> Tensor:
-    """States of the last kept token of every prompt, `(prompts, hidden)`, float64."""
+    """Stack the last kept state of every prompt: `(prompts, hidden)`, float64."""
     return torch.cat([data["activations"][layer][:, -1, :] for data in prompts]).double()
 
 
 def chunked(prompts: list[ActivationData], layer: int) -> Iterator[Tensor]:
-    """`last_states`, some prompts at a time."""
+    """Yield `last_states` in chunks of prompts."""
     width = prompts[0]["activations"][layer].shape[-1]
     size = max(1, _CHUNK_VALUES // width)
     for start, stop in pairwise([*range(0, len(prompts), size), len(prompts)]):

@@ -1,7 +1,6 @@
-"""Pairs projected on directions that they had no part in finding: leave one group out.
+"""Held-out projections of pairs, leave-one-group-out.
 
-Goes through the pairs twice, once to add up and once to project, and holds no more of them than one chunk. Knows pairs
-and groups. Does not know layers, factors' names or what is made of the projections.
+Two passes over the pairs, one to sum and one to project, keep no more than one chunk of states in memory.
 """
 
 from __future__ import annotations
@@ -21,12 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Pairs projected on the mean difference of the pairs of all groups but their own.
+    """Pairs projected on the mean difference of the pairs in all other groups.
 
     Attributes:
-        differences: How far the positive prompt lies beyond the negative one, `(pairs,)`, in the units of the states.
-        middles: Where the middle of the two lies, from the middle of the training pairs, `(pairs,)`.
-        moments: Sums over the pairs of each unit, for resamples.
+        differences: Projection of the positive prompt minus that of the negative one, `(pairs,)`, in units of the
+            states.
+        middles: Projection of the pair's midpoint relative to the midpoint of the training pairs, `(pairs,)`.
+        moments: Sums over the pairs of each unit, for resampling.
     """
 
     differences: Tensor
@@ -40,21 +40,21 @@ class HeldOut:
 
     @property
     def d_prime(self) -> float:
-        """Distance of the two sides over the root of the mean of their variances; 0 without any spread."""
+        """Held-out d', see `d_prime_of`; 0 without any spread."""
         squares = (self.middles.square() + self.differences.square() / 4).mean()
         return float(d_prime_of(self.differences.mean(), self.middles.mean(), squares, len(self.differences)))
 
 
 @dataclass(frozen=True)
 class Extent:
-    """How large states and what differs in them are at a layer.
+    """Magnitudes of the states and their variation, to detect rounding error.
 
     Attributes:
-        finite: Whether no state is infinite or not a number.
-        size: Norm of the largest state: what is smaller than this by seven digits is rounding, not data.
-        longest: Norm of the largest difference of a pair.
-        apart: Largest distance of a difference from their mean.
-        along: Largest distance of a middle from the mean of all, along the differences of a unit.
+        finite: Whether all states are finite.
+        size: Norm of the largest state. Variation seven digits below this is rounding error.
+        longest: Norm of the largest pair difference.
+        apart: Largest distance of a pair difference from the mean difference.
+        along: Largest distance of a pair midpoint from the mean midpoint, along the summed differences of a unit.
     """
 
     finite: bool
@@ -66,11 +66,11 @@ class Extent:
 
 @dataclass(frozen=True)
 class HeldOutLayer:
-    """All that is computed from the pairs of a layer.
+    """Held-out projections at one layer.
 
     Attributes:
-        by_factor: Projections, for each factor by which pairs are left out.
-        extent: How large things are.
+        by_factor: Factor to the projections with its groups held out.
+        extent: Magnitudes of the states and of their variation.
     """
 
     by_factor: dict[str, HeldOut]
@@ -78,14 +78,13 @@ class HeldOutLayer:
 
 
 def hold_out(pairs: Pairs, groupings: Mapping[str, Tensor]) -> HeldOutLayer:
-    """Project every pair on the mean difference of the pairs of all groups but its own, for each factor.
+    """Project every pair on the mean difference of all other groups.
+
+    This is done for each factor. The cost is `pairs × hidden × units` multiplications.
 
     Args:
-        pairs: The pairs of a layer.
-        groupings: For each factor the group of each pair, at least one; see `group_pairs`.
-
-    Returns:
-        Projections and sums; the time is that of `pairs × hidden × units` products.
+        pairs: Pairs at one layer.
+        groupings: Factor to the group index of each pair, at least one factor; see `group_pairs`.
     """
     units = {factor: resampled_units(factor, groups) for factor, groups in groupings.items()}
     sums = sum_units(pairs, list(units.values()))
@@ -111,9 +110,9 @@ class UnitSums:
     """Sums over the pairs of each unit.
 
     Attributes:
-        pairs: Number of pairs of each unit, `(units,)`.
-        differences: Their summed differences, `(units, hidden)`.
-        middles: Their summed middles, taken from the mean of all, `(units, hidden)`.
+        pairs: Number of pairs in each unit, `(units,)`.
+        differences: Summed pair differences of each unit, `(units, hidden)`.
+        middles: Summed pair midpoints of each unit, relative to the mean midpoint of all pairs, `(units, hidden)`.
     """
 
     pairs: Tensor
@@ -126,12 +125,12 @@ class PairSums:
     """Sums over all pairs of a layer.
 
     Attributes:
-        units: The sums of each unit, for each way to form units.
-        difference: Mean difference, `(hidden,)`.
-        middle: Mean middle, `(hidden,)`.
-        finite: Whether no state is infinite or not a number.
+        units: Sums over the pairs of each unit, one entry per grouping.
+        difference: Mean pair difference, `(hidden,)`.
+        middle: Mean pair midpoint, `(hidden,)`.
+        finite: Whether all states are finite.
         size: Norm of the largest state.
-        longest: Norm of the largest difference.
+        longest: Norm of the largest pair difference.
     """
 
     units: list[UnitSums]
@@ -143,11 +142,11 @@ class PairSums:
 
 
 def sum_units(pairs: Pairs, units: list[Tensor]) -> PairSums:
-    """Go through the pairs once and add them up by unit.
+    """Sum the pairs of each unit, in one pass.
 
     Args:
-        pairs: The pairs of a layer.
-        units: Ways to form units: the number of the unit of each pair, `(pairs,)`.
+        pairs: Pairs at one layer.
+        units: Unit index of each pair, `(pairs,)`, one entry per grouping.
     """
     counts = [torch.bincount(numbers).double() for numbers in units]
     differences: list[Tensor] = []
@@ -157,7 +156,7 @@ def sum_units(pairs: Pairs, units: list[Tensor]) -> PairSums:
     for positive, negative in pairs():
         difference, middle = positive - negative, (positive + negative) / 2
         if not differences:
-            origin = middle.mean(dim=0)  # what all prompts share separates nothing, and costs digits
+            origin = middle.mean(dim=0)  # the part that all prompts share would cost precision
             differences = [difference.new_zeros((len(count), len(origin))) for count in counts]
             middles = [torch.zeros_like(each) for each in differences]
         for numbers, summed, summed_middles in zip(units, differences, middles, strict=True):
@@ -175,7 +174,7 @@ def sum_units(pairs: Pairs, units: list[Tensor]) -> PairSums:
 
 
 class _Projection:
-    """Projects pairs, chunk by chunk, for one way to leave them out."""
+    """Projects pairs chunk by chunk with the groups of one factor held out."""
 
     def __init__(self, groups: Tensor, units: Tensor, sums: UnitSums) -> None:
         count = len(sums.pairs)
@@ -196,7 +195,13 @@ class _Projection:
         self.along = 0.0
 
     def add(self, start: int, differences: Tensor, middles: Tensor) -> None:
-        """Project the pairs from `start` on, `(pairs, hidden)` each."""
+        """Project a chunk of pairs.
+
+        Args:
+            start: Index of its first pair.
+            differences: Pair differences, `(pairs, hidden)`.
+            middles: Pair midpoints relative to the mean midpoint, `(pairs, hidden)`.
+        """
         groups = self._groups[start : start + len(differences), None]
         units = self._units[start : start + len(differences)]
         onto, of_middles = differences @ self._sums.differences.T, middles @ self._sums.differences.T  # (pairs, units)
@@ -210,7 +215,7 @@ class _Projection:
             self.along = max(self.along, float(of_middles.abs().max()) / self._longest)
 
     def finish(self) -> HeldOut:
-        """Scale what was projected to the length of its direction, and take it from the middle of the training."""
+        """Normalize the directions and center on the midpoint of the training pairs."""
         once = self._sums.pairs.new_ones((len(self._sums.pairs), 1))
         per_length, middle = (values[:, 0] for values in self._moments.train(once, once))
         own = per_length[self._groups]

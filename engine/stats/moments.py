@@ -1,8 +1,8 @@
-"""What the pairs of each unit add up to, from which held-out d' follows for any weights and labels of the units.
+"""Unit moments: sums that give held-out d' for any weights and labels of units.
 
-A direction is a weighted sum of the differences of units. So the inner products of these sums, and the first and second
-moments of the pairs along them, are all that d' needs: its cost depends neither on the width nor on the number of
-pairs. Knows sums; does not know where they came from.
+A direction is a weighted sum of the summed differences of units. So d' needs only the inner products of these sums and
+the first and second moments of the pairs along them, and its cost depends neither on the width nor on the number of
+pairs.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class Training(NamedTuple):
-    """Directions that the pairs of all groups but one give, for each group and resample.
+    """Directions trained without one group, for each group and resample.
 
     Attributes:
-        per_length: One over the length of the sum of differences; 0 where that is none, `(groups, resamples)`.
-        middle: Where the middle of the training pairs lies along that sum, `(groups, resamples)`.
+        per_length: Inverse norm of the summed training differences, 0 if the norm is 0, `(groups, resamples)`.
+        middle: Mean midpoint of the training pairs projected on that sum, `(groups, resamples)`.
     """
 
     per_length: Tensor
@@ -32,14 +32,15 @@ class Training(NamedTuple):
 class UnitMoments:
     """Sums over the pairs of each unit at one layer, float64.
 
-    A unit is what is drawn or swapped as a whole; a group is what is left out as a whole, and consists of units.
+    A unit is resampled, or has its labels swapped, as a whole. A group consists of units and is held out as a whole.
 
     Attributes:
-        groups: Number of the group of each unit, `(units,)`.
-        pairs: Number of pairs of each unit, `(units,)`.
-        differences: Inner products of the summed differences of every two units, `(units, units)`.
-        middles: Of every unit's summed middles, taken from the mean of all, with every unit's summed differences.
-        squares: For each unit the sum over its pairs of m mᵀ + d dᵀ / 4, where m and d are a pair's middle and
+        groups: Group index of each unit, `(units,)`.
+        pairs: Number of pairs in each unit, `(units,)`.
+        differences: Inner products of the units' summed differences with each other, `(units, units)`.
+        middles: Inner products of the units' summed midpoints, relative to the mean midpoint of all pairs, with the
+            units' summed differences, `(units, units)`.
+        squares: For each unit, the sum over its pairs of m mᵀ + d dᵀ / 4, where m and d are the pair's midpoint and
             difference along the summed differences of every unit, `(units, units, units)`.
     """
 
@@ -51,16 +52,16 @@ class UnitMoments:
 
     @property
     def others(self) -> Tensor:
-        """1 where two units are not left out together, `(units, units)`."""
+        """1 where two units belong to different groups, else 0, `(units, units)`."""
         return (self.groups[:, None] != self.groups).double()
 
     def train(self, weights: Tensor, signed: Tensor) -> Training:
-        """Directions from the pairs of all groups but each.
+        """Compute the direction without each group, for each resample.
 
         Args:
-            weights: How often each unit counts, `(units, resamples)`.
-            signed: The same times -1 where its labels are swapped: the direction is the sum of these times the
-                differences.
+            weights: Weight of each unit, `(units, resamples)`.
+            signed: The weights, negated where a unit's labels are swapped, `(units, resamples)`. The direction is the
+                sum of the units' differences times these.
         """
         member = (self.groups == torch.arange(int(self.groups.max()) + 1)[:, None]).double()  # (groups, units)
         others = self.others
@@ -79,11 +80,11 @@ class UnitMoments:
         )
 
     def d_prime(self, weights: Tensor | None = None, signs: Tensor | None = None) -> Tensor:
-        """Held-out d' of each resample, `(resamples,)`; 0 without any spread.
+        """Compute held-out d' of each resample, `(resamples,)`; 0 without any spread.
 
         Args:
-            weights: How often each unit counts in each resample, `(units, resamples)`; once if left out.
-            signs: -1 where the labels of a unit are swapped, `(units, resamples)`; no swap if left out.
+            weights: Weight of each unit in each resample, `(units, resamples)`; 1 by default.
+            signs: -1 where the labels of a unit are swapped, else 1, `(units, resamples)`; no swaps by default.
         """
         if weights is None:
             weights = torch.ones((len(self.groups), 1 if signs is None else signs.shape[1]), dtype=torch.float64)
@@ -91,7 +92,8 @@ class UnitMoments:
         signed, others, pairs = weights * signs, self.others, self.pairs[:, None]
         per_length, middle = self.train(weights, signed)
         own, origin = per_length[self.groups], middle[self.groups]  # (units, resamples)
-        # Sums over the pairs of each unit, on the direction without its group, from the middle of the training pairs.
+        # Sums over the pairs of each unit, projected on the direction without its group and relative to the midpoint of
+        # the training pairs.
         distance = signs * ((self.differences * others) @ signed)
         shift = (self.middles * others) @ signed
         trained = others[:, :, None] * signed  # (units, units, resamples)
@@ -106,15 +108,16 @@ class UnitMoments:
 
 
 def d_prime_of(distance: Tensor, middle: Tensor, squares: Tensor, count: int) -> Tensor:
-    """Distance of the two sides over the root of the mean of their variances; 0 without any spread.
+    """Compute d' from the moments of pair differences and midpoints.
 
-    The variance of a side is that of middle plus or minus half the difference, so the mean of the two needs no more
-    than the variances of middles and differences.
+    d' is the distance between the class means over the root mean of the class variances; 0 without any spread. A class
+    projects at the pair midpoint plus or minus half the difference, so the mean of the two class variances follows from
+    the variances of midpoints and differences.
 
     Args:
-        distance: Mean of the differences.
-        middle: Mean of the middles.
-        squares: Mean of the squares of the middles plus a quarter of those of the differences.
+        distance: Mean of the pair differences.
+        middle: Mean of the pair midpoints.
+        squares: Mean of (squared midpoint + squared difference / 4).
         count: Number of pairs.
     """
     variance = (squares - middle.square() - distance.square() / 4) * count / (count - 1)

@@ -1,4 +1,4 @@
-"""What pairs are too few for: why they cannot be ranked, and what a ranking of them leaves unknown, in words."""
+"""Ranking of layers by held-out d', with intervals, ties and p-values."""
 
 from __future__ import annotations
 
@@ -31,64 +31,66 @@ if TYPE_CHECKING:
 
 
 def nothing_to_leave_out(num_pairs: int) -> RequestError:
-    """Why pairs cannot be ranked, of which `group_pairs` made no groups."""
+    """Build the error for pairs of which no group can be held out."""
     if num_pairs < FEWEST_PAIRS:
         return RequestError(
-            f"{num_pairs} pair{' is' if num_pairs == 1 else 's are'} too few to rank layers by",
-            expected=f"at least {FEWEST_PAIRS} pairs, better 30 or more",
+            f"{num_pairs} pair{' is' if num_pairs == 1 else 's are'} too few to rank layers",
+            expected=f"at least {FEWEST_PAIRS} pairs, preferably 30 or more",
             next_step=Remedy.CAPTURE_MORE_PAIRS,
         )
     return RequestError(
-        "the pairs have too few personas, templates and topics to leave any out",
-        expected=f"at least {FEWEST_GROUPS} of one of them",
-        next_step="vary them, or leave the factors out for folds over pairs",
+        "the pairs have too few personas, templates and topics to hold any out",
+        expected=f"at least {FEWEST_GROUPS} values of one of these factors",
+        next_step="vary a factor, or omit the factors to cross-validate in folds over pairs",
     )
 
 
 def ranking_warnings(data: ContrastData, counts: Mapping[str, int]) -> list[str]:
-    """What the pairs do not let one know.
+    """Describe the limits of a ranking from these pairs.
 
     Args:
         data: A contrast.
-        counts: For each factor that is left out the number of groups.
+        counts: Number of groups of each factor that is held out.
 
     Returns:
-        Sentences for people.
+        One warning per limit, empty if there are none.
     """
     warnings = []
     if PAIRS in counts:
         warnings.append(
-            "the pairs carry no factors: they were left out in five folds, so nothing is known about new personas,"
+            "the pairs carry no factors: cross-validation in five folds over pairs says nothing about new personas,"
             " templates or topics"
         )
         if data["num_pairs"] > MOST_UNITS:
-            warnings.append(f"{data['num_pairs']} pairs were drawn in {MOST_UNITS} groups")
+            warnings.append(f"{data['num_pairs']} pairs were resampled in {MOST_UNITS} groups")
     elif factors := data.get("factors"):
         columns = {"persona": {f["persona"] for f in factors}, "template": {f["template"] for f in factors}}
         columns["topic"] = {f["topic"] for f in factors}
         for factor, values in columns.items():
             if len(values) < FEWEST_GROUPS:
                 those = f"one {factor}" if len(values) == 1 else f"two {factor}s"
-                warnings.append(f"the pairs have {those}, too few to leave any out: nothing is known about others")
+                warnings.append(
+                    f"the pairs have {those}, too few to hold any out: the ranking says nothing about other {factor}s"
+                )
             elif len(values) < ENOUGH_GROUPS:
                 warnings.append(
-                    f"{len(values)} {factor}s are few: intervals over them are wide, and {ENOUGH_GROUPS} or more are"
-                    " needed to test against shuffled labels"
+                    f"{len(values)} {factor}s are few: their intervals are wide, and a permutation test needs"
+                    f" {ENOUGH_GROUPS} or more to reach p < 0.05"
                 )
             elif len(values) > MOST_UNITS:
-                warnings.append(f"{len(values)} {factor}s were left out and drawn in {MOST_UNITS} groups")
+                warnings.append(f"{len(values)} {factor}s were held out and resampled in {MOST_UNITS} groups")
     if data["num_pairs"] < 20:
-        warnings.append(f"{data['num_pairs']} pairs are few: better 30 or more")
+        warnings.append(f"{data['num_pairs']} pairs are few: use 30 or more")
     return warnings
 
 
 Look = Callable[[int, HeldOutLayer], None]
-"""Called with a layer and its projections."""
+"""Called with a layer and its held-out projections."""
 
 RESAMPLES = 2000
 PERMUTATIONS = 10_000
 CONFIDENCE = 0.95
-_MARGIN_DIGITS = 4  # as many numbers as there are pairs of layers
+_MARGIN_DIGITS = 4  # margins grow with the square of the number of layers, so the JSON keeps them short
 
 
 def rank_layers(
@@ -100,31 +102,32 @@ def rank_layers(
     progress: Progress | None = None,
     look: Look | None = None,
 ) -> Ranking:
-    """Rank the layers of a contrast by held-out d', with intervals, ties and a test against shuffled labels.
+    """Rank the layers of a contrast by held-out d', with intervals, ties and p-values.
 
-    The score of a layer is the worst d' of leaving out personas, templates or topics (see `compute_separation`). Its
-    95% interval is a Bayesian bootstrap over the groups left out, with Student's t for their number. Places left open
-    and ties come from the same resamples (see `open_places`). The p-value is the share of shuffles, labels of whole
-    groups swapped, in which the best of all layers scores at least as high (the maximum statistic of Westfall and
-    Young 1993, "Resampling-Based Multiple Testing"), so that 5% is the chance of a false find among all layers. A
-    shuffle for each factor with six groups or more, and the largest p-value of them: the claim is that the contrast
-    generalises over all (Berger 1982, "Multiparameter Hypothesis Testing and Acceptance Sampling").
+    - Score: the lowest held-out d' over personas, templates and topics (see `compute_separation`).
+    - 95% confidence interval: Bayesian bootstrap over the held-out groups, with Student's t for their number.
+    - 95% rank interval and ties: from the same resamples (see `open_places`).
+    - Permutation p-value: the share of permutations, which swap the labels of whole groups, in which the best of all
+      layers scores at least as high. This maximum statistic makes 5% the chance of a false positive among all layers
+      (Westfall and Young 1993, "Resampling-Based Multiple Testing"). Every factor with six groups or more is
+      permuted, and the largest p-value counts, because the claim is that the contrast generalizes over all factors
+      (Berger 1982, "Multiparameter Hypothesis Testing and Acceptance Sampling").
 
     Args:
         data: A contrast.
-        resamples: Bootstrap resamples.
-        permutations: Most shuffles of the labels of each factor.
-        seed: The same seed gives the same ranking.
-        progress: Called before each layer, and after the last, with the number done and in total; what it raises ends
-            the ranking.
-        look: Called after each layer, for who wants more of what was projected there than its place.
+        resamples: Number of bootstrap resamples.
+        permutations: Maximum number of permutations per factor.
+        seed: Seed for resamples and permutations.
+        progress: Called before each layer and after the last with the number of finished layers and the total; an
+            exception raised by it stops the ranking.
+        look: Called after each layer with its held-out projections.
 
     Returns:
         The ranking, best layer first.
 
     Raises:
-        RequestError: Nothing can be ranked: too few pairs or groups of every factor, states that are not finite, or
-            sides without any spread.
+        RequestError: The layers cannot be ranked: too few pairs, too few groups of every factor, states that are not
+            finite, or classes without any spread.
 
     Example:
         >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[4, 16], max_samples=24)
@@ -154,15 +157,15 @@ def rank_layers(
 
 @dataclass(frozen=True)
 class _Work:
-    """What a ranking is computed from.
+    """Scores and resamples from which a ranking is computed.
 
     Attributes:
         layers: Layer numbers.
-        counts: For each factor the number of groups that are drawn.
-        permutations: Most shuffles of the labels of each factor.
-        separations: For each layer.
-        shuffled: Scores of shuffled labels by factor, `(layers, shuffles)`.
-        resampled: Deviations of bootstrap resamples by factor, `(layers, resamples)`.
+        counts: Number of resampled units of each factor.
+        permutations: Maximum number of permutations per factor.
+        separations: Held-out separation of each layer.
+        shuffled: Permutation null of each factor, `(layers, permutations)`.
+        resampled: Bootstrap deviations of each factor, `(layers, resamples)`.
     """
 
     layers: Sequence[int]
@@ -174,7 +177,7 @@ class _Work:
 
     @cached_property
     def tested(self) -> list[str]:
-        """Factors whose labels are shuffled: those with enough groups, or else the one with the most."""
+        """Factors to permute: those with enough groups, or else the one with the most."""
         enough = [factor for factor, count in self.counts.items() if count >= ENOUGH_GROUPS]
         return enough or [max(self.counts, key=lambda factor: self.counts[factor])]
 
@@ -184,7 +187,7 @@ class _Work:
 
     @cached_property
     def deviations(self) -> Tensor:
-        """Of each layer's score in bootstrap resamples, `(layers, resamples)`."""
+        """Bootstrap deviations of each layer's score, `(layers, resamples)`."""
         return torch.stack([self.resampled[factor][row] for row, factor in enumerate(self.worst)])
 
 
@@ -197,7 +200,7 @@ def _measure(
     progress: Progress | None = None,
     look: Look | None = None,
 ) -> _Work:
-    """Go through the layers, and keep of each no more than scores."""
+    """Score and resample the layers one at a time, keeping no states."""
     separations: list[LayerSeparation] = []
     shuffled: dict[str, list[Tensor]] = {factor: [] for factor in groupings}
     resampled: dict[str, list[Tensor]] = {factor: [] for factor in groupings}
@@ -209,7 +212,8 @@ def _measure(
         require_usable(layer, held_out.extent)
         separations.append(separate(held_out))
         for number, (factor, projected) in enumerate(held_out.by_factor.items()):
-            # Each factor has randomness of its own, as its groups have nothing to do with another's; layers share it.
+            # Layers share random numbers so that their scores can be compared; factors do not, as their groups are
+            # unrelated.
             one, other = (torch.Generator().manual_seed(seed * len(groupings) + number) for _ in range(2))
             shuffled[factor].append(shuffled_scores(projected.moments, permutations, one))
             resampled[factor].append(bootstrap_deviations(projected.moments, resamples, other))
@@ -263,7 +267,7 @@ def _ranked(work: _Work) -> list[RankedLayer]:
 
 
 def _margins(work: _Work) -> list[list[float]]:
-    """Half-widths of the intervals of the differences between each layer's score and those of the layers after it."""
+    """Half-widths of the intervals of score differences, each layer to all later ones."""
     counts = [work.counts[factor] for factor in work.worst]
     rows = []
     for row, deviations in enumerate(work.deviations[:-1]):
@@ -279,5 +283,5 @@ def _p_values(work: _Work, factor: str) -> Tensor:
 
 
 def _chance(work: _Work, factor: str) -> float:
-    """What the best of all layers stays below in 95% of the shuffles of a factor's labels."""
+    """95% quantile of the best score of any layer in the permutations of one factor."""
     return float(work.shuffled[factor].amax(dim=0).quantile(CONFIDENCE))

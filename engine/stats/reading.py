@@ -1,4 +1,4 @@
-"""What a text shows along directions, token by token: `read_text`."""
+"""Projection of every token of a text on directions: `read_text`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.records.files import Direction, TokenReading
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_LOW, _HIGH = -1.0, 2.0  # one class gap beyond either side
+_LOW, _HIGH = -1.0, 2.0  # one class gap beyond either class mean
 
 
 def read_text(
@@ -29,22 +29,22 @@ def read_text(
     chat: bool = False,
     rendered: bool = False,
 ) -> TokenReading:
-    """Read every token of a text along directions, in units of the gap between the two sides.
+    """Project every token of a text on directions, scaled to the class means.
 
     Args:
-        model: The model that the directions come from.
-        tokenizer: Its tokenizer.
-        directions: Layer to direction, as `load_directions` returns them.
-        text: Any text that the model can take.
-        leading: The layer to look at first; the middle one unless given.
-        chat: Whether the text is what a user says, to go through the chat template; else it is taken as it is.
-        rendered: Whether the text went through the chat template already, as a captured prompt did.
+        model: The model that the directions were extracted from.
+        tokenizer: Tokenizer of the model.
+        directions: Layer to direction, as returned by `load_directions`.
+        text: Text to read, within the model's maximum length.
+        leading: Layer to show first; the middle one by default.
+        chat: Whether to pass the text through the chat template as a user message. Otherwise it is read unchanged.
+        rendered: Whether the text has already been through the chat template, like a captured prompt.
 
     Returns:
-        For each token and layer its projection, 0 at the mean of the negative prompts and 1 at that of the positive.
+        One projection per token and layer: 0 at the mean of the negative prompts, 1 at the mean of the positive ones.
 
     Raises:
-        RequestError: The directions come from another model, or there are none.
+        RequestError: There are no directions, none at the leading layer, or they come from another model.
         CaptureError: The text is empty or too long.
 
     Example:
@@ -55,9 +55,9 @@ def read_text(
     """
     text = plain_text(text, "the text")
     provenance = _require_same_model(model, directions)
-    warnings = [] if provenance else ["where the directions come from is unknown"]
+    warnings = [] if provenance else ["the directions have no provenance: they may come from another model"]
     if chat and not tokenizer.chat_template:
-        warnings.append("the model has no chat template: the text was taken as it is")
+        warnings.append("the model has no chat template: the text was read unchanged")
     prompt = render_chat(tokenizer, (Message(role="user", content=text),)) if chat else text
     rendered = rendered or (chat and bool(tokenizer.chat_template))
     site = _site(directions)
@@ -78,13 +78,16 @@ def read_tokens(
     leading: int | None = None,
     warnings: list[str] | None = None,
 ) -> TokenReading:
-    """The same for a text that has been captured, all positions kept.
+    """Project every token of a captured text on directions; see `read_text`.
 
     Args:
-        data: A capture of one prompt.
+        data: A capture of one prompt with all positions.
         directions: Layer to direction.
-        leading: The layer to look at first.
-        warnings: To be passed on.
+        leading: Layer to show first; the middle one by default.
+        warnings: Warnings to include in the result.
+
+    Raises:
+        RequestError: There is no direction at the leading layer.
     """
     layers = sorted(directions)
     chosen = whole_number(leading) if leading is not None else layers[len(layers) // 2]
@@ -113,15 +116,15 @@ def _values(data: ActivationData, direction: Direction) -> list[float]:
 
 
 def _far_off(values: list[float], direction: Direction) -> list[str]:
-    """A warning where 0 and 1 mean little: tokens of another kind than those that the sides were read at."""
+    """Warn if most tokens are far outside both classes: 0 and 1 then mean little."""
     far = sum(not _LOW <= value <= _HIGH for value in values)
     if 2 * far <= len(values):
         return []
     provenance = direction["provenance"]
     read = f" (positions {provenance['positions']})" if provenance else ""
     return [
-        f"most tokens lie far from both sides at layer {direction['layer']}: they are of another kind than those that"
-        f" the direction was read at{read}; compare them with each other, not with 0 and 1"
+        f"most tokens project far outside both classes at layer {direction['layer']}: they differ in kind from those"
+        f" that the direction was extracted from{read}; compare them with each other, not with 0 and 1"
     ]
 
 
@@ -131,16 +134,20 @@ def _site(directions: Mapping[int, Direction]) -> str:
 
 
 def _require_same_model(model: PreTrainedModel, directions: Mapping[int, Direction]) -> Provenance | None:
-    """How the directions were captured, if that is known; refuses those of another model."""
+    """Return the provenance of the directions, if known.
+
+    Raises:
+        RequestError: There are no directions, or they come from another model.
+    """
     if not directions:
-        raise RequestError("there are no directions to read along", expected="one layer's at least")
+        raise RequestError("there are no directions to project on", expected="at least one direction")
     config = describe_model(model)
     width = len(next(iter(directions.values()))["vector"])
     provenance = next(iter(directions.values()))["provenance"]
     if width != config.hidden_size or (provenance and provenance["model"] != config.source.model_id):
         origin = provenance["model"] if provenance else "an unknown model"
         raise RequestError(
-            f"the directions come from {origin} (width {width}), the model is {config.source.model_id}"
+            f"the directions come from {origin} (width {width}), but the model is {config.source.model_id}"
             f" (width {config.hidden_size})",
             expected="directions of the same model",
             next_step="capture the contrast with this model",

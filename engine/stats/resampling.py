@@ -1,7 +1,4 @@
-"""Resamples of a contrast by whole groups: other groups drawn (bootstrap), labels swapped (permutation).
-
-Knows weights and signs of units. Does not know what is computed from them.
-"""
+"""Bootstrap, permutations, p-values and rank intervals over whole groups."""
 
 from __future__ import annotations
 
@@ -18,21 +15,21 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 
-_AT_ONCE = 1000  # resamples held in memory together: the peak does not depend on how many are asked for
-_COUNTABLE = 40  # more groups have more shuffles than anyone runs
+_AT_ONCE = 1000  # resamples per chunk, so that peak memory does not grow with their number
+_COUNTABLE = 40  # groups beyond which enumerating all permutations is out of the question
 
 
 def bootstrap_deviations(moments: UnitMoments, resamples: int, generator: Generator) -> Tensor:
-    """How held-out d' moves when other groups had been drawn.
+    """Resample held-out d' with the Bayesian bootstrap over groups.
 
-    The Bayesian bootstrap (Rubin 1981, "The Bayesian Bootstrap"): each group gets a random weight, exponentially
-    distributed, in the direction and in the score. No resample loses a group whole, as the usual bootstrap does with
-    most resamples of six. Its variance falls short of an unbiased one by (g - 1)/(g + 1), which is put right.
+    Each group gets an exponentially distributed random weight, both in the direction and in the score (Rubin 1981, "The
+    Bayesian Bootstrap"). No resample loses a group entirely; most ordinary bootstrap resamples of six groups do. For g
+    groups the bootstrap variance is (g - 1)/(g + 1) of an unbiased estimate; the deviations are scaled to correct this.
 
     Args:
-        moments: Of one layer.
+        moments: Unit moments of one layer.
         resamples: Number of resamples.
-        generator: Source of randomness; seeded alike for all layers, so that their deviations belong together.
+        generator: Random generator, seeded identically for all layers so that their deviations are paired.
 
     Returns:
         Deviations from the mean over resamples, `(resamples,)`.
@@ -47,34 +44,41 @@ def bootstrap_deviations(moments: UnitMoments, resamples: int, generator: Genera
 
 
 def shuffled_scores(moments: UnitMoments, permutations: int, generator: Generator) -> Tensor:
-    """Held-out d' after the labels of whole groups have been swapped at random, `(shuffles,)`.
+    """Compute the permutation null: held-out d' with labels of whole groups swapped.
 
-    Every way to swap where there are no more than `permutations` of them, the true labels among them.
+    All distinct permutations are enumerated if there are at most `permutations` of them, including the true labels.
 
     Args:
-        moments: Of one layer.
-        permutations: Most shuffles.
-        generator: Source of randomness; seeded alike for all layers.
+        moments: Unit moments of one layer.
+        permutations: Maximum number of permutations.
+        generator: Random generator, seeded identically for all layers.
+
+    Returns:
+        One score per permutation, `(permutations,)`.
     """
     count = len(moments.groups)
     return torch.cat([moments.d_prime(signs=signs) for signs in _signs(count, permutations, generator)])
 
 
 def distinct_shuffles(count: int, permutations: int) -> int:
-    """How many shuffles `shuffled_scores` makes of `count` groups: all labels swapped is the same as none."""
+    """Number of permutations that `shuffled_scores` runs for `count` groups.
+
+    Swapping all labels equals swapping none, so there are at most 2^(count - 1) distinct permutations.
+    """
     return permutations if count > _COUNTABLE else min(1 << (count - 1), permutations)
 
 
 def all_shuffles(count: int, permutations: int) -> bool:
-    """Whether these are every one there is."""
+    """Whether `shuffled_scores` enumerates every permutation of `count` groups."""
     return count <= _COUNTABLE and 1 << (count - 1) <= permutations
 
 
 def _signs(count: int, permutations: int, generator: Generator) -> Iterator[Tensor]:
-    """Signs of each unit, `(units, shuffles)`, in chunks."""
+    """Yield the label signs of each unit in chunks, `(units, permutations)`."""
     if all_shuffles(count, permutations):
         numbers = torch.arange(1 << (count - 1))
-        every = 1.0 - 2.0 * ((numbers[None, :] >> torch.arange(count)[:, None]) & 1).double()  # the last is never -1
+        # The last unit is never swapped: that would repeat each permutation with all labels swapped.
+        every = 1.0 - 2.0 * ((numbers[None, :] >> torch.arange(count)[:, None]) & 1).double()
         for start in range(0, every.shape[1], _AT_ONCE):
             yield every[:, start : start + _AT_ONCE]
         return
@@ -88,20 +92,22 @@ def _chunks(total: int) -> Iterator[int]:
 
 
 def p_values(observed: Tensor, shuffled: Tensor, groups: int, permutations: int) -> Tensor:
-    """Share of shuffles in which the best of all layers scores as high as a layer does, the true labels among them.
+    """Compute permutation p-values, corrected for the number of layers.
 
-    The maximum over layers makes 5% the chance of a false find among all of them (Westfall and Young 1993,
-    "Resampling-Based Multiple Testing"). Where the shuffles are drawn, the true labels count as one more: a drawn
-    shuffle never gives p = 0 (Phipson and Smyth 2010, "Permutation P-values Should Never Be Zero").
+    The p-value of a layer is the share of permutations in which the best of all layers scores at least as high. This
+    maximum statistic makes 5% the chance of a false positive among all layers (Westfall and Young 1993,
+    "Resampling-Based Multiple Testing"). The true labels always count as one permutation: they are added if
+    permutations are sampled, so that p is never 0 (Phipson and Smyth 2010, "Permutation P-values Should Never Be
+    Zero").
 
     Args:
         observed: Scores of the true labels, `(layers,)`.
-        shuffled: Scores of shuffled labels, `(layers, shuffles)`.
+        shuffled: Permutation null, `(layers, permutations)`.
         groups: Number of groups whose labels are swapped.
-        permutations: Most shuffles.
+        permutations: Maximum number of permutations.
 
     Returns:
-        `(layers,)`, float64.
+        p-values, `(layers,)`, float64.
 
     Example:
         >>> import torch
@@ -109,8 +115,8 @@ def p_values(observed: Tensor, shuffled: Tensor, groups: int, permutations: int)
         >>> p_values(torch.tensor([3.0, 1.0]), shuffled, groups=3, permutations=100).tolist()
         [0.25, 0.5]
     """
-    best = shuffled.amax(dim=0)  # (shuffles,)
-    tolerance = 1e-9 * (1 + observed.abs())  # the true labels come out the same but for rounding
+    best = shuffled.amax(dim=0)  # (permutations,)
+    tolerance = 1e-9 * (1 + observed.abs())  # enumerated true labels reproduce the observed score up to rounding
     as_high = (best[None, :] >= (observed - tolerance)[:, None]).sum(dim=1)
     if all_shuffles(groups, permutations):
         return as_high.double() / best.numel()
@@ -118,11 +124,11 @@ def p_values(observed: Tensor, shuffled: Tensor, groups: int, permutations: int)
 
 
 def smallest_p(groups: int, permutations: int) -> float:
-    """The smallest p-value that so many groups and shuffles can give.
+    """Smallest p-value possible with this many groups and permutations.
 
     Args:
         groups: Number of groups whose labels are swapped.
-        permutations: Most shuffles.
+        permutations: Maximum number of permutations.
 
     Example:
         >>> smallest_p(6, 10_000), smallest_p(60, 9_999)
@@ -133,38 +139,39 @@ def smallest_p(groups: int, permutations: int) -> float:
 
 
 def half_width(groups: int, confidence: float) -> float:
-    """Standard deviations that a two-sided interval reaches to each side when they come from this many groups."""
+    """Half-width of a two-sided interval from so many groups, in standard errors."""
     return float(stdtrit(groups - 1, (1 + confidence) / 2))
 
 
 def widening(groups: int, confidence: float) -> float:
-    """How much further a one-sided bound reaches for being estimated from this many groups and not from very many."""
+    """Factor by which Student's t for so many groups widens a one-sided bound."""
     return float(stdtrit(groups - 1, confidence) / ndtri(confidence))
 
 
 def open_places(scores: Tensor, deviations: Tensor, groups: list[int], confidence: float) -> list[tuple[int, int]]:
-    """Best and worst place of each layer that the data leave open.
+    """Compute the rank interval of each layer: its best and worst plausible rank.
 
-    A place is lost to every layer that is better beyond doubt, and won over every one that is worse beyond doubt. For
-    each layer the differences to all others are tested together, by the largest studentized deviation in the resamples
-    (Mogstad, Romano, Shaikh and Wilhelm 2024, "Inference for Ranks with Applications to Mobility across Neighbourhoods
-    and Academic Achievement across Countries"). So the layers to which first place is open hold the truly best one with
-    the confidence asked for (Hsu 1981, "Simultaneous Confidence Intervals for all Distances from the Best").
+    A layer ranks below every layer that is significantly better and above every layer that is significantly worse. The
+    differences between a layer and all others are tested jointly, by the largest studentized deviation in the
+    resamples (Mogstad, Romano, Shaikh and Wilhelm 2024, "Inference for Ranks with Applications to Mobility across
+    Neighbourhoods and Academic Achievement across Countries"). The layers whose interval includes rank 1 contain the
+    truly best layer with the requested confidence (Hsu 1981, "Simultaneous Confidence Intervals for all Distances from
+    the Best").
 
     Args:
-        scores: `(layers,)`.
-        deviations: Of the scores in resamples, drawn for all layers together, `(layers, resamples)`.
-        groups: From how many groups each layer's deviations come.
-        confidence: That the best place is no better, and that the worst is no worse, than what is returned.
+        scores: Observed scores, `(layers,)`.
+        deviations: Bootstrap deviations of the scores, paired across layers, `(layers, resamples)`.
+        groups: Number of groups behind the deviations of each layer.
+        confidence: Confidence level of each end of the interval.
 
     Returns:
-        Places from 1, both included.
+        Best and worst rank of each layer, counted from 1, inclusive.
     """
     places = []
     for layer in range(len(scores)):
         differences = deviations - deviations[layer]  # (layers, resamples)
         error = differences.std(dim=1)
-        known = error > 0  # not the layer itself, nor its copy
+        known = error > 0  # excludes the layer itself and exact copies of it
         better = worse = 0
         if known.any():
             studentized = differences[known] / error[known, None]

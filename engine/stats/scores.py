@@ -1,4 +1,4 @@
-"""Quartiles of a side, from the counts that the record of a capture holds. Knows records alone; imports no torch."""
+"""Scores to order layers by, read from records without torch."""
 
 import math
 from dataclasses import dataclass
@@ -12,14 +12,16 @@ _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def side_quartiles(summary: SideSummary, side: Literal["positive", "negative"]) -> list[float]:
-    """Minimum, quartiles and maximum of the projections of one side, each to half a step of what was counted.
+    """Compute minimum, quartiles and maximum of the projections of one class.
+
+    They come from the histogram in the record and are accurate to half a bin.
 
     Args:
         summary: One layer of a record's `sides`.
-        side: Which side.
+        side: `positive` or `negative`.
 
     Returns:
-        Five numbers, ascending, in units of the spread within a side; 0 is half-way between the sides.
+        Five numbers, ascending, in units of the spread within a class; 0 is halfway between the class means.
 
     Example:
         >>> from engine.stats.classes import summarise_sides
@@ -35,29 +37,34 @@ def side_quartiles(summary: SideSummary, side: Literal["positive", "negative"]) 
 
 
 def wrong_pairs(sides: SideProjections) -> list[int]:
-    """Numbers of the pairs whose positive prompt lies on the negative side of its partner, the furthest first.
+    """List the misordered pairs, largest gap first.
+
+    A pair is misordered if its positive prompt projects lower than its negative partner.
 
     Args:
-        sides: From `project_sides`.
+        sides: Result of `project_sides`.
+
+    Returns:
+        Pair numbers, from 0.
     """
     gaps = pair_gaps(sides)
     return sorted((pair for pair, gap in enumerate(gaps) if gap < 0), key=lambda pair: gaps[pair])
 
 
 def pair_gaps(sides: SideProjections) -> list[float]:
-    """How far the positive prompt of each pair lies beyond its partner, in units of the spread within a side."""
+    """Gap of each pair, positive minus negative, in units of the within-class spread."""
     return [positive - negative for positive, negative in zip(sides["positive"], sides["negative"], strict=True)]
 
 
 @dataclass(frozen=True)
 class Score:
-    """A number of each layer that layers can be ordered by.
+    """A score to order layers by.
 
     Attributes:
-        key: Its name, as in the JSON.
-        meaning: What it says.
-        descending: Whether more of it ranks higher.
-        held_out: Whether it comes from prompts that had no part in finding the direction.
+        key: Name, as in the JSON.
+        meaning: Description for help texts and tables.
+        descending: Whether higher is better.
+        held_out: Whether the score is computed on held-out prompts.
     """
 
     key: str
@@ -68,13 +75,13 @@ class Score:
 
 @dataclass(frozen=True)
 class ScoredLayer:
-    """One layer in the order of a score.
+    """A layer with its rank by a score.
 
     Attributes:
-        rank: Place, from 1.
-        value: The score; None where this layer has none.
-        row: What describes the layer.
-        ranked: Its place in the ranking by held-out d', if there is one.
+        rank: Rank by the score, from 1.
+        value: The score; None if this layer has none.
+        row: Descriptive statistics of the layer.
+        ranked: The layer's row in the ranking by held-out d'; None without a ranking.
     """
 
     rank: int
@@ -84,22 +91,22 @@ class ScoredLayer:
 
 
 SCORES = (
-    Score("d_prime", "held-out d': distance of the sides over their spread, worst of what was left out", held_out=True),
-    Score("auroc", "held-out AUROC: share of left-out prompts in the right order", held_out=True),
-    Score("wrong_way", "share of left-out pairs that point the wrong way", descending=False, held_out=True),
-    Score("pair_cosine", "mean cosine between the differences of two pairs"),
-    Score("relative_norm", "norm of the mean difference over the mean norm of the states"),
-    Score("cosine_sim", "cosine of the two means; near 1 is normal", descending=False),
-    Score("diff_norm", "norm of the mean difference: grows with depth whatever the concept"),
+    Score("d_prime", "held-out d': distance between classes over their spread, for the worst factor", held_out=True),
+    Score("auroc", "held-out AUROC: share of (positive, negative) prompts in the right order", held_out=True),
+    Score("wrong_way", "share of held-out pairs that are misordered", descending=False, held_out=True),
+    Score("pair_cosine", "mean cosine between the differences of two distinct pairs"),
+    Score("relative_norm", "norm of the mean difference divided by the mean norm of the states"),
+    Score("cosine_sim", "cosine of the class means; near 1 is normal", descending=False),
+    Score("diff_norm", "norm of the mean difference (raw norm); grows with depth for every concept"),
 )
 DEFAULT_SCORE = SCORES[0].key
 
 
 def find_score(key: str) -> Score:
-    """The score of that name.
+    """Look up a score by name.
 
     Raises:
-        RequestError: There is none.
+        RequestError: There is no score of that name.
     """
     by_key = {score.key: score for score in SCORES}
     if key not in by_key:
@@ -110,14 +117,14 @@ def find_score(key: str) -> Score:
 
 
 def order_layers(record: CaptureRecord, key: str = DEFAULT_SCORE) -> list[ScoredLayer]:
-    """Layers of a contrast in the order of a score, best first.
+    """Order the layers of a contrast by a score, best first.
 
     Args:
-        record: Its JSON.
+        record: Record of a contrast.
         key: Name of the score, see `SCORES`.
 
     Raises:
-        RequestError: No such score, or this capture does not have it: it is one of prompts, or has too few pairs.
+        RequestError: The score is unknown, the capture is not a contrast, or it lacks the ranking that the score needs.
 
     Example:
         >>> from engine.store.catalog import show_capture
@@ -127,7 +134,7 @@ def order_layers(record: CaptureRecord, key: str = DEFAULT_SCORE) -> list[Scored
     score = find_score(key)
     if record["kind"] != "contrast":
         raise RequestError(
-            f"the capture {record['name']!r} is one of prompts: there are no two sides to rank layers by",
+            f"{record['name']!r} is a capture of prompts: it has no positive and negative class",
             expected="a contrast",
             next_step=Remedy.CAPTURE_CONTRAST,
         )
@@ -135,7 +142,7 @@ def order_layers(record: CaptureRecord, key: str = DEFAULT_SCORE) -> list[Scored
         described = ", ".join(score.key for score in SCORES if not score.held_out)
         raise RequestError(
             f"the capture {record['name']!r} has no ranking: {record['unranked']}",
-            expected=f"for these pairs alone one of the scores {described}",
+            expected=f"one of the scores that need no ranking: {described}",
             next_step=Remedy.CAPTURE_MORE_PAIRS,
         )
     ranked = {row["layer"]: row for row in record["ranking"]["layers"]} if record["ranking"] else {}
@@ -152,7 +159,7 @@ def _value(score: Score, row: LayerRow, ranked: RankedLayer | None) -> float | N
 
 
 def _place(score: Score, value: float | None) -> float:
-    """What to sort by: a layer without a value comes last."""
+    """Sort key, lowest first; layers without a value come last."""
     if value is None:
         return math.inf
     return -value if score.descending else value

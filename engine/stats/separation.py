@@ -1,7 +1,7 @@
-"""How well the two sides separate on prompts that had no part in finding the direction, layer by layer.
+"""Held-out separation of the classes at each layer.
 
-The direction is the mean difference of the pairs of all groups but one; the pairs of the group left out are projected
-on it, and d' and AUROC are those of all projections together.
+The pairs of each group are projected on the mean difference of the pairs in all other groups; d' and AUROC are computed
+over all projections together.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _ROUNDING = 1e-10
-_RESOLUTION = 1e-7  # of float32, which states come in at best
+_RESOLUTION = 1e-7  # of float32, the highest precision of captured states
 
 
 def compute_separation(data: ContrastData) -> dict[int, LayerSeparation]:
-    """Held-out separation of a contrast at the last kept token, for each way to leave prompts out.
+    """Compute the held-out separation at the last kept token of each layer.
 
-    Pairs made from one template, persona or topic go together and are left out together (leave-one-group-out); all
-    three are reported, and the score of a layer is the worst of them: it generalises over everything that was varied.
-    Pairs without factors are left out in five folds, which is easier and says less.
+    Pairs made from the same persona, template or topic are held out together (leave-one-group-out). All three factors
+    are reported. The score of a layer is the lowest of them, so that it generalizes over everything that was varied.
+    Pairs without factors are held out in five folds, an easier test that says less.
 
-    d' is the distance of the two means over the root of the mean of the two variances (Green and Swets 1966, "Signal
-    Detection Theory and Psychophysics"); AUROC the share of (positive, negative) prompts that come in the right order.
+    d' is the distance between the class means over the root mean of the class variances (Green and Swets 1966, "Signal
+    Detection Theory and Psychophysics"). AUROC is the share of (positive, negative) prompts in the right order.
 
     Args:
         data: A contrast; all sums are in float64.
 
     Returns:
-        Layer to separation by what was left out, and the name of the worst. Empty where nothing can be left out: fewer
-        than four pairs, or than three groups of every factor.
+        Layer to the separation for each factor and the factor with the lowest d'. Empty if no group can be held out:
+        fewer than four pairs, or fewer than three groups of every factor.
 
     Example:
         >>> layers = compute_separation(capture_from_concept(model, tokenizer, "honesty", max_samples=8, layers=[16]))
@@ -51,26 +51,26 @@ def compute_separation(data: ContrastData) -> dict[int, LayerSeparation]:
 
 
 def separate(held_out: HeldOutLayer) -> LayerSeparation:
-    """Held-out separation at one layer, for each factor, and the worst of them."""
+    """Compute the held-out separation at one layer for each factor."""
     by_factor = {factor: _separation(projected) for factor, projected in held_out.by_factor.items()}
     worst = min(by_factor, key=lambda factor: by_factor[factor]["d_prime"])
     return LayerSeparation(worst=worst, by_factor=by_factor)
 
 
 def require_usable(layer: int, extent: Extent) -> None:
-    """Refuse states that no separation can be computed from.
+    """Require states from which a separation can be computed.
 
     Raises:
-        RequestError: They are not finite, or the sides differ and nothing varies within them.
+        RequestError: The states are not finite, or the classes differ without any spread within them.
     """
     if not extent.finite:
-        raise RequestError(f"layer {layer} holds values that are not finite", next_step=Remedy.CAPTURE_IN_FLOAT32)
+        raise RequestError(f"layer {layer} has non-finite values", next_step=Remedy.CAPTURE_IN_FLOAT32)
     resolution = _RESOLUTION * extent.size
     if extent.longest > resolution and extent.apart <= resolution and extent.along <= resolution:
         raise RequestError(
-            f"at layer {layer} all prompts of a side have the same state: there is no spread",
+            f"layer {layer} has no spread: all prompts of a class have the same state",
             expected="prompts that differ from each other",
-            next_step="vary what the prompts are about",
+            next_step="vary the topics of the prompts",
         )
 
 
@@ -83,10 +83,10 @@ def _separation(projected: HeldOut) -> Separation:
 
 
 def _auroc(positive: Tensor, negative: Tensor) -> float:
-    """Share of (positive, negative) in the right order; ties count half, rounded ones too."""
+    """Share of (positive, negative) in the right order; rounded ties count half."""
     low, high = (torch.stack([positive, negative]).flatten().sort().values)[[0, -1]]
     tie = _ROUNDING * (high - low)
     ordered = negative.sort().values
-    below = torch.searchsorted(ordered, positive - tie)  # negatives that are less by more than a tie
+    below = torch.searchsorted(ordered, positive - tie)  # negatives below by more than a tie
     not_above = torch.searchsorted(ordered, positive + tie, right=True)
     return float((below + not_above).double().mean() / (2 * len(negative)))

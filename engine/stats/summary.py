@@ -1,6 +1,6 @@
-"""Summary of each layer: mean, standard deviation and norm of the states.
+"""Summary statistics of each layer: mean, standard deviation and norm.
 
-Sums are taken in float64: a bfloat16 mean of a million values is not a mean.
+Sums are in float64, because a sum of a million values in bfloat16 loses most of its digits.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 def compute_activation_stats(data: CaptureData, *, include_first: bool = False) -> dict[int, LayerStats]:
-    """Mean and standard deviation of all values and mean L2 norm of a token's state, layer by layer.
+    """Compute mean, standard deviation and mean token norm of each layer.
 
     Args:
-        data: A capture of prompts, or of pairs: then over the prompts of both sides.
-        include_first: Whether the first token of a prompt counts. In many models its norm is hundreds of times that
-            of any other token (Sun et al. 2024, "Massive Activations in Large Language Models"), and would be all one
-            sees. It does count where it is the only token kept.
+        data: A capture of prompts, or a contrast, summarized over the prompts of both classes.
+        include_first: Whether to include the first token of each prompt. In many models its norm is hundreds of times
+            that of other tokens and would dominate the summary (Sun et al. 2024, "Massive Activations in Large
+            Language Models"). It is always included if it is the only token kept.
 
     Returns:
-        Layer to statistics; the standard deviation is that of the values as a population.
+        Layer to mean and population standard deviation of all values and mean L2 norm of the tokens' states.
 
     Example:
         >>> stats = compute_activation_stats(capture_activations(model, tokenizer, "Tell me a story"))
@@ -47,23 +47,27 @@ def compute_activation_stats(data: CaptureData, *, include_first: bool = False) 
 
 
 def prompts_of(data: CaptureData) -> list[ActivationData]:
-    """The captures of single prompts, or of batches, that a capture consists of."""
+    """List the prompt or batch captures that a capture consists of.
+
+    Raises:
+        RequestError: The argument is not a capture.
+    """
     if "positive" in data:
         return [*data["positive"], *data["negative"]]
     if "activations" not in data:
-        raise RequestError("this is not a capture", expected="what a capture function or load_activations returned")
+        raise RequestError("this is not a capture", expected="the result of a capture function or of load_activations")
     return [data]
 
 
 def _begins_with_first_token(kept: int, length: int, positions: Positions | None) -> bool:
-    """Whether the kept states of a prompt of `length` tokens begin with that of its first token."""
+    """Whether the kept states of a prompt of `length` tokens include the first one."""
     return positions.span(length)[0] == 0 if positions else kept == length
 
 
 def _token_states(
     prompts: list[ActivationData], layer: int, skip_first: Callable[[int, int], bool] | None
 ) -> Iterator[Tensor]:
-    """States of the tokens that count, `(tokens, hidden)` in float64, one prompt at a time."""
+    """Yield the included states of each prompt, `(tokens, hidden)`, float64."""
     for data in prompts:
         states = data["activations"][layer]  # (batch, kept tokens, hidden)
         mask = data.get("attention_mask", torch.ones(states.shape[:2], dtype=torch.long))
@@ -83,7 +87,7 @@ def _summarise(token_states: Iterator[Tensor]) -> LayerStats:
 
 @dataclass
 class StateSums:
-    """Sums over the states of a layer, from which its summary follows; those of parts of a capture add up.
+    """Running sums over the states of a layer; the sums of parts of a capture add up.
 
     Attributes:
         count: Number of values.
@@ -100,10 +104,10 @@ class StateSums:
     norms: float = 0.0
 
     def add(self, states: Tensor) -> None:
-        """Count states in.
+        """Add states to the sums.
 
         Args:
-            states: `(tokens, hidden)` in float64.
+            states: `(tokens, hidden)`, float64.
         """
         self.merge(
             states.numel(),
@@ -114,7 +118,7 @@ class StateSums:
         )
 
     def merge(self, count: float, tokens: float, total: float, squares: float, norms: float) -> None:
-        """Count in the sums of a part."""
+        """Add the sums of another part."""
         self.count += count
         self.tokens += tokens
         self.total += total
@@ -122,7 +126,7 @@ class StateSums:
         self.norms += norms
 
     def summary(self) -> LayerStats:
-        """Mean, standard deviation and norm of what was counted in."""
+        """Mean, population standard deviation and mean norm of all states added so far."""
         mean = self.total / self.count
         return LayerStats(
             mean=mean,
@@ -132,20 +136,20 @@ class StateSums:
 
 
 def layer_table(data: CaptureData) -> list[LayerRow]:
-    """One row per captured layer, ascending.
+    """Compute one row of statistics per captured layer, ascending.
 
     Args:
-        data: A capture; of a prompt the columns of a contrast are None.
+        data: A capture. For prompts, the columns of a contrast are None.
     """
     return add_differences(compute_activation_stats(data), data)
 
 
 def add_differences(summaries: Mapping[int, LayerStats], data: CaptureData | None) -> list[LayerRow]:
-    """The same table, of a capture whose states are summarised already.
+    """Build the rows of `layer_table` from summaries that were computed before.
 
     Args:
         summaries: Layer to the summary of its states.
-        data: The capture, if it is a contrast; anything else has no two sides.
+        data: The contrast; None or a capture of prompts leaves the columns of a contrast None.
     """
     diffs = compute_contrastive_diff(data) if data is not None and "positive" in data else {}
     return [

@@ -117,7 +117,7 @@ def test_the_json_holds_the_statistics_of_each_layer(prompt_run: Run) -> None:
 
 def test_the_table_is_data_and_the_rest_is_narration(concept_run: Run) -> None:
     assert "layer raw norm relative  cosine relative norm" in concept_run.result.stdout
-    assert "warning: not ranked: 2 pairs are too few to rank layers by" in concept_run.result.stdout
+    assert "warning: not ranked: 2 pairs are too few to rank layers" in concept_run.result.stdout
     assert widest(concept_run.result.stdout) <= 80
     assert "30 layers of width 576" in concept_run.result.stderr
     assert "saved activations/smollm2_honesty.pt" in concept_run.result.stderr
@@ -132,7 +132,7 @@ def test_pairs_enough_are_ranked_and_what_it_comes_to_is_said(ranked_run: Run) -
     assert f"{best['d_prime']:.2f} {best['low']:.2f} to {best['high']:.2f}" in shown
     assert "● d' ━ 95% interval" in shown
     assert "The raw difference norm" in shown
-    assert "warning: 12 pairs are few: better 30 or more" in shown
+    assert "warning: 12 pairs are few: use 30 or more" in shown
     assert widest(ranked_run.result.stdout) <= 80
     assert [check["what"] for check in record["confounds"]["checks"]] == [
         *("prompt length", "token read", "topic words", "all words"),

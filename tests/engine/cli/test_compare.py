@@ -173,7 +173,11 @@ def test_an_svg_of_two_models_is_drawn_and_json_stays_json(layerscope: Program) 
 @pytest.mark.parametrize(
     ("one", "other", "said"),
     [
-        ("loudness", "loudness_all", "read at different places: resid_post, positions last, and resid_post, positions"),
+        (
+            "loudness",
+            "loudness_all",
+            "differ in site or positions: resid_post, positions last, and resid_post, positions",
+        ),
         ("loudness", "small_calm", "differ in model (tiny and small) and in concept (loudness and calm)"),
         ("loudness", "loudness_few", "5 pairs are too few to compare directions. Expected: at least 6 pairs"),
         ("loudness_low", "loudness_high", "the captures share no layer: one has [0, 1], the other [2, 3]"),
@@ -204,7 +208,7 @@ def test_captures_of_unknown_origin_end_with_2(layerscope: Program, contrasts: P
     shutil.copyfile(contrasts / "warmth.pt", layerscope.folder / "alone.pt")
     result = layerscope("compare", "loudness", "alone.pt")
     assert_failed(result, 2)
-    assert "how alone was made is unknown" in result.stderr
+    assert "alone has no provenance" in result.stderr
 
 
 @pytest.mark.usefixtures("contrasts")

@@ -236,7 +236,7 @@ def test_what_cannot_be_read_along_ends_with_2_before_a_model_is_loaded(
 def test_directions_of_another_model_are_refused(layerscope: Program, small_folder: Path) -> None:
     result = layerscope("read", "probe", "--prompt", "w5", "--model", str(small_folder))
     assert_failed(result, 2)
-    assert "the directions come from tiny (width 32), the model is small (width 32)" in result.stderr
+    assert "the directions come from tiny (width 32), but the model is small (width 32)" in result.stderr
     assert "capture the contrast with this model" in result.stderr
 
 

@@ -171,7 +171,7 @@ def test_prompts_have_nothing_to_rank(layerscope: Program, arguments: list[str])
     save_record(prompt_record(), layerscope.folder / "activations")
     result = layerscope("rank", "some_prompt", *arguments)
     assert_failed(result, 2)
-    assert "'some_prompt' is one of prompts: there are no two sides to rank layers by" in result.stderr
+    assert "'some_prompt' is a capture of prompts: it has no positive and negative class" in result.stderr
     assert "layerscope capture --concept" in result.stderr
 
 

@@ -1,4 +1,4 @@
-"""Made-up captures of known states: what capture functions return, without a model."""
+"""Synthetic captures with known states, without a model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ WIDTH = 16
 
 
 def random_states(length: int, seed: int, dtype: torch.dtype = torch.float32) -> dict[int, Tensor]:
-    """States of one prompt, `(length, hidden)` at each layer; the first token is hundreds of times larger."""
+    """States of one prompt, `(length, hidden)` per layer; the first token is hundreds of times larger."""
     generator = torch.Generator().manual_seed(seed)
     states = {layer: torch.randn(length, WIDTH, generator=generator) * layer + 0.5 for layer in LAYERS}
     for kept in states.values():
@@ -25,7 +25,7 @@ def random_states(length: int, seed: int, dtype: torch.dtype = torch.float32) ->
 def one_prompt(
     states: dict[int, Tensor], start: int = 0, stop: int | None = None, provenance: Provenance | None = None
 ) -> ActivationData:
-    """A single prompt of which the tokens from `start` to `stop` were kept."""
+    """A single prompt with the tokens from `start` to `stop` kept."""
     length = len(next(iter(states.values())))
     data = ActivationData(
         activations={layer: state[None, start:stop] for layer, state in states.items()},
@@ -41,7 +41,7 @@ def one_prompt(
 
 
 def several_prompts(prompts: Sequence[dict[int, Tensor]], start: int = 0) -> ActivationData:
-    """Prompts whose rows end together, tokens from `start` on kept; NaN in front, so that one padded value shows."""
+    """A right-aligned batch with the tokens from `start` on kept; padding is NaN to expose any use of it."""
     lengths = [len(next(iter(states.values()))) for states in prompts]
     kept = [len(next(iter(states.values()))[start:]) for states in prompts]
     activations = {}
@@ -65,7 +65,7 @@ def several_prompts(prompts: Sequence[dict[int, Tensor]], start: int = 0) -> Act
 
 
 def contrast(positive: Sequence[dict[int, Tensor]], negative: Sequence[dict[int, Tensor]]) -> ContrastData:
-    """Pairs of prompts, all tokens kept."""
+    """Pairs of prompts with all tokens kept."""
     return ContrastData(
         positive=[one_prompt(states) for states in positive],
         negative=[one_prompt(states) for states in negative],
@@ -76,7 +76,7 @@ def contrast(positive: Sequence[dict[int, Tensor]], negative: Sequence[dict[int,
 
 
 def provenance(**changes: Any) -> Provenance:
-    """A provenance, changed in some fields."""
+    """A provenance with some fields changed."""
     receipt = Receipt(
         blocks="model.layers",
         final_norm="model.norm",

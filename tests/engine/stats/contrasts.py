@@ -1,4 +1,4 @@
-"""Made-up contrasts of known last states, and what is held out of them written out as a plain loop."""
+"""Synthetic contrasts with known last states, and held-out scores computed by plain loops."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ from engine.records.captures import ActivationData, ContrastData, Factors
 
 Array = NDArray[np.float64]
 Sides = tuple[Array, Array]
-"""The positive and the negative states of a layer, `(pairs, hidden)` each."""
+"""Positive and negative states of a layer, `(pairs, hidden)` each."""
 
 FACTORS = ("persona", "template", "topic")
 PERSONAS, TEMPLATES, TOPICS = 4, 3, 5
 
 
 def all_factors(personas: int = PERSONAS, templates: int = TEMPLATES, topics: int = TOPICS) -> list[Factors]:
-    """Every persona in every template on every topic."""
+    """Every combination of persona, template and topic."""
     return [
         Factors(persona=f"p{i}", template=f"t{j}", topic=f"about {k}")
         for i in range(personas)
@@ -27,22 +27,22 @@ def all_factors(personas: int = PERSONAS, templates: int = TEMPLATES, topics: in
 
 
 def only_personas(personas: int, each: int) -> list[Factors]:
-    """Pairs of which nothing but the persona is known to vary, the same number for each."""
+    """Factors where only the persona varies, with the same number of pairs per persona."""
     return [Factors(persona=f"p{i}", template="only", topic="only") for i in range(personas) for _ in range(each)]
 
 
 def values_of(factors: Sequence[Factors], factor: str) -> list[str]:
-    """The persona, template or topic of each pair."""
+    """Persona, template or topic of each pair."""
     return [str(dict(pair)[factor]) for pair in factors]
 
 
 def numbers_of(factors: Sequence[Factors], factor: str) -> NDArray[np.int64]:
-    """The same, as numbers from 0 in the order of their names."""
+    """Persona, template or topic of each pair as an index from 0, in the order of their names."""
     return np.unique(values_of(factors, factor), return_inverse=True)[1].astype(np.int64)
 
 
 def capture_of(layers: Sequence[Sides], factors: list[Factors] | None) -> ContrastData:
-    """A contrast whose last states are given: per layer positive and negative, `(pairs, hidden)` each."""
+    """A contrast with given last states: positive and negative per layer, `(pairs, hidden)` each."""
 
     def prompt(side: int, pair: int) -> ActivationData:
         return ActivationData(
@@ -68,13 +68,13 @@ def capture_of(layers: Sequence[Sides], factors: list[Factors] | None) -> Contra
 
 
 def noise(rng: np.random.Generator, pairs: int, width: int = 24) -> Sides:
-    """Two sides that share what their pair is about, far from the origin, and differ by chance."""
+    """Two classes that share a large component per pair and differ only by noise."""
     shared = rng.normal(size=(pairs, width)) + 30
     return shared + rng.normal(size=(pairs, width)), shared + rng.normal(size=(pairs, width))
 
 
 def planted(rng: np.random.Generator, strengths: Sequence[float], pairs: int, width: int = 24) -> list[Sides]:
-    """Noise at each layer, with the positive side moved along one direction by so much."""
+    """Noise at each layer, with the positive class shifted along one direction by the given strength."""
     layers = []
     for strength in strengths:
         positive, negative = noise(rng, pairs, width)
@@ -84,18 +84,18 @@ def planted(rng: np.random.Generator, strengths: Sequence[float], pairs: int, wi
 
 
 def repeated(sides: Sides, times: NDArray[np.int64]) -> Sides:
-    """Each pair as often as given."""
+    """Repeat each pair the given number of times."""
     return np.repeat(sides[0], times, axis=0), np.repeat(sides[1], times, axis=0)
 
 
 def swapped(sides: Sides, signs: Array) -> Sides:
-    """The prompts of a pair in each other's place where the sign is -1, `(pairs,)`."""
+    """Swap the prompts of each pair with sign -1, `(pairs,)`."""
     swap = signs[:, None] < 0
     return np.where(swap, sides[1], sides[0]), np.where(swap, sides[0], sides[1])
 
 
 def projected_by_hand(sides: Sides, groups: Sequence[object], weights: Array | None = None) -> Sides:
-    """Both sides projected on the direction of all other groups, from their middle, with a loop over the groups."""
+    """Project both classes on the direction of all other groups, centered, with a loop over the groups."""
     positive, negative = sides
     weights = np.ones(len(positive)) if weights is None else weights
     projected = np.zeros(len(positive)), np.zeros(len(positive))
@@ -110,7 +110,7 @@ def projected_by_hand(sides: Sides, groups: Sequence[object], weights: Array | N
 
 
 def d_prime_by_hand(projected: Sides, weights: Array | None = None) -> float:
-    """Distance of the means over the root of the mean variance; unbiased variances of as many as there are pairs."""
+    """Distance of the class means over the root mean variance; variances are unbiased for the number of pairs."""
     count = len(projected[0])
     weights = np.ones(count) if weights is None else weights
     means = [np.average(side, weights=weights) for side in projected]
@@ -122,5 +122,5 @@ def d_prime_by_hand(projected: Sides, weights: Array | None = None) -> float:
 
 
 def auroc_by_hand(projected: Sides) -> float:
-    """Share of (positive, negative) in the right order, pair of prompts by pair of prompts."""
+    """Share of (positive, negative) in the right order, by comparing every two prompts."""
     return float(np.mean([(a > b) + (a == b) / 2 for a in projected[0] for b in projected[1]]))

@@ -1,4 +1,4 @@
-"""Where both sides lie along a direction they had no part in: by hand, and in step with the held-out separation."""
+"""Held-out projections: equal to a plain loop and consistent with the held-out separation."""
 
 from collections.abc import Sequence
 
@@ -64,7 +64,7 @@ def test_auroc_and_the_share_that_points_the_wrong_way_are_those_of_the_projecti
 
 
 def test_what_no_pair_had_in_common_does_not_look_separated() -> None:
-    """In the sample, 20 pairs of noise in 200 dimensions would lie far apart."""
+    """Without holding out, 20 pairs of noise in 200 dimensions would look far apart."""
     sides = project_sides(capture_of([noise(np.random.default_rng(3), 20, width=200)], None), 0)
     assert abs(sides["d_prime"]) < 1.5
     assert 0.2 < sides["wrong_way"] < 0.8
@@ -84,15 +84,15 @@ def test_a_layer_that_was_not_captured_is_refused_with_those_that_were() -> None
 
 @pytest.mark.parametrize("factors", [None, [Factors(persona="p", template="t", topic="one")] * 6])
 def test_without_groups_to_leave_out_nothing_is_projected(factors: list[Factors] | None) -> None:
-    """Three pairs, or six of a single persona, template and topic."""
+    """Three pairs, or six pairs with a single persona, template and topic."""
     pairs = len(factors) if factors else 3
-    with pytest.raises(RequestError, match=r"too few pairs, or too few groups.*capture more"):
+    with pytest.raises(RequestError, match=r"too few pairs or groups.*capture more"):
         project_sides(capture_of([noise(np.random.default_rng(6), pairs)], factors), 0)
 
 
 @pytest.mark.parametrize("apart", [0.0, 4.0])
 def test_sides_without_spread_are_refused(apart: float) -> None:
-    """Equal, or apart by the same in every pair."""
+    """Equal classes, or a difference that is the same in every pair."""
     with pytest.raises(RequestError):
         project_sides(capture_of([(np.full((6, 4), apart), np.zeros((6, 4)))], None), 0)
 
@@ -112,7 +112,7 @@ def test_states_that_are_not_finite_are_refused() -> None:
 
 def test_prompts_have_no_sides() -> None:
     with pytest.raises(RequestError):
-        project_sides(one_prompt(random_states(4, 0)), 3)  # type: ignore[arg-type]  # what a type checker would say
+        project_sides(one_prompt(random_states(4, 0)), 3)  # type: ignore[arg-type]  # wrong type on purpose
 
 
 def test_a_summary_counts_what_the_projections_are_and_names_the_furthest_wrong() -> None:

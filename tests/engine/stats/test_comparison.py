@@ -1,4 +1,4 @@
-"""Comparisons: cosines against numpy, held against chance and against what one direction measured twice reaches."""
+"""Comparisons: cosines against numpy, and the chance level and ceiling against planted directions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ PERSONAS, EACH, WIDTH = 12, 6, 64
 
 
 def directions(rng: np.random.Generator, count: int) -> Array:
-    """Unit vectors at random."""
+    """Random unit vectors."""
     vectors = rng.normal(size=(count, WIDTH))
     units: Array = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return units
@@ -28,13 +28,13 @@ def directions(rng: np.random.Generator, count: int) -> Array:
 def personas_apart(
     rng: np.random.Generator, vectors: Array, strength: float, sizes: Sequence[int] = (EACH,) * PERSONAS
 ) -> ContrastData:
-    """A layer for each vector: the positive side moved along it, and by each persona also in a way of its own.
+    """One layer per vector: the positive class shifted along it, plus a random shift per persona.
 
     Args:
-        rng: Where the noise comes from.
-        vectors: `(layers, hidden)`.
-        strength: How far the positive side is moved; what a persona adds and the noise of a pair have length 8 each.
-        sizes: Pairs of each persona.
+        rng: Random generator for noise and personas.
+        vectors: Planted directions, `(layers, hidden)`.
+        strength: Norm of the planted shift; the shift of a persona and the noise of a pair have norm 8 each.
+        sizes: Number of pairs of each persona.
     """
     factors = [
         Factors(persona=f"p{i}", template="only", topic="only") for i, size in enumerate(sizes) for _ in range(size)
@@ -120,7 +120,7 @@ def test_noise_alone_lies_within_chance() -> None:
 
 
 def test_one_direction_measured_twice_exceeds_chance_and_comes_near_the_ceiling() -> None:
-    """The ceiling is reached with half of the groups, and so lies a little below."""
+    """The ceiling uses half of the groups, so it is slightly lower."""
     rng = np.random.default_rng(7)
     true = directions(rng, 20)
     rows = compare_directions(*(personas_apart(rng, true, 12.0) for _ in range(2)))
@@ -141,7 +141,7 @@ def test_the_ceiling_rises_with_what_the_groups_have_in_common() -> None:
 
 
 def test_what_each_persona_does_its_own_way_is_not_in_the_ceiling() -> None:
-    """Pairs of one persona agree; halves of all pairs would agree too, halves of the personas do not."""
+    """Pairs of one persona agree. Halves of all pairs would agree too; halves of the personas do not."""
     rng = np.random.default_rng(9)
     data = personas_apart(rng, np.zeros((10, WIDTH)), 0.0)
     known = column(compare_directions(data, data), "ceiling")
@@ -160,7 +160,7 @@ def test_what_each_persona_does_its_own_way_is_not_in_the_ceiling() -> None:
     ],
 )
 def test_what_all_pairs_have_in_common_is_not_in_chance(sizes: list[int]) -> None:
-    """However strong the concept: chance is what these pairs differ in beside it."""
+    """For any strength of the concept: the chance level comes from the other differences between these pairs."""
     axis = np.eye(WIDTH)[:1]
     chances = []
     for strength in (0.0, 1000.0):
@@ -206,13 +206,13 @@ def test_too_few_pairs_are_refused(few_first: bool) -> None:
 
 
 def test_few_groups_are_halved_pair_by_pair() -> None:
-    """Two personas cannot be halved in more than two ways."""
+    """Two personas can be halved in only two ways."""
     (row,) = compare_directions(*[capture_of(planted(np.random.default_rng(17), [2.0], 12), only_personas(2, 6))] * 2)
     assert 0 < row["ceiling"] < 1
     assert 0 < row["chance"] < 1
 
 
-# Records: which two captures can be compared, and how.
+# Comparison of records.
 
 
 def not_called(record: CaptureRecord) -> ContrastData:
@@ -220,7 +220,7 @@ def not_called(record: CaptureRecord) -> ContrastData:
 
 
 def named(name: str, record: CaptureRecord | None = None, /, **changes: Any) -> CaptureRecord:
-    """A record of that name, its provenance changed as told."""
+    """A record with that name and a changed provenance."""
     record = contrast_record() if record is None else record
     record["name"] = name
     record["provenance"] = provenance(**{"positions": "last"} | changes)
@@ -298,7 +298,7 @@ def test_two_models_on_other_pairs_are_compared_with_a_warning() -> None:
 
 
 def test_records_that_hold_the_first_pairs_alone_are_told_apart_by_the_number_of_all() -> None:
-    """As those of captures in shards do."""
+    """Like the records of captures saved as shards."""
     one, other = named("a"), named("b", model="other")
     one["num_pairs"] = other["num_pairs"] = 50
     one["factors"], other["factors"] = all_factors()[:50], all_factors()[:20]
@@ -315,7 +315,7 @@ def test_records_that_hold_the_first_pairs_alone_are_told_apart_by_the_number_of
 )
 @pytest.mark.parametrize("model", ["someone/some-model", "other"])
 def test_captures_read_at_different_places_are_refused(field: str, value: str, said: str, model: str) -> None:
-    with pytest.raises(RequestError, match=rf"a and b were read at different places: .*{said}.*the same site"):
+    with pytest.raises(RequestError, match=rf"a and b differ in site or positions: .*{said}.*the same site"):
         compare_captures(named("a"), named("b", **{"model": model, field: value}), not_called)
 
 
@@ -326,7 +326,7 @@ def test_captures_that_differ_in_model_and_concept_are_refused(concepts: tuple[s
         RequestError, match=r"differ in model \(someone/some-model and other\) and in concept"
     ) as caught:
         compare_captures(named("a", one), named("b", other, model="other"), not_called)
-    assert ("pairs of your own" in str(caught.value)) == (None in concepts)
+    assert ("your own pairs" in str(caught.value)) == (None in concepts)
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -340,7 +340,7 @@ def test_prompts_cannot_be_compared(first: bool) -> None:
 def test_captures_of_unknown_origin_cannot_be_compared(first: bool) -> None:
     unknown, known = named("u"), named("a")
     unknown["provenance"] = None
-    with pytest.raises(RequestError, match="how u was made is unknown"):
+    with pytest.raises(RequestError, match="u has no provenance"):
         compare_captures(*((unknown, known) if first else (known, unknown)), not_called)
 
 

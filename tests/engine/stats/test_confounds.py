@@ -1,4 +1,4 @@
-"""What tells the sides apart without a model is found, and what the contrast is about is not mistaken for it."""
+"""Baselines detect what separates the classes without a model, and ignore the concept itself."""
 
 from collections.abc import Sequence
 
@@ -39,7 +39,7 @@ VOCABULARY = [f"{a}{b}{c}" for a in "bdgk" for b in "aeiou" for c in "lmnrst"]
 def contrast_of(
     positive: Sequence[str], negative: Sequence[str], factors: list[Factors] | None = None, positions: str | None = None
 ) -> ContrastData:
-    """A contrast of texts whose tokens are their words; the states are never looked at."""
+    """A contrast of texts whose words are their tokens; the states are unused."""
 
     def prompt(text: str) -> ActivationData:
         tokens = text.split()
@@ -67,7 +67,7 @@ def contrast_of(
 
 
 def sayings(rng: np.random.Generator, number: int, words: int = 6) -> list[str]:
-    """Texts of words drawn at random, each ending alike."""
+    """Texts of random words with the same last word."""
     return [" ".join([*rng.choice(VOCABULARY, size=words), "end"]) for _ in range(number)]
 
 
@@ -76,7 +76,7 @@ def checks(report: ConfoundReport) -> dict[str, Confound]:
 
 
 def warned(report: ConfoundReport) -> list[str]:
-    """Names of what is warned of."""
+    """Names of the baselines that have a warning."""
     return [name for name in NAMES for warning in report["warnings"] if warning.startswith(f"{name} alone")]
 
 
@@ -98,7 +98,7 @@ def test_a_longer_side_is_caught(rng: np.random.Generator) -> None:
     check = checks(report)["prompt length"]
     assert "prompt length" in warned(report)
     assert check["auroc"] == 1.0
-    assert check["detail"] == "14.0 tokens on the positive side, 8.0 on the negative"
+    assert check["detail"] == "14.0 tokens per positive prompt, 8.0 per negative prompt"
 
 
 def test_a_shorter_side_is_caught_as_well(rng: np.random.Generator) -> None:
@@ -113,7 +113,7 @@ def test_lengths_that_vary_alike_are_not(rng: np.random.Generator) -> None:
 
 
 def test_lengths_that_differ_by_persona_in_turn_say_nothing_of_a_new_one(rng: np.random.Generator) -> None:
-    """Half of the personas are longer on the positive side, half on the negative."""
+    """Half of the personas have longer positive prompts, half have longer negative prompts."""
     factors = all_factors(8, 2, 3)
     longer = [int(name[1:]) % 2 == 0 for name in values_of(factors, "persona")]
     positive = [sayings(rng, 1, words=7 if more else 5)[0] for more in longer]
@@ -129,7 +129,7 @@ def test_another_last_token_is_caught_where_it_was_read(rng: np.random.Generator
         assert "token read" in warned(report)
         check = checks(report)["token read"]
         assert check["auroc"] == 1.0
-        expected = "the same in 0 of 40 pairs; mostly 'yes' on the positive side, 'no' on the negative"
+        expected = "the same in 0 of 40 pairs; mostly 'yes' in positive prompts, 'no' in negative prompts"
         assert check["detail"] == expected
 
 
@@ -152,7 +152,7 @@ def test_a_mean_reads_no_single_token(rng: np.random.Generator) -> None:
         assert checks(report)["token read"] == {
             "what": "token read",
             "auroc": 0.5,
-            "detail": "a mean over tokens was read",
+            "detail": "the capture keeps a mean over tokens",
         }
 
 
@@ -162,18 +162,18 @@ def test_topics_that_stand_in_both_prompts_are_exactly_even(rng: np.random.Gener
     sides = [[f"{saying} {topic}" for saying, topic in zip(sayings(rng, 60), topics, strict=True)] for _ in range(2)]
     check = checks(find_confounds(contrast_of(sides[0], sides[1], factors)))["topic words"]
     assert check["auroc"] == 0.5
-    assert check["detail"] == "the topic reads the same on both sides of every pair"
+    assert check["detail"] == "the topic is the same in both prompts of every pair"
 
 
 def test_topics_that_separate_the_sides_are_caught(rng: np.random.Generator) -> None:
-    """Pairs of one's own whose sides speak of different things: what they are called stands in neither."""
+    """Custom pairs whose classes have different subjects; the topic factor is in neither prompt."""
     factors = all_factors(6, 2, 5)
     sides = [[f"{saying} on the {topic}" for saying in sayings(rng, 60)] for topic in ("sea", "hill")]
     report = find_confounds(contrast_of(sides[0], sides[1], factors))
     assert {"topic words", "all words"} <= set(warned(report))
     detail = checks(report)["topic words"]["detail"]
-    assert "'hill' in 0 and 60" in detail
-    assert "'sea' in 60 and 0" in detail
+    assert "'hill': 0 positive, 60 negative" in detail
+    assert "'sea': 60 positive, 0 negative" in detail
 
 
 def test_a_word_that_all_positive_prompts_share_is_caught_and_named(rng: np.random.Generator) -> None:
@@ -187,15 +187,15 @@ def test_a_word_that_all_positive_prompts_share_is_caught_and_named(rng: np.rand
     assert warned(report) == ["all words"]
     check = checks(report)["all words"]
     assert check["auroc"] > 0.95
-    assert "'deceptive' in 0 and 60" in check["detail"]
-    assert "'honest' in 60 and 0" in check["detail"]
+    assert "'deceptive': 0 positive, 60 negative" in check["detail"]
+    assert "'honest': 60 positive, 0 negative" in check["detail"]
     assert report["warnings"] == [
-        f"all words alone tells left-out prompts apart (AUROC {check['auroc']:.2f}): {check['detail']}"
+        f"all words alone separates held-out prompts (AUROC {check['auroc']:.2f}): {check['detail']}"
     ]
 
 
 def test_words_that_each_persona_has_of_its_own_are_not(rng: np.random.Generator) -> None:
-    """Within a persona the words give the side away, to a new persona they say nothing."""
+    """Words identify the class within a persona, but say nothing about a new persona."""
     factors = all_factors(6, 2, 5)
     personas = values_of(factors, "persona")
     texts = sayings(rng, 60)
@@ -212,7 +212,7 @@ def test_sides_of_the_same_text_are_even_throughout(rng: np.random.Generator) ->
 
 
 def worst_by_hand(positive: Array, negative: Array, factors: list[Factors]) -> float:
-    """AUROC with the factor left out that d' is lowest for."""
+    """AUROC for the factor with the lowest d'."""
     found = []
     for factor in ("persona", "template", "topic"):
         projected = projected_by_hand((positive, negative), values_of(factors, factor))
@@ -221,7 +221,7 @@ def worst_by_hand(positive: Array, negative: Array, factors: list[Factors]) -> f
 
 
 def test_values_are_those_of_a_plain_computation(rng: np.random.Generator) -> None:
-    """Words counted present or absent in any letter case, lengths as they are; but for ties, see test_separation."""
+    """Words are compared without case and as present or absent; for ties see test_separation."""
     factors = all_factors()
     sides = [
         [" ".join(rng.choice(favoured, size=rng.integers(4, 9))) for _ in factors]
@@ -238,14 +238,14 @@ def test_values_are_those_of_a_plain_computation(rng: np.random.Generator) -> No
     bags = [np.array([[float(word in text.lower().split()) for word in words] for text in side]) for side in sides]
     assert found["all words"]["auroc"] == pytest.approx(worst_by_hand(bags[0], bags[1], factors))
 
-    last = sorted({text.split()[-1] for side in sides for text in side})  # tokens are told apart by their case
+    last = sorted({text.split()[-1] for side in sides for text in side})  # tokens are case-sensitive
     tokens = [np.array([[float(text.split()[-1] == word) for word in last] for text in side]) for side in sides]
     expected = worst_by_hand(tokens[0], tokens[1], factors)
     assert found["token read"]["auroc"] == pytest.approx(expected, abs=0.01)
 
 
 def test_a_warning_comes_from_the_threshold_on() -> None:
-    """One of four pairs tells the sides apart by its length: AUROC 0.5 and a bit; all four: 1."""
+    """If one of four pairs differs in length, AUROC is slightly above 0.5; if all do, it is 1."""
     texts = ["a b c", "a b", "a b c d", "a b c d e"]
     for longer, suspicious in ((1, False), (4, True)):
         positive = [f"{text} x y z" if number < longer else text for number, text in enumerate(texts)]
@@ -265,7 +265,7 @@ def said(messages: Sequence[Message]) -> str:
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_the_words_of_a_built_in_concept_do_not_give_it_away(name: str) -> None:
-    """Length by words, as the tokens of no model are at hand here."""
+    """Length is counted in words, because there is no tokenizer here."""
     pairs = draw_pairs(load_concept(name), 72)
     data = contrast_of(
         [f"{said(pair.positive)} end" for pair in pairs],
@@ -282,7 +282,7 @@ def test_the_words_of_a_built_in_concept_do_not_give_it_away(name: str) -> None:
 def test_a_search_that_takes_long_can_be_stopped_within_a_check(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A vocabulary of twenty thousand words and as many pairs take a minute; here a few take as many steps."""
+    """With twenty thousand words and as many pairs a check takes a minute; small chunks simulate that here."""
     monkeypatch.setattr(confounds, "_BAG_VALUES", 400)
     told: list[tuple[int, int]] = []
 

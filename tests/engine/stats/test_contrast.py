@@ -1,4 +1,4 @@
-"""How far two sides are apart at each layer, against numpy in float64; and which sides are not compared."""
+"""Statistics of a contrast against numpy in float64, and captures that cannot be compared."""
 
 from itertools import combinations
 from typing import Any
@@ -17,7 +17,7 @@ from tests.engine.stats.captures import LAYERS, contrast, one_prompt, provenance
 
 
 def by_numpy(positive: list[Tensor], negative: list[Tensor]) -> LayerDiff:
-    """Of the last states of each side, `(hidden,)` each; sides of one length are pairs."""
+    """Expected values from the last states of each class, `(hidden,)` each; classes of equal size are pairs."""
     one, other = (
         np.stack([state.float().numpy() for state in side]).astype(np.float64) for side in (positive, negative)
     )
@@ -33,14 +33,14 @@ def by_numpy(positive: list[Tensor], negative: list[Tensor]) -> LayerDiff:
 
 
 def assert_equal(diff: LayerDiff, expected: LayerDiff) -> None:
-    """All but the rounding; what there is no number for is None in both."""
+    """Compare up to rounding; both must have None for the same keys."""
     assert {key for key, value in diff.items() if value is None} == {k for k, v in expected.items() if v is None}
     numbers = {key: value for key, value in expected.items() if value is not None}
     assert {key: dict(diff)[key] for key in numbers} == pytest.approx(numbers, rel=1e-9)
 
 
 def pair_cosine_by_numpy(differences: NDArray[np.float64]) -> float | None:
-    """Every two distinct pairs, one after the other."""
+    """Mean cosine over all combinations of two distinct pairs."""
     units = [difference / np.sqrt(difference @ difference) for difference in differences]
     cosines = [float(one @ other) for one, other in combinations(units, 2)]
     return float(np.mean(cosines)) if cosines else None
@@ -75,7 +75,7 @@ def test_a_contrast_of_several_pairs(dtype: torch.dtype) -> None:
 
 
 def test_a_small_difference_of_bfloat16_states_is_not_rounded_away() -> None:
-    """The mean of 256 and 258 is 257, which bfloat16 does not have."""
+    """The mean of 256 and 258 is 257, which bfloat16 cannot represent."""
     positive = [{3: torch.full((1, 4), value, dtype=torch.bfloat16)} for value in (256.0, 258.0)]
     negative = [{3: torch.full((1, 4), 256.0, dtype=torch.bfloat16)} for _ in range(2)]
     assert compute_contrastive_diff(contrast(positive, negative))[3]["diff_norm"] == pytest.approx(2.0, rel=1e-12)
@@ -101,11 +101,11 @@ def test_the_raw_norm_grows_with_the_states_and_the_relative_norm_does_not() -> 
     assert large["diff_norm"] == pytest.approx(8 * small["diff_norm"])
     assert large["relative_norm"] == pytest.approx(small["relative_norm"])
     assert large["cosine_sim"] == pytest.approx(small["cosine_sim"])
-    assert small["pair_cosine"] is None  # a pair alone
+    assert small["pair_cosine"] is None  # a single pair
 
 
 def with_differences(*differences: tuple[float, float]) -> ContrastData:
-    """Pairs whose last states differ by these, whatever they have in common."""
+    """Pairs whose last states differ by the given vectors."""
     shared = torch.randn(len(differences), 1, 2, generator=torch.Generator().manual_seed(0))
     negative = [{3: state} for state in shared]
     positive = [{3: state + torch.tensor([moved])} for state, moved in zip(shared, differences, strict=True)]
@@ -138,7 +138,7 @@ def test_pairs_that_do_not_differ_point_no_way() -> None:
 
 
 def test_pairs_that_have_nothing_in_common_score_nothing_on_average() -> None:
-    """Without a pair and itself: with those, ten random pairs in many dimensions would score a tenth."""
+    """Including each pair with itself would score 0.1 for ten random pairs in many dimensions."""
     generator = torch.Generator().manual_seed(0)
     cosines = []
     for _ in range(50):
@@ -181,7 +181,7 @@ def test_captures_of_other_layers_are_refused() -> None:
 
 
 def test_captures_of_other_widths_are_refused() -> None:
-    """Nothing else tells them apart where the JSON with their provenance was lost."""
+    """Width is the only check left if the JSON with the provenance is missing."""
     states = random_states(5, seed=0)
     narrow = {layer: state[:, :4] for layer, state in states.items()}
     with pytest.raises(LayerscopeError, match="cannot be compared"):
@@ -189,13 +189,13 @@ def test_captures_of_other_widths_are_refused() -> None:
 
 
 def test_one_side_alone_is_refused() -> None:
-    with pytest.raises(RequestError, match="negative side is missing"):
+    with pytest.raises(RequestError, match="negative class is missing"):
         compute_contrastive_diff(one_prompt(random_states(5, seed=0)))
 
 
 def test_a_contrast_takes_no_second_side() -> None:
     states = random_states(5, seed=0)
-    with pytest.raises(RequestError, match="both sides already"):
+    with pytest.raises(RequestError, match="already holds both classes"):
         compute_contrastive_diff(contrast([states], [states]), one_prompt(states))
 
 

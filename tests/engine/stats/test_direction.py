@@ -1,4 +1,4 @@
-"""Directions: each method is its plain computation, points from negative to positive, and refuses what has none."""
+"""Directions: each method against plain numpy, sign from negative to positive, and refusals."""
 
 import numpy as np
 import pytest
@@ -29,9 +29,9 @@ def some_sides(seed: int = 0, pairs: int = 40) -> Sides:
 
 
 def rows_that_correlate(seed: int) -> tuple[Sides, Array]:
-    """Two sides a little apart along the first axis, in noise that is tenfold there and shared by the second axis.
+    """Two classes slightly apart along the first axis, with tenfold noise that the second axis shares.
 
-    Also what separates them best: the mean difference whitened by the noise.
+    Returns the classes and the best separating direction: the mean difference whitened by the noise.
     """
     rng = np.random.default_rng(seed)
     mix = np.eye(10)
@@ -61,7 +61,7 @@ def test_it_is_a_unit_vector_in_float32_along_which_positive_lies_higher(method:
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("method", METHODS)
 def test_its_ends_are_the_mean_projections_of_the_sides(method: str, seed: int) -> None:
-    """Over draws in which the singular vector comes with either sign."""
+    """Over samples in which the singular vector has either sign."""
     sides = some_sides(seed)
     direction = extract_direction(capture_of([sides], None), 0, method)
     vector = vector_of(direction)
@@ -78,7 +78,7 @@ def test_the_mean_difference_is_what_numpy_gives() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_pca_is_the_first_singular_vector_with_its_sign_fixed(seed: int) -> None:
-    """Numpy's sign is any; of six draws, both come up."""
+    """The sign of numpy's vector is arbitrary; both signs occur in six samples."""
     positive, negative = some_sides(seed)
     vector = vector_of(extract_direction(capture_of([(positive, negative)], None), 0, "pca"))
     first = np.linalg.svd(positive - negative)[2][0]
@@ -131,7 +131,7 @@ def test_swapped_sides_turn_it_round(method: str) -> None:
 
 
 def test_it_is_that_of_the_last_kept_token() -> None:
-    """Of prompts of different lengths, whose first tokens are hundreds of times larger."""
+    """For prompts of different lengths whose first tokens are hundreds of times larger."""
     positive = [random_states(3 + seed % 4, seed) for seed in range(8)]
     negative = [random_states(2 + seed % 3, 100 + seed) for seed in range(8)]
     last = torch.stack([p[7][-1].double() - n[7][-1].double() for p, n in zip(positive, negative, strict=True)])
@@ -169,30 +169,30 @@ def test_every_layer_gets_its_own(method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_layer_where_the_sides_are_equal_is_refused_and_left_out_of_all(method: str) -> None:
-    """As with the embedding of a last token that all prompts share."""
+    """Like the embedding of a last token that all prompts share."""
     wide = np.ones((6, 24)), np.ones((6, 24))
     data = capture_of([wide, noise(np.random.default_rng(2), 6), wide], None)
-    with pytest.raises(RequestError, match="the two sides do not differ at layer 2"):
+    with pytest.raises(RequestError, match="the two classes do not differ at layer 2"):
         extract_direction(data, 2, method)
     assert list(extract_directions(data, method)) == [1]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_sides_that_are_equal_at_every_layer_are_refused(method: str) -> None:
-    with pytest.raises(RequestError, match="the two sides do not differ"):
+    with pytest.raises(RequestError, match="the two classes do not differ"):
         extract_directions(capture_of([SAME, SAME], None), method)
 
 
 @pytest.mark.parametrize("method", ["mean_diff", "pca", "logistic"])
 def test_sides_whose_means_are_equal_are_refused(method: str) -> None:
-    """Pairs that differ, but not by anything that goes one way."""
+    """Pairs that differ without a common direction."""
     apart = np.concatenate([np.eye(8)[:3] * 5, -np.eye(8)[:3] * 5])
     with pytest.raises(RequestError):
         extract_direction(capture_of([(apart, np.zeros_like(apart))], None), 0, method)
 
 
 def with_a(value: float) -> ContrastData:
-    """Two layers, the second with a value that no state has."""
+    """Two layers, the second with one non-finite value."""
     sides = some_sides()
     spoilt = sides[0].copy()
     spoilt[5, 3] = value
@@ -221,7 +221,7 @@ def test_an_unknown_method_is_refused_with_the_nearest() -> None:
 def test_prompts_have_no_direction() -> None:
     prompts = one_prompt(random_states(4, 0))
     with pytest.raises(RequestError, match="this is a capture of prompts"):
-        extract_direction(prompts, 3)  # type: ignore[arg-type]  # what a type checker would have said
+        extract_direction(prompts, 3)  # type: ignore[arg-type]  # wrong type on purpose
 
 
 def test_prompts_have_no_directions() -> None:

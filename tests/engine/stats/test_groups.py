@@ -1,4 +1,4 @@
-"""Which pairs are left out together, and which are drawn together."""
+"""Groups of pairs that are held out together, and units that are resampled together."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_every_factor_that_varies_is_a_way_to_leave_pairs_out() -> None:
 
 
 def test_a_factor_with_one_or_two_values_is_not() -> None:
-    """Of two groups each is projected on the other alone: that is one number."""
+    """With two groups each is projected on the other alone, which gives a single number."""
     assert list(group_pairs(only_personas(3, 2), 6)) == ["persona"]
     factors = all_factors(3, 2, 4)
     assert list(group_pairs(factors, len(factors))) == ["persona", "topic"]
@@ -41,7 +41,7 @@ def test_pairs_share_a_number_where_they_share_a_value(values: list[tuple[str, s
 
 
 def test_the_order_of_the_pairs_does_not_name_the_groups() -> None:
-    """Numbers follow the names, so that a capture in another order draws the same weights for the same groups."""
+    """Indices follow the names, so that a capture in another order gives the same weights to the same groups."""
     factors = all_factors()
     order = np.random.default_rng(0).permutation(len(factors))
     moved = group_pairs([factors[i] for i in order], len(factors))

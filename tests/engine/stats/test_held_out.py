@@ -1,4 +1,4 @@
-"""Pairs projected on directions without them: those of a plain loop, however many pairs come at a time."""
+"""Held-out projections: equal to a plain loop for any chunk size."""
 
 from collections.abc import Iterator
 
@@ -53,7 +53,7 @@ def assert_projected(held_out: HeldOut, expected: Arrays) -> None:
 @pytest.mark.parametrize("cut", [all_at_once, seven_at_a_time])
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 def test_projections_are_those_of_a_loop_over_the_groups(cut: type, offset: float, sides: Arrays) -> None:
-    """Also where all states lie far from the origin, as massive activations do."""
+    """Also if all states are far from the origin, like massive activations."""
     found = hold_out(cut((sides[0] + offset, sides[1] + offset)), groupings()).by_factor
     assert list(found) == list(FACTORS)
     for factor, held_out in found.items():
@@ -64,7 +64,7 @@ def test_projections_are_those_of_a_loop_over_the_groups(cut: type, offset: floa
 
 
 def test_many_groups_and_pairs_without_factors_are_dealt_into_units() -> None:
-    """70 topics, or 300 pairs, are drawn in 65 units; folds stay whole, and projections are those of the folds."""
+    """70 topics or 300 pairs form 65 units; folds stay intact, and the projections are those of the folds."""
     sides = noise(np.random.default_rng(1), 300)
     folds = group_pairs(None, 300)[PAIRS]
     held_out = hold_out(all_at_once(sides), {PAIRS: folds}).by_factor[PAIRS]

@@ -1,4 +1,4 @@
-"""Held-out d' of resamples, from sums over units: what the same data would have given from scratch."""
+"""Held-out d' of resamples from unit moments equals d' computed from scratch."""
 
 import numpy as np
 import pytest
@@ -44,12 +44,12 @@ def groups_of(factor: str) -> torch.Tensor:
 
 
 def by_group(sides: Sides, factor: str) -> UnitMoments:
-    """Groups are drawn as a whole."""
+    """Units are whole groups."""
     return moments_of(sides, groups_of(factor), factor)
 
 
 def by_pair(sides: Sides, factor: str) -> UnitMoments:
-    """Pairs are drawn one by one, and left out by group."""
+    """Units are single pairs, held out by group."""
     return moments_of(sides, groups_of(factor), PAIRS)
 
 
@@ -63,7 +63,7 @@ def column(values: Array) -> torch.Tensor:
 
 
 def separation_of(sides: Sides, times: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None) -> dict[str, float]:
-    """D' by factor, run from scratch on a capture in which each pair lies so many times."""
+    """Compute d' by factor from scratch, with each pair repeated."""
     times = np.ones(PAIRS_OF_FEW, dtype=np.int64) if times is None else times
     factors = [FEW[i] for i in np.repeat(np.arange(PAIRS_OF_FEW), times)]
     (layer,) = compute_separation(capture_of([repeated(sides, times)], factors)).values()
@@ -86,11 +86,11 @@ def test_weights_are_those_of_weighted_means(rng: np.random.Generator, sides: Si
 
 @pytest.mark.parametrize("factor", FACTORS)
 def test_groups_drawn_again_are_a_capture_of_those_groups(rng: np.random.Generator, sides: Sides, factor: str) -> None:
-    """As many pairs as before, as groups are of one size: d' is the same to the last digits, also where one is lost."""
+    """Groups of one size keep the number of pairs, so d' agrees to the last digits even if a group is lost."""
     groups = groups_of(factor).numpy()
     count = groups.max() + 1
     drawn = rng.multinomial(count, np.full(count, 1 / count), size=40).T  # (groups, resamples)
-    drawn = drawn[:, (drawn > 0).sum(axis=0) > 2]  # fewer groups than three are not left out
+    drawn = drawn[:, (drawn > 0).sum(axis=0) > 2]  # at least three groups are needed to hold one out
     assert count == 3 or (drawn == 0).any()
     scores = by_group(sides, factor).d_prime(torch.from_numpy(drawn.astype(np.float64)))
     expected = [separation_of(sides, times)[factor] for times in drawn[groups].T]
@@ -139,7 +139,7 @@ def test_d_prime_does_not_depend_on_scale_rotation_or_origin(
 
 
 def test_d_prime_keeps_its_digits_far_from_the_origin(rng: np.random.Generator, sides: Sides) -> None:
-    """Massive activations: what all prompts share is a million times larger than what differs."""
+    """Massive activations: the shared component is a million times larger than the differences."""
     far = (sides[0] + 1e6, sides[1] + 1e6)
     assert separation_of(far) == pytest.approx(separation_of(sides), rel=1e-6)
     weights = torch.from_numpy(rng.exponential(size=(5, 20)))
@@ -167,7 +167,7 @@ def test_d_prime_without_any_spread_is_zero_and_not_a_division_by_it(sides: Side
 
 
 def test_resamples_do_not_touch_each_other(rng: np.random.Generator) -> None:
-    """Each column of many is what it is alone, in folds of pairs without factors as well."""
+    """Each resample gives the same result alone, also in folds of pairs without factors."""
     moments = moments_of(noise(rng, 13), group_pairs(None, 13)[PAIRS], PAIRS)
     weights = torch.from_numpy(rng.exponential(size=(13, 6)))
     alone = [moments.d_prime(w[:, None]).item() for w in weights.T]

@@ -1,4 +1,4 @@
-"""The ranking: right by a plain computation, finds what was planted, and says how much is not known."""
+"""Ranking: equal to a plain computation, finds planted layers, and reports its uncertainty."""
 
 import itertools
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def by_layer(ranking: Ranking) -> dict[int, RankedLayer]:
 
 
 def deep(rng: np.random.Generator, factors: list[Factors], strengths: Sequence[float]) -> list[Sides]:
-    """What a model does: noise is carried on from layer to layer, and states double with each."""
+    """Imitate a model: noise carries over from layer to layer, and states double with depth."""
     pairs, width = len(factors), 24
     carried = [rng.normal(size=(pairs, width)) for _ in range(3)]
     layers = []
@@ -67,7 +67,7 @@ def test_planted_layers_lead_beyond_doubt_where_the_raw_norm_misses_them() -> No
 
 
 def test_what_each_persona_does_its_own_way_is_neither_a_find_nor_a_lead() -> None:
-    """Every persona moves its prompts far, in a direction of its own: nothing is known about a new persona."""
+    """Every persona shifts its prompts far in its own direction, which says nothing about a new persona."""
     rng = np.random.default_rng(1)
     factors = all_factors(8, 2, 4)
     persona = numbers_of(factors, "persona")
@@ -120,7 +120,7 @@ def test_every_row_is_consistent_with_itself_and_with_the_others() -> None:
 
 
 def plain_p_values(layers: Sequence[Sides], factors: list[Factors], factor: str) -> list[float]:
-    """Swap the prompts of whole groups in every way there is, score all layers anew, and count."""
+    """Enumerate all swaps of whole groups, score all layers again, and count."""
     groups = numbers_of(factors, factor)
 
     def scores(signs: Sequence[float]) -> list[float]:
@@ -145,7 +145,7 @@ def test_p_values_are_exact_where_all_shuffles_can_be_made() -> None:
 
 
 def test_the_p_value_is_the_largest_over_factors_with_enough_groups() -> None:
-    """Seven topics and six personas are tested, two templates are too few."""
+    """Seven topics and six personas are tested; two templates are too few."""
     factors = all_factors(6, 2, 7)
     rng = np.random.default_rng(5)
     layers = planted(rng, [0.0, 0.4, 3.0], len(factors))
@@ -158,7 +158,7 @@ def test_the_p_value_is_the_largest_over_factors_with_enough_groups() -> None:
 
 
 def test_random_shuffles_come_close_to_all_of_them() -> None:
-    """Of 8192 ways to swap 14 groups, 2000 at random: four binomial standard errors of a p near 0.3 are 0.04."""
+    """2000 of the 8192 swaps of 14 groups: four binomial standard errors of p near 0.3 are 0.04."""
     factors = only_personas(14, 2)
     data = capture_of(planted(np.random.default_rng(6), [0.1, 0.4, 0.6], len(factors)), factors)
     exact, random = (by_layer(rank_layers(data, resamples=50, permutations=number)) for number in (10_000, 2000))
@@ -168,7 +168,7 @@ def test_random_shuffles_come_close_to_all_of_them() -> None:
 
 
 def test_a_random_shuffle_never_gives_a_p_value_of_zero() -> None:
-    """The labels as they are count among the shuffles: 1 of 201 where no other scores as high."""
+    """The true labels count as one permutation: 1 of 201 if no other scores as high."""
     ranking = quick(capture_of(planted(np.random.default_rng(29), [9.0], 40), None))
     assert (ranking["permutations"], ranking["smallest_p"]) == (200, 1 / 201)
     assert [row["p_value"] for row in ranking["layers"]] == [1 / 201]
@@ -203,16 +203,16 @@ def test_the_same_seed_gives_the_same_ranking() -> None:
 
 
 def renamed(factors: list[Factors], seed: int) -> list[Factors]:
-    """The same pairs, with the names of their personas dealt out anew."""
+    """The same pairs with the names of the personas permuted."""
     names = sorted({pair["persona"] for pair in factors})
     dealt = dict(zip(names, np.random.default_rng(seed).permutation(names).tolist(), strict=True))
     return [Factors(persona=dealt[p["persona"]], template=p["template"], topic=p["topic"]) for p in factors]
 
 
 def test_what_personas_are_called_does_not_decide_how_sure_one_layer_is_ahead_of_another() -> None:
-    """One layer is worst for new personas, one for new templates; their deviations belong to different draws.
+    """One layer is worst for new personas, one for new templates; their deviations use different samples.
 
-    The error of their difference comes from 4000 resamples, which leaves 1% to chance.
+    With 4000 resamples the error of their difference is known to within 1%.
     """
     rng = np.random.default_rng(30)
     factors = all_factors(6, 6, 2)
@@ -260,7 +260,7 @@ def test_a_layer_and_its_copy_are_tied() -> None:
 
 @pytest.mark.parametrize("scale", [3.0, 0.1, 1e3])
 def test_a_layer_and_the_same_in_other_units_are_tied(scale: float) -> None:
-    """They differ by rounding, which is no evidence."""
+    """They differ by rounding error, which is no evidence."""
     factors = all_factors(8, 2, 3)
     layers = planted(np.random.default_rng(13), [3.0, 3.0], len(factors))
     turn, _ = np.linalg.qr(np.random.default_rng(14).normal(size=(24, 24)))
@@ -291,7 +291,7 @@ def median_width(personas: int) -> float:
 
 
 def test_few_groups_make_wide_intervals() -> None:
-    """As many pairs, from more personas: three say little, and twenty say more than four by far."""
+    """With the same number of pairs, three personas say little and twenty say far more than four."""
     three, four, twenty = (median_width(personas) for personas in (3, 4, 20))
     assert three > four > 1.3 * twenty
     assert three > 2 * twenty
@@ -316,7 +316,7 @@ def test_more_layers_make_the_same_score_less_of_a_find() -> None:
 
 
 def test_layers_where_the_sides_are_equal_score_nothing() -> None:
-    """The first layers of a model that has not yet read past what differs."""
+    """Like the first layers of a model, before it has read the words that differ."""
     factors = all_factors(6, 2, 3)
     layers = planted(np.random.default_rng(19), [0.0, 0.0, 3.0], len(factors))
     for layer in (0, 1):
@@ -356,7 +356,7 @@ def test_too_few_pairs_are_refused_with_how_to_get_more(pairs: int) -> None:
 def test_pairs_of_one_or_two_groups_of_every_factor_are_refused(personas: int) -> None:
     factors = only_personas(personas, 12)
     error = refusal(capture_of([noise(np.random.default_rng(22), len(factors))], factors))
-    assert "too few personas, templates and topics to leave any out" in error.problem
+    assert "too few personas, templates and topics to hold any out" in error.problem
     assert "at least 3" in error.expected
     assert "folds" in str(error)
 
@@ -374,7 +374,7 @@ def test_states_that_are_not_finite_are_refused_and_the_layer_is_named(value: fl
 @pytest.mark.parametrize("size", [1.0, 0.1, 1e4])
 @pytest.mark.parametrize("pairs", [6, 7, 30])
 def test_sides_without_any_spread_are_refused_and_the_layer_is_named(pairs: int, size: float) -> None:
-    """All prompts of a side are the same: any distance would be infinitely many times the spread."""
+    """All prompts of a class are equal, so d' would be infinite."""
     rng = np.random.default_rng(24)
     sides = planted(rng, [1.0], pairs)[0]
     rigid = (np.tile(size * rng.normal(size=24), (pairs, 1)), np.tile(size * rng.normal(size=24), (pairs, 1)))
@@ -385,7 +385,7 @@ def test_sides_without_any_spread_are_refused_and_the_layer_is_named(pairs: int,
 
 
 def test_a_small_difference_of_large_rigid_states_is_refused_too() -> None:
-    """Rounding is not spread: float32 states of norm 700 that differ by 0.01 between the sides, and not within them."""
+    """Rounding is not spread: float32 states of norm 700 differ by 0.01 between, but not within, the classes."""
     rng = np.random.default_rng(25)
     one = 140 * rng.normal(size=24)
     rigid = [np.tile(state, (7, 1)).astype(np.float32).astype(np.float64) for state in (one + 0.01, one)]
@@ -418,7 +418,7 @@ def test_pairs_without_factors_are_warned_of() -> None:
 @pytest.mark.parametrize(("templates", "those"), [(1, "one template"), (2, "two templates")])
 def test_a_factor_that_is_not_left_out_is_warned_of(templates: int, those: str) -> None:
     factors = all_factors(6, templates, 6)
-    expected = f"the pairs have {those}, too few to leave any out: nothing is known about others"
+    expected = f"the pairs have {those}, too few to hold any out: the ranking says nothing about other templates"
     assert warnings_of(factors, len(factors)) == expected
 
 
@@ -443,7 +443,7 @@ def test_all_factors_are_reported_in_their_own_words() -> None:
 
 
 def test_margins_say_how_well_two_layers_can_be_told_apart() -> None:
-    """Copies of a layer differ by nothing for certain; of layers with noise of their own the errors add in squares."""
+    """Copies of a layer have a margin of 0. For independent layers the errors add in squares."""
     layers = planted(np.random.default_rng(8), [1.0, 1.0, 1.0], 96)
     ranking = rank_layers(capture_of([layers[0], layers[0], layers[2]], only_personas(12, 8)))
     half = {layer: (row["high"] - row["low"]) / 2 for layer, row in by_layer(ranking).items()}
@@ -454,7 +454,7 @@ def test_margins_say_how_well_two_layers_can_be_told_apart() -> None:
 
 
 def test_it_is_said_where_several_are_drawn_as_one() -> None:
-    assert "70 topics were left out and drawn in 65 groups" in warnings_of(all_factors(3, 1, 70), 210)
+    assert "70 topics were held out and resampled in 65 groups" in warnings_of(all_factors(3, 1, 70), 210)
     assert "in 65 groups" not in warnings_of(all_factors(3, 1, 65), 195)
-    assert "66 pairs were drawn in 65 groups" in warnings_of(None, 66)
+    assert "66 pairs were resampled in 65 groups" in warnings_of(None, 66)
     assert "in 65 groups" not in warnings_of(None, 65)

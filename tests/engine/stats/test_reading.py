@@ -1,4 +1,4 @@
-"""Reading a text: values by a plain forward pass, 0 and 1 at the means of the sides, a warning where these fail."""
+"""Token readings: equal to a plain forward pass, scaled to the class means, with warnings."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def contrast_on(loaded: Loaded, **settings: Any) -> ContrastData:
 
 
 def plain_values(loaded: Loaded, text: str, direction: Direction) -> list[float]:
-    """The same by the model's own hidden states; not for the last layer, of which these have the normed one."""
+    """Expected values from the model's own hidden states; the last layer is excluded, as its state is normed."""
     ids = torch.tensor([loaded.tokenizer(text)["input_ids"]])
     with torch.no_grad():
         states = loaded.model(ids, output_hidden_states=True).hidden_states[direction["layer"] + 1]
@@ -48,7 +48,7 @@ def plain_values(loaded: Loaded, text: str, direction: Direction) -> list[float]
 
 
 def along_the_first_axis(layer: int = 0, **changes: Any) -> Direction:
-    """Reads the first coordinate of a state as it is."""
+    """A direction along the first coordinate of a state."""
     made = Direction(
         layer=layer,
         vector=torch.eye(4)[0],
@@ -63,7 +63,7 @@ def along_the_first_axis(layer: int = 0, **changes: Any) -> Direction:
 
 
 def tokens_at(values: list[float], layer: int = 0) -> ActivationData:
-    """A captured text whose tokens have these first coordinates."""
+    """A captured text whose tokens have the given first coordinates."""
     return one_prompt({layer: torch.tensor(values)[:, None] * torch.eye(4)[:1] + torch.eye(4)[1:2] * 7})
 
 
@@ -106,7 +106,7 @@ def test_the_default_models_own_prompts_lie_at_0_and_1_on_average(smollm2: Loade
 @pytest.mark.parametrize("site", ["resid_post", "resid_pre", "attn_out", "mlp_out"])
 @pytest.mark.parametrize("method", ["mean_diff", "pca", "logistic"])
 def test_the_contrasts_own_prompts_lie_at_0_and_1_on_average(tiny: Loaded, method: str, site: str) -> None:
-    """At whatever site they were captured: only that one gives back its own means."""
+    """At every site: only the site of the capture reproduces the class means."""
     directions = extract_directions(contrast_on(tiny, site=site), method)
     for texts, expected in ((NEGATIVE, 0.0), (POSITIVE, 1.0)):
         readings = [read_text(*tiny, directions, text) for text in texts]
@@ -138,9 +138,9 @@ def test_a_text_said_by_a_user_goes_through_the_chat_template(smollm2: Loaded, h
 
 
 def test_a_base_model_reads_what_a_user_says_as_it_is(tiny: Loaded, directions: dict[int, Direction]) -> None:
-    """And is told so."""
+    """The result has a warning about it."""
     reading = read_text(*tiny, directions, TEXT, chat=True)
-    assert reading["warnings"].pop(0) == "the model has no chat template: the text was taken as it is"
+    assert reading["warnings"].pop(0) == "the model has no chat template: the text was read unchanged"
     assert reading == read_text(*tiny, directions, TEXT)
 
 
@@ -148,7 +148,7 @@ def test_a_base_model_reads_what_a_user_says_as_it_is(tiny: Loaded, directions: 
 def test_a_rendered_text_gets_no_special_tokens_beside_its_templates(
     tiny: Loaded, directions: dict[int, Direction], begins: str
 ) -> None:
-    """As when the contrast was captured, whose prompts came through the same template."""
+    """As in the capture of the contrast, whose prompts went through the same template."""
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=type(tiny.tokenizer.backend_tokenizer).from_str(tiny.tokenizer.backend_tokenizer.to_str()),
         pad_token="<pad>",  # noqa: S106 - a token of text, not a secret
@@ -187,13 +187,15 @@ def test_a_text_too_long_is_refused(tiny: Loaded, directions: dict[int, Directio
 
 
 def test_no_directions_are_refused(tiny: Loaded) -> None:
-    with pytest.raises(RequestError, match="there are no directions to read along"):
+    with pytest.raises(RequestError, match="there are no directions to project on"):
         read_text(*tiny, {}, TEXT)
 
 
 def test_directions_of_another_model_are_refused(tiny: Loaded, directions: dict[int, Direction]) -> None:
     foreign = {layer: direction | {"provenance": provenance()} for layer, direction in directions.items()}
-    with pytest.raises(RequestError, match=r"come from someone/some-model \(width 32\), the model is .* \(width 32\)"):
+    with pytest.raises(
+        RequestError, match=r"come from someone/some-model \(width 32\), but the model is .* \(width 32\)"
+    ):
         read_text(*tiny, foreign, TEXT)
 
 
@@ -206,7 +208,7 @@ def test_directions_of_unknown_origin_are_read_with_a_warning(tiny: Loaded, dire
     for direction in directions.values():
         direction["provenance"] = None
     warnings = read_text(*tiny, directions, TEXT)["warnings"]
-    assert "where the directions come from is unknown" in warnings
+    assert "the directions have no provenance: they may come from another model" in warnings
 
 
 def test_the_same_model_in_another_dtype_is_read_with_a_warning(tiny: Loaded, directions: dict[int, Direction]) -> None:
@@ -238,11 +240,11 @@ def test_a_captured_text_is_read_between_the_two_means() -> None:
     ids=["one of four", "half", "at the edge", "two of three", "all"],
 )
 def test_a_warning_only_where_most_tokens_lie_far_off(values: list[float], warned: bool) -> None:
-    """More than one gap between the sides beyond either."""
+    """Far is more than one class gap beyond either class mean."""
     warnings = read_tokens(tokens_at(values), {0: along_the_first_axis()})["warnings"]
     assert len(warnings) == warned
     if warned:
-        assert "most tokens lie far from both sides at layer 0" in warnings[0]
+        assert "most tokens project far outside both classes at layer 0" in warnings[0]
         assert "(positions last)" in warnings[0]
 
 

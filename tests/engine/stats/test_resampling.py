@@ -1,4 +1,4 @@
-"""Other groups drawn and labels swapped: the right ones, each once, the same every time, and never all in memory."""
+"""Bootstrap and permutations: correct, distinct, reproducible, and in bounded memory."""
 
 import itertools
 import math
@@ -49,7 +49,7 @@ def shuffle_all(layers: list[UnitMoments], permutations: int, seed: int = 0) -> 
 
 @pytest.fixture
 def signs_used(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
-    """The signs that the projections were really asked for, as they come."""
+    """The signs that `d_prime` is called with, in order."""
     return record(monkeypatch, "signs")
 
 
@@ -80,7 +80,7 @@ def test_every_shuffle_is_made_once_up_to_swapping_all(count: int, signs_used: l
     signs = torch.cat(signs_used, dim=1)
     assert scores.shape == (1, signs.shape[1]) == (1, 2 ** (count - 1))
     assert set(signs.flatten().tolist()) == {-1.0, 1.0}
-    alike = {tuple((column * column[0]).tolist()) for column in signs.T}  # the same where all are swapped
+    alike = {tuple((column * column[0]).tolist()) for column in signs.T}  # equal up to swapping all labels
     assert len(alike) == signs.shape[1]
     assert (1.0,) * count in alike  # the true labels
 
@@ -104,7 +104,7 @@ def test_shuffles_are_what_compute_separation_says_of_swapped_prompts() -> None:
         by_pair = np.array(signs)[groups.numpy()]
         separations = compute_separation(capture_of([swapped(sides, by_pair) for sides in layers], factors))
         from_scratch.append([layer["by_factor"]["persona"]["d_prime"] for layer in separations.values()])
-    assert len(from_scratch) == 2 * scores.shape[1]  # every one and its mirror image
+    assert len(from_scratch) == 2 * scores.shape[1]  # each permutation and its mirror image
     expected = sorted([tuple(row) for row in from_scratch])[::2]
     np.testing.assert_allclose(sorted(map(tuple, scores.T.tolist())), expected, rtol=1e-9, atol=1e-9)
 
@@ -126,7 +126,7 @@ def test_pairs_without_factors_are_swapped_one_by_one_and_not_by_fold(signs_used
 
 
 def test_random_shuffles_are_even() -> None:
-    """Each label is swapped in half of the shuffles: 4000 of them, within four standard errors of 1 / (2 √4000)."""
+    """Each label is swapped in half of 4000 permutations, within four standard errors of 1 / (2 √4000)."""
     signs = torch.cat(list(resampling._signs(50, 4000, seeded())), dim=1)
     assert signs.shape == (50, 4000)
     assert ((signs < 0).double().mean(dim=1) - 0.5).abs().max() < 4 * 0.5 / math.sqrt(4000)
@@ -191,7 +191,7 @@ def test_weights_are_shared_by_group_and_by_layer_and_none_is_lost(weights_used:
 
 
 def test_deviations_are_those_of_a_capture_with_those_weights(weights_used: list[torch.Tensor]) -> None:
-    """Up to the mean over resamples and to what the variance falls short of with so few groups."""
+    """Up to the mean over resamples and the correction for few groups."""
     factors = only_personas(6, 4)
     groups = torch.from_numpy(numbers_of(factors, "persona"))
     (moments,) = moments_of([noise(np.random.default_rng(3), 24)], groups)
@@ -201,9 +201,9 @@ def test_deviations_are_those_of_a_capture_with_those_weights(weights_used: list
 
 
 def test_the_spread_of_a_mean_is_the_textbook_standard_error() -> None:
-    """D' of states so noisy across that only the mean difference moves is the mean over a constant.
+    """If only the mean difference varies between resamples, d' is that mean over a constant.
 
-    Along one axis the differences are those of groups; far larger opposite noise along it sets the spread. Four
+    On a single axis, each group has its own difference, and much larger midpoints of opposite sign set the spread. Four
     standard errors of a variance estimated from 20,000 resamples are within 6%.
     """
     rng = np.random.default_rng(4)
@@ -240,7 +240,7 @@ def test_how_many_shuffles_there_are(count: int, permutations: int, number: int,
 
 Array = NDArray[np.float64]
 MANY = 10_000
-"""Groups enough for Student's t to be the normal distribution."""
+"""Enough groups for Student's t to equal the normal distribution."""
 
 
 def places(
@@ -255,7 +255,7 @@ def drawn(layers: int, spread: float, resamples: int = 400, seed: int = 0) -> Ar
 
 
 def by_hand(scores: Array, deviations: Array, groups: int, confidence: float) -> list[tuple[int, int]]:
-    """Each layer against every other: a loop over both, and over resamples for the largest deviation of all."""
+    """Compare each layer with every other, with loops over layers and resamples."""
     found = []
     for one in range(len(scores)):
         others = [j for j in range(len(scores)) if j != one]
@@ -303,7 +303,7 @@ def test_a_single_layer_is_first_and_last() -> None:
 
 
 def test_what_moves_all_layers_alike_leaves_no_doubt() -> None:
-    """Layers are compared in the same resamples: their own intervals overlap by far, their differences do not."""
+    """Layers share resamples: their intervals overlap widely, but those of their differences exclude 0."""
     together = np.tile(drawn(1, 10.0), (3, 1)) + drawn(3, 0.01, seed=1)
     assert places([1.0, 3.0, 2.0], together) == [(3, 3), (1, 1), (2, 2)]
     assert places([1.0, 3.0, 2.0], drawn(3, 10.0)) == [(1, 3)] * 3
@@ -367,7 +367,7 @@ def test_units_do_not_matter(made: tuple[int, float, int, int], scale: float) ->
 
 
 def test_students_t_is_that_of_the_tables() -> None:
-    """Two-sided 95% for 1, 3, 11 degrees of freedom, and the normal distribution in the limit."""
+    """Two-sided 95% for 1, 3 and 11 degrees of freedom, and the limit of the normal distribution."""
     assert [round(half_width(groups, 0.95), 3) for groups in (2, 4, 12)] == [12.706, 3.182, 2.201]
     assert half_width(10**7, 0.95) == pytest.approx(1.959964, abs=1e-5)
     assert widening(10**7, 0.95) == pytest.approx(1.0, abs=1e-5)

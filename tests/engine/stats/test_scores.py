@@ -1,4 +1,4 @@
-"""What layers can be ordered by: every score in its own direction, and what a capture has to offer."""
+"""Scores: each orders layers its own way, and records without a score are refused."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from tests.engine.stats.contrasts import capture_of, planted
 HELD_OUT = ["d_prime", "auroc", "wrong_way"]
 DESCRIBING = ["pair_cosine", "relative_norm", "cosine_sim", "diff_norm"]
 
-# Best layer first by each score: no two agree.
+# Expected order by each score, all different.
 ORDERS = {
     "d_prime": [1, 2, 0, 3],
     "auroc": [2, 0, 3, 1],
@@ -27,7 +27,7 @@ ORDERS = {
 
 
 def a_record() -> CaptureRecord:
-    """A contrast of four layers, of which every score makes another order."""
+    """A contrast of four layers that every score orders differently."""
     record = contrast_record(contrast_rows())
     assert record["ranking"] is not None
     for ranked in record["ranking"]["layers"]:
@@ -76,7 +76,7 @@ def test_equal_layers_stay_in_order() -> None:
 
 
 def test_a_layer_without_a_number_comes_last() -> None:
-    """Where no two pairs differ, as in front of the first block, they point no way at all."""
+    """If no two pairs differ, as before the first block, there is no cosine."""
     record = a_record()
     record["statistics"][0]["pair_cosine"] = None
     layers = order_layers(record, "pair_cosine")
@@ -113,7 +113,7 @@ def test_without_a_ranking_the_pairs_can_still_be_described(key: str) -> None:
 
 @pytest.mark.parametrize("key", ["d_prime", "diff_norm"])
 def test_prompts_have_no_sides_to_rank_by(key: str) -> None:
-    with pytest.raises(RequestError, match=r"'some_prompt' is one of prompts.*capture_from_concept"):
+    with pytest.raises(RequestError, match=r"'some_prompt' is a capture of prompts.*capture_from_concept"):
         order_layers(prompt_record(), key)
 
 
@@ -132,7 +132,7 @@ def test_quartiles_are_those_of_the_projections(pairs: int, side: str) -> None:
 
 def test_the_furthest_wrong_come_first() -> None:
     assert wrong_pairs(sides_of([0.0, 2.0, -1.0, 0.5], [0.25, -2.0, 2.0, 1.0])) == [2, 3, 0]
-    assert wrong_pairs(sides_of([1.0, 0.0], [-1.0, 0.0])) == []  # equal is not wrong
+    assert wrong_pairs(sides_of([1.0, 0.0], [-1.0, 0.0])) == []  # ties are not misordered
 
 
 def test_gaps_are_positive_minus_negative_in_the_order_of_the_pairs() -> None:

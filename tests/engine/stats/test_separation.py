@@ -1,4 +1,4 @@
-"""Held-out separation: right by a plain computation, finds what was planted, and finds nothing where nothing is."""
+"""Held-out separation: equal to a plain computation, finds planted layers, and finds nothing in noise."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from tests.engine.stats.contrasts import (
 
 
 def by_hand(positive: Array, negative: Array, groups: list[str]) -> Separation:
-    """The same three numbers with loops over the groups and over the pairs, and directions written out."""
+    """The same three numbers with loops over groups and pairs and explicit directions."""
     projected = projected_by_hand((positive, negative), groups)
     return Separation(
         d_prime=d_prime_by_hand(projected),
@@ -48,7 +48,7 @@ def worst(data: ContrastData) -> list[float]:
 
 
 def test_planted_layers_are_found_where_the_raw_norm_is_not() -> None:
-    """States grow a hundredfold with depth, noise with them; the direction is planted at layers 3 and 4 of eight."""
+    """States and noise grow a hundredfold with depth; the direction is planted at layers 3 and 4 of eight."""
     rng = np.random.default_rng(1)
     factors = all_factors()
     layers = []
@@ -64,7 +64,7 @@ def test_planted_layers_are_found_where_the_raw_norm_is_not() -> None:
 
 
 def test_what_each_persona_does_its_own_way_does_not_count() -> None:
-    """Every persona moves its prompts in a direction of its own: new topics look separated, a new persona does not."""
+    """Every persona shifts its prompts in its own direction: new topics look separated, new personas do not."""
     rng = np.random.default_rng(2)
     factors = all_factors()
     positive, negative = noise(rng, len(factors), width=64)
@@ -109,7 +109,7 @@ def test_too_few_pairs_get_no_number(pairs: int) -> None:
 
 
 def test_wrong_way_counts_the_pairs_whose_prompts_lie_the_other_way_round() -> None:
-    """Two of twelve pairs point backwards along the only axis; a large middle does not hide it."""
+    """Two of twelve pairs are reversed along the only axis; a large midpoint does not hide it."""
     rng = np.random.default_rng(7)
     middles, gaps = 100 * rng.normal(size=(12, 1)), np.ones((12, 1))
     gaps[[3, 8]] = -1
@@ -118,7 +118,7 @@ def test_wrong_way_counts_the_pairs_whose_prompts_lie_the_other_way_round() -> N
 
 
 def test_equal_projections_count_half_although_they_are_rounded() -> None:
-    """Along a single axis of whole numbers most prompts tie with some of the other side."""
+    """Along a single axis of integers most prompts tie with some prompts of the other class."""
     rng = np.random.default_rng(9)
     factors = all_factors()
     positive, negative = (rng.integers(4, 9, size=(len(factors), 1)).astype(np.float64) for _ in range(2))
@@ -131,7 +131,7 @@ def test_equal_projections_count_half_although_they_are_rounded() -> None:
 
 
 def test_swapping_the_sides_swaps_nothing() -> None:
-    """The direction turns around with the labels."""
+    """The direction changes sign with the labels."""
     rng = np.random.default_rng(8)
     positive, negative = noise(rng, 20)
     (one,) = compute_separation(capture_of([(positive, negative)], None)).values()
@@ -146,7 +146,7 @@ def test_sides_that_are_equal_get_zero_and_not_a_division_by_it() -> None:
 
 
 def test_sides_without_any_spread_get_zero_and_not_a_division_by_it() -> None:
-    """How far apart they are cannot be said in units of their spread; that every prompt is in order can."""
+    """Without spread d' is undefined, but the order of the prompts is not."""
     one, other = np.full((8, 4), 3.0), np.full((8, 4), 1.0)
     (layer,) = compute_separation(capture_of([(one, other)], None)).values()
     assert layer["by_factor"]["pairs"] == {"d_prime": 0.0, "auroc": 1.0, "wrong_way": 0.0}

@@ -1,8 +1,8 @@
-"""What the ranking promises in the long run, on many made-up contrasts whose truth is known.
+"""Error rates of the ranking over many synthetic contrasts with known truth.
 
-Slow for tests, and the only proof there is that 95% means 95%: the fast tier draws so few contrasts that it would see
-a gross mistake alone. Every seed is fixed. Tolerances are those of the binomial: of n independent trials, a true share
-p is observed with a standard error of √(p (1 - p) / n).
+The slow tier verifies that 95% means 95%; the fast tier samples so few contrasts that it only detects gross errors.
+Every seed is fixed. Tolerances are binomial: with n independent trials, a true share p is observed with a standard
+error of √(p (1 - p) / n).
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,11 +36,11 @@ def slow(*cases: tuple[Any, ...]) -> list[Any]:
 
 @dataclass(frozen=True)
 class Population:
-    """What contrasts are drawn from: new personas, templates and topics each time, and new noise.
+    """Source of contrasts with new personas, templates, topics and noise in each sample.
 
     Attributes:
-        factors: What pairs are made from; None for `pairs` independent ones.
-        effects: Standard deviation of what each value of a factor adds to every coordinate of a pair's difference.
+        factors: Factors of the pairs; None for `pairs` independent ones.
+        effects: Standard deviation of the effect of each factor on every coordinate of a pair's difference.
         pairs: Number of pairs.
     """
 
@@ -49,7 +49,7 @@ class Population:
     pairs: int = 36
 
     def draw(self, rng: np.random.Generator, strengths: Sequence[float], alike: float = 0.0) -> list[Sides]:
-        """One contrast: at each layer so much of the planted direction; `alike` correlates any two layers."""
+        """Sample one contrast with the given strength per layer; `alike` correlates the layers."""
 
         def normal(rows: int) -> Array:
             own, common = rng.normal(size=(len(strengths), rows, WIDTH)), rng.normal(size=(rows, WIDTH))
@@ -66,12 +66,12 @@ class Population:
         return [(m + d / 2, m - d / 2) for m, d in zip(middles, differences, strict=True)]
 
     def expected_score(self, rng: np.random.Generator, strength: float, contrasts: int = 600) -> float:
-        """The score of a layer on the average of that many contrasts, worst of what is left out as always."""
+        """Mean score of a layer over many contrasts, for the worst factor."""
         separations = compute_separation(capture_of(self.draw(rng, [strength] * contrasts), self.factors)).values()
         return float(np.mean([layer["by_factor"][layer["worst"]]["d_prime"] for layer in separations]))
 
     def rank(self, layers: list[Sides], resamples: int = 2, permutations: int = 1, seed: int = 0) -> list[RankedLayer]:
-        """By layer. What a test does not look at is not resampled."""
+        """Rank and sort by layer; few resamples by default, for tests that use none."""
         ranking = rank_layers(
             capture_of(layers, self.factors), resamples=resamples, permutations=permutations, seed=seed
         )
@@ -99,12 +99,12 @@ NOTHING_IN_GROUPS = Population(only_personas(8, 3), {"persona": 1.5})
 def test_labels_that_mean_nothing_are_a_find_in_one_contrast_of_twenty(
     population: Population, contrasts: int, least: float, most: float
 ) -> None:
-    """Any layer of eight with p <= 0.05, the sides of whole groups swapped by the toss of a coin.
+    """Count contrasts with p <= 0.05 at any of eight layers when group labels are swapped by coin toss.
 
-    The groups differ strongly, each in a direction of its own and all along one axis, so that single pairs are far
-    from exchangeable. With 400 contrasts and a true share of 0.047 (the 6 highest of the 128 ways to swap eight groups,
-    or of 128 random ones and the true labels) the standard error is 0.0106: 0.02 to 0.08 is more than 2.5 of them to
-    each side. With 60 it is 0.027.
+    The groups differ strongly, each in its own direction and all along one axis, so single pairs are far from
+    exchangeable. The true share is 0.047: the 6 highest of the 128 permutations of eight groups, or of 128 random ones
+    plus the true labels. With 400 contrasts its standard error is 0.0106, and 0.02 to 0.08 spans more than 2.5 of them
+    in both directions. With 60 contrasts it is 0.027.
     """
     rng = np.random.default_rng(0)
     groups = np.arange(population.pairs) if population.factors is None else numbers_of(population.factors, "persona")
@@ -117,7 +117,7 @@ def test_labels_that_mean_nothing_are_a_find_in_one_contrast_of_twenty(
 
 
 def coverage(population: Population, strength: float, contrasts: int) -> float:
-    """Share of 95% intervals that hold the expected score; the layers of a contrast are independent draws."""
+    """Share of 95% intervals that contain the expected score; the layers of a contrast are independent samples."""
     rng = np.random.default_rng(1)
     truth = population.expected_score(rng, strength)
     held = []
@@ -135,8 +135,8 @@ def coverage(population: Population, strength: float, contrasts: int) -> float:
             (PERSONAS_12, 2.0, 60, 0.90, 0.98),
             (INDEPENDENT, 2.0, 60, 0.90, 0.98),
             (CROSSED, 2.0, 60, 0.90, 0.98),
-            # With few groups, or where next to nothing is there, it is wider than need be: 0.99 was seen of six groups
-            # in other populations. That errs to the safe side.
+            # With few groups or a small effect the interval is conservative: six groups reached 0.99 in other
+            # populations.
             (PERSONAS_6, 2.0, 60, 0.90, 0.995),
             (PERSONAS_3, 1.0, 60, 0.90, 0.995),
             (PERSONAS_12, 0.0, 60, 0.90, 0.995),
@@ -146,9 +146,9 @@ def coverage(population: Population, strength: float, contrasts: int) -> float:
 def test_the_interval_holds_the_expected_score_as_often_as_it_says(
     population: Population, strength: float, contrasts: int, least: float, most: float
 ) -> None:
-    """480 intervals: at a true share of 0.95 the standard error is 0.01, and 0.90 is five of them away.
+    """480 intervals: at a true share of 0.95 the standard error is 0.01, and 0.90 is five of them below.
 
-    Of 80 it is 0.024.
+    With 80 intervals the standard error is 0.024.
     """
     assert least <= coverage(population, strength, contrasts) <= most
 
@@ -157,10 +157,11 @@ def test_the_interval_holds_the_expected_score_as_often_as_it_says(
 def test_the_tied_layers_hold_the_best_where_all_are_equally_good(
     contrasts: int, least: float, least_of_each: float
 ) -> None:
-    """Any layer may be called the best of equals; each is to be tied in 95% of contrasts.
+    """Any layer may be called the best of equals; each must be tied in 95% of contrasts.
 
-    Of 200 contrasts, for each layer: at a true share of 0.95 the standard error is 0.015, and 0.90 is more than three
-    of them below. The mean over eight layers varies less, and 0.92 is two of them below at the most. Of 25 it is 0.044.
+    With 200 contrasts and a true share of 0.95, the standard error for each layer is 0.015, and 0.90 is more than three
+    of them below. The mean over eight layers varies less, and 0.92 is at least two of its standard errors below. With
+    25 contrasts the standard error is 0.044.
     """
     rng = np.random.default_rng(2)
     tied = []
@@ -193,10 +194,11 @@ def test_the_tied_layers_shrink_to_one_where_one_is_clearly_ahead(contrasts: int
 def test_the_true_place_is_left_open_as_often_as_it_says(
     population: Population, contrasts: int, least: float, least_tied: float
 ) -> None:
-    """Each end promises 95%, so both together 90% for each layer; the best of all is tied in 95%.
+    """Each end holds with 95%, so both with 90% for each layer; the best layer is tied in 95%.
 
-    Of 100 contrasts the standard errors are 0.03 and 0.022, of the mean over all layers no more than that. Each end is
-    a promise for all other layers together, and what is seen lies above 0.99. Of 20 they are 0.067 and 0.049.
+    With 100 contrasts the standard errors are 0.03 and 0.022, and at most that for the mean over all layers. Each end
+    holds for all other layers jointly, so the observed shares are above 0.99. With 20 contrasts the standard errors are
+    0.067 and 0.049.
     """
     rng = np.random.default_rng(4)
     strengths = [2.0, 2.4, 1.6, 3.0, 2.2, 1.8, 2.6, 2.8]
@@ -211,4 +213,4 @@ def test_the_true_place_is_left_open_as_often_as_it_says(
     assert np.mean(held) >= least
     assert np.mean(held, axis=0).min() >= least
     assert best_tied / contrasts >= least_tied
-    assert np.mean(widths) < LAYERS - 1  # places are told apart at all
+    assert np.mean(widths) < LAYERS - 1  # some ranks are resolved

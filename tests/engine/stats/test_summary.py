@@ -16,7 +16,7 @@ from tests.engine.stats.captures import LAYERS, contrast, one_prompt, provenance
 
 
 def by_numpy(token_states: list[Tensor]) -> LayerStats:
-    """Of the tokens that count, `(tokens, hidden)` each."""
+    """Expected values from the included tokens, `(tokens, hidden)` each."""
     values = np.concatenate([states.float().numpy() for states in token_states]).astype(np.float64)
     return LayerStats(
         mean=float(values.mean()), std=float(values.std()), norm=float(np.sqrt((values**2).sum(1)).mean())
@@ -75,7 +75,7 @@ def test_the_only_token_kept_counts_even_if_it_is_the_first() -> None:
 
 
 def test_the_first_token_of_a_kept_span_is_left_out_too() -> None:
-    """Positions such as ":5" keep the first token without keeping the whole prompt."""
+    """Positions like ":5" keep the first token without keeping the whole prompt."""
     states = random_states(9, seed=0)
     data = one_prompt(states, stop=5)
     data["provenance"] = provenance(positions=":5")
@@ -113,6 +113,6 @@ def test_a_prompt_has_no_differences() -> None:
 
 
 def test_rows_survive_json() -> None:
-    """Plain numbers, also of bfloat16 states."""
+    """Plain numbers, also for bfloat16 states."""
     rows = layer_table(contrast([random_states(5, 0, torch.bfloat16)], [random_states(5, 1, torch.bfloat16)]))
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows

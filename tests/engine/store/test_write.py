@@ -79,7 +79,7 @@ def test_the_ranking_is_that_of_the_tensors_that_are_read_back(ranked_data: Cont
 
 @pytest.mark.parametrize(
     ("pairs", "reason"),
-    [(2, "2 pairs are too few to rank layers by"), (4, "the pairs have too few personas, templates and topics")],
+    [(2, "2 pairs are too few to rank layers"), (4, "the pairs have too few personas, templates and topics")],
 )
 def test_a_contrast_that_cannot_be_ranked_is_saved_with_the_reason(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, pairs: int, reason: str
