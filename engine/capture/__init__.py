@@ -1,1 +1,1 @@
-"""Capture: which layers and positions, how prompts are tokenized and batched, and the run itself."""
+"""Capture hidden states: select layers and positions, tokenize and batch prompts, run the model."""

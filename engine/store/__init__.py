@@ -1,1 +1,4 @@
-"""The store: a folder of captures, each `NAME.pt` with a `NAME.json`; written atomically, read without running code."""
+"""Store captures in a folder: one `NAME.pt` or a folder of shards, and a `NAME.json` record.
+
+Writes are atomic. Reading runs no code from a file.
+"""
