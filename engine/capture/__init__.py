@@ -1,1 +1,1 @@
-"""Capture hidden states: select layers and positions, tokenize and batch prompts, run the model."""
+"""Capture hidden states: prepare prompts, plan batches and run the model."""

@@ -1,4 +1,4 @@
-"""Capture prompts and pairs in memory: the how-to's functions, and the function that they all call."""
+"""Capture prompts, pairs and concepts in memory."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def capture_in_memory(prepared: PreparedCapture, progress: Progress | None = Non
 
 
 def _pairs(prepared: PreparedCapture, progress: Progress) -> ContrastData:
-    """Capture both classes in one run: prompts of a pair have similar lengths and so share a batch."""
+    """Capture both classes in one run, so that prompts of a pair share a batch."""
     held = prepared.prompts()
     captured = run_capture(prepared.model, held.prompts, prepared.settings, progress)
     data = ContrastData(

@@ -109,15 +109,15 @@ def token_budget(model: PreTrainedModel) -> int:
     while tokens > _FEWEST and pass_bytes(model, tokens) > room:
         tokens //= 2
     if tokens < wanted:
-        log.info("low on free memory on %s: token budget reduced from %d to %d", device, wanted, tokens)
+        log.info("low memory on %s: token budget reduced from %d to %d", device, wanted, tokens)
     return tokens
 
 
 def pass_bytes(model: PreTrainedModel, tokens: int) -> int:
-    """Estimate the memory of a forward pass without the weights, in bytes; more than most models need.
+    """Estimate the memory of a forward pass in bytes, without the weights.
 
-    The estimate counts a few dozen states per token, a mask with one row per token and, with `eager` attention, the
-    attention scores of all heads.
+    The estimate is more than most models need. It counts a few dozen states per token, a mask with one row per token
+    and, with `eager` attention, the attention scores of all heads.
 
     Args:
         model: A checked model.

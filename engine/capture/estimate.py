@@ -1,4 +1,4 @@
-"""Estimate the cost of a capture: exact sizes and, on request, seconds from a timed forward pass."""
+"""Estimate the size and duration of a capture."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def estimate_capture(prepared: PreparedCapture, *, timed: bool = False) -> Captu
 
 
 def goes_into_shards(prepared: PreparedCapture) -> bool:
-    """Whether to save a capture as shards: on request, for files of prompts, and if too large for memory.
+    """Whether to save a capture as shards.
 
-    The memory limit is `most_in_memory` of the request or half of the free memory, whichever is less; the model and the
-    ranking need the rest.
+    This is the case on request, for files of prompts, and if the states are too large for memory. The limit is the
+    request's `most_in_memory` or half of the free memory, whichever is less; the model and the ranking need the rest.
     """
     request = prepared.request
     if request.shards or isinstance(request.source, PromptFile):

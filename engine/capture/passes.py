@@ -1,4 +1,4 @@
-"""Run planned batches and shared prefixes, with copies from a GPU overlapping later forward passes."""
+"""Run planned batches and shared prefixes; copies from a GPU overlap compute."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ class Reading(NamedTuple):
 
     @classmethod
     def begun_on(cls, devices: Iterable[torch.device], rows: Rows) -> Reading:
-        """States whose copies were started on these devices; copies from devices other than CUDA are awaited here."""
+        """States whose copies to the CPU were started on these devices.
+
+        Only CUDA copies continue in the background; copies from other devices are awaited here.
+        """
         events = []
         for device in devices:
             if device.type == "cuda":
@@ -104,7 +107,7 @@ class _Pending(NamedTuple):
 
 
 class _Trunk(NamedTuple):
-    """The requested tokens of a shared prefix: the first one, their number and their states."""
+    """Requested tokens of a shared prefix: the first, their number, their states."""
 
     first: int
     tokens: int
@@ -199,7 +202,7 @@ class Passes:
         return _Past(cache, [*past.kept, _Trunk(first, len(wanted), rows)] if len(wanted) else past.kept)
 
     def _start_batch(self, batch: Batch, past: _Past) -> Iterator[_Pending]:
-        """Start a batch; when memory runs out, halve it and all later batches of that size."""
+        """Start a batch; out of memory, halve it and all later ones of that size."""
         waiting = [batch]
         while waiting:
             batch = waiting.pop()
@@ -236,7 +239,7 @@ class Passes:
         return _Pending(batch.prompts, spans, [len(where) for where in wanted], reading, past.kept)
 
     def _lay_out(self, batch: Batch, past: _Past) -> tuple[TokenBatch, list[list[int]]]:
-        """The tokens of a batch, and the indices of each prompt's tokens in the flattened batch."""
+        """The tokens of a batch, and each prompt's indices into the flattened batch."""
         ids = [self._rows[index][batch.start :] for index in batch.prompts]
         if batch.packed and (len(ids) > 1 or batch.start):
             cache = continued(past.cache) if batch.start else None
@@ -277,5 +280,5 @@ def _with_past(states: Rows, spans: Sequence[tuple[int, int]], own: Sequence[int
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error means out of memory; PyTorch has no dedicated error for the CPU."""
+    """Whether an error means out of memory; PyTorch has no own error for the CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -85,7 +85,10 @@ def batch_tokens(batch: Batch, rows: Sequence[list[int]]) -> int:
 
 
 class _Planner:
-    """Builds a plan; `low` to `high` is a range of prompts in lexicographic order that share a prefix."""
+    """Builds a plan over prompts in lexicographic order.
+
+    `low` to `high` is a range of prompts in that order that share a prefix.
+    """
 
     def __init__(self, rows: Sequence[list[int]], limits: Limits) -> None:
         self._rows = rows
@@ -97,7 +100,7 @@ class _Planner:
         self._limits = limits
 
     def branches(self, low: int, high: int, start: int, depth: int = 0) -> Plan:
-        """Plan a range of prompts whose first `start` tokens have been run, `depth` forks below the root."""
+        """Plan a range of prompts, `depth` forks down, with `start` tokens already run."""
         if self._fits(low, high, start):
             return [Batch(self._order[low:high], start, packed=True)]
         common = min(self._shared[low + 1 : high])
@@ -111,9 +114,10 @@ class _Planner:
         return self._merged(self._forks(low, high, common), start, depth)
 
     def filled(self, plan: Plan) -> Plan:
-        """Merge batches: each one, largest first, joins the fullest batch with room for it.
+        """Merge batches so that fewer are run.
 
-        This is "best fit decreasing" (Johnson 1973, "Near-Optimal Bin Packing Algorithms").
+        Each batch, largest first, joins the fullest batch with room for it. This is "best fit decreasing" (Johnson
+        1973, "Near-Optimal Bin Packing Algorithms").
         """
         passes: list[Batch] = []
         room: list[tuple[int, int]] = []  # (tokens that still fit, index of the batch), ascending
@@ -161,7 +165,7 @@ class _Planner:
         return self._limits.allow(high - low, self._tokens(low, high, start))
 
     def _tokens(self, low: int, high: int, start: int) -> int:
-        """Number of tokens to run for the range, shared ones counted once and those before `start` not at all."""
+        """Number of tokens to run for the range from `start`, shared ones counted once."""
         return self._lengths[low] - start + self._fresh[high] - self._fresh[low + 1]
 
 

@@ -1,4 +1,4 @@
-"""Prepare a capture: render, tokenize, check and count its prompts before the first forward pass."""
+"""Prepare a capture: render, tokenize, check and count its prompts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ class HeldPrompts:
     factors: list[Factors]
 
     def part(self, start: int, count: int) -> HeldPrompts:
-        """A slice of `count` prompts from prompt `start`, which must be the first of a pair if there are pairs."""
+        """A slice of `count` prompts, beginning at `start`.
+
+        For pairs, `start` must be the first prompt of a pair.
+        """
         return HeldPrompts(self.prompts[start : start + count], self.factors[start // 2 : (start + count) // 2])
 
 

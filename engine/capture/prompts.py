@@ -104,7 +104,7 @@ def _name(label: str, text: str) -> str:
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], rendered: bool) -> list[list[int]]:
-    """Token ids of each text; encoded in bulk, so that the tokenizer can use all CPU cores."""
+    """Token ids of each text, encoded in bulk to use all CPU cores."""
     beginning = str(tokenizer.bos_token or "")
     whole = [rendered or (bool(beginning) and text.startswith(beginning)) for text in texts]
     rows: list[list[int]] = [[] for _ in texts]
@@ -135,7 +135,7 @@ def _require_embedded(
     rows: Sequence[list[int]],
     largest: int,
 ) -> None:
-    """Refuse token ids without an embedding, which tokens added only to the tokenizer have."""
+    """Refuse token ids without an embedding, as of tokens added to the tokenizer."""
     embedded = _embedded_tokens(model)
     if embedded is None or largest < embedded:
         return
@@ -160,7 +160,7 @@ def _embedded_tokens(model: PreTrainedModel) -> int | None:
 
 
 def longest_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Maximum number of tokens of a prompt, from the model's positions or else its tokenizer."""
+    """Maximum tokens of a prompt, from the model's positions or its tokenizer."""
     positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     return int(positions or tokenizer.model_max_length)
 

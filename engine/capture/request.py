@@ -1,4 +1,4 @@
-"""The request for one capture: what to run, what to keep, how to run it, where to save it."""
+"""The request for one capture: what to run and keep, how, and where to save it."""
 
 from __future__ import annotations
 

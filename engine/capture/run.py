@@ -1,4 +1,4 @@
-"""Run tokenized prompts through the model in batches and return their states in the caller's order."""
+"""Run tokenized prompts in batches and return their states in order."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def run_capture(
 def run_batches(
     model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings, progress: Progress = untold
 ) -> Iterator[PassStates]:
-    """Run prompts and yield the states of each batch, without holding everything in memory.
+    """Run prompts and yield each batch, without holding everything in memory.
 
     Args:
         model: A checked model.
@@ -106,7 +106,7 @@ def run_batches(
 
 
 def _require_unchanged(model: PreTrainedModel, blocks: Blocks, settings: Settings) -> None:
-    """Refuse a model that changed since the capture started, possibly before an earlier shard."""
+    """Refuse a model that changed since the capture started."""
     with turn_of(blocks.decoder):
         if take_snapshot(model) != settings.snapshot:
             raise CaptureError(
@@ -132,7 +132,10 @@ def _read(model: PreTrainedModel, blocks: Blocks, settings: Settings, tokens: To
 
 
 def _require_usable(batch: PassStates, prompts: Sequence[TokenizedPrompt]) -> None:
-    """Refuse states that are not finite or all zero; check single prompts only if the whole layer fails."""
+    """Refuse states that are not finite or all zero.
+
+    Prompts are checked one by one only if a check of the whole layer fails.
+    """
     for layer, states in batch.layers.items():
         largest = states.abs().amax(dim=-1)  # NaN if any value is NaN
         if bool((torch.isfinite(largest) & (largest > 0)).all()):

@@ -20,7 +20,9 @@ _PART = re.compile(r"(-?\d{1,9})(?:-(-?\d{1,9}))?")
 
 
 def recommended_layers(num_layers: int) -> list[int]:
-    """The middle layers, where concepts tend to be: floor(0.45 n) to floor(0.85 n) inclusive.
+    """The middle layers, where concepts tend to be represented.
+
+    These are floor(0.45 n) to floor(0.85 n), inclusive, for n layers.
 
     Example:
         >>> recommended_layers(30)[0], recommended_layers(30)[-1]

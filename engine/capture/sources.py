@@ -1,4 +1,4 @@
-"""Iterate over the prompts or pairs of a request, from memory, a file or a concept."""
+"""Iterate over the prompts or pairs of a request."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class PromptSource:
-    """Rendered prompts, which can be read more than once and must not change in between.
+    """Rendered prompts, read more than once, which must not change in between.
 
     Attributes:
         name: Name of their file or concept.
@@ -76,7 +76,10 @@ class PromptSource:
         return cls("prompts", lambda: (Item((text,)) for text in texts), rendered=request.rendered)
 
     def at(self, moment: str | None) -> PromptSource:
-        """The same prompts rendered for a given time; unchanged if the chat template reads no clock."""
+        """The same prompts rendered for a given time.
+
+        Returns the source unchanged if the chat template reads no clock.
+        """
         if self.moment is None or self.render_again is None or moment in (None, self.moment):
             return self
         return self.render_again(str(moment))

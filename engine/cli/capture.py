@@ -1,4 +1,4 @@
-"""`layerscope capture`: run prompts or a concept through a model and save hidden states."""
+"""`layerscope capture`: run prompts or a concept and save hidden states."""
 
 import os
 from dataclasses import replace
@@ -197,7 +197,10 @@ def capture(
 def _source(
     prompt: list[str] | None, concept: str | None, pairs: Path | None, prompts: Path | None, *, whole: bool
 ) -> Source:
-    """The source to capture; with `whole`, read all pairs of a file to find errors before the model is loaded."""
+    """The source to capture.
+
+    With `whole`, all pairs of a file are read, to find errors before the model is loaded.
+    """
     given = [bool(prompt), bool(concept), bool(pairs), bool(prompts)].count(True)
     if given != 1:
         raise RequestError(
@@ -218,7 +221,7 @@ def _source(
 
 
 def _require_shards(request: CaptureRequest, processes: Processes) -> None:
-    """Refuse options that need shards for a capture that is saved as one file, and the reverse."""
+    """Refuse options that conflict with saving as one file or as shards."""
     listed = isinstance(request.source, str | tuple)
     if request.shards and listed:
         raise RequestError("prompts given with --prompt cannot be saved as shards", expected="--prompts FILE")

@@ -68,7 +68,7 @@ def installed_commands(called: str = "") -> Iterator[Command]:
 
 
 def _entry_points() -> list[EntryPoint]:
-    """Entry points of installed packages; in a checkout that is not installed, those in its pyproject.toml."""
+    """Entry points of installed packages, or of a checkout that is not installed."""
     found = [*entry_points(group=GROUP)]
     project = Path(__file__).parents[2] / "pyproject.toml"
     if not found and project.is_file():
@@ -126,7 +126,7 @@ class Output:
             ) from error
 
     def _abandon(self) -> None:
-        """Redirect the buffer to the null device, because Python would try to write it again at exit."""
+        """Discard the buffer, because Python would try to write it again at exit."""
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
@@ -143,7 +143,7 @@ def standard_output() -> Iterator[None]:
 
 
 def _closed() -> TextIO:
-    """A replacement for a standard output that was closed at start; writing to it fails.
+    """A replacement for a closed standard output; writing to it fails.
 
     It occupies the file descriptor, so that no other file is opened as standard output.
     """
@@ -183,7 +183,10 @@ class Narrator:
 
     @contextmanager
     def steps(self) -> Iterator[Steps]:
-        """Show a progress bar for consecutive steps, and the engine's log; yields the `Steps` callback."""
+        """Show a progress bar for consecutive steps, and the engine's log.
+
+        Yields the `Steps` callback.
+        """
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -208,7 +211,7 @@ class Narrator:
 
 
 def print_data(data: RenderableType) -> None:
-    """Print data to stdout: in color on a terminal, plain and 80 columns wide otherwise."""
+    """Print data to stdout: colored on a terminal, else plain and 80 columns wide."""
     Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False).print(data)
 
 

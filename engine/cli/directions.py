@@ -1,4 +1,4 @@
-"""`layerscope directions` and `layerscope read`: extract directions, and project texts onto them."""
+"""`layerscope directions` and `layerscope read`: extract and apply directions."""
 
 from dataclasses import replace
 from functools import partial
@@ -52,7 +52,7 @@ def directions(
     store: Store = DEFAULT_STORE,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace existing directions of that name.")] = False,
 ) -> None:
-    """Extract the direction of a contrast at every layer and save it next to the capture."""
+    """Extract and save the direction of a contrast at every layer."""
     from engine.stats.direction import extract_directions
     from engine.store.directions import leading_layer, save_directions
     from engine.store.read import load_contrast

@@ -1,4 +1,4 @@
-"""Entry point of the command line: find the command, run it, and turn errors into exit codes."""
+"""Entry point of the command line; turns errors into exit codes."""
 
 import io
 import signal
@@ -25,8 +25,8 @@ _HELP = """Find where in a language model a concept lives.
   layerscope list
   layerscope visualize activations/smollm2_honesty.pt --output honesty.png
 
-[bold]Exit codes[/bold]: 0 success, 1 bug, 2 invalid argument, 3 model error, 4 prompt or state
-error, 5 store error, 6 output error, 130 interrupted, 141 broken pipe.
+[bold]Exit codes[/bold]: 0 success, 1 bug, 2 invalid argument, 3 model error, 4 prompt or
+state error, 5 store error, 6 output error, 130 interrupted, 141 broken pipe.
 """
 
 # Module of each command. A module is imported only to run one of its commands, or to list all of them.
@@ -63,7 +63,10 @@ def build_app(called: str = "") -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command line: print user errors as one paragraph, and bugs with their traceback."""
+    """Run the command line.
+
+    User errors are printed as one paragraph, bugs with their traceback.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # print ? for characters that the encoding lacks
@@ -101,7 +104,10 @@ def _run(arguments: list[str]) -> None:
 
 
 def _require_utf8(arguments: list[str]) -> None:
-    """Refuse arguments that are not UTF-8: Python passes them as lone surrogates, which cannot be saved or printed."""
+    """Refuse arguments that are not UTF-8.
+
+    Python passes them as lone surrogates, which cannot be saved or printed.
+    """
     for number, argument in enumerate(arguments, start=1):
         try:
             argument.encode()

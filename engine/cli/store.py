@@ -21,7 +21,7 @@ from engine.store.record import encode_record
 
 
 def print_models(*, as_json: bool) -> None:
-    """Print the model aliases with layers, size, source, and whether each loads without a download."""
+    """Print the model aliases: layers, size, source, and whether they are local."""
     listings = list_models()
     if as_json:
         print_json(msgspec.json.format(msgspec.json.encode(listings)))

@@ -1,4 +1,4 @@
-"""`layerscope visualize`: plot the layers of a capture, or the classes at one layer."""
+"""`layerscope visualize`: plot layers, or the classes at one layer."""
 
 from functools import partial
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Store captures in a folder: one `NAME.pt` or a folder of shards, and a `NAME.json` record.
+"""Save, load and manage the captures of a store.
 
-Writes are atomic. Reading runs no code from a file.
+A store is a folder; each capture is a `NAME.pt` or a folder of shards, and a `NAME.json` record. Writes are atomic, and
+reading runs no code from a file.
 """

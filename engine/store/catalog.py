@@ -1,4 +1,4 @@
-"""List the captures of a store from their JSON records, damaged captures included; loads no torch."""
+"""List the captures of a store from their JSON records; loads no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +82,10 @@ def show_capture(name: str | Path, *, store: str | Path | None = None) -> Captur
 
 
 def unfinished_saves(store: str | Path) -> list[Path]:
-    """List the temporary files of killed saves: hidden, never read, safe to delete when no save is running."""
+    """List the temporary files of killed saves.
+
+    They are hidden, never read, and safe to delete when no save is running.
+    """
     folder = user_path(store)
     return sorted([*folder.glob(f".*{UNFINISHED}"), *folder.glob(f"*/.*{UNFINISHED}")])
 
@@ -106,7 +109,10 @@ def missing_part(paths: CapturePaths, size: int | None) -> str:
 
 
 def shard_files(paths: CapturePaths) -> list[Path]:
-    """List the complete shards of a capture, in prompt order; shards still being written have hidden names."""
+    """List the complete shards of a capture, in prompt order.
+
+    Shards that are still being written have hidden names.
+    """
     return sorted(paths.shards.glob(f"[0-9]*{SHARD}"))
 
 
@@ -120,7 +126,7 @@ def _missing_shards(paths: CapturePaths, size: int | None) -> str:
 
 
 def _capture_of(path: Path) -> str:
-    """The name of the capture that a path in the store belongs to; empty if it belongs to none."""
+    """The name of the capture that a path in the store belongs to; empty if none."""
     if path.name.startswith("."):
         return ""
     if path.suffix in {".pt", ".json"}:

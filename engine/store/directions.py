@@ -1,4 +1,4 @@
-"""Save and load directions: one safetensors file with vectors as tensors and metadata in the header."""
+"""Save and load directions as safetensors files, with metadata in the header."""
 
 from __future__ import annotations
 
@@ -152,14 +152,14 @@ def find_directions(
 
 
 def leading_layer(name: Path, among: Container[int]) -> int | None:
-    """The layer that ranks first in a capture; None without a record, a ranking or a direction there."""
+    """The top-ranked layer of a capture; None without a ranking or direction."""
     ranking = show_capture(name)["ranking"] if locate(name).record.exists() else None
     first = ranking["layers"][0]["layer"] if ranking else None
     return first if first in among else None
 
 
 def read_header(path: Path) -> DirectionsHeader:
-    """Read the header of a directions file: everything but the vectors; needs no torch.
+    """Read the header of a directions file, without the vectors; loads no torch.
 
     Raises:
         StoreError: The file does not exist, is damaged, or was written by another version of layerscope.

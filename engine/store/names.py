@@ -20,7 +20,7 @@ _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{_LONGEST - 1}}}")
 
 @dataclass(frozen=True)
 class CapturePaths:
-    """The files of one capture: its JSON record, and its tensors as one file or a folder of shards."""
+    """Paths of one capture: the JSON record, and tensors as one file or as shards."""
 
     store: Path
     name: str
@@ -116,9 +116,9 @@ def require_free(paths: CapturePaths, *, force: bool, resume: bool = False) -> N
 
 
 def default_name(model_alias: str, concept: str) -> str:
-    """The default capture name: `{model}_{concept}`, invalid characters replaced by hyphens.
+    """The default capture name: `{model}_{concept}`.
 
-    A part with no valid characters becomes "model" or "capture".
+    Invalid characters are replaced by hyphens. A part with no valid characters becomes "model" or "capture".
 
     Example:
         >>> default_name("smollm2", "honesty"), default_name("_mine", "誠実")

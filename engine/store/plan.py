@@ -1,4 +1,7 @@
-"""The manifest of a capture in shards: written before the first shard and checked before resuming; loads no torch."""
+"""The manifest of a capture in shards; loads no torch.
+
+It is written before the first shard, and compared with the request before resuming.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ def read_plan(path: Path) -> ShardPlan:
 
 
 def require_same_plan(paths: CapturePaths, wanted: ShardPlan) -> None:
-    """Refuse to resume a capture with different settings, which would mix two captures.
+    """Refuse to resume a capture with different settings, which would mix two.
 
     Raises:
         StoreError: The requested settings differ from the saved plan; the message lists the differences.
@@ -87,7 +90,10 @@ def plan_changes(saved: ShardPlan, wanted: ShardPlan) -> list[str]:
 
 
 def _known_by(name: str, value: Any) -> Any:  # noqa: ANN401 - what JSON can hold
-    """The part of a value to compare: only the type of a device, because each process of a capture has its own GPU."""
+    """The part of a value to compare.
+
+    Of a device only the type is compared, because each process of a capture has its own GPU.
+    """
     return str(value).partition(":")[0] if name == "provenance.device" else value
 
 
@@ -106,7 +112,7 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:  # noqa: ANN401 - walks
 
 
 def remove_shards(paths: CapturePaths) -> list[Path]:
-    """Delete the shards of a capture, then its plan; keep all other files in the folder.
+    """Delete the shards of a capture, then its plan; keep all other files.
 
     Args:
         paths: Files of the capture. A folder without a layerscope plan is left alone.

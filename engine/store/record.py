@@ -122,7 +122,7 @@ def _texts(prompts: list[ActivationData]) -> list[str]:
 
 
 def encode_record(record: CaptureRecord) -> bytes:
-    """Encode a record as indented, readable JSON; NaN, which JSON cannot hold, becomes null."""
+    """Encode a record as indented, readable JSON, with NaN as null."""
     return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
 
 

@@ -1,4 +1,4 @@
-"""Start or resume a capture in shards, and write its record when all shards are saved."""
+"""Start or resume a capture in shards, and write its record at the end."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _start(paths: CapturePaths, plan: ShardPlan, *, force: bool) -> None:
 
 
 def _with_saved_budget(settings: Settings, paths: CapturePaths) -> Settings:
-    """Settings with the token budget in the saved plan, because free memory changes between runs."""
+    """Settings with the saved token budget, as free memory changes between runs."""
     if not paths.plan.exists():
         return settings
     tokens = read_plan(paths.plan)["provenance"].get("token_budget", settings.limits.tokens)
@@ -135,7 +135,10 @@ def _with_saved_budget(settings: Settings, paths: CapturePaths) -> Settings:
 
 
 def time_begun(paths: CapturePaths) -> str | None:
-    """The time passed to the chat template when the capture started; None if not started or if it reads no clock."""
+    """The time passed to the chat template when the capture started.
+
+    None if the capture has not started or the template reads no clock.
+    """
     return read_plan(paths.plan)["provenance"].get("template_time") if paths.plan.exists() else None
 
 

@@ -1,4 +1,4 @@
-"""Capture into a store: as one file if the states fit in memory, else as resumable shards."""
+"""Capture into a store, as one file or as resumable shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run the missing shards of a plan, one at a time, each written while the next one is run."""
+"""Run the missing shards of a plan, writing each while the next one is run."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class ShardRun:
         self.progress(total, total)
 
     def _parts(self) -> Iterator[tuple[int, Callable[[], HeldPrompts]]]:
-        """Yield the number of each shard's first prompt, and a function that returns its tokenized prompts."""
+        """Yield each shard's first prompt number, and a function that gets its prompts."""
         size, prepared = self.plan["shard_prompts"], self.prepared
         source, held = prepared.source, prepared.held
         items = source.items() if held is None else iter(())
@@ -169,7 +169,7 @@ def _texts(shards: list[Shard]) -> Iterator[str]:
 
 
 def _statistics(shards: list[Shard], layers: list[int], data: ContrastData | None) -> list[LayerRow]:
-    """Statistics of each layer, from the sums saved in the shards, added in prompt order."""
+    """Statistics of each layer, from the sums in the shards, added in prompt order."""
     totals = {layer: StateSums() for layer in layers}
     for shard in shards:
         for layer, part in shard.sums.items():
@@ -178,7 +178,7 @@ def _statistics(shards: list[Shard], layers: list[int], data: ContrastData | Non
 
 
 def _wrong_pairs(data: ContrastData, sides: list[SideSummary]) -> list[NumberedPair]:
-    """The misordered pairs listed for any layer that are not among the first `_SHOWN` pairs."""
+    """The misordered pairs of all layers that are not among the first `_SHOWN` pairs."""
     named = sorted({wrong["pair"] for summary in sides for wrong in summary["wrong"] if wrong["pair"] >= _SHOWN})
     factors = data.get("factors")
     return [

@@ -50,7 +50,7 @@ class Shard:
     layers: list[int]
 
     def states(self, layer: int) -> Tensor:
-        """States of a layer, `(kept tokens of all prompts, hidden)`, memory-mapped and read on access.
+        """States of a layer, `(kept tokens of all prompts, hidden)`, memory-mapped.
 
         Raises:
             RequestError: The layer was not captured.
@@ -60,7 +60,7 @@ class Shard:
 
     @property
     def kept(self) -> list[int]:
-        """Number of kept tokens of each prompt, as `torch.split` needs them to split `states`."""
+        """Number of kept tokens of each prompt, for `torch.split` of the states."""
         return [int(number) for number in self._read("kept")]
 
     @property
@@ -86,7 +86,7 @@ class Shard:
 
     @property
     def sums(self) -> dict[int, StateSums]:
-        """Layer to the sums of its states, to be merged into statistics of the whole capture."""
+        """Layer to the sums of its states, for statistics of the whole capture."""
         return {layer: StateSums(*row) for layer, row in zip(self.layers, self._read("sums").tolist(), strict=True)}
 
     def _read_texts(self, name: str) -> list[str]:
@@ -298,7 +298,7 @@ def mapped_contrast(shards: list[Shard], num_layers: int, concept: str | None) -
 
 
 def mapped_prompts(shards: list[Shard], num_layers: int) -> ActivationData:
-    """The prompts in a set of shards as one left-padded batch, with states read on access.
+    """The prompts in a set of shards as one left-padded batch, read on access.
 
     Args:
         shards: All shards of the capture, in order.

@@ -1,4 +1,4 @@
-"""Summarize, filter and sort the captures of a large store; loads neither torch nor numpy."""
+"""Summarize, filter and sort captures quickly; loads neither torch nor numpy."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class CaptureSummary:
 
     @property
     def complaint(self) -> str:
-        """Why the capture is unusable, as a sentence that says "damaged" only if it is not just unfinished."""
+        """Why the capture is unusable, as a sentence: unfinished or damaged."""
         if self.problem.startswith(UNFINISHED_SHARDS):
             return f"{self.name} is {self.problem}"
         return f"{self.name} is damaged: {self.problem}" if self.problem else ""
@@ -112,7 +112,9 @@ _HEAD = msgspec.json.Decoder(_Head)
 
 
 def stamp_store(store: str | Path) -> list[Stamp]:
-    """List the captures of a store by modification time, newest first, without reading them.
+    """List the captures of a store by modification time, newest first.
+
+    The captures are not read.
 
     Args:
         store: The store folder; a missing folder counts as empty.

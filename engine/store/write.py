@@ -89,7 +89,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - walks dictionaries, lists and tensors alike
-    """Keep only the how-to's dictionaries, and clone tensors that are views of larger storage."""
+    """Keep only the how-to's dictionaries, and clone views of larger tensors."""
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items() if key not in _ONLY_IN_RECORD}
     if isinstance(value, list):
@@ -102,7 +102,7 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - walks dictionaries, lists and t
 
 @contextmanager
 def _unfinished(final: Path) -> Iterator[Path]:
-    """A hidden temporary file next to the final path, deleted on exit unless it was renamed."""
+    """A hidden temporary file next to the final path, deleted unless renamed."""
     path = final.with_name(f".{final.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
         yield path
