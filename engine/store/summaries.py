@@ -141,7 +141,7 @@ def stamp_store(store: str | Path) -> list[Stamp]:
         raise StoreError(
             f"the store {store} cannot be read: {error.strerror}",
             expected="a folder of captures",
-            next_step="name another folder, or ask its owner for read permission",
+            next_step="name another folder, or ask its owner for permission to read it",
         ) from error
     return sorted((Stamp(name, when) for name, when in changed.items()), key=lambda stamp: (-stamp.changed, stamp.name))
 
