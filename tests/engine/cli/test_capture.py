@@ -161,7 +161,7 @@ def test_quiet_says_nothing_in_a_process_of_its_own(layerscope: Program) -> None
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_shared_beginnings_are_run_once_unless_told_otherwise(layerscope: Program, tiny_folder: Path) -> None:
+def test_shared_prefixes_are_run_once_by_default(layerscope: Program, tiny_folder: Path) -> None:
     for name, more in (("once", ()), ("each", ("--no-prefix-reuse",))):
         prompts = [word for end in ("w9", "w10 w11", "w12") for word in ("--prompt", f"w3 w4 w5 w6 w7 w8 {end}")]
         result = layerscope("capture", "--model", str(tiny_folder), *prompts, "--output", name, *more)
@@ -171,7 +171,7 @@ def test_shared_beginnings_are_run_once_unless_told_otherwise(layerscope: Progra
     made = [json.loads((layerscope.folder / f"{name}.json").read_text())["provenance"] for name in ("once", "each")]
     assert [provenance["prefix_reuse"] for provenance in made] == ["on", "off"]
     shown = [" ".join(layerscope("show", name, "--store", ".").stdout.split()) for name in ("once", "each")]
-    assert ["shared beginnings once" in text for text in shown] == [True, False]
+    assert ["prefix sharing" in text for text in shown] == [True, False]
     assert all("batches of 512 tokens" in text for text in shown)
 
 

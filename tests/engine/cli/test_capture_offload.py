@@ -55,7 +55,7 @@ def test_a_file_of_prompts_from_the_disk(layerscope: Program, tiny_folder: Path)
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--max-memory", "1GB"), "--max-memory is for --device-map. Next: add --device-map auto"),
+        (("--max-memory", "1GB"), "--max-memory needs --device-map. Next: add --device-map auto"),
         (("--device-map", "auto", "--max-memory", "lots"), "'lots' is no size"),
         (("--device-map", "auto", "--max-memory", "gpu=1GB"), "no place 'gpu'"),
         (("--device-map", "auto", "--max-memory", "99=1GB"), "no GPU 99"),
