@@ -202,7 +202,7 @@ class Passes:
         return _Past(cache, [*past.kept, _Trunk(first, len(wanted), rows)] if len(wanted) else past.kept)
 
     def _start_batch(self, batch: Batch, past: _Past) -> Iterator[_Pending]:
-        """Start a batch; out of memory, halve it and all later ones of that size."""
+        """Start a batch; halve it, and later ones of that size, if memory runs out."""
         waiting = [batch]
         while waiting:
             batch = waiting.pop()
@@ -280,5 +280,5 @@ def _with_past(states: Rows, spans: Sequence[tuple[int, int]], own: Sequence[int
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error means out of memory; PyTorch has no own error for the CPU."""
+    """Whether an error means out of memory; PyTorch has no error type for the CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

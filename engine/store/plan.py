@@ -56,7 +56,7 @@ def read_plan(path: Path) -> ShardPlan:
 
 
 def require_same_plan(paths: CapturePaths, wanted: ShardPlan) -> None:
-    """Refuse to resume a capture with different settings, which would mix two.
+    """Refuse to resume a capture with different settings.
 
     Raises:
         StoreError: The requested settings differ from the saved plan; the message lists the differences.
