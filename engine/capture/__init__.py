@@ -1,1 +1,1 @@
-"""Capture: which layers and positions, how prompts are tokenized and batched, and the run itself."""
+"""Capture hidden states: prepare prompts, plan batches and run the model."""

@@ -1,4 +1,4 @@
-"""Capture prompts and pairs in memory: the how-to's functions, and the one that they all call."""
+"""Capture prompts, pairs and concepts in memory."""
 
 from __future__ import annotations
 
@@ -37,35 +37,34 @@ def capture_activations(
     prefix_reuse: bool = True,
     progress: Progress | None = None,
 ) -> ActivationData:
-    """Capture hidden states of one prompt or several: the residual stream after each block, unless told otherwise.
+    """Capture hidden states of one or more prompts, by default the residual stream.
 
     Args:
-        model: From `load_model_and_tokenizer`, or any causal language model of transformers. It is left unchanged.
+        model: From `load_model_and_tokenizer`, or any causal language model of transformers. It is not modified.
         tokenizer: Its tokenizer.
-        prompt: A text, taken as it is: no chat template is applied. Or several: a list, tuple, array, Series or
-            generator of texts.
+        prompt: One text, or a list, tuple, array, Series or generator of texts. No chat template is applied.
         layers: See `parse_layers`; None for all.
-        use_hooks: Stop each forward pass after the last requested layer; the states are the same bits. Sites other
-            than `resid_post` are always read this way.
-        rendered: Whether the text went through a chat template and so holds its special tokens.
-        site: What to read: `resid_post`, the residual stream after a block, before any final norm; `resid_pre`, the
-            stream that the block receives; `attn_out` and `mlp_out`, the attention output and the MLP output, which
-            are added to the stream. Two sites have no layers and are stored under the adjoining block, the first or
-            the last: `embed`, the input of block 0, and `final_norm`, the output of the final norm.
+        use_hooks: Stop each forward pass after the last requested layer; the states are bit-identical. Sites other than
+            `resid_post` are always read this way.
+        rendered: Whether the text went through a chat template and already contains special tokens.
+        site: What to read. `resid_post`: the residual stream after a block, before any final norm. `resid_pre`: the
+            residual stream before a block. `attn_out` and `mlp_out`: the attention output and the MLP output, as added
+            to the residual stream. `embed`, the input of block 0, and `final_norm`, the output of the final norm, have
+            no layers; they are stored under the first and the last block.
         positions: See `parse_positions`.
-        batch_size: Maximum number of prompts in a forward pass, None for as many as run well; 1 for states that do not
-            depend on the shapes of other prompts.
-        prefix_reuse: Run shared prefixes once, where the model allows it.
+        batch_size: Maximum number of prompts in a forward pass; None for as many as the token budget allows. With 1,
+            states do not depend on the shapes of other prompts.
+        prefix_reuse: Run shared prefixes once, if the model allows it.
         progress: Called with the number of finished prompts and their total.
 
     Returns:
         States of shape `(batch, kept tokens, hidden)` for each layer, on the CPU, in the model's dtype (float32 for
-        means); `[:, -1, :]` is the last kept token.
+        means). `[:, -1, :]` is the last kept token.
 
     Raises:
-        RequestError: A site, layers or positions that do not exist.
-        CaptureError: A prompt that is no text, empty or too long, or unusable states.
-        ModelError: The model fails the check, or does not have the site.
+        RequestError: The site, layers or positions do not exist.
+        CaptureError: A prompt is not a text, is empty or is too long, or states are not finite or all zero.
+        ModelError: The model fails the load check, or does not have the site.
 
     Example:
         >>> model, tokenizer, config = load_model_and_tokenizer("smollm2")
@@ -101,19 +100,19 @@ def capture_contrastive_activations(
     prefix_reuse: bool = True,
     progress: Progress | None = None,
 ) -> ContrastData:
-    """Capture pairs of prompts: the first positive with the first negative, and so on.
+    """Capture pairs of positive and negative prompts, paired in order.
 
     Args:
         model: See `capture_activations`.
         tokenizer: Its tokenizer.
-        positive_prompts: Texts of the positive class, taken as they are: a list, array, Series or generator.
-        negative_prompts: As many texts of the negative class.
+        positive_prompts: Texts of the positive class: a list, array, Series or generator. No chat template is applied.
+        negative_prompts: The same number of texts of the negative class.
         layers: See `parse_layers`; None for all.
         use_hooks: Stop each forward pass after the last requested layer.
-        factors: Persona, template and topic of each pair, for statistics that hold one of them out.
+        factors: Persona, template and topic of each pair, for leave-one-group-out statistics.
         site: See `capture_activations`.
         positions: See `parse_positions`.
-        batch_size: Maximum number of prompts in a forward pass, None for as many as run well.
+        batch_size: Maximum number of prompts in a forward pass; None for as many as the token budget allows.
         prefix_reuse: See `capture_activations`.
         progress: Called with the number of finished prompts and their total.
 
@@ -121,10 +120,10 @@ def capture_contrastive_activations(
         One capture per prompt, each of shape `(1, kept tokens, hidden)` at each layer.
 
     Raises:
-        CaptureError: The classes differ in length, are empty or hold the same prompts, a pair holds one prompt
-            twice, or a prompt cannot be captured.
-        RequestError: A site, layers or positions that do not exist.
-        ModelError: The model fails the check, or does not have the site.
+        CaptureError: The classes differ in length, are empty or have identical prompts, a pair has two identical
+            prompts, or a prompt cannot be captured.
+        RequestError: The site, layers or positions do not exist.
+        ModelError: The model fails the load check, or does not have the site.
 
     Example:
         >>> data = capture_contrastive_activations(model, tokenizer, ["Be honest."], ["Be deceptive."], layers=[16])
@@ -159,32 +158,32 @@ def capture_from_concept(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ContrastData:
-    """Capture pairs of a concept, sampled evenly over its personas, templates and topics.
+    """Capture pairs of a concept, sampled evenly over personas, templates and topics.
 
-    Prompts go through the tokenizer's own chat template; a base model has none and gets plain text.
+    Prompts are rendered with the tokenizer's chat template; a base model has none and gets plain text.
 
     Args:
         model: See `capture_activations`.
         tokenizer: Its tokenizer.
-        concept: A name, the path of a `.toml` file, or a concept.
-        model_key: Short name of the model, for the record; the alias it was loaded by unless given.
+        concept: A name, the path of a `.toml` file, or a `Concept`.
+        model_key: Short name of the model, for the record; defaults to the alias it was loaded by.
         layers: See `parse_layers`; None for all.
         max_samples: Maximum number of pairs; None for every combination.
-        use_hooks: Stop each pass after the last layer wanted.
+        use_hooks: Stop each forward pass after the last requested layer.
         site: See `capture_activations`.
         positions: See `parse_positions`.
-        batch_size: Maximum number of prompts in a forward pass, None for as many as run well.
+        batch_size: Maximum number of prompts in a forward pass; None for as many as the token budget allows.
         prefix_reuse: See `capture_activations`.
         seed: Seed for sampling pairs.
         progress: Called with the number of finished prompts and their total.
 
     Returns:
-        As `capture_contrastive_activations`, with the factors of each pair.
+        The same as `capture_contrastive_activations`, with the factors of each pair.
 
     Raises:
-        RequestError: Unknown concept, site, layers or positions.
+        RequestError: The concept, site, layers or positions do not exist.
         CaptureError: A prompt cannot be captured.
-        ModelError: The model fails the check, or does not have the site.
+        ModelError: The model fails the load check, or does not have the site.
 
     Example:
         >>> data = capture_from_concept(model, tokenizer, "honesty", layers=[14, 15, 16], max_samples=5)
@@ -207,38 +206,38 @@ def capture_from_concept(
 
 
 def capture_in_memory(prepared: PreparedCapture, progress: Progress | None = None) -> CaptureData:
-    """Run a prepared capture and hold its states in memory.
+    """Run a prepared capture and return its states in memory.
 
     Args:
         prepared: From `prepare_capture`.
         progress: Called with the number of finished prompts and their total.
 
     Returns:
-        For one prompt its states; for several, one batch whose rows end together; for pairs, one capture per prompt,
-        each of shape `(1, kept tokens, hidden)` at each layer.
+        One prompt: its states. Several prompts: one left-padded batch. Pairs: one capture per prompt, each of shape
+        `(1, kept tokens, hidden)` at each layer.
 
     Raises:
-        CaptureError: States are not finite or all zero, or the model was changed meanwhile.
+        CaptureError: States are not finite or all zero, or the model was changed during the capture.
 
     Example:
         >>> prepared = prepare_capture(model, tokenizer, CaptureRequest(["Tell me a story"], layers=[16]))
         >>> capture_in_memory(prepared)["captured_layers"]
         [16]
     """
-    told = progress or untold
+    report = progress or untold
     data: CaptureData
     if prepared.source.pairs:
-        data = _pairs(prepared, told)
+        data = _pairs(prepared, report)
     elif isinstance(prepared.request.source, str):
-        data = run_capture(prepared.model, prepared.prompts().prompts, prepared.settings, told)[0]
+        data = run_capture(prepared.model, prepared.prompts().prompts, prepared.settings, report)[0]
     else:
-        data = _together(prepared, told)
+        data = _as_batch(prepared, report)
     data["provenance"] = prepared.provenance(prepared.settings)
     return data
 
 
 def _pairs(prepared: PreparedCapture, progress: Progress) -> ContrastData:
-    """Both classes in one run: the prompts of a pair are alike in length and so meet in the same batch."""
+    """Capture both classes in one run, so that prompts of a pair share a batch."""
     held = prepared.prompts()
     captured = run_capture(prepared.model, held.prompts, prepared.settings, progress)
     data = ContrastData(
@@ -253,8 +252,8 @@ def _pairs(prepared: PreparedCapture, progress: Progress) -> ContrastData:
     return data
 
 
-def _together(prepared: PreparedCapture, progress: Progress) -> ActivationData:
-    """Several prompts as one batch whose rows end together, zeros in front of the shorter ones."""
+def _as_batch(prepared: PreparedCapture, progress: Progress) -> ActivationData:
+    """Capture several prompts as one batch, left-padded with zeros."""
     prompts, settings = prepared.prompts().prompts, prepared.settings
     states = capture_stacked(prepared.model, prompts, settings, progress)
     ids = [prompt.ids for prompt in prompts]

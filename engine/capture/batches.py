@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-_FEWEST_TOKENS = 2  # of a prompt: those that share nearly all their tokens would else all come at once
+_FEWEST_TOKENS = 2  # per prompt; bounds batches of prompts that share nearly all their tokens
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much goes through the model at once.
+    """Maximum size of a batch.
 
     Attributes:
-        tokens: Most tokens in one forward pass, padding included; a longer prompt goes alone.
-        prompts: Most prompts, None for as many as the tokens allow, which is one for two of them at most.
+        tokens: Token budget of a forward pass, padding included; a longer prompt gets its own batch.
+        prompts: Maximum number of prompts; None for half the token budget.
     """
 
     tokens: int
     prompts: int | None = None
 
     def allow(self, prompts: int, tokens: int) -> bool:
-        """Whether so many prompts, of so many tokens in all, may go together."""
+        """Whether a batch may have this many prompts and this many tokens in total."""
         return prompts == 1 or (tokens <= self.tokens and prompts <= (self.prompts or self.tokens // _FEWEST_TOKENS))
 
 
@@ -41,9 +41,9 @@ class Batch:
     """Prompts of one forward pass.
 
     Attributes:
-        prompts: Their places in the list of all prompts.
-        start: How many of their first tokens have been run before; the same in all of them.
-        packed: Whether they share one row, each common beginning once, or have a padded row each.
+        prompts: Their indices in the list of all prompts.
+        start: Number of leading tokens already run; the same for all prompts.
+        packed: Whether the prompts are packed into one row with each shared prefix once, or padded to one row each.
     """
 
     prompts: list[int]
@@ -51,20 +51,20 @@ class Batch:
     packed: bool = False
 
     def halves(self) -> list[Batch]:
-        """The same prompts in two passes."""
+        """Split the batch in two."""
         middle = len(self.prompts) // 2
         return [Batch(part, self.start, self.packed) for part in (self.prompts[:middle], self.prompts[middle:])]
 
 
 def sorted_batches(lengths: Sequence[int], limits: Limits) -> list[Batch]:
-    """Group prompts of similar length, so that little is computed on padding.
+    """Group prompts of similar length into batches with little padding.
 
     Args:
         lengths: Number of tokens of each prompt.
-        limits: What may go together.
+        limits: Maximum size of a batch.
 
     Returns:
-        Batches of padded rows, the longest prompts first, so that memory runs out at once or not at all.
+        Padded batches, longest prompts first, so that memory runs out in the first batch or not at all.
 
     Example:
         >>> [batch.prompts for batch in sorted_batches([3, 9, 4, 8], Limits(18))]
@@ -81,22 +81,23 @@ def sorted_batches(lengths: Sequence[int], limits: Limits) -> list[Batch]:
 
 log = logging.getLogger(__name__)
 
-# Enough for matrix products to be at their best; more would fall out of the caches of a CPU.
+# Enough tokens for matrix products to reach full speed; more would not fit in CPU caches.
 _RUN_WELL = {"cpu": 512}
 _RUN_WELL_ON_GPU = 4096
-_OFFLOADED = 8  # times as many, where every pass fetches the weights anew
+_OFFLOADED = 8  # factor for offloaded models, which load their weights again in every forward pass
 _FEWEST = 64
-_SHARE = 4  # a quarter of what is free: states that are kept, and other processes, want some too
+_SHARE = 4  # a forward pass may use 1/4 of the free memory, leaving room for kept states and other processes
 
 
 def token_budget(model: PreTrainedModel) -> int:
-    """Most tokens in one forward pass; a longer prompt goes alone.
+    """Choose the token budget of a forward pass for a model and its device.
 
     Args:
         model: A checked model.
 
     Returns:
-        What runs well where the model is, or that halved until a pass takes no more than a quarter of the free memory.
+        The fastest number of tokens on that device, halved until a forward pass needs at most a quarter of the free
+        memory, but not below 64.
 
     Example:
         >>> token_budget(model)
@@ -108,19 +109,19 @@ def token_budget(model: PreTrainedModel) -> int:
     while tokens > _FEWEST and pass_bytes(model, tokens) > room:
         tokens //= 2
     if tokens < wanted:
-        log.info("little memory is free on %s: %d tokens at a time, not %d", device, tokens, wanted)
+        log.info("low memory on %s: token budget reduced from %d to %d", device, wanted, tokens)
     return tokens
 
 
 def pass_bytes(model: PreTrainedModel, tokens: int) -> int:
-    """About how much memory a forward pass takes beside the weights: more than most models need.
+    """Estimate the memory of a forward pass in bytes, without the weights.
 
-    A few dozen states a token, a mask in which each token has a row, and where attention is `eager` the scores of all
-    heads.
+    The estimate is more than most models need. It counts a few dozen states per token, a mask with one row per token
+    and, with `eager` attention, the attention scores of all heads.
 
     Args:
         model: A checked model.
-        tokens: How many run at once.
+        tokens: Number of tokens in the forward pass.
 
     Example:
         >>> pass_bytes(model, 512) < 60e6

@@ -1,4 +1,4 @@
-"""Estimate what a capture costs: exact counts before it is run, and on request the seconds, from a timed pass."""
+"""Estimate the size and duration of a capture."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from engine.runtime import main_memory
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_TIMED_TOKENS = 128  # in memory on a CPU: fewer would cost nearly as much, since the weights are read all the same
-_SAMPLE = 512  # prompts: as many as a shard holds, so that the sample shares prefixes as the shards will
+_TIMED_TOKENS = 128  # for a model in memory on a CPU; fewer would take nearly as long, because all weights are read
+_SAMPLE = 512  # prompts; the size of a shard, so that the sample shares prefixes as much as the shards do
 
 
 def estimate_capture(prepared: PreparedCapture, *, timed: bool = False) -> CaptureEstimate:
-    """Say what a capture will read and keep, and whether it is saved as shards.
+    """Estimate the size of a capture and, on request, its duration.
 
     Args:
         prepared: From `prepare_capture`.
-        timed: Also time a small pass, for the seconds.
+        timed: Also time a small forward pass, to estimate the seconds.
 
     Returns:
-        The estimate. Prompts, tokens and bytes of the states are exact. Seconds, only with `timed`, are those of
-        tokenizing and capturing the first 512 prompts, scaled by the number of tokens. On a CPU 128 tokens or one
-        prompt are timed; on a GPU, and for weights that are fetched, as many as will be run at once.
+        The estimate. Prompts, tokens and bytes of the states are exact. Seconds, only with `timed`, are for tokenizing
+        and capturing the first 512 prompts, scaled to all tokens. The timed pass has 128 tokens or one prompt on a CPU,
+        and a full batch on a GPU or with offloaded weights.
 
     Raises:
-        CaptureError: With `timed`, states are unusable.
+        CaptureError: With `timed`, states are not finite or all zero.
 
     Example:
         >>> prepared = prepare_capture(model, tokenizer, CaptureRequest(["Tell me a story"] * 1000, layers=[16]))
@@ -60,9 +60,10 @@ def estimate_capture(prepared: PreparedCapture, *, timed: bool = False) -> Captu
 
 
 def goes_into_shards(prepared: PreparedCapture) -> bool:
-    """Whether a capture is saved as shards: files of prompts are, and what is too large for memory.
+    """Whether to save a capture as shards.
 
-    The limit is the request's, or half of the free memory: the model and the ranking need some too.
+    This is the case on request, for files of prompts, and if the states are too large for memory. The limit is the
+    request's `most_in_memory` or half of the free memory, whichever is less; the model and the ranking need the rest.
     """
     request = prepared.request
     if request.shards or isinstance(request.source, PromptFile):
@@ -71,45 +72,45 @@ def goes_into_shards(prepared: PreparedCapture) -> bool:
 
 
 def bytes_in_memory(prepared: PreparedCapture) -> int:
-    """Bytes of all states in memory: rows of several prompts are padded to the longest."""
+    """Bytes of all states in memory; several prompts are padded to the longest."""
     found = prepared.found
     rows = found["kept_in_all"] if found["pairs"] else found["kept"] * found["count"]
     return rows * prepared.state_bytes
 
 
 def _seconds(prepared: PreparedCapture) -> float:
-    """Time of the first prompts, scaled to all."""
+    """Time the first prompts and scale to all."""
     source, settings = prepared.source, prepared.settings
-    begun = time.perf_counter()
+    started = time.perf_counter()
     items = [*islice(source.items(), _SAMPLE // source.sides)]
     sample = source.tokenize(prepared.model, prepared.tokenizer, items, 0)
-    tokenizing = time.perf_counter() - begun
+    tokenizing = time.perf_counter() - started
     rows = [prompt.ids for prompt in sample]
     running = planned_tokens(settings.plan(rows), rows) * _seconds_per_token(prepared.model, sample, settings)
     return (tokenizing + running) * prepared.found["tokens"] / sum(map(len, rows))
 
 
 def _seconds_per_token(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings) -> float:
-    """Capture some prompts in one pass, and keep nothing.
+    """Time one forward pass and discard its states.
 
-    On a GPU, or where weights are fetched, a few tokens take as long as many: there it is as many as will be run at
-    once, and on a GPU the second time counts, as the first makes it ready.
+    On a GPU or with offloaded weights, a few tokens take as long as many, so a full batch is timed. On a GPU the second
+    pass is timed, because the first includes warm-up.
     """
     on_cpu, limits = input_device(model).type == "cpu", settings.limits
     if on_cpu and not is_offloaded(model):
         limits = replace(limits, tokens=min(_TIMED_TOKENS, limits.tokens))
     some, seconds = _of_one_pass(prompts, limits), 0.0
     for _ in range(1 if on_cpu else 2):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for _states in run_batches(model, some, settings):
             pass
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started
     rows = [prompt.ids for prompt in some]
     return seconds / planned_tokens(settings.plan(rows), rows)
 
 
 def _of_one_pass(prompts: Sequence[TokenizedPrompt], limits: Limits) -> Sequence[TokenizedPrompt]:
-    """The first prompts, as many as may go together in rows of their own."""
+    """The longest run of first prompts that fits into one padded batch."""
     longest = 0
     for count, prompt in enumerate(prompts, 1):
         longest = max(longest, len(prompt.ids))

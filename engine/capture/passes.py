@@ -1,7 +1,4 @@
-"""States on their way from a device to the CPU, which need not be waited for at once.
-
-Knows devices and tensors. Does not know what was run, or who waits.
-"""
+"""Run planned batches and shared prefixes; copies from a GPU overlap compute."""
 
 from __future__ import annotations
 
@@ -31,11 +28,11 @@ Rows = dict[int, Tensor]
 
 
 class Reading(NamedTuple):
-    """States of a pass, which may still be on their way from a GPU.
+    """States of a forward pass, possibly still being copied from a GPU.
 
     Attributes:
-        rows: The states, not to be looked at before `arrive`.
-        events: What is waited for.
+        rows: The states; invalid until `arrive` returns.
+        events: CUDA events to wait for.
     """
 
     rows: Rows
@@ -43,7 +40,10 @@ class Reading(NamedTuple):
 
     @classmethod
     def begun_on(cls, devices: Iterable[torch.device], rows: Rows) -> Reading:
-        """States whose copies have been ordered of these devices; only CUDA's can be gone on with meanwhile."""
+        """States whose copies to the CPU were started on these devices.
+
+        Only CUDA copies continue in the background; copies from other devices are awaited here.
+        """
         events = []
         for device in devices:
             if device.type == "cuda":
@@ -54,7 +54,7 @@ class Reading(NamedTuple):
         return cls(rows, events)
 
     def arrive(self) -> Rows:
-        """Wait for the states."""
+        """Wait for the copies and return the states."""
         for event in self.events:
             event.synchronize()
         return self.rows
@@ -63,17 +63,17 @@ class Reading(NamedTuple):
 log = logging.getLogger(__name__)
 
 Read = Callable[[TokenBatch, "Tensor"], Reading]
-"""Runs tokens; returns the states of the tokens wanted, by their place in the flattened batch."""
+"""Runs a batch; returns the states of the requested tokens, given as indices into the flattened batch."""
 
 
 @dataclass(frozen=True)
 class PassStates:
-    """The wanted states of the prompts of one pass, those of all in one tensor a layer.
+    """The requested states of all prompts of one batch, concatenated per layer.
 
     Attributes:
-        prompts: Places of the prompts in the list of all.
-        kept: Number of states of each.
-        layers: Layer to states, one prompt after the other, `(states of all, hidden)`.
+        prompts: Indices of the prompts in the list of all prompts.
+        kept: Number of states of each prompt.
+        layers: Layer to states, prompt after prompt, `(states of all prompts, hidden)`.
     """
 
     prompts: list[int]
@@ -81,15 +81,15 @@ class PassStates:
     layers: Rows
 
 
-class _Begun(NamedTuple):
-    """A pass whose states may still be on their way.
+class _Pending(NamedTuple):
+    """A started batch whose states may still be being copied.
 
     Attributes:
-        prompts: As of what it becomes.
-        spans: First wanted token of each prompt, and the one after the last.
-        own: How many of them the pass itself reads.
+        prompts: Indices of its prompts.
+        spans: First requested token of each prompt, and the one after the last.
+        own: Number of requested tokens of each prompt that the batch itself reads.
         reading: Their states.
-        trunks: Where the others are.
+        trunks: States of the other requested tokens.
     """
 
     prompts: list[int]
@@ -99,7 +99,7 @@ class _Begun(NamedTuple):
     trunks: list[_Trunk]
 
     def finish(self) -> PassStates:
-        """Wait for the states, and put those of trunks before them."""
+        """Wait for the states and prepend those of the shared prefixes."""
         states = self.reading.arrive()
         if self.trunks:
             states = _with_past(states, self.spans, self.own, self.trunks)
@@ -107,7 +107,7 @@ class _Begun(NamedTuple):
 
 
 class _Trunk(NamedTuple):
-    """The wanted part of a trunk: its first token, how many they are, and their states."""
+    """Requested tokens of a shared prefix: the first, their number, their states."""
 
     first: int
     tokens: int
@@ -116,11 +116,11 @@ class _Trunk(NamedTuple):
 
 @dataclass(frozen=True)
 class _Past:
-    """What trunks have run of the prompts that are next.
+    """The shared prefixes already run for the next prompts.
 
     Attributes:
-        cache: Keys and values of those tokens; None where there are none.
-        kept: What is wanted of each, if anything is.
+        cache: Keys and values of their tokens; None without a prefix.
+        kept: Requested states of each prefix that has any.
     """
 
     cache: DynamicCache | None = None
@@ -128,15 +128,15 @@ class _Past:
 
 
 class Passes:
-    """Runs plans over prompts.
+    """Runs a plan: shared prefixes first, then the batches that continue them.
 
     Args:
         rows: Token ids of each prompt.
-        spans: First wanted token of each prompt, and the one after the last.
+        spans: First requested token of each prompt, and the one after the last.
         read: Runs one batch.
-        device: Where tokens belong.
-        dtype: Of the model.
-        ahead: How many passes are begun before the states of one are waited for.
+        device: Device of the token ids.
+        dtype: Dtype of the model.
+        ahead: Number of batches to start before waiting for the states of one.
     """
 
     def __init__(
@@ -150,37 +150,37 @@ class Passes:
     ) -> None:
         self._rows, self._spans, self._read = rows, spans, read
         self._device, self._dtype, self._ahead = device, dtype, ahead
-        self._most_tokens: int | None = None  # known once memory has run out
+        self._most_tokens: int | None = None  # set once memory has run out
 
     def run(self, plan: Plan) -> Iterator[PassStates]:
         """Run a plan.
 
-        A pass is handed over when as many others as run ahead are under way: while a GPU is at these, the caller does
-        what it does with that one, and of several GPUs with a part of the model each, every one has a pass to work on.
+        A batch is yielded once `ahead` later batches have started. The GPU works on those while the caller processes
+        this one, and if a model is split over several GPUs, each of them has a batch to work on.
 
         Args:
-            plan: Trunks and batches.
+            plan: Shared prefixes and batches.
 
         Yields:
-            The states of each pass that ends prompts.
+            The states of each batch.
 
         Raises:
-            CaptureError: There is too little memory for one prompt by itself.
+            CaptureError: Memory does not suffice for a single prompt.
         """
-        begun = deque[_Begun]()
-        for batch in self._begin(plan, _Past()):
-            begun.append(batch)
-            if len(begun) > self._ahead:
-                yield begun.popleft().finish()
-        for batch in begun:
+        pending = deque[_Pending]()
+        for batch in self._start(plan, _Past()):
+            pending.append(batch)
+            if len(pending) > self._ahead:
+                yield pending.popleft().finish()
+        for batch in pending:
             yield batch.finish()
 
-    def _begin(self, plan: Plan, past: _Past) -> Iterator[_Begun]:
+    def _start(self, plan: Plan, past: _Past) -> Iterator[_Pending]:
         for step in plan:
             if isinstance(step, Trunk):
-                yield from self._begin(step.branches, self._run_trunk(step, past))
+                yield from self._start(step.branches, self._run_trunk(step, past))
             else:
-                yield from self._begin_batch(step, past)
+                yield from self._start_batch(step, past)
 
     def _run_trunk(self, trunk: Trunk, past: _Past) -> _Past:
         ids = self._rows[trunk.prompts[0]][trunk.start : trunk.stop]
@@ -194,15 +194,15 @@ class Passes:
         last = min(max(stop for _, stop in spans), trunk.stop)
         wanted = torch.arange(first, max(first, last)) - trunk.start
         try:
-            rows = self._read(batch, wanted).rows  # which are there when those of a later pass are
+            rows = self._read(batch, wanted).rows  # not awaited: they arrive before those of any later pass
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
             raise self._too_large(trunk.prompts[0]) from error
         return _Past(cache, [*past.kept, _Trunk(first, len(wanted), rows)] if len(wanted) else past.kept)
 
-    def _begin_batch(self, batch: Batch, past: _Past) -> Iterator[_Begun]:
-        """One batch; in halves when memory runs out, as are then all later ones of that size."""
+    def _start_batch(self, batch: Batch, past: _Past) -> Iterator[_Pending]:
+        """Start a batch; halve it, and later ones of that size, if memory runs out."""
         waiting = [batch]
         while waiting:
             batch = waiting.pop()
@@ -211,24 +211,24 @@ class Passes:
                 waiting += reversed(batch.halves())
                 continue
             try:
-                begun = self._read_batch(batch, past)
+                pending = self._read_batch(batch, past)
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
                 if len(batch.prompts) == 1:
                     raise self._too_large(batch.prompts[0]) from error
-                begun = None
-            if begun is None:  # here, where the error holds on to no tensor any more
+                pending = None
+            if pending is None:  # outside of `except`, where the traceback would keep tensors alive
                 self._most_tokens = tokens // 2
-                log.info("out of memory with %d tokens at once: going on with %d", tokens, self._most_tokens)
+                log.info("out of memory in a batch of %d tokens: continuing with %d", tokens, self._most_tokens)
                 gc.collect()
                 if self._device.type == "cuda":
                     torch.cuda.empty_cache()
                 waiting.append(batch)
             else:
-                yield begun
+                yield pending
 
-    def _read_batch(self, batch: Batch, past: _Past) -> _Begun:
+    def _read_batch(self, batch: Batch, past: _Past) -> _Pending:
         tokens, places = self._lay_out(batch, past)
         spans = [self._spans[index] for index in batch.prompts]
         wanted = [
@@ -236,10 +236,10 @@ class Passes:
             for (start, stop), where in zip(spans, places, strict=True)
         ]
         reading = self._read(tokens, torch.tensor(list(chain(*wanted)), dtype=torch.long))
-        return _Begun(batch.prompts, spans, [len(where) for where in wanted], reading, past.kept)
+        return _Pending(batch.prompts, spans, [len(where) for where in wanted], reading, past.kept)
 
     def _lay_out(self, batch: Batch, past: _Past) -> tuple[TokenBatch, list[list[int]]]:
-        """The tokens of a batch, and for each prompt where they lie in the flattened batch."""
+        """The tokens of a batch, and each prompt's indices into the flattened batch."""
         ids = [self._rows[index][batch.start :] for index in batch.prompts]
         if batch.packed and (len(ids) > 1 or batch.start):
             cache = continued(past.cache) if batch.start else None
@@ -251,19 +251,19 @@ class Passes:
 
     def _too_large(self, index: int) -> CaptureError:
         return CaptureError(
-            f"there is too little memory for one prompt of {len(self._rows[index])} tokens by itself",
+            f"memory does not suffice for a single prompt of {len(self._rows[index])} tokens",
             next_step=Remedy.USE_LESS_MEMORY,
         )
 
 
 def _with_past(states: Rows, spans: Sequence[tuple[int, int]], own: Sequence[int], trunks: Sequence[_Trunk]) -> Rows:
-    """The states of prompts, each behind those that trunks have read of it.
+    """Prepend the states of shared prefixes to the states of each prompt.
 
     Args:
-        states: What the pass itself came to.
-        spans: First wanted token of each prompt, and the one after the last.
-        own: How many of them are in `states`.
-        trunks: Where the others are.
+        states: States read by the batch itself.
+        spans: First requested token of each prompt, and the one after the last.
+        own: Number of states of each prompt in `states`.
+        trunks: States of the shared prefixes.
     """
     begins = list(accumulate((trunk.tokens for trunk in trunks), initial=0))
     order: list[int] = []
@@ -280,5 +280,5 @@ def _with_past(states: Rows, spans: Sequence[tuple[int, int]], own: Sequence[int
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device ran out of memory, or the CPU, for which PyTorch has no error of its own."""
+    """Whether an error means out of memory; PyTorch has no error type for the CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,8 +1,8 @@
-"""Which prompts share their beginning, and how to run each shared beginning once.
+"""Plan batches that run each shared prefix once.
 
-Prompts in lexicographic order are a tree: a prompt branches off the one before it where the two first differ. Subtrees
-that fit into one pass are packed into one row, several as far as they fit; what many passes would share is a trunk, run
-once before them. Knows token ids; knows no model and no tensors.
+Prompts in lexicographic order form a tree: a prompt branches off its predecessor at the first token that differs.
+Subtrees that fit into one batch are packed into one row, as many as fit. A prefix shared by several batches is a trunk,
+which is run once before them.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from itertools import accumulate, pairwise
 
 from engine.capture.batches import Batch, Limits
 
-# Running a trunk by itself costs a pass over all weights, as much as so many tokens in a pass that is under way.
+# A forward pass of its own for a trunk reads all weights, which costs as much as this many tokens in another batch.
 _PASS_TOKENS = 64
-_MOST_FORKS = 100  # after which prompts are taken as they come: a text and all its beginnings fork once a token
+_MOST_FORKS = 100  # limits the recursion: a text and all its prefixes fork at every token
 
 
 @dataclass(frozen=True)
 class Trunk:
-    """A shared beginning, and what goes on from it.
+    """A prefix shared by several batches, and the batches that continue it.
 
     Attributes:
-        prompts: The prompts that begin with it; its tokens are read from the first.
-        start: Its first token; those before were run by the trunk that this one goes on from.
+        prompts: The prompts that share it; the first provides the token ids.
+        start: Its first token; the parent trunk has run the tokens before.
         stop: The token after its last; every prompt is longer.
-        branches: What is run next.
+        branches: The steps to run after it.
     """
 
     prompts: list[int]
@@ -40,14 +40,14 @@ Plan = list[Trunk | Batch]
 
 
 def shared_batches(rows: Sequence[list[int]], limits: Limits) -> Plan:
-    """Plan passes in which every shared beginning is run once, or nearly.
+    """Plan packed batches that run almost every shared prefix once.
 
     Args:
         rows: Token ids of each prompt.
-        limits: What may go together; of tokens those that are run, not those that are shared.
+        limits: Maximum size of a batch; a shared token counts once.
 
     Returns:
-        Packed batches, under trunks where that saves.
+        Packed batches, under trunks where that saves time.
 
     Example:
         >>> [plan] = shared_batches([[1, 2, 3], [1, 2, 4], [1, 2, 3]], Limits(8))
@@ -59,7 +59,7 @@ def shared_batches(rows: Sequence[list[int]], limits: Limits) -> Plan:
 
 
 def planned_tokens(plan: Plan, rows: Sequence[list[int]]) -> int:
-    """How many tokens a plan runs, padding included.
+    """Number of tokens that a plan runs, padding included.
 
     Example:
         >>> rows = [[1, 2, 3], [1, 2, 4], [1, 2, 3]]
@@ -76,7 +76,7 @@ def planned_tokens(plan: Plan, rows: Sequence[list[int]]) -> int:
 
 
 def batch_tokens(batch: Batch, rows: Sequence[list[int]]) -> int:
-    """How many tokens a batch runs, padding included."""
+    """Number of tokens that a batch runs, padding included."""
     if not batch.packed:
         return len(batch.prompts) * max(len(rows[index]) - batch.start for index in batch.prompts)
     ordered = sorted(rows[index] for index in batch.prompts)
@@ -85,7 +85,10 @@ def batch_tokens(batch: Batch, rows: Sequence[list[int]]) -> int:
 
 
 class _Planner:
-    """Works on places in lexicographic order; `low` to `high` is a range of prompts that share their first tokens."""
+    """Builds a plan over prompts in lexicographic order.
+
+    `low` to `high` is a range of prompts in that order that share a prefix.
+    """
 
     def __init__(self, rows: Sequence[list[int]], limits: Limits) -> None:
         self._rows = rows
@@ -97,7 +100,7 @@ class _Planner:
         self._limits = limits
 
     def branches(self, low: int, high: int, start: int, depth: int = 0) -> Plan:
-        """Passes for a range of prompts whose first `start` tokens have been run, after so many forks."""
+        """Plan a range of prompts, `depth` forks down, with `start` tokens already run."""
         if self._fits(low, high, start):
             return [Batch(self._order[low:high], start, packed=True)]
         common = min(self._shared[low + 1 : high])
@@ -111,12 +114,13 @@ class _Planner:
         return self._merged(self._forks(low, high, common), start, depth)
 
     def filled(self, plan: Plan) -> Plan:
-        """The same in fewer passes: each batch, the largest first, joins the fullest one that has room for it.
+        """Merge batches so that fewer are run.
 
-        That is "best fit decreasing" (Johnson 1973, "Near-Optimal Bin Packing Algorithms").
+        Each batch, largest first, joins the fullest batch with room for it. This is "best fit decreasing" (Johnson
+        1973, "Near-Optimal Bin Packing Algorithms").
         """
         passes: list[Batch] = []
-        room: list[tuple[int, int]] = []  # tokens that still fit, number of the pass; ascending
+        room: list[tuple[int, int]] = []  # (tokens that still fit, index of the batch), ascending
         batches = [(batch_tokens(step, self._rows), step) for step in plan if isinstance(step, Batch)]
         for tokens, batch in sorted(batches, key=lambda entry: -entry[0]):
             place = bisect_left(room, (tokens, 0))
@@ -130,17 +134,17 @@ class _Planner:
                 continue
             _, number = room.pop(place)
             passes[number] = replace(batch, prompts=passes[number].prompts + batch.prompts)
-            # Counted anew: branches that were cut from one another may share tokens, which are now run once.
+            # Counted again, because merged branches may share tokens, which are now run once.
             insort(room, (self._limits.tokens - batch_tokens(passes[number], self._rows), number))
         return [*(step for step in plan if isinstance(step, Trunk)), *passes]
 
     def _forks(self, low: int, high: int, common: int) -> list[tuple[int, int]]:
-        """The range cut where two neighbours share no more than all share."""
+        """Split the range wherever two neighbors share only the prefix common to all."""
         cuts = [low, *(i for i in range(low + 1, high) if self._shared[i] == common), high]
         return list(pairwise(cuts))
 
     def _merged(self, forks: list[tuple[int, int]], start: int, depth: int) -> Plan:
-        """Neighbouring forks together as far as they fit; a fork that does not fit by itself is cut further."""
+        """Merge neighboring forks while they fit; split a fork that does not fit alone."""
         plan: Plan = []
         low, high = forks[0][0], forks[0][0]
         for fork_low, fork_high in forks:
@@ -161,11 +165,11 @@ class _Planner:
         return self._limits.allow(high - low, self._tokens(low, high, start))
 
     def _tokens(self, low: int, high: int, start: int) -> int:
-        """Tokens of the range that are not shared with a neighbour, or have been run."""
+        """Number of tokens to run for the range from `start`, shared ones counted once."""
         return self._lengths[low] - start + self._fresh[high] - self._fresh[low + 1]
 
 
 def _common(one: list[int], other: list[int]) -> int:
-    """Number of tokens that two prompts share at the beginning."""
+    """Length of the prefix that two prompts share."""
     shorter = min(len(one), len(other))
     return next((i for i in range(shorter) if one[i] != other[i]), shorter)

@@ -1,4 +1,4 @@
-"""Prepare a capture: render, tokenize, check and count its prompts, once, before anything is run."""
+"""Prepare a capture: render, tokenize, check and count its prompts."""
 
 from __future__ import annotations
 
@@ -31,39 +31,42 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 256  # prompts or pairs
-_HELD_TOKENS = 2**20  # beyond, prompts are tokenized again when they are run: memory does not grow with their number
+_HELD_TOKENS = 2**20  # beyond this, prompts are tokenized again for each shard, to bound memory
 
 
 @dataclass(frozen=True)
 class HeldPrompts:
-    """Prompts in memory.
+    """Tokenized prompts in memory.
 
     Attributes:
-        prompts: Tokenized; those of a pair after each other, the positive one first.
-        factors: Those of each pair; empty where they are unknown.
+        prompts: The prompts; for pairs, each positive prompt is followed by its negative one.
+        factors: Factors of each pair; empty if unknown.
     """
 
     prompts: list[TokenizedPrompt]
     factors: list[Factors]
 
     def part(self, start: int, count: int) -> HeldPrompts:
-        """Some of them, from the prompt with the number `start`, which begins a pair if there are pairs."""
+        """A slice of `count` prompts, beginning at `start`.
+
+        For pairs, `start` must be the first prompt of a pair.
+        """
         return HeldPrompts(self.prompts[start : start + count], self.factors[start // 2 : (start + count) // 2])
 
 
 @dataclass(frozen=True)
 class PreparedCapture:
-    """A request in the light of a model, with all that is known before the first forward pass.
+    """A request resolved against a model, with its prompts checked and counted.
 
     Attributes:
         model: A checked model.
         tokenizer: Its tokenizer.
         request: The request.
-        source: Its prompts, rendered.
+        source: Its rendered prompts.
         settings: What to keep and how to run it.
         found: Number, lengths and hashes of the prompts.
-        stamp: Stamp of the source, taken before the prompts were read.
-        held: The prompts, tokenized, and the factors of each pair; None where there are too many to hold.
+        stamp: Stamp of the source before the prompts were read.
+        held: The tokenized prompts and the factors of each pair; None if there are too many to hold in memory.
     """
 
     model: PreTrainedModel
@@ -77,12 +80,12 @@ class PreparedCapture:
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of the states that are kept of one token position, all layers together."""
+        """Bytes of the kept states of one token position, over all layers."""
         dtype = torch.float32 if self.settings.positions.mean else self.model.dtype
         return len(self.settings.layers) * self.settings.model.hidden_size * dtype.itemsize
 
     def prompts(self) -> HeldPrompts:
-        """All prompts, tokenized."""
+        """All tokenized prompts."""
         if self.held is not None:
             return self.held
         items = [*self.source.items()]
@@ -90,7 +93,7 @@ class PreparedCapture:
         return self.tokenized(items)
 
     def tokenized(self, items: list[Item], start: int = 0) -> HeldPrompts:
-        """Some prompts or pairs, tokenized again.
+        """Tokenize some prompts or pairs again.
 
         Args:
             items: The prompts or pairs.
@@ -100,10 +103,10 @@ class PreparedCapture:
         return HeldPrompts(self.source.tokenize(self.model, self.tokenizer, items, first), _factors(items))
 
     def provenance(self, settings: Settings) -> Provenance:
-        """How the states come about.
+        """The provenance of the capture.
 
         Args:
-            settings: Those of this capture, or those that it was started with.
+            settings: Settings of this capture, or the saved ones of a resumed capture.
         """
         return trace_provenance(
             self.model,
@@ -129,13 +132,13 @@ def prepare_capture(
         model: From `load_model_and_tokenizer`, or any causal language model of transformers.
         tokenizer: Its tokenizer.
         request: What to capture.
-        moment: The time that an interrupted capture gave to a chat template that reads the clock.
-        steps: Told how many prompts were counted; what it raises ends the work.
+        moment: The time that the interrupted capture passed to a chat template that reads the clock.
+        steps: Called with the number of prompts counted so far; an exception it raises stops the work.
 
     Raises:
         RequestError: The site, layers or positions do not fit the model, or a file cannot be read.
-        CaptureError: A prompt is empty or too long, or the pairs contrast nothing.
-        ModelError: The model fails the check, or does not have the site.
+        CaptureError: A prompt is empty or too long, or the classes or the prompts of a pair are identical.
+        ModelError: The model fails the load check, or does not have the site.
 
     Example:
         >>> from engine.capture.request import CaptureRequest
@@ -146,7 +149,7 @@ def prepare_capture(
     settings = Settings.for_model(model, request)
     source = PromptSource.of(tokenizer, request).at(moment)
     if source.concept is not None and not source.rendered:
-        log.info("the tokenizer has no chat template: prompts are plain text, as for a base model")
+        log.info("the tokenizer has no chat template: using plain text, as for a base model")
     stamp = source.stamp()
     survey = _Survey(request.kept, source)
     items, number = source.items(), 0
@@ -158,7 +161,7 @@ def prepare_capture(
 
 
 class _Survey:
-    """Counts, checks and hashes prompts, some at a time."""
+    """Counts, checks and hashes prompts in chunks."""
 
     def __init__(self, positions: Positions, source: PromptSource) -> None:
         self._positions, self._source = positions, source
@@ -170,7 +173,7 @@ class _Survey:
         self._held_factors: list[Factors] = []
 
     def add(self, items: Sequence[Item], prompts: Sequence[TokenizedPrompt]) -> None:
-        """Count more prompts."""
+        """Add a chunk of prompts."""
         if self._source.pairs:
             self._check.add(prompts)
         for prompt in prompts:
@@ -193,7 +196,7 @@ class _Survey:
             self._held, self._held_factors = [], []
 
     def found(self) -> PromptList:
-        """What there is; refuses pairs that contrast nothing."""
+        """The counts and hashes; refuses pairs without a contrast."""
         if self._source.pairs:
             self._check.require_contrast()
         return PromptList(
@@ -209,7 +212,7 @@ class _Survey:
         )
 
     def held(self) -> HeldPrompts | None:
-        """The prompts themselves, unless they are too many."""
+        """The prompts, or None if there are too many."""
         return HeldPrompts(self._held, self._held_factors) if self._tokens <= _HELD_TOKENS else None
 
 

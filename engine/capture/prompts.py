@@ -1,4 +1,4 @@
-"""Tokenize prompts, and check that pairs contrast something."""
+"""Tokenize prompts, and check that the prompts of pairs differ."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-_NO_LIMIT = 10**9  # tokenizers without a limit say 10**30
+_NO_LIMIT = 10**9  # tokenizers without a limit report 10**30
 
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """A text with its token ids and their strings, as the tokenizer's vocabulary spells them.
+    """A text with its token ids and token strings.
 
     Attributes:
-        name: What an error message calls it: its place in the list it came in, and how it begins.
+        name: Name in error messages: its number in the list of prompts, and an excerpt.
         text: The text.
         ids: Token ids.
-        tokens: Token strings.
+        tokens: Token strings as in the tokenizer's vocabulary.
     """
 
     name: str
@@ -41,20 +41,20 @@ def tokenize_prompts(
     sides: Sequence[str] = ("",),
     first: int = 0,
 ) -> list[TokenizedPrompt]:
-    """Tokenize texts, without padding or truncation.
+    """Tokenize texts without padding or truncation.
 
     Args:
-        model: The model they are for, which limits their length.
+        model: The model, which limits the length of prompts.
         tokenizer: Its tokenizer.
-        texts: What the model shall read.
-        rendered: Whether the texts went through a chat template and so hold their special tokens. Other texts get the
-            special tokens that the tokenizer adds, unless they begin with its first token already.
-        sides: What an error calls the texts, in turn: "positive" and "negative" where they are those of pairs.
-        first: Number of the first text or pair, where these are a part of a longer list.
+        texts: The texts.
+        rendered: Whether the texts went through a chat template and already contain special tokens. The tokenizer adds
+            special tokens to other texts, except to those that already start with its BOS token.
+        sides: Labels of the texts in error messages, in turn: "positive" and "negative" for pairs.
+        first: Number of the first text or pair, if the texts are a slice of a longer list.
 
     Raises:
-        CaptureError: A text is empty or too long, holds half a character, or a token that the model has no embedding
-            for; the message names it.
+        CaptureError: A text is empty, too long or not valid UTF-8, or a token has no embedding; the message names the
+            text.
     """
     names = [
         _name(f"{sides[place % len(sides)]} prompt {first + place // len(sides)}".strip(), text)
@@ -66,8 +66,8 @@ def tokenize_prompts(
     except Exception as error:  # a tokenizer may raise anything
         raise CaptureError(
             f"the tokenizer cannot encode the prompts: {type(error).__name__}: {first_line(error)}",
-            expected="the tokenizer that the model was trained with, whole",
-            next_step="fetch its files again",
+            expected="the complete tokenizer that the model was trained with",
+            next_step="download its files again",
         ) from error
     _require_length(names, rows, longest_prompt(model, tokenizer))
     known = list({token for row in rows for token in row})
@@ -83,8 +83,8 @@ def _require_tokenizer(tokenizer: object) -> None:
     if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
         raise RequestError(
             f"the tokenizer is a {type(tokenizer).__name__}: {str(tokenizer)[:60]!r}",
-            expected="a tokenizer of transformers",
-            next_step="load it with load_model_and_tokenizer, the second of what that returns",
+            expected="a transformers tokenizer",
+            next_step="pass the second value that load_model_and_tokenizer returns",
         )
 
 
@@ -96,15 +96,15 @@ def _name(label: str, text: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise CaptureError(
-            f"{name} holds half a character: {error.reason}",
-            expected="a text that UTF-8 can write",
-            next_step="remove it, or join it with its other half",
+            f"{name} contains a lone surrogate: {error.reason}",
+            expected="a text that can be encoded as UTF-8",
+            next_step="remove it, or add the other half of the surrogate pair",
         ) from error
     return name
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], rendered: bool) -> list[list[int]]:
-    """Token ids of each text; many at a time, which a tokenizer may spread over the processor's cores."""
+    """Token ids of each text, encoded in bulk to use all CPU cores."""
     beginning = str(tokenizer.bos_token or "")
     whole = [rendered or (bool(beginning) and text.startswith(beginning)) for text in texts]
     rows: list[list[int]] = [[] for _ in texts]
@@ -124,7 +124,7 @@ def _require_length(names: Sequence[str], rows: Sequence[list[int]], limit: int)
         if limit < _NO_LIMIT and len(row) > limit:
             raise CaptureError(
                 f"{name} has {len(row)} tokens, more than the model's {limit}",
-                next_step="shorten it: nothing is cut off silently",
+                next_step="shorten it; prompts are never truncated silently",
             )
 
 
@@ -135,22 +135,22 @@ def _require_embedded(
     rows: Sequence[list[int]],
     largest: int,
 ) -> None:
-    """Refuse tokens beyond the embedding: a tokenizer may have been given tokens that its model was not."""
+    """Refuse token ids without an embedding, as of tokens added to the tokenizer."""
     embedded = _embedded_tokens(model)
     if embedded is None or largest < embedded:
         return
     name, row = next((name, row) for name, row in zip(names, rows, strict=True) if max(row) >= embedded)
     token = max(row)
     raise CaptureError(
-        f"{name} holds the token {tokenizer.convert_ids_to_tokens(token)!r} with the id {token}, and the model embeds"
-        f" the ids 0 to {embedded - 1} only",
+        f"{name} contains the token {tokenizer.convert_ids_to_tokens(token)!r} with the id {token}, but the model only"
+        f" has embeddings for the ids 0 to {embedded - 1}",
         expected="the tokenizer that the model was trained with",
-        next_step="leave the token out, or load a model that was trained with it",
+        next_step="remove the token, or load a model that was trained with it",
     )
 
 
 def _embedded_tokens(model: PreTrainedModel) -> int | None:
-    """How many token ids a model has an embedding for; None where it does not say."""
+    """Number of token ids with an embedding; None if the model does not say."""
     try:
         embedding = model.get_input_embeddings()
     except (AttributeError, NotImplementedError):
@@ -160,32 +160,32 @@ def _embedded_tokens(model: PreTrainedModel) -> int | None:
 
 
 def longest_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Most tokens in one prompt: what the model has positions for, else what its tokenizer says."""
+    """Maximum tokens of a prompt, from the model's positions or its tokenizer."""
     positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     return int(positions or tokenizer.model_max_length)
 
 
 def excerpt(text: str, width: int = 60) -> str:
-    """A prompt as an error message names it: its beginning, in quotes, on one line."""
+    """The quoted start of a text on one line, for error messages."""
     return repr(text if len(text) <= width else text[: width - 1] + "…")
 
 
-_EXPECTED = "two prompts that differ in what the contrast is about"
+_EXPECTED = "prompts that differ in the contrasted concept"
 
 
 class PairCheck:
-    """Compares the prompts of pairs by their token ids, without holding them: there may be any number."""
+    """Compares the prompts of pairs by token ids, in constant memory."""
 
     def __init__(self) -> None:
         self._pairs = 0
-        self._balance = 0  # hashes of the positive prompts minus those of the negative: 0 for the same prompts
+        self._balance = 0  # sum of positive hashes minus sum of negative hashes: 0 if both classes are identical
         self._identical = ""
 
     def add(self, prompts: Sequence[TokenizedPrompt]) -> None:
-        """Look at more pairs.
+        """Add pairs.
 
         Args:
-            prompts: The positive and the negative prompt of each pair in turn.
+            prompts: Positive and negative prompts, alternating.
         """
         for positive, negative in zip(prompts[0::2], prompts[1::2], strict=True):
             self._balance += hash(tuple(positive.ids)) - hash(tuple(negative.ids))
@@ -194,15 +194,15 @@ class PairCheck:
             self._pairs += 1
 
     def require_contrast(self) -> None:
-        """Refuse what has been looked at if it holds no contrast.
+        """Refuse pairs without a contrast.
 
         Raises:
-            CaptureError: Both classes have the same prompts, in whatever order, or both prompts of a pair are the same.
+            CaptureError: Both classes have the same prompts in any order, or the two prompts of a pair are identical.
         """
         if self._balance == 0:
             raise CaptureError("both classes have identical prompts: there is nothing to contrast", expected=_EXPECTED)
         if self._identical:
-            raise CaptureError(self._identical, expected=_EXPECTED, next_step="correct that pair, or leave it out")
+            raise CaptureError(self._identical, expected=_EXPECTED, next_step="correct or remove that pair")
 
 
 def _in_words(positive: str, negative: str) -> str:

@@ -1,4 +1,4 @@
-"""How a capture was made, in a form that JSON can hold."""
+"""Record how a capture was made, as JSON-compatible provenance."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def trace_provenance(
     template_time: str | None = None,
     seed: int | None = None,
 ) -> Provenance:
-    """Everything about the model and the run that bears on what the states are.
+    """Collect everything about the model and the run that affects the states.
 
     Args:
-        model: The model that was captured.
-        settings: How it was captured.
-        alias: Short name of the model, where the caller has one.
-        chat_template: Hash of the template that the prompts went through.
-        template_time: The time that the template was told, if it reads the clock.
-        seed: Seed of the draw of pairs.
+        model: The captured model.
+        settings: Settings of the run.
+        alias: Short name of the model, if the caller has one.
+        chat_template: Hash of the chat template that rendered the prompts.
+        template_time: The time passed to the chat template, if it reads the clock.
+        seed: Seed for sampling pairs.
     """
     known = settings.model
     provenance = Provenance(
@@ -57,7 +57,7 @@ def trace_provenance(
         receipt=known.receipt,
         weights=known.weights,
     )
-    # Only what the checkpoint does not say.
+    # Present only if the model differs from its checkpoint, or if the template time matters.
     if known.adapters:
         provenance["adapters"] = list(known.adapters)
     if altered := [*known.added, *known.edited]:
@@ -77,6 +77,6 @@ def _prefix_reuse(settings: Settings) -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Versions of the libraries that affect the states."""
     own = {"python": platform.python_version(), "layerscope": VERSION}
     return own | {name: importlib.metadata.version(name) for name in ("torch", "transformers")}

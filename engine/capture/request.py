@@ -1,4 +1,4 @@
-"""One capture as a request: what to run, what to keep, how to run it, where to save it."""
+"""The request for one capture: what to run and keep, how, and where to save it."""
 
 from __future__ import annotations
 
@@ -26,48 +26,48 @@ if TYPE_CHECKING:
     from engine.store.names import CapturePaths
 
 Source = str | Iterable[str] | WrittenPairs | PairFile | PromptFile | Concept
-"""What can be captured: a prompt, several, pairs, a file of pairs or prompts, a concept."""
+"""Input of a capture: one prompt, several prompts, pairs, a file of pairs or prompts, or a concept."""
 
 AS_CAPTURED = "as captured"
 STORE_DTYPES = (AS_CAPTURED, "float32", "bfloat16")
 """Dtypes that shards can be saved in."""
 
 DEFAULT_BATCH_SIZE: int | None = None
-"""As many prompts as the token budget takes."""
+"""As many prompts as the token budget allows."""
 
 MOST_IN_MEMORY = 2**30
-"""Most bytes of states that are held in memory and saved as one file."""
+"""Maximum bytes of states to hold in memory and save as one file."""
 
 
 @dataclass(frozen=True)
 class CaptureRequest:
-    """One capture, checked as far as that is possible without a model.
+    """One capture, validated as far as possible without a model.
 
-    Python functions, the command line, the server and the terminal app all build one and hand it to
-    `capture_and_save`, `capture_in_memory` or `estimate_capture`.
+    The Python functions, the command line, the server and the terminal app all build a request and pass it to
+    `capture_and_save` or `prepare_capture`.
 
     Attributes:
-        source: What to capture. Texts are taken as they are; a concept goes through the chat template.
+        source: What to capture. Only concepts are rendered with the chat template; texts are used unchanged.
         layers: See `parse_layers`; None for all.
         site: See `capture_activations`.
-        positions: See `parse_positions`; None keeps all tokens of one prompt, and else the last of each.
+        positions: See `parse_positions`; None for all tokens of a single prompt, else the last token of each prompt.
         max_samples: Maximum number of pairs of a concept, sampled evenly; None for every combination.
         seed: Seed for sampling pairs.
-        rendered: Whether texts went through a chat template and hold its special tokens.
-        use_hooks: Stop each forward pass after the last requested layer; the states are the same bits.
-        batch_size: Maximum number of prompts in a forward pass; None for as many as run well.
-        prefix_reuse: Run shared prefixes once, where the model allows it.
-        alias: Short name of the model, for the record; None for the one it was loaded by.
-        paths: Where to save; None for captures that stay in memory.
-        force: Replace an earlier capture of that name, finished or not.
-        shards: Save as shards whatever the size.
+        rendered: Whether texts went through a chat template and already contain special tokens.
+        use_hooks: Stop each forward pass after the last requested layer; the states are bit-identical.
+        batch_size: Maximum number of prompts in a forward pass; None for as many as the token budget allows.
+        prefix_reuse: Run shared prefixes once, if the model allows it.
+        alias: Short name of the model, for the record; None for the alias it was loaded by.
+        paths: Where to save; None to keep the capture in memory.
+        force: Replace an existing capture of that name, finished or not.
+        shards: Save as shards, regardless of size.
         store_dtype: Dtype of the states in shards, one of `STORE_DTYPES`.
-        most_in_memory: Bytes of states above which a capture is saved as shards; half of the free memory, if less.
-        kept: The positions, parsed.
+        most_in_memory: Bytes of states above which to save as shards; half of the free memory, if that is less.
+        kept: The parsed positions.
 
     Raises:
-        RequestError: A value makes no sense; the message names it.
-        CaptureError: A prompt is no text, or there is none.
+        RequestError: A value is invalid; the message names it.
+        CaptureError: A prompt is not a text, or there are no prompts.
 
     Example:
         >>> request = CaptureRequest(["Tell me a story", "And another"], layers=[14, 15])
@@ -94,13 +94,13 @@ class CaptureRequest:
     kept: Positions = field(init=False)
 
     def __post_init__(self) -> None:
-        """Check every value once, and make plain what came as an array or a generator."""
-        settle = object.__setattr__  # the way that frozen dataclasses leave open to themselves
+        """Validate every value, and convert arrays and generators to plain values."""
+        settle = object.__setattr__  # how a frozen dataclass sets its own fields
         settle(self, "source", _plain_source(self.source))
         entries = None if isinstance(self.layers, str) else whole_numbers(self.layers)
         settle(self, "layers", self.layers if entries is None else tuple(entries))
-        unless_told = SINGLE_PROMPT_POSITIONS if isinstance(self.source, str) else DEFAULT_POSITIONS
-        settle(self, "kept", parse_positions(unless_told if self.positions is None else self.positions))
+        default = SINGLE_PROMPT_POSITIONS if isinstance(self.source, str) else DEFAULT_POSITIONS
+        settle(self, "kept", parse_positions(default if self.positions is None else self.positions))
         settle(self, "site", str(parse_site(self.site, self.layers)))
         settle(self, "seed", require_whole(self.seed, "the seed"))
         if self.max_samples is not None:
@@ -121,7 +121,7 @@ class CaptureRequest:
 
     @property
     def called(self) -> str:
-        """What the source is called in the name of a capture that was given none."""
+        """The name of the source in default capture names."""
         if isinstance(self.source, Concept):
             return self.source.name
         if isinstance(self.source, PairFile | PromptFile):
@@ -132,22 +132,22 @@ class CaptureRequest:
 def written_pairs(
     positive: Iterable[str], negative: Iterable[str], factors: Iterable[Factors] | None = None
 ) -> WrittenPairs:
-    """Pairs of texts that a caller hands over, checked.
+    """Validate pairs of texts from a caller.
 
     Args:
         positive: Prompts of the positive class.
-        negative: As many of the negative class, in the same order.
+        negative: The same number of prompts of the negative class, in the same order.
         factors: Persona, template and topic of each pair; None if unknown.
 
     Raises:
-        CaptureError: A prompt is no text, the classes differ in length or are empty, or a pair has no factors.
+        CaptureError: A prompt is not a text, the classes differ in length or are empty, or a pair has no factors.
     """
     first, second = plain_texts(positive, "positive prompt"), plain_texts(negative, "negative prompt")
     known = None if factors is None else tuple(_plain_factors(factors, len(first)))
     if len(first) != len(second) or not first:
         raise CaptureError(
             f"there are {len(first)} positive and {len(second)} negative prompts",
-            expected="the same number of each, at least one",
+            expected="the same number of both, at least one each",
         )
     return WrittenPairs(tuple(first), tuple(second), known)
 
@@ -164,7 +164,7 @@ def _plain_source(source: Source) -> Source:
 
 
 def _plain_factors(factors: Iterable[Factors], pairs: int) -> list[Factors]:
-    """The factors of each pair as they can be stored."""
+    """Validate the factors of each pair and convert them to plain dictionaries."""
     plain = []
     for number, known in enumerate(factors):
         if not isinstance(known, Mapping) or known.keys() != Factors.__annotations__.keys():

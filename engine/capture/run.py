@@ -1,8 +1,4 @@
-"""The run: prompts through the model in batches, the wanted states of each prompt out, in the caller's order.
-
-Knows models and token ids, and does what settings say. Does not know what the prompts mean or what becomes of the
-states.
-"""
+"""Run tokenized prompts in batches and return their states in order."""
 
 from __future__ import annotations
 
@@ -37,20 +33,21 @@ if TYPE_CHECKING:
 def run_capture(
     model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings, progress: Progress = untold
 ) -> list[ActivationData]:
-    """Capture prompts.
+    """Capture tokenized prompts, one result per prompt.
 
     Args:
         model: A checked model.
-        prompts: What to run; at least one.
+        prompts: The prompts; at least one.
         settings: What to keep.
-        progress: Told of each batch.
+        progress: Called with the number of finished prompts and their total.
 
     Returns:
-        One capture a prompt, in order, each with a batch of one; nothing in them refers to another prompt's memory.
+        One capture per prompt, in order, each with batch size 1 and tensors of its own memory.
 
     Raises:
-        CaptureError: A state came out NaN, infinite or all zero; the message names the prompt and the layer.
-        RequestError: A prompt does not have the positions asked for.
+        CaptureError: A state is NaN, infinite or all zero; the message names the prompt and the layer. Or the model was
+            changed during the capture.
+        RequestError: A prompt does not have the requested positions.
     """
     captured: list[dict[int, Tensor]] = [{} for _ in prompts]
     for batch in run_batches(model, prompts, settings, progress):
@@ -74,20 +71,20 @@ def run_capture(
 def run_batches(
     model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings, progress: Progress = untold
 ) -> Iterator[PassStates]:
-    """Run prompts and hand over what each pass came to, as it comes: for who does not want to hold all of it.
+    """Run prompts and yield each batch, without holding everything in memory.
 
     Args:
         model: A checked model.
-        prompts: What to run.
+        prompts: The prompts.
         settings: What to keep.
-        progress: Told of each batch.
+        progress: Called with the number of finished prompts and their total.
 
     Yields:
-        What is kept of the prompts of one pass; every prompt once, in an order that saves time.
+        The kept states of one batch. Each prompt appears once, in the order that is fastest to run.
 
     Raises:
-        CaptureError: As `run_capture`, or another thread changed the model meanwhile.
-        RequestError: As `run_capture`, before anything is run.
+        CaptureError: See `run_capture`.
+        RequestError: See `run_capture`; raised before the first forward pass.
     """
     positions = settings.positions
     spans = [positions.span(len(prompt.ids), prompt.name) for prompt in prompts]
@@ -109,13 +106,13 @@ def run_batches(
 
 
 def _require_unchanged(model: PreTrainedModel, blocks: Blocks, settings: Settings) -> None:
-    """Refuse a model that is no longer what it was when the capture began, for a shard before this one perhaps."""
+    """Refuse a model that changed since the capture started."""
     with turn_of(blocks.decoder):
         if take_snapshot(model) != settings.snapshot:
             raise CaptureError(
-                "the model was changed while it was captured",
+                "the model was changed during the capture",
                 expected="the same weights, hooks, modules and adapters until the capture ends",
-                next_step="capture before or after the change, not in two threads at once",
+                next_step="change the model before or after the capture, not from another thread during it",
             )
 
 
@@ -126,18 +123,21 @@ def _read(model: PreTrainedModel, blocks: Blocks, settings: Settings, tokens: To
     def keep(states: Tensor) -> Tensor:
         devices.add(states.device)
         chosen = states.flatten(0, 1).index_select(0, places.to(states.device))
-        return chosen.to("cpu", non_blocking=True)  # a GPU is not waited for: it goes on to the next block
+        return chosen.to("cpu", non_blocking=True)  # lets a GPU continue with the next block during the copy
 
     taps = find_taps(settings.site, settings.layers, blocks, settings.model.receipt)
-    with turn_of(blocks.decoder), onednn_products(wanted=settings.onednn):  # in this order everywhere
+    with turn_of(blocks.decoder), onednn_products(wanted=settings.onednn):  # the lock order used everywhere
         kept = read_taps(model, blocks, tokens, taps, keep, to_the_end=not settings.use_hooks)
     return Reading.begun_on(devices, kept)
 
 
 def _require_usable(batch: PassStates, prompts: Sequence[TokenizedPrompt]) -> None:
-    """Refuse states that are not finite, or all zero; first all states of a layer at once, then prompt by prompt."""
+    """Refuse states that are not finite or all zero.
+
+    Prompts are checked one by one only if a check of the whole layer fails.
+    """
     for layer, states in batch.layers.items():
-        largest = states.abs().amax(dim=-1)  # not a number, if one of them is not
+        largest = states.abs().amax(dim=-1)  # NaN if any value is NaN
         if bool((torch.isfinite(largest) & (largest > 0)).all()):
             continue
         for index, rows in zip(batch.prompts, torch.split(states, batch.kept), strict=True):
@@ -148,20 +148,21 @@ def _require_usable_prompt(states: Tensor, layer: int, name: str) -> None:
     finite = bool(torch.isfinite(states).all())
     if not finite or not bool(states.any()):
         raise CaptureError(
-            f"{name} has {'only zeros' if finite else 'values that are not finite'} at layer {layer}",
-            expected="finite states; only damaged weights give others in float32",
+            f"{name} has {'all-zero states' if finite else 'states that are not finite'} at layer {layer}",
+            expected="finite, non-zero states; in float32, only damaged weights give others",
             next_step=Remedy.CAPTURE_IN_FLOAT32,
         )
 
 
 @dataclass(frozen=True)
 class StackedStates:
-    """States of several prompts, one prompt after the other.
+    """States of several prompts, concatenated.
 
     Attributes:
         layers: Layer number to states, `(kept tokens of all prompts, hidden)`.
         kept: Number of kept tokens of each prompt.
-        counted: Which kept tokens count in statistics: all but the first token of a prompt, unless it is kept alone.
+        counted: Mask of the kept tokens that count in statistics: all but the first token of a prompt, unless it is the
+            only one kept.
     """
 
     layers: dict[int, Tensor]
@@ -177,18 +178,18 @@ def capture_stacked(
     *,
     dtype: torch.dtype | None = None,
 ) -> StackedStates:
-    """Run prompts and stack what is kept of them.
+    """Run prompts and concatenate their kept states.
 
     Args:
         model: A checked model.
-        prompts: What to run; at least one.
+        prompts: The prompts; at least one.
         settings: What to keep.
-        progress: Told of each batch.
-        dtype: Of the states in the result; None for that in which they come.
+        progress: Called with the number of finished prompts and their total.
+        dtype: Dtype of the returned states; None for the captured dtype.
 
     Raises:
-        CaptureError: As `run_capture`.
-        RequestError: As `run_capture`.
+        CaptureError: See `run_capture`.
+        RequestError: See `run_capture`.
     """
     starts = [settings.positions.span(len(prompt.ids), prompt.name)[0] for prompt in prompts]
     kept = [settings.positions.kept(len(prompt.ids), prompt.name) for prompt in prompts]
@@ -207,14 +208,14 @@ def capture_stacked(
 
 
 def align_rows(values: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Lay out rows that lie one after the other.
+    """Left-pad concatenated rows to equal length.
 
     Args:
-        values: The values of all rows, `(values of all, ...)`.
-        lengths: How many each row has; at least one row.
+        values: The concatenated rows, `(values of all rows, ...)`.
+        lengths: Number of values of each row; at least one row.
 
     Returns:
-        `(rows, longest, ...)`, zeros in front of the shorter ones; where all are of one length the same memory.
+        `(rows, longest, ...)`, shorter rows left-padded with zeros; a view of the input if all lengths are equal.
 
     Example:
         >>> align_rows(torch.tensor([1, 2, 3]), [1, 2]).tolist()
@@ -229,7 +230,7 @@ def align_rows(values: Tensor, lengths: Sequence[int]) -> Tensor:
 
 
 def aligned_mask(lengths: Sequence[int]) -> Tensor:
-    """Where `align_rows` puts values, `(rows, longest)`, booleans.
+    """Boolean mask of the values that `align_rows` does not pad, `(rows, longest)`.
 
     Example:
         >>> aligned_mask([1, 2]).int().tolist()

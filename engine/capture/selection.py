@@ -1,4 +1,4 @@
-"""Parse which layers and which token positions to keep."""
+"""Parse layer and token position arguments."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ _PART = re.compile(r"(-?\d{1,9})(?:-(-?\d{1,9}))?")
 
 
 def recommended_layers(num_layers: int) -> list[int]:
-    """The middle of the model, where concepts tend to be carried: floor(0.45 n) to floor(0.85 n), both included.
+    """The middle layers, where concepts tend to be represented.
+
+    These are floor(0.45 n) to floor(0.85 n), inclusive, for n layers.
 
     Example:
         >>> recommended_layers(30)[0], recommended_layers(30)[-1]
@@ -30,12 +32,12 @@ def recommended_layers(num_layers: int) -> list[int]:
 
 
 def wants_all(layers: LayerSpec) -> bool:
-    """Whether a layer argument names no layers in particular."""
+    """Whether a layer argument means all layers."""
     return layers is None or (isinstance(layers, str) and layers.strip() == "all")
 
 
 def parse_layers(layers: LayerSpec, num_layers: int) -> list[int]:
-    """Turn what a user writes into layer numbers.
+    """Parse a layer argument into layer numbers.
 
     Args:
         layers: None or "all", "recommended", one number, several (a list, range, array, Series or generator), or text
@@ -43,10 +45,10 @@ def parse_layers(layers: LayerSpec, num_layers: int) -> list[int]:
         num_layers: Number of decoder blocks, n.
 
     Returns:
-        Layer numbers from 0 to n - 1, ascending, each once.
+        Layer numbers from 0 to n - 1, ascending, without duplicates.
 
     Raises:
-        RequestError: A number is out of range, a range runs backwards, or the text cannot be read.
+        RequestError: A number is out of range, a range is reversed, the text cannot be parsed, or there are no layers.
 
     Example:
         >>> parse_layers("0,10-12,-1", 30)
@@ -62,19 +64,19 @@ def parse_layers(layers: LayerSpec, num_layers: int) -> list[int]:
         entries = whole_numbers(layers)
         numbers = [_from_start(number, num_layers) for number in ([layers] if entries is None else entries)]
     if not numbers:
-        raise RequestError("no layers were asked for", expected=_range(num_layers))
+        raise RequestError("no layers were requested", expected=_range(num_layers))
     return sorted(set(numbers))
 
 
 def captured_layer(layer: object, layers: Collection[int]) -> int:
-    """The number of a layer that a capture holds.
+    """Check that a layer was captured, and return its number.
 
     Args:
-        layer: What a user asks for.
-        layers: Those that were captured.
+        layer: The requested layer.
+        layers: The captured layers.
 
     Raises:
-        RequestError: It is none of them.
+        RequestError: The layer was not captured.
     """
     number = whole_number(layer)
     if number is None or number not in layers:
@@ -86,13 +88,13 @@ def _parse_part(part: str, whole: str, num_layers: int) -> range:
     match = _PART.fullmatch(part)
     if match is None:
         raise RequestError(
-            f"the layers {whole!r} cannot be read at {part!r}",
+            f"the layers {whole!r} cannot be parsed at {part!r}",
             expected="all, recommended, or numbers and ranges such as 14,15 or 10-20",
         )
     first = _from_start(int(match[1]), num_layers)
     last = _from_start(int(match[2]), num_layers) if match[2] else first
     if last < first:
-        raise RequestError(f"the range of layers {part!r} runs backwards", expected=f"{last}-{first}")
+        raise RequestError(f"the layer range {part!r} is reversed", expected=f"{last}-{first}")
     return range(first, last + 1)
 
 
@@ -102,7 +104,7 @@ def _from_start(layer: object, num_layers: int) -> int:
         raise RequestError(f"{layer!r} is not a layer number", expected=_range(num_layers))
     if not -num_layers <= number < num_layers:
         raise RequestError(
-            f"layer {number} is out of range for a model of {num_layers} layers", expected=_range(num_layers)
+            f"layer {number} is out of range for a model with {num_layers} layers", expected=_range(num_layers)
         )
     return number % num_layers
 
@@ -114,22 +116,22 @@ def _range(num_layers: int) -> str:
 PositionSpec = str | int | tuple[int, int]
 
 DEFAULT_POSITIONS = "last"
-"""What is kept of contrasts, and of lists and files of prompts, unless told: all tokens of many prompts are large."""
+"""Default for contrasts and for lists and files of prompts, where all tokens would take too much space."""
 SINGLE_PROMPT_POSITIONS = "all"
-"""What is kept of one prompt unless told."""
+"""Default for a single prompt."""
 
 _SPAN = re.compile(r"(-?\d{1,9})?:(-?\d{1,9})?")
 
 
 @dataclass(frozen=True)
 class Positions:
-    """A choice of tokens, the same for every prompt: a span of the prompt, kept whole or averaged.
+    """The tokens to keep of every prompt: a span, kept whole or averaged.
 
     Attributes:
         start: First token of the span; negative counts from the end.
         stop: Token after the last; None for the end of the prompt.
-        mean: Whether the states of the span are averaged into one.
-        text: How the user wrote it; saved with a capture.
+        mean: Whether to average the states of the span into one.
+        text: The argument as written; saved with a capture.
     """
 
     start: int
@@ -138,22 +140,26 @@ class Positions:
     text: str
 
     def span(self, length: int, prompt: str = "a prompt") -> tuple[int, int]:
-        """First token and the one after the last, for a prompt of `length` tokens, called `prompt` in an error.
+        """First token and the token after the last, for a prompt of `length` tokens.
+
+        Args:
+            length: Number of tokens of the prompt.
+            prompt: Name of the prompt in error messages.
 
         Raises:
-            RequestError: The prompt has no such tokens.
+            RequestError: The prompt does not have these tokens.
         """
         start = self.start + length if self.start < 0 else self.start
         stop = length if self.stop is None else self.stop + length if self.stop < 0 else self.stop
         if not 0 <= start < stop <= length:
             raise RequestError(
-                f"{prompt} has {length} tokens and so no positions {self.text!r}",
+                f"{prompt} has {length} tokens, so positions {self.text!r} do not exist",
                 expected=f"tokens 0 to {length - 1}, or -{length} to -1 counted from the end",
             )
         return start, stop
 
     def kept(self, length: int, prompt: str = "a prompt") -> int:
-        """How many states a layer keeps of a prompt of `length` tokens.
+        """Number of states kept per layer of a prompt of `length` tokens.
 
         Raises:
             RequestError: See `span`.
@@ -162,14 +168,14 @@ class Positions:
         return 1 if self.mean else stop - start
 
     def finish(self, layers: dict[int, Tensor], lengths: Sequence[int]) -> dict[int, Tensor]:
-        """Make of the states of spans what is kept.
+        """Average the states of each span if `mean` is set.
 
         Args:
-            layers: Layer to states of the spans of some prompts, one after the other, `(tokens of all, hidden)`.
-            lengths: Number of tokens of each.
+            layers: Layer to concatenated states of the spans of several prompts, `(tokens of all spans, hidden)`.
+            lengths: Number of tokens of each span.
 
         Returns:
-            They themselves, or the mean of each span, `(prompts, hidden)` in float32, summed in float64.
+            The states unchanged, or the mean of each span, `(prompts, hidden)` in float32, summed in float64.
         """
         if not self.mean:
             return layers
@@ -186,15 +192,15 @@ class Positions:
 
 
 def parse_positions(positions: PositionSpec) -> Positions:
-    """Turn what a user writes into positions.
+    """Parse a positions argument.
 
     Args:
-        positions: "all"; "last"; an index such as 3 or "-2"; a span such as "2:10", "-5:" or (2, 10), end not included;
+        positions: "all"; "last"; an index such as 3 or "-2"; a span such as "2:10", "-5:" or (2, 10), end excluded;
             "mean" for the mean of all tokens but the first, whose state is hundreds of times larger than the others in
-            many models; "mean:2:10" for the mean of a span ("mean:0:" for that of all tokens).
+            many models; "mean:2:10" for the mean of a span ("mean:0:" for all tokens).
 
     Raises:
-        RequestError: The text cannot be read.
+        RequestError: The text cannot be parsed.
 
     Example:
         >>> parse_positions("last").span(7)
@@ -213,6 +219,6 @@ def parse_positions(positions: PositionSpec) -> Positions:
         index = int(text)
         return Positions(index, index + 1 if index != -1 else None, False, text)
     raise RequestError(
-        f"the positions {text!r} cannot be read",
+        f"the positions {text!r} cannot be parsed",
         expected="all, last, mean, an index such as -2, a span such as 2:10, or mean:2:10",
     )

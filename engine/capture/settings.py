@@ -1,7 +1,4 @@
-"""What a run keeps, and how: what a user asked for, in the light of a model.
-
-Knows sites, layers, positions and the check at load, and plans passes from token ids. Runs nothing.
-"""
+"""Resolve a request against a checked model, and plan its batches."""
 
 from __future__ import annotations
 
@@ -26,25 +23,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Share of the tokens that must at most be left: attention over a packed row costs more than padding.
+# Share prefixes only if at most this share of the tokens remains, because attention over packed rows costs extra.
 _WORTH_SHARING = 0.9
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run keeps, and how.
+    """What a run keeps, and how it runs.
 
     Attributes:
-        model: The model as it stands when the capture begins.
-        snapshot: What can be seen of it then, for a later look.
-        site: What is read.
-        layers: Layer numbers, ascending; of a site without layers the block that it adjoins.
-        positions: Which tokens.
-        use_hooks: Whether a pass stops when the last of the layers has been read, or runs to its end.
-        limits: What goes through the model at once.
-        prefix_reuse: Whether what prompts share at the beginning is run once; or why not.
-        window: The longest prompt for which it can be, None for any.
-        onednn: Whether float32 products go through oneDNN; None where that makes no difference.
+        model: Description of the model when the capture starts.
+        snapshot: Snapshot of its state at that time, to detect later changes.
+        site: The site to read.
+        layers: Layer numbers, ascending; the adjoining block for a site without layers.
+        positions: The tokens to keep.
+        use_hooks: Whether a forward pass stops after the last requested layer.
+        limits: Maximum size of a batch.
+        prefix_reuse: "on" or "off" for prefix sharing, or "no: " and why the model does not allow it.
+        window: Maximum prompt length for prefix sharing; None for no limit.
+        onednn: Whether float32 matrix products use oneDNN; None if that makes no difference.
     """
 
     model: ModelConfig
@@ -60,11 +57,11 @@ class Settings:
 
     @classmethod
     def for_model(cls, model: PreTrainedModel, request: CaptureRequest) -> Settings:
-        """Settle what a request leaves to the model.
+        """Resolve a request against a model.
 
         Raises:
             RequestError: The model does not have the layers.
-            ModelError: The model fails the check, or does not have the site.
+            ModelError: The model fails the load check, or does not have the site.
         """
         known, snapshot = examine_model(model)
         receipt, added = known.receipt, known.added
@@ -72,7 +69,7 @@ class Settings:
         error, separate = receipt.get("onednn_error"), receipt.get("separate", "not checked")
         batch_size = request.batch_size
         if added:
-            log.info("prompts are run one at a time, for code was added to the model: %s", "; ".join(added))
+            log.info("running prompts one at a time because code was added to the model: %s", "; ".join(added))
             batch_size = 1
         reuse = request.prefix_reuse and batch_size != 1
         return cls(
@@ -89,7 +86,7 @@ class Settings:
         )
 
     def plan(self, rows: Sequence[list[int]]) -> Plan:
-        """In which passes to run prompts: packed where they share enough of their beginnings, else padded.
+        """Group prompts into batches: packed if they share enough prefixes, else padded.
 
         Args:
             rows: Token ids of each prompt.
@@ -102,11 +99,11 @@ class Settings:
             return padded
         longest = max(len(row) for row in rows)
         if self.prefix_reuse != "on" or (self.window is not None and longest > self.window):
-            log.info("what prompts share at the beginning is run for each: %s", self._why_separate(longest))
+            log.info("running shared prefixes once per prompt: %s", self._why_separate(longest))
             return padded
         return shared
 
     def _why_separate(self, longest: int) -> str:
         if self.prefix_reuse != "on":
             return self.prefix_reuse.removeprefix("no: ")
-        return f"the longest has {longest} tokens, and tokens of this model see {self.window} back"
+        return f"the longest prompt has {longest} tokens, more than the model's attention window of {self.window}"

@@ -1,7 +1,4 @@
-"""What can be read of a model, and where: the sites of its residual stream.
-
-Knows names, layers and parts of a model. Does not know how a part is read, and loads without torch.
-"""
+"""The sites at which a model's residual stream can be read; loads no torch."""
 
 from __future__ import annotations
 
@@ -17,28 +14,28 @@ if TYPE_CHECKING:
 
 DEFAULT_SITE = "resid_post"
 SITES = {
-    "resid_post": "the stream after a block, before any final norm",
-    "resid_pre": "the stream that a block takes in",
-    "attn_out": "what a block's attention adds to the stream",
-    "mlp_out": "what a block's feed-forward adds to the stream",
-    "embed": "what enters block 0",
-    "final_norm": "what the final norm puts out",
+    "resid_post": "the residual stream after a block, before any final norm",
+    "resid_pre": "the residual stream before a block",
+    "attn_out": "the attention output, as added to the residual stream",
+    "mlp_out": "the MLP output, as added to the residual stream",
+    "embed": "the input of block 0",
+    "final_norm": "the output of the final norm",
 }
 _WITHOUT_LAYERS = ("embed", "final_norm")
 
 
 def parse_site(site: str, layers: LayerSpec = None) -> str:
-    """Check what a user writes before any model is there.
+    """Validate a site name without a model.
 
     Args:
-        site: A name.
-        layers: The layers asked for, which some sites do not have.
+        site: Name of a site.
+        layers: The requested layers.
 
     Returns:
         The name.
 
     Raises:
-        RequestError: There is no such site, or it has no layers and some were asked for.
+        RequestError: The site does not exist, or layers were requested for a site without layers.
 
     Example:
         >>> parse_site("attn_out", [3, 4])
@@ -48,21 +45,21 @@ def parse_site(site: str, layers: LayerSpec = None) -> str:
         raise RequestError(f"there is no site {site!r}", expected=f"one of {', '.join(SITES)}")
     if site in _WITHOUT_LAYERS and not wants_all(layers):
         raise RequestError(
-            f"the site {site!r} has no layer: it is {SITES[site]}, read once", next_step="leave out the layers"
+            f"the site {site!r} has no layers: it is {SITES[site]}, read once", next_step="omit the layers"
         )
     return site
 
 
 def site_layers(site: str, layers: LayerSpec, num_layers: int) -> list[int]:
-    """The keys that states of a site are stored under.
+    """The layer numbers under which the states of a site are stored.
 
     Args:
-        site: A name that `parse_site` returned.
+        site: A name from `parse_site`.
         layers: See `parse_layers`.
         num_layers: Number of decoder blocks, n.
 
     Returns:
-        Layer numbers, ascending; for a site without layers the block that it adjoins, 0 or n - 1.
+        Layer numbers, ascending; for a site without layers, the adjoining block: 0 or n - 1.
 
     Raises:
         RequestError: See `parse_layers`.
@@ -77,26 +74,26 @@ def site_layers(site: str, layers: LayerSpec, num_layers: int) -> list[int]:
 
 
 def wanted_layers(site: str, layers: LayerSpec, receipt: Receipt) -> list[int]:
-    """What of a model is read when a user asks for a site and layers.
+    """Resolve a site and layers against a checked model.
 
     Args:
-        site: What the user wrote.
+        site: Name of a site.
         layers: See `parse_layers`.
-        receipt: The model's check at load.
+        receipt: Result of the model's load check.
 
     Returns:
         See `site_layers`.
 
     Raises:
-        RequestError: These make no sense for it.
-        ModelError: It does not have the site.
+        RequestError: The model does not have the layers.
+        ModelError: The model does not have the site.
     """
     require_site(site, receipt)
     return site_layers(site, layers, receipt["num_layers"])
 
 
 def available_sites(receipt: Receipt) -> list[str]:
-    """The sites that a model has, by its check at load."""
+    """The sites of a model, according to its load check."""
     parts = {"attn_out": receipt["attn_out"], "mlp_out": receipt["mlp_out"], "final_norm": receipt["final_norm"]}
     return [site for site in SITES if parts.get(site, "") is not None]
 
@@ -105,7 +102,7 @@ def require_site(site: str, receipt: Receipt) -> None:
     """Refuse a site that a model does not have.
 
     Raises:
-        ModelError: The message says why, and what can be read instead.
+        ModelError: The model does not have the site; the message says why and lists the available sites.
     """
     if site not in available_sites(receipt):
         raise ModelError(
@@ -118,21 +115,21 @@ def _why_missing(site: str, receipt: Receipt) -> str:
     if site == "final_norm":
         return "no norm was found after its last block"
     if receipt["attn_out"] is None and receipt["mlp_out"] is None:
-        return "resid_pre + attn_out + mlp_out gives resid_post for no two parts that all its blocks have"
-    return f"{'attention' if site == 'attn_out' else 'the feed-forward'} is not the same part in each of its blocks"
+        return "no two submodules of its blocks satisfy resid_pre + attn_out + mlp_out = resid_post"
+    return f"{'the attention' if site == 'attn_out' else 'the MLP'} is not the same submodule in every block"
 
 
 def find_taps(site: str, layers: list[int], blocks: Blocks, receipt: Receipt) -> dict[int, Tap]:
-    """Where to read a site.
+    """Find the modules at which to read a site.
 
     Args:
         site: A site that the model has.
-        layers: What `site_layers` returned.
-        blocks: The parts of the model.
-        receipt: Its check at load.
+        layers: Layer numbers from `site_layers`.
+        blocks: The decoder blocks of the model.
+        receipt: Result of its load check.
 
     Returns:
-        Layer to the part of the model that puts the states out, or takes them in.
+        Layer to the module whose output, or input, is read.
     """
     from engine.models.forward import Tap, stream_tap
 
@@ -140,6 +137,6 @@ def find_taps(site: str, layers: list[int], blocks: Blocks, receipt: Receipt) ->
         return {layer: stream_tap(blocks, layer) for layer in layers}
     if site == "final_norm" and blocks.final_norm is not None:
         return {layer: Tap(blocks.final_norm, repeats=True) for layer in layers}
-    part = {"attn_out": receipt["attn_out"], "mlp_out": receipt["mlp_out"]}.get(site) or ""  # "" is the block itself
+    part = {"attn_out": receipt["attn_out"], "mlp_out": receipt["mlp_out"]}.get(site) or ""  # "" means the block itself
     before = site in ("resid_pre", "embed")
     return {layer: Tap(blocks.blocks[layer].get_submodule(part), before) for layer in layers}

@@ -1,4 +1,4 @@
-"""The prompts or pairs of a request, one after the other: from memory, a file or a concept."""
+"""Iterate over the prompts or pairs of a request."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class Item(NamedTuple):
-    """What is never split between shards: a prompt, or both prompts of a pair.
+    """A prompt or a pair, which is never split between shards.
 
     Attributes:
-        texts: One text, or the positive and the negative one.
-        factors: Persona, template and topic of a pair, as far as known.
+        texts: One text, or the positive and the negative text of a pair.
+        factors: Persona, template and topic of a pair, if known.
     """
 
     texts: tuple[str, ...]
@@ -34,19 +34,19 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class PromptSource:
-    """Prompts as the model will read them, which must not change while they are read twice.
+    """Rendered prompts, read more than once, which must not change in between.
 
     Attributes:
-        name: Where they come from: a file, or a concept.
-        items: Yields them from the first one, each time it is called.
-        stamp: Changes when the prompts are changed.
+        name: Name of their file or concept.
+        items: Returns a new iterator over all items on each call.
+        stamp: Returns a value that changes when the prompts change.
         pairs: Whether each item is a pair.
-        rendered: Whether the texts hold their special tokens already.
+        rendered: Whether the texts already contain special tokens.
         concept: Name of the concept, if any.
-        chat_template: Hash of the chat template that rendered them; None for texts that are taken as they are.
-        seed: Seed for sampling pairs, where they were sampled.
-        moment: The time that the chat template was given, where it reads the clock.
-        render_again: Renders the same source as of another time, where that matters.
+        chat_template: Hash of the chat template that rendered them; None if none was applied.
+        seed: Seed for sampling pairs, if they were sampled.
+        moment: The time passed to the chat template, if it reads the clock.
+        render_again: Renders the same source for another time, if the time matters.
     """
 
     name: str
@@ -62,7 +62,7 @@ class PromptSource:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, request: CaptureRequest) -> PromptSource:
-        """The prompts of a request; those of a concept are sampled and rendered here, once."""
+        """Make the source of a request; sample and render the pairs of a concept."""
         source = request.source
         if isinstance(source, Concept):
             return _from_concept(tokenizer, source, request.max_samples, request.seed)
@@ -76,20 +76,23 @@ class PromptSource:
         return cls("prompts", lambda: (Item((text,)) for text in texts), rendered=request.rendered)
 
     def at(self, moment: str | None) -> PromptSource:
-        """The same prompts as the chat template renders them at a given time; unchanged where time does not matter."""
+        """The same prompts rendered for a given time.
+
+        Returns the source unchanged if the chat template reads no clock.
+        """
         if self.moment is None or self.render_again is None or moment in (None, self.moment):
             return self
         return self.render_again(str(moment))
 
     @property
     def sides(self) -> int:
-        """Prompts of an item."""
+        """Number of prompts per item."""
         return 2 if self.pairs else 1
 
     def tokenize(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[Item], first: int
     ) -> list[TokenizedPrompt]:
-        """Token ids of all prompts of some items, the first of which has the number `first`."""
+        """Tokenize the prompts of some items, numbered from `first`."""
         return tokenize_prompts(
             model,
             tokenizer,
@@ -100,13 +103,13 @@ class PromptSource:
         )
 
     def require_unchanged(self, stamp: tuple[int, ...]) -> None:
-        """Refuse to continue with other prompts than the capture started with.
+        """Refuse prompts that changed since a capture started.
 
         Raises:
-            RequestError: They were changed since the stamp was taken.
+            RequestError: The prompts changed since the stamp was taken.
         """
         if self.stamp() != stamp:
-            raise RequestError(f"{self.name} was changed while it was captured", next_step="capture it again")
+            raise RequestError(f"{self.name} was changed during the capture", next_step="capture it again")
 
 
 def _from_concept(

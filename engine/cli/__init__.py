@@ -1,1 +1,1 @@
-"""The `layerscope` command. Data goes to stdout, narration to stderr; torch is imported when a model is needed."""
+"""The `layerscope` command: data goes to stdout, messages to stderr."""

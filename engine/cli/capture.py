@@ -1,4 +1,4 @@
-"""`layerscope capture`: run prompts or a concept through a model and save the hidden states of its layers."""
+"""`layerscope capture`: run prompts or a concept and save hidden states."""
 
 import os
 from dataclasses import replace
@@ -30,7 +30,7 @@ from engine.store.record import encode_record
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-HELP = """Run prompts or a concept through a model and save the hidden states of its layers.
+HELP = """Run prompts or a concept through a model and save hidden states of its layers.
 
 [bold]Examples[/bold]
 
@@ -43,96 +43,120 @@ HELP = """Run prompts or a concept through a model and save the hidden states of
   layerscope capture --list-models
 """
 
-_WHAT, _WHERE = "What to capture", "What to save and print"
+_WHAT, _WHERE = "What to capture", "Output"
 
 
 def capture(
     model: Annotated[
-        str, typer.Option("--model", "-m", help="An alias, a hub id, a folder or a .gguf file.", rich_help_panel=_WHAT)
+        str, typer.Option("--model", "-m", help="Model alias, hub id, folder or .gguf file.", rich_help_panel=_WHAT)
     ] = DEFAULT_MODEL,
     prompt: Annotated[
         list[str] | None,
-        typer.Option("--prompt", "-p", help="A text, taken as it is. Repeat for several.", rich_help_panel=_WHAT),
+        typer.Option(
+            "--prompt", "-p", help="Prompt text, without a chat template; repeat for several.", rich_help_panel=_WHAT
+        ),
     ] = None,
     concept: Annotated[
-        str | None, typer.Option("--concept", "-c", help="A concept's name or .toml file.", rich_help_panel=_WHAT)
+        str | None, typer.Option("--concept", "-c", help="Name or .toml file of a concept.", rich_help_panel=_WHAT)
     ] = None,
     pairs: Annotated[
         Path | None,
-        typer.Option("--pairs", help="Pairs of your own: .jsonl, .csv, or a data set's folder.", rich_help_panel=_WHAT),
+        typer.Option("--pairs", help="File of pairs: .jsonl, .csv or a data set folder.", rich_help_panel=_WHAT),
     ] = None,
     prompts: Annotated[
         Path | None,
         typer.Option(
             "--prompts",
-            help="Any number of prompts: .txt, .jsonl, .csv, or a data set's folder.",
+            help="File of prompts, of any size: .txt, .jsonl, .csv or a data set folder.",
             rich_help_panel=_WHAT,
         ),
     ] = None,
     max_samples: Annotated[
         int,
         typer.Option(
-            "--max-samples", "-n", min=0, help="Most pairs, drawn evenly; 0 for every one.", rich_help_panel=_WHAT
+            "--max-samples",
+            "-n",
+            min=0,
+            help="Maximum number of pairs, sampled evenly (0: all).",
+            rich_help_panel=_WHAT,
         ),
     ] = DEFAULT_SAMPLES,
-    seed: Annotated[int, typer.Option(help="Of the draw of pairs.", rich_help_panel=_WHAT)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for sampling pairs.", rich_help_panel=_WHAT)] = 0,
     layers: Annotated[
         str,
-        typer.Option("--layers", "-l", help="all, recommended, or 14,15 or 10-20 or -1.", rich_help_panel=_WHAT),
+        typer.Option(
+            "--layers", "-l", help="Layers: all, recommended, or numbers (14,15 or 10-20 or -1).", rich_help_panel=_WHAT
+        ),
     ] = "all",
-    site: Annotated[str, typer.Option(help=f"{', '.join(SITES)}.", rich_help_panel=_WHAT)] = DEFAULT_SITE,
+    site: Annotated[str, typer.Option(help=f"Site to read: {', '.join(SITES)}.", rich_help_panel=_WHAT)] = DEFAULT_SITE,
     positions: Annotated[
         str | None,
         typer.Option(
-            help="last, all, mean, an index (-2), a span (2:10), mean:2:10. Default: last; all for one --prompt.",
+            help="Tokens to keep: last, all, mean, an index (-2), a span (2:10) or mean:2:10"
+            " (default: last; all for a single --prompt).",
             rich_help_panel=_WHAT,
         ),
     ] = None,
     use_hooks: Annotated[
-        bool, typer.Option("--use-hooks", help="Same states; stop after the last layer.", rich_help_panel=HOW)
+        bool,
+        typer.Option(
+            "--use-hooks", help="Stop each forward pass after the last layer (same states).", rich_help_panel=HOW
+        ),
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.", rich_help_panel=HOW)] = "auto",
+    device: Annotated[str, typer.Option(help="Device: auto, cpu, mps, cuda or cuda:N.", rich_help_panel=HOW)] = "auto",
     device_map: DeviceMap = None,
     max_memory: MaxMemory = None,
     dtype: Dtype = AUTO,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Most prompts in one forward pass; as many as run well.", rich_help_panel=HOW),
+        typer.Option(
+            min=1,
+            help="Maximum number of prompts in a forward pass (default: as many as the token budget allows).",
+            rich_help_panel=HOW,
+        ),
     ] = DEFAULT_BATCH_SIZE,
     no_prefix_reuse: Annotated[
         bool,
-        typer.Option("--no-prefix-reuse", help="Run shared beginnings for each prompt.", rich_help_panel=HOW),
+        typer.Option("--no-prefix-reuse", help="Run shared prefixes once per prompt.", rich_help_panel=HOW),
     ] = False,
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.", rich_help_panel=HOW)
+        bool,
+        typer.Option("--trust-remote-code", help="Run code from the model repository.", rich_help_panel=HOW),
     ] = False,
     shards: Annotated[
         bool,
-        typer.Option("--shards", help="Into a folder, in bounded memory; can be gone on with.", rich_help_panel=_WHERE),
+        typer.Option("--shards", help="Save as shards: bounded memory, resumable.", rich_help_panel=_WHERE),
     ] = False,
     store_dtype: Annotated[
         Literal["float32", "bfloat16"] | None,
-        typer.Option("--store-dtype", help="Of shards: other than as captured.", rich_help_panel=_WHERE),
+        typer.Option("--store-dtype", help="Dtype of shards (default: as captured).", rich_help_panel=_WHERE),
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", help="Default: activations/{model}_{concept}.pt", rich_help_panel=_WHERE),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Path of the capture. Default: activations/{model}_{concept}.pt",
+            rich_help_panel=_WHERE,
+        ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", "-f", help="Replace a capture of that name.", rich_help_panel=_WHERE)
+        bool, typer.Option("--force", "-f", help="Replace an existing capture of that name.", rich_help_panel=_WHERE)
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the record as JSON, not the table.", rich_help_panel=_WHERE)
+        bool, typer.Option("--json", help="Print the record as JSON instead of a table.", rich_help_panel=_WHERE)
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No narration.", rich_help_panel=_WHERE)] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Hide progress messages.", rich_help_panel=_WHERE)
+    ] = False,
     list_models: Annotated[
-        bool, typer.Option("--list-models", help="List the models that have a name.", rich_help_panel="Lists")
+        bool, typer.Option("--list-models", help="List the model aliases.", rich_help_panel="Lists")
     ] = False,
     list_concepts: Annotated[
         bool, typer.Option("--list-concepts", help="List the concepts.", rich_help_panel="Lists")
     ] = False,
 ) -> None:
-    """Run prompts or a concept through a model and save the hidden states of its layers."""
+    """Run prompts or a concept through a model and save hidden states of its layers."""
     if list_models or list_concepts:
         (print_models if list_models else print_concepts)(as_json=as_json)
         return
@@ -156,7 +180,7 @@ def capture(
     _require_shards(request, processes)
     alias = find_source(model).alias
     paths = locate(output or DEFAULT_STORE / default_name(alias, "prompt" if prompt else request.called))
-    require_free(paths, force=force, resume=True)  # before the model is loaded
+    require_free(paths, force=force, resume=True)  # fail before the model is loaded
     request = replace(request, alias=alias, paths=paths)
     narrator = Narrator(quiet=quiet or not processes.is_main)
     loaded, tokenizer = _load(narrator, model, device, options, trust_remote_code=trust_remote_code)
@@ -173,7 +197,10 @@ def capture(
 def _source(
     prompt: list[str] | None, concept: str | None, pairs: Path | None, prompts: Path | None, *, whole: bool
 ) -> Source:
-    """The one thing to capture; a file of pairs is read to its end if `whole`, so that what is wrong is found now."""
+    """The source to capture.
+
+    With `whole`, all pairs of a file are read, to find errors before the model is loaded.
+    """
     given = [bool(prompt), bool(concept), bool(pairs), bool(prompts)].count(True)
     if given != 1:
         raise RequestError(
@@ -194,20 +221,20 @@ def _source(
 
 
 def _require_shards(request: CaptureRequest, processes: Processes) -> None:
-    """Refuse options that need shards where there are none."""
+    """Refuse options that conflict with saving as one file or as shards."""
     listed = isinstance(request.source, str | tuple)
     if request.shards and listed:
-        raise RequestError("prompts given one by one do not go into shards", expected="--prompts FILE")
+        raise RequestError("prompts given with --prompt cannot be saved as shards", expected="--prompts FILE")
     if request.shards or isinstance(request.source, PromptFile):
         return
     if processes.count > 1:
         raise RequestError(
-            f"this capture goes into one file, and {processes.count} processes were started to share it",
-            expected="--prompts FILE, or --shards with pairs or a concept: shards are shared",
-            next_step="give the command without a launcher" if listed else "add --shards",
+            f"this capture is saved as one file, which {processes.count} processes cannot share",
+            expected="--prompts FILE, or --shards with pairs or a concept",
+            next_step="run the command without a launcher" if listed else "add --shards",
         )
     if request.store_dtype != AS_CAPTURED:
-        raise RequestError("--store-dtype is for shards", next_step="add --shards, or choose with --dtype")
+        raise RequestError("--store-dtype applies only to shards", next_step="add --shards, or use --dtype instead")
 
 
 def _load(
@@ -222,7 +249,7 @@ def _load(
         )
     narrator.say(
         f"{config.source.model_id}: {config.num_layers} layers of width {config.hidden_size},"
-        f" {loaded.dtype} on {input_device(loaded)}; the check at load passed"
+        f" {loaded.dtype} on {input_device(loaded)}; load check passed"
     )
     return loaded, tokenizer
 

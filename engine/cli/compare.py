@@ -1,4 +1,4 @@
-"""`layerscope compare`: two captures side by side."""
+"""`layerscope compare`: compare the layers of two captures."""
 
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 HELP = """Compare two captures: two concepts on one model, or one concept on two models.
 
-On one model: the cosine between their directions at each layer, beside what random directions give.
+On one model: the cosine between their directions at each layer, next to that of random directions.
 On two models: held-out d' by relative depth.
 
 [bold]Examples[/bold]
@@ -30,10 +30,12 @@ On two models: held-out d' by relative depth.
 
 
 def compare(
-    one: Annotated[str, typer.Argument(help="A capture's name, or the path of one of its files.")],
-    other: Annotated[str, typer.Argument(help="Another.")],
-    store: Annotated[Path, typer.Option("--store", "-s", help="The folder of captures.")] = DEFAULT_STORE,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Draw a .png, .svg or .pdf.")] = None,
+    one: Annotated[str, typer.Argument(help="Name of a capture, or path of one of its files.")],
+    other: Annotated[str, typer.Argument(help="Name or path of the other capture.")],
+    store: Annotated[Path, typer.Option("--store", "-s", help="Folder of captures.")] = DEFAULT_STORE,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File for a figure: .png, .svg or .pdf.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare two captures."""

@@ -1,4 +1,4 @@
-"""How a shell adds a command to `layerscope` without the command line knowing the shell."""
+"""Command plug-ins, console output and progress for the command line."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ GROUP = "layerscope.commands"
 
 @dataclass(frozen=True)
 class Command:
-    """A command of the program.
+    """A subcommand of `layerscope`.
 
     Attributes:
-        name: What is typed.
-        function: What runs; its parameters are the command's.
-        help: What `--help` shows.
-        needs_arguments: Whether it shows its help when nothing else is typed.
+        name: Name of the subcommand.
+        function: Function to run; typer derives the options from its parameters.
+        help: Help text.
+        needs_arguments: Whether to show the help when no arguments are given.
     """
 
     name: str
@@ -44,17 +44,17 @@ class Command:
 
 
 def installed_names() -> list[str]:
-    """Names of the commands that installed packages offer through the entry-point group `layerscope.commands`."""
+    """Names of the commands in the entry-point group `layerscope.commands`."""
     return [entry.name for entry in _entry_points()]
 
 
 def installed_commands(called: str = "") -> Iterator[Command]:
-    """These commands, imported.
+    """Import the commands of installed packages.
 
-    One that cannot be imported is left out with a warning: the others must go on working.
+    A command that fails to import is skipped with a warning, so that the others still work.
 
     Args:
-        called: The only one wanted; all unless given.
+        called: Name of the only command to import; empty for all.
     """
     for entry in _entry_points():
         if called not in ("", entry.name):
@@ -62,13 +62,13 @@ def installed_commands(called: str = "") -> Iterator[Command]:
         try:
             command = entry.load()
         except ImportError as error:
-            log.warning("the command %s cannot be used: %s", entry.name, error)
+            log.warning("the command %s is unavailable: %s", entry.name, error)
             continue
         yield command
 
 
 def _entry_points() -> list[EntryPoint]:
-    """What installed packages offer; of a checkout that is not installed, what its pyproject.toml says it will."""
+    """Entry points of installed packages, or of a checkout that is not installed."""
     found = [*entry_points(group=GROUP)]
     project = Path(__file__).parents[2] / "pyproject.toml"
     if not found and project.is_file():
@@ -78,7 +78,7 @@ def _entry_points() -> list[EntryPoint]:
 
 
 PIPE_CLOSED = 141
-"""How a program ends whose reader has gone, as `head` does when it has seen enough: 128 and the number of SIGPIPE."""
+"""Exit code after the reader of a pipe has exited, as `head` does: 128 plus the number of SIGPIPE."""
 
 
 class OutputError(LayerscopeError):
@@ -88,25 +88,25 @@ class OutputError(LayerscopeError):
 
 
 class Output:
-    """A stream whose failures are errors for people; all else is the stream's own.
+    """A text stream that raises `OutputError` when writing fails.
 
     Args:
-        stream: Where the text goes.
+        stream: The stream to wrap; all other attributes are its own.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a stream has
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of a stream
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write a text; it may not arrive before `flush`."""
+        """Write a text to the buffer."""
         with self._readable_errors():
             return self._stream.write(text)
 
     def flush(self) -> None:
-        """Write what is waiting."""
+        """Write the buffer to the stream."""
         with self._readable_errors():
             self._stream.flush()
 
@@ -121,19 +121,19 @@ class Output:
             self._abandon()
             raise OutputError(
                 f"standard output cannot be written: {error.strerror}",
-                expected="an open terminal, pipe or file with room",
-                next_step="give the command another place to print to; what was saved stays",
+                expected="an open terminal or pipe, or a file with enough disk space",
+                next_step="redirect the output elsewhere; saved files are kept",
             ) from error
 
     def _abandon(self) -> None:
-        """Send what is still waiting nowhere: Python would try again when it ends, and complain."""
+        """Discard the buffer, because Python would try to write it again at exit."""
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
 @contextmanager
 def standard_output() -> Iterator[None]:
-    """While entered, what cannot be printed is an error for people."""
+    """Make failures to write standard output raise `OutputError`."""
     before = sys.stdout
     sys.stdout = cast("TextIO", Output(before or _closed()))
     try:
@@ -143,33 +143,33 @@ def standard_output() -> Iterator[None]:
 
 
 def _closed() -> TextIO:
-    """What stands for standard output that was closed before the program began: writing it fails, when that is tried.
+    """A replacement for a closed standard output; writing to it fails.
 
-    It takes the place of standard output, so that no file of the program is opened there.
+    It occupies the file descriptor, so that no other file is opened as standard output.
     """
     return os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
 
 
 class Narrator:
-    """Speaks to a person on stderr, unless told to be quiet."""
+    """Prints messages and progress to stderr, unless quiet."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False)
         self._quiet = quiet
 
     def say(self, text: str) -> None:
-        """One line of narration."""
+        """Print one message."""
         self._console.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
     def working(self, what: str) -> Iterator[None]:
-        """Show that something of unknown length goes on, with the engine's own narration."""
+        """Show a spinner for work of unknown length, and the engine's log."""
         with self._console.status(what), self.engine_log():
             yield
 
     @contextmanager
     def engine_log(self) -> Iterator[None]:
-        """Let what the engine logs through: all of it, or only warnings when quiet."""
+        """Show the engine's log: everything, or only warnings if quiet."""
         handler = RichHandler(console=self._console, show_time=False, show_level=False, show_path=False, markup=False)
         log = logging.getLogger("engine")
         level = log.level
@@ -183,7 +183,10 @@ class Narrator:
 
     @contextmanager
     def steps(self) -> Iterator[Steps]:
-        """A progress bar for one step after another, with the engine's own narration; yields what is to be told."""
+        """Show a progress bar for consecutive steps, and the engine's log.
+
+        Yields the `Steps` callback.
+        """
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -196,7 +199,7 @@ class Narrator:
             *columns, console=self._console, transient=True, disable=not self._console.is_terminal
         ) as progress:
 
-            def tell(step: str, done: int, total: int) -> None:
+            def report(step: str, done: int, total: int) -> None:
                 if [task.description for task in progress.tasks] != [step]:
                     for task in progress.task_ids:
                         progress.remove_task(task)
@@ -204,19 +207,19 @@ class Narrator:
                 progress.update(progress.task_ids[0], completed=done, total=total or None)
 
             with self.engine_log():
-                yield tell
+                yield report
 
 
 def print_data(data: RenderableType) -> None:
-    """Print what was asked for: in colour on a terminal, plain and 80 columns wide into a pipe or file."""
+    """Print data to stdout: colored on a terminal, else plain and 80 columns wide."""
     Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False).print(data)
 
 
 def print_lines(text: str) -> None:
-    """Print text as it is, however long its lines."""
+    """Print text to stdout without wrapping."""
     sys.stdout.write(text)
 
 
 def print_json(data: bytes) -> None:
-    """Print JSON as it is."""
+    """Print JSON to stdout."""
     sys.stdout.write(data.decode() + "\n")

@@ -1,4 +1,4 @@
-"""`layerscope directions` and `layerscope read`: the direction of a contrast, and a text along it."""
+"""`layerscope directions` and `layerscope read`: extract and apply directions."""
 
 from dataclasses import replace
 from functools import partial
@@ -20,7 +20,7 @@ from engine.store.names import DEFAULT_STORE
 if TYPE_CHECKING:
     from engine.records.files import Direction
 
-DIRECTIONS_HELP = """Extract the direction of a contrast at every layer and save it beside the capture.
+DIRECTIONS_HELP = """Extract the direction of a contrast at every layer and save it next to the capture.
 
 [bold]Examples[/bold]
 
@@ -28,9 +28,9 @@ DIRECTIONS_HELP = """Extract the direction of a contrast at every layer and save
   layerscope directions smollm2_honesty --method logistic --output honesty_probe
 """
 
-READ_HELP = """Read a text along the direction of a contrast, token by token.
+READ_HELP = """Project a text onto the direction of a contrast, token by token.
 
-0 is the mean of the negative prompts, 1 that of the positive ones.
+0 is the mean of the negative class, 1 the mean of the positive class.
 
 [bold]Examples[/bold]
 
@@ -39,20 +39,20 @@ READ_HELP = """Read a text along the direction of a contrast, token by token.
   layerscope read honesty_probe --prompt "I swear" --layer 17 --json
 """
 
-Name = Annotated[str, typer.Argument(help="A capture's name, or the path of one of its files.")]
-Store = Annotated[Path, typer.Option("--store", "-s", help="The folder of captures.")]
+Name = Annotated[str, typer.Argument(help="Name of a capture, or path of one of its files.")]
+Store = Annotated[Path, typer.Option("--store", "-s", help="Folder of captures.")]
 
 
 def directions(
     name: Name,
-    method: Annotated[str, typer.Option(help="mean_diff, pca or logistic.")] = "mean_diff",
+    method: Annotated[str, typer.Option(help="Method: mean_diff, pca or logistic.")] = "mean_diff",
     output: Annotated[
-        str | None, typer.Option("--output", "-o", help="Name to save under; the capture's unless given.")
+        str | None, typer.Option("--output", "-o", help="Name to save under (default: that of the capture).")
     ] = None,
     store: Store = DEFAULT_STORE,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace directions of that name.")] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace existing directions of that name.")] = False,
 ) -> None:
-    """Extract the direction of a contrast at every layer."""
+    """Extract and save the direction of a contrast at every layer."""
     from engine.stats.direction import extract_directions
     from engine.store.directions import leading_layer, save_directions
     from engine.store.read import load_contrast
@@ -67,30 +67,36 @@ def directions(
 
 
 def read(
-    name: Annotated[str, typer.Argument(help="Saved directions, or a capture of pairs.")],
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The text to read.")],
-    layer: Annotated[int | None, typer.Option("--layer", "-l", help="The one that ranked first unless given.")] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="The one captured unless given.")] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Put the text through the chat template, as a user's.")] = False,
+    name: Annotated[str, typer.Argument(help="Name or path of saved directions, or of a capture of pairs.")],
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="Text to read.")],
+    layer: Annotated[
+        int | None, typer.Option("--layer", "-l", help="Layer to read (default: the one that ranks first).")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model to run (default: that of the capture).")
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Render the text as a user message with the chat template.")
+    ] = False,
     store: Store = DEFAULT_STORE,
     dtype: Annotated[
-        str | None, typer.Option(help="Of the model; that of the capture unless given.", rich_help_panel=HOW)
+        str | None, typer.Option(help="Dtype of the model (default: that of the capture).", rich_help_panel=HOW)
     ] = None,
     device_map: DeviceMap = None,
     max_memory: MaxMemory = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Draw layers by tokens into a .png, .svg or .pdf.")
+        Path | None, typer.Option("--output", "-o", help="File for a figure of layers by tokens: .png, .svg or .pdf.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No narration.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress messages.")] = False,
 ) -> None:
-    """Read a text along the direction of a contrast, token by token."""
+    """Project a text onto the direction of a contrast, token by token."""
     narrator, options = Narrator(quiet=quiet), read_load_options(dtype or AUTO, device_map, max_memory)
     from engine.store.directions import find_directions
 
     found, leading, capture = find_directions(name if is_path(name) else store / name)
     if capture:
-        narrator.say(f"no directions are saved for {capture}: taking the mean difference of the capture")
+        narrator.say(f"no saved directions for {capture}: using the mean differences of the capture")
     if layer is not None and layer not in found:
         raise RequestError(f"there is no direction at layer {layer}", expected=f"one of {sorted(found)}")
     source = model or _model_of(found)
@@ -119,12 +125,12 @@ def read(
 def _model_of(found: "dict[int, Direction]") -> str:
     provenance = next(iter(found.values()))["provenance"]
     if provenance is None:
-        raise RequestError("the model that the directions come from is unknown", next_step="name it with --model")
+        raise RequestError("the directions do not record their model", next_step="name it with --model")
     try:
         find_source(provenance["alias"])
     except RequestError as error:
         raise RequestError(
-            f"the model of these directions, {provenance['model']}, is not known here by its name",
+            f"the model of these directions, {provenance['model']}, has no alias on this machine",
             next_step="name it with --model",
         ) from error
     return provenance["alias"]

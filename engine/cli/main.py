@@ -1,4 +1,4 @@
-"""The program: its commands, and how it ends. Knows exit codes; the work is in the commands."""
+"""Entry point of the command line; turns errors into exit codes."""
 
 import io
 import signal
@@ -25,11 +25,11 @@ _HELP = """Find where in a language model a concept lives.
   layerscope list
   layerscope visualize activations/smollm2_honesty.pt --output honesty.png
 
-[bold]Exit codes[/bold]: 0 done, 1 a bug, 2 a wrong argument, 3 the model, 4 a prompt or
-its states, 5 the store, 6 standard output, 130 interrupted, 141 the reader has gone.
+[bold]Exit codes[/bold]: 0 success, 1 bug, 2 invalid argument, 3 model error, 4 prompt or
+state error, 5 store error, 6 output error, 130 interrupted, 141 broken pipe.
 """
 
-# Where each command is; a module is imported when one of its commands is called, or all are to be listed.
+# Module of each command. A module is imported only to run one of its commands, or to list all of them.
 _MODULES = {
     "capture": "engine.cli.capture",
     "visualize": "engine.cli.visualize",
@@ -43,15 +43,15 @@ _MODULES = {
 
 
 def build_app(called: str = "") -> typer.Typer:
-    """The program, with all its commands, or with the one that is called alone.
+    """Build the program with all commands, or with only the called one.
 
     Args:
-        called: What was typed first; anything but the name of a command stands for all.
+        called: The first argument; anything but the name of a command builds all.
     """
     app = typer.Typer(
         help=_HELP, no_args_is_help=True, rich_markup_mode="rich", add_completion=False, pretty_exceptions_enable=False
     )
-    app.callback()(lambda: None)  # or typer would take a single command for the whole program
+    app.callback()(lambda: None)  # otherwise typer makes a single command the whole program
     known = called in {*_MODULES, *installed_names()}
     for name, module in _MODULES.items():
         if name == called or not known:
@@ -63,26 +63,27 @@ def build_app(called: str = "") -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command line; errors for people go to stderr as one paragraph, bugs keep their traceback."""
+    """Run the command line.
+
+    User errors are printed as one paragraph, bugs with their traceback.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="replace"
-            )  # where there are no bars, as in some pipes, a ? is better than nothing
+            stream.reconfigure(errors="replace")  # print ? for characters that the encoding lacks
     narrator, processes = Narrator(quiet=False), find_processes()
     who = f"{processes.said}: " if processes.said else ""
-    if processes.count > 1:  # the launcher ends all when one has ended; alone, what the system does is right
+    if processes.count > 1:  # a launcher terminates all processes when one ends
         signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(TERMINATED))
     try:
         with standard_output():
             _run(sys.argv[1:])
-    except SystemExit as end:  # typer shows wrong usage itself, and ends so in any case
+    except SystemExit as end:  # typer always exits this way, after printing usage errors itself
         if end.code == INTERRUPTED:
-            narrator.say(f"{who}interrupted; what was saved before is untouched")
+            narrator.say(f"{who}interrupted; saved files are unchanged")
         elif end.code == TERMINATED:
             narrator.say(
-                f"{who}ended by the launcher, as it does when another process has ended; what is saved stays, and the"
-                " same command goes on from there"
+                f"{who}terminated by the launcher, probably because another process ended; saved shards are kept,"
+                " run the same command again to resume"
             )
         raise
     except LayerscopeError as error:
@@ -90,7 +91,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except Exception:
         traceback.print_exc()
-        narrator.say("this is a bug in layerscope: please report it with the lines above")
+        narrator.say("this is a bug in layerscope; please report it with the traceback above")
         sys.exit(1)
 
 
@@ -99,17 +100,20 @@ def _run(arguments: list[str]) -> None:
     try:
         build_app(arguments[0] if arguments else "")()
     finally:
-        sys.stdout.flush()  # while there is still someone to hear that it cannot be written
+        sys.stdout.flush()  # here, so that a failure is still reported
 
 
 def _require_utf8(arguments: list[str]) -> None:
-    """Refuse what is no text: Python hands over the bytes as halves of characters, which nothing can save or print."""
+    """Refuse arguments that are not UTF-8.
+
+    Python passes them as lone surrogates, which cannot be saved or printed.
+    """
     for number, argument in enumerate(arguments, start=1):
         try:
             argument.encode()
         except UnicodeEncodeError as error:
             raise RequestError(
                 f"argument {number} is not UTF-8: {argument!a}",
-                expected="text, and names of files, in UTF-8",
+                expected="text and file names in UTF-8",
                 next_step="convert the text, or rename the file",
             ) from error

@@ -1,4 +1,4 @@
-"""`layerscope rank`: layers by a score, with what is not known about it."""
+"""`layerscope rank`: rank layers by a score, with its uncertainty."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ from engine.records.files import CaptureRecord
 from engine.stats.scores import DEFAULT_SCORE, SCORES, ScoredLayer, find_score, order_layers
 from engine.store.names import DEFAULT_STORE
 
-HELP = """Rank the layers of a contrast, with intervals, ties and a test against shuffled labels.
+HELP = """Rank the layers of a contrast, with 95% intervals, ties and permutation p-values.
 
 [bold]Examples[/bold]
 
@@ -31,12 +31,16 @@ HELP = """Rank the layers of a contrast, with intervals, ties and a test against
 
 """ + "\n\n".join(f"  {score.key}: {score.meaning}" for score in SCORES)
 
+_LEGEND = "ranks: 95% rank interval  =: tied with the best"
+
 
 def rank(
-    name: Annotated[str, typer.Argument(help="A capture's name, or the path of one of its files.")],
-    store: Annotated[Path, typer.Option("--store", "-s", help="The folder of captures.")] = DEFAULT_STORE,
-    score: Annotated[str, typer.Option(help="What to order by; see above.")] = DEFAULT_SCORE,
-    top: Annotated[int | None, typer.Option("--top", "-t", min=1, help="Only the first so many layers.")] = None,
+    name: Annotated[str, typer.Argument(help="Name of a capture, or path of one of its files.")],
+    store: Annotated[Path, typer.Option("--store", "-s", help="Folder of captures.")] = DEFAULT_STORE,
+    score: Annotated[str, typer.Option(help="Score to order by, from the list above.")] = DEFAULT_SCORE,
+    top: Annotated[
+        int | None, typer.Option("--top", "-t", min=1, help="Number of layers to print (default: all).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
@@ -69,7 +73,7 @@ def _document(record: CaptureRecord, score: str, layers: list[ScoredLayer]) -> d
 
 
 def _flat(layer: ScoredLayer) -> dict[str, Any]:
-    """All that is known of a layer; the rank is that by the score asked for."""
+    """All statistics of a layer, with its rank by the requested score."""
     return {**layer.row, **(layer.ranked or {}), "rank": layer.rank}
 
 
@@ -89,8 +93,10 @@ def _print_table(record: CaptureRecord, score: str, layers: list[ScoredLayer], t
     print_data(_table(layers, score))
     if len(layers) < total:
         print_data(Text(f"and {total - len(layers)} more", style="dim"))
+    if record["ranking"]:
+        print_data(Text(_LEGEND, style="dim"))
     if score != DEFAULT_SCORE and record["ranking"]:
-        Narrator(quiet=False).say(f"ordered by {score}; intervals, open places and p are those of held-out d'")
+        Narrator(quiet=False).say(f"ordered by {score}; 95% interval, ranks and p are those of held-out d'")
     for sentence in chart.findings:
         print_data(Text(sentence))
     for warning in chart.warnings:
@@ -113,7 +119,7 @@ def _cells(layer: ScoredLayer, score: str) -> dict[str, str]:
         "relative_norm": {"relative": f"{row['relative_norm']:.4f}"},
         "cosine_sim": {"cosine": f"{row['cosine_sim']:.5f}"},
     }.get(score, {"raw norm": norm_in_words(row["diff_norm"] or 0.0)})
-    described = {"same way": "" if row["pair_cosine"] is None else f"{row['pair_cosine']:.3f}"} | size
+    described = {"pair cos": "" if row["pair_cosine"] is None else f"{row['pair_cosine']:.3f}"} | size
     if ranked is None:
         return {"rank": str(layer.rank), "layer": str(row["layer"])} | described
     return {
@@ -121,10 +127,10 @@ def _cells(layer: ScoredLayer, score: str) -> dict[str, str]:
         "layer": str(row["layer"]),
         "d'": score_in_words(ranked["d_prime"]),
         "95% interval": f"{score_in_words(ranked['low'])} to {score_in_words(ranked['high'])}",
-        "open": f"{ranked['rank_low']}-{ranked['rank_high']}",
+        "ranks": f"{ranked['rank_low']}-{ranked['rank_high']}",
         "p": p_in_words(ranked["p_value"]),
         "AUROC": f"{ranked['auroc']:.3f}",
-        "wrong way": f"{ranked['wrong_way']:.0%}",
+        "misordered": f"{ranked['wrong_way']:.0%}",
     } | described
 
 

@@ -1,4 +1,4 @@
-"""What there is to choose from: models and concepts, as tables or JSON."""
+"""`layerscope list` and `layerscope show`, and the lists of models and concepts."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,23 +21,23 @@ from engine.store.record import encode_record
 
 
 def print_models(*, as_json: bool) -> None:
-    """The models that have a name: source, layers, size, and whether they load here without a download."""
+    """Print the model aliases: layers, size, source, and whether they are local."""
     listings = list_models()
     if as_json:
         print_json(msgspec.json.format(msgspec.json.encode(listings)))
         return
-    table = _table("model", "layers", "size", "here", "source")
+    table = _table("model", "layers", "size", "local", "source")
     for listing in listings:
         source = listing.source
         place = source.revision if source.kind == "package" else source.model_id
-        here = "yes" if source.local else "no"
-        table.add_row(listing.alias, str(listing.layers), listing.parameters, here, place or source.location)
+        local = "yes" if source.local else "no"
+        table.add_row(listing.alias, str(listing.layers), listing.parameters, local, place or source.location)
     print_data(table)
-    print_data(f"\nhere: loads without a download. Your own: {user_registry_path()}")
+    print_data(f"\nlocal: loads without a download. Add your own models in {user_registry_path()}")
 
 
 def print_concepts(*, as_json: bool) -> None:
-    """The concepts: what is contrasted, and how many pairs they make."""
+    """Print the concepts with their contrast and number of pairs."""
     concepts = list_concepts()
     if as_json:
         print_json(msgspec.json.format(msgspec.json.encode(concepts)))
@@ -47,7 +47,7 @@ def print_concepts(*, as_json: bool) -> None:
         pairs = len(concept.personas) * len(concept.templates) * len(concept.topics)
         table.add_row(concept.name, f"{concept.positive} / {concept.negative}", str(pairs), concept.description)
     print_data(table)
-    print_data(f"\nYour own: {user_concepts_path()}/*.toml")
+    print_data(f"\nAdd your own concepts as {user_concepts_path()}/*.toml")
 
 
 def _table(*columns: str) -> Table:
@@ -58,14 +58,14 @@ def _table(*columns: str) -> Table:
 
 
 def find_record(name: str, store: Path) -> CaptureRecord:
-    """The record of a capture; made from its tensors where a `.pt` came alone.
+    """Read the record of a capture, or make one for a `.pt` without a record.
 
     Args:
         name: A name in the store, or a path.
-        store: The folder that plain names are looked up in.
+        store: The store folder for plain names.
 
     Raises:
-        StoreError: There is no such capture, or it cannot be used.
+        StoreError: The capture does not exist or is unusable.
     """
     path = capture_path(name, store)
     paths = locate(path)
@@ -77,21 +77,21 @@ def find_record(name: str, store: Path) -> CaptureRecord:
 
 
 def capture_path(name: str, store: Path) -> Path:
-    """Where a capture lies, without suffix.
+    """Path of a capture without suffix.
 
     Args:
         name: A name in the store, or a path.
-        store: The folder that plain names are looked up in.
+        store: The store folder for plain names.
 
     Raises:
-        StoreError: The name is not allowed.
+        StoreError: The name is invalid.
     """
     paths = locate(name) if is_path(name) else locate(name, store)
     return paths.store / paths.name
 
 
 def is_path(name: str) -> bool:
-    """Whether what was given is a path and not a name in the store."""
+    """Whether an argument is a path rather than a name in the store."""
     return "/" in name or "\\" in name or name.endswith((".pt", ".json", ".safetensors"))
 
 
@@ -111,7 +111,7 @@ SHOW_HELP = """Show how a capture was made, and its layer table.
   layerscope show runs/mine.pt --json
 """
 
-Store = Annotated[Path, typer.Option("--store", "-s", help="The folder of captures.")]
+Store = Annotated[Path, typer.Option("--store", "-s", help="Folder of captures.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -133,13 +133,13 @@ def list_store(
                 print_data(Text(f"{entry.name} {damaged}{entry.problem}", style="red"))
     narrator = Narrator(quiet=False)
     if not entries:
-        narrator.say("no captures yet; make one: layerscope capture --concept honesty")
+        narrator.say("no captures yet; create one with `layerscope capture --concept honesty`")
     for path in unfinished_saves(store):
-        narrator.say(f"left by a save that was killed, safe to delete when none is running: {path}")
+        narrator.say(f"left by a killed save, safe to delete when no capture is running: {path}")
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="A capture's name, or the path of one of its files.")],
+    name: Annotated[str, typer.Argument(help="Name of a capture, or path of one of its files.")],
     store: Store = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
@@ -157,7 +157,7 @@ def _captures_table(records: list[CaptureRecord]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     for column in ("name", "model", "concept", "pairs", "layers", "positions", "saved (UTC)"):
         numbers = column in {"pairs", "layers"}
-        folds = column in {"name", "model", "concept"}  # never cut: a name is there to be copied
+        folds = column in {"name", "model", "concept"}  # never truncated, so that names can be copied
         table.add_column(column, justify="right" if numbers else "left", overflow="fold", no_wrap=not folds)
     for record in records:
         provenance = record["provenance"]
@@ -192,13 +192,13 @@ def _batches(provenance: Provenance) -> str:
     size, budget = provenance["batch_size"], provenance.get("token_budget")
     batches = f"batches of {size}" if size else f"batches of {budget:,} tokens"
     reuse = provenance.get("prefix_reuse", "off")
-    shared = ", shared beginnings once" if reuse.startswith("on") else ""
-    return batches + shared + (", products by oneDNN" if provenance.get("products") == "oneDNN" else "")
+    shared = ", prefix sharing" if reuse.startswith("on") else ""
+    return batches + shared + (", oneDNN products" if provenance.get("products") == "oneDNN" else "")
 
 
 def _provenance_lines(provenance: Provenance | None) -> dict[str, str]:
     if provenance is None:
-        return {"provenance": "unknown: the tensors did not come from a capture function"}
+        return {"provenance": "unknown: the tensors were not made by a capture function"}
     receipt = provenance["receipt"]
     changes = [*map(describe_adapter, provenance.get("adapters", [])), *provenance.get("altered", [])]
     changes += [f"autocast to {provenance['autocast']}"] if "autocast" in provenance else []
@@ -208,8 +208,8 @@ def _provenance_lines(provenance: Provenance | None) -> dict[str, str]:
         f" {provenance['mode']}, {_batches(provenance)}",
         "read": f"{provenance['site']}, positions {provenance['positions']}, blocks at {receipt['blocks']}",
         "prompts": f"chat template {provenance['chat_template'][:12]}" if provenance["chat_template"] else "plain text",
-        "check": f"batching moved a state by {receipt['batched_error']:.1e} of its norm,"
-        f" {receipt['tolerance']:g} allowed",
+        "check": f"batching error {receipt['batched_error']:.1e} of the state norm"
+        f" (tolerance {receipt['tolerance']:g})",
         "versions": ", ".join(f"{name} {version}" for name, version in provenance["versions"].items()),
     } | ({"changed": "; ".join(changes)} if changes else {})
 

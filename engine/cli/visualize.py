@@ -1,4 +1,4 @@
-"""`layerscope visualize`: draw what a capture shows."""
+"""`layerscope visualize`: plot layers, or the classes at one layer."""
 
 from functools import partial
 from pathlib import Path
@@ -15,30 +15,31 @@ from engine.plots.layers_text import layers_as_text
 from engine.records.results import SideProjections
 from engine.store.names import DEFAULT_STORE
 
-HELP = """Show ranked layers, difference norm and cosine: as text, and as a figure in a file or a window.
+HELP = """Plot ranked layers, difference norm and cosine, as text and as a figure.
 
 [bold]Examples[/bold]
 
   layerscope visualize activations/smollm2_honesty.pt
   layerscope visualize activations/smollm2_honesty.pt --output honesty.png
   layerscope visualize activations/smollm2_honesty.pt --no-plot
-  layerscope visualize smollm2_honesty --layer 17 --output sides.png
+  layerscope visualize smollm2_honesty --layer 17 --output classes.png
 """
 
 
 def visualize(
-    file: Annotated[str, typer.Argument(help="The .pt or .json file of a capture, or its name.")],
+    file: Annotated[str, typer.Argument(help="Path of a .pt or .json file, or name of a capture.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Draw into a .png, .svg or .pdf instead of a window.")
+        Path | None,
+        typer.Option("--output", "-o", help="File for the figure, instead of a window: .png, .svg or .pdf."),
     ] = None,
-    store: Annotated[Path, typer.Option("--store", "-s", help="The folder that a plain name is in.")] = DEFAULT_STORE,
-    no_plot: Annotated[bool, typer.Option("--no-plot", help="Only the text.")] = False,
+    store: Annotated[Path, typer.Option("--store", "-s", help="Folder of captures.")] = DEFAULT_STORE,
+    no_plot: Annotated[bool, typer.Option("--no-plot", help="Print the text only.")] = False,
     layer: Annotated[
-        int | None, typer.Option("--layer", "-l", help="Where the prompts of both sides lie at this layer.")
+        int | None, typer.Option("--layer", "-l", help="Layer at which to show the projections of both classes.")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No narration.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress messages.")] = False,
 ) -> None:
-    """Show ranked layers, difference norm and cosine: as text, and as a figure in a file or a window."""
+    """Plot ranked layers, difference norm and cosine, as text and as a figure."""
     record = find_record(file, store)
     chart = layers_chart(record)
     sides = None if layer is None else _sides(capture_path(file, store), layer)

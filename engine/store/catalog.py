@@ -1,4 +1,4 @@
-"""List the captures of a store from their records alone: no torch, no tensors, damaged ones shown as damaged."""
+"""List the captures of a store from their JSON records; loads no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,9 @@ class CatalogEntry:
     """One capture of a store.
 
     Attributes:
-        name: Its name.
-        record: What its JSON says, None if that cannot be used.
-        problem: Why it cannot be used; empty if all is well.
+        name: Name of the capture.
+        record: The decoded JSON record; None if the capture is unusable.
+        problem: Why the capture is unusable; empty if it is usable.
     """
 
     name: str
@@ -30,15 +30,15 @@ class CatalogEntry:
 def list_captures(
     store: str | Path = DEFAULT_STORE, *, concept: str | None = None, model: str | None = None
 ) -> list[CatalogEntry]:
-    """The captures of a store, newest first, then those that cannot be used.
+    """List the captures of a store, newest first, unusable ones last.
 
     Args:
-        store: The folder.
+        store: The store folder.
         concept: Only captures of this concept.
         model: Only captures of this model, by alias or id.
 
     Raises:
-        StoreError: The folder is not there or cannot be read.
+        StoreError: The folder does not exist or cannot be read.
 
     Example:
         >>> [entry.name for entry in list_captures("activations", concept="honesty")]
@@ -59,14 +59,14 @@ def list_captures(
 
 
 def show_capture(name: str | Path, *, store: str | Path | None = None) -> CaptureRecord:
-    """The record of one capture.
+    """Read the record of one capture.
 
     Args:
         name: A path with or without suffix; a plain name when `store` is given.
-        store: The folder.
+        store: The store folder.
 
     Raises:
-        StoreError: There is no such capture, or its record cannot be used.
+        StoreError: The capture does not exist or is unusable.
     """
     paths = locate(name, store)
     if not paths.exist:
@@ -82,22 +82,25 @@ def show_capture(name: str | Path, *, store: str | Path | None = None) -> Captur
 
 
 def unfinished_saves(store: str | Path) -> list[Path]:
-    """What killed saves left behind: hidden files that nothing reads, safe to delete when no save is running."""
+    """List the temporary files of killed saves.
+
+    They are hidden, never read, and safe to delete when no save is running.
+    """
     folder = user_path(store)
     return sorted([*folder.glob(f".*{UNFINISHED}"), *folder.glob(f"*/.*{UNFINISHED}")])
 
 
 def missing_part(paths: CapturePaths, size: int | None) -> str:
-    """What a capture lacks to be usable, in words; empty if nothing.
+    """Say what makes a capture unusable; empty if it is complete.
 
     Args:
-        paths: Where it lies.
-        size: Bytes of the tensors according to its record; None if it has no record.
+        paths: Files of the capture.
+        size: Bytes of the tensors according to the record; None without a record.
     """
     if paths.in_shards:
         return _missing_shards(paths, size)
     if size is None:
-        return "it has no record: the save was interrupted, or the .pt came alone"
+        return "it has no record: the save was interrupted, or the .pt was copied without its JSON"
     try:
         found = paths.tensors.stat().st_size
     except OSError:
@@ -106,7 +109,10 @@ def missing_part(paths: CapturePaths, size: int | None) -> str:
 
 
 def shard_files(paths: CapturePaths) -> list[Path]:
-    """The shards of a capture that are whole, in the order of their prompts; those being written have hidden names."""
+    """List the complete shards of a capture, in prompt order.
+
+    Shards that are still being written have hidden names.
+    """
     return sorted(paths.shards.glob(f"[0-9]*{SHARD}"))
 
 
@@ -114,15 +120,13 @@ def _missing_shards(paths: CapturePaths, size: int | None) -> str:
     files = shard_files(paths)
     plural = "" if len(files) == 1 else "s"
     if size is None:
-        return (
-            f"{UNFINISHED_SHARDS}: {len(files)} shard{plural} saved so far; capturing the same again goes on from there"
-        )
+        return f"{UNFINISHED_SHARDS}: {len(files)} shard{plural} saved so far; run the same capture again to resume"
     found = sum(path.stat().st_size for path in files)
     return "" if found == size else f"its shards have {found} bytes, its record says {size}"
 
 
 def _capture_of(path: Path) -> str:
-    """The name of the capture that something in a store belongs to; empty if to none."""
+    """The name of the capture that a path in the store belongs to; empty if none."""
     if path.name.startswith("."):
         return ""
     if path.suffix in {".pt", ".json"}:
@@ -136,7 +140,7 @@ def _entry(folder: Path, name: str) -> CatalogEntry:
         record = read_record(paths.record) if paths.record.exists() else None
         problem = missing_part(paths, record["data"]["bytes"] if record else None)
     except StoreError as error:
-        return CatalogEntry(name.encode(errors="replace").decode(), None, error.problem)  # the name may be no UTF-8
+        return CatalogEntry(name.encode(errors="replace").decode(), None, error.problem)  # the name may not be UTF-8
     return CatalogEntry(name, None if problem else record, problem)
 
 

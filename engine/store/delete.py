@@ -1,4 +1,4 @@
-"""Delete captures, and what was saved beside them."""
+"""Delete captures and the directions saved under their names."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from engine.store.plan import remove_shards
 
 
 def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list[str]:
-    """Delete a capture: its record, its tensors or shards, and directions saved under its name.
+    """Delete a capture: its record, its tensors or shards, and its saved directions.
 
-    The record goes first: an interrupted deletion leaves tensors that the catalogue shows as having none.
+    The record is deleted first. An interrupted deletion leaves tensors that the catalog lists as having no record.
 
     Args:
         name: A path with or without suffix; a plain name when `store` is given.
-        store: The folder.
+        store: The store folder.
 
     Returns:
-        Names of the files that were deleted.
+        Names of the deleted files.
 
     Raises:
-        StoreError: There is no such capture, or a file cannot be deleted.
+        StoreError: The capture does not exist, or a file cannot be deleted.
     """
     paths = locate(name, store)
     files = [path for path in (paths.record, paths.tensors, path_of(paths)) if path.exists()]

@@ -1,4 +1,4 @@
-"""Save and load directions: one safetensors file, its header holding the rest."""
+"""Save and load directions as safetensors files, with metadata in the header."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SUFFIX = ".directions.safetensors"
 
 
 class _Versioned(TypedDict):
-    """What every version of the header has."""
+    """The field that every version of the header has."""
 
     schema: int
 
@@ -36,20 +36,20 @@ def save_directions(
     leading: int | None = None,
     force: bool = False,
 ) -> Path:
-    """Save directions beside the capture that they come from, as `NAME.directions.safetensors`.
+    """Save directions as `NAME.directions.safetensors`, next to their capture.
 
     Args:
-        directions: Layer to direction; all of one capture and method.
-        name: The capture's name, or a path without suffix.
-        store: The folder; then the name is a plain one.
-        leading: The layer that ranked first.
-        force: Whether directions saved under that name may be replaced.
+        directions: Layer to direction; all from one capture and method.
+        name: The capture's name, or a path without suffix; a plain name when `store` is given.
+        store: The store folder.
+        leading: The layer that ranks first.
+        force: Replace directions already saved under that name.
 
     Returns:
-        The file.
+        Path of the file.
 
     Raises:
-        StoreError: The name is taken or not allowed, or the file cannot be written.
+        StoreError: There are no directions, the name is taken or invalid, or the file cannot be written.
 
     Example:
         >>> save_directions({16: extract_direction(data, 16)}, "mine").name
@@ -60,12 +60,12 @@ def save_directions(
     from engine.store.write import write_atomically
 
     if not directions:
-        raise StoreError("there are no directions to save", expected="one layer's at least")
+        raise StoreError("there are no directions to save", expected="a direction for at least one layer")
     paths = locate(str(name).removesuffix(SUFFIX), store)
     target = path_of(paths)
     if target.exists() and not force:
         raise StoreError(
-            f"there are already directions at {target}",
+            f"{target} already exists",
             next_step=Remedy.RENAME_OR_REPLACE_DIRECTIONS,
         )
     some = next(iter(directions.values()))
@@ -86,17 +86,18 @@ def save_directions(
 
 
 def load_directions(name: str | Path, *, store: str | Path | None = None) -> tuple[dict[int, Direction], int | None]:
-    """Load directions.
+    """Load saved directions and the layer that ranks first.
 
     Args:
-        name: The name they were saved under, or a path with or without suffix.
-        store: The folder; then the name is a plain one.
+        name: The name they were saved under, or a path with or without suffix; a plain name when `store` is given.
+        store: The store folder.
 
     Returns:
-        Layer to direction, and the layer that ranked first in their capture (None if there was no ranking).
+        Layer to direction, each vector of shape `(hidden,)`, and the layer that ranked first in their capture (None
+        without a ranking).
 
     Raises:
-        StoreError: There are none, or the file is damaged.
+        StoreError: The file does not exist or is damaged.
 
     Example:
         >>> path = save_directions({16: extract_direction(data, 16)}, "other", leading=16)
@@ -126,19 +127,19 @@ def load_directions(name: str | Path, *, store: str | Path | None = None) -> tup
 def find_directions(
     name: str | Path, *, store: str | Path | None = None
 ) -> tuple[dict[int, Direction], int | None, str | None]:
-    """Directions saved under a name, or else the mean differences of the capture of that name.
+    """Load saved directions, or compute mean differences from the capture.
 
     Args:
         name: A name or path, as for `load_directions` or `load_activations`.
-        store: The folder; then the name is a plain one.
+        store: The store folder; `name` is then a plain name.
 
     Returns:
-        Layer to direction; the layer that ranked first, if there is a ranking; the capture's name where they were taken
-        from a capture.
+        Layer to direction; the layer that ranks first, or None without a ranking; the capture's name if the directions
+        were computed from it, else None.
 
     Raises:
-        StoreError: There is neither.
-        RequestError: The capture has no two sides, or they do not differ.
+        StoreError: Neither directions nor a capture exist under that name.
+        RequestError: The capture is not a contrast, or its classes do not differ.
     """
     paths = locate(str(name).removesuffix(SUFFIX), store)
     if str(name).endswith(SUFFIX) or path_of(paths).exists():
@@ -151,17 +152,17 @@ def find_directions(
 
 
 def leading_layer(name: Path, among: Container[int]) -> int | None:
-    """The layer that ranks first in a capture, if it has a record and there is a direction there."""
+    """The top-ranked layer of a capture; None without a ranking or direction."""
     ranking = show_capture(name)["ranking"] if locate(name).record.exists() else None
     first = ranking["layers"][0]["layer"] if ranking else None
     return first if first in among else None
 
 
 def read_header(path: Path) -> DirectionsHeader:
-    """What a file of directions holds beside the vectors; needs no torch.
+    """Read the header of a directions file, without the vectors; loads no torch.
 
     Raises:
-        StoreError: There is no such file, or it is damaged.
+        StoreError: The file does not exist, is damaged, or was written by another version of layerscope.
     """
     if not path.exists():
         raise StoreError(f"there are no directions at {path}", next_step=Remedy.EXTRACT_DIRECTIONS)
@@ -169,20 +170,20 @@ def read_header(path: Path) -> DirectionsHeader:
         with safe_open(path, framework="np") as file:
             text, names = (file.metadata() or {})["layerscope"], set(file.keys())
         if msgspec.json.decode(text, type=_Versioned)["schema"] != SCHEMA:
-            raise StoreError(f"{path} is of another version of layerscope", next_step=Remedy.EXTRACT_AGAIN)
+            raise StoreError(f"{path} was written by another version of layerscope", next_step=Remedy.EXTRACT_AGAIN)
         header = msgspec.json.decode(text, type=DirectionsHeader)
     except (SafetensorError, OSError, KeyError, msgspec.DecodeError) as error:
         raise StoreError(f"{path} is damaged: {first_line(error)}", next_step=Remedy.EXTRACT_AGAIN) from error
     if not header["layers"] or {str(summary["layer"]) for summary in header["layers"]} != names:
-        raise StoreError(f"{path} is damaged: its vectors are not those of its layers", next_step=Remedy.EXTRACT_AGAIN)
+        raise StoreError(f"{path} is damaged: its vectors do not match its layers", next_step=Remedy.EXTRACT_AGAIN)
     return header
 
 
 def path_of(paths: CapturePaths) -> Path:
-    """Where the directions of a capture lie."""
+    """Path of the directions file of a capture."""
     path = paths.store / f"{paths.name}{SUFFIX}"
     if not path.resolve().is_relative_to(paths.store.resolve()):
-        raise StoreError(f"{path} is a link that leads out of the store", next_step="remove the link")
+        raise StoreError(f"{path} is a symbolic link out of the store", next_step="remove the link")
     return path
 
 

@@ -1,4 +1,4 @@
-"""What a capture is called and where its files lie. No name leads out of the store."""
+"""Capture names and file paths; no name can lead out of the store."""
 
 import os
 import re
@@ -20,7 +20,7 @@ _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{_LONGEST - 1}}}")
 
 @dataclass(frozen=True)
 class CapturePaths:
-    """The files of one capture: tensors, in one file or a folder of shards, and the record that suffices to list it."""
+    """Paths of one capture: the JSON record, and tensors as one file or as shards."""
 
     store: Path
     name: str
@@ -37,40 +37,40 @@ class CapturePaths:
 
     @property
     def shards(self) -> Path:
-        """The folder of shards, in place of a `.pt` that would be too large."""
+        """The folder of shards, which replaces a `.pt` that would be too large."""
         return self.store / self.name
 
     @property
     def plan(self) -> Path:
-        """The file in that folder that says what the shards will hold."""
+        """The manifest in the shard folder: what the shards will hold."""
         return self.shards / PLAN
 
     @property
     def in_shards(self) -> bool:
-        """Whether the tensors lie in that folder, all of them or so far."""
+        """Whether the tensors are saved as shards, complete or not."""
         return self.plan.exists() and not self.tensors.exists()
 
     @property
     def unfinished(self) -> bool:
-        """Whether it is a capture in shards that can be gone on with."""
+        """Whether this is an incomplete capture in shards, which can be resumed."""
         return self.in_shards and not self.record.exists()
 
     @property
     def exist(self) -> bool:
-        """Whether there is anything of the capture, whole or not."""
+        """Whether any file of the capture exists, complete or not."""
         return any(path.exists() for path in (self.record, self.tensors, self.plan))
 
 
 def locate(name: str | Path, store: str | Path | None = None) -> CapturePaths:
-    """Where a capture lies or will lie.
+    """Resolve a name or path to the files of a capture, existing or not.
 
     Args:
-        name: With a store, a plain name; without one, a path whose folder is the store. `.pt` or `.json` at the end is
-            not part of the name.
-        store: The folder, when names come from someone who must not choose it.
+        name: A plain name if `store` is given, else a path whose folder is the store. A trailing `.pt` or `.json` is
+            stripped.
+        store: The store folder. Pass it when untrusted callers choose names, so that they cannot choose the folder.
 
     Raises:
-        StoreError: The name holds a path, begins with a dot, or leads out of the store through a link.
+        StoreError: The name contains a path, starts with a dot, or leads out of the store through a symbolic link.
 
     Example:
         >>> locate("activations/smollm2_honesty.pt").record.as_posix()
@@ -81,31 +81,31 @@ def locate(name: str | Path, store: str | Path | None = None) -> CapturePaths:
     plain = re.sub(r"(\.(pt|json))+$", "", given.name if given is not None else str(name))
     if not _NAME.fullmatch(plain):
         raise StoreError(
-            f"{plain!r} cannot be the name of a capture",
-            expected="letters, digits, dots, hyphens and underscores, a letter or digit first, 128 at most",
+            f"{plain!r} is not a valid capture name",
+            expected="at most 128 letters, digits, dots, hyphens and underscores, starting with a letter or digit",
         )
     paths = CapturePaths(folder, plain)
     for path in (paths.tensors, paths.record, paths.shards):
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise StoreError(f"{path} is a link that leads out of the store", next_step="remove the link")
+            raise StoreError(f"{path} is a symbolic link out of the store", next_step="remove the link")
     return paths
 
 
 def require_free(paths: CapturePaths, *, force: bool, resume: bool = False) -> None:
-    """Refuse a name that is taken, before minutes are spent on what could not be saved.
+    """Refuse a taken name or a read-only folder before any work is done.
 
     Args:
-        paths: Where the capture shall lie.
-        force: Whether an earlier capture may be replaced.
-        resume: Whether an unfinished capture in shards is no obstacle, because it may be gone on with.
+        paths: Where the capture will be saved.
+        force: Allow replacing an existing capture.
+        resume: Allow an unfinished capture in shards, because it can be resumed.
 
     Raises:
-        StoreError: It is taken and `force` is off, or nothing can be saved there.
+        StoreError: The name is taken and `force` is off, or the folder cannot be written.
     """
     folder = paths.store.absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise StoreError(f"{existing} is not a folder that can be written", next_step=Remedy.CHOOSE_FOLDER)
+        raise StoreError(f"{existing} is not a writable folder", next_step=Remedy.CHOOSE_FOLDER)
     kept = (paths.tensors, paths.record) if resume else (paths.tensors, paths.record, paths.plan)
     taken = [str(path) for path in kept if path.exists()]
     if taken and not force:
@@ -116,9 +116,9 @@ def require_free(paths: CapturePaths, *, force: bool, resume: bool = False) -> N
 
 
 def default_name(model_alias: str, concept: str) -> str:
-    """The name a capture gets unless told: `{model}_{concept}`, other characters replaced by hyphens.
+    """The default capture name: `{model}_{concept}`.
 
-    What nothing is left of, because no name may hold its letters, is called "model" or "capture".
+    Invalid characters are replaced by hyphens. A part with no valid characters becomes "model" or "capture".
 
     Example:
         >>> default_name("smollm2", "honesty"), default_name("_mine", "誠実")

@@ -1,6 +1,6 @@
-"""The plan of a capture in shards: written before the first, read before going on, compared with what is wanted now.
+"""The manifest of a capture in shards; loads no torch.
 
-Knows JSON. Loads without torch.
+It is written before the first shard, and compared with the request before resuming.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _PLAN = msgspec.json.Decoder(ShardPlan)
 _HASHES = {
     "prompts.texts": "the texts of the prompts",
     "prompts.ids": "the tokens of the prompts",
-    "prompts.factors": "what the pairs were made from",
+    "prompts.factors": "the factors of the pairs",
     "weights": "the weights of the model",
     "provenance.adapters": "the adapters of the model",
     "provenance.chat_template": "the chat template",
 }
-# The file may lie elsewhere under another name, states are the same in both modes, and what the check at load measured
-# may differ in the last digits; what follows from it is in the provenance. The time shows in the texts, if it matters,
-# and the weights are named outside of the provenance too.
+# The prompt file may have been moved or renamed. Both modes give the same states. Measurements of the load check may
+# differ in the last digits, and the settings derived from them are in the provenance. A template time that matters
+# changes the texts, which are hashed. The weights also have a field of their own outside the provenance.
 _MAY_DIFFER = {"prompts.file", "provenance.mode", "provenance.template_time", "provenance.weights"}
 _MEASURED = "provenance.receipt."
 
 
 def encode_plan(plan: ShardPlan) -> bytes:
-    """The plan as indented JSON that people can read."""
+    """Encode a plan as indented, readable JSON."""
     return msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n"
 
 
@@ -44,45 +44,45 @@ def read_plan(path: Path) -> ShardPlan:
     """Read a plan.
 
     Raises:
-        StoreError: It is missing, damaged or of another version.
+        StoreError: The file is missing, damaged or from another version of layerscope.
     """
     try:
         plan = _PLAN.decode(read_content(path))
     except msgspec.DecodeError as error:
         raise StoreError(f"{path} is damaged: {error}", next_step=Remedy.CAPTURE_AGAIN) from error
     if plan["schema"] != PLAN_SCHEMA:
-        raise StoreError(f"{path} is of another version of layerscope", next_step=Remedy.CAPTURE_AGAIN)
+        raise StoreError(f"{path} was written by another version of layerscope", next_step=Remedy.CAPTURE_AGAIN)
     return plan
 
 
 def require_same_plan(paths: CapturePaths, wanted: ShardPlan) -> None:
-    """Refuse to go on with a capture that would become a mixture.
+    """Refuse to resume a capture with different settings.
 
     Raises:
-        StoreError: What is wanted now differs from what was begun; the message says in what.
+        StoreError: The requested settings differ from the saved plan; the message lists the differences.
     """
-    begun = read_plan(paths.plan)
-    changed = plan_changes(begun, wanted)
-    if "added_code" in begun["provenance"] or "added_code" in wanted["provenance"]:
-        changed.append("code was added to the model, and whether it is the same now cannot be told")
+    saved = read_plan(paths.plan)
+    changed = plan_changes(saved, wanted)
+    if "added_code" in saved["provenance"] or "added_code" in wanted["provenance"]:
+        changed.append("code was added to the model, and layerscope cannot check that it is still the same")
     if changed:
         raise StoreError(
-            f"the unfinished capture {paths.name!r} was begun otherwise: {'; '.join(changed)}",
-            expected="what it was begun with: then it goes on from the shards that are saved",
+            f"the unfinished capture {paths.name!r} was started with different settings: {'; '.join(changed)}",
+            expected="the same settings, to resume from the saved shards",
             next_step=Remedy.RENAME_OR_REPLACE,
         )
 
 
-def plan_changes(begun: ShardPlan, wanted: ShardPlan) -> list[str]:
-    """In what two plans differ, in words; nothing if captures by them are the same to the bit.
+def plan_changes(saved: ShardPlan, wanted: ShardPlan) -> list[str]:
+    """Describe how two plans differ; empty if their captures are bit-identical.
 
     Args:
-        begun: The plan that was saved.
-        wanted: The plan that would be saved now.
+        saved: The saved plan.
+        wanted: The plan of the current request.
     """
-    old, new = _flat(begun), _flat(wanted)
+    old, new = _flat(saved), _flat(wanted)
     return [
-        f"{_HASHES[name]} changed" if name in _HASHES else f"{_said(name)} was {old.get(name)}, is {new.get(name)}"
+        f"{_HASHES[name]} changed" if name in _HASHES else f"{_said(name)} was {old.get(name)}, is now {new.get(name)}"
         for name in dict.fromkeys([*old, *new])
         if _known_by(name, old.get(name)) != _known_by(name, new.get(name))
         if name not in _MAY_DIFFER and not name.startswith(_MEASURED)
@@ -90,7 +90,10 @@ def plan_changes(begun: ShardPlan, wanted: ShardPlan) -> list[str]:
 
 
 def _known_by(name: str, value: Any) -> Any:  # noqa: ANN401 - what JSON can hold
-    """What of a value matters: of a device its kind, for processes that share a capture have a GPU each."""
+    """The part of a value to compare.
+
+    Of a device only the type is compared, because each process of a capture has its own GPU.
+    """
     return str(value).partition(":")[0] if name == "provenance.device" else value
 
 
@@ -109,13 +112,13 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:  # noqa: ANN401 - walks
 
 
 def remove_shards(paths: CapturePaths) -> list[Path]:
-    """Delete the shards of a capture and their plan, the plan last; other files in that folder stay.
+    """Delete the shards of a capture, then its plan; keep all other files.
 
     Args:
-        paths: Of the capture; a folder without a plan of layerscope is left alone.
+        paths: Files of the capture. A folder without a layerscope plan is left alone.
 
     Returns:
-        What was deleted.
+        Paths of the deleted files.
     """
     if not paths.plan.exists() or not _is_own(paths.plan):
         return []
@@ -123,24 +126,25 @@ def remove_shards(paths: CapturePaths) -> list[Path]:
     files = [*shard_files(paths), paths.plan]
     for path in files:
         path.unlink()
-    with contextlib.suppress(OSError):  # something else lies there
+    with contextlib.suppress(OSError):  # the folder holds other files
         paths.shards.rmdir()
     return files
 
 
 def require_own_folder(paths: CapturePaths) -> None:
-    """Refuse to write shards into a folder that holds something else.
+    """Refuse to write shards into a folder that layerscope did not create.
 
     Raises:
-        StoreError: It does.
+        StoreError: The folder holds other files.
     """
     if not paths.shards.exists():
         return
     plan = paths.plan
-    begun = _is_own(plan) if plan.exists() else all(path.suffix == UNFINISHED for path in paths.shards.iterdir())
-    if not begun:
+    own = _is_own(plan) if plan.exists() else all(path.suffix == UNFINISHED for path in paths.shards.iterdir())
+    if not own:
         raise StoreError(
-            f"{paths.shards} is a folder of something else", next_step="choose another name, or move that folder away"
+            f"the folder {paths.shards} holds files that are not shards",
+            next_step="choose another name, or move that folder away",
         )
 
 
@@ -149,6 +153,6 @@ def _is_own(plan: Path) -> bool:
 
 
 def clear_unfinished(paths: CapturePaths) -> None:
-    """Delete what killed runs left half written."""
+    """Delete partial files left by killed runs."""
     for path in paths.shards.glob(f".*{UNFINISHED}"):
         path.unlink(missing_ok=True)

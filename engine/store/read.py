@@ -1,4 +1,4 @@
-"""Read captures back, without running anything they might hold."""
+"""Load captures from a store without running any code they contain."""
 
 from __future__ import annotations
 
@@ -26,19 +26,18 @@ _REQUIRED = {
 
 
 def load_activations(name: str | Path, *, store: str | Path | None = None) -> CaptureData:
-    """Load a capture, tensors and record, and check that they belong together.
+    """Load a capture, and check that its tensors match its record.
 
     Args:
         name: A path with or without `.pt`; a plain name when `store` is given.
-        store: The folder to read from.
+        store: The store folder.
 
     Returns:
-        What was saved, provenance and factors included. Tensors without a record (a file that came alone, or a save
-        that was interrupted) are returned without them, with a warning. Of a capture in shards the states of a layer
-        are read when they are looked at, and not before.
+        The saved capture with provenance and factors. If the record is missing (a `.pt` copied alone, or an interrupted
+        save), both are absent and a warning is logged. Captures in shards load the states of a layer on first access.
 
     Raises:
-        StoreError: There is no such capture, a file is damaged or holds more than tensors and plain values, or the
+        StoreError: The capture does not exist, a file is damaged or holds more than tensors and plain values, or the
             record describes other tensors.
 
     Example:
@@ -50,7 +49,7 @@ def load_activations(name: str | Path, *, store: str | Path | None = None) -> Ca
         return _map_shards(paths)
     data = _load_tensors(paths.tensors)
     if not paths.record.exists():
-        log.warning("%s has no record beside it: provenance and factors are unknown", paths.tensors)
+        log.warning("%s has no JSON record: provenance and factors are unknown", paths.tensors)
         return data
     record = read_record(paths.record)
     _require_same(paths, data, record)
@@ -62,20 +61,20 @@ def load_activations(name: str | Path, *, store: str | Path | None = None) -> Ca
 
 
 def load_contrast(name: str | Path, *, store: str | Path | None = None) -> ContrastData:
-    """Load a capture that must be one of pairs.
+    """Load a capture of pairs, and refuse a capture of prompts.
 
     Args:
-        name: As for `load_activations`.
-        store: As for `load_activations`.
+        name: See `load_activations`.
+        store: See `load_activations`.
 
     Raises:
-        StoreError: It cannot be loaded.
-        RequestError: It is a capture of prompts.
+        StoreError: See `load_activations`.
+        RequestError: The capture holds prompts, not pairs.
     """
     data = load_activations(name, store=store)
     if "positive" not in data:
         raise RequestError(
-            f"{name} is a capture of prompts: it has no two sides",
+            f"{name} is a capture of prompts: it has no positive and negative class",
             expected="a contrast",
             next_step=Remedy.CAPTURE_CONTRAST,
         )
@@ -83,7 +82,7 @@ def load_contrast(name: str | Path, *, store: str | Path | None = None) -> Contr
 
 
 def describe_tensors(name: str | Path) -> CaptureRecord:
-    """Make a record for tensors that have none: a `.pt` that came alone.
+    """Make a record for a `.pt` file that has none.
 
     Args:
         name: A path with or without `.pt`.
@@ -103,9 +102,9 @@ def _load_tensors(path: Path) -> CaptureData:
         raise StoreError(f"there is no capture at {path}", next_step=Remedy.LIST_CAPTURES) from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise StoreError(
-            f"{path} is damaged, or holds more than tensors and plain values; nothing in it was run"
+            f"{path} is damaged, or holds more than tensors and plain values; no code in it was run"
             f" ({first_line(error)})",
-            expected="a file that layerscope wrote",
+            expected="a file written by layerscope",
             next_step=Remedy.CAPTURE_AGAIN,
         ) from error
     for key, required in _REQUIRED.items():
@@ -136,7 +135,7 @@ def _require_same(paths: CapturePaths, data: CaptureData, record: CaptureRecord)
     kind = "contrast" if "positive" in data else "prompt"
     if digest != record["data"]["sha256"] or layers != record["captured_layers"] or kind != record["kind"]:
         raise StoreError(
-            f"{paths.record} describes other tensors than {paths.tensors.name} holds",
-            expected=f"the two files of one save; without {paths.record.name} the tensors are read alone",
+            f"{paths.record} does not match the tensors in {paths.tensors.name}",
+            expected=f"two files from the same save; without {paths.record.name}, the tensors load on their own",
             next_step=Remedy.CAPTURE_AGAIN,
         )

@@ -1,4 +1,4 @@
-"""The JSON of a capture: made from a capture, read back typed and checked. Needs no torch to read."""
+"""Make, encode and decode the JSON record of a capture; reading needs no torch."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 SCHEMA = 3
 CONFOUNDS, RANKING = "looking for confounds", "ranking layers"
-"""What `Steps` are told when the prompts have been run."""
+"""Step names reported after the forward passes."""
 
 Decoded = TypeVar("Decoded")
 
 
 class Findings(TypedDict):
-    """The fields of a record that statistics of both sides fill."""
+    """The record fields computed from a contrast."""
 
     ranking: Ranking | None
     sides: list[SideSummary]
@@ -39,7 +39,7 @@ NO_FINDINGS = Findings(ranking=None, sides=[], unranked="", confounds=None)
 
 
 class _Versioned(TypedDict):
-    """What every version of the record has."""
+    """The field that every version of the record has."""
 
     schema: int
 
@@ -49,13 +49,13 @@ _WHOLE = msgspec.json.Decoder(CaptureRecord)
 
 
 def make_record(data: CaptureData, name: str, file: DataFile, steps: Steps | None = None) -> CaptureRecord:
-    """Describe a capture.
+    """Make the JSON record of a capture; for a contrast, rank its layers.
 
     Args:
-        data: What was captured.
+        data: The capture.
         name: Its name in the store.
         file: The tensor file it was written to.
-        steps: Told of what is looked for in a contrast; what it raises ends it.
+        steps: Called with each analysis step of a contrast; an exception it raises stops the work.
     """
     from engine.stats.summary import layer_table, prompts_of
 
@@ -87,11 +87,14 @@ def make_record(data: CaptureData, name: str, file: DataFile, steps: Steps | Non
 
 
 def find_in(data: ContrastData, steps: Steps | None = None) -> Findings:
-    """What the statistics find in a contrast; one that cannot be ranked is saved all the same, and says why.
+    """Rank the layers of a contrast and look for confounds.
+
+    A contrast that cannot be ranked gets no ranking and a reason in `unranked`.
 
     Args:
         data: A contrast.
-        steps: Told of confounds and layers, how many are done and how many there are; what it raises ends it.
+        steps: Called with each step, how many confounds or layers are done, and their total; an exception it raises
+            stops the work.
     """
     from engine.stats.classes import summarise_layer
     from engine.stats.confounds import find_confounds
@@ -119,24 +122,24 @@ def _texts(prompts: list[ActivationData]) -> list[str]:
 
 
 def encode_record(record: CaptureRecord) -> bytes:
-    """The record as indented JSON that people can read; NaN, which JSON has no word for, becomes null."""
+    """Encode a record as indented, readable JSON, with NaN as null."""
     return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
 
 
 def read_record(path: Path) -> CaptureRecord:
-    """Read the JSON of a capture.
+    """Read the JSON record of a capture.
 
     Raises:
-        StoreError: It is missing, not JSON, of another schema, or lacks a field; the message says which.
+        StoreError: The file is missing, is not JSON, has another schema or lacks a field; the message says which.
     """
     return decode_record(path, read_content(path), _WHOLE)
 
 
 def read_content(path: Path) -> bytes:
-    """The bytes of a record.
+    """Read the bytes of a record.
 
     Raises:
-        StoreError: It is missing or may not be read.
+        StoreError: The file is missing or cannot be read.
     """
     try:
         return path.read_bytes()
@@ -145,22 +148,22 @@ def read_content(path: Path) -> bytes:
 
 
 def decode_record(path: Path, content: bytes, decoder: msgspec.json.Decoder[Decoded]) -> Decoded:
-    """Decode a record, or the part of it that a decoder asks for.
+    """Decode a record, or only the fields that the decoder's type names.
 
     Args:
-        path: Where it lies, for the messages.
-        content: Its bytes.
-        decoder: What is wanted of it.
+        path: Path of the record, for error messages.
+        content: Bytes of the record.
+        decoder: Decoder of the wanted type.
 
     Raises:
-        StoreError: It is not JSON, of another schema, or lacks a field; the message says which.
+        StoreError: The content is not JSON, has another schema or lacks a field; the message says which.
     """
     try:
         schema = _VERSION.decode(content)["schema"]
         if schema != SCHEMA:
             raise StoreError(
                 f"{path} has schema {schema}",
-                expected=f"schema {SCHEMA}: another version of layerscope wrote it",
+                expected=f"schema {SCHEMA}; another version of layerscope wrote this file",
                 next_step=Remedy.CAPTURE_AGAIN,
             )
         return decoder.decode(content)

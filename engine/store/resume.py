@@ -1,4 +1,4 @@
-"""Start or resume a capture in shards, and record it when every shard is there."""
+"""Start or resume a capture in shards, and write its record at the end."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from engine.store.write import write_atomically
 
 _SHARD_BYTES = 64 * 2**20
 _SHARD_PROMPTS = 512
-_SHARD_TOKENS = 512  # in one pass, for shards of that size
-_LARGEST = 16  # times as large, where more tokens go at once
+_SHARD_TOKENS = 512  # token budget that these sizes are for
+_LARGEST = 16  # upper limit of the factor for larger token budgets
 
 
 def capture_in_shards(
@@ -38,32 +38,32 @@ def capture_in_shards(
     steps: Steps = untold,
     processes: Processes = ALONE,
 ) -> None:
-    """Run the missing shards of a capture, and record it when all are there.
+    """Run the missing shards of a capture, then write its record.
 
     Args:
-        prepared: The capture.
-        paths: Where it is saved.
+        prepared: The prepared capture.
+        paths: Where to save it.
         progress: Called with the number of finished prompts and their total.
-        steps: Told of the steps after the prompts were run.
-        processes: Who shares the work.
+        steps: Called with each step after the forward passes.
+        processes: The processes that share the work.
 
     Raises:
-        CaptureError: States are unusable.
-        StoreError: An unfinished capture of that name was started with other settings, or there is no room.
+        CaptureError: States are not finite or all zero.
+        StoreError: An unfinished capture of that name was started with other settings, or the disk is full.
     """
     force = prepared.request.force
     if processes.is_main:
-        settings = prepared.settings if force else _as_begun(prepared.settings, paths)
+        settings = prepared.settings if force else _with_saved_budget(prepared.settings, paths)
         plan = _plan(prepared, settings)
-        _begin(paths, plan, force=force)
+        _start(paths, plan, force=force)
     processes.wait()
     if not processes.is_main:
         moment = time_begun(paths)
         if prepared.source.at(moment) is not prepared.source:  # the main process read the clock at another time
             prepared = prepare_capture(prepared.model, prepared.tokenizer, prepared.request, moment=moment, steps=steps)
-        settings = _as_begun(prepared.settings, paths)
+        settings = _with_saved_budget(prepared.settings, paths)
         plan = _plan(prepared, settings)
-        _require_begun(paths, plan)
+        _require_started(paths, plan)
     ShardRun(prepared, settings, plan, paths, progress, processes).run_missing()
     processes.wait()
     if processes.is_main:
@@ -90,15 +90,15 @@ def _plan(prepared: PreparedCapture, settings: Settings) -> ShardPlan:
 
 
 def shard_items(item_bytes: int, sides: int = 1, tokens: int = _SHARD_TOKENS) -> int:
-    """How many prompts or pairs a shard holds: 512 prompts, or what 64 MiB take, so that memory has a bound.
+    """Number of prompts or pairs in a shard: at most 512 prompts and 64 MiB of states.
 
-    Where more tokens than 512 go at once, as on a GPU, shards are as much larger, up to sixteen times: a pass ends with
-    its shard, and small ones would leave it half empty.
+    For token budgets above 512, as on a GPU, both limits grow in proportion, up to 16 times: a batch never spans two
+    shards, so small shards would leave batches half empty.
 
     Args:
-        item_bytes: Most bytes that the states of one take.
-        sides: Prompts of each.
-        tokens: Most tokens in one forward pass.
+        item_bytes: Maximum bytes of the states of one prompt or pair.
+        sides: Prompts per item: 1, or 2 for pairs.
+        tokens: Token budget of a forward pass.
 
     Example:
         >>> shard_items(30 * 576 * 4), shard_items(30 * 576 * 4 * 100), shard_items(30 * 576 * 4 * 2, sides=2)
@@ -110,11 +110,11 @@ def shard_items(item_bytes: int, sides: int = 1, tokens: int = _SHARD_TOKENS) ->
     return max(1, min(times * _SHARD_PROMPTS // sides, times * _SHARD_BYTES // item_bytes))
 
 
-def _begin(paths: CapturePaths, plan: ShardPlan, *, force: bool) -> None:
-    """Write the plan, or see that the one that is there is the same."""
+def _start(paths: CapturePaths, plan: ShardPlan, *, force: bool) -> None:
+    """Write the plan, or check it against the saved one."""
     if force:
         try:
-            paths.record.unlink(missing_ok=True)  # first: without it there is no capture
+            paths.record.unlink(missing_ok=True)  # first, so that no record describes deleted tensors
             paths.tensors.unlink(missing_ok=True)
             remove_shards(paths)
         except OSError as error:
@@ -126,8 +126,8 @@ def _begin(paths: CapturePaths, plan: ShardPlan, *, force: bool) -> None:
         write_atomically(paths.plan, encode_plan(plan))
 
 
-def _as_begun(settings: Settings, paths: CapturePaths) -> Settings:
-    """Settings with the token budget that a capture was begun with: what is free by now does not make it another."""
+def _with_saved_budget(settings: Settings, paths: CapturePaths) -> Settings:
+    """Settings with the saved token budget, as free memory changes between runs."""
     if not paths.plan.exists():
         return settings
     tokens = read_plan(paths.plan)["provenance"].get("token_budget", settings.limits.tokens)
@@ -135,16 +135,19 @@ def _as_begun(settings: Settings, paths: CapturePaths) -> Settings:
 
 
 def time_begun(paths: CapturePaths) -> str | None:
-    """The time that the chat template was given when a capture started; None if it did not, or if time is no matter."""
+    """The time passed to the chat template when the capture started.
+
+    None if the capture has not started or the template reads no clock.
+    """
     return read_plan(paths.plan)["provenance"].get("template_time") if paths.plan.exists() else None
 
 
-def _require_begun(paths: CapturePaths, plan: ShardPlan) -> None:
-    """See that this process is about to do its share of what the main one began."""
+def _require_started(paths: CapturePaths, plan: ShardPlan) -> None:
+    """Check that this process shares the folder and the plan of the main process."""
     if not paths.plan.exists():
         raise StoreError(
-            f"this process does not see {paths.plan}, which the main one has written",
-            expected="a folder that all processes share, on all machines",
-            next_step="choose one with the same name for all",
+            f"this process cannot see {paths.plan}, which the main process wrote",
+            expected="a folder shared by all processes on all machines",
+            next_step="choose a shared folder with the same path on every machine",
         )
     require_same_plan(paths, plan)

@@ -1,4 +1,4 @@
-"""Capture into a store: as one file what fits into memory, all else as shards that can be resumed."""
+"""Capture into a store, as one file or as resumable shards."""
 
 from __future__ import annotations
 
@@ -40,28 +40,29 @@ def capture_and_save(
     steps: Steps | None = None,
     processes: Processes = ALONE,
 ) -> CapturePaths:
-    """Capture and save: as one file, or in bounded memory as shards, see `goes_into_shards`.
+    """Capture and save, as one file or as shards in bounded memory.
 
-    Every face captures through this function. Run it again with the same request to resume an interrupted capture in
-    shards: finished shards are not run again, and since each shard is run separately, the result is the same to the
-    bit on the same machine.
+    `goes_into_shards` decides which. Call again with the same request to resume an interrupted capture in shards:
+    saved shards are not run again. Each shard is run separately, so the result is bit-identical on the same machine.
+    The Python functions, the command line, the server and the terminal app all capture through this function.
 
     Args:
         model: See `capture_activations`.
         tokenizer: Its tokenizer.
         request: What to capture, and where to save it.
-        progress: Called with the number of finished prompts and their total; what it raises ends the work.
-        steps: Told of the steps before and after the forward passes; what it raises ends the work.
-        processes: Who shares the work, from `find_processes`, when every process of a launcher makes this call.
+        progress: Called with the number of finished prompts and their total; an exception it raises stops the work.
+        steps: Called with each step before and after the forward passes; an exception it raises stops the work.
+        processes: The processes that share the work, from `find_processes`; every process of a launcher makes this
+            call.
 
     Returns:
-        Where the files are.
+        Paths of the saved files.
 
     Raises:
-        RequestError: The request does not fit the model, a file cannot be read, or nothing says where to save.
+        RequestError: The request does not fit the model, has no `paths`, or a file cannot be read.
         CaptureError: A prompt cannot be captured.
-        ModelError: The model fails the check, or does not have the site.
-        StoreError: The name is taken, an unfinished capture was started with other settings, or there is no room.
+        ModelError: The model fails the load check, or does not have the site.
+        StoreError: The name is taken, an unfinished capture was started with other settings, or the disk is full.
 
     Example:
         >>> request = CaptureRequest(["Tell me a story", "And another"], paths=locate("runs/two"), force=True)
@@ -78,9 +79,7 @@ def capture_and_save(
     prepared = prepare_capture(model, tokenizer, request, moment=moment, steps=told)
     if resumes or goes_into_shards(prepared):
         if not request.shards:
-            log.info(
-                "%.1f GB of states: saved as shards, in bounded memory, resumable", bytes_in_memory(prepared) / 1e9
-            )
+            log.info("saving %.1f GB of states as shards: bounded memory, resumable", bytes_in_memory(prepared) / 1e9)
         require_own_folder(paths)
         capture_in_shards(prepared, paths, progress=progress or untold, steps=told, processes=processes)
         return paths
@@ -107,40 +106,40 @@ def capture_prompt_file(
     steps: Steps | None = None,
     processes: Processes = ALONE,
 ) -> CapturePaths:
-    r"""Capture the prompts of a file into a folder of shards; memory does not grow with their number.
+    r"""Capture a file of prompts as shards, in memory independent of their number.
 
-    The file is read twice: once to check, count and fingerprint every prompt, before anything is run, and once to run
-    them. An interrupted capture is gone on with by the same call: shards that are saved are not run again, and since
-    each shard is run by itself, what comes out is the same to the bit, on the same machine.
+    The file is read twice: once to check, count and hash all prompts before the first forward pass, and once to run
+    them. Make the same call again to resume an interrupted capture: saved shards are not run again. Each shard is run
+    separately, so the result is bit-identical on the same machine.
 
     Args:
         model: See `capture_activations`.
         tokenizer: Its tokenizer.
-        prompts: A `.txt`, `.jsonl` or `.csv` file or the folder of a data set, see `open_prompts`. Texts are taken as
-            they are.
-        name: A path, as in "activations/questions"; a plain name when `store` is given.
+        prompts: A `.txt`, `.jsonl` or `.csv` file or a data set folder, see `open_prompts`. No chat template is
+            applied.
+        name: A path, such as "activations/questions"; a plain name when `store` is given.
         layers: See `parse_layers`; None for all.
-        store: The folder to save into.
+        store: The store folder.
         site: See `capture_activations`.
         positions: See `parse_positions`.
-        batch_size: Most prompts in one forward pass, None for as many as run well.
-        prefix_reuse: See `capture_activations`; beginnings are shared within a shard.
-        store_dtype: `as captured`, `float32` or `bfloat16`, which halves float32 on disk.
-        model_key: Short name of the model, for the record; the alias it was loaded by unless given.
-        force: Whether an earlier capture of that name, finished or not, is replaced.
-        progress: Called with prompts done and in total.
-        steps: Told of what is done before and after the prompts are run.
-        processes: Who shares the work, from `find_processes`, when every process of a launcher makes this call; they
-            take turns with the shards.
+        batch_size: Maximum number of prompts in a forward pass; None for as many as the token budget allows.
+        prefix_reuse: See `capture_activations`; prefixes are shared within a shard.
+        store_dtype: `as captured`, `float32` or `bfloat16`, which halves the size of float32 states on disk.
+        model_key: Short name of the model, for the record; defaults to the alias it was loaded by.
+        force: Replace an existing capture of that name, finished or not.
+        progress: Called with the number of finished prompts and their total.
+        steps: Called with each step before and after the forward passes.
+        processes: The processes that share the work, from `find_processes`; every process of a launcher makes this
+            call, and they divide the shards.
 
     Returns:
-        Where the files lie.
+        Paths of the saved files.
 
     Raises:
-        RequestError: The file cannot be read, or a site, layers, positions or a dtype do not exist.
-        CaptureError: A prompt is too long, or states are unusable.
-        ModelError: The model fails the check, or does not have the site.
-        StoreError: The name is taken, an unfinished capture was begun otherwise, or there is no room.
+        RequestError: The file cannot be read, or the site, layers, positions or dtype do not exist.
+        CaptureError: A prompt is too long, or states are not finite or all zero.
+        ModelError: The model fails the load check, or does not have the site.
+        StoreError: The name is taken, an unfinished capture was started with other settings, or the disk is full.
 
     Example:
         >>> count = Path("questions.txt").write_text("Is the sky blue?\nIs grass green?\n")
@@ -186,40 +185,40 @@ def capture_contrast_in_shards(
     steps: Steps | None = None,
     processes: Processes = ALONE,
 ) -> CapturePaths:
-    """Capture any number of pairs into a folder of shards, and rank their layers, in memory that has a bound.
+    """Capture pairs as shards and rank their layers, in bounded memory.
 
-    As `capture_prompt_file`, for pairs: their prompts lie in turn, positive and negative, in the shards. The layers are
-    ranked at the end, from the shards, one layer at a time.
+    Like `capture_prompt_file`, for pairs: the shards hold positive and negative prompts alternately. After the last
+    shard, the layers are ranked from disk, one layer at a time.
 
     Args:
         model: See `capture_activations`.
         tokenizer: Its tokenizer.
-        pairs: A `.jsonl` or `.csv` file or the folder of a data set, see `PairFile`, whose texts are taken as they are;
-            or a concept, by its name or its `.toml` file, as in `capture_from_concept`.
-        name: A path, as in "activations/honesty"; a plain name when `store` is given.
+        pairs: A `.jsonl` or `.csv` file or a data set folder, see `PairFile`, with no chat template applied; or a
+            concept, by its name or its `.toml` file, as in `capture_from_concept`.
+        name: A path, such as "activations/honesty"; a plain name when `store` is given.
         layers: See `parse_layers`; None for all.
-        max_samples: Most pairs of a concept; None for every combination.
-        store: The folder to save into.
+        max_samples: Maximum number of pairs of a concept; None for every combination.
+        store: The store folder.
         site: See `capture_activations`.
         positions: See `parse_positions`.
-        batch_size: Most prompts in one forward pass, None for as many as run well.
-        prefix_reuse: See `capture_activations`; beginnings are shared within a shard.
-        seed: Of the draw of a concept's pairs.
-        store_dtype: `as captured`, `float32` or `bfloat16`, which halves float32 on disk.
-        model_key: Short name of the model, for the record; the alias it was loaded by unless given.
-        force: Whether an earlier capture of that name, finished or not, is replaced.
-        progress: Called with prompts done and in total.
-        steps: Told of what is done before and after the prompts are run.
-        processes: As in `capture_prompt_file`.
+        batch_size: Maximum number of prompts in a forward pass; None for as many as the token budget allows.
+        prefix_reuse: See `capture_activations`; prefixes are shared within a shard.
+        seed: Seed for sampling pairs of a concept.
+        store_dtype: `as captured`, `float32` or `bfloat16`, which halves the size of float32 states on disk.
+        model_key: Short name of the model, for the record; defaults to the alias it was loaded by.
+        force: Replace an existing capture of that name, finished or not.
+        progress: Called with the number of finished prompts and their total.
+        steps: Called with each step before and after the forward passes.
+        processes: See `capture_prompt_file`.
 
     Returns:
-        Where the files lie; `load_activations` reads them as it reads any contrast, a state when it is looked at.
+        Paths of the saved files. `load_activations` reads them like any contrast and loads states on first access.
 
     Raises:
-        RequestError: The file or concept cannot be read, or a site, layers, positions or a dtype do not exist.
-        CaptureError: A prompt is too long, or states are unusable.
-        ModelError: The model fails the check, or does not have the site.
-        StoreError: The name is taken, an unfinished capture was begun otherwise, or there is no room.
+        RequestError: The file or concept cannot be read, or the site, layers, positions or dtype do not exist.
+        CaptureError: A prompt is too long, or states are not finite or all zero.
+        ModelError: The model fails the load check, or does not have the site.
+        StoreError: The name is taken, an unfinished capture was started with other settings, or the disk is full.
 
     Example:
         >>> paths = capture_contrast_in_shards(
@@ -247,13 +246,13 @@ def capture_contrast_in_shards(
 
 
 def find_pairs(pairs: str | Path) -> Concept | PairFile:
-    """A file of pairs where the name is that of one, else a concept.
+    """Open a file of pairs, or load a concept if the name is not one of a file.
 
     Args:
-        pairs: A `.jsonl` or `.csv` file, the folder of a data set, the name of a concept, or its `.toml` file.
+        pairs: A `.jsonl` or `.csv` file, a data set folder, the name of a concept, or its `.toml` file.
 
     Raises:
-        RequestError: It cannot be read, or there is no such concept.
+        RequestError: The file cannot be read, or the concept does not exist.
     """
     path = user_path(pairs)
     return open_pairs(path) if path.suffix.lower() in PAIR_FILES or is_dataset(path) else load_concept(pairs)

@@ -1,7 +1,4 @@
-"""Run the shards of a plan that are missing, each by itself; the one before is written meanwhile.
-
-Holds the states of two shards at most. Does not know how the plan was made or whether it is the one that was begun.
-"""
+"""Run the missing shards of a plan, writing each while the next one is run."""
 
 from __future__ import annotations
 
@@ -39,21 +36,21 @@ _DTYPES = {AS_CAPTURED: None, "float32": torch.float32, "bfloat16": torch.bfloat
 
 
 def state_dtype(store_dtype: str) -> torch.dtype | None:
-    """The dtype that states are stored in; None for the one in which they are captured."""
+    """The dtype to convert states to for storage; None to keep the captured dtype."""
     return _DTYPES[store_dtype]
 
 
 @dataclass(frozen=True)
 class ShardRun:
-    """A plan that is being carried out; it holds the states of two shards at most.
+    """One run of a shard plan; holds the states of at most two shards in memory.
 
     Attributes:
-        prepared: The capture.
-        settings: Its settings, with the token budget that it was started with.
+        prepared: The prepared capture.
+        settings: Its settings, with the token budget from the plan.
         plan: What the shards will hold.
-        paths: Where they are saved.
+        paths: Where to save them.
         progress: Called with the number of finished prompts and their total.
-        processes: Who shares the work.
+        processes: The processes that share the work.
     """
 
     prepared: PreparedCapture
@@ -64,16 +61,16 @@ class ShardRun:
     processes: Processes = ALONE
 
     def run_missing(self) -> None:
-        """Run every shard that is this process's and not there yet; one is written while the next is run.
+        """Run this process's missing shards; write each while the next one is run.
 
         Raises:
-            CaptureError: States are unusable.
-            RequestError: The prompts were changed.
-            StoreError: There is no room; what was written stays.
+            CaptureError: States are not finite or all zero.
+            RequestError: The prompts changed during the capture.
+            StoreError: The disk is full; saved shards are kept.
         """
         total = self.plan["prompts"]["count"]
         writing: Future[None] | None = None
-        with ThreadPoolExecutor(max_workers=1) as beside:
+        with ThreadPoolExecutor(max_workers=1) as writer:
             for number, (start, part) in enumerate(self._parts()):
                 self.progress(start, total)
                 shard = shard_at(self.paths, start, self.settings.layers)
@@ -83,14 +80,14 @@ class ShardRun:
                 states = self._capture(held.prompts, start)
                 if writing is not None:
                     writing.result()
-                writing = beside.submit(write_shard, shard, pack_shard(held.prompts, states, held.factors))
-                del states  # before the next ones come
+                writing = writer.submit(write_shard, shard, pack_shard(held.prompts, states, held.factors))
+                del states  # before the next shard allocates its own
             if writing is not None:
                 writing.result()
         self.progress(total, total)
 
     def _parts(self) -> Iterator[tuple[int, Callable[[], HeldPrompts]]]:
-        """The first prompt of each shard, and what reads or tokenizes its prompts."""
+        """Yield each shard's first prompt number, and a function that gets its prompts."""
         size, prepared = self.plan["shard_prompts"], self.prepared
         source, held = prepared.source, prepared.held
         items = source.items() if held is None else iter(())
@@ -111,16 +108,16 @@ class ShardRun:
 
 log = logging.getLogger(__name__)
 
-_SHOWN = 20  # prompts or pairs in the record, which must stay small
+_SHOWN = 20  # prompts or pairs in the record, to keep it small
 
 
 def record_shards(paths: CapturePaths, plan: ShardPlan, steps: Steps | None = None) -> CaptureRecord:
-    """Describe a capture of which every shard is there.
+    """Make the JSON record of a capture whose shards are all saved.
 
     Args:
-        paths: Where it lies.
-        plan: What it was to hold.
-        steps: Told of what is looked for in a contrast; what it raises ends it.
+        paths: Files of the capture.
+        plan: Its plan.
+        steps: Called with each analysis step of a contrast; an exception it raises stops the work.
     """
     starts = range(0, plan["prompts"]["count"], plan["shard_prompts"])
     shards = [shard_at(paths, start, plan["layers"]) for start in starts]
@@ -128,7 +125,7 @@ def record_shards(paths: CapturePaths, plan: ShardPlan, steps: Steps | None = No
     data = mapped_contrast(shards, plan["num_layers"], plan["concept"]) if pairs else None
     if data is not None:
         data["provenance"] = plan["provenance"]
-        log.info("%s pairs: ranking the layers", f"{data['num_pairs']:,}")
+        log.info("ranking the layers of %s pairs", f"{data['num_pairs']:,}")
     findings = find_in(data, steps) if data is not None else NO_FINDINGS
     shown = list(islice(_texts(shards), _SHOWN * (2 if pairs else 1)))
     record = CaptureRecord(
@@ -172,7 +169,7 @@ def _texts(shards: list[Shard]) -> Iterator[str]:
 
 
 def _statistics(shards: list[Shard], layers: list[int], data: ContrastData | None) -> list[LayerRow]:
-    """One row a layer, from the sums of the shards, added in the order of the prompts."""
+    """Statistics of each layer, from the sums in the shards, added in prompt order."""
     totals = {layer: StateSums() for layer in layers}
     for shard in shards:
         for layer, part in shard.sums.items():
@@ -181,7 +178,7 @@ def _statistics(shards: list[Shard], layers: list[int], data: ContrastData | Non
 
 
 def _wrong_pairs(data: ContrastData, sides: list[SideSummary]) -> list[NumberedPair]:
-    """The pairs that some layer names, as far as they are not shown anyway."""
+    """The misordered pairs of all layers that are not among the first `_SHOWN` pairs."""
     named = sorted({wrong["pair"] for summary in sides for wrong in summary["wrong"] if wrong["pair"] >= _SHOWN})
     factors = data.get("factors")
     return [

@@ -1,4 +1,4 @@
-"""The shards of a large capture: written whole or not at all, read layer by layer without reading the rest."""
+"""Write shards atomically, and read them one layer at a time."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from engine.capture.run import StackedStates
 
 
-_HALVES = "surrogatepass"  # a token may be half a character
+_HALVES = "surrogatepass"  # a token may be a lone surrogate
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of a capture on disk. Opening one reads nothing but what is asked for.
+    """One shard of a capture on disk; each attribute reads only its own tensors.
 
     Attributes:
         path: The file.
@@ -50,7 +50,7 @@ class Shard:
     layers: list[int]
 
     def states(self, layer: int) -> Tensor:
-        """States of a layer, `(kept tokens of all its prompts, hidden)`; mapped: read as they are used.
+        """States of a layer, `(kept tokens of all prompts, hidden)`, memory-mapped.
 
         Raises:
             RequestError: The layer was not captured.
@@ -60,33 +60,33 @@ class Shard:
 
     @property
     def kept(self) -> list[int]:
-        """Number of kept tokens of each prompt: what `torch.split` needs to take `states` apart."""
+        """Number of kept tokens of each prompt, for `torch.split` of the states."""
         return [int(number) for number in self._read("kept")]
 
     @property
     def prompts(self) -> list[str]:
-        """The exact texts; of a contrast the positive and the negative prompt of each pair in turn."""
+        """The exact prompt texts; for a contrast, positive and negative prompts alternate."""
         return self._read_texts("text")
 
     @property
     def factors(self) -> list[Factors]:
-        """What each pair of a contrast was made from; empty where that is not known, and for prompts."""
+        """Persona, template and topic of each pair; empty if unknown, and for prompts."""
         return msgspec.json.decode(bytes(self._read("factors").tolist()), type=list[Factors])
 
     @property
     def tokens(self) -> list[list[str]]:
-        """Token strings of each whole prompt."""
+        """Token strings of each prompt, including tokens that were not kept."""
         spelt = dict(zip(self._read("vocabulary").tolist(), self._read_texts("vocabulary_text"), strict=True))
         return [[spelt[one] for one in ids.tolist()] for ids in self.input_ids]
 
     @property
     def input_ids(self) -> list[Tensor]:
-        """Token ids of each whole prompt, `(tokens,)`."""
+        """Token ids of each prompt, `(tokens,)`, including tokens that were not kept."""
         return list(torch.split(self._read("input_ids"), self._read("lengths").tolist()))
 
     @property
     def sums(self) -> dict[int, StateSums]:
-        """Layer to the sums of its states, for the statistics of the whole capture."""
+        """Layer to the sums of its states, for statistics of the whole capture."""
         return {layer: StateSums(*row) for layer, row in zip(self.layers, self._read("sums").tolist(), strict=True)}
 
     def _read_texts(self, name: str) -> list[str]:
@@ -102,20 +102,20 @@ class Shard:
         except (SafetensorError, OSError) as error:
             raise StoreError(
                 f"the shard {self.path} is damaged: {first_line(error)}",
-                next_step="delete it and capture again: only what is missing is run",
+                next_step="delete it and run the same capture again: only missing shards are run",
             ) from error
 
 
 def open_shards(name: str | Path, *, store: str | Path | None = None) -> list[Shard]:
-    r"""The parts of a capture in shards, in the order of the prompts.
+    r"""Open the shards of a capture, in prompt order.
 
     Args:
-        name: A path, as in "activations/questions"; a plain name when `store` is given.
-        store: The folder to read from.
+        name: A path, such as "activations/questions"; a plain name when `store` is given.
+        store: The store folder.
 
     Raises:
-        StoreError: There is no such capture, it is unfinished or damaged.
-        RequestError: It is not in shards.
+        StoreError: The capture does not exist, is unfinished or is damaged.
+        RequestError: The capture is saved as one file.
 
     Example:
         >>> count = Path("questions.txt").write_text("Is the sky blue?\nIs grass green?\n")
@@ -131,28 +131,30 @@ def open_shards(name: str | Path, *, store: str | Path | None = None) -> list[Sh
     paths = locate(name, store)
     record = show_capture(name, store=store)
     if not paths.in_shards:
-        raise RequestError(f"the capture {paths.name!r} is one file", next_step="load_activations reads it")
+        raise RequestError(
+            f"the capture {paths.name!r} is saved as one file", next_step="read it with load_activations"
+        )
     return [Shard(path, int(path.stem), record["captured_layers"]) for path in shard_files(paths)]
 
 
 def shard_at(paths: CapturePaths, start: int, layers: list[int]) -> Shard:
-    """The shard that begins with a prompt, whether it is there yet or not.
+    """The shard that starts at a given prompt, saved or not.
 
     Args:
-        paths: Of the capture.
-        start: Number of the prompt.
+        paths: Files of the capture.
+        start: Number of the shard's first prompt.
         layers: The captured layers, ascending.
     """
     return Shard(paths.shards / f"{start:012d}{SHARD}", start, layers)
 
 
 def pack_shard(prompts: Sequence[TokenizedPrompt], states: StackedStates, factors: Sequence[Factors] = ()) -> bytes:
-    """The content of a shard.
+    """Serialize a shard as safetensors bytes.
 
     Args:
-        prompts: Its prompts.
+        prompts: Prompts of the shard.
         states: Their states.
-        factors: What its pairs were made from.
+        factors: Persona, template and topic of each pair.
     """
     ids = [prompt.ids for prompt in prompts]
     spelt = {one: token for prompt in prompts for one, token in zip(prompt.ids, prompt.tokens, strict=True)}
@@ -171,14 +173,14 @@ def pack_shard(prompts: Sequence[TokenizedPrompt], states: StackedStates, factor
 
 
 def write_shard(shard: Shard, content: bytes) -> None:
-    """Write a shard: under its name there is all of it or nothing.
+    """Write a shard atomically.
 
     Args:
-        shard: Which.
-        content: From `pack_shard`.
+        shard: The shard.
+        content: Its bytes, from `pack_shard`.
 
     Raises:
-        StoreError: It cannot be written; those before it are whole.
+        StoreError: The shard cannot be written; shards saved before are kept.
     """
     try:
         write_atomically(shard.path, content)
@@ -186,7 +188,7 @@ def write_shard(shard: Shard, content: bytes) -> None:
         done = len(list(shard.path.parent.glob(f"[0-9]*{SHARD}")))
         raise StoreError(
             f"the shard {shard.path.name} could not be saved: {error.problem}",
-            expected=f"room for it; the {done} shards before it are saved and stay",
+            expected=f"enough disk space; the {done} shards saved before it are kept",
             next_step=Remedy.MAKE_ROOM,
         ) from error
 
@@ -207,11 +209,11 @@ def _sums(states: Tensor) -> list[float]:
     return [sums.count, sums.tokens, sums.total, sums.squares, sums.norms]
 
 
-_OPEN = 4  # layers of shards that are mapped at the same time: those of one layer are read one after the other
+_OPEN = 4  # mapped tensors, one layer of one shard each; few suffice, because shards are read in order
 
 
 class _Shards:
-    """The shards of a capture, with what was read last at hand."""
+    """The shards of a capture, with a cache of the most recently mapped tensors."""
 
     def __init__(self, shards: list[Shard]) -> None:
         self.shards = shards
@@ -222,12 +224,12 @@ class _Shards:
 
 
 class MappedStates(Mapping[int, "Tensor"]):
-    """Layer to the states of one prompt, `(1, kept tokens, hidden)`.
+    """Layer to the states of one prompt, `(1, kept tokens, hidden)`, read on access.
 
     Args:
-        shards: All shards.
-        number: In which of them it lies.
-        start: Its first row there.
+        shards: All shards of the capture.
+        number: Index of the shard that holds the prompt.
+        start: The prompt's first row in that shard.
         stop: The row after its last.
     """
 
@@ -247,10 +249,12 @@ class MappedStates(Mapping[int, "Tensor"]):
 
 
 class MappedBatch(Mapping[int, "Tensor"]):
-    """Layer to the states of all prompts, `(prompts, kept tokens, hidden)`, rows ending together; read when asked for.
+    """Layer to the left-padded states of all prompts, read on access.
+
+    The shape is `(prompts, kept tokens, hidden)`; shorter rows start with zeros.
 
     Args:
-        shards: All shards, at least one.
+        shards: All shards of the capture, at least one.
     """
 
     def __init__(self, shards: list[Shard]) -> None:
@@ -270,11 +274,13 @@ class MappedBatch(Mapping[int, "Tensor"]):
 
 
 def mapped_contrast(shards: list[Shard], num_layers: int, concept: str | None) -> ContrastData:
-    """The pairs of a capture in shards; what they were made from is there as far as it is known.
+    """The contrast in a set of shards, with states read on access.
+
+    Factors are included if any are known.
 
     Args:
-        shards: All its shards, in order.
-        num_layers: Decoder blocks of the model.
+        shards: All shards of the capture, in order.
+        num_layers: Number of decoder blocks of the model.
         concept: Name of the concept.
     """
     prompts = list(_prompts(shards, num_layers))
@@ -292,11 +298,11 @@ def mapped_contrast(shards: list[Shard], num_layers: int, concept: str | None) -
 
 
 def mapped_prompts(shards: list[Shard], num_layers: int) -> ActivationData:
-    """The prompts of a capture in shards, as several prompts are captured together.
+    """The prompts in a set of shards as one left-padded batch, read on access.
 
     Args:
-        shards: All its shards, in order.
-        num_layers: Decoder blocks of the model.
+        shards: All shards of the capture, in order.
+        num_layers: Number of decoder blocks of the model.
     """
     ids = [row for shard in shards for row in shard.input_ids]
     return ActivationData(

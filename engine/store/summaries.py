@@ -1,7 +1,4 @@
-"""A line about each capture of a store, read from as little of its record as possible: for stores of thousands.
-
-Knows records and files. Loads without torch and without numpy.
-"""
+"""Summarize, filter and sort captures quickly; loads neither torch nor numpy."""
 
 from __future__ import annotations
 
@@ -22,23 +19,23 @@ from engine.store.record import decode_record, read_content
 
 @dataclass(frozen=True)
 class CaptureSummary:
-    """What a list shows of a capture.
+    """One row in a list of captures.
 
     Attributes:
-        name: Its name.
+        name: Name of the capture.
         created: Time of saving, ISO 8601 in UTC; empty if unknown.
         model: Alias of the model.
-        concept: Name of the concept; empty for prompts and for pairs of the user's own.
+        concept: Name of the concept; empty for prompts and for user-supplied pairs.
         pairs: Number of pairs; 0 for prompts.
         layers: Number of captured layers.
         num_layers: Number of layers of the model.
         positions: Which tokens were kept.
         best_layer: The layer that ranks first; None without a ranking.
-        score: Its held-out d'.
+        score: Held-out d' of the best layer.
         low: Lower end of its 95% interval.
-        high: Upper end.
-        p_value: How often shuffled labels do as well.
-        problem: Why the capture cannot be used; empty if all is well.
+        high: Upper end of its 95% interval.
+        p_value: Its permutation p-value.
+        problem: Why the capture is unusable; empty if it is usable.
     """
 
     name: str
@@ -58,7 +55,7 @@ class CaptureSummary:
 
     @property
     def complaint(self) -> str:
-        """Why it cannot be used, as a sentence: what is unfinished is not damaged."""
+        """Why the capture is unusable, as a sentence: unfinished or damaged."""
         if self.problem.startswith(UNFINISHED_SHARDS):
             return f"{self.name} is {self.problem}"
         return f"{self.name} is damaged: {self.problem}" if self.problem else ""
@@ -66,11 +63,11 @@ class CaptureSummary:
 
 @dataclass(frozen=True)
 class Stamp:
-    """When a capture last changed, without reading it.
+    """Name and modification time of a capture.
 
     Attributes:
-        name: Its name.
-        changed: Time of the last change to one of its files, in nanoseconds.
+        name: Name of the capture.
+        changed: Latest modification time of its files, in nanoseconds since the epoch.
     """
 
     name: str
@@ -99,7 +96,7 @@ class _Data(msgspec.Struct):
 
 
 class _Head(msgspec.Struct):
-    """The fields of a record that a list shows; the others are passed over unread."""
+    """The record fields that a list shows; msgspec skips all others."""
 
     created: str
     data: _Data
@@ -115,13 +112,15 @@ _HEAD = msgspec.json.Decoder(_Head)
 
 
 def stamp_store(store: str | Path) -> list[Stamp]:
-    """What a store holds and when it last changed, the newest first.
+    """List the captures of a store by modification time, newest first.
+
+    The captures are not read.
 
     Args:
-        store: The folder; a missing one holds nothing.
+        store: The store folder; a missing folder counts as empty.
 
     Raises:
-        StoreError: It cannot be read.
+        StoreError: The folder cannot be read.
 
     Example:
         >>> [stamp.name for stamp in stamp_store("activations")]
@@ -142,17 +141,17 @@ def stamp_store(store: str | Path) -> list[Stamp]:
         raise StoreError(
             f"the store {store} cannot be read: {error.strerror}",
             expected="a folder of captures",
-            next_step="name another folder, or ask its owner for the permission to read it",
+            next_step="name another folder, or ask its owner for permission to read it",
         ) from error
     return sorted((Stamp(name, when) for name, when in changed.items()), key=lambda stamp: (-stamp.changed, stamp.name))
 
 
 def summarise_capture(name: str, store: str | Path) -> CaptureSummary:
-    """A line about one capture; of one that cannot be used, why.
+    """Summarize one capture, or say why it is unusable.
 
     Args:
-        name: Its name.
-        store: The folder.
+        name: Name of the capture.
+        store: The store folder.
 
     Example:
         >>> summary = summarise_capture("smollm2_honesty", "activations")
@@ -189,7 +188,7 @@ def summarise_capture(name: str, store: str | Path) -> CaptureSummary:
 def _changed(entry: os.DirEntry[str]) -> int:
     try:
         return entry.stat().st_mtime_ns
-    except OSError:  # deleted meanwhile
+    except OSError:  # deleted since the folder was listed
         return 0
 
 
@@ -208,7 +207,7 @@ COLUMNS: dict[str, Callable[[CaptureSummary], Value]] = {
     "saved": lambda summary: summary.created,
     "problem": lambda summary: summary.problem,
 }
-"""What can be filtered and sorted by."""
+"""Columns to filter and sort by."""
 
 _NUMBERS = frozenset({"pairs", "layer", "score", "p", "layers"})
 _COMPARED: dict[str, Callable[[float, float], bool]] = {
@@ -225,31 +224,32 @@ Test = Callable[[CaptureSummary], bool]
 
 @dataclass(frozen=True)
 class Filter:
-    """What a capture must be like.
+    """A filter for captures.
 
     Attributes:
-        text: How it was written.
-        tests: Each must hold.
+        text: The filter as typed.
+        tests: Conditions that must all hold.
     """
 
     text: str
     tests: tuple[Test, ...]
 
     def accepts(self, summary: CaptureSummary) -> bool:
-        """Whether a capture is wanted."""
+        """Whether a capture passes the filter."""
         return all(test(summary) for test in self.tests)
 
 
 def parse_filter(text: str) -> Filter:
-    """Read a filter: words that the name, model, concept or problem holds, and `column:value`; all must hold.
+    """Parse a filter: words and `column:value` terms that must all match.
 
-    A column of text must hold the value, a column of numbers equal it, or be `>1.5`, `>=1.5`, `<1.5` or `<=1.5`.
+    A word matches if the name, model, concept or problem contains it. A text column matches if it contains the value. A
+    numeric column takes a number to equal, or `>1.5`, `>=1.5`, `<1.5` or `<=1.5`.
 
     Args:
-        text: What a person typed.
+        text: The filter as typed.
 
     Raises:
-        RequestError: There is no such column, or its value must be a number and is not.
+        RequestError: The column does not exist, or the value of a numeric column is not a number.
 
     Example:
         >>> wanted = parse_filter("honesty pairs:>=30")
@@ -260,12 +260,12 @@ def parse_filter(text: str) -> Filter:
 
 
 def sort_summaries(summaries: list[CaptureSummary], column: str, *, descending: bool = False) -> list[CaptureSummary]:
-    """Order captures by a column; those without a value come last either way.
+    """Sort captures by a column; captures without a value always come last.
 
     Args:
         summaries: The captures.
         column: One of `COLUMNS`.
-        descending: The largest first.
+        descending: Largest value first.
     """
     value = COLUMNS[column]
     with_value = [summary for summary in summaries if value(summary) not in (None, "")]
@@ -290,7 +290,9 @@ def _test(word: str) -> Test:
         return lambda summary: wanted in str(value(summary) or "").lower()
     match = _NUMBER.fullmatch(wanted)
     if not match:
-        raise RequestError(f"{column}:{wanted} is not a number", expected=f"such as {column}:>1.5")
+        raise RequestError(
+            f"the value of {column}:{wanted} is not a number", expected=f"a number, for example {column}:>1.5"
+        )
     compare, number = _COMPARED[match[1]], float(match[2])
 
     def test(summary: CaptureSummary) -> bool:

@@ -1,4 +1,4 @@
-"""Write captures: whole or not at all, and never over an earlier one unless asked."""
+"""Write captures atomically; replace an existing one only on request."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ def save_activations(
 ) -> CapturePaths:
     """Save a capture as `NAME.pt` and `NAME.json`.
 
-    The `.pt` holds the how-to's dictionaries and nothing else, so that `torch.load` with its safe defaults reads it;
-    the JSON holds the rest: provenance, factors, statistics. Both are written beside their final place and moved there
-    when complete. An interrupted save leaves what was there before, or tensors without a record, which the catalogue
-    shows as such; never half a file under a capture's name.
+    The `.pt` holds only the how-to's dictionaries, so `torch.load` reads it with its safe defaults. The JSON holds
+    everything else: provenance, factors, statistics. Both are written to temporary files in the same folder and then
+    renamed. An interrupted save leaves either the previous capture or tensors without a record, which the catalog
+    reports; it never leaves a partial file under a capture's name.
 
     Args:
-        data: What a capture function returned.
-        name: A path without suffix, as in "my_activations"; a plain name when `store` is given.
-        store: The folder to save into.
-        force: Whether an existing capture of that name may be replaced.
-        steps: Told of what is looked for in a contrast; what it raises ends the save, and nothing is
+        data: The return value of a capture function.
+        name: A path without suffix, such as "my_activations"; a plain name when `store` is given.
+        store: The store folder.
+        force: Replace an existing capture of that name.
+        steps: Called with each analysis step of a contrast; an exception it raises stops the save, and nothing is
             saved.
 
     Returns:
-        Where the files lie.
+        Paths of the saved files.
 
     Raises:
-        StoreError: The name is taken or not allowed, or the folder cannot be written.
+        StoreError: The name is taken or invalid, or the folder cannot be written.
 
     Example:
         >>> save_activations(data, "my_activations").tensors.name
@@ -65,8 +65,7 @@ def save_activations(
             file = _fill(tensors, lambda out: torch.save(_plain(data), out), paths.tensors.name)
             content = encode_record(make_record(data, paths.name, file, steps))
             _fill(record, lambda out: out.write(content), paths.record.name)
-            # Without a record there is no capture: it goes first and comes back last, so that no record ever stands
-            # beside tensors that it does not describe.
+            # Remove the old record first and add the new one last, so that no record ever describes other tensors.
             paths.record.unlink(missing_ok=True)
             remove_shards(paths)
             tensors.replace(paths.tensors)
@@ -76,10 +75,10 @@ def save_activations(
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
+    """Write a file atomically.
 
     Raises:
-        StoreError: It cannot be written; what was there before still is.
+        StoreError: The file cannot be written; a previous file is unchanged.
     """
     with _readable_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +89,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - walks dictionaries, lists and tensors alike
-    """The how-to's dictionaries alone, every tensor with no more memory behind it than it shows."""
+    """Keep only the how-to's dictionaries, and clone views of larger tensors."""
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items() if key not in _ONLY_IN_RECORD}
     if isinstance(value, list):
@@ -103,7 +102,7 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - walks dictionaries, lists and t
 
 @contextmanager
 def _unfinished(final: Path) -> Iterator[Path]:
-    """A hidden file beside its final place, gone at the end unless it has been moved there."""
+    """A hidden temporary file next to the final path, deleted unless renamed."""
     path = final.with_name(f".{final.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
         yield path
@@ -112,11 +111,11 @@ def _unfinished(final: Path) -> Iterator[Path]:
 
 
 def _fill(path: Path, write: Callable[[BinaryIO], object], final_name: str) -> DataFile:
-    """Write a file through to the disk and take its fingerprint."""
+    """Write a file, sync it to disk and return its checksum."""
     with path.open("x+b") as out:
         try:
             write(out)
-        except RuntimeError as error:  # torch's, in place of what the system said
+        except RuntimeError as error:  # torch raises it in place of the OSError
             raise _system_error(error) from error
         out.flush()
         os.fsync(out.fileno())
@@ -126,7 +125,7 @@ def _fill(path: Path, write: Callable[[BinaryIO], object], final_name: str) -> D
 
 
 def _system_error(error: BaseException) -> BaseException:
-    """What the system said before an error, if it said anything."""
+    """The OSError that caused an error; the error itself if there is none."""
     before = error.__cause__ or error.__context__
     while before is not None and not isinstance(before, OSError):
         before = before.__cause__ or before.__context__
@@ -134,7 +133,7 @@ def _system_error(error: BaseException) -> BaseException:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the renames last through a power cut; not every system can open a folder."""
+    """Make renames survive a power failure, on systems that can open a folder."""
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_DIRECTORY)
         try:
@@ -150,6 +149,6 @@ def _readable_errors(store: Path) -> Iterator[None]:
     except OSError as error:
         raise StoreError(
             f"nothing was saved in {store}: {error.strerror or error}",
-            expected="a folder that can be written, with room for the capture",
+            expected="a writable folder with enough disk space for the capture",
             next_step=Remedy.SAVE_LESS,
         ) from error

@@ -1,4 +1,4 @@
-"""What `capture_activations` promises: shapes, positions, order, and errors that name the prompt."""
+"""`capture_activations`: shapes, positions, order, and errors that name the prompt."""
 
 from pathlib import Path
 
@@ -99,12 +99,12 @@ def test_progress_counts_prompts(tiny_llama: PreTrainedModel, tiny_tokenizer: Pr
 
 @pytest.mark.parametrize("use_hooks", [False, True])
 @pytest.mark.parametrize(
-    ("value", "said"), [(float("nan"), "values that are not finite at layer 1"), (0.0, "only zeros at layer 1")]
+    ("value", "said"), [(float("nan"), "states that are not finite at layer 1"), (0.0, "all-zero states at layer 1")]
 )
 def test_unusable_states_name_prompt_and_layer(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, value: float, said: str, use_hooks: bool
 ) -> None:
-    engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS)  # passes the check while it is sound
+    engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS)  # run the load check before breaking the model
     block = find_blocks(tiny_llama).blocks[1]
     block.register_forward_hook(
         framework_hook(lambda _m, _a, out: torch.where(torch.arange(len(out))[:, None, None] == 1, value, out))
@@ -136,7 +136,7 @@ def test_pairs_that_cannot_be_captured(
 def test_a_position_that_one_prompt_lacks_names_that_prompt(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    with pytest.raises(RequestError, match=r"prompt 1 \('w7 w8'\) has 2 tokens and so no positions '2:4'"):
+    with pytest.raises(RequestError, match=r"prompt 1 \('w7 w8'\) has 2 tokens, so positions '2:4' do not exist"):
         engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS, positions="2:4")
 
 
@@ -149,7 +149,7 @@ def test_both_modes_give_the_same_bits_on_the_real_model(smollm2: Loaded) -> Non
 
 
 def test_the_real_model_batched_equals_single(smollm2: Loaded) -> None:
-    """2e-4 absolute on states of norm 700 is what summation order does in float32."""
+    """The tolerance of 2e-4 on states of norm 700 covers summation order in float32."""
     prompts = ["Hi", "Tell me a story about a lighthouse keeper.", "What is two plus two? " * 8]
     together = engine.capture_activations(*smollm2, prompts, positions="last", batch_size=3)["activations"]
     for row, prompt in enumerate(prompts):

@@ -1,4 +1,4 @@
-"""A capture under autocast computes in another dtype: the record says so, and no comparison passes over it."""
+"""A capture under autocast computes in another dtype; the record says so, and comparisons check it."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Batches hold every prompt once, the longest first, and no more than is allowed."""
+"""Batches hold every prompt once, longest first, within the limits."""
 
 import logging
 import weakref
@@ -46,7 +46,7 @@ TOKENS = 96
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch declares no types here
-    """Counts the bytes of all tensors but weights that are alive at once."""
+    """Tracks the peak number of bytes of live tensors, without weights."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -75,7 +75,7 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch declar
 
 
 def measured(model: PreTrainedModel) -> int:
-    """The most bytes that a packed pass really holds."""
+    """The measured peak memory of a packed forward pass, in bytes."""
     blocks = find_blocks(model)
     rows = [[3 + (7 * i + j) % 120 for j in range(TOKENS // 4)] for i in range(4)]
     batch: TokenBatch = pack_prompts(rows, torch.device("cpu"), model.dtype).batch
@@ -114,6 +114,6 @@ def test_where_memory_is_short_fewer_tokens_go_at_once(
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=free))
     with caplog.at_level(logging.INFO, "engine"):
         assert token_budget(tiny_llama) == 128
-    assert "little memory is free on cpu: 128 tokens at a time, not 512" in caplog.text
+    assert "low memory on cpu: token budget reduced from 512 to 128" in caplog.text
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=0))
     assert token_budget(tiny_llama) == batches._FEWEST

@@ -1,4 +1,4 @@
-"""What a capture will cost, against what it then does cost."""
+"""The estimated cost of a capture matches its real cost."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ PROMPTS = ["w5 w6 w7", "w8 w11", "w9 w10"]
 def estimate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: Source, *, timed: bool = False, **how: Any
 ) -> CaptureEstimate:
-    """The estimate of a request made of these."""
+    """Estimate a request with these arguments."""
     prepared = engine.prepare_capture(model, tokenizer, engine.CaptureRequest(source, **how))
     return engine.estimate_capture(prepared, timed=timed)
 
@@ -74,7 +74,7 @@ def test_where_a_pass_fetches_the_weights_one_is_timed(
     )
     prompts = [" ".join(f"w{3 + (i * 17 + j * 5) % 120}" for j in range(5 + i % 10)) for i in range(1000)]
     estimate(model, tokenizer, prompts, positions="last", prefix_reuse=False)
-    assert passes == []  # it is not timed unless asked for
+    assert passes == []  # timing is optional
     estimate(model, tokenizer, prompts, positions="last", prefix_reuse=False, timed=True)
     (shape,) = passes
     assert 0.9 * token_budget(model) < shape.numel() / tiny_llama.config.hidden_size <= token_budget(model)

@@ -1,4 +1,4 @@
-"""Captured states equal those of a plain, unpadded forward: every family, mode and site, batched and one by one."""
+"""Captured states equal those of a plain, unpadded forward pass, for every family, mode, site and batch size."""
 
 from contextlib import ExitStack
 from typing import Any, cast
@@ -18,21 +18,34 @@ from engine.records.models import Receipt
 from tests.families import FAMILIES, REFUSED, Family, build, each_of
 
 PROMPTS = ["w5 w17 w99 w23 w8 w64 w31", "w7 w8 w9 w50", "w101 w12 w13 w40 w6"]
-# Largest difference of a value, relative to the largest value of the state: the same library adds up in another order,
-# over four blocks; two libraries do so in two.
+# Largest difference of a value, relative to the largest value of the state: within one library from summation order
+# over four blocks, between two libraries over two blocks.
 SAME_LIBRARY, TOLERANCE = 1e-5, 2e-5
 
-# Families in which no two parts of every block add up to what the block adds.
+# Families without two submodules per block whose outputs sum to the update of the residual stream.
 WITHOUT_SUBLAYERS = {
-    *("granite", "granitemoeshared", "granitemoehybrid", "minicpm3", "gemma4_text"),  # what is added is scaled
-    *("doge", "minimax", "zaya"),  # the stream is scaled too
-    *("openai-gpt", "opt_350m", "bart"),  # a norm lies on the stream
-    *("mamba", "falcon_mamba", "mamba2", "nemotron_h", "zamba", "zamba2"),  # one part is added, or another block's
-    *("falcon_h1", "longcat_flash"),  # more than two
-    "gpt_neox_japanese",  # the last block adds the bias of its attention outside of it
-    "olmo_hybrid",  # two kinds of block with different names
+    *(
+        "granite",
+        "granitemoeshared",
+        "granitemoehybrid",
+        "minicpm3",
+        "gemma4_text",
+    ),  # outputs are scaled when added
+    *("doge", "minimax", "zaya"),  # the residual stream is scaled too
+    *("openai-gpt", "opt_350m", "bart"),  # a norm is applied to the residual stream
+    *(
+        "mamba",
+        "falcon_mamba",
+        "mamba2",
+        "nemotron_h",
+        "zamba",
+        "zamba2",
+    ),  # one output, or that of another block
+    *("falcon_h1", "longcat_flash"),  # more than two outputs are added
+    "gpt_neox_japanese",  # the last block adds the attention bias outside of the attention
+    "olmo_hybrid",  # two kinds of block with different submodule names
 }
-# Pairwise in the fast tier: every two of mode, batch size and padding side meet.
+# The fast tier is pairwise: it covers every pair of values of mode, batch size and padding side.
 WAYS = [
     (False, 1, "left"),
     (False, 3, "right"),
@@ -43,7 +56,7 @@ WAYS = [
         for way in ((False, 1, "right"), (False, 3, "left"), (True, 1, "left"), (True, 3, "right"))
     ),
 ]
-# Families that have attention in some blocks only, or under two names.
+# Families with attention only in some blocks, or under two names.
 WITHOUT_ATTENTION = {
     *("lfm2", "lfm2_moe", "lfm3", "bamba", "jamba", "xlstm", "recurrent_gemma"),
     *("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"),
@@ -51,9 +64,9 @@ WITHOUT_ATTENTION = {
 
 
 def plain_states(model: PreTrainedModel, ids: list[int]) -> tuple[list[Tensor], Tensor]:
-    """What transformers reports for one prompt: the blocks, most often without the last, and the final state.
+    """The hidden states that transformers reports for one prompt: all blocks but usually the last, and the final state.
 
-    The whole model with its logits, no mask, no positions, no padding: the simplest forward pass there is.
+    The simplest forward pass: the whole model with logits, without mask, positions or padding.
     """
     with torch.no_grad():
         output = model(input_ids=torch.tensor([ids]), output_hidden_states=True, use_cache=False)
@@ -62,7 +75,7 @@ def plain_states(model: PreTrainedModel, ids: list[int]) -> tuple[list[Tensor], 
 
 
 def plain_sites(model: PreTrainedModel, ids: list[int], receipt: Receipt) -> dict[str, list[Tensor]]:
-    """What hooks of the test's own see in the same pass: resid_pre, and the parts that the receipt names."""
+    """What the test's own hooks see in the same pass: resid_pre, and the submodules that the receipt names."""
     seen: dict[str, list[Tensor]] = {"resid_pre": [], "attn_out": [], "mlp_out": []}
 
     def see(site: str, states: Any) -> None:
@@ -124,7 +137,7 @@ def test_states_equal_a_plain_forward(
 def test_the_last_layer_is_before_the_final_norm(
     model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """What the model does after its last block, done by hand to what was captured, gives its final hidden state."""
+    """Applying the layers after the last block to the captured states gives the final hidden state."""
     data = engine.capture_activations(model, tiny_tokenizer, PROMPTS[0])
     _, final = plain_states(model, data["input_ids"][0].tolist())
     state = data["activations"][data["num_layers"] - 1]

@@ -1,4 +1,4 @@
-"""On a GPU, where there is one: the same states, memory that really runs out, and weights that lie beside it."""
+"""Tests on a GPU, if there is one: the same states, real out-of-memory errors, and offloaded weights."""
 
 from pathlib import Path
 from typing import cast
@@ -21,17 +21,17 @@ GPU = torch.device("cuda", 0)
 BEGINNING = " ".join(f"w{n}" for n in range(20, 32))
 UNLIKE = ["w5 w17 w99 w23 w8 w64 w31", "w7 w8 w9 w50", "w101 w12 w13 w40 w6"]
 ALIKE = [f"{BEGINNING} w{33 + n} w{60 + n % 3}" for n in range(8)]
-TOLERANCE = 1e-4  # of the largest value of a state: products of another shape add up in another order
+TOLERANCE = 1e-4  # relative to the largest value of a state: products of other shapes sum in another order
 
 
 def moved(model: PreTrainedModel, where: torch.device | torch.dtype) -> PreTrainedModel:
-    """The model itself, elsewhere or in another dtype."""
+    """The same model on another device or in another dtype."""
     nn.Module.to(model, where)
     return model
 
 
 def plain_states(model: PreTrainedModel, ids: list[int]) -> list[Tensor]:
-    """What transformers reports for one prompt on its own, without what has been through the final norm."""
+    """The hidden states that transformers reports for a single prompt, without those after the final norm."""
     with torch.no_grad():
         output = model(input_ids=torch.tensor([ids], device=model.device), output_hidden_states=True, use_cache=False)
     first = EXCEPTIONS.get(model.config.model_type, Exceptional()).first_state
@@ -56,7 +56,7 @@ def test_states_equal_a_plain_forward_on_the_gpu(
         for layer, expected in zip(data["captured_layers"], plain_states(model, ids), strict=False):
             captured = data["activations"][layer]
             assert captured.device.type == "cpu"
-            assert not captured.is_pinned()  # memory that the system cannot use for anything else
+            assert not captured.is_pinned()  # pinned memory, which the system cannot reclaim
             error = (captured[row : row + 1, -len(ids) :] - expected).abs().max() / expected.abs().max()
             assert error < TOLERANCE, f"layer {layer}, prompt {row}: {error:.1e}"
 
@@ -116,13 +116,13 @@ def test_memory_that_runs_out_halves_what_is_run(
     expected = engine.capture_activations(*loaded, prompts, positions="last")["activations"]
     assert token_budget(loaded.model) == 4096
     torch.cuda.empty_cache()
-    most = torch.cuda.memory_allocated(GPU) + 100 * 2**20  # for an MLP that puts out 134 MB for 4,096 tokens
+    most = torch.cuda.memory_allocated(GPU) + 100 * 2**20  # for an MLP whose output takes 134 MB for 4,096 tokens
     torch.cuda.set_per_process_memory_fraction(most / torch.cuda.mem_get_info(GPU)[1], GPU)
     try:
         with caplog.at_level("INFO", "engine"):
             captured = engine.capture_activations(*loaded, prompts, positions="last")["activations"]
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, GPU)
-    assert "out of memory with" in caplog.text
+    assert "out of memory in a batch of" in caplog.text
     for layer, states in captured.items():
         assert (states - expected[layer]).abs().max() < TOLERANCE * expected[layer].abs().max()

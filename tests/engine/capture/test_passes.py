@@ -1,4 +1,4 @@
-"""Memory that runs out costs a second try with half as many tokens, and nothing that was captured before."""
+"""When memory runs out, the batch is retried with half as many tokens, and earlier states are kept."""
 
 import logging
 from typing import Any
@@ -19,7 +19,7 @@ UNLIKE = [" ".join(f"w{3 + (i * 17 + j * 5) % 120}" for j in range(4 + i % 7)) f
 
 
 def limit_memory(model: PreTrainedModel, tokens: int, error: RuntimeError) -> list[int]:
-    """Let the third block fail on more tokens than that; returns the list of the sizes that went through it."""
+    """Make the third block fail on larger batches; return the list of sizes that went through it."""
     went: list[int] = []
 
     def hook(_module: nn.Module, args: Any) -> None:
@@ -63,7 +63,7 @@ def test_batches_are_halved_until_they_fit(
         )
     for layer, states in expected["activations"].items():
         torch.testing.assert_close(data["activations"][layer], states, rtol=1e-5, atol=1e-5)
-    assert "out of memory with" in caplog.text
+    assert "out of memory in a batch of" in caplog.text
     assert max(went) <= 30
     assert len(went) > 1
     assert (told[0], told[-1]) == (0, 24)
@@ -77,7 +77,7 @@ def test_what_fits_once_is_not_tried_larger_again(
     limit_memory(tiny_llama, 30, torch.OutOfMemoryError("CUDA out of memory"))
     with caplog.at_level(logging.INFO, "engine"):
         engine.capture_activations(tiny_llama, tiny_tokenizer, [f"w{3 + i} w4 w5 w6" for i in range(64)])
-    assert caplog.text.count("out of memory with") <= 4  # 256, 128, 64, 32
+    assert caplog.text.count("out of memory in a batch of") <= 4  # 256, 128, 64, 32
 
 
 @pytest.mark.parametrize("prompts", [["w3 w4 w5"], ["w3 w4 w5", "w6 w7"], ALIKE])
@@ -86,7 +86,7 @@ def test_one_prompt_that_does_not_fit_is_an_error_for_people(
 ) -> None:
     engine.capture_activations(tiny_llama, tiny_tokenizer, "w3")
     limit_memory(tiny_llama, 1, torch.OutOfMemoryError("CUDA out of memory"))
-    with pytest.raises(CaptureError, match=r"too little memory for one prompt of \d+ tokens"):
+    with pytest.raises(CaptureError, match=r"memory does not suffice for a single prompt of \d+ tokens"):
         engine.capture_activations(tiny_llama, tiny_tokenizer, prompts)
 
 
@@ -97,7 +97,7 @@ def test_passes_that_run_ahead_of_what_is_done_with_their_states(
     monkeypatch: pytest.MonkeyPatch,
     prompts: list[str],
 ) -> None:
-    """As many as a model lies on GPUs: here on none, but it is said to lie on three."""
+    """As many batches run ahead as the model has GPUs: here it has none, but three are reported."""
     monkeypatch.setitem(batches._RUN_WELL, "cpu", 16)
     expected = engine.capture_activations(tiny_llama, tiny_tokenizer, prompts)["activations"]
     monkeypatch.setattr(run, "gpu_count", lambda _model: 3)

@@ -1,4 +1,4 @@
-"""A plan runs every token of every prompt, after those before it, and shared beginnings once or nearly."""
+"""A plan runs every token of every prompt in order, and almost every shared prefix once."""
 
 from itertools import combinations, pairwise
 
@@ -12,7 +12,7 @@ ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1
 
 
 def walk(plan: Plan, rows: list[list[int]], start: int = 0) -> list[int]:
-    """Prompts in the order in which they end, every step checked against the one it goes on from."""
+    """Prompts in the order they finish; checks every step against the trunk that it continues."""
     ended: list[int] = []
     for step in plan:
         assert step.start == start
@@ -47,7 +47,7 @@ def test_every_prompt_ends_once_and_no_pass_is_over_the_limits(
 
 
 @given(ROWS, st.integers(1, 40), st.one_of(st.none(), st.integers(1, 5)))
-@example([[0], [1], [0, 0], [0, 0, 0, 0]], 3, None)  # two that share a token leave room for a third
+@example([[0], [1], [0, 0], [0, 0, 0, 0]], 3, None)  # two prompts that share a token leave room for a third
 @settings(deadline=None)
 def test_no_two_passes_could_be_one(rows: list[list[int]], tokens: int, prompts: int | None) -> None:
     limits = Limits(tokens, prompts)
@@ -80,7 +80,7 @@ def test_a_long_shared_beginning_is_run_once_however_many_passes_follow() -> Non
 
 
 def test_shared_beginnings_within_shared_beginnings() -> None:
-    """Two personas under one system prompt, each of them too much for one pass."""
+    """Two personas under one system prompt, each too large for one batch."""
     rows = [[*range(200), 500 + side, *range(100), 600 + i, 7, 8, 9] for side in range(2) for i in range(60)]
     plan = shared_batches(rows, Limits(100))
     assert planned_tokens(plan, rows) == 200 + 2 * 101 + 120 * 4

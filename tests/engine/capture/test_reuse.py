@@ -1,4 +1,4 @@
-"""Shared beginnings run once give the states that each prompt has by itself, in every family that claims it."""
+"""Prefix sharing gives the states of separate prompts, in every family that supports it."""
 
 import logging
 from collections.abc import Iterator
@@ -15,17 +15,17 @@ from tests.conftest import Loaded, family_called, framework_hook
 from tests.engine.capture.test_families import TOLERANCE, plain_states
 from tests.families import _HEADS, FAMILIES, REPRESENTATIVE, Family, _family, build, each_of
 
-# A trunk of 40 tokens, two branches, leaves of several lengths, one prompt twice and one that is where another begins.
+# A trunk of 40 tokens, two branches, leaves of several lengths, one prompt twice and one that is a prefix of another.
 _TRUNK = " ".join(f"w{3 + i * 7 % 120}" for i in range(40))
 _ENDS = ["w5 w17 w99", "w5 w17 w23 w8 w64 w31", "w5 w17", "w90 w7", "w90 w8 w9 w50", "w90 w7", "w101 w12 w13 w40 w6 w3"]
 PROMPTS = [f"{_TRUNK} {end}" for end in _ENDS]
 
-# Families whose prompts are always run one by one or padded, each for what its check says.
+# Families without prefix sharing, each with the reason from its load check.
 SEPARATE = {
     *("bloom", "mpt", "bart", "openai-gpt", "falcon_alibi", "mamba", "falcon_mamba", "mamba2", "xlstm"),
     *("minimax", "lfm2", "lfm2_moe", "zaya", "bamba", "falcon_h1", "granitemoehybrid", "jamba", "zamba", "zamba2"),
     *("nemotron_h", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "olmo_hybrid", "kimi_linear"),
-    # Windows of four tokens or less, as the tiny models have them, are too short to be checked in.
+    # Attention windows of four tokens or less, as in the tiny models, are too short for the check.
     *("mistral", "qwen2_sliding", "starcoder2", "exaone4", "granite_swa", "lfm3", "olmo3", "gemma2", "gemma3_text"),
     *("gemma4_text", "vaultgemma", "modernbert-decoder", "cohere2", "gemma3", "gpt_neo", "gpt_oss", "llama4_text"),
     *("deepseek_v32", "glm_moe_dsa", "afmoe", "exaone_moe", "mimo_v2_flash", "cohere2_moe", "recurrent_gemma"),
@@ -43,9 +43,9 @@ WINDOWED = tuple(
 
 @pytest.fixture(params=[16, 10_000], ids=["trunks", "one_row"])
 def _budget(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """So few tokens a pass that trunks are worth their run, or so many that all prompts share one row.
+    """A token budget small enough for trunks to pay off, or large enough to pack all prompts into one row.
 
-    In both, attention is computed in blocks as small as these prompts are.
+    In both, attention is computed in blocks as small as these prompts.
     """
     monkeypatch.setitem(batches._RUN_WELL, "cpu", request.param)
     monkeypatch.setattr(attention, "_LEAST_QUERIES", 4)
@@ -74,7 +74,7 @@ def test_states_equal_a_plain_forward(family: Family, tiny_tokenizer: PreTrained
 def test_identical_prompts_of_one_token_that_is_not_shared(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, prompts: list[str]
 ) -> None:
-    """One row of one token, for which transformers lays out grouped heads in its own way."""
+    """One row of one token, for which transformers lays out grouped heads differently."""
     shared = engine.capture_activations(tiny_llama, tiny_tokenizer, prompts)
     plain = engine.capture_activations(tiny_llama, tiny_tokenizer, prompts, batch_size=1)
     for layer, states in plain["activations"].items():
@@ -105,14 +105,14 @@ def test_other_sites(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedToke
 
 @pytest.mark.usefixtures("_budget")
 def test_fewer_tokens_are_run(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    engine.capture_activations(tiny_llama, tiny_tokenizer, "w3")  # the check at load runs here
+    engine.capture_activations(tiny_llama, tiny_tokenizer, "w3")  # runs the load check
     ran: list[int] = []
     tiny_llama.get_submodule("model.layers.0").register_forward_hook(
         framework_hook(lambda _module, _args, output: ran.append(output.shape[0] * output.shape[1]))
     )
     engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS, positions="last")
     distinct = {tuple(prompt.split()[: i + 1]) for prompt in PROMPTS for i in range(len(prompt.split()))}
-    assert sum(ran) <= len(distinct) + 2  # tokens that two passes share, and that are not worth a pass of their own
+    assert sum(ran) <= len(distinct) + 2  # tokens that two batches share, too few for a forward pass of their own
     ran.clear()
     engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS, positions="last", prefix_reuse=False)
     assert sum(ran) >= sum(len(prompt.split()) for prompt in PROMPTS)
@@ -126,7 +126,7 @@ def test_a_prompt_longer_than_the_window_is_run_the_plain_way_and_that_is_said(
     with caplog.at_level(logging.INFO, "engine"):
         data = engine.capture_activations(model, tiny_tokenizer, prompts)
     assert data["provenance"]["prefix_reuse"] == "on, if no prompt is longer than 48 tokens"
-    assert "the longest has 53 tokens, and tokens of this model see 48 back" in caplog.text
+    assert "the longest prompt has 53 tokens, more than the model's attention window of 48" in caplog.text
     for row, prompt in enumerate(prompts):
         ids = [int(word[1:]) for word in prompt.split()]
         plain, _ = plain_states(model, ids)
@@ -139,7 +139,7 @@ def test_a_family_that_cannot_says_why(
 ) -> None:
     with caplog.at_level(logging.INFO, "engine"):
         data = engine.capture_activations(build(family_called("jamba")), tiny_tokenizer, PROMPTS)
-    assert "is run for each: it has layers of type linear_attention" in caplog.text
+    assert "shared prefixes once per prompt: it has layers of type linear_attention" in caplog.text
     assert data["provenance"]["prefix_reuse"] == "no: it has layers of type linear_attention"
 
 

@@ -1,4 +1,4 @@
-"""What a user writes for layers, and which blocks it means."""
+"""Parsing of layer and position arguments."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ from engine.errors import RequestError
 def test_layers_are_ascending_numbers_from_zero_each_once(given: LayerSpec, meant: list[int]) -> None:
     numbers = parse_layers(given, 30)
     assert numbers == meant
-    assert {type(number) for number in numbers} == {int}  # NumPy's cannot be saved
+    assert {type(number) for number in numbers} == {int}  # NumPy integers cannot be saved
 
 
 def test_a_generator_of_layers_is_read() -> None:
@@ -66,7 +66,7 @@ def test_what_is_not_a_whole_number_is_no_layer(given: Any) -> None:
 
 @pytest.mark.parametrize("given", ["", " ", ",", "9" * 5000, "1-" + "9" * 5000])
 def test_text_that_is_no_layer_is_refused(given: str) -> None:
-    with pytest.raises(RequestError, match="cannot be read"):
+    with pytest.raises(RequestError, match="cannot be parsed"):
         parse_layers(given, 30)
 
 
@@ -80,18 +80,18 @@ def test_a_layer_of_a_capture_is_found_by_any_whole_number() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (30, r"layer 30 is out of range for a model of 30 layers.*0 to 29, or -30 to -1"),
+        (30, r"layer 30 is out of range for a model with 30 layers.*0 to 29, or -30 to -1"),
         (-31, "layer -31 is out of range"),
         ([3, 30], "layer 30 is out of range"),
         ("3,30", "layer 30 is out of range"),
         ("20-30", "layer 30 is out of range"),
-        ("12-10", r"'12-10' runs backwards\. Expected: 10-12"),
-        ("3,,4", "'3,,4' cannot be read at ''"),
-        ("", "cannot be read"),
-        ("middle", "'middle' cannot be read"),
-        ("1-2-3", "cannot be read"),
-        ("1.5", "cannot be read"),
-        ([], "no layers were asked for"),
+        ("12-10", r"'12-10' is reversed\. Expected: 10-12"),
+        ("3,,4", "'3,,4' cannot be parsed at ''"),
+        ("", "cannot be parsed"),
+        ("middle", "'middle' cannot be parsed"),
+        ("1-2-3", "cannot be parsed"),
+        ("1.5", "cannot be parsed"),
+        ([], "no layers were requested"),
         (True, "True is not a layer number"),
         ([1.0], r"1\.0 is not a layer number"),
         (["3"], "'3' is not a layer number"),
@@ -104,7 +104,7 @@ def test_what_means_no_layer_is_refused(given: Any, said: str) -> None:
 
 @pytest.mark.parametrize("num_layers", range(1, 129))
 def test_the_recommended_layers_run_from_45_to_85_percent(num_layers: int) -> None:
-    """In whole numbers: 0.85 · 20 must not fall below 17 for want of a bit."""
+    """Checked in integers: rounding must not put 0.85 · 20 below 17."""
     layers = recommended_layers(num_layers)
     assert layers == list(range(45 * num_layers // 100, 85 * num_layers // 100 + 1))
     assert 0 <= layers[0] <= layers[-1] < num_layers
@@ -116,7 +116,7 @@ WIDTH = 6
 
 @pytest.fixture
 def states() -> torch.Tensor:
-    """Random states of three prompts padded on the right; padding is NaN, so that one padded value shows."""
+    """Random states of three right-padded prompts; padding is NaN, so that any use of it shows."""
     states = torch.randn(len(LENGTHS), max(LENGTHS), WIDTH, generator=torch.Generator().manual_seed(0))
     for row, length in enumerate(LENGTHS):
         states[row, length:] = float("nan")
@@ -124,7 +124,7 @@ def states() -> torch.Tensor:
 
 
 def taken_by(given: PositionSpec, states: torch.Tensor) -> list[torch.Tensor]:
-    """What is kept of each prompt, all handed over at once."""
+    """The kept states of each prompt, from one call for all prompts."""
     positions = parse_positions(given)
     parts = [states[row, slice(*positions.span(length))] for row, length in enumerate(LENGTHS)]
     counts = [len(part) for part in parts]
@@ -190,7 +190,7 @@ def test_states_keep_their_dtype(states: torch.Tensor) -> None:
     ("given", "length"), [("4", 4), (-5, 4), ("2:5", 4), ("-5:", 4), ("3:3", 4), ("3:1", 4), ("-1:-2", 4), ("mean", 1)]
 )
 def test_a_prompt_without_such_tokens_is_named(given: PositionSpec, length: int) -> None:
-    with pytest.raises(RequestError, match=rf"prompt 3 has {length} tokens and so no positions '{given}'"):
+    with pytest.raises(RequestError, match=rf"prompt 3 has {length} tokens, so positions '{given}' do not exist"):
         parse_positions(given).span(length, "prompt 3")
 
 
@@ -199,5 +199,5 @@ def test_a_prompt_without_such_tokens_is_named(given: PositionSpec, length: int)
     ["", "first", "1.5", "1:2:3", "mean:last", "mean:", "mean:3", "2:x", "-:5", "3:-", (2, None), True, None],
 )
 def test_what_cannot_be_read_is_refused(given: Any) -> None:
-    with pytest.raises(RequestError, match=r"cannot be read\. Expected: all, last, mean, an index"):
+    with pytest.raises(RequestError, match=r"cannot be parsed\. Expected: all, last, mean, an index"):
         parse_positions(given)

@@ -1,4 +1,4 @@
-"""Sites: each is what its name says, by hooks written out by hand for some families, and a missing one is refused."""
+"""Every site matches hand-written hooks for some families, and a missing site is refused."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ IDS = [5, 17, 99, 23, 8, 64, 31]
 
 
 def watch(parts: list[nn.Module], model: PreTrainedModel) -> list[tuple[Tensor, Tensor]]:
-    """What parts of a model take in and put out in a plain pass over `IDS`."""
+    """Inputs and outputs of submodules in a plain forward pass over `IDS`."""
     seen: dict[int, tuple[Tensor, Tensor]] = {}
 
     def see(part: int) -> Callable[..., None]:
@@ -47,7 +47,7 @@ def watch(parts: list[nn.Module], model: PreTrainedModel) -> list[tuple[Tensor, 
     [
         ("llama", "model.layers", "self_attn", "mlp"),
         ("gpt2", "transformer.h", "attn", "mlp"),
-        ("gpt_neox", "gpt_neox.layers", "attention", "mlp"),  # side by side
+        ("gpt_neox", "gpt_neox.layers", "attention", "mlp"),  # parallel attention and MLP
         ("phi", "model.layers", "self_attn", "mlp"),
         ("falcon", "transformer.h", "self_attention", "mlp"),  # writes into the output of its MLP
         ("gemma2", "model.layers", "post_attention_layernorm", "post_feedforward_layernorm"),
@@ -68,7 +68,7 @@ def test_what_attention_and_feed_forward_add(
 
 
 def test_a_block_that_adds_the_stream_inside_its_attention(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    """BLOOM's attention and MLP are handed the stream and add it: what they add is the difference."""
+    """BLOOM's attention and MLP add the residual stream themselves: their own output is the difference."""
     model = build(family_called("bloom"))
     blocks = [model.get_submodule(f"transformer.h.{i}") for i in range(4)]
     stream = [taken for taken, _ in watch(blocks, model)]
@@ -143,7 +143,7 @@ def test_the_layers_of_a_site(site: str, layers: LayerSpec, expected: list[int])
 def test_layers_of_a_site_that_has_none(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, site: str, layers: LayerSpec
 ) -> None:
-    with pytest.raises(RequestError, match=f"the site '{site}' has no layer: .* leave out the layers"):
+    with pytest.raises(RequestError, match=f"the site '{site}' has no layers: .* omit the layers"):
         engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPT, layers, site=site)
 
 
@@ -155,9 +155,9 @@ def test_a_site_that_does_not_exist(tiny_llama: PreTrainedModel, tiny_tokenizer:
 @pytest.mark.parametrize(
     ("family", "site", "said"),
     [
-        ("granite", "attn_out", r"resid_pre \+ attn_out \+ mlp_out gives resid_post for no two parts"),
-        ("mamba", "mlp_out", r"resid_pre \+ attn_out \+ mlp_out gives resid_post for no two parts"),
-        ("jamba", "attn_out", "attention is not the same part in each of its blocks"),
+        ("granite", "attn_out", r"no two submodules .* satisfy resid_pre \+ attn_out \+ mlp_out = resid_post"),
+        ("mamba", "mlp_out", r"no two submodules .* satisfy resid_pre \+ attn_out \+ mlp_out = resid_post"),
+        ("jamba", "attn_out", "the attention is not the same submodule in every block"),
         ("opt_350m", "final_norm", "no norm was found after its last block"),
     ],
 )
@@ -175,5 +175,5 @@ def test_a_feed_forward_under_two_names_is_refused() -> None:
     receipt = provenance()["receipt"]
     receipt["mlp_out"] = None
     assert "mlp_out" not in available_sites(receipt)
-    with pytest.raises(ModelError, match="the feed-forward is not the same part in each of its blocks"):
+    with pytest.raises(ModelError, match="the MLP is not the same submodule in every block"):
         require_site("mlp_out", receipt)

@@ -1,4 +1,4 @@
-"""Several threads with one model: each gets its own states, and nobody else's pass is captured, stopped or changed."""
+"""Threads that share a model get their own states, and do not capture, stop or change each other's passes."""
 
 import copy
 import threading
@@ -19,7 +19,7 @@ TEXTS = [f"w{5 + i} w{20 + i} w7 w8 w{30 + i}" for i in range(12)]
 
 @pytest.fixture
 def meanwhile() -> Iterator[Callable[[Callable[[], object]], None]]:
-    """Repeats something in another thread until the test ends, which fails if anything went wrong there."""
+    """Repeats a call in another thread until the test ends; an error there fails the test."""
     ended, threads, wrong = threading.Event(), list[threading.Thread](), list[BaseException]()
 
     def start(work: Callable[[], object]) -> None:
@@ -27,7 +27,7 @@ def meanwhile() -> Iterator[Callable[[Callable[[], object]], None]]:
             try:
                 while not ended.is_set():
                     work()
-            except BaseException as error:  # whatever it is, the test must know
+            except BaseException as error:  # any error must fail the test
                 wrong.append(error)
 
         threads.append(threading.Thread(target=repeat))
@@ -83,7 +83,7 @@ def test_a_forward_pass_of_another_thread_neither_sees_nor_disturbs_a_capture(
     def run_plainly() -> None:
         with torch.no_grad():
             output = tiny_llama(ids, output_hidden_states=True)
-        # Its products may go through oneDNN meanwhile, which sums them in another order.
+        # Its products may use oneDNN during the capture, which sums in another order.
         torch.testing.assert_close(output.logits, expected.logits, rtol=1e-4, atol=1e-4)
         assert len(output.hidden_states) == len(expected.hidden_states)
 
@@ -96,7 +96,7 @@ def test_a_forward_pass_of_another_thread_neither_sees_nor_disturbs_a_capture(
 def test_two_wrappers_of_one_decoder_take_turns(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    other = copy.copy(tiny_llama)  # another object with the same parts
+    other = copy.copy(tiny_llama)  # another object with the same submodules
     alone = [states(tiny_llama, tiny_tokenizer, text, True) for text in TEXTS]
     with ThreadPoolExecutor(2) as threads:
         work = [
@@ -117,7 +117,7 @@ def test_a_model_that_is_changed_by_another_thread_meanwhile_is_refused(
             with torch.no_grad():
                 find_blocks(tiny_llama).blocks[1].get_submodule("mlp.up_proj").get_parameter("weight").mul_(2)
 
-    with pytest.raises(CaptureError, match="the model was changed while it was captured"):
+    with pytest.raises(CaptureError, match="the model was changed during the capture"):
         engine.capture_activations(tiny_llama, tiny_tokenizer, TEXTS, batch_size=1, progress=change)
 
 

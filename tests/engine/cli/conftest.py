@@ -1,4 +1,4 @@
-"""The program in an empty folder, and the captures it makes, made once."""
+"""Run the program in an empty folder; shared captures are made once."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.families import Family, build
 from tests.program import Program, Result, Run
 
 CONCEPTS = ("loudness", "warmth", "calm")
-# A concept in words that the tiny tokenizer knows: six personas, two templates, two topics. The voices are its own.
+# A concept in the vocabulary of the tiny tokenizer: six personas, two templates, two topics; each has its own voices.
 _CONCEPT = """
 name = "{name}"
 description = "Made up."
@@ -41,7 +41,7 @@ negative = "w{negative} w8"
 
 @pytest.fixture
 def layerscope(tmp_path: Path) -> Program:
-    """The program, run in an empty folder."""
+    """The program in an empty folder."""
     return Program(tmp_path)
 
 
@@ -67,7 +67,7 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: PreTr
 
 @pytest.fixture(scope="session")
 def contrast_store(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, small_folder: Path) -> Path:
-    """Captures of tiny models, made in this process; nothing may change them.
+    """Captures of tiny models, made in this process; tests must not change them.
 
     Of "tiny", 24 pairs at the last token: `loudness` and `warmth`; `loudness_all` with all tokens, `loudness_few` of
     five pairs, `loudness_low` and `loudness_high` at layers that the other has not, `prompt` of a prompt. Of "small":
@@ -106,7 +106,7 @@ def contrasts(layerscope: Program, contrast_store: Path) -> Path:
 
 
 def concept_text(name: str) -> str:
-    """A concept file; concepts of other names speak in other words."""
+    """A concept file; each concept has words of its own."""
     first = 60 + 12 * CONCEPTS.index(name)
     personas = (
         _PERSONA.format(number=number, positive=first + number, negative=first + 6 + number) for number in range(6)
@@ -132,7 +132,7 @@ def concept_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="session")
 def ranked_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Pairs enough to be ranked, at three layers."""
+    """Enough pairs for a ranking, at three layers."""
     folder = tmp_path_factory.mktemp("ranked")
     how = ("--max-samples", "12", "--positions", "last", "--layers", "4,16,29", "--output", "activations/ranked")
     return Run(Program(folder)("capture", "--concept", "formality", *how), folder / "activations" / "ranked")
@@ -156,7 +156,7 @@ def store(layerscope: Program, prompt_run: Run, concept_run: Run, tiny_run: Run)
 
 
 def save_record(record: CaptureRecord, store: Path) -> CaptureRecord:
-    """Save a made-up record, beside tensors that no command may read."""
+    """Save a made-up record, with tensors that no command may read."""
     store.mkdir(exist_ok=True)
     (store / f"{record['name']}.json").write_bytes(encode_record(record))
     (store / f"{record['name']}.pt").write_bytes(b"x" * record["data"]["bytes"])
@@ -164,7 +164,7 @@ def save_record(record: CaptureRecord, store: Path) -> CaptureRecord:
 
 
 def assert_failed(result: Result, exit_code: int) -> None:
-    """It ended with an error for people: nothing on stdout, no traceback, and this exit code."""
+    """Check that the program ended with a user error: empty stdout, no traceback, this exit code."""
     assert (result.returncode, result.stdout) == (exit_code, "")
     assert "Traceback" not in result.stderr
     assert result.stderr.strip()

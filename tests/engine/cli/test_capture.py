@@ -1,4 +1,4 @@
-"""`layerscope capture` as the how-to uses it: what is saved, what is said where, and how it fails."""
+"""`layerscope capture` as in the how-to: saved files, output and errors."""
 
 import hashlib
 import json
@@ -156,12 +156,12 @@ def test_hooks_read_the_same_bits_and_quiet_says_nothing(layerscope: Program, pr
 
 @pytest.mark.slow
 def test_quiet_says_nothing_in_a_process_of_its_own(layerscope: Program) -> None:
-    """Also what libraries write as they are imported, or past Python."""
+    """Includes output of libraries at import, and output that bypasses Python."""
     result = layerscope.child("capture", "--prompt", "Tell me a story", "--quiet")
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_shared_beginnings_are_run_once_unless_told_otherwise(layerscope: Program, tiny_folder: Path) -> None:
+def test_shared_prefixes_are_run_once_by_default(layerscope: Program, tiny_folder: Path) -> None:
     for name, more in (("once", ()), ("each", ("--no-prefix-reuse",))):
         prompts = [word for end in ("w9", "w10 w11", "w12") for word in ("--prompt", f"w3 w4 w5 w6 w7 w8 {end}")]
         result = layerscope("capture", "--model", str(tiny_folder), *prompts, "--output", name, *more)
@@ -171,7 +171,7 @@ def test_shared_beginnings_are_run_once_unless_told_otherwise(layerscope: Progra
     made = [json.loads((layerscope.folder / f"{name}.json").read_text())["provenance"] for name in ("once", "each")]
     assert [provenance["prefix_reuse"] for provenance in made] == ["on", "off"]
     shown = [" ".join(layerscope("show", name, "--store", ".").stdout.split()) for name in ("once", "each")]
-    assert ["shared beginnings once" in text for text in shown] == [True, False]
+    assert ["prefix sharing" in text for text in shown] == [True, False]
     assert all("batches of 512 tokens" in text for text in shown)
 
 
@@ -256,7 +256,7 @@ def test_a_name_that_is_taken_is_refused_before_the_model_is_loaded(
         (["--prompt", "Hello", "--concept", "honesty"], "cannot be captured together"),
         (["--model", "smolm", "--prompt", "Hello"], "no model called 'smolm'; did you mean 'smollm2'"),
         (["--concept", "honest"], "no concept called 'honest'; did you mean 'honesty'"),
-        (["--prompt", "Hello", "--positions", "first"], "the positions 'first' cannot be read"),
+        (["--prompt", "Hello", "--positions", "first"], "the positions 'first' cannot be parsed"),
         (["--prompt", "Hello", "--max-samples", "-1"], "--max-samples"),
     ],
 )
@@ -270,7 +270,7 @@ def test_a_wrong_argument_ends_with_2(layerscope: Program, arguments: list[str],
 def test_a_layer_out_of_range_ends_with_2_and_the_range(layerscope: Program) -> None:
     result = layerscope("capture", "--model", "smollm2", "--prompt", "Hello", "--layers", "28-30")
     assert_failed(result, 2)
-    assert "layer 30 is out of range for a model of 30 layers. Expected: layers 0 to 29" in result.stderr
+    assert "layer 30 is out of range for a model with 30 layers. Expected: layers 0 to 29" in result.stderr
     assert layerscope.saved() == []
 
 
@@ -284,7 +284,7 @@ def test_a_prompt_that_is_too_long_ends_with_4(layerscope: Program) -> None:
 
 @pytest.fixture(scope="module")
 def broken_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with half of its weights file."""
+    """The tiny model with its weights file cut in half."""
     folder = tmp_path_factory.mktemp("models") / "broken"
     shutil.copytree(tiny_folder, folder)
     weights = folder / "model.safetensors"
@@ -302,13 +302,13 @@ def test_a_model_with_broken_weights_ends_with_3(layerscope: Program, broken_fol
 @pytest.mark.usefixtures("store")
 def test_ctrl_c_saves_nothing_and_leaves_the_store_readable(layerscope: Program) -> None:
     before = layerscope.saved()
-    # A test run in the background ignores the signal, and so would its children.
+    # A test run in the background ignores the signal, and its children would inherit that.
     found = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with layerscope.started("capture", "--concept", "honesty", "--max-samples", "0", "--output", "mine") as process:
             assert process.stderr is not None
             for line in process.stderr:
-                if "the check at load passed" in line:
+                if "load check passed" in line:
                     break
             process.send_signal(signal.SIGINT)
             stdout, stderr = process.communicate()
@@ -337,7 +337,7 @@ def test_another_site_of_the_same_prompt(layerscope: Program, tiny_folder: Path)
     ("arguments", "said"),
     [
         (("--site", "resid_mid"), "no site 'resid_mid'. Expected: one of resid_post, resid_pre, attn_out"),
-        (("--site", "embed", "--layers", "3"), "the site 'embed' has no layer"),
+        (("--site", "embed", "--layers", "3"), "the site 'embed' has no layers"),
     ],
 )
 def test_a_site_that_cannot_be_ends_with_2_before_the_model_is_loaded(

@@ -1,4 +1,4 @@
-"""`layerscope capture --prompts`: any number of prompts, killed and gone on with, on a full disk, in bounded memory."""
+"""`layerscope capture --prompts`: resume after a kill, a full disk, and bounded memory."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def test_a_killed_capture_goes_on_also_after_a_full_disk(layerscope: Program, ti
     full = wrapped(layerscope, _SMALL_DISK, *command, "--output", "mine")
     assert_failed(full, 5)
     assert "File too large" in full.stderr
-    assert "make room, then give the same command again" in " ".join(full.stderr.split())
+    assert "free some disk space, then run the same command again" in " ".join(full.stderr.split())
     assert shards(folder) == saved
 
     again = layerscope(*command, "--output", "mine")
@@ -92,10 +92,10 @@ def test_another_list_of_prompts_is_refused(layerscope: Program, tiny_folder: Pa
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory from Linux")
 def test_memory_does_not_grow_with_the_number_of_prompts(layerscope: Program, tiny_folder: Path) -> None:
-    """Held at once, the states of 3,000 prompts would take 80 MB more than those of 600.
+    """In memory, the states of 3,000 prompts would take 80 MB more than those of 600.
 
-    What is freed goes back to the system at once: how the C library piles up what it keeps differs from run to run, by
-    8% here, whatever the number of prompts.
+    Freed memory is returned to the system at once, because the amount that the C library retains varies by 8% between
+    runs, independent of the number of prompts.
     """
     peaks = []
     for count in (600, 3000):

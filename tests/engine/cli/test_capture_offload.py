@@ -1,4 +1,4 @@
-"""`layerscope capture --device-map`: a model larger than the memory that it may take."""
+"""`layerscope capture --device-map`: a model larger than its memory limit."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ _WEIGHTS_KB = 538_000  # of the default model, in float32
 
 
 def measured(program: Program, *arguments: str) -> tuple[Result, int]:
-    """What the program said, and the peak of its memory in kilobytes."""
+    """The output of the program, and its peak memory in kilobytes."""
     result = program.python("-c", _MEMORY, *arguments, PYTHONPATH=os.pathsep.join(sys.path))
     assert result.returncode == 0, result.stderr
     return result, int(result.stdout.split()[-1])
@@ -35,7 +35,7 @@ def test_the_same_states_in_less_memory(layerscope: Program) -> None:
         layerscope, *command, "--output", "spread", "--device-map", "auto", "--max-memory", "50MB", "--use-hooks"
     )
     assert "layers 0-29 on disk" in said.stderr
-    assert "torch.float32 on cpu; the check at load passed" in said.stderr
+    assert "torch.float32 on cpu; load check passed" in said.stderr
     assert "meta" not in said.stderr
     one, other = (torch.load(layerscope.folder / f"{name}.pt")["activations"] for name in ("whole", "spread"))
     assert all(torch.equal(one[layer], other[layer]) for layer in range(30))
@@ -55,7 +55,7 @@ def test_a_file_of_prompts_from_the_disk(layerscope: Program, tiny_folder: Path)
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--max-memory", "1GB"), "--max-memory is for --device-map. Next: add --device-map auto"),
+        (("--max-memory", "1GB"), "--max-memory needs --device-map. Next: add --device-map auto"),
         (("--device-map", "auto", "--max-memory", "lots"), "'lots' is not a size"),
         (("--device-map", "auto", "--max-memory", "gpu=1GB"), "no device 'gpu'"),
         (("--device-map", "auto", "--max-memory", "99=1GB"), "no GPU 99"),

@@ -1,4 +1,4 @@
-"""What goes into shards, and says so."""
+"""Captures that are saved as shards, and their messages."""
 
 import contextlib
 import json
@@ -34,7 +34,7 @@ def test_it_is_said_and_done_above_a_limit(
         with Narrator(quiet=False).steps() as steps:
             engine.capture_and_save(tiny_llama, tiny_tokenizer, request, steps=steps)
         assert paths.in_shards is large
-    assert "GB of states: saved as shards" in capsys.readouterr().err
+    assert "GB of states as shards" in capsys.readouterr().err
 
 
 def test_pairs_and_concepts_go_into_shards_when_told(layerscope: Program, tiny_folder: Path) -> None:
@@ -68,7 +68,7 @@ def test_what_was_begun_in_shards_goes_on_in_shards_without_being_told(layerscop
     folder = layerscope.folder / "activations" / "tiny_mine"
     (folder.with_suffix(".json")).unlink()
     gone = sorted(folder.glob("*.safetensors"))[-1]
-    gone.unlink()  # as if it had been killed before the last one
+    gone.unlink()  # as if killed before the last shard
     again = layerscope(*command)
     assert again.returncode == 0, again.stderr
     assert gone.exists()
@@ -97,7 +97,7 @@ def test_a_terminal_is_shown_what_is_done(layerscope: Program, tiny_folder: Path
     ) as process:
         os.close(end)
         shown = b""
-        with contextlib.suppress(OSError):  # how Linux says that nobody writes to it any more
+        with contextlib.suppress(OSError):  # how Linux reports that no writer is left
             while read := os.read(terminal, 2**16):
                 shown += read
     os.close(terminal)

@@ -1,4 +1,4 @@
-"""`layerscope compare`: two captures side by side, as text, as JSON and as a figure, or why they cannot be."""
+"""`layerscope compare`: text, JSON, figure and errors."""
 
 import json
 import re
@@ -27,13 +27,13 @@ def parsed(result: Result) -> dict[str, Any]:
 
 
 def table_lines(result: Result) -> list[str]:
-    """The lines of layers: those that begin with a number."""
+    """The lines of layers, which start with a number."""
     assert result.returncode == 0, result.stderr
     return [line for line in result.stdout.splitlines() if re.match(r" *\d+%? +[-+\d]", line)]
 
 
 def large_record(d_primes: list[float], name: str = "large_honesty", **changes: Any) -> CaptureRecord:
-    """The record of another model's honesty."""
+    """A record of honesty on another model."""
     record = contrast_record(ranking=ranking_of(d_primes))
     record["name"] = name
     record["data"]["name"] = f"{name}.pt"
@@ -43,7 +43,7 @@ def large_record(d_primes: list[float], name: str = "large_honesty", **changes: 
 
 @pytest.fixture
 def two_models(layerscope: Program) -> Path:
-    """One concept on two models: records alone, their tensors are not there to be read."""
+    """One concept on two models, from records alone: there are no tensors to read."""
     store = layerscope.folder / "activations"
     save_record(contrast_record(), store)
     save_record(large_record([0.1, 0.2, 0.9, 2.5, 2.0, 1.0, 0.5, 0.3]), store)
@@ -130,7 +130,7 @@ def test_one_concept_on_two_models_by_depth(layerscope: Program) -> None:
 
 @pytest.mark.usefixtures("contrasts")
 def test_real_captures_of_two_models(layerscope: Program) -> None:
-    """Of other numbers of layers, from the same pairs."""
+    """Different numbers of layers, from the same pairs."""
     result = layerscope("compare", "loudness", "small_loudness")
     assert [line.split()[0] for line in table_lines(result)] == ["25%", "50%", "75%", "100%"]
     assert "warning" not in result.stdout

@@ -1,4 +1,4 @@
-"""`layerscope directions` and `layerscope read`: directions in a file, and a text along them."""
+"""`layerscope directions` and `layerscope read`: saving directions and reading texts."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def parsed(result: Result) -> dict[str, Any]:
 
 
 def token_lines(result: Result) -> list[str]:
-    """The lines of tokens: those with a scale."""
+    """The lines of tokens, which have a scale."""
     assert result.returncode == 0, result.stderr
     return [line for line in result.stdout.splitlines() if "│" in line or "●" in line]
 
@@ -75,7 +75,7 @@ def test_saved_directions_are_replaced_only_when_asked(layerscope: Program, cont
     before = target.read_bytes()
     refused = layerscope("directions", "loudness", "--method", "pca")
     assert_failed(refused, 5)
-    assert f"there are already directions at activations/loudness{SUFFIX}" in refused.stderr
+    assert f"activations/loudness{SUFFIX} already exists" in refused.stderr
     assert "--output" in refused.stderr
     assert "--force" in refused.stderr
     assert target.read_bytes() == before
@@ -118,14 +118,14 @@ def test_a_name_that_cannot_be_used_ends_with_5(layerscope: Program, arguments: 
 
 @pytest.fixture
 def probe(contrasts: Path) -> Path:
-    """Directions of loudness, saved in this process; the path without suffix. Layer 2 is said to lead."""
+    """Directions of loudness, saved in this process with leading layer 2; returns the path without suffix."""
     found = engine.extract_directions(load_contrast(contrasts / "loudness"))
     engine.save_directions(found, contrasts / "probe", leading=2)
     return contrasts / "probe"
 
 
 def read_here(probe: Path, folder: Path, text: str) -> TokenReading:
-    """What the program is to read, read in this process."""
+    """The expected reading, computed in this process."""
     model, tokenizer, _ = engine.load_model_and_tokenizer(str(folder))
     found, leading = engine.load_directions(probe)
     return engine.read_text(model, tokenizer, found, text, leading=leading)
@@ -175,10 +175,10 @@ def test_json_is_what_the_engine_reads(layerscope: Program, probe: Path, tiny_fo
 def test_a_capture_without_saved_directions_is_read_too(layerscope: Program, tiny_folder: Path) -> None:
     arguments = ("--prompt", "w5 w60", "--model", str(tiny_folder), "--json")
     unsaved = layerscope("read", "loudness", *arguments)
-    assert "no directions are saved for loudness: taking the mean difference of the capture" in unsaved.stderr
+    assert "no saved directions for loudness: using the mean differences of the capture" in unsaved.stderr
     assert layerscope("directions", "loudness").returncode == 0
     saved = layerscope("read", f"activations/loudness{SUFFIX}", *arguments)
-    assert "no directions are saved" not in saved.stderr
+    assert "no saved directions" not in saved.stderr
     assert parsed(saved) == parsed(unsaved)
 
 
@@ -216,10 +216,10 @@ def test_the_real_model_is_found_by_the_name_it_was_captured_with(layerscope: Pr
     ("arguments", "said"),
     [
         (["probe", "--layer", "9", "--model", "./nowhere.gguf"], "no direction at layer 9. Expected: one of [0, 1, 2"),
-        (["probe"], "the model of these directions, tiny, is not known here by its name. Next: name it with --model"),
+        (["probe"], "the model of these directions, tiny, has no alias on this machine. Next: name it with --model"),
         (["probe", "--model", "smolm2"], "did you mean 'smollm2'"),
         (["prompt", "--model", "./nowhere.gguf"], "is a capture of prompts"),
-        (["probe", "--max-memory", "1GB"], "--max-memory is for --device-map. Next: add --device-map auto"),
+        (["probe", "--max-memory", "1GB"], "--max-memory needs --device-map. Next: add --device-map auto"),
     ],
     ids=["layer", "no model", "unknown model", "prompts", "memory"],
 )
@@ -283,7 +283,7 @@ def test_no_other_machine_is_asked(layerscope: Program, tiny_folder: Path) -> No
 
 
 def test_the_guard_sees_who_asks(layerscope: Program) -> None:
-    """Else the tests above would show nothing."""
+    """Otherwise the tests above would prove nothing."""
     _, asked = layerscope.without_network(("capture", "--model", "someone/not-here", "--prompt", "x"))
     assert asked
 
@@ -294,4 +294,4 @@ def test_tensors_whose_record_is_gone_have_directions(layerscope: Program, contr
     assert (result.returncode, result.stdout) == (0, f"alone{SUFFIX}\n")
     refused = layerscope("read", "./alone", "--prompt", "w5")
     assert_failed(refused, 2)
-    assert "the model that the directions come from is unknown. Next: name it with --model" in refused.stderr
+    assert "the directions do not record their model. Next: name it with --model" in refused.stderr

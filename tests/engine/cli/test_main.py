@@ -1,4 +1,4 @@
-"""The program as a whole: its help, how quickly it starts, and how it ends."""
+"""The whole program: help, startup imports and exit codes."""
 
 import json
 import re
@@ -48,7 +48,7 @@ def test_the_help_of_the_program_names_its_commands_and_exit_codes(layerscope: P
     assert "130 interrupted" in shown
 
 
-# The program as a whole stands for its commands in the fast tier.
+# In the fast tier, the top-level help stands for all commands.
 @pytest.mark.parametrize(
     "command",
     [pytest.param([], id="program"), *(pytest.param([name], id=name, marks=pytest.mark.slow) for name in COMMANDS)],
@@ -82,7 +82,7 @@ LIGHT = [
     ("read", "--help"),
 ]
 
-# Several commands in one interpreter; what each has imported that it should not is said behind it.
+# Several commands in one interpreter, each followed by a line with its unwanted imports.
 IMPORTS = """
 import json, sys
 from engine.cli.main import main
@@ -99,7 +99,7 @@ for arguments in json.loads(sys.argv[1]):
 
 
 def test_what_needs_no_model_starts_without_torch(layerscope: Program) -> None:
-    """A fresh process, because this one has torch already."""
+    """Uses a fresh process, because this one has imported torch."""
     save_record(contrast_record(), layerscope.folder / "activations")
     result = layerscope.python("-c", IMPORTS, json.dumps(LIGHT))
     assert result.returncode == 0, result.stderr
@@ -181,7 +181,7 @@ def test_a_reader_that_has_gone_ends_it_quietly(layerscope: Program, arguments: 
 
 
 def test_a_checkout_that_is_not_installed_has_all_commands_and_its_version(layerscope: Program) -> None:
-    """Python without its site-packages, and a folder of links to all of them but layerscope."""
+    """Python without site-packages, and a folder of links to all of them except layerscope."""
     packages = layerscope.folder / "packages"
     packages.mkdir()
     for path in Path(sysconfig.get_path("purelib")).iterdir():

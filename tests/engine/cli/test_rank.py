@@ -1,4 +1,4 @@
-"""`layerscope rank`: the layers of a contrast in the order of a score, as a table, as JSON and as CSV."""
+"""`layerscope rank`: layers ordered by a score, as a table, JSON and CSV."""
 
 import csv
 import io
@@ -23,14 +23,14 @@ from tests.engine.plots.records import (
 )
 from tests.program import Program, Result, Run
 
-# Layer 17 leads, 16 and 18 are tied with it; layer 4 lies on the wrong side of zero.
+# Layer 17 leads, tied with 16 and 18; layer 4 has a negative score.
 D_PRIMES = [round(1.5 - abs(layer - 17) / 8, 3) for layer in range(30)]
 RELATIVE_NORMS = [0.5 - abs(layer - 21) / 100 for layer in range(30)]
 
 
 @pytest.fixture
 def record(layerscope: Program) -> CaptureRecord:
-    """A capture of thirty layers in the default store; its tensors are not there to be read."""
+    """A capture of thirty layers in the default store, without tensors."""
     rows = contrast_rows(RELATIVE_NORMS, scale=10)
     for row in rows:
         row["pair_cosine"] = 0.9 - abs(row["layer"] - 12) / 40
@@ -40,7 +40,7 @@ def record(layerscope: Program) -> CaptureRecord:
 
 
 def table_lines(result: Result) -> list[str]:
-    """The lines of layers, which begin with rank and layer."""
+    """The lines of layers, which start with rank and layer."""
     assert result.returncode == 0, result.stderr
     return [line.rstrip() for line in result.stdout.splitlines() if re.match(r" *\d+=? +\d+ ", line)]
 
@@ -147,7 +147,7 @@ def test_the_table_shows_the_score_that_it_is_ordered_by(
     assert line.split()[1] == layer
     assert any(cell.startswith(shown) for cell in line.split())
     assert f"ordered by {score}" in result.stderr
-    assert "held-out d'" in result.stderr  # whose intervals and ties are shown
+    assert "held-out d'" in result.stderr  # the score of the intervals and ties
 
 
 @pytest.mark.usefixtures("record")
@@ -212,7 +212,7 @@ def test_a_capture_that_is_not_there_ends_with_5(layerscope: Program) -> None:
 def test_what_cannot_be_a_name_ends_with_5(layerscope: Program) -> None:
     result = layerscope("rank", "some honesty")
     assert_failed(result, 5)
-    assert "'some honesty' cannot be the name of a capture" in result.stderr
+    assert "'some honesty' is not a valid capture name" in result.stderr
 
 
 @pytest.mark.usefixtures("record")
@@ -236,7 +236,7 @@ def test_eighty_layers_of_large_states_fit_80_columns(layerscope: Program) -> No
 
 
 def test_a_real_capture_is_ranked_as_the_engine_ranks_it(ranked_run: Run) -> None:
-    """From the model to the table; the same seed, the same ranking."""
+    """From model to table: the same seed gives the same ranking."""
     assert ranked_run.result.returncode == 0, ranked_run.result.stderr
     data = engine.load_activations(ranked_run.path)
     assert "positive" in data
@@ -257,7 +257,7 @@ def test_tensors_whose_record_is_gone_are_ranked_without_factors(layerscope: Pro
     (layerscope.folder / "mine.pt").write_bytes(ranked_run.tensors.read_bytes())
     result = layerscope("rank", "mine.pt", "--json")
     assert result.returncode == 0
-    assert "no record beside it" in result.stderr
+    assert "no JSON record" in result.stderr
     document = json.loads(result.stdout)
     assert {layer["left_out"] for layer in document["layers"]} == {"pairs"}
     assert {layer["layer"] for layer in document["layers"]} == {4, 16, 29}

@@ -1,4 +1,4 @@
-"""`layerscope list` and `layerscope show`: what the store holds, damaged captures and leftovers too."""
+"""`layerscope list` and `layerscope show`, with damaged captures and leftover files."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ def names(result: Result) -> list[str]:
 
 @pytest.fixture
 def damaged_store(store: Path) -> Path:
-    """The store with four more captures, each damaged in its own way."""
+    """The store with four more captures, each damaged in a different way."""
     for name in ("alone", "cut", "torn", "lost"):
         for suffix in (".pt", ".json"):
             shutil.copyfile(store / f"smollm2_prompt{suffix}", store / f"{name}{suffix}")
@@ -31,7 +31,7 @@ def damaged_store(store: Path) -> Path:
 
 
 REASONS = {
-    "alone": "it has no record: the save was interrupted, or the .pt came alone",
+    "alone": "it has no record: the save was interrupted, or the .pt was copied without its JSON",
     "cut": "cut.pt has 9 bytes, its record says",
     "torn": "torn.json is damaged: Input data was truncated",
     "lost": "lost.pt is missing",
@@ -167,7 +167,7 @@ def test_show_of_a_damaged_capture_ends_with_5_and_the_reason(layerscope: Progra
 def test_show_of_tensors_that_came_alone_says_what_is_not_known(layerscope: Program) -> None:
     result = layerscope("show", "alone")
     assert result.returncode == 0
-    assert "alone.pt has no record beside it: provenance and factors are unknown" in " ".join(result.stderr.split())
+    assert "alone.pt has no JSON record: provenance and factors are unknown" in " ".join(result.stderr.split())
     assert "1 prompt, 30 of 30 layers, width 576" in result.stdout
     assert "provenance unknown" in " ".join(result.stdout.split())
 
@@ -182,7 +182,7 @@ def test_show_of_a_capture_that_is_not_there_ends_with_5(layerscope: Program) ->
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_show_goes_through_a_pipe_that_has_no_bars(layerscope: Program, encoding: str) -> None:
-    """As on Windows, where a pipe or file takes the code page of the system."""
+    """As on Windows, where pipes and files use the system code page."""
     result = layerscope("show", "smollm2_honesty", PYTHONIOENCODING=encoding)
     assert (result.returncode, result.stderr) == (0, "")
     assert "layer raw norm relative  cosine relative norm" in result.stdout

@@ -1,4 +1,4 @@
-"""`layerscope visualize`: text that fits 80 columns, figures in files, and what is said when there is no display."""
+"""`layerscope visualize`: text in 80 columns, figures in files, and the message without a display."""
 
 import json
 import re
@@ -19,7 +19,7 @@ HONESTY = "activations/smollm2_honesty.pt"
 
 
 def table_rows(text: str) -> list[str]:
-    """The lines of the layer table, which begin with a number."""
+    """The lines of the layer table, which start with a number."""
     return [line for line in text.splitlines() if re.match(r" *\d+ +[-+\d]", line)]
 
 
@@ -34,7 +34,7 @@ def test_the_text_shows_the_ranking_of_the_record(ranked_run: Run) -> None:
         scores = f"{row['d_prime']:.2f} {row['low']:.2f} to {row['high']:.2f}"
         assert line.split()[:7] == f"{shown} {scores}".split()
         assert line.count("●") == 1
-    assert result.stdout == ranked_run.result.stdout  # the capture showed the same
+    assert result.stdout == ranked_run.result.stdout  # the capture printed the same
 
 
 def test_a_name_in_a_store_and_a_path_show_the_same(layerscope: Program) -> None:
@@ -88,7 +88,7 @@ def test_an_svg_is_drawn_with_text_that_can_be_read(layerscope: Program) -> None
 
 @pytest.mark.usefixtures("store")
 def test_without_a_display_the_text_is_shown_and_the_rest_is_said(layerscope: Program) -> None:
-    result = layerscope.child("visualize", HONESTY)  # matplotlib looks for a display once in a process
+    result = layerscope.child("visualize", HONESTY)  # matplotlib looks for a display once per process
     assert result.returncode == 0
     assert result.stdout == layerscope("visualize", HONESTY, "--no-plot").stdout
     assert "there is no display to open a window on" in result.stderr
@@ -125,7 +125,7 @@ def test_one_layer_is_drawn(layerscope: Program) -> None:
 
 
 def test_pairs_that_point_the_wrong_way_can_be_told_apart(ranked_run: Run) -> None:
-    """What is shown of a prompt is not what the chat template puts in front of every one."""
+    """The excerpt of a prompt omits the chat header that all prompts share."""
     result = Program(ranked_run.path.parent.parent)("visualize", "ranked", "--layer", "4", "--no-plot")
     assert (result.returncode, result.stderr) == (0, "")
     assert widest(result.stdout) <= 80
@@ -139,7 +139,7 @@ def test_pairs_that_point_the_wrong_way_can_be_told_apart(ranked_run: Run) -> No
     [
         (["loudness", "--layer", "9"], "layer 9 was not captured. Expected: one of [0, 1, 2, 3]"),
         (["loudness", "--layer", "-1"], "layer -1 was not captured"),
-        (["prompt", "--layer", "2"], "is a capture of prompts: it has no two sides"),
+        (["prompt", "--layer", "2"], "is a capture of prompts: it has no positive and negative class"),
     ],
 )
 def test_a_layer_without_two_sides_ends_with_2(layerscope: Program, arguments: list[str], said: str) -> None:
@@ -177,7 +177,7 @@ def test_tensors_whose_record_is_gone_are_still_drawn(layerscope: Program, store
     result = layerscope("visualize", HONESTY, "--output", "honesty.png")
     assert result.returncode == 0
     assert table_rows(result.stdout) == table_rows(with_record.stdout)
-    assert "no record beside it" in result.stderr
+    assert "no JSON record" in result.stderr
     assert (layerscope.folder / "honesty.png").stat().st_size > 0
 
 

@@ -256,7 +256,7 @@ def test_an_adapter_that_is_switched_off_during_a_capture_is_noticed(
             model.base_model.disable_adapter_layers()
 
     prompts = [f"w{3 + i} w{20 + i}" for i in range(4)]
-    with pytest.raises(engine.LayerscopeError, match="the model was changed while it was captured"):
+    with pytest.raises(engine.LayerscopeError, match="the model was changed during the capture"):
         engine.capture_activations(model, tiny_tokenizer, prompts, batch_size=1, progress=switch)
 
 

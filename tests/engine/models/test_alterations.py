@@ -276,7 +276,7 @@ def test_hooks_of_one_name_may_do_different_things(
         engine.compute_contrastive_diff(one, other)
     paths = engine.capture_prompt_file(tiny_llama, tiny_tokenizer, prompts, tmp_path / "mine")
     paths.record.unlink()
-    with pytest.raises(engine.LayerscopeError, match="code was added to the model, and whether it is the same now"):
+    with pytest.raises(engine.LayerscopeError, match="code was added to the model, and layerscope cannot check"):
         engine.capture_prompt_file(tiny_llama, tiny_tokenizer, prompts, tmp_path / "mine")
 
 
@@ -296,6 +296,6 @@ def test_a_model_that_is_changed_between_two_shards_is_refused(
             change(tiny_llama)
         told.append(done)
 
-    with pytest.raises(engine.LayerscopeError, match="the model was changed while it was captured"):
+    with pytest.raises(engine.LayerscopeError, match="the model was changed during the capture"):
         engine.capture_prompt_file(tiny_llama, tiny_tokenizer, prompts, tmp_path / "mine", progress=between)
     assert len(list((tmp_path / "mine").glob("*.safetensors"))) == 1

@@ -1,4 +1,4 @@
-"""Captures of a tiny model, real ones, to be written and read."""
+"""Real captures of a tiny model, to write and read."""
 
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -22,7 +22,7 @@ def contrast_data(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokeniz
 
 @pytest.fixture
 def ranked_data(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> ContrastData:
-    """Pairs enough to be ranked: six personas, each on two topics."""
+    """Enough pairs for a ranking: six personas on two topics each."""
     factors = [Factors(template="t", persona=f"w{5 + i % 6}", topic=f"w{30 + i // 6}") for i in range(12)]
     positive = [f"{pair['persona']} {pair['topic']}" for pair in factors]
     return engine.capture_contrastive_activations(

@@ -1,4 +1,4 @@
-"""Listing: newest first, filtered, damaged captures shown with the reason, all from the JSON alone."""
+"""Listing a store from its JSON: newest first, filtered, damaged captures with the reason."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Deleting captures: all of one, nothing of another, and never outside the store."""
+"""Deleting a capture removes all of its files, no others, and nothing outside the store."""
 
 from pathlib import Path
 
@@ -36,6 +36,6 @@ def test_nothing_outside_the_store_is_deleted(name: str, tmp_path: Path) -> None
     outside.write_text("{}")
     store = tmp_path / "store"
     store.mkdir()
-    with pytest.raises(StoreError, match="cannot be the name of a capture"):
+    with pytest.raises(StoreError, match="is not a valid capture name"):
         delete_capture(name, store=store)
     assert outside.exists()

@@ -1,4 +1,4 @@
-"""Loading: what was saved comes back; damaged and hostile files are named and nothing in them is run."""
+"""Loading returns what was saved; damaged and malicious files are refused and run no code."""
 
 import json
 import logging
@@ -48,14 +48,14 @@ def test_a_missing_capture_says_where_to_look(tmp_path: Path) -> None:
 def test_a_truncated_file_is_damaged(prompt_data: ActivationData, tmp_path: Path, kept: int) -> None:
     paths = engine.save_activations(prompt_data, "mine", store=tmp_path)
     paths.tensors.write_bytes(paths.tensors.read_bytes()[:kept])
-    with pytest.raises(StoreError, match=r"damaged|describes other tensors"):
+    with pytest.raises(StoreError, match=r"damaged|does not match the tensors"):
         engine.load_activations("mine", store=tmp_path)
     (entry,) = engine.list_captures(tmp_path)
     assert "its record says" in entry.problem
 
 
 class Hostile:
-    """A pickle of this touches a file when it is read."""
+    """Unpickling this creates a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -70,7 +70,7 @@ def test_a_pickle_that_would_run_code_runs_nothing(tmp_path: Path, wrapped: bool
     bait = tmp_path / "ran"
     with (tmp_path / "mine.pt").open("wb") as file:
         (torch.save if wrapped else pickle.dump)({"activations": Hostile(bait)}, file)
-    with pytest.raises(StoreError, match="nothing in it was run"):
+    with pytest.raises(StoreError, match="no code in it was run"):
         engine.load_activations("mine", store=tmp_path)
     assert not bait.exists()
 
@@ -91,7 +91,7 @@ def test_a_record_that_disagrees_is_refused(
     paths = engine.save_activations(prompt_data, "mine", store=tmp_path)
     record = json.loads(paths.record.read_text())
     paths.record.write_text(json.dumps(record | {field: value}))
-    with pytest.raises(StoreError, match="describes other tensors"):
+    with pytest.raises(StoreError, match="does not match the tensors"):
         engine.load_activations("mine", store=tmp_path)
 
 
@@ -119,12 +119,12 @@ def test_a_record_of_the_future_is_refused(prompt_data: ActivationData, tmp_path
     paths = engine.save_activations(prompt_data, "mine", store=tmp_path)
     record = json.loads(paths.record.read_text())
     paths.record.write_text(json.dumps(record | {"schema": 99}))
-    with pytest.raises(StoreError, match=r"has schema 99\. Expected: schema 3: another version.*Next: capture again"):
+    with pytest.raises(StoreError, match=r"has schema 99\. Expected: schema 3; another version.*Next: capture again"):
         engine.load_activations("mine", store=tmp_path)
 
 
 def of_schema_1(record: dict[str, Any]) -> dict[str, Any]:
-    """The record as layerscope wrote it before it ranked layers."""
+    """A record as layerscope wrote it before it ranked layers."""
     kept = {key: value for key, value in record.items() if key not in {"ranking", "unranked", "confounds"}}
     rows = [{key: value for key, value in row.items() if key != "pair_cosine"} for row in record["statistics"]]
     receipt = {k: v for k, v in record["provenance"]["receipt"].items() if k not in {"attn_out", "mlp_out"}}
@@ -148,7 +148,7 @@ def test_a_record_from_before_layers_were_ranked_is_old_and_not_damaged(
 def test_what_an_old_record_stands_beside_is_read_when_the_record_is_gone(
     contrast_data: ContrastData, tmp_path: Path
 ) -> None:
-    """Nothing in the tensors is of a schema: only the record is made anew."""
+    """The tensors have no schema: only the record has to be made again."""
     paths = engine.save_activations(contrast_data, "mine", store=tmp_path)
     paths.record.unlink()
     assert "positive" in engine.load_activations("mine", store=tmp_path)
@@ -189,7 +189,9 @@ def test_a_contrast_is_loaded_as_one(contrast_data: ContrastData, tmp_path: Path
 
 def test_prompts_are_not_loaded_as_a_contrast(prompt_data: ActivationData, tmp_path: Path) -> None:
     engine.save_activations(prompt_data, "mine", store=tmp_path)
-    with pytest.raises(RequestError, match=r"mine is a capture of prompts: it has no two sides.*capture_from_concept"):
+    with pytest.raises(
+        RequestError, match=r"mine is a capture of prompts: it has no positive and negative.*capture_from_concept"
+    ):
         load_contrast("mine", store=tmp_path)
 
 
@@ -200,5 +202,5 @@ def test_a_contrast_that_cannot_be_loaded_says_so_as_any_capture(contrast_data: 
     paths.tensors.write_bytes(paths.tensors.read_bytes()[:100])
     with pytest.raises(StoreError, match="damaged"):
         load_contrast("mine", store=tmp_path)
-    with pytest.raises(StoreError, match="cannot be the name of a capture"):
+    with pytest.raises(StoreError, match="is not a valid capture name"):
         load_contrast("../mine", store=tmp_path)

@@ -1,4 +1,4 @@
-"""How large a capture will be: its exact size, and where it goes by that."""
+"""The exact size of a capture, and whether it is saved as one file or as shards."""
 
 import json
 import logging
@@ -32,14 +32,14 @@ POSITIVE, NEGATIVE = ([pair[side] for pair in PAIRS] for side in ("positive", "n
 def estimate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: Source, *, timed: bool = False, **how: Any
 ) -> CaptureEstimate:
-    """The estimate of a request made of these."""
+    """Estimate a request with these arguments."""
     prepared = engine.prepare_capture(model, tokenizer, engine.CaptureRequest(source, **how))
     return engine.estimate_capture(prepared, timed=timed)
 
 
 @pytest.fixture
 def sources(tmp_path: Path) -> list[Source]:
-    """The same eighteen texts: as a file of pairs, as those pairs in memory, as prompts in memory and as a file."""
+    """The same eighteen texts as a file of pairs, pairs in memory, prompts in memory and a file of prompts."""
     pairs, prompts = tmp_path / "pairs.jsonl", tmp_path / "prompts.txt"
     pairs.write_text("\n".join(map(json.dumps, PAIRS)))
     texts: Sequence[str] = [*POSITIVE, *NEGATIVE]
@@ -91,7 +91,7 @@ def test_what_would_take_more_than_half_of_the_free_memory_goes_into_shards(
 def test_prompts_in_memory_count_as_the_batch_that_they_become(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """Its rows are as long as the longest: one long prompt among many short ones makes it large."""
+    """All rows are padded to the longest: one long prompt among many short ones makes the batch large."""
     prompts = ["w5 " * 40, *(f"w{number}" for number in range(5, 24))]
     states = engine.capture_activations(tiny_llama, tiny_tokenizer, prompts)["activations"].values()
     needed = sum(rows.nbytes for rows in states)
@@ -122,7 +122,7 @@ KNOWN_PAIRS = WrittenPairs(KNOWN_POSITIVE, tuple(f"w40 {text}" for text in KNOWN
 
 
 class StopError(Exception):
-    """What a shell raises to cancel."""
+    """Raised by the server or the app to cancel."""
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def capture(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., CaptureRecord]:
-    """Capture into a store of its own, with shards of eight prompts."""
+    """Capture into a separate store, with shards of eight prompts."""
     monkeypatch.setattr(resume, "_SHARD_PROMPTS", 8)
 
     def run(source: Any, name: str, progress: Any = None, steps: Any = None, **how: Any) -> CaptureRecord:
@@ -209,7 +209,7 @@ def test_what_was_begun_in_shards_goes_on_in_shards_whatever_its_size(
         capture(KNOWN_PAIRS, "mine", most_in_memory=1, progress=stop)
     saved = sorted((tmp_path / "store" / "mine").glob("*.safetensors"))
     assert 0 < len(saved) < 6
-    with pytest.raises(StoreError, match=r"begun otherwise: .*positions"):
+    with pytest.raises(StoreError, match=r"started with different settings: .*positions"):
         capture(KNOWN_PAIRS, "mine", positions="mean")
     assert capture(KNOWN_PAIRS, "mine")["num_pairs"] == 24
     assert locate("mine", tmp_path / "store").in_shards
@@ -241,4 +241,4 @@ def test_that_memory_is_short_is_said_once(
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     with caplog.at_level(logging.INFO, "engine"):
         capture(KNOWN_PAIRS, "mine", most_in_memory=limit)
-    assert caplog.text.count("little memory is free") == 1
+    assert caplog.text.count("low memory on") == 1

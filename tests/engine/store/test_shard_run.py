@@ -1,4 +1,4 @@
-"""Captures of a file of prompts in shards: what they hold, how they are read, and what is refused."""
+"""Capturing a file of prompts as shards: content, reading, resuming and errors."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ TEXTS = [" ".join(f"w{3 + (7 * i + 5 * j) % 100}" for j in range(2 + i % 6)) for
 
 @pytest.fixture
 def prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file of prompts, and shards of five of them, so that there are several."""
+    """A file of prompts, and shards of five prompts, so that there are several."""
     monkeypatch.setattr(resume, "_SHARD_PROMPTS", 5)
     path = tmp_path / "prompts.txt"
     path.write_text("\n".join(TEXTS) + "\n")
@@ -115,7 +115,7 @@ def test_an_interrupted_capture_goes_on_and_is_the_same(capture: Any, prompts: P
     assert entry.record is None
     assert "unfinished: 2 shards saved so far" in entry.problem
     assert summarise_capture("mine", store).complaint.startswith("mine is unfinished: 2 shards saved so far")
-    with pytest.raises(StoreError, match="capture the same again"):
+    with pytest.raises(StoreError, match="run the same capture again to resume"):
         engine.open_shards("mine", store=store)
     first = store / "mine" / "000000000000.safetensors"
     before = first.stat().st_mtime_ns
@@ -139,10 +139,10 @@ def test_going_on_with_something_else_is_refused_with_what_changed(
     how: dict[str, Any] = {"positions": "last", "layers": [0, 1]}
     for changed, said in (
         ({"file": other}, "the texts of the prompts changed"),
-        ({"layers": [0, 2]}, r"layers was \[0, 1\], is \[0, 2\]"),
-        ({"positions": "-2"}, "positions was last, is -2"),
-        ({"store_dtype": "bfloat16"}, "store dtype was as captured, is bfloat16"),
-        ({"batch_size": 1}, "batch size was None, is 1"),
+        ({"layers": [0, 2]}, r"layers was \[0, 1\], is now \[0, 2\]"),
+        ({"positions": "-2"}, "positions was last, is now -2"),
+        ({"store_dtype": "bfloat16"}, "store dtype was as captured, is now bfloat16"),
+        ({"batch_size": 1}, "batch size was None, is now 1"),
     ):
         with pytest.raises(StoreError, match=said):
             capture("mine", **how | changed)
@@ -156,12 +156,12 @@ def test_going_on_with_something_else_is_refused_with_what_changed(
 
 @pytest.mark.parametrize(
     ("before", "after", "said"),
-    [("cuda:0", "cuda:3", []), ("cuda", "cuda:0", []), ("cpu", "cuda:0", ["device was cpu, is cuda:0"])],
+    [("cuda:0", "cuda:3", []), ("cuda", "cuda:0", []), ("cpu", "cuda:0", ["device was cpu, is now cuda:0"])],
 )
 def test_any_device_of_the_same_kind_goes_on(
     capture: Any, prompts: Path, before: str, after: str, said: list[str]
 ) -> None:
-    """Processes that share a capture have a GPU each."""
+    """Each process of a capture has its own GPU."""
     capture("mine")
     plans = [read_plan(prompts.parent / "store" / "mine" / "plan.json") for _ in range(2)]
     for plan, device in zip(plans, (before, after), strict=True):
@@ -180,7 +180,7 @@ def test_names_that_are_taken_are_refused_or_replaced_whole(
         engine.save_activations(contrast_data, "mine", store=store)
     engine.save_activations(contrast_data, "mine", store=store, force=True)
     assert sorted(path.name for path in store.iterdir()) == ["mine.json", "mine.pt"]
-    with pytest.raises(RequestError, match="is one file"):
+    with pytest.raises(RequestError, match="is saved as one file"):
         engine.open_shards("mine", store=store)
     capture("mine", force=True)
     assert sorted(path.name for path in store.iterdir()) == ["mine", "mine.json"]
@@ -190,10 +190,10 @@ def test_a_folder_of_something_else_is_left_alone(capture: Any, prompts: Path) -
     folder = prompts.parent / "store" / "mine"
     folder.mkdir(parents=True)
     (folder / "notes").write_text("mine")
-    with pytest.raises(StoreError, match="folder of something else"):
+    with pytest.raises(StoreError, match="holds files that are not shards"):
         capture("mine", force=True)
     (folder / "plan.json").write_text("{}")
-    with pytest.raises(StoreError, match="folder of something else"):
+    with pytest.raises(StoreError, match="holds files that are not shards"):
         capture("mine", force=True)
     assert sorted(path.name for path in folder.iterdir()) == ["notes", "plan.json"]
 
@@ -225,7 +225,7 @@ def test_a_shard_that_is_gone_or_damaged_is_noticed(capture: Any, prompts: Path)
 def test_a_prompt_that_cannot_be_captured_is_named_before_anything_is_run(capture: Any, prompts: Path) -> None:
     for last, error, said in (
         ("w5 " * 65, CaptureError, "prompt 23 .*has 65 tokens"),
-        ("w5", RequestError, "prompt 23 .*no positions '1'"),
+        ("w5", RequestError, "prompt 23 .*positions '1' do not exist"),
     ):
         prompts.write_text("\n".join([*TEXTS, last]))
         with pytest.raises(error, match=said):

@@ -1,4 +1,4 @@
-"""Pairs in shards: the same states, statistics and ranking as of the same pairs captured in memory."""
+"""Pairs in shards have the same states, statistics and ranking as the same pairs captured in memory."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ NEGATIVE = [f"w40 {text}" if i % 4 else f"w41 {text}" for i, text in enumerate(P
 
 @pytest.fixture
 def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file of pairs; shards of four of them, and records that show three, so that there are more of both."""
+    """A file of pairs; shards of four pairs and records that show three, so that there are more of both."""
     monkeypatch.setattr(resume, "_SHARD_PROMPTS", 8)
     monkeypatch.setattr(shard_run, "_SHOWN", 3)
     path = tmp_path / "pairs.jsonl"
@@ -60,7 +60,7 @@ def in_memory(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFa
 
 
 def close(one: Any, other: Any) -> bool:
-    """Numbers of two records within what another batch does to them, all else equal."""
+    """Compare two records: numbers up to the error of different batching, all else exactly."""
     if isinstance(one, dict):
         return set(one) == set(other) and all(close(one[key], other[key]) for key in one)
     if isinstance(one, list):
@@ -204,7 +204,7 @@ def test_other_factors_are_refused_though_the_prompts_are_the_same(capture: Any,
     capture()
     (pairs.parent / "store" / "mine.json").unlink()
     write_pairs(pairs, topic="another")
-    with pytest.raises(StoreError, match="what the pairs were made from changed"):
+    with pytest.raises(StoreError, match="the factors of the pairs changed"):
         capture()
 
 

@@ -1,4 +1,4 @@
-"""A chat template that reads the clock is told one time a capture, which is stored and told again on resume."""
+"""A chat template that reads the clock gets one time per capture, which is stored and used again on resume."""
 
 import datetime
 import time

@@ -1,4 +1,4 @@
-"""Saving: the how-to's dictionaries in the .pt, everything else in the .json, whole or not at all."""
+"""Saving is atomic: the how-to's dictionaries in the .pt, everything else in the .json."""
 
 import errno
 import json
@@ -127,7 +127,7 @@ def test_an_existing_capture_is_replaced_only_when_asked(
 @pytest.mark.parametrize("name", ["../mine", "a/b", "/tmp/x", "", ".hidden", "..", "a" * 129, "a b", "x\n"])  # noqa: S108
 def test_no_name_leaves_the_store(prompt_data: ActivationData, tmp_path: Path, name: str) -> None:
     store = tmp_path / "inside" / "store"
-    with pytest.raises(StoreError, match="cannot be the name of a capture"):
+    with pytest.raises(StoreError, match="is not a valid capture name"):
         engine.save_activations(prompt_data, name, store=store)
     assert list(tmp_path.iterdir()) == []
 
@@ -141,7 +141,7 @@ def test_a_link_that_leads_out_of_the_store_is_not_followed(prompt_data: Activat
         lambda: engine.save_activations(prompt_data, "mine", store=store, force=True),
         lambda: engine.load_activations("mine", store=store),
     ):
-        with pytest.raises(StoreError, match="leads out of the store"):
+        with pytest.raises(StoreError, match="link out of the store"):
             attempt()
     assert (tmp_path / "secret.pt").read_text() == "not yours"
 
@@ -157,7 +157,7 @@ def test_a_view_is_saved_without_what_it_is_a_view_of(
 
 def test_a_store_that_cannot_be_written_says_so(prompt_data: ActivationData, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match=r"file is not a folder that can be written"):
+    with pytest.raises(StoreError, match=r"file is not a writable folder"):
         engine.save_activations(prompt_data, "mine", store=tmp_path / "file")
 
 
@@ -202,7 +202,7 @@ engine.save_activations(data, "first", store=store, force=True)
     ],
 )
 def test_a_kill_leaves_the_store_readable(prompt_data: ActivationData, tmp_path: Path, moment: str, left: str) -> None:
-    """Killed while writing, before either rename, between them, and after both."""
+    """Kill the save while writing, before, between and after the two renames."""
     engine.save_activations(prompt_data, "first", store=tmp_path)
     engine.save_activations(prompt_data, "other", store=tmp_path)
     child = subprocess.run([sys.executable, "-c", SAVE_AND_DIE, str(tmp_path), moment], check=False)
@@ -220,7 +220,7 @@ def test_a_kill_leaves_the_store_readable(prompt_data: ActivationData, tmp_path:
 
 
 def test_a_full_disk_leaves_nothing_behind(prompt_data: ActivationData, tmp_path: Path) -> None:
-    """The child may write files of at most 1 kB, which is what a full disk looks like to it."""
+    """Simulate a full disk by limiting the child to files of 1 kB."""
     engine.save_activations(prompt_data, "first", store=tmp_path)
     program = """
 import resource, sys, engine
@@ -239,7 +239,7 @@ except engine.LayerscopeError as error:
 def test_a_disk_that_fills_up_in_the_middle_of_a_large_capture_is_said(
     prompt_data: ActivationData, tmp_path: Path
 ) -> None:
-    """Torch hides what the system said behind an error of its own."""
+    """Torch hides the OSError behind its own error."""
     engine.save_activations(prompt_data, "first", store=tmp_path)
     program = """
 import resource, sys, engine
@@ -276,7 +276,7 @@ def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(
     write_atomically(path, b"first")
     with monkeypatch.context() as patch:
         patch.setattr(moment, fail)
-        with pytest.raises(StoreError, match=r"nothing was saved in .*No space left.*make room"):
+        with pytest.raises(StoreError, match=r"nothing was saved in .*No space left.*free some disk space"):
             write_atomically(path, b"second")
     assert path.read_bytes() == b"first"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.bin"]
