@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import msgspec
 import typer
 
 from engine.capture.request import AS_CAPTURED, DEFAULT_BATCH_SIZE, CaptureRequest, Source
@@ -22,6 +23,7 @@ from engine.models.placement import AUTO, LoadOptions
 from engine.models.registry import DEFAULT_MODEL, find_source
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
+from engine.plots.words import cost_in_words
 from engine.runtime import Processes, find_processes
 from engine.store.catalog import show_capture
 from engine.store.names import DEFAULT_STORE, default_name, locate, require_free
@@ -40,6 +42,7 @@ HELP = """Run prompts or a concept through a model and save hidden states of its
   layerscope capture --pairs my_pairs.jsonl
   layerscope capture --prompts questions.jsonl
   layerscope capture --concept honesty --max-samples 0 --shards
+  layerscope capture --concept honesty --max-samples 0 --dry-run
   layerscope capture --list-models
 """
 
@@ -149,6 +152,14 @@ def capture(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Hide progress messages.", rich_help_panel=_WHERE)
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Count prompts, tokens and bytes; capture nothing.", rich_help_panel=_WHERE),
+    ] = False,
+    timed: Annotated[
+        bool,
+        typer.Option("--timed", help="With --dry-run: time a small pass, for the seconds.", rich_help_panel=_WHERE),
+    ] = False,
     list_models: Annotated[
         bool, typer.Option("--list-models", help="List the model aliases.", rich_help_panel="Lists")
     ] = False,
@@ -178,12 +189,18 @@ def capture(
         store_dtype=store_dtype or AS_CAPTURED,
     )
     _require_shards(request, processes)
+    if timed and not dry_run:
+        raise RequestError("--timed needs --dry-run", next_step="add --dry-run, or leave out --timed")
     alias = find_source(model).alias
     paths = locate(output or DEFAULT_STORE / default_name(alias, "prompt" if prompt else request.called))
-    require_free(paths, force=force, resume=True)  # fail before the model is loaded
+    if not dry_run:
+        require_free(paths, force=force, resume=True)  # fail before the model is loaded
     request = replace(request, alias=alias, paths=paths)
     narrator = Narrator(quiet=quiet or not processes.is_main)
     loaded, tokenizer = _load(narrator, model, device, options, trust_remote_code=trust_remote_code)
+    if dry_run:
+        _estimate(narrator, loaded, tokenizer, request, timed=timed, as_json=as_json)
+        return
     _run(narrator, loaded, tokenizer, request, processes)
     if not processes.is_main:
         return
@@ -271,6 +288,27 @@ def _run(
     else:
         megabytes = paths.tensors.stat().st_size / 1e6
         narrator.say(f"saved {paths.tensors} ({megabytes:.1f} MB) and {paths.record.name}")
+
+
+def _estimate(
+    narrator: Narrator,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    request: CaptureRequest,
+    *,
+    timed: bool,
+    as_json: bool,
+) -> None:
+    from engine.capture.estimate import estimate_capture
+    from engine.capture.prepare import prepare_capture
+
+    with narrator.steps() as steps:
+        estimate = estimate_capture(prepare_capture(model, tokenizer, request, steps=steps), timed=timed)
+    if as_json:
+        print_json(msgspec.json.format(msgspec.json.encode(estimate)))
+    else:
+        where = "shards" if estimate["in_shards"] else "one file"
+        print_data(f"{cost_in_words(estimate)}, saved as {where}")
 
 
 COMMANDS = {

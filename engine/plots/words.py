@@ -5,8 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.errors import RequestError
+from engine.records.captures import CaptureEstimate
 from engine.records.files import CaptureRecord
 from engine.records.results import RankedLayer, Ranking, SideSummary
+
+
+def cost_in_words(estimate: CaptureEstimate) -> str:
+    """Say what a capture costs, with the seconds if they were estimated.
+
+    Example:
+        >>> cost_in_words({"prompts": 144, "tokens": 6790, "bytes": 9953280, "in_shards": False, "seconds": 3.21})
+        '144 prompts, 6,790 tokens, about 3.2 s, 10.0 MB'
+    """
+    counts = [f"{estimate['prompts']:,} prompts", f"{estimate['tokens']:,} tokens"]
+    seconds = [f"about {max(estimate['seconds'], 0.1):.1f} s"] if "seconds" in estimate else []
+    return ", ".join([*counts, *seconds, f"{estimate['bytes'] / 1e6:.1f} MB"])
 
 
 def score_in_words(value: float) -> str:

@@ -20,6 +20,7 @@ from engine.concepts.pairs import DEFAULT_SAMPLES
 from engine.errors import LayerscopeError
 from engine.jobs import Job
 from engine.models.registry import DEFAULT_MODEL, list_models
+from engine.plots.words import cost_in_words
 from engine.records.captures import CaptureEstimate
 from tui.capturing import CaptureForm, CapturePlan, estimate_plan, plan_capture, run_plan
 from tui.jobs import JobEnded
@@ -109,7 +110,7 @@ class CaptureScreen(LayerscopeScreen):
             return
         if job.status == "done":
             self._estimated = self._asked
-            self._say(f"{_cost_in_words(job.result)}\nEnter starts the capture; change a field to estimate again")
+            self._say(f"{_described(job.result)}\nEnter starts the capture; change a field to estimate again")
         else:
             self._say(job.error or "cancelled")
 
@@ -140,9 +141,6 @@ def _choices(models: list[str], concepts: list[str]) -> Text:
     return Text(f"models: {', '.join(models)}\nconcepts: {', '.join(concepts)}\n→ accepts a suggestion")
 
 
-def _cost_in_words(cost: CaptureEstimate) -> str:
+def _described(cost: CaptureEstimate) -> str:
     resume = "\nSaved as shards: if interrupted, submit the same form to resume" if cost["in_shards"] else ""
-    return (
-        f"{cost['prompts']} prompts, {cost['tokens']:,} tokens, about {max(cost.get('seconds', 0.0), 0.1):.1f} s,"
-        f" {cost['bytes'] / 1e6:.1f} MB{resume}"
-    )
+    return f"{cost_in_words(cost)}{resume}"

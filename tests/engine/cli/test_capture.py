@@ -366,3 +366,16 @@ def test_a_mistake_in_a_file_of_pairs_ends_with_2_before_the_model_is_loaded(lay
     result = layerscope("capture", "--pairs", "pairs.csv", "--model", "./nowhere.gguf")
     assert_failed(result, 2)
     assert "pairs.csv, line 2: negative must be a non-empty string" in result.stderr
+
+
+def test_a_dry_run_counts_and_saves_nothing_and_gives_seconds_only_when_timed(
+    layerscope: Program, tiny_folder: Path
+) -> None:
+    command = ("capture", "--model", str(tiny_folder), "--prompt", "w5 w6 w7", "--prompt", "w8", "--dry-run")
+    assert layerscope(*command).stdout == "2 prompts, 4 tokens, 0.0 MB, saved as one file\n"
+    told = json.loads(layerscope(*command, "--json").stdout)
+    assert told == {"prompts": 2, "tokens": 4, "bytes": 2 * 4 * 32 * 4, "in_shards": False}
+    timed = json.loads(layerscope(*command, "--timed", "--json").stdout)
+    assert timed.keys() - told.keys() == {"seconds"}
+    assert not (layerscope.folder / "activations").exists()
+    assert_failed(layerscope(*command[:-1], "--timed"), 2)
