@@ -108,7 +108,7 @@ def main() -> None:
         ),
         "prompts saved as shards": in_shards,
     }
-    with patch("engine.capture.settings.token_budget", lambda *_args, **_options: arguments.tokens):
+    with patch("engine.capture.run_settings.token_budget", lambda *_args, **_options: arguments.tokens):
         for name, capture in ways.items():
             for positions in ("last", "mean"):
                 seconds = []

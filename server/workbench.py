@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from mcp.server.mcpserver import Context
 
-from engine.errors import Remedy, RequestError, nearest
+from engine.errors import RequestError, nearest
 from engine.records.files import CaptureRecord
+from engine.remedies import Remedy
 from engine.store.catalog import list_captures, show_capture
 from engine.store.names import locate
 from server.jobs import Jobs

@@ -8,7 +8,7 @@ import pytest
 from typer.main import get_command
 
 from engine.cli.main import build_app
-from engine.errors import Face, Remedy
+from engine.remedies import Face, Remedy
 from server.app import build_server
 from server.settings import ServerSettings
 

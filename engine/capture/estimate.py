@@ -13,7 +13,7 @@ from engine.capture.prefixes import planned_tokens
 from engine.capture.prepare import PreparedCapture
 from engine.capture.prompts import TokenizedPrompt
 from engine.capture.run import run_batches
-from engine.capture.settings import Settings
+from engine.capture.run_settings import Settings
 from engine.concepts.text_files import PromptFile
 from engine.models.forward import input_device
 from engine.models.offload import is_offloaded

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from engine.capture.batches import Batch
 from engine.capture.prefixes import Plan, Trunk, batch_tokens
-from engine.errors import CaptureError, Remedy
+from engine.errors import CaptureError
 from engine.models.forward import TokenBatch
 from engine.models.shortcuts import continued, pack_prompts
+from engine.remedies import Remedy
 
 if TYPE_CHECKING:
     from transformers import DynamicCache

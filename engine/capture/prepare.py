@@ -15,7 +15,7 @@ import torch
 
 from engine.capture.prompts import PairCheck, TokenizedPrompt
 from engine.capture.provenance import trace_provenance
-from engine.capture.settings import Settings
+from engine.capture.run_settings import Settings
 from engine.capture.sources import Item, PromptSource
 from engine.concepts.pair_files import names_factors
 from engine.records.captures import Factors, Provenance

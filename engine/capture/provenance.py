@@ -13,7 +13,7 @@ from engine.version import VERSION
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from engine.capture.settings import Settings
+    from engine.capture.run_settings import Settings
 
 
 def trace_provenance(

@@ -12,15 +12,16 @@ import torch
 
 from engine.capture.passes import Passes, PassStates, Reading
 from engine.capture.prompts import TokenizedPrompt
-from engine.capture.settings import Settings
+from engine.capture.run_settings import Settings
 from engine.capture.sites import find_taps
-from engine.errors import CaptureError, Remedy
+from engine.errors import CaptureError
 from engine.models.alterations import take_snapshot
 from engine.models.forward import TokenBatch, input_device, read_taps, turn_of
 from engine.models.offload import gpu_count
 from engine.models.products import onednn_products
 from engine.models.structure import find_blocks
 from engine.records.captures import ActivationData
+from engine.remedies import Remedy
 from engine.runtime import Progress, untold
 
 if TYPE_CHECKING:

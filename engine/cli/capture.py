@@ -21,9 +21,9 @@ from engine.concepts.text_files import PromptFile, open_prompts
 from engine.errors import RequestError
 from engine.models.placement import AUTO, LoadOptions
 from engine.models.registry import DEFAULT_MODEL, find_source
+from engine.plots.findings import cost_in_words
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
-from engine.plots.words import cost_in_words
 from engine.runtime import Processes, find_processes
 from engine.store.catalog import show_capture
 from engine.store.names import DEFAULT_STORE, default_name, locate, require_free

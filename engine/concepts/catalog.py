@@ -10,9 +10,10 @@ from typing import Any
 import platformdirs
 import tomli_w
 
-from engine.errors import Remedy, RequestError, nearest
+from engine.errors import RequestError, nearest
 from engine.inputs import user_path
 from engine.records.captures import Concept, Persona, Template
+from engine.remedies import Remedy
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _FIELDS = {"name", "description", "positive", "negative", "topics", "personas", "templates"}

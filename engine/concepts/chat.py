@@ -12,8 +12,9 @@ import string
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import CaptureError, Remedy, first_line
+from engine.errors import CaptureError, first_line
 from engine.records.captures import Message
+from engine.remedies import Remedy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

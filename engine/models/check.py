@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from engine.errors import ModelError, Remedy
+from engine.errors import ModelError
 from engine.models.alterations import autocast_dtype, find_alterations
 from engine.models.forward import (
     TokenBatch,
@@ -37,6 +37,7 @@ from engine.models.shortcuts import (
 from engine.models.structure import Blocks, find_blocks
 from engine.models.sublayers import SublayerSearch
 from engine.records.models import Receipt
+from engine.remedies import Remedy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

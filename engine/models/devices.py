@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import get_max_memory
 
-from engine.errors import ModelError, Remedy, RequestError, first_line
+from engine.errors import ModelError, RequestError, first_line
 from engine.models.placement import AUTO, MaxMemory, parse_max_memory, require_dtype, require_strategy
+from engine.remedies import Remedy
 from engine.runtime import Processes, find_processes, main_memory
 
 if TYPE_CHECKING:

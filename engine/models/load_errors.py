@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 import transformers
 
-from engine.errors import LayerscopeError, ModelError, Remedy
+from engine.errors import LayerscopeError, ModelError
+from engine.remedies import Remedy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

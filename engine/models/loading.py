@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from engine.errors import ModelError, Remedy
+from engine.errors import ModelError
 from engine.models.adapters import adapter_base, load_adapter
 from engine.models.description import examine_model
 from engine.models.devices import choose_device, choose_places, natural_dtype, parse_dtype, require_room, running_device
@@ -26,6 +26,7 @@ from engine.models.placement import MaxMemory
 from engine.models.registry import DEFAULT_MODEL, find_source
 from engine.models.sources import convert, require_on_hub
 from engine.records.models import ModelConfig, ModelSource
+from engine.remedies import Remedy
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import msgspec
 import platformdirs
 
-from engine.errors import LayerscopeError, ModelError, Remedy, RequestError, first_line, nearest
+from engine.errors import LayerscopeError, ModelError, RequestError, first_line, nearest
 from engine.inputs import user_path
 from engine.models.adapters import ADAPTER_CONFIG, adapter_base
 from engine.records.models import ModelListing, ModelSource
+from engine.remedies import Remedy
 
 DEFAULT_MODEL = "smollm2"
 

@@ -13,8 +13,9 @@ import platformdirs
 import torch
 import transformers
 
-from engine.errors import ModelError, Remedy, first_line
+from engine.errors import ModelError, first_line
 from engine.models.devices import require_room
+from engine.remedies import Remedy
 
 if TYPE_CHECKING:
     from engine.records.models import ModelSource

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
+from engine.plots.findings import left_out_in_words
 from engine.plots.style import BLUE, INK, ORANGE, head
-from engine.plots.words import left_out_in_words
 from engine.records.results import SideProjections
 
 

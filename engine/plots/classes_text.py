@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from engine.plots.findings import left_out_in_words, misordered_in_words
 from engine.plots.layers_chart import PLAIN, Looks
-from engine.plots.words import left_out_in_words, misordered_in_words
 from engine.records.files import CaptureRecord, find_pair
 from engine.records.results import SideProjections, SideSummary
 from engine.stats.scores import wrong_pairs

@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.style import Style
 from rich.text import Text
 
-from engine.plots.words import describe_findings
+from engine.plots.findings import describe_findings
 from engine.records.files import CaptureRecord, count_prompts, record_warnings
 from engine.records.results import LayerRow, RankedLayer
 

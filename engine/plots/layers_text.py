@@ -7,8 +7,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from engine.plots.findings import norm_in_words, p_in_words, score_in_words
 from engine.plots.layers_chart import LayersChart, Whiskers
-from engine.plots.words import norm_in_words, p_in_words, score_in_words
 from engine.records.results import LayerRow, RankedLayer
 
 WIDTH = 80

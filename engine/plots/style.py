@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from engine.errors import Remedy, RequestError, StoreError
+from engine.errors import RequestError, StoreError
 from engine.inputs import user_path
+from engine.remedies import Remedy
 
 # Palette of Okabe and Ito: distinct for color-blind readers, and by lightness in grayscale.
 BLUE, ORANGE, GREEN, PURPLE, GREY, INK = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#8c8c8c", "#222222"

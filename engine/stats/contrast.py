@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.errors import Remedy, RequestError
+from engine.errors import RequestError
 from engine.records.captures import ActivationData, CaptureData, model_differences
 from engine.records.results import LayerDiff
+from engine.remedies import Remedy
 from engine.stats.groups import chunked
 
 if TYPE_CHECKING:

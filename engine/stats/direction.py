@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, cast, get_args
 import torch
 
 from engine.capture.selection import captured_layer
-from engine.errors import Remedy, RequestError, nearest
+from engine.errors import RequestError, nearest
 from engine.records.captures import ContrastData
 from engine.records.files import Direction, Method
+from engine.remedies import Remedy
 from engine.stats.contrast import require_contrast
 from engine.stats.groups import last_states
 

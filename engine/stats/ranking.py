@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.errors import Remedy, RequestError
+from engine.errors import RequestError
 from engine.records.captures import ContrastData
 from engine.records.results import LayerSeparation, RankedLayer, Ranking
+from engine.remedies import Remedy
 from engine.runtime import Progress
 from engine.stats.groups import ENOUGH_GROUPS, FEWEST_GROUPS, FEWEST_PAIRS, MOST_UNITS, PAIRS, group_pairs, pairs_at
 from engine.stats.held_out import HeldOutLayer, hold_out

@@ -4,9 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.errors import Remedy, RequestError, nearest
+from engine.errors import RequestError, nearest
 from engine.records.files import CaptureRecord
 from engine.records.results import LayerRow, RankedLayer, SideProjections, SideSummary
+from engine.remedies import Remedy
 
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 

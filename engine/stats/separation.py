@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.errors import Remedy, RequestError
+from engine.errors import RequestError
 from engine.records.captures import ContrastData
 from engine.records.results import LayerSeparation, Separation
+from engine.remedies import Remedy
 from engine.stats.groups import group_pairs, pairs_at
 from engine.stats.held_out import Extent, HeldOut, HeldOutLayer, hold_out
 

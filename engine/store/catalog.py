@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.errors import Remedy, StoreError
+from engine.errors import StoreError
 from engine.inputs import user_path
 from engine.records.files import CaptureRecord
+from engine.remedies import Remedy
 from engine.store.names import DEFAULT_STORE, PLAN, SHARD, UNFINISHED, CapturePaths, locate
 from engine.store.record import read_record
 

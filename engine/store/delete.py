@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.errors import Remedy, StoreError
+from engine.errors import StoreError
+from engine.remedies import Remedy
 from engine.store.directions import path_of
 from engine.store.names import locate
 from engine.store.plan import remove_shards

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, TypedDict
 import msgspec
 from safetensors import SafetensorError, safe_open
 
-from engine.errors import Remedy, StoreError, first_line
+from engine.errors import StoreError, first_line
 from engine.inputs import require_whole
 from engine.records.files import Direction, DirectionsHeader, DirectionSummary
+from engine.remedies import Remedy
 from engine.store.catalog import show_capture
 from engine.store.names import locate
 

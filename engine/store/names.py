@@ -5,8 +5,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.errors import Remedy, StoreError
+from engine.errors import StoreError
 from engine.inputs import user_path
+from engine.remedies import Remedy
 
 DEFAULT_STORE = Path("activations")
 

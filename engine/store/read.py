@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from engine.errors import Remedy, RequestError, StoreError, first_line
+from engine.errors import RequestError, StoreError, first_line
 from engine.records.captures import CaptureData, ContrastData
 from engine.records.files import CaptureRecord, DataFile
+from engine.remedies import Remedy
 from engine.store.catalog import show_capture
 from engine.store.names import CapturePaths, locate
 from engine.store.record import make_record, read_record

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 import msgspec
 
-from engine.errors import Remedy, RequestError, StoreError
+from engine.errors import RequestError, StoreError
 from engine.records.captures import CaptureData
 from engine.records.files import CaptureRecord, DataFile
+from engine.remedies import Remedy
 from engine.runtime import Steps, untold
 
 if TYPE_CHECKING:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from engine.capture.prepare import PreparedCapture, prepare_capture
-from engine.capture.settings import Settings
+from engine.capture.run_settings import Settings
 from engine.errors import StoreError
 from engine.records.files import ShardPlan
+from engine.remedies import Remedy
 from engine.runtime import ALONE, Processes, Progress, Steps, untold
 from engine.store.names import CapturePaths
 from engine.store.plan import (
@@ -18,11 +20,24 @@ from engine.store.plan import (
     encode_plan,
     read_plan,
     remove_shards,
-    require_same_plan,
 )
 from engine.store.record import encode_record
 from engine.store.shard_run import ShardRun, record_shards, state_dtype
 from engine.store.write import write_atomically
+
+_HASHES = {
+    "prompts.texts": "the texts of the prompts",
+    "prompts.ids": "the tokens of the prompts",
+    "prompts.factors": "the factors of the pairs",
+    "weights": "the weights of the model",
+    "provenance.adapters": "the adapters of the model",
+    "provenance.chat_template": "the chat template",
+}
+# The prompt file may have been moved or renamed. Both modes give the same states. Measurements of the load check may
+# differ in the last digits, and the settings derived from them are in the provenance. A template time that matters
+# changes the texts, which are hashed. The weights also have a field of their own outside the provenance.
+_MAY_DIFFER = {"prompts.file", "provenance.mode", "provenance.template_time", "provenance.weights"}
+_MEASURED = "provenance.receipt."
 
 _SHARD_BYTES = 64 * 2**20
 _SHARD_PROMPTS = 512
@@ -151,3 +166,59 @@ def _require_started(paths: CapturePaths, plan: ShardPlan) -> None:
             next_step="choose a shared folder with the same path on every machine",
         )
     require_same_plan(paths, plan)
+
+
+def require_same_plan(paths: CapturePaths, wanted: ShardPlan) -> None:
+    """Refuse to resume a capture with different settings.
+
+    Raises:
+        StoreError: The requested settings differ from the saved plan; the message lists the differences.
+    """
+    saved = read_plan(paths.plan)
+    changed = plan_changes(saved, wanted)
+    if "added_code" in saved["provenance"] or "added_code" in wanted["provenance"]:
+        changed.append("code was added to the model, and layerscope cannot check that it is still the same")
+    if changed:
+        raise StoreError(
+            f"the unfinished capture {paths.name!r} was started with different settings: {'; '.join(changed)}",
+            expected="the same settings, to resume from the saved shards",
+            next_step=Remedy.RENAME_OR_REPLACE,
+        )
+
+
+def plan_changes(saved: ShardPlan, wanted: ShardPlan) -> list[str]:
+    """Describe how two plans differ; empty if their captures are bit-identical.
+
+    Args:
+        saved: The saved plan.
+        wanted: The plan of the current request.
+    """
+    old, new = _flat(saved), _flat(wanted)
+    return [
+        f"{_HASHES[name]} changed" if name in _HASHES else f"{_said(name)} was {old.get(name)}, is now {new.get(name)}"
+        for name in dict.fromkeys([*old, *new])
+        if _known_by(name, old.get(name)) != _known_by(name, new.get(name))
+        if name not in _MAY_DIFFER and not name.startswith(_MEASURED)
+    ]
+
+
+def _known_by(name: str, value: Any) -> Any:  # noqa: ANN401 - what JSON can hold
+    """The part of a value to compare.
+
+    Of a device only the type is compared, because each process of a capture has its own GPU.
+    """
+    return str(value).partition(":")[0] if name == "provenance.device" else value
+
+
+def _said(name: str) -> str:
+    return name.removeprefix("provenance.").replace(".", " ").replace("_", " ")
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:  # noqa: ANN401 - walks what JSON can hold
+    if not isinstance(value, dict):
+        return {name: value}
+    return {
+        inner: leaf
+        for key, below in value.items()
+        for inner, leaf in _flat(below, f"{name}.{key}" if name else key).items()
+    }

@@ -17,7 +17,7 @@ import torch
 from engine.capture.prepare import HeldPrompts, PreparedCapture
 from engine.capture.request import AS_CAPTURED
 from engine.capture.run import StackedStates, capture_stacked
-from engine.capture.settings import Settings
+from engine.capture.run_settings import Settings
 from engine.records.captures import ContrastData
 from engine.records.files import CaptureRecord, DataFile, NumberedPair, ShardPlan
 from engine.records.results import LayerRow, SideSummary

@@ -16,8 +16,9 @@ from safetensors.torch import save
 
 from engine.capture.run import align_rows, aligned_mask
 from engine.capture.selection import captured_layer
-from engine.errors import Remedy, RequestError, StoreError, first_line
+from engine.errors import RequestError, StoreError, first_line
 from engine.records.captures import ActivationData, ContrastData, Factors
+from engine.remedies import Remedy
 from engine.stats.summary import StateSums
 from engine.store.catalog import shard_files, show_capture
 from engine.store.names import SHARD, CapturePaths, locate

@@ -13,9 +13,10 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from engine.errors import Remedy, StoreError
+from engine.errors import StoreError
 from engine.records.captures import CaptureData
 from engine.records.files import DataFile
+from engine.remedies import Remedy
 from engine.runtime import Steps
 from engine.store.names import UNFINISHED, CapturePaths, locate, require_free
 from engine.store.plan import remove_shards

@@ -7,7 +7,7 @@ from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
 from engine.errors import RequestError
-from engine.plots.words import describe_findings, layers_in_words
+from engine.plots.findings import describe_findings, layers_in_words
 from engine.records.files import CaptureRecord, count_prompts, record_warnings
 from engine.records.results import RankedLayer
 from engine.store.catalog import list_captures as list_store

@@ -18,7 +18,7 @@ from engine.concepts.pairs import DEFAULT_SAMPLES
 from engine.concepts.text_files import PromptFile, find_texts
 from engine.errors import RequestError
 from engine.jobs import JobCancelled
-from engine.plots.words import describe_findings
+from engine.plots.findings import describe_findings
 from engine.records.captures import CaptureEstimate, Factors
 from engine.records.files import CaptureRecord, record_warnings
 from engine.store.catalog import show_capture

@@ -6,10 +6,11 @@ from anyio import to_thread
 from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
-from engine.errors import Remedy, RequestError
+from engine.errors import RequestError
+from engine.plots.findings import layers_in_words
 from engine.plots.tokens_text import readable_token
-from engine.plots.words import layers_in_words
 from engine.records.files import Method, TokenReading
+from engine.remedies import Remedy
 from engine.store.names import locate
 from server.jobs import ServerJob
 from server.tools.answer import Part, Reply, rounded, send

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from engine.errors import RequestError
 from engine.plots.classes_text import side_summary
 from engine.plots.comparison_text import describe_comparison
-from engine.plots.words import describe_findings, describe_order
+from engine.plots.findings import describe_findings, describe_order
 from engine.records.files import CaptureRecord, NumberedPair, find_pair, record_warnings
 from engine.records.results import Comparison, RankedLayer, SideSummary
 from engine.stats.scores import DEFAULT_SCORE, SCORES, ScoredLayer, order_layers, side_quartiles

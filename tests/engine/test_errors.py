@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import engine
-from engine.errors import CaptureError, LayerscopeError, ModelError, Remedy, RequestError, StoreError, nearest
+from engine.errors import CaptureError, LayerscopeError, ModelError, RequestError, StoreError, nearest
+from engine.remedies import Remedy
 
 
 def test_the_three_parts_read_as_sentences() -> None:

@@ -23,7 +23,7 @@ HOW_TO = {
         "import engine; engine.list_models(); engine.list_concepts(); engine.LayerscopeError",
         "import engine.cli.main",
         "import engine.store.catalog, engine.store.record, engine.stats.scores",
-        "import engine.plots.words, engine.plots.layers_chart, engine.plots.layers_text, engine.plots.layers_chart",
+        "import engine.plots.findings, engine.plots.layers_chart, engine.plots.layers_text, engine.plots.layers_chart",
     ],
 )
 def test_imports_load_nothing_heavy(code: str) -> None:

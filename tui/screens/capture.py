@@ -20,7 +20,7 @@ from engine.concepts.pairs import DEFAULT_SAMPLES
 from engine.errors import LayerscopeError
 from engine.jobs import Job
 from engine.models.registry import DEFAULT_MODEL, list_models
-from engine.plots.words import cost_in_words
+from engine.plots.findings import cost_in_words
 from engine.records.captures import CaptureEstimate
 from tui.capturing import CaptureForm, CapturePlan, estimate_plan, plan_capture, run_plan
 from tui.jobs import JobEnded

@@ -17,7 +17,7 @@ from textual.widgets import Static
 from engine.errors import LayerscopeError, RequestError
 from engine.jobs import Job
 from engine.plots.comparison_text import SIGNS
-from engine.plots.words import score_in_words
+from engine.plots.findings import score_in_words
 from engine.records.files import CaptureRecord
 from engine.records.results import ComparedLayer, Comparison
 from engine.store.catalog import show_capture

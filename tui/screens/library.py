@@ -21,7 +21,7 @@ from textual.worker import WorkerCancelled, get_current_worker
 from engine.errors import LayerscopeError, RequestError
 from engine.plots.captures_text import score_and_interval
 from engine.plots.comparison_text import MOST_CAPTURES
-from engine.plots.words import p_in_words
+from engine.plots.findings import p_in_words
 from engine.store.summaries import COLUMNS, CaptureSummary
 from tui.exporting import Export
 from tui.screens.screen import LayerscopeScreen

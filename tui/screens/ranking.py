@@ -16,8 +16,8 @@ from textual.widgets import Static, TabbedContent, TabPane
 
 from engine.errors import LayerscopeError, RequestError
 from engine.plots.classes_text import histograms_as_text, side_summary, wrong_pairs_as_text
+from engine.plots.findings import describe_order, norm_in_words, p_in_words, score_in_words
 from engine.plots.layers_chart import LayersChart, Looks, Scale, layers_chart, whiskers
-from engine.plots.words import describe_order, norm_in_words, p_in_words, score_in_words
 from engine.records.files import CaptureRecord
 from engine.records.results import LayerRow, RankedLayer
 from engine.store.catalog import show_capture

@@ -2,8 +2,8 @@
 
 import pytest
 
+from engine.plots.findings import describe_findings
 from engine.plots.layers_chart import Scale, layers_chart, whiskers
-from engine.plots.words import describe_findings
 from engine.records.files import CaptureRecord
 from engine.records.results import RankedLayer
 from tests.engine.plots.records import (

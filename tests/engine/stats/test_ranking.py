@@ -8,9 +8,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from engine.errors import Remedy, RequestError
+from engine.errors import RequestError
 from engine.records.captures import ContrastData, Factors
 from engine.records.results import RankedLayer, Ranking
+from engine.remedies import Remedy
 from engine.stats.groups import group_pairs
 from engine.stats.ranking import _measure, rank_layers
 from engine.stats.separation import compute_separation

@@ -14,7 +14,8 @@ from engine.records.captures import ContrastData
 from engine.store import resume
 from engine.store.catalog import list_captures, show_capture
 from engine.store.delete import delete_capture
-from engine.store.plan import plan_changes, read_plan
+from engine.store.plan import read_plan
+from engine.store.resume import plan_changes
 from engine.store.shards import Shard
 from engine.store.summaries import stamp_store, summarise_capture
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import RequestError
-from engine.plots.words import (
+from engine.plots.findings import (
     describe_findings,
     describe_order,
     layers_in_words,

@@ -1,0 +1,195 @@
+"""What to do about an error, in the words of each face."""
+
+from enum import Enum
+from typing import Literal, NamedTuple
+
+Face = Literal["python", "command_line", "server", "app"]
+"""Who reads a message: a caller of the functions, a user at a shell, an agent, a user of the terminal app."""
+
+
+class _Words(NamedTuple):
+    """The same advice for each face, in terms of the actions that face offers."""
+
+    python: str
+    command_line: str
+    server: str
+    app: str
+
+
+_RESUME = "repeat the capture call without replace to resume from the saved shards"
+_OPERATOR = "tell the person who runs this server"
+
+
+class Remedy(Enum):
+    """Next steps that each face words differently.
+
+    One row per remedy, one column per face.
+    """
+
+    CAPTURE_AGAIN = _Words(
+        python="capture again and save with force=True",
+        command_line="capture again with --force",
+        server="capture it again with replace=true, or call delete_capture",
+        app="press n in the library to capture it again under another name",
+    )
+    CAPTURE_CONTRAST = _Words(
+        python="capture one with capture_from_concept or capture_contrastive_activations",
+        command_line="capture one: layerscope capture --concept honesty, or --pairs FILE",
+        server="call capture_contrast(concept='honesty'), or pass your own pairs",
+        app="press n in the library to capture one",
+    )
+    CAPTURE_IN_FLOAT32 = _Words(
+        python="load the model with dtype='float32' and capture again: half precision can overflow",
+        command_line="capture again with --dtype float32: half precision can overflow",
+        server=f"use another model or other layers, or {_OPERATOR} that half precision overflows and float32 would not",
+        app="start layerscope tui --dtype float32 and capture again: half precision can overflow",
+    )
+    CAPTURE_MORE_PAIRS = _Words(
+        python="capture more pairs (max_samples)",
+        command_line="capture more pairs (--max-samples)",
+        server="call capture_contrast with a larger max_samples, or with more pairs",
+        app="capture more pairs",
+    )
+    CHOOSE_FOLDER = _Words(
+        python="choose another folder",
+        command_line="choose another folder with --output",
+        server=f"{_OPERATOR} that its store is not writable",
+        app="start with another store: layerscope tui FOLDER",
+    )
+    CHOOSE_STORE = _Words(
+        python="choose another folder, or save a capture into this one with save_activations",
+        command_line="create one with `layerscope capture --concept honesty`, or name another with --store",
+        server=f"{_OPERATOR} that its store is not readable",
+        app="start with another store (layerscope tui FOLDER), or ask the owner of this one for permission to read it",
+    )
+    EXTRACT_AGAIN = _Words(
+        python="extract the directions again and save with force=True",
+        command_line="extract them again: layerscope directions CAPTURE --force",
+        server="call extract_direction with replace=true",
+        app="extract them again: layerscope directions CAPTURE --force",
+    )
+    EXTRACT_DIRECTIONS = _Words(
+        python="extract them with extract_directions and save_directions",
+        command_line="extract them: layerscope directions CAPTURE",
+        server="call extract_direction(name=...)",
+        app="extract them: layerscope directions CAPTURE",
+    )
+    GIVE_RENDERED_PAIRS = _Words(
+        python="render the prompts yourself and pass them to capture_contrastive_activations",
+        command_line="render the prompts yourself and pass them with --pairs FILE",
+        server="render the prompts yourself and pass them to capture_contrast as pairs",
+        app="render the prompts yourself and enter a file of pairs as the concept",
+    )
+    LIST_CAPTURES = _Words(
+        python="list_captures shows the captures of a store",
+        command_line="layerscope list shows the captures; --store FOLDER looks elsewhere",
+        server="list_captures",
+        app="Esc returns to the library, which lists the captures",
+    )
+    LIST_CONCEPTS = _Words(
+        python="list_concepts shows the concepts",
+        command_line="layerscope capture --list-concepts shows the concepts",
+        server="list_concepts",
+        app="the concepts are listed below the form",
+    )
+    LIST_MODELS = _Words(
+        python="list_models shows the model aliases and which load without a download",
+        command_line="layerscope capture --list-models shows the aliases and which load without a download",
+        server="call list_models and prefer a model that is local",
+        app="the models are listed below the form",
+    )
+    LOAD_IN_FLOAT32 = _Words(
+        python="load it with dtype='float32', since half precision may be the cause; or use a model of another family",
+        command_line="add --dtype float32, since half precision may be the cause; or use a model of another family",
+        server=f"use another model, or {_OPERATOR} that half precision may be the cause and float32 would help",
+        app="start layerscope tui --dtype float32, since half precision may be the cause; or use another model",
+    )
+    MAKE_ROOM = _Words(
+        python="free some disk space, then run the same capture again to resume from the saved shards",
+        command_line="free some disk space, then run the same command again to resume from the saved shards",
+        server=f"{_OPERATOR} to free some disk space; then {_RESUME}",
+        app="free some disk space, then press n in the library and fill in the form as before to resume",
+    )
+    RENAME_OR_REPLACE = _Words(
+        python="choose another name, or replace it with force=True",
+        command_line="choose another name with --output, or replace it with --force",
+        server="choose another name, or replace=true",
+        app="enter another name in the field Save as",
+    )
+    RENAME_OR_REPLACE_DIRECTIONS = _Words(
+        python="choose another name, or replace them with force=True",
+        command_line="choose another name with --output, or replace them with --force",
+        server="choose another save_as, or replace=true",
+        app="choose another name, or replace them: layerscope directions CAPTURE --force",
+    )
+    RESUME = _Words(
+        python="run the same capture again to resume from the saved shards",
+        command_line="run the same command again to resume from the saved shards",
+        server=_RESUME,
+        app="press n in the library and fill in the form as before to resume from the saved shards",
+    )
+    SAVE_FIGURE = _Words(
+        python="save the figure to a file with save_figure",
+        command_line="save the figure with --output FILE.png",
+        server="call plot_capture",
+        app="press e to save the figure to a file",
+    )
+    SAVE_LESS = _Words(
+        python="free some disk space, choose another folder, or keep less with positions='last' or fewer layers",
+        command_line=(
+            "free some disk space, choose another folder with --output, or keep less with --positions last or --layers"
+        ),
+        server=f"keep less with positions='last' or fewer layers, or {_OPERATOR} to free some disk space",
+        app="free some disk space, or keep less: positions last, or fewer layers",
+    )
+    SEE_CONCEPT = _Words(
+        python="compare with engine/concepts/data/honesty.toml",
+        command_line="compare with engine/concepts/data/honesty.toml",
+        server="compare with list_concepts(name='honesty')",
+        app="compare with engine/concepts/data/honesty.toml",
+    )
+    TRUST_REMOTE_CODE = _Words(
+        python="pass trust_remote_code=True, only if you trust the model's author",
+        command_line="add --trust-remote-code, only if you trust the model's author",
+        server="use another model from list_models: this server does not run code that comes with a model",
+        app="run layerscope capture --trust-remote-code, only if you trust the model's author",
+    )
+    USE_LESS_MEMORY = _Words(
+        python="use fewer layers, use_hooks=True, dtype='bfloat16', shorter prompts or a smaller model",
+        command_line="use fewer --layers, --use-hooks, --dtype bfloat16, shorter prompts or a smaller model",
+        server="use fewer layers, shorter prompts or a smaller model, or call load_model(unload=true) first",
+        app="use fewer layers, shorter prompts or a smaller model",
+    )
+    USE_SMALLER_MODEL = _Words(
+        python="pass device_map='auto' to offload to disk what does not fit, or use a smaller model",
+        command_line=(
+            "add --device-map auto to offload to disk what does not fit, or use a smaller model:"
+            " layerscope capture --list-models shows the sizes"
+        ),
+        server="use a smaller model from list_models, or call load_model(unload=true) first",
+        app="start layerscope tui --device-map auto to offload to disk what does not fit, or use a smaller model",
+    )
+    USE_SMALLER_MODEL_OR_DTYPE = _Words(
+        python=(
+            "pass dtype='bfloat16' to halve the memory, or device_map='auto' to offload to disk what does not fit;"
+            " or use a smaller model"
+        ),
+        command_line=(
+            "add --dtype bfloat16 to halve the memory, or --device-map auto to offload to disk what does not fit;"
+            " or use a smaller model"
+        ),
+        server="use a smaller model from list_models, or call load_model(unload=true) first",
+        app=(
+            "start layerscope tui with --dtype bfloat16 to halve the memory, or with --device-map auto to offload to"
+            " disk what does not fit; or use a smaller model"
+        ),
+    )
+
+    def words(self, face: Face) -> str:
+        """The advice in the wording of one face.
+
+        Example:
+            >>> Remedy.RENAME_OR_REPLACE.words("server")
+            'choose another name, or replace=true'
+        """
+        return str(getattr(self.value, face))
