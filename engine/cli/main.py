@@ -5,6 +5,7 @@ import signal
 import sys
 import traceback
 from importlib import import_module
+from typing import Annotated
 
 import typer
 
@@ -14,6 +15,7 @@ from engine.cli.output import standard_output
 from engine.cli.remedies import REMEDIES
 from engine.errors import LayerscopeError, RequestError
 from engine.processes import find_processes
+from engine.version import VERSION
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -45,6 +47,12 @@ _MODULES = {
 }
 
 
+def _show_version(requested: bool) -> None:
+    if requested:
+        print(f"layerscope {VERSION}")
+        raise typer.Exit
+
+
 def build_app(called: str = "") -> typer.Typer:
     """The program, with all its commands, or with the one that is called alone.
 
@@ -54,7 +62,7 @@ def build_app(called: str = "") -> typer.Typer:
     app = typer.Typer(
         help=_HELP, no_args_is_help=True, rich_markup_mode="rich", add_completion=False, pretty_exceptions_enable=False
     )
-    app.callback()(lambda: None)  # or typer would take a single command for the whole program
+    app.callback(help=_HELP)(_program)
     known = called in {*_MODULES, *installed_names()}
     for name, module in _MODULES.items():
         if name == called or not known:
@@ -63,6 +71,14 @@ def build_app(called: str = "") -> typer.Typer:
     for added in installed_commands(called if known else ""):
         app.command(added.name, help=added.help, no_args_is_help=added.needs_arguments)(added.function)
     return app
+
+
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take the options of the program itself; typer needs this to keep a single command a command."""
 
 
 def main() -> None:
