@@ -44,7 +44,7 @@ from benchmarks.machine import Machine
 from benchmarks.other_tools import TOOLS
 from benchmarks.tasks import TASKS, Task, read_prompts
 from benchmarks.ways import TOLERANCES, WAYS, Read, Way, Work, expected_states, furthest
-from engine.capture.layers import parse_layers
+from engine.capture.selection import parse_layers
 
 ALL_WAYS = {**WAYS, **TOOLS}
 ONLY_IF_ASKED = {"plain_64", "hooks_disk"}

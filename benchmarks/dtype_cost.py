@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it measures this c
 
 import engine
 from engine.records.captures import ContrastData
-from engine.stats.pair_states import last_states
+from engine.stats.groups import last_states
 from engine.stats.ranking import rank_layers
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.ways import BATCH, Read, States, Way, Work
-from engine.models.blocks import find_blocks
+from engine.models.structure import find_blocks
 
 
 def batched(prepare: Callable[[Work], Read]) -> Callable[[Work], Read]:

@@ -27,8 +27,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it measures this checkout
 
-from engine.records.captures import ActivationData, ContrastData
-from engine.records.concepts import Factors
+from engine.records.captures import ActivationData, ContrastData, Factors
 from engine.stats.ranking import RESAMPLES, rank_layers
 
 LAYERS, WIDTH = 30, 576

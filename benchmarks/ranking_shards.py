@@ -25,12 +25,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it measures this checkout
 
 from engine.capture.prompts import TokenizedPrompt
-from engine.capture.stacked import StackedStates
-from engine.records.concepts import Factors
+from engine.capture.run import StackedStates
+from engine.records.captures import Factors
 from engine.records.files import PromptList, ShardPlan
 from engine.store.names import CapturePaths
 from engine.store.plan import PLAN_SCHEMA, encode_plan
-from engine.store.shard_record import record_shards
+from engine.store.shard_run import record_shards
 from engine.store.shards import pack_shard, shard_at, write_shard
 
 LAYERS, WIDTH, SHARD_PAIRS, TOKENS = 30, 576, 256, 50

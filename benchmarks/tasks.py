@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.concepts.catalog import load_concept
-from engine.concepts.rendered import render_pairs
+from engine.concepts.pairs import render_pairs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

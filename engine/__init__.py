@@ -1,6 +1,6 @@
-"""layerscope's engine: find where in a language model a concept lives.
+"""layerscope's engine: find where a concept lives in a language model.
 
-The public names are resolved when they are used: importing `engine` imports no torch.
+Public names are imported on first use, so `import engine` does not load torch.
 """
 
 from importlib import import_module
@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engine.capture.activations import capture_activations as capture_activations
-    from engine.capture.contrast import capture_contrastive_activations as capture_contrastive_activations
-    from engine.capture.contrast import capture_from_concept as capture_from_concept
+    from engine.capture.activations import capture_contrastive_activations as capture_contrastive_activations
+    from engine.capture.activations import capture_from_concept as capture_from_concept
+    from engine.capture.estimate import estimate_capture as estimate_capture
+    from engine.capture.prepare import prepare_capture as prepare_capture
+    from engine.capture.request import CaptureRequest as CaptureRequest
     from engine.concepts.catalog import list_concepts as list_concepts
     from engine.concepts.catalog import load_concept as load_concept
     from engine.errors import LayerscopeError as LayerscopeError
     from engine.models.loading import load_model_and_tokenizer as load_model_and_tokenizer
     from engine.models.registry import list_models as list_models
-    from engine.processes import find_processes as find_processes
+    from engine.runtime import find_processes as find_processes
+    from engine.stats.classes import project_sides as project_sides
     from engine.stats.comparison import compare_captures as compare_captures
     from engine.stats.comparison import compare_directions as compare_directions
     from engine.stats.confounds import find_confounds as find_confounds
@@ -25,33 +29,36 @@ if TYPE_CHECKING:
     from engine.stats.ranking import rank_layers as rank_layers
     from engine.stats.reading import read_text as read_text
     from engine.stats.separation import compute_separation as compute_separation
-    from engine.stats.sides import project_sides as project_sides
     from engine.stats.summary import compute_activation_stats as compute_activation_stats
     from engine.store.catalog import list_captures as list_captures
     from engine.store.directions import load_directions as load_directions
     from engine.store.directions import save_directions as save_directions
     from engine.store.read import load_activations as load_activations
+    from engine.store.save import capture_and_save as capture_and_save
+    from engine.store.save import capture_contrast_in_shards as capture_contrast_in_shards
+    from engine.store.save import capture_prompt_file as capture_prompt_file
     from engine.store.shards import open_shards as open_shards
-    from engine.store.stream import capture_contrast_in_shards as capture_contrast_in_shards
-    from engine.store.stream import capture_prompt_file as capture_prompt_file
     from engine.store.write import save_activations as save_activations
 
 _HOMES = {
+    "CaptureRequest": "engine.capture.request",
     "LayerscopeError": "engine.errors",
     "capture_activations": "engine.capture.activations",
-    "capture_contrast_in_shards": "engine.store.stream",
-    "capture_contrastive_activations": "engine.capture.contrast",
-    "capture_from_concept": "engine.capture.contrast",
-    "capture_prompt_file": "engine.store.stream",
+    "capture_and_save": "engine.store.save",
+    "capture_contrast_in_shards": "engine.store.save",
+    "capture_contrastive_activations": "engine.capture.activations",
+    "capture_from_concept": "engine.capture.activations",
+    "capture_prompt_file": "engine.store.save",
     "compare_captures": "engine.stats.comparison",
     "compare_directions": "engine.stats.comparison",
     "compute_activation_stats": "engine.stats.summary",
     "compute_contrastive_diff": "engine.stats.contrast",
     "compute_separation": "engine.stats.separation",
+    "estimate_capture": "engine.capture.estimate",
     "extract_direction": "engine.stats.direction",
     "extract_directions": "engine.stats.direction",
     "find_confounds": "engine.stats.confounds",
-    "find_processes": "engine.processes",
+    "find_processes": "engine.runtime",
     "list_captures": "engine.store.catalog",
     "list_concepts": "engine.concepts.catalog",
     "list_models": "engine.models.registry",
@@ -60,7 +67,8 @@ _HOMES = {
     "load_directions": "engine.store.directions",
     "load_model_and_tokenizer": "engine.models.loading",
     "open_shards": "engine.store.shards",
-    "project_sides": "engine.stats.sides",
+    "prepare_capture": "engine.capture.prepare",
+    "project_sides": "engine.stats.classes",
     "rank_layers": "engine.stats.ranking",
     "read_text": "engine.stats.reading",
     "save_activations": "engine.store.write",
@@ -70,7 +78,7 @@ _HOMES = {
 __all__ = sorted(_HOMES)
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public function or class
     if name not in _HOMES:
         raise AttributeError(f"module 'engine' has no attribute {name!r}; public names: {', '.join(__all__)}")
     return getattr(import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""`python -m engine` is the same program as `layerscope`."""
+"""Run `python -m engine`, the same program as `layerscope`."""
 
 from engine.cli.main import main
 

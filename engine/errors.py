@@ -1,65 +1,220 @@
-"""The errors a person or an agent may see: what is wrong, what was expected, what to do next.
+"""Errors for users and agents: what is wrong, what was expected, what to do next.
 
-Knows nothing of how an error is shown: what to do that each face calls something else is a `Remedy`, and the face
-brings the words. Every other exception that leaves the engine is a bug and keeps its traceback.
+Any other exception that leaves the engine is a bug and keeps its traceback.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from difflib import get_close_matches
 from enum import Enum
+from typing import Literal, NamedTuple
 
 _MOST_NAMES = 20
 
 
-class Remedy(Enum):
-    """What to do about an error, where every face has words of its own for it.
+Face = Literal["python", "command_line", "server", "app"]
+"""Who reads a message: a caller of the functions, a user at a shell, an agent, a user of the terminal app."""
 
-    The value says it to who calls the functions from Python. Remedies that read the same everywhere are plain strings.
+
+class _Words(NamedTuple):
+    """The same advice for each face, in terms of the actions that face offers."""
+
+    python: str
+    command_line: str
+    server: str
+    app: str
+
+
+_RESUME = "repeat the capture call without replace to resume from the saved shards"
+_OPERATOR = "tell the person who runs this server"
+
+
+class Remedy(Enum):
+    """Next steps that each face words differently.
+
+    One row per remedy, one column per face.
     """
 
-    CAPTURE_AGAIN = "capture again and save with force=True"
-    CAPTURE_CONTRAST = "capture one with capture_from_concept or capture_contrastive_activations"
-    CAPTURE_IN_FLOAT32 = "load the model with dtype='float32' and capture again: half precision can overflow"
-    CAPTURE_MORE_PAIRS = "capture more pairs (max_samples)"
-    CHOOSE_FOLDER = "choose another folder"
-    CHOOSE_STORE = "choose another folder, or save a capture into this one with save_activations"
-    EXTRACT_AGAIN = "extract the directions again and save with force=True"
-    EXTRACT_DIRECTIONS = "extract them with extract_directions and save_directions"
-    GIVE_RENDERED_PAIRS = "render the prompts yourself and give them to capture_contrastive_activations"
-    GO_ON = "capture the same again: it goes on from the shards that are saved"
-    LIST_CAPTURES = "list_captures shows what there is"
-    LIST_CONCEPTS = "list_concepts shows the concepts"
-    LIST_MODELS = "list_models shows the models that have a name, and which load without a download"
-    LOAD_IN_FLOAT32 = "load it with dtype='float32', for half precision may be why; or choose a model of another family"
-    MAKE_ROOM = "make room, then capture the same again: it goes on from the shards that are saved"
-    RENAME_OR_REPLACE = "choose another name, or replace it with force=True"
-    RENAME_OR_REPLACE_DIRECTIONS = "choose another name, or replace them with force=True"
-    SAVE_FIGURE = "save the figure into a file with save_figure"
-    SAVE_LESS = "make room, choose another folder, or keep less with positions='last' or fewer layers"
-    SEE_CONCEPT = "compare with engine/concepts/data/honesty.toml"
-    TRUST_REMOTE_CODE = "pass trust_remote_code=True, only if you trust the model's author"
-    USE_LESS_MEMORY = "take fewer layers, use_hooks=True, dtype='bfloat16', shorter prompts or a smaller model"
-    USE_SMALLER_MODEL = (
-        "pass device_map='auto': what does not fit stays on the disk and is read in each pass; or use a smaller model"
+    CAPTURE_AGAIN = _Words(
+        python="capture again and save with force=True",
+        command_line="capture again with --force",
+        server="capture it again with replace=true, or call delete_capture",
+        app="press n in the library to capture it again under another name",
     )
-    USE_SMALLER_MODEL_OR_DTYPE = (
-        "pass dtype='bfloat16', which halves it, or device_map='auto': what does not fit stays on the disk and is read"
-        " in each pass; or use a smaller model"
+    CAPTURE_CONTRAST = _Words(
+        python="capture one with capture_from_concept or capture_contrastive_activations",
+        command_line="capture one: layerscope capture --concept honesty, or --pairs FILE",
+        server="call capture_contrast(concept='honesty'), or pass your own pairs",
+        app="press n in the library to capture one",
     )
+    CAPTURE_IN_FLOAT32 = _Words(
+        python="load the model with dtype='float32' and capture again: half precision can overflow",
+        command_line="capture again with --dtype float32: half precision can overflow",
+        server=f"use another model or other layers, or {_OPERATOR} that half precision overflows and float32 would not",
+        app="start layerscope tui --dtype float32 and capture again: half precision can overflow",
+    )
+    CAPTURE_MORE_PAIRS = _Words(
+        python="capture more pairs (max_samples)",
+        command_line="capture more pairs (--max-samples)",
+        server="call capture_contrast with a larger max_samples, or with more pairs",
+        app="capture more pairs",
+    )
+    CHOOSE_FOLDER = _Words(
+        python="choose another folder",
+        command_line="choose another folder with --output",
+        server=f"{_OPERATOR} that its store is not writable",
+        app="start with another store: layerscope tui FOLDER",
+    )
+    CHOOSE_STORE = _Words(
+        python="choose another folder, or save a capture into this one with save_activations",
+        command_line="create one with `layerscope capture --concept honesty`, or name another with --store",
+        server=f"{_OPERATOR} that its store is not readable",
+        app="start with another store (layerscope tui FOLDER), or ask the owner of this one for permission to read it",
+    )
+    EXTRACT_AGAIN = _Words(
+        python="extract the directions again and save with force=True",
+        command_line="extract them again: layerscope directions CAPTURE --force",
+        server="call extract_direction with replace=true",
+        app="extract them again: layerscope directions CAPTURE --force",
+    )
+    EXTRACT_DIRECTIONS = _Words(
+        python="extract them with extract_directions and save_directions",
+        command_line="extract them: layerscope directions CAPTURE",
+        server="call extract_direction(name=...)",
+        app="extract them: layerscope directions CAPTURE",
+    )
+    GIVE_RENDERED_PAIRS = _Words(
+        python="render the prompts yourself and pass them to capture_contrastive_activations",
+        command_line="render the prompts yourself and pass them with --pairs FILE",
+        server="render the prompts yourself and pass them to capture_contrast as pairs",
+        app="render the prompts yourself and enter a file of pairs as the concept",
+    )
+    LIST_CAPTURES = _Words(
+        python="list_captures shows the captures of a store",
+        command_line="layerscope list shows the captures; --store FOLDER looks elsewhere",
+        server="list_captures",
+        app="Esc returns to the library, which lists the captures",
+    )
+    LIST_CONCEPTS = _Words(
+        python="list_concepts shows the concepts",
+        command_line="layerscope capture --list-concepts shows the concepts",
+        server="list_concepts",
+        app="the concepts are listed below the form",
+    )
+    LIST_MODELS = _Words(
+        python="list_models shows the model aliases and which load without a download",
+        command_line="layerscope capture --list-models shows the aliases and which load without a download",
+        server="call list_models and prefer a model that is local",
+        app="the models are listed below the form",
+    )
+    LOAD_IN_FLOAT32 = _Words(
+        python="load it with dtype='float32', since half precision may be the cause; or use a model of another family",
+        command_line="add --dtype float32, since half precision may be the cause; or use a model of another family",
+        server=f"use another model, or {_OPERATOR} that half precision may be the cause and float32 would help",
+        app="start layerscope tui --dtype float32, since half precision may be the cause; or use another model",
+    )
+    MAKE_ROOM = _Words(
+        python="free some disk space, then run the same capture again to resume from the saved shards",
+        command_line="free some disk space, then run the same command again to resume from the saved shards",
+        server=f"{_OPERATOR} to free some disk space; then {_RESUME}",
+        app="free some disk space, then press n in the library and fill in the form as before to resume",
+    )
+    RENAME_OR_REPLACE = _Words(
+        python="choose another name, or replace it with force=True",
+        command_line="choose another name with --output, or replace it with --force",
+        server="choose another name, or replace=true",
+        app="enter another name in the field Save as",
+    )
+    RENAME_OR_REPLACE_DIRECTIONS = _Words(
+        python="choose another name, or replace them with force=True",
+        command_line="choose another name with --output, or replace them with --force",
+        server="choose another save_as, or replace=true",
+        app="choose another name, or replace them: layerscope directions CAPTURE --force",
+    )
+    RESUME = _Words(
+        python="run the same capture again to resume from the saved shards",
+        command_line="run the same command again to resume from the saved shards",
+        server=_RESUME,
+        app="press n in the library and fill in the form as before to resume from the saved shards",
+    )
+    SAVE_FIGURE = _Words(
+        python="save the figure to a file with save_figure",
+        command_line="save the figure with --output FILE.png",
+        server="call plot_capture",
+        app="press e to save the figure to a file",
+    )
+    SAVE_LESS = _Words(
+        python="free some disk space, choose another folder, or keep less with positions='last' or fewer layers",
+        command_line=(
+            "free some disk space, choose another folder with --output, or keep less with --positions last or --layers"
+        ),
+        server=f"keep less with positions='last' or fewer layers, or {_OPERATOR} to free some disk space",
+        app="free some disk space, or keep less: positions last, or fewer layers",
+    )
+    SEE_CONCEPT = _Words(
+        python="compare with engine/concepts/data/honesty.toml",
+        command_line="compare with engine/concepts/data/honesty.toml",
+        server="compare with list_concepts(name='honesty')",
+        app="compare with engine/concepts/data/honesty.toml",
+    )
+    TRUST_REMOTE_CODE = _Words(
+        python="pass trust_remote_code=True, only if you trust the model's author",
+        command_line="add --trust-remote-code, only if you trust the model's author",
+        server="use another model from list_models: this server does not run code that comes with a model",
+        app="run layerscope capture --trust-remote-code, only if you trust the model's author",
+    )
+    USE_LESS_MEMORY = _Words(
+        python="use fewer layers, use_hooks=True, dtype='bfloat16', shorter prompts or a smaller model",
+        command_line="use fewer --layers, --use-hooks, --dtype bfloat16, shorter prompts or a smaller model",
+        server="use fewer layers, shorter prompts or a smaller model, or call load_model(unload=true) first",
+        app="use fewer layers, shorter prompts or a smaller model",
+    )
+    USE_SMALLER_MODEL = _Words(
+        python="pass device_map='auto' to offload to disk what does not fit, or use a smaller model",
+        command_line=(
+            "add --device-map auto to offload to disk what does not fit, or use a smaller model:"
+            " layerscope capture --list-models shows the sizes"
+        ),
+        server="use a smaller model from list_models, or call load_model(unload=true) first",
+        app="start layerscope tui --device-map auto to offload to disk what does not fit, or use a smaller model",
+    )
+    USE_SMALLER_MODEL_OR_DTYPE = _Words(
+        python=(
+            "pass dtype='bfloat16' to halve the memory, or device_map='auto' to offload to disk what does not fit;"
+            " or use a smaller model"
+        ),
+        command_line=(
+            "add --dtype bfloat16 to halve the memory, or --device-map auto to offload to disk what does not fit;"
+            " or use a smaller model"
+        ),
+        server="use a smaller model from list_models, or call load_model(unload=true) first",
+        app=(
+            "start layerscope tui with --dtype bfloat16 to halve the memory, or with --device-map auto to offload to"
+            " disk what does not fit; or use a smaller model"
+        ),
+    )
+
+    def words(self, face: Face) -> str:
+        """The advice in the wording of one face.
+
+        Example:
+            >>> Remedy.RENAME_OR_REPLACE.words("server")
+            'choose another name, or replace=true'
+        """
+        return str(getattr(self.value, face))
 
 
 class LayerscopeError(Exception):
-    """Something the user can put right.
+    """An error that the user can fix.
 
     Args:
-        problem: What is wrong, one sentence without a full stop.
-        expected: What would have been right, where that is not plain from the problem.
-        next_step: What to do now.
+        problem: What is wrong, as one sentence without a final period.
+        expected: What would have been right, if the problem does not make it obvious.
+        next_step: What to do now; a `Remedy` if each face words it differently.
 
     Attributes:
-        problem: As given.
-        expected: As given.
-        next_step: As given; a `Remedy` where each face says it in its own words.
+        problem: The argument of that name.
+        expected: The argument of that name.
+        next_step: The argument of that name.
 
     Example:
         >>> print(LayerscopeError("layer 30 does not exist", expected="0 to 29", next_step="give a smaller one"))
@@ -72,63 +227,64 @@ class LayerscopeError(Exception):
         self.problem = problem
         self.expected = expected
         self.next_step = next_step
-        super().__init__(self.said({}))
+        super().__init__(self.said())
 
-    def said(self, remedies: Mapping[Remedy, str]) -> str:
-        """The whole message in the words of one face.
+    def said(self, face: Face = "python") -> str:
+        """The full message in the wording of one face.
 
         Args:
-            remedies: What that face says for a remedy; one that is not in it is said as in Python.
+            face: Who reads it.
 
         Example:
-            >>> error = LayerscopeError("there is no capture 'x'", next_step=Remedy.LIST_CAPTURES)
-            >>> error.said({Remedy.LIST_CAPTURES: "layerscope list shows what there is"})
-            "there is no capture 'x'. Next: layerscope list shows what there is."
+            >>> LayerscopeError("there is no capture 'x'", next_step=Remedy.LIST_CAPTURES).said("server")
+            "there is no capture 'x'. Next: list_captures."
         """
-        step = self.next_step
-        step = remedies.get(step, step.value) if isinstance(step, Remedy) else step
+        step = self.next_step.words(face) if isinstance(self.next_step, Remedy) else self.next_step
         parts = [self.problem, f"Expected: {self.expected}" if self.expected else "", f"Next: {step}" if step else ""]
         return " ".join(part if part.endswith((".", "?")) else f"{part}." for part in parts if part)
 
 
 class RequestError(LayerscopeError):
-    """What was asked for cannot be: an unknown name, a layer out of range, arguments that exclude each other."""
+    """Invalid request: an unknown name, a layer out of range, conflicting arguments."""
 
     exit_code = 2
 
 
 class ModelError(LayerscopeError):
-    """A model cannot be found, loaded, or trusted to keep the promises that capture relies on."""
+    """A model cannot be found or loaded, or breaks an assumption of capture."""
 
     exit_code = 3
 
 
 class CaptureError(LayerscopeError):
-    """A prompt cannot be captured, or its states came out unusable."""
+    """A prompt cannot be captured, or its states are unusable."""
 
     exit_code = 4
 
 
 class StoreError(LayerscopeError):
-    """A capture cannot be written, found, or read back whole."""
+    """A capture cannot be written, found, or read back intact."""
 
     exit_code = 5
 
 
 def first_line(error: BaseException) -> str:
-    """What another library says is wrong, without the page of advice that follows; its type where it says nothing."""
+    """First line of another library's error; the type of the error if it has no text.
+
+    Some libraries follow the first line with a page of advice.
+    """
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Words for an error message that lead from a mistyped name to the right one.
+    """Suggest existing names similar to a mistyped one, for an error message.
 
     Args:
-        name: What was given.
-        known: Every name that exists.
+        name: The mistyped name.
+        known: All existing names.
 
     Returns:
-        "did you mean 'a' or 'b'?", or the first names when none is near.
+        "did you mean 'a' or 'b'?", or the first of the existing names if none is similar.
 
     Example:
         >>> nearest("honest", ["honesty", "empathy"])

@@ -1,3 +1,6 @@
-"""The version of layerscope, in one place: packaging reads it here, so that a checkout that is not installed has it."""
+"""The version of layerscope.
+
+Packaging reads it from here, so a checkout that is not installed knows its version too.
+"""
 
 VERSION = "0.2.0"

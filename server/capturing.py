@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from engine.progress import Progress
+from engine.runtime import Progress
 from engine.store.catalog import show_capture
 from engine.store.names import locate
-from engine.store.saving import capture_into_store
-from engine.store.size import estimate_source
+from engine.store.save import capture_into_store, estimate_source
 from server.jobs import Job, JobCancelled
 from server.replies.jobs import JobResult, captured
 from server.request import CaptureRequest

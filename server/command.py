@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from engine.cli.command import Command
-from engine.cli.console import Narrator
-from engine.cli.loading import DeviceMap, Dtype, MaxMemory, read_load_options
-from engine.models.options import AUTO
-from engine.paths import user_path
+from engine.cli.console import Command, Narrator
+from engine.cli.load_options import DeviceMap, Dtype, MaxMemory, read_load_options
+from engine.inputs import user_path
+from engine.models.placement import AUTO
 from engine.store.names import DEFAULT_STORE
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from engine.store.survey import Source
+    from engine.store.sources import Source
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.errors import RequestError, nearest
-from engine.main_memory import main_memory
-from engine.models.options import LoadOptions
+from engine.models.placement import LoadOptions
 from engine.models.registry import find_source, list_models
 from engine.records.models import ModelListing
+from engine.runtime import main_memory
 from engine.store.names import MOST_IN_MEMORY, PLAN
 
 MOST_WAIT_S = 50.0

@@ -1,4 +1,4 @@
-"""What tests share: the real default model, its captures, and a tiny offline tokenizer for tiny models."""
+"""Shared fixtures: the real default model, its captures, and a tiny offline tokenizer."""
 
 import json
 import os
@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import pytest
 from filelock import FileLock
 
-# Both are read once, at import. Torch's threads wait by spinning, and take from each other what they wait for; and the
-# bits of a capture in this process are compared with those of children, which have one thread too.
+# Both are read once, at import. Torch's threads spin while they wait, so they slow each other down on shared cores.
+# Child processes use one thread too, and captures made here must be bit-identical to theirs.
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -30,7 +30,7 @@ class Loaded(NamedTuple):
 
 @pytest.fixture(scope="session")
 def smollm2_config() -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ModelConfig]:
-    """The real default model, as a user loads it."""
+    """The real default model, loaded as a user would."""
     model, tokenizer, config = engine.load_model_and_tokenizer("smollm2")
     return model, tokenizer, config
 
@@ -42,13 +42,13 @@ def smollm2(smollm2_config: tuple[PreTrainedModel, PreTrainedTokenizerBase, Mode
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put what shares the long captures first, on one worker: the other neither waits for them nor ends before it."""
+    """Run the tests that share the long captures first, so that workers finish at about the same time."""
     items.sort(key=lambda item: "captured" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")
 def captured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
-    """Captures of concepts as `make demo` makes them, each made once for all workers; to be copied, not changed."""
+    """Captures of concepts, as in `make demo`, made once for all workers; copy them instead of changing them."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
@@ -68,7 +68,7 @@ def captured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Words "w3" to "w127" are tokens 3 to 127; no chat template, no special tokens added: a base model's tokenizer."""
+    """A base model's tokenizer: words "w3" to "w127" are tokens 3 to 127; no chat template or special tokens."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -81,23 +81,23 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture
 def tiny_llama() -> PreTrainedModel:
-    """A fresh tiny llama of four blocks and width 32: tests may do to it what they like."""
+    """A fresh tiny llama with four blocks of width 32; tests may modify it."""
     return build(family_called("llama"))
 
 
 def family_called(name: str) -> Family:
-    """A family by its name."""
+    """Look up a family by name."""
     return next(family for family in FAMILIES if family.name == name)
 
 
 def framework_hook(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """A hook that passes for one of the library's own, so that a model with it counts as unaltered."""
+    """Disguise a hook as one of transformers' own, so that the model counts as unaltered."""
     hook.__module__ = "transformers"
     return hook
 
 
 @pytest.fixture(autouse=True)
 def _own_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test reads the configuration of whoever runs it, or touches the network."""
+    """Keep tests off the user's configuration and the network."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -1,9 +1,8 @@
 """Tiny random causal LMs of many families, built offline from their configs.
 
-Every family has width 32, a handful of blocks and 128 tokens, and its sliding windows, chunks and experts are small
-enough that a prompt of seven tokens meets them. In `FAMILIES` the output of a block is the residual stream, and the
-input of the next block; in `REFUSED` it is not, each for the reason given there. The module builds families; it does
-not know where a family keeps its blocks.
+Every family has width 32, a few blocks and 128 tokens. Sliding windows, chunks and experts are small enough to affect a
+prompt of seven tokens. In `FAMILIES`, the output of a block is the residual stream and the input of the next block. In
+`REFUSED` it is not, for the reason given with each.
 """
 
 from collections.abc import Callable, Container, Iterable
@@ -20,7 +19,7 @@ WIDTH = 32
 SEED = 0
 
 _TOKENS: dict[str, Any] = {"vocab_size": VOCAB, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-# The names most families use. Four heads of width 8; two key and value heads, so that grouped attention is met.
+# The names that most families use. Four heads of width 8; two key-value heads, to cover grouped-query attention.
 _PLAIN: dict[str, Any] = {
     **_TOKENS,
     "hidden_size": WIDTH,
@@ -32,9 +31,9 @@ _PLAIN: dict[str, Any] = {
 _GROUPED: dict[str, Any] = {**_PLAIN, "num_key_value_heads": 2}
 _HEADS: dict[str, Any] = {**_GROUPED, "head_dim": 8}
 _RECURRENT: dict[str, Any] = {**_TOKENS, "hidden_size": WIDTH, "num_hidden_layers": 4}
-# The names of the GPT-2 line.
+# The names that GPT-2 and its relatives use.
 _GPT: dict[str, Any] = {**_TOKENS, "n_embd": WIDTH, "n_layer": 4, "n_head": 4, "n_positions": 64}
-# Latent attention, as DeepSeek does it.
+# Multi-head latent attention, as in DeepSeek.
 _LATENT: dict[str, Any] = {
     **_PLAIN,
     "num_key_value_heads": 4,
@@ -54,8 +53,8 @@ _ROUTED: dict[str, Any] = {
 }
 _EXPERTS: dict[str, Any] = {"moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2}
 _LOCAL_EXPERTS: dict[str, Any] = {"num_local_experts": 4, "num_experts_per_tok": 2}
-# Sparse attention to the four best tokens of an indexer. With few indexer heads many scores are zero and tie, and which
-# of the tied tokens are kept then depends on the shape of the batch: not what these models are here to show.
+# Sparse attention to the top four tokens of an indexer. With few indexer heads, many scores are zero and tied, and the
+# batch shape decides which tied tokens are kept. The tests do not target that effect.
 _INDEXED: dict[str, Any] = {"index_topk": 4, "index_head_dim": 16, "index_n_heads": 16}
 # Mamba-2 mixers: inner width 64 in 8 heads of width 8.
 _MAMBA2: dict[str, Any] = {
@@ -87,14 +86,14 @@ _MAMBA_THEN_HYBRID = ["mamba", "hybrid", "mamba", "hybrid"]
 
 @dataclass(frozen=True)
 class Family:
-    """One family, or one flavour of it: its name here and a builder of its tiny config."""
+    """One model family, or a variant of it: its name here and a builder of its tiny config."""
 
     name: str
     config: Callable[[], PreTrainedConfig]
 
 
 def _family(name: str, *shared: dict[str, Any], model_type: str | None = None, **settings: Any) -> Family:
-    """A family whose model type is its name unless told; of two settings of one name the later wins."""
+    """Make a family. The model type defaults to its name; later settings override earlier ones."""
     merged: dict[str, Any] = {}
     for group in (*shared, settings):
         merged.update(group)
@@ -102,7 +101,7 @@ def _family(name: str, *shared: dict[str, Any], model_type: str | None = None, *
 
 
 FAMILIES: tuple[Family, ...] = (
-    # Llama and its near relatives: norm first, attention, norm, MLP.
+    # Llama and similar pre-norm families: norm, attention, norm, MLP.
     _family("llama", _GROUPED),
     _family("mistral", _GROUPED, sliding_window=4),
     _family("ministral3", _HEADS),
@@ -155,7 +154,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     _family("vaultgemma", _HEADS, sliding_window=4, query_pre_attn_scalar=8),
     _family("modernbert-decoder", _PLAIN, local_attention=4),
-    # Attention and MLP side by side.
+    # Parallel attention and MLP.
     _family("phi", _GROUPED),
     _family("gpt_neox", _PLAIN),
     _family("gpt_neox_serial", _PLAIN, model_type="gpt_neox", use_parallel_residual=False),
@@ -171,7 +170,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     _family("cohere", _GROUPED),
     _family("cohere2", _GROUPED, sliding_window=4, layer_types=_SLIDING_THEN_FULL),
-    # A text decoder beside a vision tower of as many blocks.
+    # A text decoder next to a vision tower with the same number of blocks.
     _family("gemma3", text_config={**_HEADS, "sliding_window": 4}, vision_config=_VISION, mm_tokens_per_image=4),
     # Older families, with their own names for everything.
     _family("gpt2", _GPT),
@@ -218,7 +217,7 @@ FAMILIES: tuple[Family, ...] = (
         attn_config={"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
         ffn_config={"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2},
     ),
-    # Experts.
+    # Mixture of experts.
     _family("mixtral", _HEADS, _LOCAL_EXPERTS),
     _family("qwen2_moe", _GROUPED, _EXPERTS, shared_expert_intermediate_size=16),
     _family("qwen3_moe", _HEADS, _EXPERTS),
@@ -350,7 +349,7 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 REFUSED: tuple[Family, ...] = (
-    # Several residual streams side by side.
+    # Several parallel residual streams.
     _family(
         "gemma3n_text",
         _HEADS,
@@ -393,16 +392,17 @@ REFUSED: tuple[Family, ...] = (
         unpadded_vocab_size=VOCAB,
         n_layers_per_attn_res_block=2,
     ),
-    # Two stacks that take turns, each run several times.
+    # Two stacks that alternate, each run several times.
     _family("hrm_text", _PLAIN, head_dim=8),
-    # A stream that is halved between blocks. Its evaluation forward also rescales the weights in place.
+    # A residual stream that is halved between blocks. The forward pass in eval mode also rescales weights in place.
     _family("rwkv", _RECURRENT, intermediate_size=64, context_length=64, rescale_every=2),
     # Blocks that are skipped when a prompt has no image.
     _family("mllama", text_config={**_GROUPED, "cross_attention_layers": [1]}, vision_config=_VISION),
 )
 
-# The fast tier runs these: rotary, learned and ALiBi positions, parallel blocks, norms on both sides, windows, experts,
-# state-space and linear-attention blocks alone and beside attention, and streams that are scaled or projected.
+# Families of the fast tier. They cover rotary, learned and ALiBi positions, parallel blocks, norms before and after
+# sublayers, sliding windows, experts, state-space and linear-attention blocks with and without attention, and residual
+# streams that are scaled or projected.
 REPRESENTATIVE = {
     *("llama", "qwen3", "gemma2", "gpt2", "gpt_neox", "phi", "bloom", "granite", "opt_350m"),
     *("mixtral", "mamba", "bamba", "qwen3_next"),
@@ -410,7 +410,7 @@ REPRESENTATIVE = {
 
 
 def each_of(families: Iterable[Family], fast: Container[str] = REPRESENTATIVE) -> list[Any]:
-    """Families to parametrise a test by; all but those of the fast tier are marked as slow."""
+    """Parametrize a test over families; those outside the fast tier are marked slow."""
     return [
         pytest.param(family, id=family.name, marks=() if family.name in fast else pytest.mark.slow)
         for family in families
@@ -418,12 +418,12 @@ def each_of(families: Iterable[Family], fast: Container[str] = REPRESENTATIVE) -
 
 
 def build(family: Family) -> PreTrainedModel:
-    """The family's model in float32 and eval mode: the same weights every time, whatever was drawn before."""
+    """Build a family's model in float32 and eval mode, with the same weights every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(family.config(), dtype=torch.float32)
-        # Fresh weights are so small that blocks hardly change the stream, and fresh norms scale by one, so that a norm
-        # left out or applied twice would pass unseen. Noise on every parameter makes both show.
+        # Default weights are so small that blocks hardly change the residual stream, and default norms scale by one, so
+        # a missing or repeated norm would go unnoticed. Noise on every parameter exposes both.
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.empty_like(parameter).uniform_(-0.3, 0.3))

@@ -1,4 +1,4 @@
-"""`layerscope` as the tests run it: in this process through its entry point, or as a real child process."""
+"""Run `layerscope` in tests: in this process through its entry point, or as a child process."""
 
 import gc
 import io
@@ -21,7 +21,7 @@ import pytest
 
 Result = subprocess.CompletedProcess[str]
 
-# Python reads this as it starts: a request to another machine leaves a note and is refused.
+# Loaded as sitecustomize at interpreter start: records and refuses every network request.
 _NO_NETWORK = """
 import pathlib, socket
 
@@ -32,7 +32,7 @@ def _refuse(*arguments, **options):
 socket.getaddrinfo = socket.create_connection = socket.socket.connect = socket.socket.connect_ex = _refuse
 """
 
-# Several commands in one interpreter, as if each had been typed; the first that fails ends it.
+# Runs several commands in one interpreter, one after another; stops at the first failure.
 _ONE_AFTER_ANOTHER = """
 import json, sys
 from engine.cli.main import main
@@ -46,22 +46,22 @@ for arguments in json.loads(sys.argv[1]):
             raise
 """
 
-# What would tell the program of a terminal or a display that it does not have.
+# Variables that suggest a terminal or display, which the program does not have here.
 _OF_THE_TERMINAL = {"DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND", "COLUMNS", "LINES", "FORCE_COLOR", "PYTHONIOENCODING"}
 
 
 @dataclass(frozen=True)
 class Program:
-    """Runs `layerscope` in a folder, with a configuration of its own beside what it makes.
+    """Runs `layerscope` in a folder that also holds its configuration.
 
-    Calling it runs the entry point in this process, which saves the three seconds that a new interpreter needs to
-    import torch. What only a real process shows has a method: signals, pipes, imports, limits, another machine.
+    Calling the object runs the entry point in this process, which saves the three seconds that a new interpreter
+    needs to import torch. Methods start a real process to test signals, pipes, imports, limits and the network.
     """
 
     folder: Path
 
     def __call__(self, *arguments: str, **environment: str) -> Result:
-        """The result in this process, which is left as it was found."""
+        """Run in this process and restore its state."""
         encoding = environment.get("PYTHONIOENCODING", "utf-8")
         out, err = io.BytesIO(), io.BytesIO()
         with _restored(), pytest.MonkeyPatch.context() as patch:
@@ -69,7 +69,7 @@ class Program:
             os.environ.update(self.environment(**environment))
             patch.chdir(self.folder)
             patch.setattr(sys, "argv", ["layerscope", *arguments])
-            patch.setattr(sys.modules["__main__"], "__package__", None, raising=False)  # else it would say "python -m"
+            patch.setattr(sys.modules["__main__"], "__package__", None, raising=False)  # else usage shows "python -m"
             patch.setattr(sys, "stdin", io.StringIO())
             patch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding, write_through=True))
             patch.setattr(sys, "stderr", io.TextIOWrapper(err, encoding, "backslashreplace", write_through=True))
@@ -78,15 +78,15 @@ class Program:
             return Result(self.command(*arguments), code, out.getvalue().decode(), err.getvalue().decode())
 
     def child(self, *arguments: str, **environment: str) -> Result:
-        """The result of a real process."""
+        """Run in a child process."""
         return self.python("-m", "engine", *arguments, **environment)
 
     def script(self, *arguments: str, **environment: str) -> Result:
-        """The result of the installed script."""
+        """Run the installed script."""
         return self._ended([str(Path(sys.executable).with_name("layerscope")), *arguments], environment)
 
     def python(self, *arguments: str, **environment: str) -> Result:
-        """The result of a fresh interpreter with other arguments than `-m engine`."""
+        """Run a fresh interpreter with arguments other than `-m engine`."""
         return self._ended([sys.executable, *arguments], environment)
 
     def _ended(self, command: list[str], environment: dict[str, str]) -> Result:
@@ -101,7 +101,7 @@ class Program:
         )
 
     def without_network(self, *commands: tuple[str, ...]) -> tuple[Result, bool]:
-        """Run commands in a child that nothing told to stay offline; whether one asked for another machine."""
+        """Run commands in a child without offline mode; return whether one tried to use the network."""
         guard = self.folder / "guard"
         guard.mkdir(exist_ok=True)
         (guard / "sitecustomize.py").write_text(_NO_NETWORK)
@@ -111,7 +111,7 @@ class Program:
 
     @contextmanager
     def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """Running, its stderr to be read while it works; killed at the end if it is still there."""
+        """Start a child process, for reading its stderr while it runs; kill it at the end."""
         with subprocess.Popen(
             self.command(*arguments),
             cwd=self.folder,
@@ -137,12 +137,12 @@ class Program:
         own = {
             "HF_HUB_OFFLINE": "1",
             "XDG_CONFIG_HOME": str(self.folder / "config"),
-            "OMP_NUM_THREADS": "1",  # torch's threads wait by spinning: on cores that are shared, one is quicker
+            "OMP_NUM_THREADS": "1",  # torch's threads spin while waiting: one is faster on shared cores
         }
         return inherited | own | more
 
     def saved(self) -> list[str]:
-        """All captures and what is left of them, wherever they lie below the folder."""
+        """All capture files below the folder, complete or unfinished."""
         return sorted(
             path.relative_to(self.folder).as_posix()
             for path in self.folder.rglob("*")
@@ -151,7 +151,7 @@ class Program:
 
 
 class Run(NamedTuple):
-    """A capture that was made: what the program said, and the file without its suffix."""
+    """A finished capture: the program's output, and the path without suffix."""
 
     result: Result
     path: Path
@@ -165,14 +165,14 @@ class Run(NamedTuple):
         return self.path.with_suffix(".json")
 
     def copy_to(self, store: Path) -> None:
-        """Copy it into another store."""
+        """Copy the capture into another store."""
         store.mkdir(parents=True, exist_ok=True)
         for path in (self.tensors, self.record):
             shutil.copyfile(path, store / path.name)
 
 
 def _exit_code() -> int:
-    """Run the entry point; the code that the interpreter would end with, and what it would say of an error."""
+    """Run the entry point; return the exit code and print errors as the interpreter would."""
     from engine.cli.main import main
 
     try:
@@ -189,7 +189,7 @@ def _exit_code() -> int:
 
 @contextmanager
 def _restored() -> Iterator[None]:
-    """Set back at the end what a program may set in its process."""
+    """Restore the process state that the program may change."""
     variables, hook, collecting = dict(os.environ), sys.excepthook, gc.isenabled()
     handlers = {which: signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -206,7 +206,7 @@ def _restored() -> Iterator[None]:
 
 @contextmanager
 def _warnings_on_stderr() -> Iterator[None]:
-    """Show warnings as a fresh interpreter does; pytest would keep them."""
+    """Show warnings as a fresh interpreter does; pytest would capture them."""
 
     def show(
         message: Warning | str,
@@ -228,7 +228,7 @@ def _warnings_on_stderr() -> Iterator[None]:
 
 @contextmanager
 def _log_on_stderr() -> Iterator[None]:
-    """Log as a fresh interpreter does: without pytest's handlers; those of libraries write to the present stderr."""
+    """Log as a fresh interpreter does: without pytest's handlers, and to the current stderr."""
     root = logging.getLogger()
     handlers = root.handlers[:]
     root.handlers.clear()
@@ -249,5 +249,5 @@ def _log_on_stderr() -> Iterator[None]:
 
 
 def _is_plain(handler: logging.Handler) -> "TypeGuard[logging.StreamHandler[TextIO]]":
-    """Whether it writes to the stream that was stderr when it was made."""
+    """Whether the handler writes to a fixed stream: the stderr of the time it was created."""
     return type(handler) is logging.StreamHandler

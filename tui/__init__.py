@@ -1,1 +1,1 @@
-"""The terminal app: a thin shell over the engine for people. No statistic, no file format and no tensor lives here."""
+"""The terminal app: a thin shell over `engine`, without tensor arithmetic, file formats or statistics."""

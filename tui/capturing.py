@@ -1,40 +1,37 @@
-"""The work of a capture: what the form says, checked without torch, then estimated or run in a job's thread."""
+"""Capture jobs: validate the form without torch, then estimate or run the capture in a background thread."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
-from engine.capture.positions import parse_positions
+from engine.capture.request import CaptureRequest
 from engine.concepts.catalog import load_concept
-from engine.concepts.pair_files import PairFile
-from engine.concepts.prompt_file import PromptFile
-from engine.concepts.text_file import is_text_file, open_texts
+from engine.concepts.text_files import is_text_file, open_texts
 from engine.errors import RequestError
+from engine.inputs import user_path
+from engine.jobs import Job, JobCancelled
 from engine.models.registry import find_source
-from engine.paths import user_path
-from engine.records.concepts import Concept
-from engine.store.names import MOST_IN_MEMORY, default_name, locate, require_free
-from tui.jobs import Job, JobCancelled
-from tui.models import ModelKeeper
+from engine.store.names import CapturePaths, default_name, locate, require_free
+from tui.models import ModelCache
 
 if TYPE_CHECKING:
-    from engine.records.captures import SourceEstimate
+    from engine.records.captures import CaptureEstimate
 
 
 @dataclass(frozen=True)
 class CaptureForm:
-    """What was typed.
+    """The fields of the form as typed.
 
     Attributes:
-        model: An alias, a hub id, a folder or a `.gguf` file.
-        concept: A concept's name, its `.toml` file, or a file of pairs or prompts (`.jsonl`, `.csv`, `.txt`).
-        layers: As the command line takes them.
-        positions: As the command line takes them.
-        samples: Most pairs; 0 for every one.
-        name: What to save under; empty for the usual name.
+        model: Alias, hub ID, folder or `.gguf` file.
+        concept: Name or `.toml` file of a concept, or a file of pairs or prompts (`.jsonl`, `.csv`, `.txt`).
+        layers: Layers, as for `layerscope capture --layers`.
+        positions: Positions, as for `layerscope capture --positions`.
+        samples: Maximum number of pairs (0: all).
+        name: Name of the capture; empty for the default.
     """
 
     model: str
@@ -47,107 +44,82 @@ class CaptureForm:
 
 @dataclass(frozen=True)
 class CapturePlan:
-    """A form that has been found sensible.
+    """A validated form.
 
     Attributes:
-        model: As in the form.
-        alias: The model's short name.
-        what: The concept, or the file of pairs or prompts.
-        layers: As in the form.
-        positions: As in the form.
-        samples: Most pairs of a concept; None for every one.
-        store: The folder.
-        name: What to save under.
-        most_in_memory: Bytes of states above which it goes into shards.
+        model: Model as typed.
+        request: What to capture, and where to save it.
     """
 
     model: str
-    alias: str
-    what: Concept | PairFile | PromptFile
-    layers: str
-    positions: str
-    samples: int | None
-    store: Path
-    name: str
-    most_in_memory: int = MOST_IN_MEMORY
+    request: CaptureRequest
+
+    @property
+    def paths(self) -> CapturePaths:
+        """Where the capture is saved."""
+        return cast("CapturePaths", self.request.paths)
 
 
 @dataclass(frozen=True)
 class SavedCapture:
-    """What a capture job comes to: the name to open."""
+    """Result of a capture job: the name of the capture."""
 
     name: str
 
 
 def plan_capture(form: CaptureForm, store: Path) -> CapturePlan:
-    """Find whatever is wrong with a form before minutes are spent on it.
+    """Validate a form before a model is loaded.
 
     Raises:
-        LayerscopeError: What is wrong, and what would be right.
+        LayerscopeError: A field is invalid.
     """
-    source = find_source(form.model.strip())
-    concept = form.concept.strip()
+    model, concept = form.model.strip(), form.concept.strip()
+    source = find_source(model)
     if not concept:
-        raise RequestError("there is nothing to capture", expected="a concept, or a file of pairs or prompts")
+        raise RequestError("the field Concept is empty", expected="a concept, or a file of pairs or prompts")
     file = user_path(concept)
-    what = open_texts(file) if is_text_file(file) else load_concept(concept)
-    parse_positions(form.positions.strip())
     if not form.samples.strip().isdecimal():
-        raise RequestError(f"{form.samples!r} pairs cannot be drawn", expected="a number, 0 for every pair")
-    called = what.name if isinstance(what, Concept) else file.stem
-    name = form.name.strip() or default_name(source.alias, called)
-    require_free(locate(name, store), force=False, resume=True)
-    samples = int(form.samples) or None
-    return CapturePlan(
-        form.model.strip(), source.alias, what, form.layers.strip(), form.positions.strip(), samples, store, name
+        raise RequestError(f"{form.samples!r} is not a number of pairs", expected="a whole number (0: all pairs)")
+    request = CaptureRequest(
+        open_texts(file) if is_text_file(file) else load_concept(concept),
+        layers=form.layers.strip(),
+        positions=form.positions.strip(),
+        max_samples=int(form.samples) or None,
+        alias=source.alias,
     )
+    paths = locate(form.name.strip() or default_name(source.alias, request.called), store)
+    require_free(paths, force=False, resume=True)
+    return CapturePlan(model, replace(request, paths=paths))
 
 
-def estimate_plan(plan: CapturePlan, models: ModelKeeper, job: Job) -> SourceEstimate:
-    """What it would cost; loads the model, which the capture then finds loaded.
+def estimate_plan(plan: CapturePlan, models: ModelCache, job: Job) -> CaptureEstimate:
+    """Estimate the cost, with a timed pass; the model stays loaded for the capture.
 
     Raises:
-        LayerscopeError: The model cannot be loaded, or the plan does not fit it.
+        LayerscopeError: The model cannot be loaded, or does not fit the plan.
     """
     job.checkpoint(f"loading {plan.model}")
     model, tokenizer, _ = models.get(plan.model)
-    from engine.store.size import estimate_source
+    from engine.capture.estimate import estimate_capture
+    from engine.capture.prepare import prepare_capture
 
-    return estimate_source(model, tokenizer, plan.what, **_how(plan, job))
+    return estimate_capture(prepare_capture(model, tokenizer, plan.request, steps=job.tell), timed=True)
 
 
-def run_plan(plan: CapturePlan, models: ModelKeeper, job: Job) -> SavedCapture:
-    """Capture and save. When it is cancelled the job is told whether shards are kept; nothing else is.
+def run_plan(plan: CapturePlan, models: ModelCache, job: Job) -> SavedCapture:
+    """Capture and save. After a cancel, `job.kept` names the unfinished capture if its shards are kept.
 
     Raises:
-        LayerscopeError: It cannot be captured or saved.
+        LayerscopeError: The capture failed or cannot be saved.
     """
     try:
         job.checkpoint(f"loading {plan.model}")
         model, tokenizer, _ = models.get(plan.model)
-        from engine.store.saving import capture_into_store
+        from engine.store.save import capture_and_save
 
-        capture_into_store(
-            model,
-            tokenizer,
-            plan.what,
-            plan.name,
-            **_how(plan, job),
-            store=plan.store,
-            model_key=plan.alias,
-            progress=partial(job.tell, "running prompts"),
-        )
+        progress = partial(job.tell, "running prompts")
+        capture_and_save(model, tokenizer, plan.request, progress=progress, steps=job.tell)
     except JobCancelled:
-        job.kept = plan.name if locate(plan.name, plan.store).unfinished else ""
+        job.kept = plan.paths.name if plan.paths.unfinished else ""
         raise
-    return SavedCapture(plan.name)
-
-
-def _how(plan: CapturePlan, job: Job) -> dict[str, Any]:
-    return {
-        "layers": None if plan.layers == "all" else plan.layers,
-        "max_samples": plan.samples,
-        "positions": plan.positions,
-        "most_in_memory": plan.most_in_memory,
-        "steps": job.tell,
-    }
+    return SavedCapture(plan.paths.name)

@@ -1,24 +1,27 @@
-"""`layerscope tui`: the command that opens the terminal app. Imports Textual when it runs, not before."""
+"""`layerscope tui`: open the terminal app, serve it to a browser, or print plain text into a pipe."""
 
 from __future__ import annotations
 
 import gc
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from engine.cli.captures import capture_path, find_record, is_path
-from engine.cli.command import Command
-from engine.cli.console import Narrator, print_data
-from engine.cli.loading import DeviceMap, Dtype, MaxMemory, read_load_options
+from engine.cli.console import Command, Narrator, print_data
+from engine.cli.load_options import DeviceMap, Dtype, MaxMemory, read_load_options
+from engine.cli.store import capture_path, find_record, is_path
 from engine.errors import RequestError
-from engine.models.options import AUTO
-from engine.paths import user_path
+from engine.inputs import user_path
+from engine.models.placement import AUTO
 from engine.store.names import DEFAULT_STORE, PLAN, locate
 
-HELP = """Browse captures in the terminal: which layers, how sure, and why. Press ? for the keys.
+_LOOPBACK = "127.0.0.1"
+
+HELP = """Browse captures in the terminal: rankings of layers, with uncertainty and reasons. Press ? for the keys.
 
 [bold]Examples[/bold]
 
@@ -32,36 +35,34 @@ HELP = """Browse captures in the terminal: which layers, how sure, and why. Pres
 
 def tui(
     what: Annotated[
-        str | None, typer.Argument(metavar="[STORE|CAPTURE]", help="A folder of captures, or one capture.")
+        str | None, typer.Argument(metavar="[STORE|CAPTURE]", help="Folder of captures, or one capture.")
     ] = None,
-    layer: Annotated[int | None, typer.Option("--layer", "-l", help="The layer to look at first.")] = None,
+    layer: Annotated[int | None, typer.Option("--layer", "-l", help="Layer to select first.")] = None,
     filter_text: Annotated[
-        str, typer.Option("--filter", help="What to show: words, or column:value such as pairs:>=30.")
+        str, typer.Option("--filter", help="Initial filter: words, or column:value such as pairs:>=30.")
     ] = "",
     dtype: Dtype = AUTO,
     device_map: DeviceMap = None,
     max_memory: MaxMemory = None,
     theme: Annotated[
-        str | None, typer.Option(help="layerscope-dark, layerscope-light, or any theme of Textual.")
+        str | None, typer.Option(help="Theme: layerscope-dark, layerscope-light or any Textual theme.")
     ] = None,
-    serve: Annotated[bool, typer.Option("--serve", help="Show it in a browser on this machine instead.")] = False,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Where the browser finds it.")] = 8000,
+    serve: Annotated[bool, typer.Option("--serve", help="Serve the app to a browser on this machine.")] = False,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port for --serve.")] = 8000,
 ) -> None:
     """Browse captures in the terminal."""
-    from engine.store.filter import parse_filter
+    from engine.store.summaries import parse_filter
 
     parse_filter(filter_text)
     options = read_load_options(dtype, device_map, max_memory)
     store, capture = _store_and_capture(what)
     if serve:
-        from tui.browser import serve_in_browser
-
-        serve_in_browser([arg for arg in sys.argv[1:] if arg != "--serve"], port)
+        _serve_in_browser([arg for arg in sys.argv[1:] if arg != "--serve"], port)
         return
     if not sys.stdout.isatty():
         _print(store, capture, filter_text)
         return
-    gc.disable()  # imports leave nothing to collect; `LayerscopeApp` begins to when the first screen is there
+    gc.disable()  # imports leave nothing to collect; `LayerscopeApp` enables it once the first screen is shown
     from tui.app import LayerscopeApp
 
     app = LayerscopeApp(store, capture=capture, layer=layer, filter_text=filter_text, load_options=options)
@@ -73,7 +74,7 @@ def tui(
 
 
 def _store_and_capture(what: str | None) -> tuple[Path, str | None]:
-    """A folder is a store, but for one of shards; all else is a capture, by path or by name in the default store."""
+    """Return the store and the capture: a folder is a store unless it holds shards; all else names a capture."""
     path = DEFAULT_STORE if what is None else user_path(what)
     in_shards = what is not None and (path / PLAN).is_file()
     if what is None or (path.is_dir() and not in_shards) or (what.endswith("/") and not in_shards):
@@ -84,7 +85,7 @@ def _store_and_capture(what: str | None) -> tuple[Path, str | None]:
 
 
 def _print(store: Path, capture: str | None, filter_text: str) -> None:
-    """What the app shows, as plain text: for a pipe."""
+    """Print the list or the ranking as plain text, for a pipe."""
     if capture is not None:
         from engine.plots.layers_chart import layers_chart
         from engine.plots.layers_text import layers_as_text
@@ -92,15 +93,22 @@ def _print(store: Path, capture: str | None, filter_text: str) -> None:
         print_data(layers_as_text(layers_chart(find_record(capture, store))))
         return
     from engine.plots.captures_text import captures_as_text
-    from engine.store.filter import parse_filter, sort_summaries
-    from engine.store.summaries import stamp_store, summarise_capture
+    from engine.store.summaries import parse_filter, sort_summaries, stamp_store, summarise_capture
 
-    wanted = parse_filter(filter_text)
+    matching = parse_filter(filter_text)
     summaries = [summarise_capture(stamp.name, store) for stamp in stamp_store(store)]
-    shown = sort_summaries([summary for summary in summaries if wanted.accepts(summary)], "saved", descending=True)
+    shown = sort_summaries([summary for summary in summaries if matching.accepts(summary)], "saved", descending=True)
     print_data(captures_as_text(shown))
     if not summaries:
         Narrator(quiet=False).say("no captures yet; make one: layerscope capture --concept honesty")
+
+
+def _serve_in_browser(arguments: Sequence[str], port: int) -> None:
+    """Serve until interrupted, on the loopback interface only; each open page runs its own app."""
+    from textual_serve.server import Server
+
+    command = shlex.join([sys.executable, "-m", "engine", *arguments])
+    Server(command, host=_LOOPBACK, port=port, title="layerscope").serve()
 
 
 COMMAND = Command("tui", tui, HELP)

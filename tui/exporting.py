@@ -1,4 +1,4 @@
-"""Save what is seen: as a picture, or as data. Knows files and formats; imports matplotlib for a picture alone."""
+"""Save the view of a screen as a figure or as data."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from engine.errors import RequestError, StoreError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_PICTURES = (".png", ".svg", ".pdf")
+_FIGURES = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True)
 class Export:
-    """What a screen shows, for a file.
+    """The view of a screen, ready to save.
 
     Attributes:
-        name: The file's name unless told, without suffix.
-        rows: As data, a dictionary a row, all with the same keys.
-        draw: Makes the picture; None where there is none.
-        title: Kept inside a picture.
+        name: Default file name without suffix.
+        rows: The data, one dictionary per row, all with the same keys.
+        draw: Function that draws the figure; None if there is none.
+        title: Title in the figure's metadata.
     """
 
     name: str
@@ -38,28 +38,28 @@ class Export:
 
     @property
     def formats(self) -> tuple[str, ...]:
-        """Suffixes that it can be saved under."""
-        return (*(_PICTURES if self.draw else ()), ".csv", ".json")
+        """The supported file suffixes."""
+        return (*(_FIGURES if self.draw else ()), ".csv", ".json")
 
 
 def save_export(export: Export, path: Path, *, replace: bool = False) -> Path:
-    """Write a file; the suffix says how.
+    """Write a file atomically, in the format of its suffix.
 
     Args:
-        export: What to save.
-        path: Where to.
-        replace: Whether a file that is there may be replaced.
+        export: The view.
+        path: The file.
+        replace: Whether to replace an existing file.
 
     Raises:
-        RequestError: Another suffix, or the file is there.
-        StoreError: It cannot be written; nothing half-written stays.
+        RequestError: The suffix is not supported, or the file exists.
+        StoreError: The file cannot be written.
     """
     suffix = path.suffix.lower()
     if suffix not in export.formats:
-        raise RequestError(f"{path.name!r} says no format", expected=f"a name ending in {', '.join(export.formats)}")
+        raise RequestError(f"{path.name!r} has no supported suffix", expected=f"one of {', '.join(export.formats)}")
     if path.exists() and not replace:
-        raise RequestError(f"{path} is already there", next_step="press Enter again to replace it, or change the name")
-    if suffix in _PICTURES and export.draw is not None:
+        raise RequestError(f"{path} already exists", next_step="press Enter again to replace it, or change the name")
+    if suffix in _FIGURES and export.draw is not None:
         from engine.plots.style import save_figure
 
         return save_figure(export.draw, path, title=export.title)
@@ -73,7 +73,7 @@ def save_export(export: Export, path: Path, *, replace: bool = False) -> Path:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
         raise StoreError(
-            f"{path} cannot be written: {error.strerror}", next_step="make room, or choose another folder"
+            f"{path} cannot be written: {error.strerror}", next_step="free disk space, or choose another folder"
         ) from error
     return path
 

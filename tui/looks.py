@@ -1,4 +1,4 @@
-"""Themes, and the colours that charts take from them. Blue and orange, which colour-blind readers tell apart."""
+"""Themes and chart colours: blue and orange, which colour-blind readers can tell apart."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from rich.style import Style
 from textual.app import App
 from textual.theme import Theme
 
-from engine.plots.looks import Looks
+from engine.plots.layers_chart import Looks
 
 DARK = Theme(
     name="layerscope-dark",
@@ -52,11 +52,11 @@ LIGHT = Theme(
 )
 THEMES = (DARK, LIGHT)
 COLOURS = DARK.variables
-"""What the charts need and Textual's own themes do not have."""
+"""Chart colours for themes that define none, such as Textual's."""
 
 
 def looks_of(app: App[object]) -> Looks:
-    """Colours of charts in the theme that is on."""
+    """Return the chart colours of the current theme."""
     variables = app.theme_variables
     quiet = Style(color=variables["quiet"])
     return Looks(
@@ -69,7 +69,7 @@ def looks_of(app: App[object]) -> Looks:
 
 
 def overlay_styles(app: App[object]) -> list[Style]:
-    """A colour for each of the captures that are drawn over one another."""
+    """Return one colour per overlaid capture."""
     variables = app.theme_variables
     names = ("tied", "behind", "success", "error")
     return [Style(color=variables[name]) for name in names]

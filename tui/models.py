@@ -1,11 +1,11 @@
-"""The model that stays loaded between two jobs. Imports torch when one is loaded, not before."""
+"""The model that stays loaded between jobs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from engine.errors import RequestError
-from engine.models.options import LoadOptions
+from engine.models.placement import LoadOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase, ModelConfig]
 
 
-class ModelKeeper:
-    """Keeps the model that was used last: a person looks at one at a time. Used from the thread of jobs alone.
+class ModelCache:
+    """Cache of the last model used. Not thread-safe: only background jobs call it, one at a time.
 
     Args:
-        options: How models are loaded.
+        options: Dtype, device map and memory limits for loading.
     """
 
     def __init__(self, options: LoadOptions) -> None:
@@ -30,25 +30,25 @@ class ModelKeeper:
         self._typed: dict[str, str] = {}
 
     def get(self, name: str) -> Loaded:
-        """A model with its tokenizer, loaded unless it is the last one used.
+        """Return a model with its tokenizer and configuration, loading it unless it is cached.
 
         Raises:
-            LayerscopeError: It cannot be loaded.
+            LayerscopeError: The model cannot be loaded.
         """
         if self._loaded is None or self._name != name:
             from engine.models.loading import load_model_and_tokenizer
 
-            self._loaded = None  # make room for the other
+            self._loaded = None  # free its memory before the next model is loaded
             self._loaded = load_model_and_tokenizer(name, **self._options.arguments())
             self._name = name
             self._typed[self._loaded[2].source.alias] = name
         return self._loaded
 
     def name_of(self, provenance: Provenance) -> str:
-        """What the model of a capture is called here: as it was typed in the form, or by its alias.
+        """Return the name that loads a capture's model: as typed in the form, or its alias.
 
         Raises:
-            RequestError: It came from a file or folder that has no name here.
+            RequestError: The model came from a file or folder without a registered name.
         """
         from engine.models.registry import find_source, user_registry_path
 
@@ -59,7 +59,7 @@ class ModelKeeper:
             find_source(alias)
         except RequestError as error:
             raise RequestError(
-                f"the model {provenance['model']} has no name here",
-                next_step=f"give it one in {user_registry_path()}: [{alias}] with path, layers and parameters",
+                f"the model {provenance['model']} has no registered name",
+                next_step=f"register it in {user_registry_path()}: [{alias}] with path, layers and parameters",
             ) from error
         return alias

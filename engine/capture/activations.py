@@ -1,28 +1,23 @@
-"""Capture prompts: `capture_activations`."""
+"""Capture prompts and pairs in memory: the how-to's functions, and the one that they all call."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import chain
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 
-from engine.capture.aligned import align_rows, aligned_mask
-from engine.capture.batches import DEFAULT_BATCH_SIZE
-from engine.capture.layers import LayerSpec
-from engine.capture.positions import PositionSpec
-from engine.capture.prompts import TokenizedPrompt, tokenize_prompts
-from engine.capture.provenance import trace_provenance
-from engine.capture.run import run_capture
-from engine.capture.settings import Settings
+from engine.capture.prepare import PreparedCapture, prepare_capture
+from engine.capture.request import DEFAULT_BATCH_SIZE, CaptureRequest, written_pairs
+from engine.capture.run import align_rows, aligned_mask, capture_stacked, run_capture
+from engine.capture.selection import LayerSpec, PositionSpec
 from engine.capture.sites import DEFAULT_SITE
-from engine.capture.stacked import capture_stacked
-from engine.errors import CaptureError
-from engine.models.blocks import find_blocks
-from engine.plain import is_text, plain_text, plain_texts
-from engine.progress import Progress
-from engine.records.captures import ActivationData
+from engine.concepts.catalog import load_concept
+from engine.concepts.pairs import DEFAULT_SAMPLES
+from engine.records.captures import ActivationData, CaptureData, Concept, ContrastData, Factors
+from engine.runtime import Progress, untold
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,33 +37,34 @@ def capture_activations(
     prefix_reuse: bool = True,
     progress: Progress | None = None,
 ) -> ActivationData:
-    """Capture hidden states of one prompt or several: the residual stream after blocks, unless another site is named.
+    """Capture hidden states of one prompt or several: the residual stream after each block, unless told otherwise.
 
     Args:
-        model: From `load_model_and_tokenizer`, or any causal language model of transformers. Left as it was found.
+        model: From `load_model_and_tokenizer`, or any causal language model of transformers. It is left unchanged.
         tokenizer: Its tokenizer.
         prompt: A text, taken as it is: no chat template is applied. Or several: a list, tuple, array, Series or
             generator of texts.
         layers: See `parse_layers`; None for all.
-        use_hooks: Stop each pass after the last layer wanted; the states are the same bits. Sites other than
-            `resid_post` are read so in any case.
-        rendered: Whether the text went through a chat template, and so holds its special tokens.
-        site: What is read: `resid_post`, the stream after a block, before any final norm; `resid_pre`, the stream that
-            the block takes in; `attn_out` and `mlp_out`, what its attention and its feed-forward add to the stream. Or
-            what has no layers and is stored under the block that it adjoins, the first or the last: `embed`, what
-            enters block 0, and `final_norm`, what the final norm puts out.
+        use_hooks: Stop each forward pass after the last requested layer; the states are the same bits. Sites other
+            than `resid_post` are always read this way.
+        rendered: Whether the text went through a chat template and so holds its special tokens.
+        site: What to read: `resid_post`, the residual stream after a block, before any final norm; `resid_pre`, the
+            stream that the block receives; `attn_out` and `mlp_out`, the attention output and the MLP output, which
+            are added to the stream. Two sites have no layers and are stored under the adjoining block, the first or
+            the last: `embed`, the input of block 0, and `final_norm`, the output of the final norm.
         positions: See `parse_positions`.
-        batch_size: Most prompts in one forward pass, None for as many as run well; 1 for states that do not depend on
-            the other prompts' shapes.
-        prefix_reuse: Whether what prompts share at the beginning is run once, where the model allows it.
-        progress: Called with prompts done and in total.
+        batch_size: Maximum number of prompts in a forward pass, None for as many as run well; 1 for states that do not
+            depend on the shapes of other prompts.
+        prefix_reuse: Run shared prefixes once, where the model allows it.
+        progress: Called with the number of finished prompts and their total.
 
     Returns:
-        States of shape `(batch, kept tokens, hidden)` for each layer, on the CPU; `[:, -1, :]` is the last kept token.
+        States of shape `(batch, kept tokens, hidden)` for each layer, on the CPU, in the model's dtype (float32 for
+        means); `[:, -1, :]` is the last kept token.
 
     Raises:
         RequestError: A site, layers or positions that do not exist.
-        CaptureError: A prompt that is no text, empty or too long, or states that are unusable.
+        CaptureError: A prompt that is no text, empty or too long, or unusable states.
         ModelError: The model fails the check, or does not have the site.
 
     Example:
@@ -77,36 +73,197 @@ def capture_activations(
         >>> data["activations"][16].shape
         torch.Size([1, 4, 576])
     """
-    single = is_text(prompt)
-    texts = [plain_text(prompt, "the prompt")] if single else plain_texts(prompt)
-    if not texts:
-        raise CaptureError("there are no prompts", expected="at least one")
-    settings = Settings.for_model(
-        model,
-        layers,
-        positions,
+    request = CaptureRequest(
+        prompt,
+        layers=layers,
         site=site,
+        positions=positions,
+        rendered=rendered,
         use_hooks=use_hooks,
         batch_size=batch_size,
         prefix_reuse=prefix_reuse,
-        progress=progress,
     )
-    prompts = tokenize_prompts(model, tokenizer, texts, rendered=rendered)
-    data = run_capture(model, prompts, settings)[0] if single else _together(model, prompts, settings)
-    data["provenance"] = trace_provenance(model, settings)
+    return cast("ActivationData", capture_in_memory(prepare_capture(model, tokenizer, request), progress))
+
+
+def capture_contrastive_activations(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    positive_prompts: Iterable[str],
+    negative_prompts: Iterable[str],
+    layers: LayerSpec = None,
+    use_hooks: bool = False,
+    *,
+    factors: Iterable[Factors] | None = None,
+    site: str = DEFAULT_SITE,
+    positions: PositionSpec = "all",
+    batch_size: int | None = DEFAULT_BATCH_SIZE,
+    prefix_reuse: bool = True,
+    progress: Progress | None = None,
+) -> ContrastData:
+    """Capture pairs of prompts: the first positive with the first negative, and so on.
+
+    Args:
+        model: See `capture_activations`.
+        tokenizer: Its tokenizer.
+        positive_prompts: Texts of the positive class, taken as they are: a list, array, Series or generator.
+        negative_prompts: As many texts of the negative class.
+        layers: See `parse_layers`; None for all.
+        use_hooks: Stop each forward pass after the last requested layer.
+        factors: Persona, template and topic of each pair, for statistics that hold one of them out.
+        site: See `capture_activations`.
+        positions: See `parse_positions`.
+        batch_size: Maximum number of prompts in a forward pass, None for as many as run well.
+        prefix_reuse: See `capture_activations`.
+        progress: Called with the number of finished prompts and their total.
+
+    Returns:
+        One capture per prompt, each of shape `(1, kept tokens, hidden)` at each layer.
+
+    Raises:
+        CaptureError: The classes differ in length, are empty or hold the same prompts, a pair holds one prompt
+            twice, or a prompt cannot be captured.
+        RequestError: A site, layers or positions that do not exist.
+        ModelError: The model fails the check, or does not have the site.
+
+    Example:
+        >>> data = capture_contrastive_activations(model, tokenizer, ["Be honest."], ["Be deceptive."], layers=[16])
+        >>> data["positive"][0]["activations"][16].shape
+        torch.Size([1, 3, 576])
+    """
+    request = CaptureRequest(
+        written_pairs(positive_prompts, negative_prompts, factors),
+        layers=layers,
+        site=site,
+        positions=positions,
+        use_hooks=use_hooks,
+        batch_size=batch_size,
+        prefix_reuse=prefix_reuse,
+    )
+    return cast("ContrastData", capture_in_memory(prepare_capture(model, tokenizer, request), progress))
+
+
+def capture_from_concept(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    concept: str | Path | Concept,
+    model_key: str | None = None,
+    layers: LayerSpec = None,
+    max_samples: int | None = DEFAULT_SAMPLES,
+    use_hooks: bool = False,
+    *,
+    site: str = DEFAULT_SITE,
+    positions: PositionSpec = "all",
+    batch_size: int | None = DEFAULT_BATCH_SIZE,
+    prefix_reuse: bool = True,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> ContrastData:
+    """Capture pairs of a concept, sampled evenly over its personas, templates and topics.
+
+    Prompts go through the tokenizer's own chat template; a base model has none and gets plain text.
+
+    Args:
+        model: See `capture_activations`.
+        tokenizer: Its tokenizer.
+        concept: A name, the path of a `.toml` file, or a concept.
+        model_key: Short name of the model, for the record; the alias it was loaded by unless given.
+        layers: See `parse_layers`; None for all.
+        max_samples: Maximum number of pairs; None for every combination.
+        use_hooks: Stop each pass after the last layer wanted.
+        site: See `capture_activations`.
+        positions: See `parse_positions`.
+        batch_size: Maximum number of prompts in a forward pass, None for as many as run well.
+        prefix_reuse: See `capture_activations`.
+        seed: Seed for sampling pairs.
+        progress: Called with the number of finished prompts and their total.
+
+    Returns:
+        As `capture_contrastive_activations`, with the factors of each pair.
+
+    Raises:
+        RequestError: Unknown concept, site, layers or positions.
+        CaptureError: A prompt cannot be captured.
+        ModelError: The model fails the check, or does not have the site.
+
+    Example:
+        >>> data = capture_from_concept(model, tokenizer, "honesty", layers=[14, 15, 16], max_samples=5)
+        >>> data["num_pairs"], data["layers"]
+        (5, [14, 15, 16])
+    """
+    request = CaptureRequest(
+        concept if isinstance(concept, Concept) else load_concept(concept),
+        layers=layers,
+        site=site,
+        positions=positions,
+        max_samples=max_samples,
+        seed=seed,
+        use_hooks=use_hooks,
+        batch_size=batch_size,
+        prefix_reuse=prefix_reuse,
+        alias=model_key,
+    )
+    return cast("ContrastData", capture_in_memory(prepare_capture(model, tokenizer, request), progress))
+
+
+def capture_in_memory(prepared: PreparedCapture, progress: Progress | None = None) -> CaptureData:
+    """Run a prepared capture and hold its states in memory.
+
+    Args:
+        prepared: From `prepare_capture`.
+        progress: Called with the number of finished prompts and their total.
+
+    Returns:
+        For one prompt its states; for several, one batch whose rows end together; for pairs, one capture per prompt,
+        each of shape `(1, kept tokens, hidden)` at each layer.
+
+    Raises:
+        CaptureError: States are not finite or all zero, or the model was changed meanwhile.
+
+    Example:
+        >>> prepared = prepare_capture(model, tokenizer, CaptureRequest(["Tell me a story"], layers=[16]))
+        >>> capture_in_memory(prepared)["captured_layers"]
+        [16]
+    """
+    told = progress or untold
+    data: CaptureData
+    if prepared.source.pairs:
+        data = _pairs(prepared, told)
+    elif isinstance(prepared.request.source, str):
+        data = run_capture(prepared.model, prepared.prompts().prompts, prepared.settings, told)[0]
+    else:
+        data = _together(prepared, told)
+    data["provenance"] = prepared.provenance(prepared.settings)
     return data
 
 
-def _together(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings) -> ActivationData:
+def _pairs(prepared: PreparedCapture, progress: Progress) -> ContrastData:
+    """Both classes in one run: the prompts of a pair are alike in length and so meet in the same batch."""
+    held = prepared.prompts()
+    captured = run_capture(prepared.model, held.prompts, prepared.settings, progress)
+    data = ContrastData(
+        positive=captured[0::2],
+        negative=captured[1::2],
+        num_pairs=len(captured) // 2,
+        concept=prepared.source.concept,
+        layers=prepared.settings.layers,
+    )
+    if prepared.found["factors"]:
+        data["factors"] = held.factors
+    return data
+
+
+def _together(prepared: PreparedCapture, progress: Progress) -> ActivationData:
     """Several prompts as one batch whose rows end together, zeros in front of the shorter ones."""
-    states = capture_stacked(model, prompts, settings)
+    prompts, settings = prepared.prompts().prompts, prepared.settings
+    states = capture_stacked(prepared.model, prompts, settings, progress)
     ids = [prompt.ids for prompt in prompts]
     return ActivationData(
         activations={layer: align_rows(states.layers.pop(layer), states.kept) for layer in settings.layers},
-        input_ids=align_rows(torch.tensor(list(chain(*ids))), [len(row) for row in ids]),
+        input_ids=align_rows(torch.tensor([*chain(*ids)]), [len(row) for row in ids]),
         tokens=[prompt.tokens for prompt in prompts],
         prompt=[prompt.text for prompt in prompts],
-        num_layers=len(find_blocks(model).blocks),
+        num_layers=settings.model.num_layers,
         captured_layers=list(settings.layers),
         attention_mask=aligned_mask(states.kept).long(),
     )

@@ -1,101 +1,92 @@
-"""What a capture will cost, told before it is run: prompts, tokens, seconds and bytes."""
+"""Estimate what a capture costs: exact counts before it is run, and on request the seconds, from a timed pass."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from engine.capture.batches import DEFAULT_BATCH_SIZE, Limits
-from engine.capture.layers import LayerSpec
-from engine.capture.positions import PositionSpec
+from engine.capture.batches import Limits
 from engine.capture.prefixes import planned_tokens
-from engine.capture.prompts import TokenizedPrompt, tokenize_prompts
+from engine.capture.prepare import PreparedCapture
+from engine.capture.prompts import TokenizedPrompt
 from engine.capture.run import run_batches
 from engine.capture.settings import Settings
-from engine.capture.sites import DEFAULT_SITE
-from engine.errors import CaptureError
-from engine.models.description import describe_model
+from engine.concepts.text_files import PromptFile
 from engine.models.forward import input_device
 from engine.models.offload import is_offloaded
-from engine.plain import plain_texts
 from engine.records.captures import CaptureEstimate
+from engine.runtime import main_memory
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 _TIMED_TOKENS = 128  # in memory on a CPU: fewer would cost nearly as much, since the weights are read all the same
+_SAMPLE = 512  # prompts: as many as a shard holds, so that the sample shares prefixes as the shards will
 
 
-def estimate_capture(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Iterable[str],
-    layers: LayerSpec = None,
-    *,
-    site: str = DEFAULT_SITE,
-    positions: PositionSpec = "all",
-    batch_size: int | None = DEFAULT_BATCH_SIZE,
-    prefix_reuse: bool = True,
-    rendered: bool = False,
-) -> CaptureEstimate:
-    """Count what a capture would read and keep, and time a small piece of it.
+def estimate_capture(prepared: PreparedCapture, *, timed: bool = False) -> CaptureEstimate:
+    """Say what a capture will read and keep, and whether it is saved as shards.
 
     Args:
-        model: See `capture_activations`.
-        tokenizer: Its tokenizer.
-        prompts: All texts, of both sides if there are two; at least one.
-        layers: See `parse_layers`; None for all.
-        site: See `capture_activations`.
-        positions: See `parse_positions`.
-        batch_size: Most prompts in one forward pass, None for as many as run well.
-        prefix_reuse: See `capture_activations`.
-        rendered: Whether the texts went through a chat template and hold their special tokens.
+        prepared: From `prepare_capture`.
+        timed: Also time a small pass, for the seconds.
 
     Returns:
-        The estimate. Prompts, tokens and bytes of the states are exact; seconds are those of tokenizing, and those
-        of capturing the first prompts, scaled by the number of tokens that are run: on a CPU of 128 tokens or one
-        prompt, on a GPU and for weights that are fetched of as many as will be run at once.
+        The estimate. Prompts, tokens and bytes of the states are exact. Seconds, only with `timed`, are those of
+        tokenizing and capturing the first 512 prompts, scaled by the number of tokens. On a CPU 128 tokens or one
+        prompt are timed; on a GPU, and for weights that are fetched, as many as will be run at once.
 
     Raises:
-        RequestError: A site, layers or positions that do not exist.
-        CaptureError: A prompt that is empty or too long, or states that are unusable.
-        ModelError: The model fails the check, or does not have the site.
+        CaptureError: With `timed`, states are unusable.
 
     Example:
-        >>> estimate = estimate_capture(model, tokenizer, ["Tell me a story"] * 10, layers=[16], positions="last")
-        >>> estimate["tokens"], estimate["bytes"]
-        (40, 23040)
+        >>> prepared = prepare_capture(model, tokenizer, CaptureRequest(["Tell me a story"] * 1000, layers=[16]))
+        >>> estimate_capture(prepared)
+        {'prompts': 1000, 'tokens': 4000, 'bytes': 2304000, 'in_shards': False}
     """
-    settings = Settings.for_model(
-        model,
-        layers,
-        positions,
-        site=site,
-        use_hooks=True,
-        batch_size=batch_size,
-        prefix_reuse=prefix_reuse,
-        progress=None,
+    found = prepared.found
+    estimate = CaptureEstimate(
+        prompts=found["count"],
+        tokens=found["tokens"],
+        bytes=found["kept_in_all"] * prepared.state_bytes,
+        in_shards=goes_into_shards(prepared),
     )
-    texts = plain_texts(prompts)
-    if not texts:
-        raise CaptureError("there are no prompts", expected="at least one")
+    if timed:
+        estimate["seconds"] = round(_seconds(prepared), 2)
+    return estimate
+
+
+def goes_into_shards(prepared: PreparedCapture) -> bool:
+    """Whether a capture is saved as shards: files of prompts are, and what is too large for memory.
+
+    The limit is the request's, or half of the free memory: the model and the ranking need some too.
+    """
+    request = prepared.request
+    if request.shards or isinstance(request.source, PromptFile):
+        return True
+    return bytes_in_memory(prepared) > min(request.most_in_memory, main_memory().free // 2)
+
+
+def bytes_in_memory(prepared: PreparedCapture) -> int:
+    """Bytes of all states in memory: rows of several prompts are padded to the longest."""
+    found = prepared.found
+    rows = found["kept_in_all"] if found["pairs"] else found["kept"] * found["count"]
+    return rows * prepared.state_bytes
+
+
+def _seconds(prepared: PreparedCapture) -> float:
+    """Time of the first prompts, scaled to all."""
+    source, settings = prepared.source, prepared.settings
     begun = time.perf_counter()
-    tokenized = tokenize_prompts(model, tokenizer, texts, rendered=rendered)
+    items = [*islice(source.items(), _SAMPLE // source.sides)]
+    sample = source.tokenize(prepared.model, prepared.tokenizer, items, 0)
     tokenizing = time.perf_counter() - begun
-    lengths = [len(prompt.ids) for prompt in tokenized]
-    spans = [settings.positions.span(len(prompt.ids), prompt.name) for prompt in tokenized]
-    kept = len(texts) if settings.positions.mean else sum(stop - start for start, stop in spans)
-    rows = [prompt.ids for prompt in tokenized]
-    run = planned_tokens(settings.plan(rows), rows)
-    width = describe_model(model).hidden_size
-    return CaptureEstimate(
-        prompts=len(texts),
-        tokens=sum(lengths),
-        seconds=round(tokenizing + run * _seconds_per_token(model, tokenized, settings), 2),
-        bytes=kept * len(settings.layers) * width * (4 if settings.positions.mean else model.dtype.itemsize),
-    )
+    rows = [prompt.ids for prompt in sample]
+    running = planned_tokens(settings.plan(rows), rows) * _seconds_per_token(prepared.model, sample, settings)
+    return (tokenizing + running) * prepared.found["tokens"] / sum(map(len, rows))
 
 
 def _seconds_per_token(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings) -> float:

@@ -1,6 +1,6 @@
-"""Forward passes as planned: what each prompt's tokens come to, out of trunks and batches, whatever memory allows.
+"""States on their way from a device to the CPU, which need not be waited for at once.
 
-Knows plans, tokens and states. Does not know who asked, how the plan was made, or whether the states are any good.
+Knows devices and tensors. Does not know what was run, or who waits.
 """
 
 from __future__ import annotations
@@ -8,23 +8,57 @@ from __future__ import annotations
 import gc
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import Tensor
 
 from engine.capture.batches import Batch
 from engine.capture.prefixes import Plan, Trunk, batch_tokens
-from engine.capture.reading import Reading, Rows
 from engine.errors import CaptureError, Remedy
 from engine.models.forward import TokenBatch
-from engine.models.packing import continued, pack_prompts
+from engine.models.shortcuts import continued, pack_prompts
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import DynamicCache
+
+
+Rows = dict[int, Tensor]
+"""Layer to states, `(tokens, hidden)`, on the CPU."""
+
+
+class Reading(NamedTuple):
+    """States of a pass, which may still be on their way from a GPU.
+
+    Attributes:
+        rows: The states, not to be looked at before `arrive`.
+        events: What is waited for.
+    """
+
+    rows: Rows
+    events: list[torch.cuda.Event]
+
+    @classmethod
+    def begun_on(cls, devices: Iterable[torch.device], rows: Rows) -> Reading:
+        """States whose copies have been ordered of these devices; only CUDA's can be gone on with meanwhile."""
+        events = []
+        for device in devices:
+            if device.type == "cuda":
+                with torch.cuda.device(device):
+                    events.append(torch.cuda.current_stream().record_event())
+            elif device.type != "cpu":
+                torch.accelerator.synchronize(device)
+        return cls(rows, events)
+
+    def arrive(self) -> Rows:
+        """Wait for the states."""
+        for event in self.events:
+            event.synchronize()
+        return self.rows
+
 
 log = logging.getLogger(__name__)
 

@@ -10,20 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine.capture.batches import Limits, sorted_batches
-from engine.capture.budget import token_budget
-from engine.capture.layers import LayerSpec
-from engine.capture.positions import Positions, PositionSpec, parse_positions
+from engine.capture.batches import Limits, sorted_batches, token_budget
 from engine.capture.prefixes import Plan, planned_tokens, shared_batches
+from engine.capture.selection import Positions
 from engine.capture.sites import DEFAULT_SITE, wanted_layers
 from engine.models.description import examine_model
 from engine.models.shortcuts import ONEDNN_TOLERANCE
-from engine.plain import require_whole
-from engine.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from engine.capture.request import CaptureRequest
     from engine.models.alterations import Snapshot
     from engine.records.models import ModelConfig
 
@@ -48,7 +45,6 @@ class Settings:
         prefix_reuse: Whether what prompts share at the beginning is run once; or why not.
         window: The longest prompt for which it can be, None for any.
         onednn: Whether float32 products go through oneDNN; None where that makes no difference.
-        progress: Told of each batch.
     """
 
     model: ModelConfig
@@ -61,48 +57,35 @@ class Settings:
     prefix_reuse: str = "off"
     window: int | None = None
     onednn: bool | None = None
-    progress: Progress | None = None
 
     @classmethod
-    def for_model(
-        cls,
-        model: PreTrainedModel,
-        layers: LayerSpec,
-        positions: PositionSpec,
-        *,
-        site: str,
-        use_hooks: bool,
-        batch_size: int | None,
-        prefix_reuse: bool,
-        progress: Progress | None,
-    ) -> Settings:
-        """Read what the user asked for, in the light of a model.
+    def for_model(cls, model: PreTrainedModel, request: CaptureRequest) -> Settings:
+        """Settle what a request leaves to the model.
 
         Raises:
-            RequestError: Site, layers, positions or batch size make no sense for it.
+            RequestError: The model does not have the layers.
             ModelError: The model fails the check, or does not have the site.
         """
-        if batch_size is not None:
-            batch_size = require_whole(batch_size, "the batch size", least=1)
         known, snapshot = examine_model(model)
         receipt, added = known.receipt, known.added
-        numbers = wanted_layers(site, layers, receipt)
+        layers = wanted_layers(request.site, request.layers, receipt)
         error, separate = receipt.get("onednn_error"), receipt.get("separate", "not checked")
+        batch_size = request.batch_size
         if added:
             log.info("prompts are run one at a time, for code was added to the model: %s", "; ".join(added))
             batch_size = 1
+        reuse = request.prefix_reuse and batch_size != 1
         return cls(
             model=known,
             snapshot=snapshot,
-            site=str(site),
-            layers=numbers,
-            positions=parse_positions(positions),
-            use_hooks=use_hooks or site != DEFAULT_SITE,
+            site=request.site,
+            layers=layers,
+            positions=request.kept,
+            use_hooks=request.use_hooks or request.site != DEFAULT_SITE,
             limits=Limits(token_budget(model), batch_size),
-            prefix_reuse="off" if not prefix_reuse or batch_size == 1 else f"no: {separate}" if separate else "on",
+            prefix_reuse="off" if not reuse else f"no: {separate}" if separate else "on",
             window=receipt.get("window"),
             onednn=None if error is None else error <= ONEDNN_TOLERANCE,
-            progress=progress,
         )
 
     def plan(self, rows: Sequence[list[int]]) -> Plan:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.capture.layers import LayerSpec, parse_layers, wants_all
+from engine.capture.selection import LayerSpec, parse_layers, wants_all
 from engine.errors import ModelError, RequestError
 
 if TYPE_CHECKING:
-    from engine.models.blocks import Blocks
     from engine.models.forward import Tap
+    from engine.models.structure import Blocks
     from engine.records.models import Receipt
 
 DEFAULT_SITE = "resid_post"
@@ -91,7 +91,6 @@ def wanted_layers(site: str, layers: LayerSpec, receipt: Receipt) -> list[int]:
         RequestError: These make no sense for it.
         ModelError: It does not have the site.
     """
-    parse_site(site, layers)
     require_site(site, receipt)
     return site_layers(site, layers, receipt["num_layers"])
 

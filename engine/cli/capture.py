@@ -1,35 +1,34 @@
-"""`layerscope capture`: run prompts or a concept through a model and save what its layers hold."""
+"""`layerscope capture`: run prompts or a concept through a model and save the hidden states of its layers."""
 
+import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from engine.capture.batches import DEFAULT_BATCH_SIZE
-from engine.capture.positions import DEFAULT_POSITIONS, SINGLE_PROMPT_POSITIONS, parse_positions
-from engine.capture.sites import DEFAULT_SITE, SITES, parse_site
-from engine.cli.capture_work import capture_in_memory, capture_shards, load, too_large
-from engine.cli.command import Command
-from engine.cli.console import Narrator, print_data, print_json
-from engine.cli.listings import print_concepts, print_models
-from engine.cli.loading import HOW, DeviceMap, Dtype, MaxMemory, read_load_options
+from engine.capture.request import AS_CAPTURED, DEFAULT_BATCH_SIZE, CaptureRequest, Source
+from engine.capture.sites import DEFAULT_SITE, SITES
+from engine.cli.console import Command, Narrator, print_data, print_json
+from engine.cli.load_options import HOW, DeviceMap, Dtype, MaxMemory, read_load_options
+from engine.cli.store import print_concepts, print_models
 from engine.concepts.catalog import load_concept
-from engine.concepts.pair_files import PairFile, WrittenPairs, open_pairs, read_pairs
+from engine.concepts.pair_files import open_pairs
 from engine.concepts.pairs import DEFAULT_SAMPLES
-from engine.concepts.prompt_file import PromptFile, open_prompts
+from engine.concepts.text_files import PromptFile, open_prompts
 from engine.errors import RequestError
-from engine.models.options import AUTO
+from engine.models.placement import AUTO, LoadOptions
 from engine.models.registry import DEFAULT_MODEL, find_source
-from engine.paths import user_path
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
-from engine.processes import Processes, find_processes
-from engine.records.concepts import Concept
+from engine.runtime import Processes, find_processes
 from engine.store.catalog import show_capture
 from engine.store.names import DEFAULT_STORE, default_name, locate, require_free
 from engine.store.record import encode_record
 
-Chosen = Concept | WrittenPairs | PairFile | PromptFile | list[str]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HELP = """Run prompts or a concept through a model and save the hidden states of its layers.
 
@@ -137,35 +136,31 @@ def capture(
     if list_models or list_concepts:
         (print_models if list_models else print_concepts)(as_json=as_json)
         return
-    # Whatever can be found wrong is found before the model is loaded.
-    chosen = _choose(prompt, concept, pairs, prompts, shards)
     processes = find_processes()
-    in_shards = _goes_into_shards(chosen, shards, store_dtype, processes)
     options = read_load_options(dtype, device_map, max_memory)
-    if positions is None:
-        one = isinstance(chosen, list) and len(chosen) == 1
-        positions = SINGLE_PROMPT_POSITIONS if one else DEFAULT_POSITIONS
-    parse_positions(positions)
-    parse_site(site, layers)
+    source = _source(prompt, concept, pairs, prompts, whole=not shards)
+    request = CaptureRequest(
+        source,
+        layers=layers,
+        site=site,
+        positions=positions,
+        max_samples=max_samples or None,
+        seed=seed,
+        use_hooks=use_hooks,
+        batch_size=batch_size,
+        prefix_reuse=not no_prefix_reuse,
+        force=force,
+        shards=shards,
+        store_dtype=store_dtype or AS_CAPTURED,
+    )
+    _require_shards(request, processes)
     alias = find_source(model).alias
-    file = pairs or prompts
-    what = chosen.name if isinstance(chosen, Concept) else file.stem if file else "prompt"
-    paths = locate(output or DEFAULT_STORE / default_name(alias, what))
-    require_free(paths, force=force, resume=not isinstance(chosen, list))
-
+    paths = locate(output or DEFAULT_STORE / default_name(alias, request.called))
+    require_free(paths, force=force, resume=True)  # before the model is loaded
+    request = replace(request, alias=alias, paths=paths)
     narrator = Narrator(quiet=quiet or not processes.is_main)
-    loaded, tokenizer = load(narrator, model, device, options, trust_remote_code=trust_remote_code)
-    draw = {"max_samples": max_samples or None, "seed": seed} if isinstance(chosen, Concept) else {}
-    what_of = {"layers": layers, "site": site, "positions": positions}
-    how: dict[str, Any] = what_of | draw | {"batch_size": batch_size, "prefix_reuse": not no_prefix_reuse}
-    source = chosen if isinstance(chosen, Concept | PromptFile) else PairFile(user_path(pairs)) if pairs else None
-    in_shards = in_shards or (paths.unfinished and not force)
-    if source is not None and (in_shards or too_large(narrator, loaded, tokenizer, source, what_of | draw)):
-        how |= {"model_key": alias, "store_dtype": store_dtype or "as captured", "force": force, "processes": processes}
-        capture_shards(narrator, loaded, tokenizer, source, paths, how)
-    elif not isinstance(chosen, PromptFile | PairFile):
-        how |= {"use_hooks": use_hooks} | ({"model_key": alias} if isinstance(chosen, Concept) else {})
-        capture_in_memory(narrator, loaded, tokenizer, chosen, paths, how, force=force)
+    loaded, tokenizer = _load(narrator, model, device, options, trust_remote_code=trust_remote_code)
+    _run(narrator, loaded, tokenizer, request, processes)
     if not processes.is_main:
         return
     record = show_capture(paths.record)
@@ -175,10 +170,10 @@ def capture(
         print_data(layers_as_text(layers_chart(record)))
 
 
-def _choose(
-    prompt: list[str] | None, concept: str | None, pairs: Path | None, prompts: Path | None, shards: bool
-) -> Chosen:
-    """The one thing that was asked for."""
+def _source(
+    prompt: list[str] | None, concept: str | None, pairs: Path | None, prompts: Path | None, *, whole: bool
+) -> Source:
+    """The one thing to capture; a file of pairs is read to its end if `whole`, so that what is wrong is found now."""
     given = [bool(prompt), bool(concept), bool(pairs), bool(prompts)].count(True)
     if given != 1:
         raise RequestError(
@@ -189,25 +184,66 @@ def _choose(
     if prompts:
         return open_prompts(prompts)
     if pairs:
-        return open_pairs(pairs) if shards else read_pairs(pairs)
-    return load_concept(concept) if concept else prompt or []
+        file = open_pairs(pairs)
+        if whole:
+            for _pair in file.pairs():
+                pass
+        return file
+    texts = prompt or []
+    return load_concept(concept) if concept else texts[0] if len(texts) == 1 else texts
 
 
-def _goes_into_shards(chosen: Chosen, wanted: bool, store_dtype: str | None, processes: Processes) -> bool:
-    """Whether that is settled before the model is loaded; refuses what goes with shards alone."""
-    if wanted and isinstance(chosen, list):
+def _require_shards(request: CaptureRequest, processes: Processes) -> None:
+    """Refuse options that need shards where there are none."""
+    listed = isinstance(request.source, str | tuple)
+    if request.shards and listed:
         raise RequestError("prompts given one by one do not go into shards", expected="--prompts FILE")
-    if wanted or isinstance(chosen, PromptFile):
-        return True
+    if request.shards or isinstance(request.source, PromptFile):
+        return
     if processes.count > 1:
         raise RequestError(
             f"this capture goes into one file, and {processes.count} processes were started to share it",
             expected="--prompts FILE, or --shards with pairs or a concept: shards are shared",
-            next_step="give the command without a launcher" if isinstance(chosen, list) else "add --shards",
+            next_step="give the command without a launcher" if listed else "add --shards",
         )
-    if store_dtype:
+    if request.store_dtype != AS_CAPTURED:
         raise RequestError("--store-dtype is for shards", next_step="add --shards, or choose with --dtype")
-    return False
+
+
+def _load(
+    narrator: Narrator, model: str, device: str, options: LoadOptions, *, trust_remote_code: bool
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    with narrator.working(f"loading {model}"):
+        from engine.models.forward import input_device
+        from engine.models.loading import load_model_and_tokenizer
+
+        loaded, tokenizer, config = load_model_and_tokenizer(
+            model, device, trust_remote_code=trust_remote_code, **options.arguments()
+        )
+    narrator.say(
+        f"{config.source.model_id}: {config.num_layers} layers of width {config.hidden_size},"
+        f" {loaded.dtype} on {input_device(loaded)}; the check at load passed"
+    )
+    return loaded, tokenizer
+
+
+def _run(
+    narrator: Narrator,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    request: CaptureRequest,
+    processes: Processes,
+) -> None:
+    from engine.store.save import capture_and_save
+
+    with narrator.steps() as steps:
+        progress = partial(steps, "running prompts")
+        paths = capture_and_save(model, tokenizer, request, progress=progress, steps=steps, processes=processes)
+    if paths.in_shards:
+        narrator.say(f"saved {paths.shards}{os.sep} and {paths.record.name}")
+    else:
+        megabytes = paths.tensors.stat().st_size / 1e6
+        narrator.say(f"saved {paths.tensors} ({megabytes:.1f} MB) and {paths.record.name}")
 
 
 COMMANDS = {

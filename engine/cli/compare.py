@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from engine.cli.captures import capture_path, find_record
-from engine.cli.command import Command
-from engine.cli.console import Narrator, print_data, print_json
+from engine.cli.console import Command, Narrator, print_data, print_json
+from engine.cli.store import capture_path, find_record
 from engine.plots.comparison_text import comparison_as_text
 from engine.records.files import CaptureRecord
 from engine.store.names import DEFAULT_STORE

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from engine.cli.captures import capture_path, is_path
-from engine.cli.command import Command
-from engine.cli.console import Narrator, print_data, print_json, print_lines
-from engine.cli.loading import HOW, DeviceMap, MaxMemory, read_load_options
+from engine.cli.console import Command, Narrator, print_data, print_json, print_lines
+from engine.cli.load_options import HOW, DeviceMap, MaxMemory, read_load_options
+from engine.cli.store import capture_path, is_path
 from engine.errors import RequestError
-from engine.models.options import AUTO, DTYPE_NAMES
+from engine.models.placement import AUTO, DTYPE_NAMES
 from engine.models.registry import find_source
 from engine.plots.tokens_text import tokens_as_text
 from engine.store.names import DEFAULT_STORE
 
 if TYPE_CHECKING:
-    from engine.records.directions import Direction
+    from engine.records.files import Direction
 
 DIRECTIONS_HELP = """Extract the direction of a contrast at every layer and save it beside the capture.
 

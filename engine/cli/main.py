@@ -9,12 +9,9 @@ from typing import Annotated
 
 import typer
 
-from engine.cli.command import installed_commands, installed_names
-from engine.cli.console import Narrator
-from engine.cli.output import standard_output
-from engine.cli.remedies import REMEDIES
+from engine.cli.console import Narrator, installed_commands, installed_names, standard_output
 from engine.errors import LayerscopeError, RequestError
-from engine.processes import find_processes
+from engine.runtime import find_processes
 from engine.version import VERSION
 
 INTERRUPTED = 130
@@ -105,7 +102,7 @@ def main() -> None:
             )
         raise
     except LayerscopeError as error:
-        narrator.say(f"{who}error: {error.said(REMEDIES)}")
+        narrator.say(f"{who}error: {error.said('command_line')}")
         sys.exit(error.exit_code)
     except Exception:
         traceback.print_exc()

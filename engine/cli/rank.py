@@ -10,13 +10,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from engine.cli.captures import find_record
-from engine.cli.command import Command
-from engine.cli.console import Narrator, print_data, print_json, print_lines
+from engine.cli.console import Command, Narrator, print_data, print_json, print_lines
+from engine.cli.store import find_record
 from engine.errors import RequestError
-from engine.plots.findings import p_in_words
 from engine.plots.layers_chart import layers_chart
-from engine.plots.numbers import norm_in_words, score_in_words
+from engine.plots.words import norm_in_words, p_in_words, score_in_words
 from engine.records.files import CaptureRecord
 from engine.stats.scores import DEFAULT_SCORE, SCORES, ScoredLayer, find_score, order_layers
 from engine.store.names import DEFAULT_STORE

@@ -1,4 +1,4 @@
-"""`layerscope list` and `layerscope show`: what the store holds."""
+"""What there is to choose from: models and concepts, as tables or JSON."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,16 +8,92 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from engine.cli.captures import find_record
-from engine.cli.command import Command
-from engine.cli.console import Narrator, print_data, print_json
+from engine.cli.console import Command, Narrator, print_data, print_json
+from engine.concepts.catalog import list_concepts, user_concepts_path
+from engine.models.registry import list_models, user_registry_path
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
 from engine.records.captures import Provenance, describe_adapter
 from engine.records.files import CaptureRecord, count_prompts
-from engine.store.catalog import UNFINISHED_SHARDS, list_captures, unfinished_saves
-from engine.store.names import DEFAULT_STORE
+from engine.store.catalog import UNFINISHED_SHARDS, list_captures, show_capture, unfinished_saves
+from engine.store.names import DEFAULT_STORE, locate
 from engine.store.record import encode_record
+
+
+def print_models(*, as_json: bool) -> None:
+    """The models that have a name: source, layers, size, and whether they load here without a download."""
+    listings = list_models()
+    if as_json:
+        print_json(msgspec.json.format(msgspec.json.encode(listings)))
+        return
+    table = _table("model", "layers", "size", "here", "source")
+    for listing in listings:
+        source = listing.source
+        place = source.revision if source.kind == "package" else source.model_id
+        here = "yes" if source.local else "no"
+        table.add_row(listing.alias, str(listing.layers), listing.parameters, here, place or source.location)
+    print_data(table)
+    print_data(f"\nhere: loads without a download. Your own: {user_registry_path()}")
+
+
+def print_concepts(*, as_json: bool) -> None:
+    """The concepts: what is contrasted, and how many pairs they make."""
+    concepts = list_concepts()
+    if as_json:
+        print_json(msgspec.json.format(msgspec.json.encode(concepts)))
+        return
+    table = _table("concept", "contrast", "pairs", "description")
+    for concept in concepts:
+        pairs = len(concept.personas) * len(concept.templates) * len(concept.topics)
+        table.add_row(concept.name, f"{concept.positive} / {concept.negative}", str(pairs), concept.description)
+    print_data(table)
+    print_data(f"\nYour own: {user_concepts_path()}/*.toml")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in {"layers", "size", "pairs"} else "left")
+    return table
+
+
+def find_record(name: str, store: Path) -> CaptureRecord:
+    """The record of a capture; made from its tensors where a `.pt` came alone.
+
+    Args:
+        name: A name in the store, or a path.
+        store: The folder that plain names are looked up in.
+
+    Raises:
+        StoreError: There is no such capture, or it cannot be used.
+    """
+    path = capture_path(name, store)
+    paths = locate(path)
+    if paths.record.exists() or not paths.tensors.exists():
+        return show_capture(path)
+    from engine.store.read import describe_tensors
+
+    return describe_tensors(path)
+
+
+def capture_path(name: str, store: Path) -> Path:
+    """Where a capture lies, without suffix.
+
+    Args:
+        name: A name in the store, or a path.
+        store: The folder that plain names are looked up in.
+
+    Raises:
+        StoreError: The name is not allowed.
+    """
+    paths = locate(name) if is_path(name) else locate(name, store)
+    return paths.store / paths.name
+
+
+def is_path(name: str) -> bool:
+    """Whether what was given is a path and not a name in the store."""
+    return "/" in name or "\\" in name or name.endswith((".pt", ".json", ".safetensors"))
+
 
 LIST_HELP = """List the captures of a store, newest first.
 

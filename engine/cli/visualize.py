@@ -6,15 +6,13 @@ from typing import Annotated
 
 import typer
 
-from engine.cli.captures import capture_path, find_record
-from engine.cli.command import Command
-from engine.cli.console import Narrator, print_data
-from engine.cli.remedies import REMEDIES
+from engine.cli.console import Command, Narrator, print_data
+from engine.cli.store import capture_path, find_record
 from engine.errors import RequestError
+from engine.plots.classes_text import pair_label, sides_as_text
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
-from engine.plots.sides_text import pair_label, sides_as_text
-from engine.records.statistics import SideProjections
+from engine.records.results import SideProjections
 from engine.store.names import DEFAULT_STORE
 
 HELP = """Show ranked layers, difference norm and cosine: as text, and as a figure in a file or a window.
@@ -49,8 +47,8 @@ def visualize(
     )
     if no_plot:
         return
+    from engine.plots.classes_figure import draw_sides
     from engine.plots.layers_figure import draw_layers
-    from engine.plots.sides_figure import draw_sides
     from engine.plots.style import save_figure, show_figure
 
     narrator = Narrator(quiet=quiet)
@@ -61,11 +59,11 @@ def visualize(
     try:
         show_figure(draw)
     except RequestError as error:
-        narrator.say(error.said(REMEDIES))
+        narrator.say(error.said("command_line"))
 
 
 def _sides(path: Path, layer: int) -> SideProjections:
-    from engine.stats.sides import project_sides
+    from engine.stats.classes import project_sides
     from engine.store.read import load_contrast
 
     return project_sides(load_contrast(path), layer)

@@ -1,1 +1,1 @@
-"""Concepts: the contrasts that are built in and the user's own, the pairs they make, and how those become prompts."""
+"""Concepts, prompts and pairs: load them, draw pairs, and render chat templates."""

@@ -1,7 +1,4 @@
-"""Which concepts there are: the built-in ones, the user's own, and any file of the same form.
-
-Knows TOML and what a concept must hold. Does not know how pairs are drawn or rendered, and imports no torch.
-"""
+"""Load and save concepts: built-in, user-defined, or from any TOML file."""
 
 import re
 import tomllib
@@ -14,26 +11,26 @@ import platformdirs
 import tomli_w
 
 from engine.errors import Remedy, RequestError, nearest
-from engine.paths import user_path
-from engine.records.concepts import Concept, Persona, Template
+from engine.inputs import user_path
+from engine.records.captures import Concept, Persona, Template
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _FIELDS = {"name", "description", "positive", "negative", "topics", "personas", "templates"}
 
 
 def user_concepts_path() -> Path:
-    """The folder whose `.toml` files are the user's own concepts; it need not exist."""
+    """The folder of the user's own concepts (`.toml` files); it may not exist."""
     return platformdirs.user_config_path("layerscope") / "concepts"
 
 
 def list_concepts(*folders: Path) -> list[Concept]:
-    """All concepts that have a name here, the user's own after the built-in ones.
+    """List all concepts: the built-in ones, then the user's own.
 
     Args:
-        folders: More folders of `.toml` files; a later one wins where two use a name.
+        folders: Additional folders of `.toml` files. If two files use the same name, the later folder wins.
 
     Raises:
-        RequestError: One of the user's files cannot be used.
+        RequestError: A concept file cannot be read or is invalid.
 
     Example:
         >>> len(list_concepts()) >= 8
@@ -43,18 +40,19 @@ def list_concepts(*folders: Path) -> list[Concept]:
 
 
 def load_concept(concept: str | Path, *folders: Path, by_name_only: bool = False) -> Concept:
-    """Read a concept.
+    """Load a concept by name or from a `.toml` file.
 
     Args:
-        concept: The name of a built-in concept or of one of the user's own, or the path of a `.toml` file.
-        folders: More folders of `.toml` files.
-        by_name_only: Whether paths are refused, as they are when the name comes from someone who must not choose files.
+        concept: Name of a built-in or user-defined concept, or path of a `.toml` file.
+        folders: Additional folders of `.toml` files.
+        by_name_only: Refuse paths, for callers that must not choose files.
 
     Returns:
-        The concept, every field checked.
+        The concept, with every field validated.
 
     Raises:
-        RequestError: No such concept (the message lists the nearest), or a file that names the field that is wrong.
+        RequestError: The concept does not exist (the message suggests similar names), or its file is invalid (the
+            message names the field).
 
     Example:
         >>> load_concept("honesty").negative
@@ -73,32 +71,33 @@ def load_concept(concept: str | Path, *folders: Path, by_name_only: bool = False
 
 
 def parse_concept(table: dict[str, Any], source: str) -> Concept:
-    """Make a concept from the fields of a concept file.
+    """Build a concept from the parsed fields of a concept file.
 
     Args:
-        table: As TOML gives them.
-        source: What an error message calls it.
+        table: Fields as parsed from TOML.
+        source: Name of the source in error messages.
 
     Raises:
-        RequestError: A field is wrong; the message names it.
+        RequestError: A field is invalid; the message names it.
     """
     return _Reader(Path(source), table).concept()
 
 
 def save_concept(concept: Concept, folder: Path, *, force: bool = False) -> Path:
-    """Write a concept as a `.toml` file into a folder that `list_concepts` and `load_concept` can be given.
+    """Save a concept as a `.toml` file.
 
     Args:
-        concept: Its name becomes that of the file.
-        folder: Made if it is not there.
-        force: Whether a file of that name may be replaced.
+        concept: The concept to save; its name becomes the file name.
+        folder: Folder for the file, created if missing. Pass it to `list_concepts` or `load_concept` later.
+        force: Replace an existing file of the same name.
 
     Raises:
-        RequestError: The name cannot be that of a file, is that of another concept, or nothing can be written.
+        RequestError: The name is not a valid file name or is taken, or the file cannot be written.
     """
     if not _NAME.fullmatch(concept.name):
         raise RequestError(
-            f"{concept.name!r} cannot be the name of a concept", expected="letters, digits, hyphens and underscores"
+            f"{concept.name!r} is not a valid concept name",
+            expected="at most 64 letters, digits, hyphens and underscores, starting with a letter or digit",
         )
     path = folder / f"{concept.name}.toml"
     if concept.name in _concept_files(folder) and not (force and path.exists()):
@@ -121,7 +120,7 @@ def _read_concept(path: Path) -> Concept:
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}", next_step="check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path} is not valid TOML: {error}", next_step="correct that line") from error
+        raise RequestError(f"{path} is not valid TOML: {error}", next_step="fix that line") from error
     return _Reader(path, table).concept()
 
 
@@ -132,7 +131,10 @@ def _concept_files(*more: Path) -> dict[str, Path]:
 
 
 def _name_in(path: Path) -> str:
-    """The name a file gives its concept; its own if it cannot be read: the error comes when it is used."""
+    """The concept name in a file, or the file's stem if it cannot be read.
+
+    Loading the concept raises the error.
+    """
     try:
         return str(tomllib.loads(path.read_text(encoding="utf-8-sig")).get("name", path.stem))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
@@ -140,7 +142,7 @@ def _name_in(path: Path) -> str:
 
 
 class _Reader:
-    """Turns a parsed file into a concept; every complaint names the file and the field."""
+    """Builds a concept from a parsed file; every error names the file and the field."""
 
     def __init__(self, path: Path, table: dict[str, Any]) -> None:
         self._path = path
@@ -163,7 +165,7 @@ class _Reader:
         self._require_known(row, {field.name for field in fields(Persona)}, f"{where}.")
         persona = Persona(*(self._text(row, field, where) for field in ("name", "positive", "negative")))
         if persona.positive == persona.negative:
-            raise self._wrong(where, "has the same text on both sides; there is nothing to contrast")
+            raise self._wrong(where, "has the same positive and negative text; there is nothing to contrast")
         return persona
 
     def _template(self, index: int, row: dict[str, Any]) -> Template:
@@ -176,15 +178,15 @@ class _Reader:
         )
         for placeholder in ("{persona}", "{topic}"):
             if (template.system + template.user).count(placeholder) != 1:
-                raise self._wrong(where, f"must hold {placeholder} exactly once over system and user")
+                raise self._wrong(where, f"must contain {placeholder} exactly once across system and user")
         return template
 
     def _topics(self) -> list[str]:
         topics = self._table.get("topics")
         if not isinstance(topics, list) or not topics or not all(isinstance(t, str) and t.strip() for t in topics):
-            raise self._wrong("topics", "must be a list of texts, at least one")
+            raise self._wrong("topics", "must be a non-empty list of non-empty strings")
         if repeated := next((topic for topic in topics if topics.count(topic) > 1), None):
-            raise self._wrong("topics", f"holds {repeated!r} twice")
+            raise self._wrong("topics", f"contains {repeated!r} twice")
         return topics
 
     def _rows(self, field: str) -> list[dict[str, Any]]:
@@ -193,23 +195,23 @@ class _Reader:
             raise self._wrong(field, f"must be written as one or more [[{field}]] tables")
         names = [row.get("name") for row in rows]
         if repeated := next((name for name in names if names.count(name) > 1), None):
-            raise self._wrong(field, f"has the name {repeated!r} twice")
+            raise self._wrong(field, f"uses the name {repeated!r} twice")
         return rows
 
     def _require_known(self, table: dict[str, Any], known: set[str], where: str) -> None:
         if unknown := table.keys() - known:
             field = sorted(unknown)[0]
-            raise self._wrong(f"{where}{field}", f"is not known; {nearest(field, sorted(known))}")
+            raise self._wrong(f"{where}{field}", f"is not a known field; {nearest(field, sorted(known))}")
 
     def _text(self, row: dict[str, Any], field: str, where: str) -> str:
         value = row.get(field)
         if not isinstance(value, str) or not value.strip():
-            raise self._wrong(f"{where}.{field}" if where else field, "must be a text that is not empty")
+            raise self._wrong(f"{where}.{field}" if where else field, "must be a non-empty string")
         return value
 
-    def _wrong(self, field: str, complaint: str) -> RequestError:
+    def _wrong(self, field: str, problem: str) -> RequestError:
         return RequestError(
-            f"{self._path}: {field} {complaint}",
-            expected="the form of the built-in concepts",
+            f"{self._path}: {field} {problem}",
+            expected="the format of the built-in concepts",
             next_step=Remedy.SEE_CONCEPT,
         )

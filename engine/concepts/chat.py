@@ -1,6 +1,6 @@
-"""How a conversation becomes the text that a model reads: the tokenizer's own chat template, or plain text.
+"""Render conversations with the tokenizer's chat template, or as plain text.
 
-Never falls back to another model's markup, and never renders a prompt that lacks what went in.
+Never falls back to another model's markup, and never returns a prompt that drops part of a message.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import CaptureError, Remedy, first_line
-from engine.records.concepts import Message
+from engine.records.captures import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 Messages = Sequence[Message]
 Turns = list[dict[str, Any]]
 
-_CLOCK = "strftime_now"  # what transformers calls the clock in a template
-_PERCENT = "\x00"  # stands for a percent sign while directives are replaced
+_CLOCK = "strftime_now"  # name of the clock function in transformers' templates
+_PERCENT = "\x00"  # placeholder for a percent sign while directives are replaced
 
 
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages, moment: str | None = None) -> str:
-    """Write a conversation as the model was trained to read it, up to where its answer begins.
+    """Render a conversation with the chat template, up to where the answer starts.
 
     Args:
         tokenizer: The model's tokenizer.
-        messages: System (optional) and user.
+        messages: System (optional) and user messages.
         moment: See `render_chats`.
 
     Returns:
-        The text, special tokens included as text: tokenize it without adding any.
+        The text, which includes the special tokens: tokenize it with `add_special_tokens=False`.
 
     Raises:
-        CaptureError: As `render_chats`.
+        CaptureError: See `render_chats`.
     """
     return render_chats(tokenizer, [messages], moment)[0]
 
@@ -45,22 +45,22 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages, moment: 
 def render_chats(
     tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Messages], moment: str | None = None
 ) -> list[str]:
-    """Write conversations that belong together, as the two of a pair do, all in the same form.
+    """Render related conversations, such as those of pairs, all in the same form.
 
-    Forms are tried in turn until a template renders every text that went in: messages as they are, with content in
-    parts, and with the system text in front of the user's, again as text and in parts. A tokenizer without a template
-    belongs to a base model, which gets the texts as they are, with an empty line between.
+    Four forms are tried in order until the template renders every message in full: messages with content as a string;
+    messages with content as a list of parts; and the system text prepended to the user's, as a string and as parts. A
+    tokenizer without a template belongs to a base model: its messages are joined by an empty line.
 
     Args:
         tokenizer: The model's tokenizer.
-        conversations: System (optional) and user messages of each.
-        moment: The time that a template is told if it reads the clock, in ISO 8601; that of the call unless given.
+        conversations: System (optional) and user messages of each conversation.
+        moment: Time for templates that read the clock, in ISO 8601. Defaults to the current time.
 
     Returns:
-        Their texts, special tokens included as text.
+        One text per conversation, special tokens included.
 
     Raises:
-        CaptureError: The template renders them in no form, or the tokenizer has several templates and no default.
+        CaptureError: No form renders every message in full, or the tokenizer has several templates and no default.
     """
     if not tokenizer.chat_template:
         return ["\n\n".join(message["content"] for message in messages) for messages in conversations]
@@ -68,7 +68,7 @@ def render_chats(
     reasons = []
     for form in _FORMS:
         try:
-            if conversations:  # words that no template holds itself show whether it drops a message
+            if conversations:  # marker words that no template contains show whether it drops a message
                 probe = _marked(conversations[0])
                 if _rendered(tokenizer, probe, form, moment) != _rendered(tokenizer, probe, form, moment):
                     raise _UnfaithfulError("renders it differently each time")
@@ -78,34 +78,34 @@ def render_chats(
         except MemoryError:
             raise
         except Exception as error:  # a template may raise anything
-            reasons.append(f"refuses it: {first_line(error)}")
-    as_text, in_parts = reasons[-2:]  # of the simplest conversation, a single message of the user
+            reasons.append(f"fails: {first_line(error)}")
+    as_text, in_parts = reasons[-2:]  # for the simplest conversation, a single user message
     raise CaptureError(
-        f"the tokenizer's chat template cannot render a user's message: given as text it {as_text};"
-        f" given in parts it {in_parts}",
-        expected="a template that renders the whole text",
+        f"the tokenizer's chat template cannot render a user message: as a string it {as_text};"
+        f" as a list of parts it {in_parts}",
+        expected="a template that renders every message in full",
         next_step=Remedy.GIVE_RENDERED_PAIRS,
     )
 
 
 def chat_template_hash(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """SHA-256 of the chat template, None for a base model."""
+    """SHA-256 of the chat template; None for a base model."""
     template = tokenizer.chat_template
     return hashlib.sha256(str(template).encode()).hexdigest() if template else None
 
 
 def reads_clock(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the chat template writes the time into prompts."""
+    """Whether the chat template writes the current time into prompts."""
     return _CLOCK in str(tokenizer.chat_template or "")
 
 
 def time_now() -> str:
-    """The moment that templates are told unless another is given: local time, to the second, in ISO 8601."""
+    """Current local time to the second, in ISO 8601: the default for templates."""
     return datetime.datetime.now().isoformat(timespec="seconds")
 
 
 class _UnfaithfulError(Exception):
-    """A template did not render a text that went in, or not as it did before."""
+    """A template dropped part of a message, or did not render it the same way twice."""
 
 
 def _require_default(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -113,9 +113,9 @@ def _require_default(tokenizer: PreTrainedTokenizerBase) -> None:
     if isinstance(templates, dict) and "default" not in templates:
         names = ", ".join(map(repr, templates))
         raise CaptureError(
-            f"the tokenizer has the chat templates {names} and none called 'default'",
+            f"the tokenizer has the chat templates {names} but none called 'default'",
             expected="one chat template, or one called 'default'",
-            next_step=f"choose one, as in tokenizer.chat_template = tokenizer.chat_template[{next(iter(templates))!r}]",
+            next_step=f"choose one: tokenizer.chat_template = tokenizer.chat_template[{next(iter(templates))!r}]",
         )
 
 
@@ -127,18 +127,18 @@ def _rendered(
     text = str(tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, add_generation_prompt=True))
     words = _words(text)
     if any(_words(message["content"]) not in words for message in messages):
-        raise _UnfaithfulError("leaves out what the message says")
+        raise _UnfaithfulError("drops the text of a message")
     for part in (turn["content"][0] for turn in turns if isinstance(turn["content"], list)):
         if any(written in text for written in (str(part), json.dumps(part), json.dumps(part, ensure_ascii=False))):
-            raise _UnfaithfulError("writes out the list of parts itself")
+            raise _UnfaithfulError("prints the list literally")
     return text
 
 
 def _with_clock(template: str, moment: str) -> str:
-    """A template for which it is always the same time.
+    """Fix the clock of a template at one moment.
 
-    transformers has a function for the clock and lets nobody pass another. A macro of that name comes before it, and
-    writes each directive as it is at that time.
+    transformers provides the clock function and offers no way to replace it. A macro of the same name shadows it and
+    expands every directive for that moment.
     """
     then = datetime.datetime.fromisoformat(moment)
     directives = [f"%{flag}{letter}" for flag in ("", "-") for letter in string.ascii_letters]
@@ -149,14 +149,14 @@ def _with_clock(template: str, moment: str) -> str:
 
 
 def _marked(messages: Messages) -> list[Message]:
-    """The same conversation in words that occur nowhere else."""
+    """The same conversation with unique marker words as content."""
     return [
         Message(role=message["role"], content=f"mark {number} of layerscope") for number, message in enumerate(messages)
     ]
 
 
 def _words(text: str) -> str:
-    """A text without what templates may do to its white space."""
+    """A text with white space normalized, which templates may change."""
     return " ".join(text.split())
 
 
@@ -174,7 +174,7 @@ def _merged(messages: Messages) -> list[Message]:
     return [Message(role="user", content="\n\n".join(message["content"] for message in messages))]
 
 
-# Some templates take content in parts only, and write nothing for a text; some refuse or drop system messages.
+# Some templates accept content only as parts and render nothing for a string; some reject or drop system messages.
 _FORMS: tuple[Callable[[Messages], Turns], ...] = (
     _as_text,
     _in_parts,

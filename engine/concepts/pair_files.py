@@ -1,21 +1,29 @@
-"""Pairs of the user's own, from a JSONL or CSV file or a data set.
+"""Read contrastive pairs from a JSONL or CSV file or a saved dataset.
 
-Every complaint names the line or row and the field. Imports no torch.
+Every error names the line or row and the field.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.concepts.dataset_folder import dataset_rows
-from engine.concepts.rows import MORE_CELLS, Row, csv_rows, file_stamp, jsonl_rows, place_in, readable_errors
+from engine.concepts.rows import (
+    MORE_CELLS,
+    Row,
+    csv_rows,
+    dataset_rows,
+    file_stamp,
+    jsonl_rows,
+    place_in,
+    readable_errors,
+)
 from engine.concepts.rows import require_whole_characters as require_whole
 from engine.errors import RequestError, nearest
-from engine.paths import user_path
-from engine.records.concepts import Factors
+from engine.inputs import user_path
+from engine.records.captures import Factors
 
 PAIR_FILES = (".jsonl", ".csv")
-"""How the names of files that hold pairs end."""
+"""Suffixes of pair files."""
 
 _TEXTS = ("positive", "negative")
 _FACTORS = ("template", "persona", "topic")
@@ -23,12 +31,12 @@ _FACTORS = ("template", "persona", "topic")
 
 @dataclass(frozen=True)
 class WrittenPair:
-    """A pair as a user wrote it.
+    """A pair as written in a file.
 
     Attributes:
-        positive: The text of one side.
-        negative: That of the other.
-        factors: What it was made from; empty where the file says nothing of it.
+        positive: The positive prompt.
+        negative: The negative prompt.
+        factors: Factors of the pair; each is empty if the file does not give it.
     """
 
     positive: str
@@ -38,29 +46,30 @@ class WrittenPair:
 
 @dataclass(frozen=True)
 class PairFile:
-    """A file of pairs: an object a line (`.jsonl`), or a table whose first line names the columns (`.csv`).
+    """A file or saved dataset of pairs.
 
-    The fields are `positive` and `negative`, and if known `template`, `persona` and `topic`. Or the folder of a data
-    set with columns of these names, others being left alone, as `save_to_disk` of the library datasets writes it.
+    A `.jsonl` file has one object per line; a `.csv` file has a header line. The fields are `positive` and `negative`,
+    and optionally `template`, `persona` and `topic`. A dataset is a folder written by `save_to_disk` of the `datasets`
+    library, with columns of these names; other columns are ignored.
 
     Attributes:
-        path: Where it lies.
+        path: Path of the file or folder.
     """
 
     path: Path
 
     def pairs(self) -> Iterator[WrittenPair]:
-        """The pairs in the order of the file, one at a time.
+        """Yield the pairs in file order, one at a time.
 
         Raises:
-            RequestError: The file cannot be read, or a line lacks a text or adds a field.
+            RequestError: The file cannot be read, or a line lacks a prompt or has an unknown field.
         """
         with readable_errors(self.path):
             for number, row in self._rows():
                 yield _checked(self.path, number, row)
 
     def stamp(self) -> tuple[int, int]:
-        """What differs when the file was changed, see `file_stamp`."""
+        """Size and modification time of the file; see `file_stamp`."""
         return file_stamp(self.path)
 
     def _rows(self) -> Iterator[Row]:
@@ -76,10 +85,10 @@ class WrittenPairs:
     """All pairs of a file.
 
     Attributes:
-        positive: Texts of one side.
-        negative: Texts of the other, in the same order.
-        factors: What each pair was made from; None if the file says nothing of it. A factor that only some pairs name
-            is empty for the others, which makes them a group.
+        positive: Positive prompts.
+        negative: Negative prompts, in the same order.
+        factors: Factors of each pair; None if the file gives none. If only some pairs give a factor, it is empty for
+            the others, which then form one group.
     """
 
     positive: tuple[str, ...]
@@ -88,33 +97,33 @@ class WrittenPairs:
 
 
 def open_pairs(path: str | Path) -> PairFile:
-    """A file of pairs, looked into as far as its first pair.
+    """Open a file of pairs and check its first pair.
 
     Args:
-        path: The file, in UTF-8, or the folder.
+        path: UTF-8 file or dataset folder; see `PairFile`.
 
     Raises:
-        RequestError: It says no format, cannot be read, or does not begin with a pair.
+        RequestError: The file type is not supported, the file cannot be read, or it does not start with a valid pair.
     """
     file = PairFile(user_path(path))
     if file.path.suffix.lower() not in PAIR_FILES and not file.path.is_dir():
         raise RequestError(
-            f"{file.path.name!r} says no format",
-            expected="pairs in a .jsonl or .csv file, or in the folder of a data set",
+            f"{file.path.name!r} is not a supported file type",
+            expected="pairs in a .jsonl or .csv file, or in a dataset folder",
         )
     if next(file.pairs(), None) is None:
-        raise RequestError(f"{file.path} holds no pairs", expected="at least one, with positive and negative")
+        raise RequestError(f"{file.path} contains no pairs", expected="at least one, with positive and negative")
     return file
 
 
 def read_pairs(path: str | Path) -> WrittenPairs:
-    """Read all pairs of a file, see `PairFile`.
+    """Read all pairs of a file.
 
     Args:
-        path: The file, in UTF-8, or the folder.
+        path: UTF-8 file or dataset folder; see `PairFile`.
 
     Raises:
-        RequestError: The file cannot be read, has no pairs, or a line lacks a text or adds a field.
+        RequestError: The file cannot be read or has no pairs, or a line lacks a prompt or has an unknown field.
     """
     pairs = list(open_pairs(path).pairs())
     return WrittenPairs(
@@ -125,30 +134,30 @@ def read_pairs(path: str | Path) -> WrittenPairs:
 
 
 def names_factors(factors: Factors) -> bool:
-    """Whether anything is known of what a pair was made from."""
+    """Whether any factor of a pair is known."""
     return any(factors.values())
 
 
 def _checked(path: Path, number: int, row: dict[str, object]) -> WrittenPair:
     if row.pop(MORE_CELLS, None):
-        raise RequestError(f"{path}, line {number} has more cells than the first line has columns")
+        raise RequestError(f"{path}, line {number} has more cells than the header has columns")
     for field in row.keys() - {*_TEXTS, *_FACTORS}:
         hint = nearest(field, (*_TEXTS, *_FACTORS))
-        raise RequestError(f"{place_in(path, number)}: the field {field!r} is not known; {hint}")
+        raise RequestError(f"{place_in(path, number)}: unknown field {field!r}; {hint}")
     for field in _TEXTS:
         text = row.get(field)
         if not isinstance(text, str) or not text.strip():
-            raise RequestError(f"{place_in(path, number)}: {field} must be a text that is not empty")
+            raise RequestError(f"{place_in(path, number)}: {field} must be a non-empty string")
         require_whole(path, number, f"{field} prompt", text)
     if row["positive"] == row["negative"]:
         raise RequestError(
             f"{place_in(path, number)}: positive and negative are the same text",
-            expected="two texts that differ in what the contrast is about",
-            next_step="correct that pair, or leave it out",
+            expected="two texts that differ in the concept",
+            next_step="fix or remove that pair",
         )
     for field in _FACTORS:
         if not isinstance(row.get(field) or "", str):
-            raise RequestError(f"{place_in(path, number)}: {field} must be a text")
+            raise RequestError(f"{place_in(path, number)}: {field} must be a string")
     template, persona, topic = (str(row.get(field) or "") for field in _FACTORS)
     return WrittenPair(
         str(row["positive"]), str(row["negative"]), Factors(template=template, persona=persona, topic=topic)

@@ -1,25 +1,28 @@
-"""Lines of text, JSONL and CSV files, one at a time: files may be larger than memory.
+"""Read text, JSONL and CSV files and saved datasets row by row.
 
-Knows formats; does not know what the rows mean. Imports no torch.
+Rows are streamed, so files may be larger than memory.
 """
+
+from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from engine.errors import RequestError
+from engine.errors import RequestError, first_line
 
 Row = tuple[int, dict[str, object]]
-"""Number of a line, from 1, and its fields."""
+"""Number of a line or row, from 1, and its fields."""
 
 MORE_CELLS = "\0"
-"""The field that holds what a line of a CSV file has beyond the columns that the first line names."""
+"""Field for the cells of a CSV line beyond the columns of the header."""
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that hold some text, with their numbers from 1."""
+    """Yield the lines that are not blank, with their numbers from 1."""
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
@@ -27,50 +30,52 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def jsonl_rows(path: Path, expected: str) -> Iterator[Row]:
-    """Objects of a JSONL file.
+    """Yield the objects of a JSONL file.
 
     Args:
-        path: The file.
-        expected: What a line should look like, for the message when one does not.
+        path: Path of the file.
+        expected: Expected form of a line, for the error message.
 
     Raises:
-        RequestError: A line is not an object in JSON.
+        RequestError: A line is not a JSON object.
     """
     for number, line in text_lines(path):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise RequestError(f"{path}, line {number} is not JSON: {error}", next_step="correct that line") from error
+            raise RequestError(
+                f"{path}, line {number} is not valid JSON: {error}", next_step="fix that line"
+            ) from error
         if not isinstance(row, dict):
-            raise RequestError(f"{path}, line {number} is not an object", expected=expected)
+            raise RequestError(f"{path}, line {number} is not a JSON object", expected=expected)
         yield number, row
 
 
 def csv_rows(path: Path, required: str = "") -> Iterator[Row]:
-    """Lines of a CSV file whose first line names the columns.
+    """Yield the rows of a CSV file with a header line.
 
     Args:
-        path: The file.
-        required: A column that must be there.
+        path: Path of the file.
+        required: Name of a required column.
 
     Raises:
-        RequestError: It is not.
+        RequestError: The required column is missing.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader: csv.DictReader[str] = csv.DictReader(file, restkey=MORE_CELLS, strict=True)
         if required and required not in (reader.fieldnames or []):
-            raise RequestError(
-                f"{path} has no column {required!r}", expected="it in the first line, which names columns"
-            )
+            raise RequestError(f"{path} has no column {required!r}", expected=f"{required!r} in the header line")
         for row in reader:
             yield reader.line_num, dict(row)
 
 
 def file_stamp(path: Path) -> tuple[int, int]:
-    """Size and time of the last change: what differs when a file, or one of the files of a folder, was changed.
+    """Total size and latest modification time of a file or of the files in a folder.
+
+    Compare two stamps to detect a change. The size is in bytes, the time in nanoseconds.
 
     Raises:
-        RequestError: It is gone.
+        RequestError: The path cannot be read.
     """
     try:
         files = [one.stat() for one in path.iterdir()] if path.is_dir() else [path.stat()]
@@ -80,26 +85,97 @@ def file_stamp(path: Path) -> tuple[int, int]:
 
 
 def place_in(path: Path, number: int) -> str:
-    """What an error calls a line of a file, or a row of a data set."""
+    """Name a line of a file, or a row of a dataset, for an error message."""
     return f"{path}, {'row' if path.is_dir() else 'line'} {number}"
 
 
 def require_whole_characters(path: Path, number: int, field: str, text: str) -> None:
-    """Refuse a text with half a character, which JSON can write and UTF-8 cannot.
+    """Reject text with a lone surrogate, which JSON can express and UTF-8 cannot.
 
     Raises:
-        RequestError: It has one.
+        RequestError: The text contains a lone surrogate.
     """
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise RequestError(f"{place_in(path, number)}: the {field} holds half a character: {error.reason}") from error
+        raise RequestError(
+            f"{place_in(path, number)}: the {field} contains a lone surrogate", expected="text that UTF-8 can encode"
+        ) from error
 
 
 @contextmanager
 def readable_errors(path: Path) -> Iterator[None]:
-    """Turn what reading a file raises into an error for people."""
+    """Turn the errors of reading a file into a `RequestError`."""
     try:
         yield
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RequestError(f"{path} cannot be read: {error}", next_step="check the path; it must be UTF-8") from error
+
+
+def dataset_rows(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Row]:
+    """Yield the rows of a saved dataset, with the requested columns only.
+
+    Args:
+        path: Folder of one split, as written by `save_to_disk`.
+        required: Required columns.
+        optional: Columns to include if present.
+
+    Raises:
+        RequestError: The `datasets` library is not installed, the folder is not a dataset, or the dataset has splits
+            or lacks a required column.
+    """
+    _require_one_split(path)
+    if not any(path.glob("*.arrow")):
+        return  # the library raises an error for a dataset without rows
+    table = _open(path)
+    for column in required:
+        if column not in table.column_names:
+            columns = ", ".join(table.column_names) or "none"
+            raise RequestError(f"{path} has no column {column!r}", expected=f"{column!r} among its columns: {columns}")
+    wanted = [column for column in (*required, *optional) if column in table.column_names]
+    yield from enumerate(table.select_columns(wanted), start=1)
+
+
+def dataset_columns(path: Path) -> set[str]:
+    """Column names of a saved dataset; empty for a dataset without rows.
+
+    Raises:
+        RequestError: The `datasets` library is not installed, the folder is not a dataset, or the dataset has splits.
+    """
+    _require_one_split(path)
+    return {*_open(path).column_names} if any(path.glob("*.arrow")) else set()
+
+
+def is_dataset(path: Path) -> bool:
+    """Whether a path is a saved dataset, with or without splits."""
+    return any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
+
+
+def _require_one_split(path: Path) -> None:
+    if (path / "dataset_info.json").exists():
+        return
+    splits = sorted(found.parent for found in path.glob("*/dataset_info.json"))
+    if splits:
+        raise RequestError(
+            f"{path} has splits: {', '.join(split.name for split in splits)}",
+            expected="the folder of one split",
+            next_step=f"use {splits[0]}",
+        )
+    raise RequestError(
+        f"{path} is a folder but not a saved dataset",
+        expected="a file, or a folder written by save_to_disk of the datasets library",
+    )
+
+
+def _open(path: Path) -> Any:  # noqa: ANN401 - a Dataset; the library is untyped
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        raise RequestError(
+            f"reading {path} requires the datasets library, which is not installed",
+            next_step="pip install 'layerscope[datasets]'",
+        ) from error
+    try:
+        return datasets.load_from_disk(str(path))
+    except Exception as error:  # the library raises many types for a damaged file
+        raise RequestError(f"{path} cannot be read: {first_line(error)}", next_step="save it again") from error

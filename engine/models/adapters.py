@@ -228,7 +228,7 @@ def _describe(
 
 def _hash(weights: list[tuple[str, Tensor]], scales: dict[str, float]) -> str:
     """SHA-256 over scales, names, shapes, dtypes and all values of an adapter."""
-    from engine.models.fingerprint import raw_bytes
+    from engine.models.offload import raw_bytes
 
     digest = hashlib.sha256(str(sorted(scales.items())).encode())
     for name, weight in weights:

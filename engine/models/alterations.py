@@ -1,13 +1,9 @@
-"""What was done to a model that its checkpoint does not say: hooks, wrapped modules, replaced forwards, new weights.
-
-A forward pass of several prompts in one row gives each the states that it has alone, for the model's own code: the
-check at load measures that. Code that somebody adds may look at positions or at the other prompts, so that a model with
-such code is run one prompt at a time.
-"""
+"""Fingerprints of weights: enough to see that another model is meant, or that one was changed since it was loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,10 +12,54 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
 
-from engine.models.adapters import base_name, inner_model
+from engine.models.adapters import adapter_tensors, base_name, inner_model
+from engine.models.offload import raw_bytes, stored_buffers, weights_at_hand
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+_MOST_SAMPLES = 2048  # of one parameter
+
+
+def sample_weights(model: PreTrainedModel) -> str:
+    """SHA-256 over the name, shape and dtype of every weight of the base model, and some of its values.
+
+    Weights are parameters and stored buffers. The values lie on the diagonal of a matrix, wrapped around, so that a
+    changed row or column is seen in all but the largest ones; of those they are spread evenly. A change of single
+    values may go unseen. Adapters are left out: `list_adapters` names them.
+
+    Args:
+        model: The model, wherever its weights are; no other thread may be running it for a capture.
+    """
+    digest, samples, adapted = hashlib.sha256(), [], adapter_tensors(model)
+    for name, weight in weights_at_hand(model):
+        if name not in adapted:
+            digest.update(f"{base_name(name)} {tuple(weight.shape)} {weight.dtype}".encode())
+            samples.append(sample_of(weight))
+    for one in copied(samples):
+        digest.update(raw_bytes(one))
+    return digest.hexdigest()
+
+
+def sample_of(weight: Tensor) -> Tensor:
+    """Some values of a weight, `(samples,)`."""
+    flat = weight.flatten()
+    step = weight.shape[-1] + 1 if weight.dim() > 1 else 1
+    step *= max(1, -(-len(flat) // (step * _MOST_SAMPLES)))
+    return flat[::step].clone()  # a view would keep a weight that was fetched from the disk
+
+
+def copied(values: Sequence[Tensor]) -> list[Tensor]:
+    """One-dimensional tensors on the CPU, in their order; those of one device and dtype are copied at once."""
+    together: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for one in values:
+        together.setdefault((one.device, one.dtype), []).append(one)
+    arrived = {
+        kind: iter(torch.split(torch.cat(group).cpu(), [len(one) for one in group])) for kind, group in together.items()
+    }
+    return [next(arrived[one.device, one.dtype]) for one in values]
+
 
 # Packages whose modules and hooks are a part of how a model is stored, placed or computed, not of what it computes.
 _FRAMEWORKS = {
@@ -119,16 +159,6 @@ def find_replaced(model: PreTrainedModel, first: Mapping[str, type]) -> list[str
         for name, kind in module_types(model).items()
         if first.get(name, kind) is not kind
     ]
-
-
-def stored_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Name and value of a module's own buffers that its checkpoint holds, such as packed weights.
-
-    The others are tables that some families compute anew as prompts get longer.
-    """
-    derived = module._non_persistent_buffers_set
-    buffers = module._buffers.items()
-    return [(name, buffer) for name, buffer in buffers if buffer is not None and name not in derived] if buffers else []
 
 
 def autocast_dtype(model: PreTrainedModel) -> str | None:

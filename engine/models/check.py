@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from engine.errors import ModelError, Remedy
 from engine.models.alterations import autocast_dtype, find_alterations
-from engine.models.blocks import Blocks, find_blocks
 from engine.models.forward import (
     TokenBatch,
     evaluating,
@@ -35,6 +34,7 @@ from engine.models.shortcuts import (
     read_all,
     why_not_shared,
 )
+from engine.models.structure import Blocks, find_blocks
 from engine.models.sublayers import SublayerSearch
 from engine.records.models import Receipt
 

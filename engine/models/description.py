@@ -20,14 +20,14 @@ from engine.models.alterations import (
     find_alterations,
     find_replaced,
     module_types,
+    sample_weights,
     take_snapshot,
 )
-from engine.models.blocks import find_blocks
 from engine.models.check import check_model
-from engine.models.fingerprint import sample_weights
 from engine.models.forward import turn_of
 from engine.models.load_errors import readable_check_errors
 from engine.models.offload import is_offloaded
+from engine.models.structure import find_blocks
 from engine.records.models import ModelConfig, ModelSource
 
 if TYPE_CHECKING:

@@ -1,19 +1,108 @@
-"""Where a model goes: to one device, or to the places that a device map names.
-
-Knows which devices this machine has. Does not know models, or whether one fits.
-"""
+"""In which dtype a model runs. Knows names, checkpoints' dtypes and what a processor has units for; no weights."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import get_max_memory
 
-from engine.errors import RequestError, first_line
-from engine.main_memory import main_memory
-from engine.models.placement import MaxMemory, parse_max_memory, require_strategy
-from engine.processes import Processes, find_processes
+from engine.errors import ModelError, Remedy, RequestError, first_line
+from engine.models.placement import AUTO, MaxMemory, parse_max_memory, require_dtype, require_strategy
+from engine.runtime import Processes, find_processes, main_memory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+_BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16", "bf16")  # of x86, and of ARM
+
+
+def parse_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
+    """The dtype of this name; None for "auto".
+
+    Raises:
+        RequestError: There is none.
+    """
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    require_dtype(dtype)
+    found: torch.dtype | None = None if dtype == AUTO else getattr(torch, dtype)
+    return found
+
+
+def natural_dtype(own: object, device: torch.device) -> torch.dtype:
+    """What "auto" means: a checkpoint's own dtype where the device computes in it, else float32.
+
+    A GPU computes in every dtype of a checkpoint. A processor with units for bfloat16 takes half the time of float32 or
+    less for it; one without takes many times as long. Weights are not rounded for speed alone: a checkpoint in float32,
+    or one converted from GGUF, stays in float32.
+
+    Args:
+        own: The dtype that the checkpoint's config names, if any.
+        device: Where the model is to run.
+
+    Example:
+        >>> natural_dtype(torch.float16, torch.device("cpu"))
+        torch.float32
+    """
+    if not isinstance(own, torch.dtype):
+        return torch.float32
+    if device.type != "cpu" or (own == torch.bfloat16 and has_bfloat16_units()):
+        return own
+    return torch.float32
+
+
+def has_bfloat16_units() -> bool:
+    """Whether the processor multiplies in bfloat16; False where this version of torch cannot tell."""
+    told: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(told.get(unit) for unit in _BFLOAT16_UNITS)
+
+
+GIGABYTE = 1e9
+
+
+def weight_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
+    """Bytes of all weights in this dtype, counted on a model without memory behind it."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can still be taken on a device; what torch keeps of a GPU for later use is among them."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
+    return main_memory().free
+
+
+def require_room(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device, otherwise: str = "") -> None:
+    """Refuse a model whose weights do not fit on a device.
+
+    Args:
+        config: Of the model.
+        dtype: What its weights are to be.
+        device: Where they are to go.
+        otherwise: What to do if they do not fit, where a device map or another dtype is no way out.
+
+    Raises:
+        ModelError: The message says how much is needed and free, and what would make it fit.
+    """
+    if getattr(config, "quantization_config", None) or getattr(config, "auto_map", None):
+        return  # packed weights are smaller than counted here, remote code cannot be counted without running it
+    needed, free = weight_bytes(config, dtype), free_bytes(device)
+    if needed > free:
+        remedy = Remedy.USE_SMALLER_MODEL if dtype.itemsize <= 2 else Remedy.USE_SMALLER_MODEL_OR_DTYPE
+        raise ModelError(
+            f"too little memory: the weights take {needed / GIGABYTE:.1f} GB as {str(dtype).removeprefix('torch.')}, "
+            f"{free / GIGABYTE:.1f} GB are free on {device}",
+            next_step=otherwise or remedy,
+        )
+
 
 _SHARE_OF_FREE = 0.9  # of main memory, as transformers does outside of containers
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
     from transformers import DynamicCache, PreTrainedModel
 
-    from engine.models.blocks import Blocks
+    from engine.models.structure import Blocks
 
 Kept = TypeVar("Kept")
 Keep = Callable[[Tensor], Kept]  # (batch, sequence, hidden) -> whatever the caller wants of it, copied

@@ -1,7 +1,7 @@
 """Load a causal language model with its tokenizer, checked and ready to be captured.
 
 Knows what transformers needs to be told. Does not know where names lead (`engine.models.registry`), where a model goes
-(`engine.models.devices`), in which dtype (`engine.models.dtypes`) or what makes it fit to be captured
+(`engine.models.devices`), in which dtype (`engine.models.devices`) or what makes it fit to be captured
 (`engine.models.check`).
 """
 
@@ -23,16 +23,13 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from engine.errors import ModelError, Remedy
 from engine.models.adapters import adapter_base, load_adapter
-from engine.models.converted import convert
 from engine.models.description import examine_model
-from engine.models.devices import choose_device, choose_places, running_device
-from engine.models.dtypes import natural_dtype, parse_dtype
-from engine.models.hub import require_on_hub
+from engine.models.devices import choose_device, choose_places, natural_dtype, parse_dtype, require_room, running_device
 from engine.models.load_errors import readable_load_errors
-from engine.models.memory import require_room
 from engine.models.offload import keep_while, offload_folder, quiet_accelerate, where_layers_lie
 from engine.models.placement import MaxMemory
 from engine.models.registry import DEFAULT_MODEL, find_source
+from engine.models.sources import convert, require_on_hub
 from engine.records.models import ModelConfig, ModelSource
 
 log = logging.getLogger(__name__)

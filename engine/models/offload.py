@@ -27,9 +27,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from engine.errors import ModelError, first_line
-from engine.models.alterations import stored_buffers
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
 
@@ -198,3 +198,18 @@ def quiet_accelerate() -> Iterator[None]:
         yield
     finally:
         log.setLevel(level)
+
+
+def stored_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Name and value of a module's own buffers that its checkpoint holds, such as packed weights.
+
+    The others are tables that some families compute anew as prompts get longer.
+    """
+    derived = module._non_persistent_buffers_set
+    buffers = module._buffers.items()
+    return [(name, buffer) for name, buffer in buffers if buffer is not None and name not in derived] if buffers else []
+
+
+def raw_bytes(values: Tensor) -> bytes:
+    """The bytes of a one-dimensional tensor on the CPU."""
+    return values.contiguous().view(torch.uint8).numpy().tobytes()

@@ -15,8 +15,8 @@ import msgspec
 import platformdirs
 
 from engine.errors import LayerscopeError, ModelError, Remedy, RequestError, first_line, nearest
+from engine.inputs import user_path
 from engine.models.adapters import ADAPTER_CONFIG, adapter_base
-from engine.paths import user_path
 from engine.records.models import ModelListing, ModelSource
 
 DEFAULT_MODEL = "smollm2"

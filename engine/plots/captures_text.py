@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from engine.plots.numbers import score_in_words
+from engine.plots.words import score_in_words
 from engine.store.summaries import CaptureSummary
 
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from engine.plots.style import BAND, BLUE, GREEN, INK, ORANGE, head, label_layers
-from engine.records.comparison import Comparison
+from engine.records.results import Comparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,11 +1,46 @@
-"""What to draw of a capture layer by layer, as data. Knows records; does not know how anything is drawn; no torch."""
+"""The colours of what is drawn as text; the signs alone suffice where there are none. Knows rich."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from engine.plots.findings import describe_findings
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.style import Style
+from rich.text import Text
+
+from engine.plots.words import describe_findings
 from engine.records.files import CaptureRecord, count_prompts, record_warnings
-from engine.records.ranking import RankedLayer
-from engine.records.statistics import LayerRow
+from engine.records.results import LayerRow, RankedLayer
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Colours by what they stand for.
+
+    Attributes:
+        tied: A layer that may be the best; the positive side.
+        behind: A layer that is behind it; the negative side.
+        shuffled: What shuffled labels score.
+        quiet: Axes and labels.
+        cursor: What is looked at.
+    """
+
+    tied: Style
+    behind: Style
+    shuffled: Style
+    quiet: Style
+    cursor: Style
+
+
+PLAIN = Looks(
+    tied=Style(color="yellow"),
+    behind=Style(color="blue"),
+    shuffled=Style(dim=True),
+    quiet=Style(dim=True),
+    cursor=Style(reverse=True),
+)
 
 
 @dataclass(frozen=True)
@@ -61,3 +96,176 @@ def layers_chart(record: CaptureRecord) -> LayersChart:
         findings=tuple(describe_findings(record)),
         warnings=tuple(record_warnings(record)),
     )
+
+
+TIED, BEHIND, INTERVAL, SHUFFLED = "●", "○", "│", "░"
+_LABELS = 6  # columns of the scores on the left
+_FEWEST_ROWS = 3
+
+
+def layers_as_columns(
+    ranked: Sequence[RankedLayer], width: int, height: int, *, cursor: int | None = None, looks: Looks = PLAIN
+) -> list[Text]:
+    """One column a layer: `●` is its d' (`○` for a layer behind the best), `│` the 95% interval, `░` shuffled labels.
+
+    Args:
+        ranked: The layers, in any order.
+        width: Characters from side to side.
+        height: Lines from top to bottom, the line of layer numbers included.
+        cursor: The layer that is looked at.
+        looks: Colours.
+
+    Returns:
+        Lines, `height` of them. Where there are more layers than columns, those around the cursor.
+    """
+    rows = sorted(ranked, key=lambda row: row["layer"])
+    room = max(height - 1, _FEWEST_ROWS)
+    step = max(min((width - _LABELS) // len(rows), 4), 1)
+    shown = _around(rows, cursor, max((width - _LABELS) // step, 1))
+    top = max(max(row["high"], row["null_high"]) for row in rows)
+    bottom = min(min(row["low"], row["null_low"], 0.0) for row in rows)
+    scale = _Scale(bottom, top if top > bottom else bottom + 1.0, room)
+    lines = [_line(shown, scale, line, step, cursor, looks) for line in range(room)]
+    return [*lines, _numbers(shown, step, cursor, looks)][-height:]
+
+
+def _around(rows: Sequence[RankedLayer], cursor: int | None, room: int) -> Sequence[RankedLayer]:
+    place = next((place for place, row in enumerate(rows) if row["layer"] == cursor), 0)
+    first = max(min(place - room // 2, len(rows) - room), 0)
+    return rows[first : first + room]
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Which score stands at which line; line 0 is the top."""
+
+    bottom: float
+    top: float
+    lines: int
+
+    def line(self, score: float) -> int:
+        return round((self.top - score) / (self.top - self.bottom) * (self.lines - 1))
+
+    def label(self, line: int) -> str:
+        """Scores at the top, at the bottom and at zero."""
+        if line == self.line(0.0):
+            return "0"
+        if line in (0, self.lines - 1):
+            return f"{self.top if line == 0 else self.bottom:.1f}"
+        return ""
+
+
+def _line(rows: Sequence[RankedLayer], scale: _Scale, line: int, step: int, cursor: int | None, looks: Looks) -> Text:
+    text = Text(f"{scale.label(line):>{_LABELS - 1}} ", style=looks.quiet, no_wrap=True, end="")
+    zero = line == scale.line(0.0)
+    for row in rows:
+        sign, style = _cell(row, scale, line, looks)
+        if sign == " " and zero:
+            sign, style = "─", looks.quiet
+        if row["layer"] == cursor:
+            style += looks.cursor
+        text.append(sign, style)
+        text.append(("─" if zero else " ") * (step - 1), looks.quiet)
+    return text
+
+
+def _cell(row: RankedLayer, scale: _Scale, line: int, looks: Looks) -> tuple[str, Style]:
+    style = looks.tied if row["tied"] else looks.behind
+    if line == scale.line(row["d_prime"]):
+        return (TIED if row["tied"] else BEHIND), style
+    if scale.line(row["high"]) <= line <= scale.line(row["low"]):
+        return INTERVAL, style
+    if scale.line(row["null_high"]) <= line <= scale.line(row["null_low"]):
+        return SHUFFLED, looks.shuffled
+    return " ", looks.quiet
+
+
+def _numbers(rows: Sequence[RankedLayer], step: int, cursor: int | None, looks: Looks) -> Text:
+    """Layer numbers under the columns: that of the cursor, and every fifth that has room beside it."""
+    places = {row["layer"]: place * step for place, row in enumerate(rows)}
+    labels = {places[cursor]: str(cursor)} if cursor in places else {}
+    reach = range(0)
+    if cursor in places:
+        reach = range(places[cursor] - 1, places[cursor] + len(str(cursor)) + 1)
+    for layer, place in places.items():
+        if (layer % 5 == 0 or place == 0) and not set(range(place, place + len(str(layer)))) & set(reach):
+            labels[place] = str(layer)
+    text = Text(" " * _LABELS, no_wrap=True, end="")
+    for place in sorted(labels):
+        text.append(" " * (_LABELS + place - len(text)))
+        text.append(labels[place], looks.cursor if labels[place] == str(cursor) else looks.quiet)
+    return text
+
+
+_NARROWEST = 8
+SCORE, BAR = "●", "━"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Which score stands at which column.
+
+    Attributes:
+        low: Score at the first column.
+        high: Score at the last.
+        width: Number of columns.
+    """
+
+    low: float
+    high: float
+    width: int
+
+    @classmethod
+    def of(cls, layers: Iterable[RankedLayer], width: int) -> Scale:
+        """The scale on which every interval of a ranking fits."""
+        rows = list(layers)
+        low = min(min(row["low"], row["null_low"]) for row in rows)
+        high = max(max(row["high"], row["null_high"]) for row in rows)
+        return cls(low, high if high > low else low + 1.0, width)
+
+    def column(self, score: float) -> int:
+        """Column of a score, from 0."""
+        return round((score - self.low) / (self.high - self.low) * (self.width - 1))
+
+
+@dataclass(frozen=True)
+class Whiskers:
+    """One layer drawn as wide as there is room.
+
+    Attributes:
+        row: The layer.
+        layers: All that are drawn on the same scale.
+    """
+
+    row: RankedLayer
+    layers: Sequence[RankedLayer]
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
+        """Rich asks for it once the other columns have what they need."""
+        yield whiskers(self.row, Scale.of(self.layers, options.max_width))
+
+    def __rich_measure__(self, _console: Console, options: ConsoleOptions) -> Measurement:
+        """From a glimpse to all there is."""
+        return Measurement(_NARROWEST, options.max_width)
+
+
+def whiskers(row: RankedLayer, scale: Scale, looks: Looks = PLAIN) -> Text:
+    """Draw one layer.
+
+    Args:
+        row: The layer.
+        scale: Common to all layers.
+        looks: Colours.
+    """
+    cells = [" "] * scale.width
+    for low, high, mark in (
+        (row["null_low"], row["null_high"], SHUFFLED),
+        (row["low"], row["high"], BAR),
+        (row["d_prime"], row["d_prime"], SCORE),
+    ):
+        for column in range(scale.column(low), scale.column(high) + 1):
+            cells[column] = mark
+    text = Text("".join(cells))
+    text.highlight_regex(SHUFFLED, looks.shuffled)
+    text.highlight_regex(f"[{SCORE}{BAR}]", looks.tied if row["tied"] else looks.behind)
+    return text

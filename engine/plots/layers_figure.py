@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from engine.plots.layers_chart import LayersChart
 from engine.plots.style import BAND, BLUE, GREY, INK, ORANGE, head, label_layers
-from engine.records.statistics import LayerRow
+from engine.records.results import LayerRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

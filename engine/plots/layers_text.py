@@ -7,12 +7,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from engine.plots.findings import p_in_words
-from engine.plots.layers_chart import LayersChart
-from engine.plots.numbers import norm_in_words, score_in_words
-from engine.plots.whiskers import Whiskers
-from engine.records.ranking import RankedLayer
-from engine.records.statistics import LayerRow
+from engine.plots.layers_chart import LayersChart, Whiskers
+from engine.plots.words import norm_in_words, p_in_words, score_in_words
+from engine.records.results import LayerRow, RankedLayer
 
 WIDTH = 80
 _LEGEND = "● d'  ━ its 95% interval  ░ 95% of shuffled labels  open: places left open at 95%  = tied with the best"

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from engine.errors import Remedy, RequestError, StoreError
-from engine.paths import user_path
+from engine.inputs import user_path
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and in grey by its lightness.
 BLUE, ORANGE, GREEN, PURPLE, GREY, INK = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#8c8c8c", "#222222"

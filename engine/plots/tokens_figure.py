@@ -5,10 +5,9 @@ from __future__ import annotations
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from engine.plots.stand_out import MOST_SPREADS, stand_out
 from engine.plots.style import BLUE, INK, ORANGE, head
-from engine.plots.tokens_text import readable_token
-from engine.records.directions import TokenReading
+from engine.plots.tokens_text import MOST_SPREADS, readable_token, stand_out
+from engine.records.files import TokenReading
 
 _MAP = LinearSegmentedColormap.from_list("sides", [BLUE, "#f2f2f2", ORANGE])
 _MOST_LABELS = 80

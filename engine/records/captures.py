@@ -1,53 +1,108 @@
-"""What the capture functions return, and how it was made.
-
-The dictionaries are the how-to's promises. They carry tensors, whose type is named for the type checker only: no record
-imports torch.
-"""
+"""Records of concepts, pairs and captures."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NotRequired, TypedDict, cast, final
 
-from engine.records.concepts import Factors
 from engine.records.models import Adapter, Receipt, SourceKind
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Persona:
+    """The two roles of a contrast, worded alike except for the concept."""
+
+    name: str
+    positive: str
+    negative: str
+
+
+@dataclass(frozen=True)
+class Template:
+    """How a persona and a topic become a conversation.
+
+    `{persona}` and `{topic}` each occur exactly once across `user` and `system`.
+    """
+
+    name: str
+    user: str
+    system: str = ""
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A named contrast between personas, varied over templates and topics."""
+
+    name: str
+    description: str
+    positive: str
+    negative: str
+    personas: tuple[Persona, ...]
+    templates: tuple[Template, ...]
+    topics: tuple[str, ...]
+
+
+class Factors(TypedDict):
+    """What a pair was made from; statistics hold out one group of a factor at a time."""
+
+    template: str
+    persona: str
+    topic: str
+
+
+class Message(TypedDict):
+    """One turn of a conversation, in the format of chat templates."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A positive and a negative conversation that differ only in the persona."""
+
+    positive: tuple[Message, ...]
+    negative: tuple[Message, ...]
+    factors: Factors
+
+
 class Provenance(TypedDict):
-    """Everything that must be equal, or known to differ, before two captures are compared.
+    """How a capture was made: what must match, or be known to differ, in a comparison.
 
     Attributes:
         model: Model id.
         alias: Short name of the model.
-        revision: Commit on the hub, version of the package, or hash of the GGUF file; None when nothing pins it.
+        revision: Commit on the hub, version of the package, or hash of the GGUF file; None if nothing pins it.
         source: Kind of source.
         dtype: Dtype of the weights.
-        device: Where the first block lay.
+        device: Device of the first block.
         attention: Attention implementation.
-        chat_template: SHA-256 of the chat template that prompts went through, None when they were plain text.
-        template_time: The time that the chat template was told, in ISO 8601, where it reads the clock.
+        chat_template: SHA-256 of the chat template that rendered the prompts; None for plain text.
+        template_time: Time given to the chat template, in ISO 8601; present if the template reads the clock.
         versions: Versions of layerscope, Python, torch and transformers.
-        site: What was read at each layer; `embed` and `final_norm`, which have none, lie under the block they adjoin.
+        site: What was read at each layer. `embed` and `final_norm`, which have no layer, are stored under the adjacent
+            block.
         positions: Which tokens were kept.
-        mode: `hooks` where a pass stopped after the last layer, `whole_pass` where it ran to its end; in captures of
-            older versions `hidden_states`.
-        batch_size: Most prompts in one forward pass; None for as many as the token budget takes.
-        token_budget: Most tokens in one forward pass; captures of older versions had none.
-        prefix_reuse: Whether what prompts share at the beginning was run once: `on` where that saved something, with
-            the longest prompt for which a sliding window allows it, `off` when it was not wanted, or `no` with what the
-            model has against it.
-        products: What computed matrix products: `oneDNN` for float32 where the check at load found that as exact, or
+        mode: `hooks` if the forward pass stopped after the last captured layer, `whole_pass` if it ran to the end;
+            `hidden_states` in captures of older versions.
+        batch_size: Maximum number of prompts in one forward pass; None if only the token budget limits it.
+        token_budget: Maximum number of tokens in one forward pass; absent in captures of older versions.
+        prefix_reuse: Whether shared prefixes were run once where that saved enough tokens: `on`, with the longest
+            prompt that a sliding window allows; `off` if disabled; or `no` with the reason why the model does not
+            support it.
+        products: Backend of matrix products: `oneDNN` for float32 where the check at load found it as exact, or
             PyTorch's `default`.
-        seed: Seed of the draw of pairs, None where nothing was drawn.
-        receipt: The check at load.
-        weights: Fingerprint of the weights, without those of adapters; captures of older versions had none.
-        adapters: The adapters on the model, where there were any.
-        altered: What else was done to the model that its checkpoint does not say: hooks, wrapped modules, replaced
-            forwards, edited weights, in words; where anything was.
-        added_code: True where `altered` names code of somebody else's: two hooks of one name may do different things.
-        autocast: The dtype that autocast computed in, where it did.
+        seed: Seed for sampling pairs; None if nothing was sampled.
+        receipt: Result of the check at load.
+        weights: Fingerprint of the weights without adapters; absent in captures of older versions.
+        adapters: Adapters on the model, if any.
+        altered: Other changes to the model that its checkpoint does not contain, in words: hooks, wrapped modules,
+            replaced forwards, edited weights. Present if there are any.
+        added_code: True if `altered` names third-party code: two hooks of the same name may do different things.
+        autocast: Dtype that autocast computed in, if it was on.
     """
 
     model: str
@@ -77,7 +132,7 @@ class Provenance(TypedDict):
 
 
 def describe_adapter(adapter: Adapter) -> str:
-    """An adapter in words."""
+    """Describe an adapter in words."""
     return (
         f"{'merged ' if adapter['merged'] else ''}adapter {adapter['name']}: {adapter['kind']}"
         + (f", rank {adapter['rank']}" if adapter["rank"] else "")
@@ -87,16 +142,16 @@ def describe_adapter(adapter: Adapter) -> str:
 
 
 def model_differences(one: Provenance, other: Provenance) -> list[tuple[str, str, str]]:
-    """In what the models of two captures differ that go by one name; empty where nothing is known to differ.
+    """List the differences between two captures' models of the same name.
 
-    Code that was added to a model is always named: two hooks of one name may do different things.
+    Code added to a model always counts as a difference: two hooks of the same name may do different things.
 
     Args:
-        one: How a capture was made.
-        other: How another was made.
+        one: Provenance of one capture.
+        other: Provenance of the other capture.
 
     Returns:
-        Name of the field, and what each capture has there, in words.
+        For each difference, the name of the field and its value in both captures, in words; empty if none is known.
     """
     differing = [
         (field, _shown(dict(one).get(field)), _shown(dict(other).get(field)))
@@ -111,7 +166,7 @@ def model_differences(one: Provenance, other: Provenance) -> list[tuple[str, str
 
 
 def _meaning(value: object) -> object:
-    """A field without the adapters that take no part, and without the names of the others."""
+    """A field without inactive adapters and adapter names: they change no states."""
     if isinstance(value, list):
         entries = [one for one in value if not isinstance(one, dict) or one["active"] or one["merged"]]
         return [one | {"name": ""} if isinstance(one, dict) else one for one in entries] or None
@@ -127,20 +182,20 @@ def _shown(value: object) -> str:
 
 @final
 class ActivationData(TypedDict):
-    """What `capture_activations` returns.
+    """Captured states of one or more prompts, as returned by `capture_activations`.
 
     Attributes:
         activations: Layer number to states, `(batch, kept tokens, hidden)`, on the CPU in the model's dtype (float32
-            for a mean). Rows of a batch end together: `[:, -1, :]` is the last kept token of every prompt, shorter
-            prompts have zeros in front.
-        input_ids: Token ids of the whole prompts, `(batch, sequence)`, aligned like the states.
-        tokens: Token strings of the prompt; one list per prompt when several were given.
-        prompt: The text; a list when several were given.
+            for a mean). Rows are right-aligned: `[:, -1, :]` is the last kept token of every prompt, and shorter
+            prompts start with zeros.
+        input_ids: Token ids of the full prompts, `(batch, sequence)`, aligned like the states.
+        tokens: Token strings of the prompt; one list per prompt if several were given.
+        prompt: The text; a list if several were given.
         num_layers: Number of decoder blocks in the model.
         captured_layers: The keys of `activations`, ascending.
-        attention_mask: 1 where `activations` hold a token's state, 0 where they hold the zeros in front of a shorter
-            prompt, `(batch, kept tokens)`; only when several prompts were given.
-        provenance: How it was made. Lies in the JSON file on disk, not in the `.pt`.
+        attention_mask: 1 where `activations` holds the state of a token, 0 where it holds padding,
+            `(batch, kept tokens)`; present if several prompts were given.
+        provenance: How the capture was made. Stored in the JSON file, not in the `.pt`.
     """
 
     activations: dict[int, Tensor]
@@ -155,16 +210,18 @@ class ActivationData(TypedDict):
 
 @final
 class ContrastData(TypedDict):
-    """What `capture_contrastive_activations` and `capture_from_concept` return.
+    """Captured states of pairs, as returned by the contrastive capture functions.
+
+    These are `capture_contrastive_activations` and `capture_from_concept`.
 
     Attributes:
-        positive: One capture per pair, each with a batch of one.
-        negative: The other side, in the same order.
+        positive: One capture per positive prompt, each with a batch of one.
+        negative: One capture per negative prompt, in the same order.
         num_pairs: Number of pairs.
-        concept: Name of the concept, None for prompts of the user's own.
+        concept: Name of the concept; None for the user's own prompts.
         layers: Captured layers, ascending.
-        factors: What each pair was made from. Lies in the JSON file on disk, not in the `.pt`.
-        provenance: How it was made. Lies in the JSON file on disk, not in the `.pt`.
+        factors: Factors of each pair. Stored in the JSON file, not in the `.pt`.
+        provenance: How the capture was made. Stored in the JSON file, not in the `.pt`.
     """
 
     positive: list[ActivationData]
@@ -180,26 +237,18 @@ CaptureData = ActivationData | ContrastData
 
 
 class CaptureEstimate(TypedDict):
-    """What a capture will cost.
+    """Estimated cost of a capture.
 
     Attributes:
         prompts: Number of prompts.
-        tokens: Number of tokens in them.
-        seconds: Time of the forward passes.
-        bytes: Size of the states that are kept.
+        tokens: Number of tokens in all prompts.
+        bytes: Size of the kept states, in bytes.
+        in_shards: Whether the capture is saved as shards, which are resumable and need bounded memory.
+        seconds: Duration of the forward passes, in seconds; present if a forward pass was timed.
     """
 
     prompts: int
     tokens: int
-    seconds: float
     bytes: int
-
-
-class SourceEstimate(CaptureEstimate):
-    """What a capture will cost, and where it goes.
-
-    Attributes:
-        in_shards: Whether it goes into shards: in bounded memory, and it can be gone on with.
-    """
-
     in_shards: bool
+    seconds: NotRequired[float]

@@ -1,22 +1,107 @@
-"""What the files of a capture hold."""
+"""Records of directions, token readings, and the JSON files of the store."""
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
-from engine.records.captures import Provenance
-from engine.records.concepts import Factors
-from engine.records.ranking import ConfoundReport, Ranking
-from engine.records.statistics import LayerRow, SideSummary
+from engine.records.captures import Factors, Provenance
+from engine.records.results import ConfoundReport, LayerRow, Ranking, SideSummary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+Method = Literal["mean_diff", "pca", "logistic"]
+
+
+class Direction(TypedDict):
+    """A unit vector at one layer, positive minus negative.
+
+    Attributes:
+        layer: Layer number.
+        vector: `(hidden,)`, float32, unit length; the positive class projects higher.
+        negative_mean: Mean projection of the negative class, in the units of the states.
+        positive_mean: Mean projection of the positive class.
+        method: How the direction was extracted.
+        concept: Name of the concept; None for the user's own pairs.
+        num_pairs: Number of pairs it was extracted from.
+        provenance: How the pairs were captured; None if unknown.
+    """
+
+    layer: int
+    vector: Tensor
+    negative_mean: float
+    positive_mean: float
+    method: Method
+    concept: str | None
+    num_pairs: int
+    provenance: Provenance | None
+
+
+class DirectionSummary(TypedDict):
+    """One layer's direction in a directions file, without its vector."""
+
+    layer: int
+    negative_mean: float
+    positive_mean: float
+
+
+class DirectionsHeader(TypedDict):
+    """Metadata of a directions file.
+
+    Attributes:
+        schema: Version of this layout.
+        layers: One entry per direction, ascending.
+        leading: Top-ranked layer of the capture; None if it has no ranking.
+        capture: Name of the capture that the directions come from.
+        method: How the directions were extracted.
+        concept: Name of the concept.
+        num_pairs: Number of pairs.
+        provenance: How the pairs were captured.
+    """
+
+    schema: int
+    layers: list[DirectionSummary]
+    leading: int | None
+    capture: str
+    method: Method
+    concept: str | None
+    num_pairs: int
+    provenance: Provenance | None
+
+
+class TokenReading(TypedDict):
+    """Projections of every token of a text onto directions.
+
+    Attributes:
+        prompt: The text.
+        tokens: Its tokens, as spelled in the vocabulary.
+        layers: Layers that were read, ascending.
+        leading: The layer to look at first.
+        values: Layer to one value per token, scaled so that 0 is the mean of the negative class and 1 that of the
+            positive class.
+        concept: Name of the concept.
+        method: How the directions were extracted.
+        warnings: Warnings that limit how far the values can be trusted.
+    """
+
+    prompt: str
+    tokens: list[str]
+    layers: list[int]
+    leading: int
+    values: dict[int, list[float]]
+    concept: str | None
+    method: Method
+    warnings: list[str]
 
 
 class DataFile(TypedDict):
-    """The tensors that a JSON file belongs to.
+    """The tensor file or folder of shards that a JSON file describes.
 
     Attributes:
-        name: Name of the `.pt`, or of the folder of shards, with a slash behind it.
-        bytes: Size of the file, or of all shards.
-        sha256: Hash of the file; of a folder of shards that of its plan.
+        name: Name of the `.pt` file, or of the folder of shards with a trailing slash.
+        bytes: Size of the file or of all shards, in bytes.
+        sha256: SHA-256 of the file; for shards, of their plan.
     """
 
     name: str
@@ -25,13 +110,13 @@ class DataFile(TypedDict):
 
 
 class NumberedPair(TypedDict):
-    """One pair of a capture.
+    """One pair of a capture, with its number.
 
     Attributes:
-        number: Its place, from 0.
+        number: Index of the pair in the capture, from 0.
         positive: The positive prompt.
         negative: The negative prompt.
-        factors: What it was made from; None where that is not known.
+        factors: Factors of the pair; None if unknown.
     """
 
     number: int
@@ -41,30 +126,32 @@ class NumberedPair(TypedDict):
 
 
 class CaptureRecord(TypedDict):
-    """The JSON file of a capture: all that is needed to list, filter and rank without torch.
+    """The JSON file of a capture: enough to list, filter and rank it without torch.
 
     Attributes:
         schema: Version of this layout.
         name: Name of the capture in its store.
         kind: `prompt` or `contrast`.
-        created: Time of saving, ISO 8601 in UTC.
-        data: The tensor file.
-        concept: Name of the concept, None if there is none.
-        num_pairs: Pairs of a contrast, 0 for prompts.
-        num_layers: Decoder blocks of the model.
+        created: Time of saving, in ISO 8601, UTC.
+        data: The tensor file or folder of shards.
+        concept: Name of the concept; None if there is none.
+        num_pairs: Number of pairs of a contrast; 0 for prompts.
+        num_layers: Number of decoder blocks of the model.
         hidden_size: Width of the states.
-        captured_layers: Which were captured.
-        prompts: The exact texts; of a contrast the positive ones, of a capture in shards, which hold all, the first.
-        num_prompts: How many there are, where `prompts` are only the first.
-        negative_prompts: The negative texts of a contrast, in the same order.
-        factors: What each pair was made from.
-        other_pairs: Of a capture in shards, pairs beyond the first that `sides` names.
+        captured_layers: Captured layers.
+        prompts: The exact texts; for a contrast, the positive prompts. For a capture saved as shards, only the first
+            few, since the shards hold all of them.
+        num_prompts: Total number of prompts; present if `prompts` holds only the first few.
+        negative_prompts: The negative prompts of a contrast, in the same order.
+        factors: Factors of each pair.
+        other_pairs: Further pairs named in `sides` that `prompts` does not hold; for captures saved as shards.
         statistics: One row per captured layer.
-        ranking: Layers of a contrast by held-out separation; None for prompts, and where there is none to be had.
-        sides: Where left-out prompts of both sides lie, for each layer at which they differ; empty without a ranking.
-        unranked: Why a contrast has no ranking; empty where it has one.
-        confounds: What else could tell the sides of a contrast apart.
-        provenance: How it was made; None for data that did not come from a capture function.
+        ranking: Layers of a contrast by held-out separation; None for prompts and for contrasts that cannot be ranked.
+        sides: Projections of the held-out prompts of both classes, for each layer where the classes differ; empty
+            without a ranking.
+        unranked: Why a contrast has no ranking; empty if it has one.
+        confounds: How well baselines without the model separate the classes of a contrast.
+        provenance: How the capture was made; None for data that did not come from a capture function.
     """
 
     schema: int
@@ -91,19 +178,19 @@ class CaptureRecord(TypedDict):
 
 
 def count_prompts(record: CaptureRecord) -> int:
-    """Number of prompts of a capture, those of both sides of a contrast."""
+    """Number of prompts of a capture; for a contrast, those of both classes."""
     return record.get("num_prompts", len(record["prompts"]) + len(record["negative_prompts"]))
 
 
 def record_warnings(record: CaptureRecord) -> list[str]:
-    """What must be known before what a capture shows is believed, in sentences."""
+    """Warnings that limit how far a capture can be trusted, as sentences."""
     provenance = record["provenance"]
     changes = [*provenance.get("altered", [])] if provenance else []
     if provenance and "autocast" in provenance:
         changes.append(f"autocast to {provenance['autocast']}")
     ranking, confounds = record["ranking"], record["confounds"]
     return [
-        *([f"the model was not as its checkpoint says: {'; '.join(changes)}"] if changes else []),
+        *([f"the model differed from its checkpoint: {'; '.join(changes)}"] if changes else []),
         *([f"not ranked: {record['unranked']}"] if record["unranked"] else []),
         *(ranking["warnings"] if ranking else []),
         *(confounds["warnings"] if confounds else []),
@@ -111,14 +198,14 @@ def record_warnings(record: CaptureRecord) -> list[str]:
 
 
 def find_pair(record: CaptureRecord, number: int) -> NumberedPair:
-    """A pair that a record names, by its number.
+    """Look up a pair in the record of a contrast.
 
     Args:
-        record: Of a contrast.
-        number: One of the first pairs, or of those that its `sides` name.
+        record: Record of a contrast.
+        number: Number of one of the first pairs, or of a pair named in `sides`.
 
     Raises:
-        KeyError: The record does not hold its texts.
+        KeyError: The record does not hold the texts of that pair.
     """
     if number < len(record["prompts"]):
         factors = record["factors"][number] if record["factors"] else None
@@ -128,18 +215,18 @@ def find_pair(record: CaptureRecord, number: int) -> NumberedPair:
 
 
 class PromptList(TypedDict):
-    """What is known of a list of prompts without holding it.
+    """Summary of a list of prompts, without the prompts.
 
     Attributes:
-        file: Name of the file, or of the concept, that they came from.
-        pairs: Whether they are the sides of pairs: positive, negative, positive, and so on.
+        file: Name of the file or concept that the prompts came from.
+        pairs: Whether the prompts are pairs in the order positive, negative, positive, and so on.
         count: Number of prompts.
-        tokens: Number of tokens in all.
-        kept: Most positions kept of one prompt.
-        kept_in_all: Positions kept of all prompts.
+        tokens: Number of tokens in all prompts.
+        kept: Maximum number of positions kept of one prompt.
+        kept_in_all: Number of positions kept of all prompts.
         texts: SHA-256 of the texts.
         ids: SHA-256 of the token ids.
-        factors: SHA-256 of what the pairs were made from; empty where that is not known.
+        factors: SHA-256 of the factors of the pairs; empty if unknown.
     """
 
     file: str
@@ -154,19 +241,19 @@ class PromptList(TypedDict):
 
 
 class ShardPlan(TypedDict):
-    """`plan.json`: what a capture in shards will hold, written before the first of them.
+    """Contents of `plan.json`, written before the first shard of a capture.
 
     Attributes:
         schema: Version of this layout.
-        prompts: What is captured.
-        concept: Name of the concept, None for prompts and pairs of the user's own.
-        shard_prompts: Prompts in each shard but the last.
-        layers: Which layers are captured.
-        num_layers: Decoder blocks of the model.
+        prompts: Summary of the prompts to capture.
+        concept: Name of the concept; None for the user's own prompts and pairs.
+        shard_prompts: Number of prompts in each shard except the last.
+        layers: Captured layers.
+        num_layers: Number of decoder blocks of the model.
         hidden_size: Width of the states.
-        store_dtype: Dtype that the states are stored in; `as captured` if they are stored as they are.
+        store_dtype: Dtype of the stored states; `as captured` to store them unconverted.
         weights: Fingerprint of the model's weights.
-        provenance: How it is made.
+        provenance: How the capture is made.
     """
 
     schema: int

@@ -1,4 +1,4 @@
-"""What is known of a model: where it comes from, and what the check at load found."""
+"""Records of models: where they come from and what the check at load found."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class ModelSource:
 
     Attributes:
         alias: Short name used in file names and tables.
-        model_id: Hub id, or the folder or file name for a model that is not on the hub.
-        kind: `package` (GGUF inside an installed Python package), `hub`, `folder`, `gguf`, or `given` for a model
-            object that the user made.
-        location: Hub id or path, as the loader needs it.
-        revision: Commit on the hub, version of the package, or hash of the GGUF file; None when nothing pins it.
-        gguf_file: File name inside `location` when the weights are GGUF.
-        adapter: Folder of an adapter of peft that is put onto these weights.
-        local: Whether it can be loaded here without a download.
+        model_id: Hub id; the folder or file name if the model is not on the hub.
+        kind: `package` (GGUF in an installed Python package), `hub`, `folder`, `gguf`, or `given` for a model object
+            that the user created.
+        location: Hub id or path to load from.
+        revision: Commit on the hub, version of the package, or hash of the GGUF file; None if nothing pins it.
+        gguf_file: File name in `location` if the weights are GGUF.
+        adapter: Folder of a PEFT adapter to apply to these weights.
+        local: Whether the model loads on this machine without a download.
     """
 
     alias: str
@@ -36,14 +36,14 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class ModelListing:
-    """One line of the list of known models.
+    """One entry of the list of known models.
 
     Attributes:
-        alias: The short name that `--model` takes.
-        source: Where it would be loaded from on this machine.
+        alias: Short name for `--model`.
+        source: Where the model loads from on this machine.
         layers: Number of decoder blocks.
-        parameters: Number of parameters, in words ("135M", "7.3B").
-        note: What one should know before choosing it.
+        parameters: Number of parameters as text ("135M", "7.3B").
+        note: What to know before choosing the model.
     """
 
     alias: str
@@ -54,24 +54,25 @@ class ModelListing:
 
 
 class Receipt(TypedDict):
-    """What the check at load found; saved with each capture.
+    """Result of the check at load, saved with each capture.
 
     Attributes:
-        blocks: Dotted path of the decoder blocks inside the model.
-        final_norm: Dotted path of the final norm, or None for a family that has none.
-        attn_out: Dotted name, inside each block, of the part whose output is what attention adds to the stream: the
-            attention, or the norm after it. None where no part was found to be that, under one name in every block.
-        mlp_out: The same of the feed-forward.
+        blocks: Dotted path of the decoder blocks in the model.
+        final_norm: Dotted path of the final norm; None if the family has none.
+        attn_out: Dotted name, within each block, of the module that returns the attention output as added to the
+            residual stream: the attention, or the norm after it. None if no module of the same name does so in every
+            block.
+        mlp_out: The same for the MLP output.
         num_layers: Number of decoder blocks.
         hidden_size: Width of the residual stream.
         batched_error: How far padding and batching moved a token's state, relative to its norm.
-        tolerance: How far they were allowed to, for this dtype.
-        dtype: Dtype of the states that were compared.
-        separate: Why prompts cannot share the run of what they begin with; empty when they can. Older checks, like the
-            two below, did not ask.
-        window: The longest prompt in which every token sees all those before it, None when there is no limit.
-        onednn_error: How far the median token's state moves, relative to its norm, when float32 products go through
-            oneDNN, or a single product of many tokens, if that is more; None where they cannot.
+        tolerance: Largest `batched_error` allowed for this dtype.
+        dtype: Dtype of the compared states.
+        separate: Why prompts cannot share a prefix; empty if they can. Absent, like the two fields below, in receipts
+            of older versions.
+        window: Longest prompt, in tokens, in which every token sees all tokens before it; None if there is no limit.
+        onednn_error: Relative error of float32 matrix products in oneDNN: that of the median token's state or of a
+            single product of many tokens, whichever is larger. None if oneDNN cannot be used.
     """
 
     blocks: str
@@ -89,15 +90,15 @@ class Receipt(TypedDict):
 
 
 class Adapter(TypedDict):
-    """An adapter of peft on a model.
+    """A PEFT adapter on a model.
 
     Attributes:
-        name: What it is called on the model.
-        kind: Its kind in peft, such as `LORA`.
-        rank: Its rank, None for a kind without one.
-        scales: The factors by which its layers scale it, each once, ascending; empty for a kind without them.
-        active: Whether it takes part in a forward pass.
-        merged: Whether it has been merged into the weights.
+        name: Name of the adapter on the model.
+        kind: PEFT type, such as `LORA`.
+        rank: Rank; None for types without one.
+        scales: Distinct scaling factors of its layers, ascending; empty for types without scaling.
+        active: Whether it takes part in the forward pass.
+        merged: Whether it is merged into the weights.
         weights: SHA-256 of its weights.
     """
 
@@ -112,18 +113,18 @@ class Adapter(TypedDict):
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What `load_model_and_tokenizer` says of the model it returns, third of three.
+    """Description of a loaded model: the third value of `load_model_and_tokenizer`.
 
     Attributes:
         source: Where the weights came from.
         num_layers: Number of decoder blocks.
         hidden_size: Width of the residual stream.
-        receipt: The check at load.
-        weights: Fingerprint of the weights, without those of adapters.
-        adapters: The adapters on it.
-        added: Code in it that is neither its own nor a framework's, in words.
-        edited: What was done to its weights and modules since it was first seen, in words.
-        autocast: The dtype that autocast computes in; None without autocast.
+        receipt: Result of the check at load.
+        weights: Fingerprint of the weights without adapters.
+        adapters: Adapters on the model.
+        added: Code in the model that is neither its own nor a framework's, in words.
+        edited: Changes to its weights and modules since it was first examined, in words.
+        autocast: Dtype that autocast computes in; None without autocast.
     """
 
     source: ModelSource

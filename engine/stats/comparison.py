@@ -10,11 +10,10 @@ import torch
 
 from engine.errors import RequestError
 from engine.records.captures import ContrastData, Provenance, model_differences
-from engine.records.comparison import ComparedLayer, Comparison, DepthRow
 from engine.records.files import CaptureRecord
-from engine.stats.groups import MOST_UNITS, group_pairs, resampled_units
+from engine.records.results import ComparedLayer, Comparison, DepthRow
+from engine.stats.groups import MOST_UNITS, group_pairs, pairs_at, resampled_units
 from engine.stats.held_out import sum_units
-from engine.stats.pair_states import pairs_at
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor

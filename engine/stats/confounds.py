@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.capture.positions import Positions, parse_positions
-from engine.progress import Progress, untold
-from engine.records.captures import ActivationData, ContrastData
-from engine.records.concepts import Factors
-from engine.records.ranking import Confound, ConfoundReport
-from engine.stats.groups import group_pairs
+from engine.capture.selection import Positions, parse_positions
+from engine.records.captures import ActivationData, ContrastData, Factors
+from engine.records.results import Confound, ConfoundReport
+from engine.runtime import Progress, untold
+from engine.stats.groups import Pairs, Sides, group_pairs, pairs_of
 from engine.stats.held_out import hold_out
-from engine.stats.pair_states import Pairs, Sides, pairs_of
 from engine.stats.separation import separate
 
 if TYPE_CHECKING:

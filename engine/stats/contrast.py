@@ -12,8 +12,8 @@ import torch
 
 from engine.errors import Remedy, RequestError
 from engine.records.captures import ActivationData, CaptureData, model_differences
-from engine.records.statistics import LayerDiff
-from engine.stats.pair_states import chunked
+from engine.records.results import LayerDiff
+from engine.stats.groups import chunked
 
 if TYPE_CHECKING:
     from torch import Tensor

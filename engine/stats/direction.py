@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, cast, get_args
 
 import torch
 
-from engine.capture.layers import captured_layer
+from engine.capture.selection import captured_layer
 from engine.errors import Remedy, RequestError, nearest
 from engine.records.captures import ContrastData
-from engine.records.directions import Direction, Method
+from engine.records.files import Direction, Method
 from engine.stats.contrast import require_contrast
-from engine.stats.pair_states import last_states
+from engine.stats.groups import last_states
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.stats.groups import resampled_units
+from engine.stats.groups import Pairs, resampled_units
 from engine.stats.moments import UnitMoments, d_prime_of
-from engine.stats.pair_states import Pairs
 
 if TYPE_CHECKING:
     from torch import Tensor

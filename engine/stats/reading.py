@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 from engine.capture.activations import capture_activations
 from engine.concepts.chat import render_chat
 from engine.errors import RequestError
+from engine.inputs import plain_text, whole_number
 from engine.models.description import describe_model
-from engine.plain import plain_text, whole_number
-from engine.records.captures import ActivationData, Provenance, model_differences
-from engine.records.concepts import Message
-from engine.records.directions import Direction, TokenReading
+from engine.records.captures import ActivationData, Message, Provenance, model_differences
+from engine.records.files import Direction, TokenReading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

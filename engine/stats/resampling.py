@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
+from scipy.special import ndtri, stdtrit
 
 from engine.stats.moments import UnitMoments
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
+
 
 _AT_ONCE = 1000  # resamples held in memory together: the peak does not depend on how many are asked for
 _COUNTABLE = 40  # more groups have more shuffles than anyone runs
@@ -83,3 +85,92 @@ def _signs(count: int, permutations: int, generator: Generator) -> Iterator[Tens
 def _chunks(total: int) -> Iterator[int]:
     for start in range(0, total, _AT_ONCE):
         yield min(_AT_ONCE, total - start)
+
+
+def p_values(observed: Tensor, shuffled: Tensor, groups: int, permutations: int) -> Tensor:
+    """Share of shuffles in which the best of all layers scores as high as a layer does, the true labels among them.
+
+    The maximum over layers makes 5% the chance of a false find among all of them (Westfall and Young 1993,
+    "Resampling-Based Multiple Testing"). Where the shuffles are drawn, the true labels count as one more: a drawn
+    shuffle never gives p = 0 (Phipson and Smyth 2010, "Permutation P-values Should Never Be Zero").
+
+    Args:
+        observed: Scores of the true labels, `(layers,)`.
+        shuffled: Scores of shuffled labels, `(layers, shuffles)`.
+        groups: Number of groups whose labels are swapped.
+        permutations: Most shuffles.
+
+    Returns:
+        `(layers,)`, float64.
+
+    Example:
+        >>> import torch
+        >>> shuffled = torch.tensor([[3.0, 1.0, -1.0, -3.0], [1.0, 2.0, -2.0, -1.0]])
+        >>> p_values(torch.tensor([3.0, 1.0]), shuffled, groups=3, permutations=100).tolist()
+        [0.25, 0.5]
+    """
+    best = shuffled.amax(dim=0)  # (shuffles,)
+    tolerance = 1e-9 * (1 + observed.abs())  # the true labels come out the same but for rounding
+    as_high = (best[None, :] >= (observed - tolerance)[:, None]).sum(dim=1)
+    if all_shuffles(groups, permutations):
+        return as_high.double() / best.numel()
+    return (as_high.double() + 1) / (best.numel() + 1)
+
+
+def smallest_p(groups: int, permutations: int) -> float:
+    """The smallest p-value that so many groups and shuffles can give.
+
+    Args:
+        groups: Number of groups whose labels are swapped.
+        permutations: Most shuffles.
+
+    Example:
+        >>> smallest_p(6, 10_000), smallest_p(60, 9_999)
+        (0.03125, 0.0001)
+    """
+    shuffles = distinct_shuffles(groups, permutations)
+    return 1 / shuffles if all_shuffles(groups, permutations) else 1 / (shuffles + 1)
+
+
+def half_width(groups: int, confidence: float) -> float:
+    """Standard deviations that a two-sided interval reaches to each side when they come from this many groups."""
+    return float(stdtrit(groups - 1, (1 + confidence) / 2))
+
+
+def widening(groups: int, confidence: float) -> float:
+    """How much further a one-sided bound reaches for being estimated from this many groups and not from very many."""
+    return float(stdtrit(groups - 1, confidence) / ndtri(confidence))
+
+
+def open_places(scores: Tensor, deviations: Tensor, groups: list[int], confidence: float) -> list[tuple[int, int]]:
+    """Best and worst place of each layer that the data leave open.
+
+    A place is lost to every layer that is better beyond doubt, and won over every one that is worse beyond doubt. For
+    each layer the differences to all others are tested together, by the largest studentized deviation in the resamples
+    (Mogstad, Romano, Shaikh and Wilhelm 2024, "Inference for Ranks with Applications to Mobility across Neighbourhoods
+    and Academic Achievement across Countries"). So the layers to which first place is open hold the truly best one with
+    the confidence asked for (Hsu 1981, "Simultaneous Confidence Intervals for all Distances from the Best").
+
+    Args:
+        scores: `(layers,)`.
+        deviations: Of the scores in resamples, drawn for all layers together, `(layers, resamples)`.
+        groups: From how many groups each layer's deviations come.
+        confidence: That the best place is no better, and that the worst is no worse, than what is returned.
+
+    Returns:
+        Places from 1, both included.
+    """
+    places = []
+    for layer in range(len(scores)):
+        differences = deviations - deviations[layer]  # (layers, resamples)
+        error = differences.std(dim=1)
+        known = error > 0  # not the layer itself, nor its copy
+        better = worse = 0
+        if known.any():
+            studentized = differences[known] / error[known, None]
+            widen = widening(min(groups[layer], *groups), confidence)
+            gap = (scores - scores[layer])[known] / error[known]
+            better = int((gap > widen * (-studentized).amax(dim=0).quantile(confidence)).sum())
+            worse = int((-gap > widen * studentized.amax(dim=0).quantile(confidence)).sum())
+        places.append((1 + better, len(scores) - worse))
+    return places

@@ -12,10 +12,9 @@ import torch
 
 from engine.errors import Remedy, RequestError
 from engine.records.captures import ContrastData
-from engine.records.statistics import LayerSeparation, Separation
-from engine.stats.groups import group_pairs
+from engine.records.results import LayerSeparation, Separation
+from engine.stats.groups import group_pairs, pairs_at
 from engine.stats.held_out import Extent, HeldOut, HeldOutLayer, hold_out
-from engine.stats.pair_states import pairs_at
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,17 +5,18 @@ Sums are taken in float64: a bfloat16 mean of a million values is not a mean.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
-from engine.capture.positions import Positions, parse_positions
+from engine.capture.selection import Positions, parse_positions
 from engine.errors import RequestError
 from engine.records.captures import ActivationData, CaptureData
-from engine.records.statistics import LayerStats
+from engine.records.results import LayerRow, LayerStats
+from engine.stats.contrast import compute_contrastive_diff
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,3 +129,33 @@ class StateSums:
             std=max(self.squares / self.count - mean**2, 0.0) ** 0.5,
             norm=self.norms / self.tokens,
         )
+
+
+def layer_table(data: CaptureData) -> list[LayerRow]:
+    """One row per captured layer, ascending.
+
+    Args:
+        data: A capture; of a prompt the columns of a contrast are None.
+    """
+    return add_differences(compute_activation_stats(data), data)
+
+
+def add_differences(summaries: Mapping[int, LayerStats], data: CaptureData | None) -> list[LayerRow]:
+    """The same table, of a capture whose states are summarised already.
+
+    Args:
+        summaries: Layer to the summary of its states.
+        data: The capture, if it is a contrast; anything else has no two sides.
+    """
+    diffs = compute_contrastive_diff(data) if data is not None and "positive" in data else {}
+    return [
+        LayerRow(
+            layer=layer,
+            **summary,
+            diff_norm=diffs[layer]["diff_norm"] if diffs else None,
+            relative_norm=diffs[layer]["relative_norm"] if diffs else None,
+            cosine_sim=diffs[layer]["cosine_sim"] if diffs else None,
+            pair_cosine=diffs[layer]["pair_cosine"] if diffs else None,
+        )
+        for layer, summary in summaries.items()
+    ]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import Remedy, StoreError
-from engine.paths import user_path
+from engine.inputs import user_path
 from engine.records.files import CaptureRecord
 from engine.store.names import DEFAULT_STORE, PLAN, SHARD, UNFINISHED, CapturePaths, locate
 from engine.store.record import read_record
@@ -76,7 +76,7 @@ def show_capture(name: str | Path, *, store: str | Path | None = None) -> Captur
         )
     entry = _entry(paths.store, paths.name)
     if entry.record is None:
-        step = Remedy.GO_ON if paths.unfinished else Remedy.CAPTURE_AGAIN
+        step = Remedy.RESUME if paths.unfinished else Remedy.CAPTURE_AGAIN
         raise StoreError(f"the capture {paths.name!r} cannot be used: {entry.problem}", next_step=step)
     return entry.record
 

@@ -10,8 +10,8 @@ import msgspec
 from safetensors import SafetensorError, safe_open
 
 from engine.errors import Remedy, StoreError, first_line
-from engine.plain import require_whole
-from engine.records.directions import Direction, DirectionsHeader, DirectionSummary
+from engine.inputs import require_whole
+from engine.records.files import Direction, DirectionsHeader, DirectionSummary
 from engine.store.catalog import show_capture
 from engine.store.names import locate
 

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import Remedy, StoreError
-from engine.paths import user_path
+from engine.inputs import user_path
 
 DEFAULT_STORE = Path("activations")
-MOST_IN_MEMORY = 2**30
-"""Most bytes of states that are held in memory and saved as one file, unless told."""
 
 UNFINISHED = ".unfinished"
 PLAN = "plan.json"

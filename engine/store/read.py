@@ -115,8 +115,7 @@ def _load_tensors(path: Path) -> CaptureData:
 
 
 def _map_shards(paths: CapturePaths) -> CaptureData:
-    from engine.store.mapped import mapped_contrast, mapped_prompts
-    from engine.store.shards import open_shards
+    from engine.store.shards import mapped_contrast, mapped_prompts, open_shards
 
     record = show_capture(paths.record)
     shards = open_shards(paths.record)

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar
 import msgspec
 
 from engine.errors import Remedy, RequestError, StoreError
-from engine.progress import Steps, untold
 from engine.records.captures import CaptureData
 from engine.records.files import CaptureRecord, DataFile
+from engine.runtime import Steps, untold
 
 if TYPE_CHECKING:
     from engine.records.captures import ActivationData, ContrastData
-    from engine.records.ranking import ConfoundReport, Ranking
-    from engine.records.statistics import SideSummary
+    from engine.records.results import ConfoundReport, Ranking, SideSummary
     from engine.stats.held_out import HeldOutLayer
 
 SCHEMA = 3
@@ -58,8 +57,7 @@ def make_record(data: CaptureData, name: str, file: DataFile, steps: Steps | Non
         file: The tensor file it was written to.
         steps: Told of what is looked for in a contrast; what it raises ends it.
     """
-    from engine.stats.summary import prompts_of
-    from engine.stats.table import layer_table
+    from engine.stats.summary import layer_table, prompts_of
 
     prompts = prompts_of(data)
     layers = prompts[0]["captured_layers"]
@@ -95,9 +93,9 @@ def find_in(data: ContrastData, steps: Steps | None = None) -> Findings:
         data: A contrast.
         steps: Told of confounds and layers, how many are done and how many there are; what it raises ends it.
     """
+    from engine.stats.classes import summarise_layer
     from engine.stats.confounds import find_confounds
     from engine.stats.ranking import rank_layers
-    from engine.stats.sides import summarise_layer
 
     sides: list[SideSummary] = []
 

@@ -5,64 +5,58 @@ Holds the states of two shards at most. Does not know how the plan was made or w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import datetime
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
 
+from engine.capture.prepare import HeldPrompts, PreparedCapture
+from engine.capture.request import AS_CAPTURED
+from engine.capture.run import StackedStates, capture_stacked
 from engine.capture.settings import Settings
-from engine.capture.stacked import StackedStates, capture_stacked
-from engine.errors import RequestError
-from engine.processes import ALONE, Processes
-from engine.progress import Progress
-from engine.records.files import ShardPlan
+from engine.records.captures import ContrastData
+from engine.records.files import CaptureRecord, DataFile, NumberedPair, ShardPlan
+from engine.records.results import LayerRow, SideSummary
+from engine.runtime import ALONE, Processes, Progress, Steps
+from engine.stats.summary import StateSums, add_differences
+from engine.store.catalog import shard_files
 from engine.store.names import CapturePaths
-from engine.store.shards import pack_shard, shard_at, write_shard
-from engine.store.survey import Item, PromptSource
+from engine.store.record import NO_FINDINGS, SCHEMA, find_in
+from engine.store.shards import Shard, mapped_contrast, pack_shard, shard_at, write_shard
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
     from engine.capture.prompts import TokenizedPrompt
 
-AS_CAPTURED = "as captured"
+
 _DTYPES = {AS_CAPTURED: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def state_dtype(store_dtype: str) -> torch.dtype | None:
-    """What states are stored in; None for that in which they come.
-
-    Raises:
-        RequestError: There is no such choice.
-    """
-    if store_dtype not in _DTYPES:
-        raise RequestError(f"states cannot be stored in {store_dtype!r}", expected=", ".join(_DTYPES))
+    """The dtype that states are stored in; None for the one in which they are captured."""
     return _DTYPES[store_dtype]
 
 
 @dataclass(frozen=True)
 class ShardRun:
-    """A plan on its way.
+    """A plan that is being carried out; it holds the states of two shards at most.
 
     Attributes:
-        model: What prompts are run through.
-        tokenizer: Its tokenizer.
-        source: The prompts.
-        stamp: Theirs, when the plan was made.
-        settings: What is kept of each.
+        prepared: The capture.
+        settings: Its settings, with the token budget that it was started with.
         plan: What the shards will hold.
-        paths: Where they go.
-        progress: Told of the prompts done, and of all.
+        paths: Where they are saved.
+        progress: Called with the number of finished prompts and their total.
         processes: Who shares the work.
     """
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    source: PromptSource
-    stamp: tuple[int, ...]
+    prepared: PreparedCapture
     settings: Settings
     plan: ShardPlan
     paths: CapturePaths
@@ -70,7 +64,7 @@ class ShardRun:
     processes: Processes = ALONE
 
     def run_missing(self) -> None:
-        """Run every shard that is this process's and not there yet.
+        """Run every shard that is this process's and not there yet; one is written while the next is run.
 
         Raises:
             CaptureError: States are unusable.
@@ -80,32 +74,122 @@ class ShardRun:
         total = self.plan["prompts"]["count"]
         writing: Future[None] | None = None
         with ThreadPoolExecutor(max_workers=1) as beside:
-            for number, (start, items) in enumerate(self._parts()):
+            for number, (start, part) in enumerate(self._parts()):
                 self.progress(start, total)
                 shard = shard_at(self.paths, start, self.settings.layers)
                 if not self.processes.owns(number) or shard.path.exists():
                     continue
-                first = start // self.source.sides
-                prompts = self.source.tokenize(self.model, self.tokenizer, items, first)
-                states = self._capture(prompts, start)
+                held = part()
+                states = self._capture(held.prompts, start)
                 if writing is not None:
                     writing.result()
-                factors = [item.factors for item in items if item.factors is not None]
-                writing = beside.submit(write_shard, shard, pack_shard(prompts, states, factors))
+                writing = beside.submit(write_shard, shard, pack_shard(held.prompts, states, held.factors))
                 del states  # before the next ones come
             if writing is not None:
                 writing.result()
         self.progress(total, total)
 
-    def _parts(self) -> Iterator[tuple[int, list[Item]]]:
-        """The items of each shard, with the number of its first prompt."""
-        items = self.source.items()
-        for start in range(0, self.plan["prompts"]["count"], self.plan["shard_prompts"]):
-            part = list(islice(items, self.plan["shard_prompts"] // self.source.sides))
-            self.source.require_unchanged(self.stamp)
-            yield start, part
+    def _parts(self) -> Iterator[tuple[int, Callable[[], HeldPrompts]]]:
+        """The first prompt of each shard, and what reads or tokenizes its prompts."""
+        size, prepared = self.plan["shard_prompts"], self.prepared
+        source, held = prepared.source, prepared.held
+        items = source.items() if held is None else iter(())
+        for start in range(0, self.plan["prompts"]["count"], size):
+            part = [*islice(items, size // source.sides)]
+            source.require_unchanged(prepared.stamp)
+            yield start, partial(prepared.tokenized, part, start) if held is None else partial(held.part, start, size)
 
     def _capture(self, prompts: list[TokenizedPrompt], start: int) -> StackedStates:
         total = self.plan["prompts"]["count"]
-        settings = replace(self.settings, progress=lambda done, _of_shard: self.progress(start + done, total))
-        return capture_stacked(self.model, prompts, settings, dtype=state_dtype(self.plan["store_dtype"]))
+
+        def progress(done: int, _of_shard: int) -> None:
+            self.progress(start + done, total)
+
+        dtype = state_dtype(self.plan["store_dtype"])
+        return capture_stacked(self.prepared.model, prompts, self.settings, progress, dtype=dtype)
+
+
+log = logging.getLogger(__name__)
+
+_SHOWN = 20  # prompts or pairs in the record, which must stay small
+
+
+def record_shards(paths: CapturePaths, plan: ShardPlan, steps: Steps | None = None) -> CaptureRecord:
+    """Describe a capture of which every shard is there.
+
+    Args:
+        paths: Where it lies.
+        plan: What it was to hold.
+        steps: Told of what is looked for in a contrast; what it raises ends it.
+    """
+    starts = range(0, plan["prompts"]["count"], plan["shard_prompts"])
+    shards = [shard_at(paths, start, plan["layers"]) for start in starts]
+    pairs = plan["prompts"]["pairs"]
+    data = mapped_contrast(shards, plan["num_layers"], plan["concept"]) if pairs else None
+    if data is not None:
+        data["provenance"] = plan["provenance"]
+        log.info("%s pairs: ranking the layers", f"{data['num_pairs']:,}")
+    findings = find_in(data, steps) if data is not None else NO_FINDINGS
+    shown = list(islice(_texts(shards), _SHOWN * (2 if pairs else 1)))
+    record = CaptureRecord(
+        schema=SCHEMA,
+        name=paths.name,
+        kind="contrast" if pairs else "prompt",
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        data=_data_file(paths),
+        concept=plan["concept"],
+        num_pairs=data["num_pairs"] if data is not None else 0,
+        num_layers=plan["num_layers"],
+        hidden_size=plan["hidden_size"],
+        captured_layers=plan["layers"],
+        prompts=shown[0::2] if pairs else shown,
+        num_prompts=plan["prompts"]["count"],
+        negative_prompts=shown[1::2] if pairs else [],
+        factors=data.get("factors", [])[:_SHOWN] if data is not None else [],
+        statistics=_statistics(shards, plan["layers"], data),
+        ranking=findings["ranking"],
+        sides=findings["sides"],
+        unranked=findings["unranked"],
+        confounds=findings["confounds"],
+        provenance=plan["provenance"],
+    )
+    if data is not None:
+        record["other_pairs"] = _wrong_pairs(data, findings["sides"])
+    return record
+
+
+def _data_file(paths: CapturePaths) -> DataFile:
+    return DataFile(
+        name=f"{paths.name}/",
+        bytes=sum(path.stat().st_size for path in shard_files(paths)),
+        sha256=hashlib.sha256(paths.plan.read_bytes()).hexdigest(),
+    )
+
+
+def _texts(shards: list[Shard]) -> Iterator[str]:
+    for shard in shards:
+        yield from shard.prompts
+
+
+def _statistics(shards: list[Shard], layers: list[int], data: ContrastData | None) -> list[LayerRow]:
+    """One row a layer, from the sums of the shards, added in the order of the prompts."""
+    totals = {layer: StateSums() for layer in layers}
+    for shard in shards:
+        for layer, part in shard.sums.items():
+            totals[layer].merge(part.count, part.tokens, part.total, part.squares, part.norms)
+    return add_differences({layer: sums.summary() for layer, sums in totals.items()}, data)
+
+
+def _wrong_pairs(data: ContrastData, sides: list[SideSummary]) -> list[NumberedPair]:
+    """The pairs that some layer names, as far as they are not shown anyway."""
+    named = sorted({wrong["pair"] for summary in sides for wrong in summary["wrong"] if wrong["pair"] >= _SHOWN})
+    factors = data.get("factors")
+    return [
+        NumberedPair(
+            number=number,
+            positive=str(data["positive"][number]["prompt"]),
+            negative=str(data["negative"][number]["prompt"]),
+            factors=factors[number] if factors else None,
+        )
+        for number in named
+    ]

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from engine.errors import Remedy, StoreError
-from engine.progress import Steps
 from engine.records.captures import CaptureData
 from engine.records.files import DataFile
+from engine.runtime import Steps
 from engine.store.names import UNFINISHED, CapturePaths, locate, require_free
 from engine.store.plan import remove_shards
 from engine.store.record import encode_record, make_record

@@ -5,9 +5,9 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from engine.plots.findings import layers_in_words
+from engine.plots.words import layers_in_words
 from engine.records.files import CaptureRecord, count_prompts
-from engine.records.ranking import RankedLayer
+from engine.records.results import RankedLayer
 from server.replies.reply import Reply, rounded
 
 

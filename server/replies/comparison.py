@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from engine.records.comparison import Comparison
+from engine.records.results import Comparison
 from server.replies.reply import Reply, rounded
 
 _MOST_ROWS = 60

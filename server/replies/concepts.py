@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, Field
 
-from engine.records.concepts import Concept
+from engine.records.captures import Concept
 from server.replies.reply import Reply, shorten
 
 MOST_DESCRIPTION = 160

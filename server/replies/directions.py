@@ -3,7 +3,7 @@
 from pydantic import BaseModel, Field
 
 from engine.plots.tokens_text import readable_token
-from engine.records.directions import TokenReading
+from engine.records.files import TokenReading
 from server.replies.reply import Reply, rounded
 
 _MOST_TOKENS = 120

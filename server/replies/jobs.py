@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from engine.plots.findings import describe_findings
+from engine.plots.words import describe_findings
 from engine.records.files import CaptureRecord, record_warnings
 from server.jobs import Job
 from server.replies.captures import CaptureSummary, summarise_capture

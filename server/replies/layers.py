@@ -3,9 +3,8 @@
 from pydantic import BaseModel, Field
 
 from engine.records.files import CaptureRecord, NumberedPair, find_pair
-from engine.records.ranking import RankedLayer
-from engine.records.statistics import SideSummary
-from engine.stats.quartiles import side_quartiles
+from engine.records.results import RankedLayer, SideSummary
+from engine.stats.scores import side_quartiles
 from server.replies.reply import Reply, rounded, shorten
 
 _MOST_WRONG = 5

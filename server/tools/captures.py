@@ -6,7 +6,7 @@ from mcp.types import CallToolResult
 from pydantic import Field
 
 from engine.errors import RequestError
-from engine.plots.findings import describe_findings
+from engine.plots.words import describe_findings
 from engine.records.files import count_prompts, record_warnings
 from engine.store.catalog import list_captures as list_store
 from server.replies.captures import (

@@ -7,15 +7,14 @@ from anyio import to_thread
 from mcp.types import CallToolResult
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine.capture.positions import DEFAULT_POSITIONS, SINGLE_PROMPT_POSITIONS, parse_positions
+from engine.capture.selection import DEFAULT_POSITIONS, SINGLE_PROMPT_POSITIONS, parse_positions
 from engine.capture.sites import DEFAULT_SITE, parse_site
 from engine.concepts import catalog
 from engine.concepts.pair_files import PairFile, WrittenPairs
 from engine.concepts.pairs import DEFAULT_SAMPLES
-from engine.concepts.prompt_file import PromptFile
-from engine.concepts.prompt_folder import find_texts
+from engine.concepts.text_files import PromptFile, find_texts
 from engine.errors import RequestError
-from engine.records.concepts import Concept, Factors
+from engine.records.captures import Concept, Factors
 from engine.store.names import default_name, locate, require_free
 from server.jobs import Job
 from server.replies.jobs import JobReply, JobResult

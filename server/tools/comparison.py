@@ -5,7 +5,7 @@ from typing import Annotated
 from mcp.types import CallToolResult
 
 from engine.plots.comparison_text import describe_comparison
-from engine.records.comparison import Comparison
+from engine.records.results import Comparison
 from server.replies.comparison import ComparisonReply, compared_rows
 from server.replies.reply import send
 from server.tools.arguments import CaptureName

@@ -7,7 +7,7 @@ from mcp.types import CallToolResult
 from pydantic import Field
 
 from engine.errors import Remedy, RequestError
-from engine.plots.findings import layers_in_words
+from engine.plots.words import layers_in_words
 from engine.store.names import locate
 from server.jobs import Job
 from server.replies.directions import DirectionReply, describe_reading

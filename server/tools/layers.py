@@ -6,8 +6,8 @@ from mcp.types import CallToolResult
 from pydantic import Field
 
 from engine.errors import RequestError
-from engine.plots.reasons import describe_order
-from engine.plots.side_summary_text import side_summary
+from engine.plots.classes_text import side_summary
+from engine.plots.words import describe_order
 from engine.stats.scores import order_layers
 from server.replies.layers import LayerReply, describe_layer
 from server.replies.reply import send

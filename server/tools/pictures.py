@@ -6,10 +6,10 @@ from typing import Annotated, Any
 from mcp.server.mcpserver import Image
 from pydantic import Field
 
+from engine.plots.classes_text import pair_label, sides_as_text
 from engine.plots.comparison_text import comparison_as_text
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text, render_text
-from engine.plots.sides_text import pair_label, sides_as_text
 from server.tools.arguments import LONGEST_NAME, CaptureName
 from server.tools.comparison import run_comparison
 from server.tools.spec import ToolSpec
@@ -40,8 +40,8 @@ def plot_capture(
 
         draw = partial(draw_comparison, comparison)
     elif layer is not None:
-        from engine.plots.sides_figure import draw_sides
-        from engine.stats.sides import project_sides
+        from engine.plots.classes_figure import draw_sides
+        from engine.stats.classes import project_sides
         from engine.store.read import load_contrast
 
         sides = project_sides(load_contrast(name, store=store), layer)

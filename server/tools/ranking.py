@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from engine.plots.findings import describe_findings
+from engine.plots.words import describe_findings
 from engine.records.files import record_warnings
 from engine.stats.scores import DEFAULT_SCORE, order_layers
 from server.replies.ranking import RankingReply, ranked_row

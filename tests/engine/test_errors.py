@@ -1,4 +1,4 @@
-"""An error says what is wrong, what was expected and what to do next, and which exit code the program ends with."""
+"""Errors say what is wrong, what was expected and what to do next, and set the exit code."""
 
 import ast
 import re
@@ -25,21 +25,21 @@ def test_the_three_parts_read_as_sentences() -> None:
     [
         (LayerscopeError("it broke"), "it broke."),
         (LayerscopeError("it broke."), "it broke."),
-        (LayerscopeError("it broke", expected="a whole one"), "it broke. Expected: a whole one."),
-        (LayerscopeError("it broke", next_step="mend it"), "it broke. Next: mend it."),
+        (LayerscopeError("it broke", expected="an intact one"), "it broke. Expected: an intact one."),
+        (LayerscopeError("it broke", next_step="fix it"), "it broke. Next: fix it."),
         (LayerscopeError("no 'a'; did you mean 'b'?"), "no 'a'; did you mean 'b'?"),
     ],
 )
-def test_parts_that_are_missing_or_end_a_sentence_themselves(error: LayerscopeError, text: str) -> None:
+def test_parts_may_be_missing_or_end_in_punctuation(error: LayerscopeError, text: str) -> None:
     assert str(error) == text
 
 
-def test_each_kind_has_an_exit_code_of_its_own() -> None:
+def test_each_kind_has_its_own_exit_code() -> None:
     kinds = [LayerscopeError, RequestError, ModelError, CaptureError, StoreError]
     assert [kind.exit_code for kind in kinds] == [1, 2, 3, 4, 5]
 
 
-def test_every_kind_is_caught_as_one() -> None:
+def test_every_kind_is_a_layerscope_error() -> None:
     for kind in (RequestError, ModelError, CaptureError, StoreError):
         with pytest.raises(LayerscopeError, match="it broke"):
             raise kind("it broke")
@@ -55,29 +55,33 @@ def test_every_kind_is_caught_as_one() -> None:
         ("zzz", [], "there are none yet"),
     ],
 )
-def test_nearest_leads_from_a_wrong_name_to_the_right_one(name: str, known: list[str], words: str) -> None:
+def test_nearest_suggests_existing_names(name: str, known: list[str], words: str) -> None:
     assert nearest(name, known) == words
 
 
-def test_a_remedy_is_said_in_the_words_of_whoever_shows_the_error() -> None:
+def test_a_remedy_is_worded_for_the_face_that_shows_it() -> None:
     error = StoreError("there is no capture 'x'", expected="a name", next_step=Remedy.LIST_CAPTURES)
-    assert str(error) == "there is no capture 'x'. Expected: a name. Next: list_captures shows what there is."
-    assert error.said({Remedy.LIST_CAPTURES: "look"}) == "there is no capture 'x'. Expected: a name. Next: look."
-    assert error.said({Remedy.LIST_MODELS: "look"}) == str(error)
+    problem = "there is no capture 'x'. Expected: a name. Next:"
+    assert str(error) == f"{problem} list_captures shows the captures of a store."
+    assert (
+        error.said("command_line") == f"{problem} layerscope list shows the captures; --store FOLDER looks elsewhere."
+    )
+    assert error.said("server") == f"{problem} list_captures."
+    assert error.said("app") == f"{problem} Esc returns to the library, which lists the captures."
 
 
-def test_what_is_said_alike_everywhere_needs_no_words_of_a_face() -> None:
+def test_a_next_step_without_a_remedy_is_the_same_everywhere() -> None:
     error = RequestError("layer 30 does not exist", next_step="give a smaller one")
-    assert error.said(dict.fromkeys(Remedy, "look")) == str(error)
+    assert error.said("server") == error.said("app") == str(error)
 
 
-def test_remedies_name_functions_that_there_are() -> None:
-    named = {word for remedy in Remedy for word in re.findall(r"\b[a-z]+_[a-z_]+\b(?!=)", remedy.value)}
+def test_remedies_name_public_functions() -> None:
+    named = {word for remedy in Remedy for word in re.findall(r"\b[a-z]+_[a-z_]+\b(?!=)", remedy.words("python"))}
     assert named - {"save_figure", "device_map", "max_samples"} <= set(engine.__all__)
 
 
-def test_the_engine_tells_nobody_to_run_a_command_or_to_call_a_tool() -> None:
-    """Its errors are read in a terminal, by agents and in scripts; only the command line speaks of its options."""
+def test_engine_errors_name_no_command_or_tool() -> None:
+    """They are read in a terminal, by agents and in scripts; only the command line may name its options."""
     sources = [path for path in Path(engine.__file__).parent.rglob("*.py") if "cli" not in path.parts]
     commands = "capture|list|show|rank|read|compare|directions|visualize|serve|tui"
     words = re.compile(rf"layerscope ({commands})\b|(?<!pip install )--[a-z]|=true\b|list_captures\(")

@@ -1,4 +1,4 @@
-"""Importing the engine, and asking the program for help, is quick and brings no torch."""
+"""Importing the engine loads no torch, and its public names resolve."""
 
 import ast
 import subprocess
@@ -23,22 +23,22 @@ HOW_TO = {
         "import engine; engine.list_models(); engine.list_concepts(); engine.LayerscopeError",
         "import engine.cli.main",
         "import engine.store.catalog, engine.store.record, engine.stats.scores",
-        "import engine.plots.findings, engine.plots.layers_chart, engine.plots.layers_text, engine.plots.whiskers",
+        "import engine.plots.words, engine.plots.layers_chart, engine.plots.layers_text, engine.plots.layers_chart",
     ],
 )
-def test_imports_bring_nothing_heavy(code: str) -> None:
-    """A fresh process, because this one has torch already."""
+def test_imports_load_nothing_heavy(code: str) -> None:
+    """In a fresh process, because this one has already loaded torch."""
     program = f"{code}\nimport sys; print(sorted({HEAVY!r} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
 
-def test_what_the_how_to_promises_and_what_ranks_is_public() -> None:
+def test_the_how_to_and_ranking_functions_are_public() -> None:
     assert HOW_TO | {"compute_separation", "rank_layers", "find_confounds"} <= set(engine.__all__)
 
 
 def test_type_checkers_see_the_same_names() -> None:
-    """They cannot follow what is resolved when it is used, and read the imports that are never run."""
+    """Type checkers cannot follow lazy imports; they read the imports under `TYPE_CHECKING`."""
     tree = ast.parse(Path(engine.__file__).read_text())
     (block,) = [node for node in tree.body if isinstance(node, ast.If)]
     imported = {
@@ -53,12 +53,11 @@ def test_type_checkers_see_the_same_names() -> None:
 
 
 def test_every_public_name_resolves() -> None:
-    """What `from engine import *` promises is there."""
+    """Every name of `from engine import *` exists."""
     assert all(getattr(engine, name).__name__ == name for name in engine.__all__)
     assert dir(engine) == engine.__all__
 
 
-def test_an_unknown_name_is_named() -> None:
-    """The error leads on."""
+def test_the_error_for_an_unknown_name_lists_the_public_names() -> None:
     with pytest.raises(AttributeError, match=r"no attribute 'capture'; public names: .*capture_activations"):
         engine.__getattr__("capture")

@@ -10,9 +10,9 @@ from mcp import Client
 from mcp.types import CallToolResult, ImageContent, TextContent
 
 import engine
+from engine.stats.classes import project_sides
 from engine.stats.direction import extract_directions
 from engine.stats.scores import order_layers
-from engine.stats.sides import project_sides
 from engine.store.catalog import show_capture
 from engine.store.directions import load_directions
 from engine.store.read import load_contrast

@@ -8,7 +8,7 @@ import torch
 
 import engine
 from engine.errors import RequestError
-from engine.models.options import LoadOptions
+from engine.models.placement import LoadOptions
 from server.settings import ServerSettings
 from server.shelf import ModelShelf
 

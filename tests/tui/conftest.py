@@ -1,4 +1,4 @@
-"""Stores to look at: made-up records, whose screens are known to the letter, and real captures of a tiny model."""
+"""Stores for the tests: made-up records with known screens, and real captures of a tiny model."""
 
 import shutil
 from pathlib import Path
@@ -8,9 +8,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 import engine
-from engine.records.concepts import Factors
+from engine.records.captures import Factors
 from engine.records.files import CaptureRecord
-from engine.records.statistics import SideSummary, WrongPair
+from engine.records.results import SideSummary, WrongPair
 from tests.conftest import family_called
 from tests.engine.plots.records import contrast_record, prompt_record, ranking_of
 from tests.families import build
@@ -26,7 +26,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Three captures that are well, the newest first: warmth, calm, a prompt; and one whose tensors are gone."""
+    """Three intact captures, newest first (warmth, calm, a prompt), and one whose tensors are missing."""
     folder = tmp_path / "activations"
     put(folder, ranked_record("small_warmth", peak=16, day=4))
     put(folder, ranked_record("small_calm", peak=9, day=3, model="other"))
@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def ranked_record(name: str, *, peak: int, day: int, model: str = "small") -> CaptureRecord:
-    """A contrast of thirty layers whose d' rises to 2 at one of them and falls behind it; layers beside it are tied."""
+    """A contrast of thirty layers whose d' peaks at 2 at one layer, with which its neighbours are tied."""
     scores = [2.0 - 0.1 * abs(layer - peak) for layer in range(LAYERS)]
     record = contrast_record(ranking=ranking_of(scores, tied=(peak - 1, peak + 1)), num_pairs=PAIRS)
     for row in record["statistics"]:
@@ -68,14 +68,14 @@ def _sides(layer: int, wrong: int) -> SideSummary:
 
 
 def named(record: CaptureRecord, name: str, day: int) -> CaptureRecord:
-    """The same under another name, saved on a day of January 2020: of another year, the list shows the day alone."""
+    """The record with another name, saved in January 2020: for past years the list shows only the date."""
     record["name"], record["created"] = name, f"2020-01-{day:02}T03:04:05+00:00"
     record["data"]["name"] = f"{name}.pt"
     return record
 
 
 def put(store: Path, record: CaptureRecord) -> None:
-    """Save a record beside tensors of the size it says; all that lists and charts look at."""
+    """Save a record and a tensor file of the stated size: enough for lists and charts."""
     store.mkdir(exist_ok=True)
     (store / record["data"]["name"]).write_bytes(bytes(record["data"]["bytes"]))
     unfinished = store / f".{record['name']}.json"
@@ -85,7 +85,7 @@ def put(store: Path, record: CaptureRecord) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: PreTrainedTokenizerFast) -> Path:
-    """A llama of four blocks."""
+    """A Llama model with four blocks."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     build(family_called("llama")).save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
@@ -94,7 +94,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: PreTra
 
 @pytest.fixture(scope="session")
 def captures(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
-    """Real captures of pairs, to be copied: `tiny_loud` and `tiny_warm`."""
+    """Real captures of pairs, `tiny_loud` and `tiny_warm`; copy them before changing anything."""
     folder = tmp_path_factory.mktemp("made") / "activations"
     model, tokenizer, _ = engine.load_model_and_tokenizer(str(tiny_folder))
     factors = [Factors(template="t", persona=f"w{5 + i % 6}", topic=f"w{30 + i // 6}") for i in range(PAIRS)]
@@ -110,7 +110,7 @@ def captures(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Pat
 
 @pytest.fixture
 def real_store(captures: Path, tmp_path: Path, tiny_folder: Path) -> Path:
-    """A copy of those captures; their model is called "tiny" in the user's configuration."""
+    """A copy of the real captures; the user's configuration registers their model as "tiny"."""
     configured = tmp_path / "config" / "layerscope"
     configured.mkdir(parents=True)
     (configured / "models.toml").write_text(f'[tiny]\npath = "{tiny_folder}"\nlayers = 4\nparameters = "tiny"\n')

@@ -1,4 +1,4 @@
-"""`layerscope tui` as a person starts it: in a terminal, into a pipe, in a browser, and wrongly."""
+"""`layerscope tui` from the command line: in a terminal, into a pipe, in a browser, and with wrong arguments."""
 
 import http.client
 import os
@@ -19,7 +19,7 @@ from tests.server.conftest import free_port
 
 
 def tui(*arguments: str, cwd: Path, **environment: str) -> Result:
-    """Run it with its output in no terminal."""
+    """Run the command without a terminal."""
     return Program(cwd)("tui", *arguments, **environment)
 
 
@@ -33,7 +33,7 @@ def test_a_pipe_gets_the_list_as_plain_text(store: Path) -> None:
     assert "small_lost damaged: small_lost.pt is missing" in result.stdout
 
 
-def test_a_pipe_gets_what_fits_the_filter_and_a_capture_its_table(store: Path) -> None:
+def test_a_pipe_gets_the_filtered_list_or_the_table_of_a_capture(store: Path) -> None:
     assert "small_warmth" not in tui("--filter", "layer:9", cwd=store.parent).stdout
     table = tui(str(store / "small_warmth.pt"), cwd=store.parent.parent).stdout
     assert "warmth" in table
@@ -41,7 +41,7 @@ def test_a_pipe_gets_what_fits_the_filter_and_a_capture_its_table(store: Path) -
 
 
 @pytest.mark.parametrize("given", ["small_warmth", "activations/small_warmth", "activations/small_warmth/"])
-def test_the_folder_of_a_capture_in_shards_is_that_capture_and_no_store(store: Path, given: str) -> None:
+def test_a_folder_of_shards_is_a_capture_not_a_store(store: Path, given: str) -> None:
     whole = tui("small_warmth", cwd=store.parent).stdout
     folder = store / "small_warmth"
     folder.mkdir()
@@ -52,7 +52,7 @@ def test_the_folder_of_a_capture_in_shards_is_that_capture_and_no_store(store: P
     assert result.stdout == whole
 
 
-def test_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
+def test_an_empty_store_explains_how_to_make_a_capture(tmp_path: Path) -> None:
     result = tui(cwd=tmp_path)
     assert result.returncode == 0
     assert "layerscope capture --concept" in result.stderr
@@ -81,7 +81,7 @@ def test_help_has_examples(tmp_path: Path) -> None:
         assert text in result.stdout
 
 
-def test_neither_torch_nor_transformers_is_loaded_for_looking(store: Path) -> None:
+def test_browsing_loads_neither_torch_nor_transformers(store: Path) -> None:
     script = """
 import asyncio, sys
 from pathlib import Path
@@ -110,7 +110,7 @@ print(sorted({"torch", "transformers", "numpy", "matplotlib"} & sys.modules.keys
 
 
 class Terminal:
-    """A real terminal of 100 by 30, in tmux."""
+    """A real terminal of 100 by 30 characters, in tmux."""
 
     def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
         self._tmux = ["tmux", "-L", f"layerscope-{os.getpid()}-{folder.name}", "-f", "/dev/null"]
@@ -121,37 +121,37 @@ class Terminal:
         subprocess.run([*self._tmux, *start], check=True)
 
     def press(self, *keys: str) -> None:
-        """Press keys, in tmux's names."""
+        """Press keys, by their tmux names."""
         subprocess.run([*self._tmux, "send-keys", *keys], check=True)
 
     def text(self, *options: str) -> str:
-        """What the terminal shows."""
+        """Return the text on the terminal."""
         command = [*self._tmux, "capture-pane", "-p", "-S", "-", *options]
         return subprocess.run(command, check=True, capture_output=True).stdout.decode()
 
     def wait_for(self, *wanted: str) -> str:
-        """Wait until it shows all of these."""
+        """Wait until the terminal shows all the texts."""
         return self.wait_until(lambda text: all(part in text for part in wanted), str(wanted))
 
     def wait_until(self, ready: Callable[[str], bool], what: str) -> str:
-        """Wait until it shows what is wanted."""
+        """Wait until the terminal's text satisfies a condition."""
         for _ in range(600):
             text = self.text()
             if ready(text):
                 return text
             time.sleep(0.1)
-        raise AssertionError(f"never came: {what}\n{text}")
+        raise AssertionError(f"timed out waiting for {what}\n{text}")
 
     def close(self) -> None:
-        """Kill whatever runs in it."""
+        """Kill the tmux server and its programs."""
         subprocess.run([*self._tmux, "kill-server"], check=False)
 
 
 @pytest.fixture
 def terminal(real_store: Path) -> Iterator[Callable[..., Terminal]]:
-    """Opens terminals in the folder of a store of real captures."""
+    """Open terminals in the folder of the real captures."""
     if not shutil.which("tmux"):
-        pytest.skip("there is no tmux here")
+        pytest.skip("tmux is not installed")
     opened: list[Terminal] = []
 
     def open_terminal(*arguments: str, **environment: str) -> Terminal:
@@ -173,7 +173,7 @@ def test_in_a_terminal_from_start_to_quit(terminal: Callable[..., Terminal]) -> 
     shell.press("w", "a", "r", "m", "Enter")
     shell.wait_for("1 of 2 captures", "tiny_warm")
     shell.press("Enter")
-    shell.wait_for("Where left-out prompts lie at layer")
+    shell.wait_for("Held-out projections at layer")
     shell.press("r")
     shell.wait_for("rank▲")
     shell.press("t")
@@ -186,7 +186,7 @@ def test_in_a_terminal_from_start_to_quit(terminal: Callable[..., Terminal]) -> 
     shell.wait_for("ended with 0")
 
 
-def test_garbage_is_collected_once_the_app_has_started(real_store: Path) -> None:
+def test_garbage_collection_starts_after_the_app(real_store: Path) -> None:
     script = """
 import asyncio, gc
 from pathlib import Path
@@ -204,24 +204,24 @@ asyncio.run(asyncio.wait_for(look(), 60))
     subprocess.run([sys.executable, "-c", script], cwd=real_store.parent, env=environment, check=True)
 
 
-def test_without_colour_everything_is_still_said(terminal: Callable[..., Terminal]) -> None:
+def test_signs_replace_colours_without_colour(terminal: Callable[..., Terminal]) -> None:
     shell = terminal("activations/tiny_warm.pt", NO_COLOR="1")
-    text = shell.wait_for("Where left-out prompts lie at layer", "●")
+    text = shell.wait_for("Held-out projections at layer", "●")
     assert re.search("━+●", text)
     shell.press("t")
     shell.wait_for("token 1 'w30' at layer", "╋")
-    # NO_COLOR asks for no colours; shades of grey are left to Textual.
+    # NO_COLOR forbids colours; Textual still uses shades of grey.
     colours = re.findall(r"38;2;(\d+);(\d+);(\d+)|48;2;(\d+);(\d+);(\d+)", shell.text("-e"))
     assert all(len({part for part in colour if part}) <= 1 for colour in colours)
 
 
-def test_an_unknown_theme_lists_those_there_are(terminal: Callable[..., Terminal]) -> None:
+def test_an_unknown_theme_lists_the_known_ones(terminal: Callable[..., Terminal]) -> None:
     shell = terminal("--theme", "none-such")
     text = shell.wait_for("there is no theme 'none-such'", "ended with 2")
     assert "layerscope-dark" in text
 
 
-def test_in_a_browser_on_this_machine_alone(store: Path) -> None:
+def test_the_browser_server_listens_on_loopback_only(store: Path) -> None:
     port = free_port()
     command = [sys.executable, "-m", "engine", "tui", str(store), "--serve", "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
@@ -245,4 +245,4 @@ def _first_answer(port: int) -> str:
             time.sleep(0.1)
         finally:
             connection.close()
-    raise AssertionError(f"nothing answers on port {port}")
+    raise AssertionError(f"no answer on port {port}")

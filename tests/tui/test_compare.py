@@ -1,4 +1,4 @@
-"""Two to four captures over one another, and the cosines between their directions."""
+"""Captures overlaid, and the cosines between their directions."""
 
 from pathlib import Path
 
@@ -13,11 +13,11 @@ from tui.app import LayerscopeApp
 pytestmark = pytest.mark.anyio
 
 
-async def test_cosines_of_two_captures_are_those_of_their_mean_differences(real_store: Path) -> None:
+async def test_cosines_are_those_of_the_mean_differences(real_store: Path) -> None:
     async with LayerscopeApp(real_store).run_test(size=(120, 40), notifications=True) as pilot:
         await wait_for(pilot, "2 captures")
         await pilot.press("space", "space", "c")
-        text = await wait_for(pilot, "tiny_", "cos ●▲", "random directions reach")
+        text = await wait_for(pilot, "tiny_", "cos ●▲", "range of random directions")
         await pilot.press("j", "j", "y")
         await wait_for(pilot, "copied")
     directions: list[torch.Tensor] = []
@@ -35,7 +35,7 @@ async def test_cosines_of_two_captures_are_those_of_their_mean_differences(real_
     assert f"layer 2: cosine {expected:+.2f}" in pilot.app.clipboard
 
 
-async def test_four_captures_are_drawn_from_their_records_alone(store: Path) -> None:
+async def test_four_captures_are_drawn_from_their_records(store: Path) -> None:
     for day, peak in ((7, 3), (8, 25)):
         put(store, ranked_record(f"small_more{day}", peak=peak, day=day))
     (store / "some_prompt.json").unlink()
@@ -46,12 +46,12 @@ async def test_four_captures_are_drawn_from_their_records_alone(store: Path) -> 
         text = await wait_for(pilot, "● small_more8", "▲ small_more7", "■ small_warmth", "◆ small_calm", "✱ several")
         rows = {line.split()[0]: line.split() for line in text.splitlines() if line[:6].strip().isdigit()}
         assert rows["16"][:6] == ["16", "57%", "1.10", "0.70", "2.00", "1.30"]
-        await wait_for(pilot, "small_more8.pt")  # made-up tensors: no cosines, and why
+        await wait_for(pilot, "small_more8.pt")  # made-up tensors: an error instead of cosines
         await pilot.press("escape")
         await wait_for(pilot, "4 marked")
 
 
-async def test_a_capture_that_is_gone(store: Path) -> None:
+async def test_a_damaged_capture(store: Path) -> None:
     async with LayerscopeApp(store).run_test(size=(120, 40), notifications=True) as pilot:
         await wait_for(pilot, "4 captures")
         await pilot.press("space", "space")

@@ -1,4 +1,4 @@
-"""What is seen, as a file: data and pictures, never half of one, never over another without being asked."""
+"""Exports: data and figures, written atomically, replacing a file only on a second Enter."""
 
 import csv
 import json
@@ -20,16 +20,16 @@ ROWS: list[dict[str, Any]] = [{"layer": 1, "score": 0.5}, {"layer": 2, "score": 
 
 
 @pytest.mark.anyio
-async def test_the_ranking_as_data_and_as_a_picture(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_exports_the_ranking_as_data_and_as_a_figure(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(store.parent)
     async with LayerscopeApp(Path(store.name), capture="small_warmth").run_test(
         size=(120, 40), notifications=True
     ) as pilot:
-        await wait_for(pilot, "lie at layer 16")
+        await wait_for(pilot, "projections at layer 16")
         await pilot.press("r")
         for suffix in (".csv", ".json", ".png", ".svg"):
             await pilot.press("e")
-            await wait_for(pilot, "Save what is shown as", "small_warmth.png")
+            await wait_for(pilot, "Save this view as", "small_warmth.png")
             pilot.app.screen.query_one(Input).value = f"out/seen{suffix}"
             await pilot.press("enter")
             await wait_for(pilot, f"saved out/seen{suffix}")
@@ -45,9 +45,7 @@ async def test_the_ranking_as_data_and_as_a_picture(store: Path, monkeypatch: py
 
 
 @pytest.mark.anyio
-async def test_asks_before_it_replaces_and_says_which_formats_there_are(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_confirms_before_replacing_and_lists_the_formats(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(store.parent)
     (store.parent / "mine.csv").write_text("mine")
     async with LayerscopeApp(Path(store.name)).run_test(size=(120, 40), notifications=True) as pilot:
@@ -57,10 +55,10 @@ async def test_asks_before_it_replaces_and_says_which_formats_there_are(
         field = pilot.app.screen.query_one(Input)
         field.value = "mine.xlsx"
         await pilot.press("enter")
-        await wait_for(pilot, "says no format")
+        await wait_for(pilot, "has no supported suffix")
         field.value = "mine.csv"
         await pilot.press("enter")
-        await wait_for(pilot, "is already there")
+        await wait_for(pilot, "already exists")
         assert (store.parent / "mine.csv").read_text() == "mine"
         await pilot.press("enter")
         await wait_for(pilot, "saved mine.csv")
@@ -70,7 +68,7 @@ async def test_asks_before_it_replaces_and_says_which_formats_there_are(
 
 
 @pytest.mark.parametrize("name", ["seen.csv", "seen.json", "seen.png"])
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path, name: str) -> None:
+def test_a_full_disk_keeps_the_existing_file(tmp_path: Path, name: str) -> None:
     target = tmp_path / name
     target.write_text("before")
     export = Export("seen", ROWS * 1000, _figure)
@@ -85,14 +83,14 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written"):
         save_export(Export("seen", ROWS), tmp_path / "file" / "seen.csv")
 
 
-def test_a_picture_of_what_has_none(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="says no format"):
+def test_a_figure_of_an_export_without_one(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="has no supported suffix"):
         save_export(Export("seen", ROWS), tmp_path / "seen.png")
 
 

@@ -1,9 +1,9 @@
-"""The heat map alone: what it draws of made-up readings, without colour too, and of a text of 4,096 tokens."""
+"""The heat map: made-up readings with and without colour, and a text of 4,096 tokens."""
 
 import pytest
 from textual.app import App, ComposeResult
 
-from engine.records.directions import TokenReading
+from engine.records.files import TokenReading
 from tests.engine.plots.results import reading_of
 from tests.tui.screen_text import screen_text, wait_for
 from tui.looks import COLOURS, DARK
@@ -11,12 +11,12 @@ from tui.widgets.heat_map import HeatMap
 
 pytestmark = pytest.mark.anyio
 TOKENS = ["<s>", " be", " kind", "\n", " to", " guests"]
-# The median of all but the first is 0 in each layer, and their spread 1.4826: the last two tokens stand out.
+# Without the first token, each layer has median 0 and spread 1.4826, so the last two tokens stand out.
 VALUES = [[50.0, -1.0, 0.0, 1.0, -9.0, 9.0], [0.0, 0.0, 1.0, -1.0, 2.0, -2.0]]
 
 
 class Alone(App[None]):
-    """A heat map with nothing around it."""
+    """An app with only a heat map."""
 
     def __init__(self, reading: TokenReading) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Alone(App[None]):
         heat.reading = self._reading
 
 
-async def test_without_colour_signs_tell_the_sides_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_signs_mark_the_classes_without_colour(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     app = Alone(reading_of(TOKENS, *VALUES))
     async with app.run_test(size=(18, 8)) as pilot:
@@ -52,7 +52,7 @@ async def test_without_colour_signs_tell_the_sides_apart(monkeypatch: pytest.Mon
         ]
 
 
-async def test_colour_shows_side_and_strength() -> None:
+async def test_colour_shows_class_and_strength() -> None:
     app = Alone(reading_of(TOKENS, *VALUES))
     async with app.run_test(size=(30, 8)) as pilot:
         await wait_for(pilot, "guests")
@@ -85,7 +85,7 @@ async def test_walks_through_4096_tokens() -> None:
         await pilot.press("pageup", "k", "l")
         await wait_for(pilot, "▸ t4076")
         await pilot.press("g", *["l"] * 90)
-        await wait_for(pilot, "▸ t0", "319")  # the eightieth layer is out of sight at first
+        await wait_for(pilot, "▸ t0", "319")  # the eightieth layer is scrolled out at first
         assert app.query_one(HeatMap).chosen_layer == 319
 
 

@@ -1,4 +1,4 @@
-"""The library: live, filtered, sorted, marked, and calm about what is damaged, missing or forbidden."""
+"""The library: live updates, filter, order, marks, and damaged, missing or unreadable files."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ import engine
 from tests.tui.conftest import put, ranked_record
 from tests.tui.screen_text import screen_text, wait_for, wait_until
 from tui.app import LayerscopeApp
-from tui.store_reader import StoreChange, StoreReader
+from tui.store_feed import StoreChange, StoreReader
 
 pytestmark = pytest.mark.anyio
 NOBODY = 65534
@@ -22,13 +22,13 @@ NAMES = ("small_warmth", "small_calm", "some_prompt", "small_lost")
 
 
 def listed(text: str) -> list[str]:
-    """Names of captures in the order that the screen has them."""
+    """Return the names of the captures in their order on the screen."""
     table = text.partition("─────")[0]
     lines = [line.strip("■✗ ") for line in table.splitlines()[2:]]
     return [name for line in lines for name in NAMES if line.startswith(name)]
 
 
-async def test_lists_the_newest_first_and_previews_the_one_under_the_cursor(store: Path) -> None:
+async def test_lists_the_newest_first_and_previews_the_selected_one(store: Path) -> None:
     async with LayerscopeApp(store).run_test(size=(80, 24), notifications=True) as pilot:
         text = await wait_for(pilot, "4 captures", "Layer 16 leads")
         assert listed(text) == list(NAMES)
@@ -36,7 +36,7 @@ async def test_lists_the_newest_first_and_previews_the_one_under_the_cursor(stor
         await wait_for(pilot, "Layer 9 leads")
 
 
-async def test_a_capture_that_another_process_saves_appears_and_one_that_it_deletes_goes(store: Path) -> None:
+async def test_follows_captures_saved_and_deleted_by_another_process(store: Path) -> None:
     async with LayerscopeApp(store).run_test(size=(80, 24), notifications=True) as pilot:
         await wait_for(pilot, "4 captures")
         put(store, ranked_record("small_new", peak=20, day=9))
@@ -47,7 +47,7 @@ async def test_a_capture_that_another_process_saves_appears_and_one_that_it_dele
         await wait_until(pilot, lambda text: "4 captures" in text and "small_calm" not in text, "small_calm gone")
 
 
-async def test_a_store_that_is_made_later_is_found(store: Path) -> None:
+async def test_finds_a_store_created_later(store: Path) -> None:
     elsewhere = store.rename(store.with_name("elsewhere"))
     async with LayerscopeApp(store).run_test(size=(80, 24), notifications=True) as pilot:
         await wait_for(pilot, "0 captures", "no captures in", "Press n to make one", "layerscope capture --concept")
@@ -55,7 +55,7 @@ async def test_a_store_that_is_made_later_is_found(store: Path) -> None:
         await wait_for(pilot, "4 captures", "small_warmth")
 
 
-async def test_the_cursor_stays_on_its_capture_when_another_appears(store: Path) -> None:
+async def test_the_cursor_follows_its_capture(store: Path) -> None:
     async with LayerscopeApp(store).run_test(size=(80, 24), notifications=True) as pilot:
         await wait_for(pilot, "4 captures")
         await pilot.press("j")
@@ -64,13 +64,13 @@ async def test_the_cursor_stays_on_its_capture_when_another_appears(store: Path)
         await wait_for(pilot, "5 captures", "Layer 9 leads")
 
 
-async def test_reading_that_is_stopped_is_no_error(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reading, go_on = threading.Event(), threading.Event()
+async def test_cancelled_reading_is_no_error(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, resume = threading.Event(), threading.Event()
     changes = StoreReader.changes
 
     def slow(reader: StoreReader) -> Iterator[StoreChange]:
         reading.set()
-        go_on.wait(10)
+        resume.wait(10)
         return changes(reader)
 
     monkeypatch.setattr(StoreReader, "changes", slow)
@@ -78,14 +78,14 @@ async def test_reading_that_is_stopped_is_no_error(store: Path, monkeypatch: pyt
     async with app.run_test(size=(80, 24)) as pilot:
         while not reading.is_set():
             await pilot.pause(0.01)
-        app.workers.cancel_group(app.screen, "read")  # as closing does, the one before the other
+        app.workers.cancel_group(app.screen, "read")  # as when the app closes
         await pilot.pause(0.1)
-        put(store, ranked_record("small_new", peak=20, day=9))  # what the stopped one reads is not lost either
-        go_on.set()
+        put(store, ranked_record("small_new", peak=20, day=9))  # the cancelled read must not lose this one
+        resume.set()
         await wait_for(pilot, "small_new")
 
 
-async def test_damaged_files_are_shown_as_damaged(store: Path) -> None:
+async def test_lists_damaged_files(store: Path) -> None:
     (store / "broken.json").write_text("{")
     (store / "broken.pt").write_bytes(b"x")
     (store / "alone.pt").write_bytes(b"x")
@@ -94,18 +94,18 @@ async def test_damaged_files_are_shown_as_damaged(store: Path) -> None:
         assert text.count("✗") == 3
         await pilot.press("slash", *"broken", "enter")
         await wait_for(pilot, "broken is damaged")
-        await pilot.press("enter")  # opens nothing, says why
+        await pilot.press("enter")  # reports the error instead of opening
         await wait_for(pilot, "broken.json")
         assert type(pilot.app.screen).__name__ == "LibraryScreen"
 
 
-async def test_a_store_that_may_not_be_read_until_it_may(store: Path) -> None:
+async def test_a_store_becomes_readable(store: Path) -> None:
     async with LayerscopeApp(store).run_test(size=(100, 24)) as pilot:
-        await wait_for(pilot, "4 captures")  # everything is imported before anything is forbidden
+        await wait_for(pilot, "4 captures")  # import everything before permissions change
     user = os.geteuid()
     store.chmod(0)
     if user == 0:
-        os.seteuid(NOBODY)  # root may read everything
+        os.seteuid(NOBODY)  # root ignores permissions
     try:
         async with LayerscopeApp(store).run_test(size=(100, 24)) as pilot:
             await wait_for(pilot, "cannot be read", "Permission denied", "permission to read it")
@@ -117,7 +117,7 @@ async def test_a_store_that_may_not_be_read_until_it_may(store: Path) -> None:
         store.chmod(stat.S_IRWXU)
 
 
-async def test_a_file_in_place_of_the_store(tmp_path: Path) -> None:
+async def test_a_store_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "activations").write_text("not a folder")
     async with LayerscopeApp(tmp_path / "activations").run_test(size=(80, 24), notifications=True) as pilot:
         await wait_for(pilot, "cannot be read", "a folder of captures")
@@ -136,12 +136,12 @@ async def test_a_file_in_place_of_the_store(tmp_path: Path) -> None:
 )
 async def test_filters(store: Path, filter_text: str, names: list[str]) -> None:
     async with LayerscopeApp(store, filter_text=filter_text).run_test(size=(80, 24), notifications=True) as pilot:
-        preview = [] if names else ["Esc shows all of them"]
+        preview = [] if names else ["Esc clears it"]
         text = await wait_for(pilot, f"{len(names)} of 4 captures", *preview)
         assert listed(text) == names
 
 
-async def test_a_filter_that_cannot_be_read_says_what_is_wrong_and_keeps_what_is_shown(store: Path) -> None:
+async def test_an_invalid_filter_is_reported_and_keeps_the_rows(store: Path) -> None:
     async with LayerscopeApp(store).run_test(size=(100, 24), notifications=True) as pilot:
         await wait_for(pilot, "4 captures")
         await pilot.press("slash", *"pears")
@@ -153,7 +153,7 @@ async def test_a_filter_that_cannot_be_read_says_what_is_wrong_and_keeps_what_is
         assert listed(await wait_for(pilot, "4 captures")) == list(NAMES)
 
 
-async def test_sorts_by_every_column_and_both_ways(store: Path) -> None:
+async def test_sorts_by_every_column_in_both_orders(store: Path) -> None:
     async with LayerscopeApp(store).run_test(size=(160, 40), notifications=True) as pilot:
         await wait_for(pilot, "saved UTC▼")
         await pilot.press("s")
@@ -172,14 +172,14 @@ async def test_a_click_on_a_header_sorts_and_a_double_click_on_a_row_opens(store
         await pilot.click("#captures", offset=(4, 0))
         await wait_for(pilot, "name▲")
         await pilot.click("#captures", offset=(4, 1), times=2)
-        await wait_for(pilot, "Where left-out prompts lie at layer 9")
+        await wait_for(pilot, "Held-out projections at layer 9")
 
 
-async def test_compares_what_is_marked(store: Path) -> None:
+async def test_compares_the_marked_captures(store: Path) -> None:
     async with LayerscopeApp(store).run_test(size=(80, 24), notifications=True) as pilot:
         await wait_for(pilot, "4 captures")
         await pilot.press("c")
-        await wait_for(pilot, "mark two to 4 captures")
+        await wait_for(pilot, "mark 2 to 4 captures")
         await pilot.press("space", "space")
         text = await wait_for(pilot, "2 marked")
         assert text.count("■") == 2
@@ -193,7 +193,7 @@ async def test_tokens_need_pairs(store: Path) -> None:
         await pilot.press("j", "j")
         await wait_for(pilot, "some_prompt  someone")
         await pilot.press("t")
-        await wait_for(pilot, "choose a capture of pairs")
+        await wait_for(pilot, "select a capture of pairs")
 
 
 async def test_resizing_rearranges_everything(store: Path) -> None:

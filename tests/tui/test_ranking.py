@@ -1,4 +1,4 @@
-"""The ranking: the table with its whiskers, the reasons, and the panes."""
+"""The ranking screen: the table with its intervals, the reasons and the panes."""
 
 import re
 from collections.abc import Callable
@@ -18,23 +18,23 @@ pytestmark = pytest.mark.anyio
 
 
 def layers(text: str) -> list[int]:
-    """Layer numbers of the table, from the top."""
+    """Return the layer numbers of the table from the top."""
     found = (re.match(r"■? +(\d+) +\d+[= ]", line) for line in text.splitlines())
     return [int(match[1]) for match in found if match]
 
 
-async def test_five_keys_from_the_library_to_why_one_layer_is_above_another(store: Path) -> None:
+async def test_explains_the_order_of_two_layers(store: Path) -> None:
     async with LayerscopeApp(store).run_test(size=(120, 40), notifications=True) as pilot:
         await wait_for(pilot, "4 captures", "Layer 16 leads")
         await pilot.press("enter", "space", "G", "k")
         await wait_for(
-            pilot, "Layer 16 or layer 28?", "Layer 16 is ranked 1 (d' 2.00)", "ranked 25 (0.80)", "what other"
+            pilot, "Layer 16 vs. layer 28", "Layer 16 is ranked 1 (d' 2.00)", "ranked 25 (0.80)", "what other"
         )
 
 
-async def test_a_row_has_the_score_with_its_interval_and_whiskers(store: Path) -> None:
+async def test_a_row_shows_score_interval_and_whiskers(store: Path) -> None:
     async with LayerscopeApp(store, capture="small_warmth").run_test(size=(200, 60), notifications=True) as pilot:
-        text = await wait_for(pilot, "Where left-out prompts lie at layer 16")
+        text = await wait_for(pilot, "Held-out projections at layer 16")
     row = next(line for line in text.splitlines() if re.match(r" +16 +1=", line))
     assert "1-3" in row
     assert "1.50 to 2.50" in row
@@ -42,9 +42,9 @@ async def test_a_row_has_the_score_with_its_interval_and_whiskers(store: Path) -
     assert {"0.004", "0.833", "17%", "8.500"} <= set(row.split())
 
 
-async def test_sorts_by_rank_by_any_score_and_by_a_click(store: Path) -> None:
+async def test_sorts_by_rank_by_score_and_by_click(store: Path) -> None:
     async with LayerscopeApp(store, capture="small_warmth").run_test(size=(200, 60), notifications=True) as pilot:
-        assert layers(await wait_for(pilot, "layer▲", "lie at layer 16")) == list(range(30))
+        assert layers(await wait_for(pilot, "layer▲", "projections at layer 16")) == list(range(30))
         await pilot.press("r")
         assert layers(await wait_for(pilot, "rank▲"))[:5] == [16, 15, 17, 14, 18]
         await pilot.press("S")
@@ -53,13 +53,13 @@ async def test_sorts_by_rank_by_any_score_and_by_a_click(store: Path) -> None:
         await wait_for(pilot, "layer▲")
         for title in (
             "rank▲",
-            "open▲",
+            "95% rank▲",
             "d'▼",
             "p▲",
             "AUROC▼",
-            "wrong▲",
-            "same way▼",
-            "relative▼",
+            "misordered▲",
+            "pair cosine▼",
+            "rel. norm▼",
             "cosine▲",
             "raw norm▼",
         ):
@@ -70,7 +70,7 @@ async def test_sorts_by_rank_by_any_score_and_by_a_click(store: Path) -> None:
         assert layers(await wait_for(pilot, "layer▲")) == list(range(30))
 
 
-async def test_a_column_that_has_no_room_is_shown_when_it_sorts(store: Path) -> None:
+async def test_the_sorted_column_is_never_hidden(store: Path) -> None:
     async with LayerscopeApp(store, capture="small_warmth").run_test(size=(80, 24), notifications=True) as pilot:
         text = await wait_for(pilot, "layer▲")
         assert "raw norm" not in text
@@ -78,14 +78,14 @@ async def test_a_column_that_has_no_room_is_shown_when_it_sorts(store: Path) -> 
         await wait_for(pilot, "raw norm▼")
 
 
-async def test_the_layer_asked_for_is_looked_at_first(store: Path) -> None:
+async def test_selects_the_requested_layer(store: Path) -> None:
     async with LayerscopeApp(store, capture="small_warmth", layer=3).run_test(
         size=(120, 40), notifications=True
     ) as pilot:
-        await wait_for(pilot, "Where left-out prompts lie at layer 3")
+        await wait_for(pilot, "Held-out projections at layer 3")
 
 
-async def test_a_layer_that_was_not_captured_is_said_to_be_missing(store: Path) -> None:
+async def test_reports_a_layer_that_was_not_captured(store: Path) -> None:
     async with LayerscopeApp(store, capture="small_warmth", layer=99).run_test(
         size=(120, 40), notifications=True
     ) as pilot:
@@ -100,38 +100,38 @@ async def test_panes(store: Path) -> None:
         await pilot.press("3")
         await wait_for(pilot, "+ Be kind to guest 0.", "- Be curt to guest 0.")
         await pilot.press("4")
-        await wait_for(pilot, "Layer 16 leads", "What else could tell the sides apart", "prompt length:")
+        await wait_for(pilot, "Layer 16 leads", "Baselines without the model", "prompt length:")
 
 
-async def test_a_capture_without_a_ranking_says_why(store: Path) -> None:
+async def test_a_capture_without_a_ranking_gives_the_reason(store: Path) -> None:
     put(store, named(unranked_record(), "few_pairs", day=8))
     async with LayerscopeApp(store, capture="few_pairs").run_test(size=(120, 40), notifications=True) as pilot:
-        await wait_for(pilot, "same way", "2 pairs are")
+        await wait_for(pilot, "pair cosine", "2 pairs are")
         await pilot.press("space", "j", "2", "4", "y")
         await wait_for(pilot, "copied", "few_pairs layer 1")
 
 
-async def test_copies_what_is_said_of_a_layer(store: Path) -> None:
+async def test_copies_the_scores_of_a_layer(store: Path) -> None:
     async with LayerscopeApp(store, capture="small_warmth").run_test(size=(120, 40), notifications=True) as pilot:
-        await wait_for(pilot, "lie at layer 16")
+        await wait_for(pilot, "projections at layer 16")
         await pilot.press("y")
         await wait_for(pilot, "copied")
         assert pilot.app.clipboard == "small_warmth layer 16: rank 1, d' 2.00 (1.50 to 2.50), p 0.004"
 
 
-async def test_a_capture_that_vanishes_while_it_is_opened(store: Path) -> None:
+async def test_a_capture_damaged_while_it_is_opened(store: Path) -> None:
     async with LayerscopeApp(store).run_test(size=(120, 40), notifications=True) as pilot:
         await wait_for(pilot, "4 captures", "Layer 16 leads")
         (store / "small_warmth.json").write_text("{")
-        # Not by the library, which may have seen by now that the capture is damaged, and would not open it.
+        # Bypass the library, which may already know of the damage and refuse to open the capture.
         await pilot.app.push_screen(RankingScreen(store, "small_warmth"))
-        await wait_for(pilot, "cannot be used", "small_warmth.json")
+        await wait_for(pilot, "cannot be read", "small_warmth.json")
         await pilot.press("e")
         await wait_for(pilot, "there is no record to export")
 
 
-async def test_five_keys_from_the_demo_to_the_reason(captured: Callable[[str], Run], tmp_path: Path) -> None:
-    """As the README has it; on another processor the layer that leads may be a neighbour."""
+async def test_explains_the_ranking_of_the_demo(captured: Callable[[str], Run], tmp_path: Path) -> None:
+    """The README's example; the leading layer may differ by one on another processor."""
     captured("honesty").copy_to(tmp_path)
     ranking = show_capture("smollm2_honesty", store=tmp_path)["ranking"]
     assert ranking
@@ -140,5 +140,5 @@ async def test_five_keys_from_the_demo_to_the_reason(captured: Callable[[str], R
         await wait_for(pilot, "1 capture", f"Layer {leader} leads")
         await pilot.press("enter", "k", "space", "G", "k")
         await wait_for(
-            pilot, f"Layer {leader - 1} or layer 28?", f"Layer {leader - 1} is ranked", "left-out pairs point"
+            pilot, f"Layer {leader - 1} vs. layer 28", f"Layer {leader - 1} is ranked", "left-out pairs point"
         )

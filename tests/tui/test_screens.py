@@ -1,6 +1,6 @@
-"""The screens to the letter, in the sizes that terminals have.
+"""Golden screens in three terminal sizes.
 
-After a change that is meant: SCREENS=write .venv/bin/pytest tests/tui/test_screens.py, then look at what git shows.
+After an intended change, run SCREENS=write .venv/bin/pytest tests/tui/test_screens.py and review the diff.
 """
 
 import os
@@ -14,21 +14,24 @@ from tui.app import LayerscopeApp
 SIZES = [(80, 24), (120, 40), (200, 60)]
 FOLDER = Path(__file__).with_name("screens")
 Step = tuple[list[str], list[str]]
-"""Keys, and what the screen shows once they have done their work."""
+"""Keys to press, and texts that the screen then shows."""
 
-RANKING: Step = (["enter"], ["Where left-out prompts lie at layer 16", "tab Next pane", "? Help"])
+RANKING: Step = (["enter"], ["Held-out projections at layer 16", "tab Next pane", "? Help"])
 SCREENS: dict[str, list[Step]] = {
     "library": [],
     "filtered": [(["slash", *"calm", "enter"], ["1 of 4 captures", "Layer 9 leads", "? Help"])],
     "damaged": [(["G"], ["small_lost is damaged"])],
     "ranking": [RANKING],
-    "why": [RANKING, (["space", "G"], ["Layer 16 or layer 29?"])],
+    "why": [RANKING, (["space", "G"], ["Layer 16 vs. layer 29"])],
     "chart": [RANKING, (["2"], ["│ 95%"])],
     "pairs": [RANKING, (["3"], ["Be kind to guest 0."])],
     "findings": [RANKING, (["4"], ["Layer 16 leads"])],
-    "prompt": [(["j", "j"], ["some_prompt  someone"]), (["enter"], ["a capture of prompts has no two", "tab Next"])],
+    "prompt": [
+        (["j", "j"], ["some_prompt  someone"]),
+        (["enter"], ["prompts has no classes", "tab Next"]),
+    ],
     "capture": [(["n"], ["New capture", "Enter estimates", "esc Back"])],
-    "help": [(["question_mark"], ["search the keys", "what it does"])],
+    "help": [(["question_mark"], ["search the keys", "action"])],
 }
 
 pytestmark = pytest.mark.anyio

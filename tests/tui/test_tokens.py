@@ -1,4 +1,4 @@
-"""A text along a direction: the capture's prompts, a text typed in, other methods, and a model that will not load."""
+"""The tokens screen: prompts of the capture, typed texts, extraction methods and loading errors."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import engine
-from engine.models.options import LoadOptions
+from engine.models.placement import LoadOptions
 from engine.store.read import load_contrast
 from tests.tui.conftest import put, ranked_record
 from tests.tui.screen_text import wait_for
@@ -16,9 +16,7 @@ from tui.widgets.heat_map import HeatMap
 pytestmark = pytest.mark.anyio
 
 
-async def test_reads_the_prompts_and_a_text_and_says_what_is_under_the_cursor(
-    real_store: Path, tiny_folder: Path
-) -> None:
+async def test_reads_prompts_and_a_text_and_describes_the_selected_cell(real_store: Path, tiny_folder: Path) -> None:
     app = LayerscopeApp(real_store)
     async with app.run_test(size=(120, 40), notifications=True) as pilot:
         await wait_for(pilot, "2 captures")
@@ -29,13 +27,13 @@ async def test_reads_the_prompts_and_a_text_and_says_what_is_under_the_cursor(
         await pilot.press("N", "N")
         await wait_for(pilot, "negative prompt of pair 12 of 12")
         await pilot.press("i", "w", "7", "space", "w", "8", "enter")
-        await wait_for(pilot, "a text of your own", "token 1 'w8'")
+        await wait_for(pilot, "your text", "token 1 'w8'")
         await pilot.press("m")
         await wait_for(pilot, "· pca", "token 1 'w8'")
         await pilot.press("home", *["h"] * 4)
         shown = await wait_for(pilot, "token 0 'w7' at layer 0: ")
 
-    # The number on the screen, found another way: the state of the token along the line between the two means.
+    # Recompute the number on the screen: the token's state on the line between the class means.
     model, tokenizer, _ = engine.load_model_and_tokenizer(str(tiny_folder))
     name = "tiny_warm" if "tiny_warm" in shown else "tiny_loud"
     direction = engine.extract_directions(load_contrast(name, store=real_store), "pca")[0]
@@ -45,9 +43,7 @@ async def test_reads_the_prompts_and_a_text_and_says_what_is_under_the_cursor(
     assert f"at layer 0: {expected:+.2f} " in shown
 
 
-async def test_every_pair_of_a_capture_in_shards_can_be_read_though_its_record_holds_the_first_alone(
-    real_store: Path, tiny_folder: Path, tmp_path: Path
-) -> None:
+async def test_reads_every_pair_of_a_capture_in_shards(real_store: Path, tiny_folder: Path, tmp_path: Path) -> None:
     pairs = [{"positive": f"w5 w{30 + i}", "negative": f"w40 w5 w{30 + i}", "persona": f"w{i % 8}"} for i in range(25)]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     model, tokenizer, _ = engine.load_model_and_tokenizer(str(tiny_folder))
@@ -62,17 +58,17 @@ async def test_every_pair_of_a_capture_in_shards_can_be_read_though_its_record_h
         await wait_for(pilot, "positive prompt of pair 25 of 25", "token 1 'w54'")
 
 
-async def test_directions_are_found_once_for_all_texts(real_store: Path) -> None:
+async def test_directions_are_extracted_once(real_store: Path) -> None:
     async with LayerscopeApp(real_store, capture="tiny_loud").run_test(size=(120, 40)) as pilot:
         await wait_for(pilot, "at layer")
         await pilot.press("t")
         await wait_for(pilot, "token 1 'w30'")
-        (real_store / "tiny_loud.pt").unlink()  # from which they would have to be found again
+        (real_store / "tiny_loud.pt").unlink()  # a second extraction would need the tensors
         await pilot.press("i", "w", "7", "space", "w", "8", "enter")
-        await wait_for(pilot, "a text of your own", "token 1 'w8'")
+        await wait_for(pilot, "your text", "token 1 'w8'")
 
 
-async def test_the_model_lies_where_the_app_was_told(real_store: Path) -> None:
+async def test_the_model_is_loaded_with_the_options_of_the_app(real_store: Path) -> None:
     shown = []
     for options in (LoadOptions(), LoadOptions("auto", "auto", {"cpu": 0})):
         app = LayerscopeApp(real_store, capture="tiny_loud", load_options=options)
@@ -85,7 +81,7 @@ async def test_the_model_lies_where_the_app_was_told(real_store: Path) -> None:
     assert shown[0] == shown[1]
 
 
-async def test_the_layer_of_the_ranking_is_the_layer_of_the_tokens(real_store: Path) -> None:
+async def test_starts_at_the_layer_selected_in_the_ranking(real_store: Path) -> None:
     async with LayerscopeApp(real_store, capture="tiny_loud", layer=2).run_test(size=(120, 40)) as pilot:
         await wait_for(pilot, "at layer 2")
         await pilot.press("t")
@@ -93,10 +89,10 @@ async def test_the_layer_of_the_ranking_is_the_layer_of_the_tokens(real_store: P
         await pilot.press("l")
         await wait_for(pilot, "token 1 'w30' at layer 3")
         await pilot.press("escape")
-        await wait_for(pilot, "Why above")
+        await wait_for(pilot, "By rank")
 
 
-async def test_a_text_that_is_not_typed_to_its_end_changes_nothing(real_store: Path) -> None:
+async def test_leaving_the_text_field_changes_nothing(real_store: Path) -> None:
     async with LayerscopeApp(real_store, capture="tiny_loud").run_test(size=(120, 40)) as pilot:
         await wait_for(pilot, "tokens".title())
         await pilot.press("t")
@@ -106,18 +102,18 @@ async def test_a_text_that_is_not_typed_to_its_end_changes_nothing(real_store: P
         assert isinstance(pilot.app.focused, HeatMap)
 
 
-async def test_a_model_that_has_no_name_here(real_store: Path, tmp_path: Path) -> None:
+async def test_a_model_without_a_registered_name(real_store: Path, tmp_path: Path) -> None:
     (tmp_path / "config" / "layerscope" / "models.toml").unlink()
     async with LayerscopeApp(real_store, capture="tiny_loud").run_test(size=(120, 40), notifications=True) as pilot:
-        await wait_for(pilot, "lie at layer")
+        await wait_for(pilot, "projections at layer")
         await pilot.press("t")
-        await wait_for(pilot, "has no name here", "models.toml")
+        await wait_for(pilot, "has no registered name", "models.toml")
 
 
-async def test_tensors_that_are_not_what_the_record_says(store: Path) -> None:
+async def test_tensors_that_do_not_match_the_record(store: Path) -> None:
     put(store, ranked_record("small_warmth", peak=16, day=4))
     async with LayerscopeApp(store, capture="small_warmth").run_test(size=(120, 40), notifications=True) as pilot:
-        await wait_for(pilot, "lie at layer 16")
+        await wait_for(pilot, "projections at layer 16")
         await pilot.press("t")
         text = await wait_for(pilot, "small_warmth.pt")
         assert "bug" not in text

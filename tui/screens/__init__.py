@@ -1,1 +1,1 @@
-"""One screen a file: what is shown together and what its keys do."""
+"""The screens, one per file: layout and key actions."""

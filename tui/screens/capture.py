@@ -1,10 +1,10 @@
-"""The form of a capture: says what it would cost, then runs it in the background."""
+"""The form for a new capture: estimate the cost, then run it in the background."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from rich.text import Text
 from textual import on
@@ -14,26 +14,23 @@ from textual.suggester import SuggestFromList
 from textual.widget import Widget
 from textual.widgets import Button, Input, Label, Static
 
-from engine.capture.positions import DEFAULT_POSITIONS
+from engine.capture.selection import DEFAULT_POSITIONS
 from engine.concepts.catalog import list_concepts
 from engine.concepts.pairs import DEFAULT_SAMPLES
 from engine.errors import LayerscopeError
+from engine.jobs import Job
 from engine.models.registry import DEFAULT_MODEL, list_models
-from engine.records.captures import SourceEstimate
+from engine.records.captures import CaptureEstimate
 from tui.capturing import CaptureForm, CapturePlan, estimate_plan, plan_capture, run_plan
-from tui.messages import JobEnded
-from tui.remedies import in_words
+from tui.jobs import JobEnded
 from tui.screens.screen import LayerscopeScreen
-
-if TYPE_CHECKING:
-    from tui.jobs import Job
 
 
 class CaptureScreen(LayerscopeScreen):
-    """Asks what to capture. Enter says what it would cost; Enter again on the same form runs it.
+    """The capture form. Enter estimates the cost; a second Enter on the unchanged form runs the capture.
 
     Args:
-        store: Where to save.
+        store: The folder to save to.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -49,20 +46,20 @@ class CaptureScreen(LayerscopeScreen):
         self._job: Job | None = None
 
     def compose_content(self) -> Iterator[Widget]:
-        """The fields, what they lead to, and what there is to choose from."""
+        """Yield the fields, the buttons, the message and the known models and concepts."""
         models = [listing.alias for listing in list_models()]
         concepts = [concept.name for concept in list_concepts()]
         with VerticalScroll(id="form"):
-            yield from _field("model", "Model", DEFAULT_MODEL, models, "an alias, a hub id, a folder or a .gguf file")
+            yield from _field("model", "Model", DEFAULT_MODEL, models, "alias, hub ID, folder or .gguf file")
             yield from _field(
-                "concept", "Concept", "", concepts, "a name, .toml, or pairs or prompts: .jsonl, .csv, .txt"
+                "concept", "Concept", "", concepts, "name, .toml file, or pairs or prompts in .jsonl, .csv, .txt"
             )
             yield from _field("layers", "Layers", "all", ["all", "recommended"], "all, recommended, 14,15 or 10-20")
             yield from _field(
                 "positions", "Positions", DEFAULT_POSITIONS, ["last", "all", "mean"], "last, all, mean, -2 or 2:10"
             )
-            yield from _field("samples", "Pairs", str(DEFAULT_SAMPLES), [], "at most so many; 0 for every one")
-            yield from _field("name", "Save as", "", [], "left empty: model_concept")
+            yield from _field("samples", "Max. pairs", str(DEFAULT_SAMPLES), [], "maximum number of pairs (0: all)")
+            yield from _field("name", "Save as", "", [], "default: model_concept")
             with Horizontal(id="buttons"):
                 yield Button("Estimate", id="estimate")
                 yield Button("Capture", id="run", variant="primary")
@@ -70,15 +67,15 @@ class CaptureScreen(LayerscopeScreen):
             yield Static(_choices(models, concepts), classes="quiet", id="choices")
 
     def on_mount(self) -> None:
-        """Begin with the concept: the rest has good values."""
+        """Focus the concept: the other fields have defaults."""
         super().on_mount()
-        self.entitle("New capture", f"into {self.store}")
-        self._say("Enter estimates what it costs; Enter again captures")
+        self.set_title("New capture", f"in {self.store}")
+        self._say("Enter estimates the cost; Enter again starts the capture")
         self.query_one("#concept", Input).focus()
 
     @on(Input.Submitted)
     def action_go(self) -> None:
-        """Estimate a form; run one that has been estimated."""
+        """Estimate a new or changed form; run one that has been estimated."""
         if self._form() == self._estimated:
             self.run_capture()
         else:
@@ -86,35 +83,33 @@ class CaptureScreen(LayerscopeScreen):
 
     @on(Button.Pressed, "#estimate")
     def estimate(self) -> None:
-        """Say what it would cost."""
+        """Estimate the cost in the background."""
         plan = self._plan()
         if plan is None:
             return
-        models = self.layerscope.models
+        models = self.models
         self._asked = self._form()
-        self._say(f"loading {plan.model} to see what this costs")
-        self._job = self.layerscope.jobs.start(
-            f"estimating {plan.name}", lambda job: estimate_plan(plan, models, job), self
-        )
+        self._say(f"loading {plan.model} to estimate the cost")
+        self._job = self.jobs.start(f"estimating {plan.paths.name}", lambda job: estimate_plan(plan, models, job), self)
 
     @on(Button.Pressed, "#run")
     def run_capture(self) -> None:
-        """Run it in the background and go back to the library, where it will appear."""
+        """Run the capture in the background and return to the library."""
         plan = self._plan()
         if plan is None:
             return
-        models = self.layerscope.models
-        self.layerscope.jobs.start(f"capturing {plan.name}", lambda job: run_plan(plan, models, job), self.app)
+        models = self.models
+        self.jobs.start(f"capturing {plan.paths.name}", lambda job: run_plan(plan, models, job), self.app)
         self.action_back()
 
     def on_job_ended(self, message: JobEnded) -> None:
-        """Show the estimate, unless another was asked for since."""
+        """Show the estimate, unless a newer one was requested."""
         job = message.job
         if job is not self._job:
             return
         if job.status == "done":
             self._estimated = self._asked
-            self._say(f"{_in_words(job.result)}\nEnter captures; change a field to estimate again")
+            self._say(f"{_cost_in_words(job.result)}\nEnter starts the capture; change a field to estimate again")
         else:
             self._say(job.error or "cancelled")
 
@@ -127,7 +122,7 @@ class CaptureScreen(LayerscopeScreen):
         try:
             return plan_capture(self._form(), self.store)
         except LayerscopeError as error:
-            self._say(in_words(error))
+            self._say(error.said("app"))
             return None
 
     def _say(self, text: str) -> None:
@@ -142,14 +137,12 @@ def _field(name: str, label: str, value: str, known: list[str], hint: str) -> It
 
 
 def _choices(models: list[str], concepts: list[str]) -> Text:
-    return Text(f"models: {', '.join(models)}\nconcepts: {', '.join(concepts)}\n→ takes the suggestion")
+    return Text(f"models: {', '.join(models)}\nconcepts: {', '.join(concepts)}\n→ accepts a suggestion")
 
 
-def _in_words(cost: SourceEstimate) -> str:
-    into = (
-        "\nInto shards: if it is stopped, the same form goes on from those that are saved" if cost["in_shards"] else ""
-    )
+def _cost_in_words(cost: CaptureEstimate) -> str:
+    resume = "\nSaved as shards: if interrupted, submit the same form to resume" if cost["in_shards"] else ""
     return (
-        f"{cost['prompts']} prompts, {cost['tokens']:,} tokens, about {max(cost['seconds'], 0.1):.1f} s,"
-        f" {cost['bytes'] / 1e6:.1f} MB{into}"
+        f"{cost['prompts']} prompts, {cost['tokens']:,} tokens, about {max(cost.get('seconds', 0.0), 0.1):.1f} s,"
+        f" {cost['bytes'] / 1e6:.1f} MB{resume}"
     )

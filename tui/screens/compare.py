@@ -1,11 +1,11 @@
-"""Two to four captures over one another, and how far their directions agree, layer by layer."""
+"""Two to four captures overlaid, with the cosines between their directions layer by layer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual import on
@@ -15,29 +15,26 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from engine.errors import LayerscopeError, RequestError
-from engine.plots.numbers import score_in_words
-from engine.plots.overlay_columns import SIGNS
-from engine.records.comparison import ComparedLayer, Comparison
+from engine.jobs import Job
+from engine.plots.comparison_text import SIGNS
+from engine.plots.words import score_in_words
 from engine.records.files import CaptureRecord
+from engine.records.results import ComparedLayer, Comparison
 from engine.store.catalog import show_capture
-from tui.comparing import compare_all
+from tui.directions import compare_all
 from tui.exporting import Export
-from tui.messages import JobEnded
-from tui.remedies import in_words
+from tui.jobs import JobEnded
 from tui.screens.screen import LayerscopeScreen
-from tui.widgets.overlay_columns import OverlayColumns
+from tui.widgets.charts import OverlayColumns
 from tui.widgets.rows import Column, RowsView
-
-if TYPE_CHECKING:
-    from tui.jobs import Job
 
 Pair = tuple[int, int]
 Line = tuple[int, float]
-"""Layer number and relative depth; captures of models of different depths have lines of their own."""
+"""Layer number and relative depth: models of different depths have separate lines."""
 
 
 class CompareScreen(LayerscopeScreen):
-    """Captures side by side.
+    """A comparison of captures.
 
     Args:
         store: The folder.
@@ -54,45 +51,43 @@ class CompareScreen(LayerscopeScreen):
         self._job: Job | None = None
 
     def compose_content(self) -> Iterator[Widget]:
-        """The layers as a table, the scores as a chart."""
+        """Yield the table of layers, the chart of scores and the message."""
         with Container(id="body"):
             yield RowsView[Line]((), key=lambda line: line, id="layers")
             yield OverlayColumns(id="detail")
         yield Static(id="said", markup=False)
 
     def on_mount(self) -> None:
-        """Draw from the records at once; cosines come when the tensors are read."""
+        """Draw the scores from the records; a job computes the cosines from the tensors."""
         super().on_mount()
         try:
             self._records = [show_capture(name, store=self.store) for name in self._names]
         except LayerscopeError as error:
-            self._say(in_words(error))
+            self._say(error.said("app"))
             return
-        self.entitle(" and ".join(self._names), "d' on left-out prompts, by relative depth")
+        self.set_title(" and ".join(self._names), "held-out d' by relative depth")
         self.query_one(OverlayColumns).records = self._records
         table = self.query_one(RowsView)
         table.columns = list(_columns(self._records, self._compared))
         table.show_rows(_lines(self._records))
         table.focus()
         records, store = self._records, self.store
-        self._say("reading the captures for the cosines between their directions")
-        self._job = self.layerscope.jobs.start(
-            "comparing directions", lambda job: compare_all(records, store, job), self
-        )
+        self._say("computing the cosines between the directions")
+        self._job = self.jobs.start("comparing directions", lambda job: compare_all(records, store, job), self)
 
     @on(RowsView.Moved)
-    def take_cursor(self, message: RowsView.Moved) -> None:
-        """Show where in the chart the cursor stands."""
+    def show_selected(self, message: RowsView.Moved) -> None:
+        """Highlight the selected depth in the chart and describe the layer."""
         self.query_one(OverlayColumns).depth = message.row[1] if isinstance(message.row, tuple) else None
         self._describe()
 
     def on_job_ended(self, message: JobEnded) -> None:
-        """Show the cosines, or why there are none."""
+        """Show the cosines or the error."""
         job = message.job
         if job is not self._job:
             return
         if job.status != "done":
-            self._say(job.error or "cancelled: there are no cosines")
+            self._say(job.error or "cancelled; the cosines were not computed")
             return
         self._compared = job.result
         table = self.query_one(RowsView)
@@ -101,13 +96,13 @@ class CompareScreen(LayerscopeScreen):
         self._describe()
 
     def action_back(self) -> None:
-        """Nobody waits for the cosines any more."""
+        """Cancel the job and return to the previous screen."""
         if self._job is not None:
             self._job.cancel()
         super().action_back()
 
-    def exported(self) -> Export:
-        """The table; of two captures the figure too."""
+    def make_export(self) -> Export:
+        """Return the table, and the figure if there are two captures."""
         rows = self.query_one(RowsView).rows
         if not rows:
             raise RequestError("there is nothing to export")
@@ -117,7 +112,7 @@ class CompareScreen(LayerscopeScreen):
         ]
         only = self._compared.get((0, 1)) if len(self._records) == 2 else None
 
-        def draw(comparison: Comparison) -> Any:  # noqa: ANN401 - a matplotlib figure, which is not imported here
+        def draw(comparison: Comparison) -> Any:  # noqa: ANN401 - a matplotlib figure; matplotlib is imported only to draw
             from engine.plots.comparison_figure import draw_comparison
 
             return draw_comparison(comparison)
@@ -125,8 +120,8 @@ class CompareScreen(LayerscopeScreen):
         title = " and ".join(self._names)
         return Export("comparison", table, partial(draw, only) if only else None, title)
 
-    def copied(self) -> str:
-        """What is said of the layer under the cursor."""
+    def text_to_copy(self) -> str:
+        """Return the description of the selected layer."""
         line = self.query_one(RowsView).row
         return self._in_words(line[0]) if line else ""
 
@@ -154,10 +149,10 @@ class CompareScreen(LayerscopeScreen):
             if row is not None:
                 beyond = "beyond" if abs(row["cosine"]) > row["chance"] else "within"
                 sentences.append(
-                    f"{SIGNS[pair[0]]}{SIGNS[pair[1]]} layer {layer}: cosine {row['cosine']:+.2f}, {beyond} what random"
-                    f" directions reach (±{row['chance']:.2f}); one direction measured twice gives {row['ceiling']:.2f}"
+                    f"{SIGNS[pair[0]]}{SIGNS[pair[1]]} layer {layer}: cosine {row['cosine']:+.2f}, {beyond} the"
+                    f" range of random directions (±{row['chance']:.2f}); split-half ceiling {row['ceiling']:.2f}"
                 )
-        return "\n".join(sentences) or "the models differ, so their directions cannot be compared: only where they peak"
+        return "\n".join(sentences) or "the models differ: only the depths of the peaks can be compared"
 
     def _say(self, text: str) -> None:
         self.query_one("#said", Static).update(Text(text))

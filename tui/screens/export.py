@@ -1,4 +1,4 @@
-"""Where to save what is seen."""
+"""The dialog that saves the view of a screen to a file."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from engine.errors import LayerscopeError
-from engine.paths import user_path
+from engine.inputs import user_path
 from tui.exporting import Export, save_export
-from tui.remedies import in_words
 
 
 class ExportScreen(ModalScreen[None]):
-    """Asks for a file name; the suffix says the format.
+    """Asks for a file name; the suffix selects the format.
 
     Args:
-        export: What to save.
+        export: The view to save.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss", "Cancel")]
@@ -34,20 +33,20 @@ class ExportScreen(ModalScreen[None]):
         self._refused = ""
 
     def compose(self) -> ComposeResult:
-        """The question and what can be answered."""
+        """Yield the question, the field and the formats."""
         formats = self._export.formats
         with Vertical(id="dialog"):
-            yield Static("Save what is shown as", markup=False)
+            yield Static("Save this view as", markup=False)
             yield Input(f"{self._export.name}{formats[0]}", select_on_focus=False)
             yield Static(f"{', '.join(formats)} · Enter saves · Esc cancels", classes="quiet", id="said", markup=False)
 
     @on(Input.Submitted)
     def save(self, event: Input.Submitted) -> None:
-        """Save in a thread: drawing takes a moment. Enter a second time on a file that is there replaces it."""
+        """Save in a thread, since drawing takes a moment. A second Enter replaces an existing file."""
         try:
             path = user_path(event.value.strip())
         except LayerscopeError as error:
-            self.query_one("#said", Static).update(in_words(error))
+            self.query_one("#said", Static).update(error.said("app"))
             return
         replace = self._refused == event.value
         self._refused = event.value if path.exists() else ""
@@ -57,7 +56,7 @@ class ExportScreen(ModalScreen[None]):
         try:
             saved = save_export(self._export, path, replace=replace)
         except LayerscopeError as error:
-            self.app.call_from_thread(self.query_one("#said", Static).update, in_words(error))
+            self.app.call_from_thread(self.query_one("#said", Static).update, error.said("app"))
         else:
             self.app.call_from_thread(self._end, saved)
 

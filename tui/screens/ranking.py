@@ -1,8 +1,9 @@
-"""One capture: its layers ranked, how sure that is, and why one is above another."""
+"""The ranking of one capture: its layers with their uncertainty, and why one layer ranks above another."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,23 +15,23 @@ from textual.widget import Widget
 from textual.widgets import Static, TabbedContent, TabPane
 
 from engine.errors import LayerscopeError, RequestError
-from engine.plots.findings import p_in_words
-from engine.plots.layers_chart import LayersChart, layers_chart
-from engine.plots.looks import Looks
-from engine.plots.reasons import describe_order
-from engine.plots.side_summary_text import histograms_as_text, side_summary, wrong_pairs_as_text
+from engine.plots.classes_text import histograms_as_text, side_summary, wrong_pairs_as_text
+from engine.plots.layers_chart import LayersChart, Looks, Scale, layers_chart, whiskers
+from engine.plots.words import describe_order, norm_in_words, p_in_words, score_in_words
 from engine.records.files import CaptureRecord
-from engine.records.ranking import RankedLayer
+from engine.records.results import LayerRow, RankedLayer
 from engine.store.catalog import show_capture
 from tui.exporting import Export
 from tui.looks import looks_of
-from tui.remedies import in_words
-from tui.screens.ranking_columns import LARGEST_FIRST, SORTED_BY, Line, layer_columns
 from tui.screens.screen import LayerscopeScreen
-from tui.widgets.layer_columns import LayerColumns
-from tui.widgets.rows import RowsView
+from tui.widgets.charts import LayerColumns
+from tui.widgets.rows import MARK, Column, RowsView
+
+Line = tuple[LayerRow, RankedLayer | None]
+"""A layer's statistics, and its rank if the capture has a ranking."""
 
 _TABS = ("layer", "chart", "pairs", "findings")
+_LARGEST_FIRST = frozenset({"d_prime", "auroc", "pair_cosine", "relative_norm", "diff_norm", "norm", "std"})
 
 
 class RankingScreen(LayerscopeScreen):
@@ -39,20 +40,20 @@ class RankingScreen(LayerscopeScreen):
     Args:
         store: The folder.
         name: The capture.
-        layer: The layer to look at first; the one that leads unless given.
+        layer: The layer to select first; the leading one if None.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "mark", "Why above…"),
-        Binding("s", "sort", "Sort"),
-        Binding("S", "reverse", "Reverse the order", show=False),
-        Binding("r", "by_rank", "By rank"),
+        Binding("space", "mark", "Compare", tooltip="Mark a layer to compare the others with"),
+        Binding("s", "sort", "Sort", tooltip="Sort by the next column"),
+        Binding("S", "reverse", "Reverse order", show=False),
+        Binding("r", "by_rank", "By rank", tooltip="Sort by rank or by layer"),
         Binding("1", "tab('layer')", "Layer", show=False),
         Binding("2", "tab('chart')", "Chart", show=False),
-        Binding("3", "tab('pairs')", "Pairs that point the wrong way", show=False),
-        Binding("4", "tab('findings')", "Findings, warnings and confounds", show=False),
+        Binding("3", "tab('pairs')", "Misordered pairs", show=False),
+        Binding("4", "tab('findings')", "Findings, warnings and baselines", show=False),
         Binding("tab", "next_tab", "Next pane"),
-        Binding("t", "tokens", "Tokens"),
+        Binding("t", "tokens", "Tokens", tooltip="Project the tokens of a text on the direction"),
         Binding("q", "back", "Back", show=False),
     ]
 
@@ -65,76 +66,76 @@ class RankingScreen(LayerscopeScreen):
         self._marked: int | None = None
 
     def compose_content(self) -> Iterator[Widget]:
-        """The table, and what is known of the layer under the cursor."""
+        """Yield the table and the panes about the selected layer."""
         with Container(id="body"):
             yield RowsView[Line]((), key=lambda line: line[0]["layer"], id="layers")
             with TabbedContent(initial="layer", id="detail"):
-                for tab, title in zip(_TABS, ("Layer", "Chart", "Pairs", "Findings"), strict=True):
-                    with TabPane(title, id=tab):
+                for tab in _TABS:
+                    with TabPane(tab.capitalize(), id=tab):
                         yield (
                             LayerColumns() if tab == "chart" else VerticalScroll(Static(id=f"{tab}-text", markup=False))
                         )
 
     def on_mount(self) -> None:
-        """Read the record; no tensors are needed."""
+        """Read the record; tensors are not needed."""
         super().on_mount()
         try:
             self._record = show_capture(self.capture, store=self.store)
         except LayerscopeError as error:
-            self.entitle(self.capture, "cannot be used")
-            self.query_one("#layer-text", Static).update(in_words(error))
+            self.set_title(self.capture, "cannot be read")
+            self.query_one("#layer-text", Static).update(error.said("app"))
             return
         chart = layers_chart(self._record)
-        self.entitle(chart.title, chart.subtitle)
+        self.set_title(chart.title, chart.subtitle)
         table = self.query_one(RowsView)
-        table.columns = list(layer_columns(self._record, self._is_marked, self._looks))
+        table.columns = list(_columns(self._record, lambda layer: layer == self._marked, lambda: looks_of(self.app)))
         self.query_one(LayerColumns).ranked = chart.ranked
         self.query_one("#findings-text", Static).update(_findings(chart, self._record))
         self._show()
         leader = chart.ranked[0]["layer"] if chart.ranked else self._record["captured_layers"][0]
-        known = self._first in self._record["captured_layers"]
-        table.move_to(self._first if known else leader)
-        if self._first is not None and not known:
+        captured = self._first in self._record["captured_layers"]
+        table.move_to(self._first if captured else leader)
+        if self._first is not None and not captured:
             self.notify(f"layer {self._first} was not captured", severity="warning")
         table.focus()
 
     @on(RowsView.Moved)
-    def take_cursor(self) -> None:
-        """Show what is known of the layer under the cursor."""
-        self._detail()
+    def show_selected(self) -> None:
+        """Describe the selected layer."""
+        self._show_detail()
 
     @on(RowsView.SortAsked)
-    def take_sort(self, message: RowsView.SortAsked) -> None:
-        """Sort by a header; a second click turns the order round."""
+    def sort_by_header(self, message: RowsView.SortAsked) -> None:
+        """Sort by the clicked header; a second click reverses the order."""
         key, descending = self._sorted
-        self._sort_by(message.key, not descending if message.key == key else message.key in LARGEST_FIRST)
+        self._sort_by(message.key, not descending if message.key == key else message.key in _LARGEST_FIRST)
 
     def on_resize(self) -> None:
-        """Histograms are as wide as there is room."""
+        """Redraw the histograms, which fill the width of the pane."""
         if self._record is not None:
-            self.call_after_refresh(self._detail)
+            self.call_after_refresh(self._show_detail)
 
     def action_mark(self) -> None:
-        """Hold this layer against the others: move, and read why it is above or below them."""
-        layer = self._layer()
+        """Mark the selected layer, so that the pane explains its rank relative to each layer selected next."""
+        layer = self._selected()
         self._marked = None if self._marked == layer else layer
         self.query_one(RowsView).refresh()
         if self._marked is not None:
             self.action_tab("layer")
-        self._detail()
+        self._show_detail()
 
     def action_sort(self) -> None:
         """Sort by the next column."""
         keys = [column.key for column in self.query_one(RowsView).columns if column.key]
         key = keys[(keys.index(self._sorted[0]) + 1) % len(keys)]
-        self._sort_by(key, key in LARGEST_FIRST)
+        self._sort_by(key, key in _LARGEST_FIRST)
 
     def action_reverse(self) -> None:
-        """Turn the order round."""
+        """Reverse the order."""
         self._sort_by(self._sorted[0], not self._sorted[1])
 
     def action_by_rank(self) -> None:
-        """By rank, or back by layer."""
+        """Switch between order by rank and order by layer."""
         self._sort_by("layer" if self._sorted[0] == "rank" else "rank", False)
 
     def action_tab(self, tab: str) -> None:
@@ -147,21 +148,21 @@ class RankingScreen(LayerscopeScreen):
         self.action_tab(_TABS[(_TABS.index(active) + 1) % len(_TABS)])
 
     def action_tokens(self) -> None:
-        """Read a text along this capture's direction."""
+        """Read a text along the capture's direction."""
         from tui.screens.tokens import TokensScreen
 
         if self._record is not None and self._record["kind"] == "contrast":
-            self.app.push_screen(TokensScreen(self.store, self.capture, self._layer()))
+            self.app.push_screen(TokensScreen(self.store, self.capture, self._selected()))
         else:
-            self.notify("a direction needs a capture of pairs", severity="warning")
+            self.notify("this capture has no pairs: a direction needs two classes", severity="warning")
 
-    def exported(self) -> Export:
-        """The table as it is ordered, or the figure."""
+    def make_export(self) -> Export:
+        """Return the table in its current order, and the figure."""
         if self._record is None:
             raise RequestError("there is no record to export")
         record, chart = self._record, layers_chart(self._record)
 
-        def draw() -> Any:  # noqa: ANN401 - a matplotlib figure, which is not imported here
+        def draw() -> Any:  # noqa: ANN401 - a matplotlib figure; matplotlib is imported only to draw
             from engine.plots.layers_figure import draw_layers
 
             return draw_layers(chart)
@@ -172,15 +173,14 @@ class RankingScreen(LayerscopeScreen):
         ]
         return Export(record["name"], rows, draw, f"{chart.title}: {chart.subtitle}")
 
-    def copied(self) -> str:
-        """What is said of the layer under the cursor."""
-        layer = self._layer()
-        if self._record is None or layer is None:
-            return ""
-        if self._marked not in (None, layer) and self._record["ranking"]:
-            return " ".join(describe_order(self._record, layer, self._marked or 0))
+    def text_to_copy(self) -> str:
+        """Return the selected layer's scores, or why it ranks above or below the marked one."""
         line = self.query_one(RowsView).row
-        ranked: RankedLayer | None = line[1] if line else None
+        if self._record is None or line is None:
+            return ""
+        layer, ranked = line[0]["layer"], line[1]
+        if self._record["ranking"] and self._marked not in (None, layer):
+            return " ".join(describe_order(self._record, layer, self._marked or 0))
         if ranked is None:
             return f"{self.capture} layer {layer}"
         return (
@@ -188,15 +188,9 @@ class RankingScreen(LayerscopeScreen):
             f" ({ranked['low']:.2f} to {ranked['high']:.2f}), p {p_in_words(ranked['p_value'])}"
         )
 
-    def _layer(self) -> int | None:
+    def _selected(self) -> int | None:
         line = self.query_one(RowsView).row
         return line[0]["layer"] if line else None
-
-    def _is_marked(self, layer: int) -> bool:
-        return layer == self._marked
-
-    def _looks(self) -> Looks:
-        return looks_of(self.app)
 
     def _sort_by(self, key: str, descending: bool) -> None:
         self._sorted = (key, descending)
@@ -209,36 +203,90 @@ class RankingScreen(LayerscopeScreen):
         ranked = {row["layer"]: row for row in ranking["layers"]} if ranking else {}
         lines: list[Line] = [(row, ranked.get(row["layer"])) for row in self._record["statistics"]]
         key, descending = self._sorted
-        value = SORTED_BY[key]
-        lines.sort(key=lambda line: -value(line) if descending else value(line))
+        lines.sort(key=lambda line: -_value(key, line) if descending else _value(key, line))
         self.query_one(RowsView).show_rows(lines, sorted_by=self._sorted)
 
-    def _detail(self) -> None:
-        record, layer = self._record, self._layer()
+    def _show_detail(self) -> None:
+        record, layer = self._record, self._selected()
         if record is None or layer is None:
             return
         self.query_one(LayerColumns).chosen = layer
         looks, width = looks_of(self.app), max(self.query_one("#layer-text", Static).size.width, 20)
         lines: list[Text] = []
         if record["ranking"] and self._marked not in (None, layer):
-            above = describe_order(record, layer, self._marked or 0)
-            lines += [Text(f"Layer {self._marked} or layer {layer}?", style="bold"), *map(Text, above), Text()]
+            reasons = describe_order(record, layer, self._marked or 0)
+            lines += [Text(f"Layer {self._marked} vs. layer {layer}", style="bold"), *map(Text, reasons), Text()]
         summary = side_summary(record, layer)
-        if summary is None:
-            reason = record["unranked"] or "the prompts do not differ here"
-            lines.append(
-                Text(f"Layer {layer}: nothing to show of two sides ({reason}).")
-                if record["kind"] == "contrast"
-                else Text(f"Layer {layer}: a capture of prompts has no two sides.")
-            )
-        else:
-            lines.append(Text(f"Where left-out prompts lie at layer {layer}", style="bold"))
+        if summary is not None:
+            lines.append(Text(f"Held-out projections at layer {layer}", style="bold"))
             lines += histograms_as_text(summary, width, looks=looks)
             lines += wrong_pairs_as_text(record, summary, most=5, looks=looks)
             self.query_one("#pairs-text", Static).update(
                 Text("\n").join(wrong_pairs_as_text(record, summary, prompts=True, looks=looks))
             )
+        elif record["kind"] == "contrast":
+            reason = record["unranked"] or "the prompts do not differ here"
+            lines.append(Text(f"Layer {layer}: no held-out projections ({reason})."))
+        else:
+            lines.append(Text(f"Layer {layer}: a capture of prompts has no classes to compare."))
         self.query_one("#layer-text", Static).update(Text("\n").join(lines))
+
+
+def _columns(
+    record: CaptureRecord, is_marked: Callable[[int], bool], looks: Callable[[], Looks]
+) -> Iterator[Column[Line]]:
+    """Yield the columns of the table; `looks` is called for every draw, since the theme may change."""
+    yield Column("", "", 1, lambda line, _width: MARK if is_marked(line[0]["layer"]) else "")
+    yield Column("layer", "layer", 6, lambda line, _width: str(line[0]["layer"]), right=True)
+    if record["kind"] != "contrast":
+        for key in ("mean", "std", "norm"):
+            yield Column(key, key, 12, partial(_number, key), right=True)
+        return
+    if record["ranking"]:
+        yield from _ranked_columns(record["ranking"]["layers"], looks)
+    for key, title, width, order in (
+        ("pair_cosine", "pair cosine", 11, 6),
+        ("relative_norm", "rel. norm", 9, 7),
+        ("cosine_sim", "cosine", 8, 8),
+        ("diff_norm", "raw norm", 9, 5),
+    ):
+        yield Column(key, title, width, partial(_number, key), right=True, order=order)
+
+
+def _ranked_columns(layers: Sequence[RankedLayer], looks: Callable[[], Looks]) -> Iterator[Column[Line]]:
+    def cell(write: Callable[[RankedLayer], str]) -> Callable[[Line, int], str]:
+        return lambda line, _width: write(line[1]) if line[1] else ""
+
+    def bar(line: Line, width: int) -> Text:
+        return whiskers(line[1], Scale.of(layers, width), looks()) if line[1] else Text()
+
+    yield Column("rank", "rank", 5, cell(lambda row: f"{row['rank']}{'=' if row['tied'] else ' '}"), right=True)
+    yield Column(
+        "rank_high", "95% rank", 8, cell(lambda row: f"{row['rank_low']}-{row['rank_high']}"), right=True, order=3
+    )
+    yield Column("d_prime", "d'", 6, cell(lambda row: score_in_words(row["d_prime"])), right=True)
+    yield Column("", "95% interval", 14, cell(_interval), right=True, order=2)
+    yield Column("", "●━ 95%  ░ null", 16, bar, grows=True, order=1)
+    yield Column("p_value", "p", 6, cell(lambda row: p_in_words(row["p_value"])), right=True, order=1)
+    yield Column("auroc", "AUROC", 6, cell(lambda row: f"{row['auroc']:.3f}"), right=True, order=2)
+    yield Column("wrong_way", "misordered", 10, cell(lambda row: f"{row['wrong_way']:.0%}"), right=True, order=4)
+
+
+def _value(key: str, line: Line) -> float:
+    """Return what a column sorts by; a missing value counts as 0."""
+    value = {**(line[1] or {}), **line[0]}.get(key)
+    return value if isinstance(value, int | float) else 0.0
+
+
+def _interval(row: RankedLayer) -> str:
+    return f"{score_in_words(row['low'])} to {score_in_words(row['high'])}"
+
+
+def _number(key: str, line: Line, _width: int) -> str:
+    value = dict(line[0])[key]
+    if not isinstance(value, int | float):
+        return ""
+    return norm_in_words(value) if key in {"diff_norm", "norm", "std"} else f"{value:.4f}"
 
 
 def _findings(chart: LayersChart, record: CaptureRecord) -> Text:
@@ -247,7 +295,7 @@ def _findings(chart: LayersChart, record: CaptureRecord) -> Text:
         [
             *(Text(sentence) for sentence in chart.findings),
             *(Text(f"warning: {warning}", style="bold") for warning in chart.warnings),
-            *([Text("\nWhat else could tell the sides apart", style="bold")] if checks else []),
+            *([Text("\nBaselines without the model", style="bold")] if checks else []),
             *(Text(f"{check['what']}: held-out AUROC {check['auroc']:.2f}; {check['detail']}") for check in checks),
         ]
     )

@@ -1,89 +1,200 @@
-"""What every screen has: a title, a line about the background, keys to go back, to export and to copy."""
+"""What all screens share: title, job line, footer, the keys to go back, export and copy, and the list of keys."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar, cast
 
-from textual.app import ComposeResult
+from rich.text import Text
+from textual import on
+from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal
-from textual.screen import Screen
+from textual.containers import Horizontal, Vertical
+from textual.reactive import reactive
+from textual.screen import ModalScreen, Screen
 from textual.widget import Widget
-from textual.widgets import Footer, Static
+from textual.widgets import Footer, Input, Static
 
 from engine.errors import RequestError
+from engine.jobs import Job
 from tui.exporting import Export
-from tui.remedies import in_words
-from tui.widgets.job_line import JobLine
+from tui.jobs import Jobs
+from tui.models import ModelCache
+from tui.widgets.rows import Column, RowsView
 
-if TYPE_CHECKING:
-    from tui.app import LayerscopeApp
+_BAR = 20
+KeyRow = tuple[str, str]
+
+
+class BackgroundApp(App[None]):
+    """What screens need from the app.
+
+    Attributes:
+        jobs: Background jobs.
+        models: The loaded model.
+    """
+
+    jobs: Jobs
+    models: ModelCache
+
+
+class JobLine(Static):
+    """Progress of the running job; hidden when none runs."""
+
+    job: reactive[Job | None] = reactive(None, always_update=True)
+
+    def watch_job(self, job: Job | None) -> None:
+        """Show or hide the line."""
+        running = job is not None and not job.finished
+        self.set_class(running, "-running")
+        if job is not None and running:
+            self.update(describe_job(job))
+
+
+def describe_job(job: Job) -> str:
+    """Return a job's progress as one line.
+
+    Example:
+        >>> describe_job(Job("capturing warmth", step="running prompts", done=1, total=2))
+        'capturing warmth: running prompts ━━━━━━━━━━╌╌╌╌╌╌╌╌╌╌ 1/2 · ctrl+x cancels'
+    """
+    if not job.total:
+        count = f" {job.done}" if job.done else ""
+        return f"{job.title}: {job.step or job.status}{count} · ctrl+x cancels"
+    filled = job.done * _BAR // job.total
+    bar = "━" * filled + "╌" * (_BAR - filled)
+    return f"{job.title}: {job.step} {bar} {job.done}/{job.total} · ctrl+x cancels"
 
 
 class LayerscopeScreen(Screen[None]):
-    """A screen of the app."""
+    """Base class of the full screens."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back"),
-        Binding("e", "export", "Export", show=False),
-        Binding("y", "copy", "Copy", show=False),
+        Binding("e", "export", "Export to a file", show=False),
+        Binding("y", "copy", "Copy the selected item", show=False),
     ]
 
     def compose(self) -> ComposeResult:
-        """Title, content, background, keys."""
+        """Yield title, content, job line and footer."""
         yield Horizontal(Static(id="title", markup=False), Static(id="subtitle", markup=False), id="head")
         yield from self.compose_content()
         yield JobLine()
         yield Footer(show_command_palette=False)
 
     def compose_content(self) -> Iterator[Widget]:
-        """What is between title and keys."""
+        """Yield the widgets between title and footer."""
         raise NotImplementedError
 
     @property
-    def layerscope(self) -> LayerscopeApp:
-        """The app."""
-        return cast("LayerscopeApp", self.app)
+    def jobs(self) -> Jobs:
+        """Background jobs of the app."""
+        return cast("BackgroundApp", self.app).jobs
 
-    def entitle(self, title: str, subtitle: str = "") -> None:
-        """Say what is shown."""
+    @property
+    def models(self) -> ModelCache:
+        """The loaded model."""
+        return cast("BackgroundApp", self.app).models
+
+    def set_title(self, title: str, subtitle: str = "") -> None:
+        """Set the title line."""
         self.query_one("#title", Static).update(title)
         self.query_one("#subtitle", Static).update(subtitle)
 
     def on_mount(self) -> None:
-        """A screen opened while a job runs shows it at once."""
-        self.query_one(JobLine).job = self.layerscope.jobs.current
+        """Show the job that is already running."""
+        self.query_one(JobLine).job = self.jobs.current
 
-    def exported(self) -> Export:
-        """What `e` saves.
+    def make_export(self) -> Export:
+        """Return what `e` saves.
 
         Raises:
             RequestError: There is nothing to save.
         """
         raise RequestError("there is nothing to export here")
 
-    def copied(self) -> str:
-        """What `y` copies; empty if there is nothing."""
+    def text_to_copy(self) -> str:
+        """Return what `y` copies; empty if there is nothing."""
         return ""
 
     def action_back(self) -> None:
-        """Return to the screen before."""
+        """Return to the previous screen."""
         self.app.pop_screen()
 
     def action_export(self) -> None:
-        """Ask for a file and save what is seen."""
+        """Ask for a file name and save."""
         from tui.screens.export import ExportScreen
 
         try:
-            self.app.push_screen(ExportScreen(self.exported()))
+            self.app.push_screen(ExportScreen(self.make_export()))
         except RequestError as error:
-            self.notify(in_words(error), severity="warning", markup=False)
+            self.notify(error.said("app"), severity="warning", markup=False)
 
     def action_copy(self) -> None:
-        """Copy what is under the cursor."""
-        text = self.copied()
-        if text:
-            self.layerscope.copy(text)
-        else:
-            self.notify("there is nothing under the cursor to copy", severity="warning")
+        """Copy what is selected to the terminal's clipboard, which not every terminal supports."""
+        text = self.text_to_copy()
+        if not text:
+            self.notify("there is nothing to copy here", severity="warning")
+            return
+        self.app.copy_to_clipboard(text)
+        self.notify(
+            f"{text}\n(if the clipboard is still empty, press e to save to a file)", title="copied", markup=False
+        )
+
+
+_KEY_COLUMNS = (
+    Column[KeyRow]("", "key", 18, lambda row, _width: Text(row[0], style="bold")),
+    Column[KeyRow]("", "action", 20, lambda row, _width: row[1], grows=True),
+)
+
+
+class HelpScreen(ModalScreen[None]):
+    """Searchable list of a screen's keys.
+
+    Args:
+        screen: The screen whose keys to list.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,question_mark", "dismiss", "Close")]
+
+    def __init__(self, screen: Screen[object]) -> None:
+        super().__init__()
+        self._keys = list_keys(screen)
+
+    def compose(self) -> ComposeResult:
+        """Yield a search field and the list."""
+        with Vertical(id="dialog", classes="-tall"):
+            yield Input(placeholder="search the keys of this screen")
+            yield RowsView(_KEY_COLUMNS, key=lambda row: row)
+            yield Static("ctrl+p runs an action by name · Esc closes", classes="quiet", markup=False)
+
+    def on_mount(self) -> None:
+        """List every key."""
+        self.query_one(RowsView).show_rows(self._keys)
+
+    @on(Input.Changed)
+    def search(self, event: Input.Changed) -> None:
+        """List the keys that match every word."""
+        words = event.value.lower().split()
+        found = [row for row in self._keys if all(word in f"{row[0]} {row[1]}".lower() for word in words)]
+        self.query_one(RowsView).show_rows(found)
+
+
+def is_built_in(binding: Binding) -> bool:
+    """Return whether Textual itself binds the key on every screen, for text selection, maximising and the palette."""
+    return binding.action in {"screen.copy_text", "screen.minimize", "command_palette"}
+
+
+def describe_key(binding: Binding) -> str:
+    """Return what a key does: the tooltip if there is one, since the footer has room for a word only."""
+    return binding.tooltip or binding.description
+
+
+def list_keys(screen: Screen[object]) -> list[KeyRow]:
+    """Return a screen's keys with their descriptions, one row per action."""
+    keys_of: dict[tuple[str, str], list[str]] = {}
+    for active in screen.active_bindings.values():
+        binding = active.binding
+        if binding.description and active.enabled and not is_built_in(binding):
+            keys_of.setdefault((binding.action, describe_key(binding)), []).append(screen.app.get_key_display(binding))
+    return [(" ".join(dict.fromkeys(keys)), description) for (_, description), keys in keys_of.items()]

@@ -1,4 +1,4 @@
-"""A text read along a direction: a line for each token, a column for each layer, the cell under the cursor in words."""
+"""A text projected on a direction: a row per token, a column per layer, and the selected cell in words."""
 
 from __future__ import annotations
 
@@ -13,35 +13,34 @@ from textual.widget import Widget
 from textual.widgets import Input, Static
 
 from engine.errors import LayerscopeError, RequestError
+from engine.jobs import Job
 from engine.plots.tokens_text import describe_token
 from engine.records.files import CaptureRecord, count_prompts
 from engine.store.catalog import show_capture
+from tui.directions import METHODS, DirectionCache, ReadingRequest, read_along
 from tui.exporting import Export
-from tui.messages import JobEnded
-from tui.reading import METHODS, DirectionKeeper, ReadingRequest, read_along
-from tui.remedies import in_words
+from tui.jobs import JobEnded
 from tui.screens.screen import LayerscopeScreen
 from tui.widgets.heat_map import HeatMap
 
 if TYPE_CHECKING:
-    from engine.records.directions import TokenReading
-    from tui.jobs import Job
+    from engine.records.files import TokenReading
 
 
 class TokensScreen(LayerscopeScreen):
-    """Layers by tokens of a text, along the direction of a capture.
+    """The tokens of a text by layer, along a capture's direction.
 
     Args:
         store: The folder.
         name: A capture of pairs.
-        layer: The layer to look at first; the one that leads unless given.
+        layer: The layer to select first; the leading one if None.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("i,slash", "type", "Type a text", key_display="i"),
+        Binding("i,slash", "type", "Enter text", key_display="i"),
         Binding("n", "prompt(1)", "Next prompt"),
         Binding("N", "prompt(-1)", "Previous prompt", show=False),
-        Binding("m", "method", "Method"),
+        Binding("m", "method", "Method", tooltip="Switch the extraction method"),
         Binding("q", "back", "Back", show=False),
     ]
 
@@ -51,64 +50,64 @@ class TokensScreen(LayerscopeScreen):
         self._layer = layer
         self._method = METHODS[0]
         self._prompt = 0
-        self._directions = DirectionKeeper(store, name)
+        self._directions = DirectionCache(store, name)
         self._text = ""
         self._record: CaptureRecord | None = None
         self._job: Job | None = None
 
     def compose_content(self) -> Iterator[Widget]:
-        """The text, the map, and the cell under the cursor in words."""
-        yield Input(placeholder="a text of your own; Enter reads it", id="text")
+        """Yield the text field, the heat map and the description of the selected cell."""
+        yield Input(placeholder="your text; Enter reads it", id="text")
         yield HeatMap()
         yield Static(id="cell", markup=False)
 
     def on_mount(self) -> None:
-        """Begin with the capture's first prompt."""
+        """Read the capture's first prompt."""
         super().on_mount()
         self.query_one("#text", Input).display = False
         try:
             self._record = show_capture(self.capture, store=self.store)
         except LayerscopeError as error:
-            self._say(in_words(error))
+            self._say(error.said("app"))
             return
         self.query_one(HeatMap).focus()
         self._read()
 
     @on(Input.Submitted, "#text")
-    def take_text(self, event: Input.Submitted) -> None:
-        """Read what was typed; nothing typed is the capture's prompt again."""
+    def read_text(self, event: Input.Submitted) -> None:
+        """Read the typed text, or the capture's prompt if the field is empty."""
         self._text = event.value
         event.input.display = False
         self.query_one(HeatMap).focus()
         self._read()
 
     @on(HeatMap.Moved)
-    def take_cursor(self, message: HeatMap.Moved) -> None:
-        """Say what is under the cursor."""
+    def show_selected(self, message: HeatMap.Moved) -> None:
+        """Describe the selected cell."""
         reading = self.query_one(HeatMap).reading
         if reading is not None:
             self._layer = message.layer
             self._say("\n".join([describe_token(reading, message.token, message.layer), *_warnings(reading)]))
 
     def on_job_ended(self, message: JobEnded) -> None:
-        """Show what was read, unless something else has been asked for since."""
+        """Show the reading, unless a newer one was requested."""
         job = message.job
         if job is not self._job:
             return
         if job.status == "done":
             self.query_one(HeatMap).reading = job.result
-            self._entitle()
+            self._update_title()
         else:
-            self._say(job.error or "cancelled: i reads a text, n the next prompt")
+            self._say(job.error or "cancelled; press i to enter a text or n for the next prompt")
 
     def action_type(self) -> None:
-        """Type a text to read."""
+        """Focus the text field."""
         field = self.query_one("#text", Input)
         field.display = True
         field.focus()
 
     def action_back(self) -> None:
-        """Out of the field first, if one is typing."""
+        """Close the text field if it is open, else cancel the job and leave the screen."""
         field = self.query_one("#text", Input)
         if field.display:
             field.display = False
@@ -119,25 +118,25 @@ class TokensScreen(LayerscopeScreen):
             super().action_back()
 
     def action_prompt(self, step: int) -> None:
-        """Another of the capture's prompts: each pair's positive one, then its negative one."""
+        """Read another prompt of the capture: the positive one of a pair, then the negative one."""
         if self._record is not None:
             self._text = ""
             self._prompt = (self._prompt + step) % count_prompts(self._record)
             self._read()
 
     def action_method(self) -> None:
-        """Find the direction another way."""
+        """Switch to the next extraction method."""
         self._method = METHODS[(METHODS.index(self._method) + 1) % len(METHODS)]
         self._read()
 
-    def exported(self) -> Export:
-        """Every token's value at every layer, or the figure."""
+    def make_export(self) -> Export:
+        """Return the value of every token at every layer, and the figure."""
         reading = self.query_one(HeatMap).reading
         if reading is None:
             raise RequestError("nothing has been read yet")
         shown = reading
 
-        def draw() -> Any:  # noqa: ANN401 - a matplotlib figure, which is not imported here
+        def draw() -> Any:  # noqa: ANN401 - a matplotlib figure; matplotlib is imported only to draw
             from engine.plots.tokens_figure import draw_tokens
 
             return draw_tokens(shown)
@@ -148,8 +147,8 @@ class TokensScreen(LayerscopeScreen):
         ]
         return Export(f"{self.capture}-tokens", rows, draw, shown["prompt"][:200])
 
-    def copied(self) -> str:
-        """The cell under the cursor in words."""
+    def text_to_copy(self) -> str:
+        """Return the description of the selected cell."""
         heat = self.query_one(HeatMap)
         return describe_token(heat.reading, heat.token, heat.chosen_layer) if heat.reading else ""
 
@@ -159,25 +158,23 @@ class TokensScreen(LayerscopeScreen):
         if self._job is not None:
             self._job.cancel()
         request = ReadingRequest(self._directions, self._method, self._layer, self._text, self._prompt)
-        models = self.layerscope.models
-        self._entitle()
+        models = self.models
+        self._update_title()
         if self.query_one(HeatMap).reading is None:
-            self._say("the first text takes a moment: its model has to be loaded. ctrl+x stops it.")
-        self._job = self.layerscope.jobs.start(
-            f"reading {self._what()}", lambda job: read_along(request, models, job), self
-        )
+            self._say("loading the model for the first text; ctrl+x cancels")
+        self._job = self.jobs.start(f"reading {self._source()}", lambda job: read_along(request, models, job), self)
 
-    def _entitle(self) -> None:
-        self.entitle(f"{self.capture} · {self._method}", f"{self._what()} · orange: positive side, blue: negative side")
+    def _update_title(self) -> None:
+        self.set_title(f"{self.capture} · {self._method}", f"{self._source()} · orange +, blue -")
 
-    def _what(self) -> str:
-        """What is read, in words."""
+    def _source(self) -> str:
+        """Return where the text comes from."""
         if self._text or self._record is None:
-            return "a text of your own"
+            return "your text"
         if self._record["kind"] != "contrast":
             return f"prompt {self._prompt + 1} of {count_prompts(self._record)}"
-        side = ("positive", "negative")[self._prompt % 2]
-        return f"{side} prompt of pair {self._prompt // 2 + 1} of {self._record['num_pairs']}"
+        name = ("positive", "negative")[self._prompt % 2]
+        return f"{name} prompt of pair {self._prompt // 2 + 1} of {self._record['num_pairs']}"
 
     def _say(self, text: str) -> None:
         self.query_one("#cell", Static).update(Text(text))

@@ -1,1 +1,1 @@
-"""What screens are built from; a widget knows what it draws and posts messages, it fetches nothing."""
+"""Widgets of the terminal app: they draw what they are given and post messages, and load nothing themselves."""

@@ -1,6 +1,6 @@
-"""Tokens by layers as a heat map, of which only what is visible is drawn. Knows a reading; posts where the cursor is.
+"""A heat map of tokens by layers that draws only its visible cells.
 
-A token a line and a layer a column: a text of thousands of tokens is read as one reads text.
+Each row is a token and each column a layer, so that a text of thousands of tokens scrolls like text.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from engine.plots.stand_out import MOST_SPREADS, stand_out
-from engine.plots.tokens_text import readable_token
-from engine.records.directions import TokenReading
+from engine.plots.tokens_text import MOST_SPREADS, readable_token, stand_out
+from engine.records.files import TokenReading
 from tui.looks import looks_of
 
-_TOKEN = 14  # columns of a token's text
-_WIDEST = 4  # columns of a layer
-_LEVELS = 4  # shades to each side
+_TOKEN = 14  # width of the token column
+_WIDEST = 4  # maximum width of a layer
+_LEVELS = 4  # shades per class
 
 
 class HeatMap(ScrollView, can_focus=True, inherit_bindings=False):
-    """How far each token stands out within each layer, towards which side."""
+    """How far each token stands out within each layer, and towards which class."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("down,j", "move(1, 0)", "Next token", show=False),
@@ -49,17 +48,17 @@ class HeatMap(ScrollView, can_focus=True, inherit_bindings=False):
 
     @dataclass
     class Moved(Message):
-        """The cursor stands on another cell."""
+        """The cursor moved to another cell."""
 
         token: int
         layer: int
 
-    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - textual's own name
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
         self._columns: list[list[float]] = []
 
     def watch_reading(self, reading: TokenReading | None) -> None:
-        """Another text: its values by layer, and the cursor on the layer that leads."""
+        """Compute the cells of a new reading and move the cursor to the leading layer."""
         self._columns = [stand_out(reading["values"][layer]) for layer in reading["layers"]] if reading else []
         if reading:
             self.column = reading["layers"].index(reading["leading"])
@@ -69,7 +68,7 @@ class HeatMap(ScrollView, can_focus=True, inherit_bindings=False):
         self._tell()
 
     def on_resize(self) -> None:
-        """A layer may have two characters now, or only one."""
+        """Adapt the width of a layer."""
         self._measure()
 
     def _measure(self) -> None:
@@ -80,28 +79,28 @@ class HeatMap(ScrollView, can_focus=True, inherit_bindings=False):
 
     @property
     def chosen_layer(self) -> int:
-        """The layer under the cursor; 0 before anything is read."""
+        """The layer under the cursor; 0 without a reading."""
         return self.reading["layers"][self.column] if self.reading else 0
 
     @property
     def _cell(self) -> int:
-        """Characters of one layer."""
+        """Width of one layer in characters."""
         return max(min((self.size.width - _TOKEN) // max(len(self._columns), 1), _WIDEST), 1)
 
     def validate_token(self, token: int) -> int:
-        """The nearest token that exists."""
+        """Clamp the cursor to the existing tokens."""
         return max(min(token, len(self.reading["tokens"]) - 1), 0) if self.reading else 0
 
     def validate_column(self, column: int) -> int:
-        """The nearest layer that was read."""
+        """Clamp the cursor to the existing layers."""
         return max(min(column, len(self._columns) - 1), 0)
 
     def watch_token(self) -> None:
-        """Keep the cursor in sight."""
+        """Scroll to the cursor."""
         self._follow()
 
     def watch_column(self) -> None:
-        """Keep the cursor in sight."""
+        """Scroll to the cursor."""
         self._follow()
 
     def _follow(self) -> None:
@@ -120,18 +119,18 @@ class HeatMap(ScrollView, can_focus=True, inherit_bindings=False):
         self.column += layers
 
     def action_page(self, pages: int) -> None:
-        """Move the cursor by what is visible."""
+        """Move the cursor by a page."""
         self.token += pages * max(self.size.height - 2, 1)
 
     def on_click(self, event: events.Click) -> None:
-        """Put the cursor where the mouse is."""
+        """Move the cursor to the clicked cell."""
         if event.y > 0:
             self.token = event.y - 1 + self.scroll_offset.y
         if event.x >= _TOKEN:
             self.column = (event.x - _TOKEN + self.scroll_offset.x) // self._cell
 
     def render_line(self, y: int) -> Strip:
-        """The line of layer numbers, or one token with its cells."""
+        """Draw the line of layer numbers or one token with its cells."""
         width = self.size.width
         place = y - 1 + self.scroll_offset.y
         if self.reading is None or place >= len(self.reading["tokens"]):
@@ -144,7 +143,7 @@ class HeatMap(ScrollView, can_focus=True, inherit_bindings=False):
         return Strip(segments).crop_extend(0, width, None).apply_style(self.rich_style)
 
     def _numbers(self, shown: range, quiet: Style) -> list[Segment]:
-        """Every fifth layer's number, and that of the cursor."""
+        """Return the header: every fifth layer number and the number under the cursor."""
         layers = self.reading["layers"] if self.reading else []
         line = [" "] * (len(shown) * self._cell)
         for column in shown:

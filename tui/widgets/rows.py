@@ -1,7 +1,4 @@
-"""A table of any number of rows that draws only what is visible, with a cursor, headers to sort by, and vim keys.
-
-Knows columns and rows. Does not know what they are about.
-"""
+"""A table that draws only its visible rows, with a cursor, sortable headers and vim keys."""
 
 from __future__ import annotations
 
@@ -20,20 +17,22 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 Row = TypeVar("Row")
+MARK = "■"
+"""The sign of a marked row."""
 
 
 @dataclass(frozen=True)
 class Column(Generic[Row]):
-    """One column.
+    """A column of the table.
 
     Attributes:
-        key: What it is sorted by; empty where it cannot be.
-        title: Its header.
-        width: Characters; of the one column that takes what room is left, the least.
-        cell: What stands in a row, given the characters there are.
-        right: Whether it is aligned to the right.
-        grows: Whether it takes what room is left.
-        order: Columns with the highest are left out first where there is no room.
+        key: Sort key; empty if the column is not sortable.
+        title: Header.
+        width: Width in characters; the minimum for the column that grows.
+        cell: Function from a row and the available width to the cell's text.
+        right: Whether to align right.
+        grows: Whether the column takes the remaining width.
+        order: Columns with the highest order are hidden first when the table is too narrow.
     """
 
     key: str
@@ -46,7 +45,7 @@ class Column(Generic[Row]):
 
 
 class RowsView(ScrollView, Generic[Row], can_focus=True, inherit_bindings=False):
-    """The table. Give it columns, then rows."""
+    """The table. Set `columns`, then call `show_rows`."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"rows--header", "rows--cursor", "rows--even"}
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -63,26 +62,26 @@ class RowsView(ScrollView, Generic[Row], can_focus=True, inherit_bindings=False)
 
     @dataclass
     class Moved(Message):
-        """The cursor stands on another row."""
+        """The cursor moved to another row."""
 
         view: RowsView[Any]
         row: object
 
     @dataclass
     class Chosen(Message):
-        """A row was opened."""
+        """The user chose a row with Enter or a double click."""
 
         view: RowsView[Any]
         row: object
 
     @dataclass
     class SortAsked(Message):
-        """A header was clicked."""
+        """The user clicked a sortable header."""
 
         view: RowsView[Any]
         key: str
 
-    def __init__(self, columns: Sequence[Column[Row]], *, key: Callable[[Row], object], id: str | None = None) -> None:  # noqa: A002 - textual's own name
+    def __init__(self, columns: Sequence[Column[Row]], *, key: Callable[[Row], object], id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
         self.columns = list(columns)
         self._key = key
@@ -91,12 +90,12 @@ class RowsView(ScrollView, Generic[Row], can_focus=True, inherit_bindings=False)
 
     @property
     def _width(self) -> int:
-        """Characters beside the scrollbar."""
+        """Width in characters without the scrollbar."""
         return self.scrollable_content_region.width
 
     @property
     def rows(self) -> Sequence[Row]:
-        """What is shown, in order."""
+        """The rows in order."""
         return self._rows
 
     @property
@@ -105,11 +104,11 @@ class RowsView(ScrollView, Generic[Row], can_focus=True, inherit_bindings=False)
         return self._rows[self.cursor] if self._rows else None
 
     def show_rows(self, rows: Sequence[Row], *, sorted_by: tuple[str, bool] = ("", False)) -> None:
-        """Show other rows; the cursor stays on the row it is on, if that is still there.
+        """Replace the rows; the cursor follows its row if that is still present.
 
         Args:
-            rows: In the order to show them.
-            sorted_by: Key of the column they are ordered by, and whether the largest come first.
+            rows: The rows in order.
+            sorted_by: Key of the sorted column, and whether the order is descending.
         """
         before = None if self.row is None else self._key(self.row)
         self._rows, self._sorted = rows, sorted_by
@@ -123,15 +122,15 @@ class RowsView(ScrollView, Generic[Row], can_focus=True, inherit_bindings=False)
         self.refresh()
 
     def move_to(self, key: object) -> None:
-        """Put the cursor on the row with a key, if there is one."""
+        """Move the cursor to the row with a key, if there is one."""
         self.cursor = next((place for place, row in enumerate(self._rows) if self._key(row) == key), self.cursor)
 
     def validate_cursor(self, cursor: int) -> int:
-        """The nearest row that exists."""
+        """Clamp the cursor to the existing rows."""
         return max(min(cursor, len(self._rows) - 1), 0)
 
     def watch_cursor(self) -> None:
-        """Keep it in sight."""
+        """Scroll to the cursor."""
         self.scroll_to_region(Region(0, self.cursor, 1, 2), animate=False, force=True)
         self.refresh()
         self._tell()
@@ -145,20 +144,20 @@ class RowsView(ScrollView, Generic[Row], can_focus=True, inherit_bindings=False)
         self.cursor += rows
 
     def action_page(self, pages: int) -> None:
-        """Move the cursor by what is visible."""
+        """Move the cursor by a page."""
         self.cursor += pages * max(self.size.height - 2, 1)
 
     def action_choose(self) -> None:
-        """Open the row under the cursor."""
+        """Choose the row under the cursor."""
         if self.row is not None:
             self.post_message(self.Chosen(self, self.row))
 
     def on_resize(self) -> None:
-        """The width that rows are drawn in has changed."""
+        """Update the scrollable size."""
         self.virtual_size = Size(self.size.width, len(self._rows) + 1)
 
     def on_click(self, event: events.Click) -> None:
-        """A header sorts, a row gets the cursor, a second click opens it."""
+        """Sort by a header, or move the cursor to a row; a double click chooses it."""
         if event.y == 0:
             column = self._column_at(event.x)
             if column and column.key:
@@ -171,7 +170,7 @@ class RowsView(ScrollView, Generic[Row], can_focus=True, inherit_bindings=False)
                 self.action_choose()
 
     def render_line(self, y: int) -> Strip:
-        """The header, or one row; whatever is out of sight is not drawn."""
+        """Draw the header or one visible row."""
         width = self._width
         if y == 0:
             return self._strip(self._header(), self.get_component_rich_style("rows--header"), width)
@@ -208,7 +207,7 @@ class RowsView(ScrollView, Generic[Row], can_focus=True, inherit_bindings=False)
         return Strip(segments, line.cell_len).crop_extend(0, width, None).apply_style(style)
 
     def _layout(self) -> list[tuple[Column[Row], int]]:
-        """Which columns have room, and how wide they are. The one that sorts has room before all others."""
+        """Return the columns that fit, with their widths; the sorted column is never hidden."""
         shown = list(self.columns)
         while len(shown) > 1 and sum(column.width + 1 for column in shown) > self._width:
             shown.remove(max(shown, key=lambda column: -1 if column.key == self._sorted[0] else column.order))

@@ -1,19 +1,29 @@
 """What a capture will cost, against what it then does cost."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 import engine
-from engine.capture.budget import token_budget
-from engine.capture.estimate import estimate_capture
+from engine.capture.batches import token_budget
+from engine.capture.request import Source
 from engine.errors import CaptureError, RequestError
-from engine.models.blocks import find_blocks
+from engine.models.structure import find_blocks
+from engine.records.captures import CaptureEstimate
 from tests.conftest import framework_hook
 
 PROMPTS = ["w5 w6 w7", "w8 w11", "w9 w10"]
+
+
+def estimate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: Source, *, timed: bool = False, **how: Any
+) -> CaptureEstimate:
+    """The estimate of a request made of these."""
+    prepared = engine.prepare_capture(model, tokenizer, engine.CaptureRequest(source, **how))
+    return engine.estimate_capture(prepared, timed=timed)
 
 
 @pytest.mark.parametrize("positions", ["all", "last", "mean", "-1:"])
@@ -21,23 +31,23 @@ PROMPTS = ["w5 w6 w7", "w8 w11", "w9 w10"]
 def test_prompts_tokens_and_bytes_are_those_of_the_capture(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, positions: str, layers: list[int] | str | None
 ) -> None:
-    estimate = estimate_capture(tiny_llama, tiny_tokenizer, PROMPTS, layers, positions=positions)
+    told = estimate(tiny_llama, tiny_tokenizer, PROMPTS, layers=layers, positions=positions, timed=True)
     captured = [
         engine.capture_activations(tiny_llama, tiny_tokenizer, prompt, layers, positions=positions)
         for prompt in PROMPTS
     ]
-    assert estimate["prompts"] == 3
-    assert estimate["tokens"] == sum(data["input_ids"].numel() for data in captured)
+    assert told["prompts"] == 3
+    assert told["tokens"] == sum(data["input_ids"].numel() for data in captured)
     states = [state for data in captured for state in data["activations"].values()]
-    assert estimate["bytes"] == sum(state.numel() * state.element_size() for state in states)
-    assert estimate["seconds"] >= 0
+    assert told["bytes"] == sum(state.numel() * state.element_size() for state in states)
+    assert told["seconds"] >= 0
 
 
 def test_more_of_the_same_prompts_take_longer(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     prompts = [f"w{3 + i % 100} w{3 + i // 100 % 100} w{3 + i // 10_000}" for i in range(100_000)]
-    many = estimate_capture(tiny_llama, tiny_tokenizer, prompts, positions="last")
+    many = estimate(tiny_llama, tiny_tokenizer, prompts, positions="last", timed=True)
     assert many["seconds"] > 0
     assert many["tokens"] == 300_000
 
@@ -46,9 +56,9 @@ def test_what_cannot_be_captured_has_no_estimate(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     with pytest.raises(RequestError, match="positions '5'"):
-        estimate_capture(tiny_llama, tiny_tokenizer, PROMPTS, positions="5")
+        estimate(tiny_llama, tiny_tokenizer, PROMPTS, positions="5")
     with pytest.raises(CaptureError, match="empty"):
-        estimate_capture(tiny_llama, tiny_tokenizer, [""])
+        estimate(tiny_llama, tiny_tokenizer, [""])
 
 
 def test_where_a_pass_fetches_the_weights_one_is_timed(
@@ -63,6 +73,8 @@ def test_where_a_pass_fetches_the_weights_one_is_timed(
         framework_hook(lambda _module, args: passes.append(args[0].shape))
     )
     prompts = [" ".join(f"w{3 + (i * 17 + j * 5) % 120}" for j in range(5 + i % 10)) for i in range(1000)]
-    estimate_capture(model, tokenizer, prompts, positions="last", prefix_reuse=False)
+    estimate(model, tokenizer, prompts, positions="last", prefix_reuse=False)
+    assert passes == []  # it is not timed unless asked for
+    estimate(model, tokenizer, prompts, positions="last", prefix_reuse=False, timed=True)
     (shape,) = passes
     assert 0.9 * token_budget(model) < shape.numel() / tiny_llama.config.hidden_size <= token_budget(model)

@@ -11,9 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import engine
 from engine.capture.sites import available_sites
 from engine.errors import ModelError
-from engine.models.blocks import EXCEPTIONS, Exceptional
 from engine.models.description import describe_model
 from engine.models.products import onednn_products
+from engine.models.structure import EXCEPTIONS, Exceptional
 from engine.records.models import Receipt
 from tests.families import FAMILIES, REFUSED, Family, build, each_of
 

@@ -9,9 +9,9 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
-from engine.capture import budget, run
+from engine.capture import batches, run
 from engine.errors import CaptureError
-from engine.models.blocks import find_blocks
+from engine.models.structure import find_blocks
 from tests.conftest import framework_hook
 
 ALIKE = [f"w5 w6 w7 w8 w9 w10 w11 w12 w{20 + i} w{40 + i % 3}" for i in range(24)]
@@ -98,7 +98,7 @@ def test_passes_that_run_ahead_of_what_is_done_with_their_states(
     prompts: list[str],
 ) -> None:
     """As many as a model lies on GPUs: here on none, but it is said to lie on three."""
-    monkeypatch.setitem(budget._RUN_WELL, "cpu", 16)
+    monkeypatch.setitem(batches._RUN_WELL, "cpu", 16)
     expected = engine.capture_activations(tiny_llama, tiny_tokenizer, prompts)["activations"]
     monkeypatch.setattr(run, "gpu_count", lambda _model: 3)
     went, told = limit_memory(tiny_llama, 1000, RuntimeError()), list[tuple[int, int]]()

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
-from engine.capture import budget
+from engine.capture import batches
 from engine.models import attention
 from engine.models.description import describe_model
 from tests.conftest import Loaded, family_called, framework_hook
@@ -47,7 +47,7 @@ def _budget(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
     In both, attention is computed in blocks as small as these prompts are.
     """
-    monkeypatch.setitem(budget._RUN_WELL, "cpu", request.param)
+    monkeypatch.setitem(batches._RUN_WELL, "cpu", request.param)
     monkeypatch.setattr(attention, "_LEAST_QUERIES", 4)
     yield
 

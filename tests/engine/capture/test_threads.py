@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
 from engine.errors import CaptureError
-from engine.models.blocks import find_blocks
+from engine.models.structure import find_blocks
 
 TEXTS = [f"w{5 + i} w{20 + i} w7 w8 w{30 + i}" for i in range(12)]
 

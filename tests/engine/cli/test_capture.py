@@ -365,4 +365,4 @@ def test_a_mistake_in_a_file_of_pairs_ends_with_2_before_the_model_is_loaded(lay
     (layerscope.folder / "pairs.csv").write_text("positive,negative\na,\n")
     result = layerscope("capture", "--pairs", "pairs.csv", "--model", "./nowhere.gguf")
     assert_failed(result, 2)
-    assert "pairs.csv, line 2: negative must be a text that is not empty" in result.stderr
+    assert "pairs.csv, line 2: negative must be a non-empty string" in result.stderr

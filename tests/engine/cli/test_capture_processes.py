@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.engine.test_processes import ended_at_last, started
+from tests.engine.test_runtime import ended_at_last, started
 from tests.program import Program, Result
 
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node")
@@ -122,7 +122,7 @@ def test_one_that_is_killed_ends_all_and_any_number_goes_on(layerscope: Program,
 _PAIRS = """
 import sys
 import engine
-from engine.processes import ALONE
+from engine.runtime import ALONE
 model, tokenizer, _ = engine.load_model_and_tokenizer(sys.argv[1], "cpu")
 processes = engine.find_processes() if sys.argv[2] == "two" else ALONE
 engine.capture_contrast_in_shards(model, tokenizer, "pairs.jsonl", sys.argv[2], processes=processes)
@@ -175,6 +175,6 @@ def test_processes_that_do_not_share_a_folder_are_told(layerscope: Program, tiny
         errors = [process.communicate(timeout=120)[1] for process in processes]
     assert "rank 1 of 2: error: this process does not see mine/plan.json" in errors[1]
     assert "Expected: a folder that all processes share, on all machines" in errors[1]
-    assert "rank 0 of 2: error: another process has ended, for which this one waited" in errors[0]
+    assert "rank 0 of 2: error: another process exited while this one was waiting for it" in errors[0]
     assert [process.returncode for process in processes] == [4, 5]
     assert list(folders[1].iterdir()) == []

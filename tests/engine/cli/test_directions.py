@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import engine
-from engine.records.directions import TokenReading
+from engine.records.files import TokenReading
 from engine.store.directions import SUFFIX
 from engine.store.read import load_contrast
 from tests.conftest import Loaded

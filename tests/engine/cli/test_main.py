@@ -202,7 +202,7 @@ def test_a_checkout_that_is_not_installed_has_all_commands_and_its_version(layer
         if not path.name.startswith(("layerscope", "_layerscope")) and path.suffix != ".pth":
             (packages / path.name).symlink_to(path)
     code = (
-        "from importlib.metadata import distributions; from engine.cli.command import installed_commands;"
+        "from importlib.metadata import distributions; from engine.cli.console import installed_commands;"
         " from engine.capture.provenance import library_versions;"
         " assert not [found for found in distributions() if found.name == 'layerscope'];"
         " print([command.name for command in installed_commands()], library_versions()['layerscope'])"

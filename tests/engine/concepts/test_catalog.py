@@ -1,4 +1,4 @@
-"""The built-in concepts are fit for use, the user's own are found, and a broken file is told where it is broken."""
+"""Built-in concepts are usable, user concepts are found, and errors name the invalid field."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 
 from engine.concepts.catalog import list_concepts, load_concept, save_concept, user_concepts_path
 from engine.errors import RequestError
-from engine.records.concepts import Concept
+from engine.records.captures import Concept
 
 BUILT_IN = ["confidence", "creativity", "empathy", "enthusiasm", "formality", "helpfulness", "honesty", "verbosity"]
 
@@ -37,7 +37,7 @@ user = "{topic}"
 
 @pytest.fixture
 def own_folder() -> Path:
-    """The user's folder of concepts, empty."""
+    """The user's concept folder, empty."""
     folder = user_concepts_path()
     folder.mkdir(parents=True)
     return folder
@@ -57,13 +57,13 @@ def test_a_built_in_concept_varies_enough(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_the_sides_of_a_built_in_persona_differ(name: str) -> None:
+def test_the_classes_of_a_built_in_persona_differ(name: str) -> None:
     concept = load_concept(name)
     texts = [text for persona in concept.personas for text in (persona.positive, persona.negative)]
     assert len(set(texts)) == 2 * len(concept.personas)
 
 
-def test_a_concept_of_the_users_own_is_found_by_name(own_folder: Path) -> None:
+def test_a_user_concept_is_found_by_name(own_folder: Path) -> None:
     (own_folder / "patience.toml").write_text(PATIENCE)
     assert [concept.name for concept in list_concepts()] == [*BUILT_IN, "patience"]
     concept = load_concept("patience")
@@ -75,14 +75,14 @@ def test_a_concept_of_the_users_own_is_found_by_name(own_folder: Path) -> None:
     ]
 
 
-def test_the_users_own_wins_over_a_built_in_one(own_folder: Path) -> None:
+def test_a_user_concept_overrides_a_built_in_one(own_folder: Path) -> None:
     (own_folder / "honesty.toml").write_text(PATIENCE.replace('name = "patience"', 'name = "honesty"'))
     assert load_concept("honesty").positive == "patient"
     assert [concept.name for concept in list_concepts()] == BUILT_IN
 
 
 def test_every_listed_name_can_be_loaded(own_folder: Path) -> None:
-    """Also where the user called the file otherwise than the concept."""
+    """Even if the file is not named after the concept."""
     (own_folder / "my-own.toml").write_text(PATIENCE)
     for concept in list_concepts():
         assert load_concept(concept.name) == concept
@@ -97,7 +97,7 @@ def test_a_file_anywhere(tmp_path: Path, as_given: Callable[[Path], str | Path])
     assert concept.name == "patience"
 
 
-def test_a_mistyped_name_leads_to_the_right_one() -> None:
+def test_a_mistyped_name_gets_a_suggestion() -> None:
     with pytest.raises(RequestError, match=r"no concept called 'honestly'; did you mean 'honesty'"):
         load_concept("honestly")
 
@@ -107,50 +107,62 @@ def test_a_file_that_does_not_exist(tmp_path: Path) -> None:
         load_concept(tmp_path / "gone.toml")
 
 
-def test_a_broken_file_of_the_users_own_does_not_stop_the_others(own_folder: Path) -> None:
+def test_a_broken_user_file_does_not_block_the_others(own_folder: Path) -> None:
     (own_folder / "patience.toml").write_text("name =")
     assert load_concept("honesty").name == "honesty"
 
 
 BROKEN = {
     "not TOML": ('name = "patience"', "name = patience", r"not valid TOML: .*line 1"),
-    "unknown field": ('positive = "patient"', 'positiv = "patient"', r"positiv is not known; did you mean 'positive'"),
-    "no name": ('name = "patience"', "", r"name must be a text"),
-    "no description": ('description = "Waiting without complaint."', "", r"description must be a text"),
-    "positive is a number": ('positive = "patient"', "positive = 3", r"positive must be a text"),
-    "negative is blank": ('negative = "impatient"', 'negative = " "', r"negative must be a text that is not empty"),
-    "no topics": ('topics = ["The bus is late.", "Explain {it} again."]', "", r"topics must be a list of texts"),
-    "topics empty": ('["The bus is late.", "Explain {it} again."]', "[]", r"topics must be a list of texts"),
-    "topics a text": ('["The bus is late.", "Explain {it} again."]', '"The bus"', r"topics must be a list of texts"),
-    "a topic a number": ('["The bus is late.", "Explain', '[3, "Explain', r"topics must be a list of texts"),
-    "a topic blank": ('"The bus is late."', '""', r"topics must be a list of texts"),
-    "a topic twice": ('"Explain {it} again."', '"The bus is late."', r"topics holds 'The bus is late.' twice"),
+    "unknown field": (
+        'positive = "patient"',
+        'positiv = "patient"',
+        r"positiv is not a known field; did you mean 'positive'",
+    ),
+    "no name": ('name = "patience"', "", r"name must be a non-empty string"),
+    "no description": ('description = "Waiting without complaint."', "", r"description must be a non-empty string"),
+    "positive is a number": ('positive = "patient"', "positive = 3", r"positive must be a non-empty string"),
+    "negative is blank": ('negative = "impatient"', 'negative = " "', r"negative must be a non-empty string"),
+    "no topics": ('topics = ["The bus is late.", "Explain {it} again."]', "", r"topics must be a non-empty list"),
+    "topics empty": ('["The bus is late.", "Explain {it} again."]', "[]", r"topics must be a non-empty list"),
+    "topics a text": ('["The bus is late.", "Explain {it} again."]', '"The bus"', r"topics must be a non-empty list"),
+    "a topic a number": ('["The bus is late.", "Explain', '[3, "Explain', r"topics must be .* of non-empty strings"),
+    "a topic blank": ('"The bus is late."', '""', r"topics must be a non-empty list of non-empty strings"),
+    "a topic twice": ('"Explain {it} again."', '"The bus is late."', r"topics contains 'The bus is late.' twice"),
     "personas one table": ("[[personas]]", "[personas]", r"personas must be written as one or more \[\[personas\]\]"),
-    "no personas": ("[[personas]]", "[[people]]", r"people is not known"),
-    "a persona without a name": ('name = "teacher"\n', "", r"personas\[0\]\.name must be a text"),
-    "a persona without a side": ('negative = "a teacher who rushes"', "", r"personas\[0\]\.negative must be a text"),
-    "a persona with equal sides": ("who rushes", "who takes time", r"personas\[0\] has the same text on both sides"),
+    "no personas": ("[[personas]]", "[[people]]", r"people is not a known field"),
+    "a persona without a name": ('name = "teacher"\n', "", r"personas\[0\]\.name must be a non-empty string"),
+    "a persona without a negative": (
+        'negative = "a teacher who rushes"',
+        "",
+        r"personas\[0\]\.negative must be a non-",
+    ),
+    "a persona with equal texts": ("who rushes", "who takes time", r"personas\[0\] has the same positive and negative"),
     "a field of a template mistyped": (
         'user = "Act as {persona}. {topic}"',
         'user = "Act as {persona}. {topic}"\nsystm = "Answer in one line."',
-        r"templates\[0\]\.systm is not known; did you mean 'system'",
+        r"templates\[0\]\.systm is not a known field; did you mean 'system'",
     ),
-    "a template's name twice": ('name = "system"', 'name = "act-as"', r"templates has the name 'act-as' twice"),
-    "a template without a user": ('user = "{topic}"', "", r"templates\[1\]\.user must be a text"),
-    "a template with an empty system": ('"You are {persona}."', '""', r"templates\[1\]\.system must be a text"),
-    "a template without a persona": ("Act as {persona}", "Act", r"templates\[0\] must hold \{persona\} exactly once"),
-    "a template without a topic": ("{persona}. {topic}", "{persona}.", r"templates\[0\] must hold \{topic\} exactly"),
+    "a template's name twice": ('name = "system"', 'name = "act-as"', r"templates uses the name 'act-as' twice"),
+    "a template without a user": ('user = "{topic}"', "", r"templates\[1\]\.user must be a non-empty string"),
+    "a template with an empty system": ('"You are {persona}."', '""', r"templates\[1\]\.system must be a non-empty"),
+    "a template without a persona": ("Act as {persona}", "Act", r"templates\[0\] must contain \{persona\} exactly"),
+    "a template without a topic": (
+        "{persona}. {topic}",
+        "{persona}.",
+        r"templates\[0\] must contain \{topic\} exactly",
+    ),
     "a template with two personas": (
         "You are {persona}.",
         "You, {persona}, are {persona}.",
-        r"templates\[1\] must hold \{persona\} exactly once",
+        r"templates\[1\] must contain \{persona\} exactly once",
     ),
-    "a template of numbers": ('system = "You are {persona}."', "system = 3", r"templates\[1\]\.system must be a text"),
+    "a template of numbers": ('system = "You are {persona}."', "system = 3", r"templates\[1\]\.system must be a non-"),
 }
 
 
 @pytest.mark.parametrize(("old", "new", "said"), BROKEN.values(), ids=list(BROKEN))
-def test_a_broken_file_is_named_with_the_field(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_an_invalid_file_is_named_with_the_field(tmp_path: Path, old: str, new: str, said: str) -> None:
     path = tmp_path / "patience.toml"
     assert PATIENCE.count(old) == 1
     path.write_text(PATIENCE.replace(old, new))
@@ -166,7 +178,7 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
         load_concept(path)
 
 
-def test_a_concept_that_was_saved_is_the_one_that_is_loaded(tmp_path: Path) -> None:
+def test_a_saved_concept_loads_unchanged(tmp_path: Path) -> None:
     concept = replace(load_concept("honesty"), name="candour")
     assert save_concept(concept, tmp_path / "concepts").name == "candour.toml"
     assert load_concept("candour", tmp_path / "concepts") == concept
@@ -174,7 +186,7 @@ def test_a_concept_that_was_saved_is_the_one_that_is_loaded(tmp_path: Path) -> N
     assert concept not in list_concepts()
 
 
-def test_a_name_that_is_taken_is_not_written_over(tmp_path: Path) -> None:
+def test_an_existing_name_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="already a concept called 'honesty'"):
         save_concept(load_concept("honesty"), tmp_path)
     concept = replace(load_concept("honesty"), name="candour")
@@ -186,13 +198,13 @@ def test_a_name_that_is_taken_is_not_written_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../candour", "a b", "", ".candour", "x" * 65])
-def test_a_name_that_could_lead_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(RequestError, match="cannot be the name of a concept"):
+def test_a_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RequestError, match=r"is not a valid concept name.*at most 64"):
         save_concept(replace(load_concept("honesty"), name=name), tmp_path / "concepts")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_paths_are_refused_where_only_names_may_be_given(tmp_path: Path) -> None:
+def test_paths_are_refused_where_only_names_are_allowed(tmp_path: Path) -> None:
     path = save_concept(replace(load_concept("honesty"), name="candour"), tmp_path)
     assert load_concept(path).name == "candour"
     with pytest.raises(RequestError, match="there is no concept called"):

@@ -1,4 +1,4 @@
-"""A conversation is written as the tokenizer's own template writes it, and as plain text where there is none."""
+"""Conversations are rendered by the tokenizer's own template, or as plain text without one."""
 
 import hashlib
 
@@ -9,13 +9,13 @@ from engine.concepts.catalog import load_concept
 from engine.concepts.chat import chat_template_hash, reads_clock, render_chat, render_chats
 from engine.concepts.pairs import draw_pairs
 from engine.errors import CaptureError
-from engine.records.concepts import Message
+from engine.records.captures import Message
 from tests.conftest import Loaded
 
 SYSTEM = Message(role="system", content="You are honest.")
 USER = Message(role="user", content="How old is this car?")
 
-# As Gemma's: turns marked, system messages refused.
+# Like Gemma's: marks turns, rejects system messages.
 NO_SYSTEM_ROLE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
@@ -25,7 +25,7 @@ NO_SYSTEM_ROLE = (
 )
 
 
-def test_the_default_model_reads_what_its_template_writes(smollm2: Loaded) -> None:
+def test_the_default_model_uses_its_own_template(smollm2: Loaded) -> None:
     for pair in draw_pairs(load_concept("honesty"), 8):
         for messages in (pair.positive, pair.negative):
             turns = [{"role": message["role"], "content": message["content"]} for message in messages]
@@ -33,7 +33,7 @@ def test_the_default_model_reads_what_its_template_writes(smollm2: Loaded) -> No
             assert render_chat(smollm2.tokenizer, messages) == expected
 
 
-def test_the_text_ends_where_the_answer_begins(smollm2: Loaded) -> None:
+def test_the_text_ends_where_the_answer_starts(smollm2: Loaded) -> None:
     text = render_chat(smollm2.tokenizer, [SYSTEM, USER])
     assert text == (
         "<|im_start|>system\nYou are honest.<|im_end|>\n"
@@ -42,7 +42,7 @@ def test_the_text_ends_where_the_answer_begins(smollm2: Loaded) -> None:
     )
 
 
-def test_a_template_that_refuses_system_messages_gets_the_text_before_the_users(
+def test_a_template_that_rejects_system_messages_gets_the_system_text_in_the_user_message(
     tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiny_tokenizer, "chat_template", NO_SYSTEM_ROLE)
@@ -70,21 +70,21 @@ STRIPPED = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'].split() | jo
         (FIRST_PART, "<system>You are honest.<user>How old is this car?"),
         (PARTS_WITHOUT_SYSTEM, "<user>You are honest.\n\nHow old is this car?"),
         (STRIPPED, "<system>You are honest.<user>How old is this car?"),
-        # With content in parts this one would write the list itself, and lose the system text all the same.
+        # With content in parts, this template prints the list literally and still loses the system text.
         ("{{ messages[-1]['content'] }}", "You are honest.\n\nHow old is this car?"),
     ],
 )
-def test_a_template_gets_messages_in_a_form_that_it_renders_whole(
+def test_a_template_gets_messages_in_a_form_that_it_renders_in_full(
     tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, template: str, expected: str
 ) -> None:
     monkeypatch.setattr(tiny_tokenizer, "chat_template", template)
     assert render_chat(tiny_tokenizer, [SYSTEM, USER]) == expected
 
 
-def test_the_two_of_a_pair_are_rendered_in_the_same_form(
+def test_both_prompts_of_a_pair_are_rendered_in_the_same_form(
     tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This template drops the system text of the second, so that both get it in front of the user's."""
+    """The template drops the second system text, so both conversations get it prepended to the user's."""
     template = NO_SYSTEM_ROLE.replace("message['role'] == 'system'", "'liar' in message['content'] and loop.length > 1")
     monkeypatch.setattr(tiny_tokenizer, "chat_template", template)
     other = Message(role="system", content="You are a liar.")
@@ -97,20 +97,20 @@ def test_the_two_of_a_pair_are_rendered_in_the_same_form(
     [
         (
             "{{ messages[0]['role'] }}",
-            "given as text it leaves out what the message says; given in parts it leaves out",
+            "as a string it drops the text of a message; as a list of parts it drops",
         ),
-        ("{{ messages[0]['content'] | upper }}", "leaves out what the message says"),
-        ("{{ tools | length }}{{ messages[0]['content'] }}", "refuses it: object of type 'NoneType' has no len"),
-        ("{{ 1 // 0 }}", "refuses it: .*zero"),
-        ("{% for message in messages %}", "refuses it: Unexpected end of template"),
-        ("{{ raise_exception('not today') }}", "refuses it: not today"),
+        ("{{ messages[0]['content'] | upper }}", "drops the text of a message"),
+        ("{{ tools | length }}{{ messages[0]['content'] }}", "fails: object of type 'NoneType' has no len"),
+        ("{{ 1 // 0 }}", "fails: .*zero"),
+        ("{% for message in messages %}", "fails: Unexpected end of template"),
+        ("{{ raise_exception('not today') }}", "fails: not today"),
         (
             {"rag": "{{ messages }}", "tool_use": ""},
-            "'rag', 'tool_use' and none called 'default'.*chat_template.'rag'.",
+            "'rag', 'tool_use' but none called 'default'.*chat_template.'rag'.",
         ),
     ],
 )
-def test_a_template_that_renders_no_message_whole_is_refused_with_the_reason(
+def test_a_template_that_renders_no_message_in_full_is_refused_with_the_reason(
     tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, template: object, said: str
 ) -> None:
     monkeypatch.setattr(tiny_tokenizer, "chat_template", template)
@@ -118,14 +118,14 @@ def test_a_template_that_renders_no_message_whole_is_refused_with_the_reason(
         render_chat(tiny_tokenizer, [SYSTEM, USER])
 
 
-def test_of_named_templates_the_default_is_used(
+def test_the_default_of_several_named_templates_is_used(
     tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiny_tokenizer, "chat_template", {"rag": "", "default": "<u>{{ messages[0]['content'] }}"})
     assert render_chat(tiny_tokenizer, [USER]) == "<u>How old is this car?"
 
 
-def test_a_template_is_told_the_time_it_is_given(
+def test_a_template_renders_the_given_time(
     tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     template = """
@@ -156,19 +156,17 @@ def test_the_hash_names_the_template(
     assert chat_template_hash(tiny_tokenizer) not in (None, chat_template_hash(smollm2.tokenizer))
 
 
-def test_a_template_that_draws_something_is_refused(
-    tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The two prompts of a pair would differ in more than the contrast, and no run could be repeated."""
+def test_a_random_template_is_refused(tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompts of a pair would differ in more than the concept, and runs would not be reproducible."""
     template = "{{ range(100000) | random }} {% for message in messages %}{{ message['content'] }}{% endfor %}"
     monkeypatch.setattr(tiny_tokenizer, "chat_template", template)
     with pytest.raises(CaptureError, match="renders it differently each time"):
         render_chat(tiny_tokenizer, [USER])
 
 
-def test_a_text_that_the_template_holds_itself_is_missed_all_the_same(
+def test_a_dropped_text_is_noticed_even_if_the_template_contains_it(
     tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiny_tokenizer, "chat_template", "<user><assistant>")
-    with pytest.raises(CaptureError, match="leaves out what the message says"):
+    with pytest.raises(CaptureError, match="drops the text of a message"):
         render_chat(tiny_tokenizer, [Message(role="user", content="a")])

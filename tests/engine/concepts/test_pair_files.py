@@ -1,4 +1,4 @@
-"""Pairs of the user's own: both formats give the same, and every mistake is named with its line and field."""
+"""Pair files: both formats give the same pairs, and errors name the line and field."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ ROWS = [
 ]
 
 
-def test_jsonl_and_csv_give_the_same(tmp_path: Path) -> None:
+def test_jsonl_and_csv_give_the_same_pairs(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text("\n\n".join(json.dumps(row) for row in ROWS))
     (tmp_path / "pairs.csv").write_text(
         'persona,negative,positive\none,Be cruel.,"Be kind, ""always""."\ntwo,No lines,"Two\nlines"\n'
@@ -29,7 +29,7 @@ def test_jsonl_and_csv_give_the_same(tmp_path: Path) -> None:
     ]
 
 
-def test_a_file_that_names_no_factors_has_none(tmp_path: Path) -> None:
+def test_a_file_without_factors_has_none(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_bytes("\ufeffpositive,negative\r\ngut,böse\r\n".encode())
     assert read_pairs(tmp_path / "pairs.csv").factors is None
     assert read_pairs(tmp_path / "pairs.csv").negative == ("böse",)
@@ -38,21 +38,21 @@ def test_a_file_that_names_no_factors_has_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("pairs.txt", "x", r"'pairs\.txt' says no format.*\.jsonl or \.csv"),
-        ("pairs.jsonl", "", "holds no pairs"),
-        ("pairs.csv", "positive,negative\n", "holds no pairs"),
-        ("pairs.jsonl", '{"positive": "a", "negative": "b"}\n{"positive": "a"', "line 2 is not JSON"),
-        ("pairs.jsonl", '["a", "b"]', "line 1 is not an object"),
-        ("pairs.jsonl", '{"positive": "a"}', "line 1: negative must be a text"),
-        ("pairs.jsonl", '{"positive": " ", "negative": "b"}', "line 1: positive must be a text"),
-        ("pairs.jsonl", '{"positive": "a", "negative": "b", "topic": 3}', "line 1: topic must be a text"),
-        ("pairs.csv", "positive,negativ\na,b\n", "line 2: the field 'negativ' is not known; did you mean 'negative'"),
-        ("pairs.csv", "positive,negative\na,b,c\n", "line 2 has more cells"),
-        ("pairs.csv", "positive,negative\na\n", "line 2: negative must be a text"),
+        ("pairs.txt", "x", r"'pairs\.txt' is not a supported file type.*\.jsonl or \.csv"),
+        ("pairs.jsonl", "", "contains no pairs"),
+        ("pairs.csv", "positive,negative\n", "contains no pairs"),
+        ("pairs.jsonl", '{"positive": "a", "negative": "b"}\n{"positive": "a"', "line 2 is not valid JSON"),
+        ("pairs.jsonl", '["a", "b"]', "line 1 is not a JSON object"),
+        ("pairs.jsonl", '{"positive": "a"}', "line 1: negative must be a non-empty string"),
+        ("pairs.jsonl", '{"positive": " ", "negative": "b"}', "line 1: positive must be a non-empty string"),
+        ("pairs.jsonl", '{"positive": "a", "negative": "b", "topic": 3}', "line 1: topic must be a string"),
+        ("pairs.csv", "positive,negativ\na,b\n", "line 2: unknown field 'negativ'; did you mean 'negative'"),
+        ("pairs.csv", "positive,negative\na,b,c\n", "line 2 has more cells than the header has columns"),
+        ("pairs.csv", "positive,negative\na\n", "line 2: negative must be a non-empty string"),
         ("pairs.csv", "positive,negative\n\xff,b\n", "cannot be read"),
     ],
 )
-def test_a_mistake_is_named(tmp_path: Path, name: str, content: str, said: str) -> None:
+def test_an_error_names_the_line_and_field(tmp_path: Path, name: str, content: str, said: str) -> None:
     (tmp_path / name).write_bytes(content.encode("latin-1"))
     with pytest.raises(RequestError, match=said):
         read_pairs(tmp_path / name)

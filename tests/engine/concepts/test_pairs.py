@@ -1,4 +1,4 @@
-"""Pairs are distinct, even over what they are made from, reproducible, and differ only in the persona."""
+"""Pairs are distinct, balanced over factors, reproducible, and differ only in the persona."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from engine.concepts.catalog import list_concepts, load_concept
 from engine.concepts.chat import render_chat
 from engine.concepts.pairs import DEFAULT_SAMPLES, draw_pairs
 from engine.errors import RequestError
-from engine.records.concepts import Concept, Factors, Message, Pair, Persona, Template
+from engine.records.captures import Concept, Factors, Message, Pair, Persona, Template
 from tests.conftest import Loaded
 
 FACTORS: tuple[tuple[str, ...], ...] = (("persona",), ("template",), ("topic",))
@@ -20,7 +20,7 @@ CROSSINGS: tuple[tuple[str, ...], ...] = (("persona", "template"), ("persona", "
 
 
 def concept_of(personas: int, templates: int, topics: int) -> Concept:
-    """A made-up concept of a given size; templates with and without a system text take turns."""
+    """A synthetic concept of a given size; every second template has a system text."""
     return Concept(
         name="made-up",
         description="Nothing.",
@@ -42,7 +42,7 @@ def identity(factors: Factors) -> tuple[str, str, str]:
 
 
 def counts(pairs: Sequence[Pair], factors: Sequence[str]) -> Counter[tuple[str, ...]]:
-    """How often each value, or each crossing of values, occurs."""
+    """How often each value, or each combination of values, occurs."""
     return Counter(tuple(str(dict(pair.factors)[factor]) for factor in factors) for pair in pairs)
 
 
@@ -68,7 +68,7 @@ def test_each_value_occurs_about_equally_often(size: tuple[int, int, int], max_s
 
 @given(sizes, st.none() | st.integers(1, 800), st.integers(0, 2**32))
 @settings(deadline=None)
-def test_pairs_are_distinct_and_as_many_as_there_can_be(
+def test_pairs_are_distinct_and_as_many_as_possible(
     size: tuple[int, int, int], max_samples: int | None, seed: int
 ) -> None:
     pairs = draw_pairs(concept_of(*size), max_samples, seed)
@@ -85,8 +85,8 @@ def test_fewer_pairs_are_the_first_of_more(size: tuple[int, int, int], max_sampl
     assert draw_pairs(concept, max_samples, seed) == draw_pairs(concept, None, seed)[:max_samples]
 
 
-def test_a_built_in_concept_is_crossed_evenly_whatever_the_number() -> None:
-    """However many pairs are drawn, no value of one factor stands for a value of another."""
+def test_a_built_in_concept_is_balanced_at_every_sample_size() -> None:
+    """At no sample size is a value of one factor a proxy for a value of another."""
     concept = load_concept("honesty")
     number = {"persona": len(concept.personas), "template": len(concept.templates), "topic": len(concept.topics)}
     pairs = draw_pairs(concept)
@@ -129,7 +129,7 @@ def test_the_seed_decides() -> None:
 
 
 @pytest.mark.parametrize("concept", list_concepts(), ids=lambda concept: concept.name)
-def test_the_sides_differ_in_the_persona_alone(concept: Concept) -> None:
+def test_the_classes_differ_only_in_the_persona(concept: Concept) -> None:
     personas = {persona.name: persona for persona in concept.personas}
     for pair in draw_pairs(concept):
         persona = personas[pair.factors["persona"]]
@@ -141,22 +141,22 @@ def test_the_sides_differ_in_the_persona_alone(concept: Concept) -> None:
 
 @pytest.mark.parametrize("markup", ["chat", "plain"])
 @pytest.mark.parametrize("concept", list_concepts(), ids=lambda concept: concept.name)
-def test_the_sides_have_equally_many_tokens_and_end_alike(
+def test_the_classes_have_the_same_length_and_last_token(
     concept: Concept, markup: str, smollm2: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither length nor the last token may tell the sides apart: every persona in every template, on one topic."""
+    """Neither length nor the last token may separate the classes: every persona and template, one topic."""
     if markup == "plain":
         monkeypatch.setattr(smollm2.tokenizer, "chat_template", None)
     for pair in draw_pairs(replace(concept, topics=concept.topics[:1]), None):
         positive, negative = (
-            smollm2.tokenizer(render_chat(smollm2.tokenizer, side), add_special_tokens=False)["input_ids"]
-            for side in (pair.positive, pair.negative)
+            smollm2.tokenizer(render_chat(smollm2.tokenizer, chat), add_special_tokens=False)["input_ids"]
+            for chat in (pair.positive, pair.negative)
         )
         assert len(positive) == len(negative), pair.factors
         assert positive[-1] == negative[-1], pair.factors
 
 
-def test_a_pair_is_what_its_factors_say() -> None:
+def test_a_pair_matches_its_factors() -> None:
     concept = concept_of(1, 2, 1)
     by_template = {pair.factors["template"]: pair for pair in draw_pairs(concept)}
     assert by_template["t0"].positive == (Message(role="user", content="0: act as a good one 0. topic 0"),)

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import engine
 from engine.errors import ModelError
 from engine.models.adapters import list_adapters
-from engine.models.fingerprint import sample_weights
+from engine.models.alterations import sample_weights
 from engine.records.captures import Provenance
 from tests.conftest import family_called
 from tests.families import build

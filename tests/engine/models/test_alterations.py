@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import engine
 from engine.errors import ModelError
 from engine.models.alterations import find_alterations
-from engine.models.blocks import find_blocks
+from engine.models.structure import find_blocks
 from tests.conftest import Loaded, family_called
 from tests.families import build
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import engine
 from engine.models import attention
 from engine.models.attention import VisibleOnly
-from engine.models.packing import pack_prompts
+from engine.models.shortcuts import pack_prompts
 
 CPU = torch.device("cpu")
 ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=14)

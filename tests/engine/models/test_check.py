@@ -10,9 +10,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from engine.errors import CaptureError, ModelError
 from engine.models import description
-from engine.models.blocks import find_blocks
 from engine.models.check import TOLERANCE, check_model
 from engine.models.description import describe_model
+from engine.models.structure import find_blocks
 from engine.records.models import Receipt
 from tests.conftest import family_called, framework_hook
 from tests.families import build

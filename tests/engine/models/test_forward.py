@@ -9,9 +9,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
 from engine.capture.sites import SITES, find_taps
-from engine.models.blocks import find_blocks
 from engine.models.check import check_model
 from engine.models.forward import TokenBatch, read_blocks, read_taps, stream_tap
+from engine.models.structure import find_blocks
 
 
 def whole_state(model: PreTrainedModel) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from transformers import (
 
 import engine
 from engine.errors import LayerscopeError, ModelError, RequestError
-from engine.models.dtypes import has_bfloat16_units
+from engine.models.devices import has_bfloat16_units
 from engine.models.loading import load_model_and_tokenizer
 from engine.models.registry import find_source
 from engine.records.captures import ActivationData

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
 from engine.errors import ModelError, RequestError
-from engine.models.fingerprint import sample_weights
+from engine.models.alterations import sample_weights
 from engine.models.loading import load_model_and_tokenizer
 from engine.models.offload import gpu_count, is_offloaded, runs_on_cpu, weights_at_hand, where_layers_lie
 from tests.conftest import Loaded, family_called

@@ -12,10 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
 from engine.models import description
-from engine.models.blocks import find_blocks
 from engine.models.check import check_model
 from engine.models.products import onednn_possible, onednn_products
 from engine.models.shortcuts import ONEDNN_TOLERANCE
+from engine.models.structure import find_blocks
 from tests.conftest import Loaded, framework_hook
 
 pytestmark = pytest.mark.skipif(not onednn_possible(), reason="this build of PyTorch has no oneDNN")

@@ -4,8 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from engine.records.files import CaptureRecord
-from engine.records.ranking import Confound, ConfoundReport, RankedLayer, Ranking
-from engine.records.statistics import LayerRow, Separation
+from engine.records.results import Confound, ConfoundReport, LayerRow, RankedLayer, Ranking, Separation
 from tests.engine.stats.captures import provenance
 
 # Not in the order of the layers, and largest neither first nor last.

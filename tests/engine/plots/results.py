@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from engine.records.comparison import ComparedLayer, Comparison, DepthRow
-from engine.records.directions import TokenReading
-from engine.records.statistics import SideProjections
+from engine.records.files import TokenReading
+from engine.records.results import ComparedLayer, Comparison, DepthRow, SideProjections
 
 # Layer, cosine, what random directions stay within, what two halves reach: both ends, beyond chance and within it.
 COSINES = [(0, 1.0, 0.1, 0.9), (1, -1.0, 0.5, 0.8), (2, 0.05, 0.2, 0.95), (3, -0.3, 0.25, 0.7)]

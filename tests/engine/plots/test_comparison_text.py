@@ -6,7 +6,7 @@ from rich.console import Console
 
 from engine.plots.comparison_text import comparison_as_text, describe_comparison
 from engine.plots.layers_text import render_text
-from engine.records.comparison import Comparison
+from engine.records.results import Comparison
 from tests.engine.plots.results import COSINES, FEW, MANY, compared_depths, compared_directions, depth_rows
 
 MARKS = 37  # columns from cosine -1 to cosine 1

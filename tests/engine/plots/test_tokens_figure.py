@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
-from engine.plots.stand_out import stand_out
 from engine.plots.style import save_figure
 from engine.plots.tokens_figure import draw_tokens
-from engine.records.directions import TokenReading
+from engine.plots.tokens_text import stand_out
+from engine.records.files import TokenReading
 from tests.engine.plots.pictures import svg_words
 from tests.engine.plots.results import reading_of
 

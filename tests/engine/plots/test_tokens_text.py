@@ -10,7 +10,7 @@ from rich.style import Style
 
 from engine.plots.layers_text import render_text
 from engine.plots.tokens_text import readable_token, tokens_as_text
-from engine.records.directions import TokenReading
+from engine.records.files import TokenReading
 from tests.engine.plots.results import reading_of
 
 TOKENS = ["I", "Ġswear", "Ċ", "▁it", "Ġis", "Ġtrue"]

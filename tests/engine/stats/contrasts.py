@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.records.captures import ActivationData, ContrastData
-from engine.records.concepts import Factors
+from engine.records.captures import ActivationData, ContrastData, Factors
 
 Array = NDArray[np.float64]
 Sides = tuple[Array, Array]

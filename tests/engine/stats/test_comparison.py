@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from engine.errors import RequestError
-from engine.records.captures import ContrastData
-from engine.records.comparison import ComparedLayer
-from engine.records.concepts import Factors
+from engine.records.captures import ContrastData, Factors
 from engine.records.files import CaptureRecord
+from engine.records.results import ComparedLayer
 from engine.stats.comparison import compare_captures, compare_directions
 from tests.engine.plots.records import contrast_record, prompt_record, ranking_of, unranked_record
 from tests.engine.stats.captures import contrast, provenance, random_states

@@ -8,9 +8,8 @@ import torch
 
 from engine.concepts.catalog import load_concept
 from engine.concepts.pairs import draw_pairs
-from engine.records.captures import ActivationData, ContrastData
-from engine.records.concepts import Factors, Message
-from engine.records.ranking import Confound, ConfoundReport
+from engine.records.captures import ActivationData, ContrastData, Factors, Message
+from engine.records.results import Confound, ConfoundReport
 from engine.stats import confounds
 from engine.stats.confounds import SUSPICIOUS, find_confounds
 from tests.engine.stats.captures import provenance

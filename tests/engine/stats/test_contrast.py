@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine.errors import LayerscopeError, RequestError
 from engine.records.captures import ContrastData
-from engine.records.statistics import LayerDiff
+from engine.records.results import LayerDiff
 from engine.stats.contrast import compute_contrastive_diff
 from tests.engine.stats.captures import LAYERS, contrast, one_prompt, provenance, random_states, several_prompts
 

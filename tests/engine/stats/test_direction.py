@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from engine.errors import RequestError
 from engine.records.captures import ContrastData
-from engine.records.directions import Direction
+from engine.records.files import Direction
 from engine.stats.direction import METHODS, extract_direction, extract_directions
 from tests.engine.stats.captures import contrast, one_prompt, provenance, random_states
 from tests.engine.stats.contrasts import Array, Sides, capture_of, noise, planted

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.records.concepts import Factors
+from engine.records.captures import Factors
 from engine.stats.groups import FEWEST_PAIRS, FOLDS, PAIRS, group_pairs, resampled_units
 from tests.engine.stats.contrasts import FACTORS, all_factors, numbers_of, only_personas, values_of
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine.stats.groups import MOST_UNITS, PAIRS, group_pairs
+from engine.stats.groups import MOST_UNITS, PAIRS, Pairs, Sides, group_pairs, pairs_of
 from engine.stats.held_out import HeldOut, hold_out, sum_units
-from engine.stats.pair_states import Pairs, Sides, pairs_of
 from tests.engine.stats.contrasts import (
     FACTORS,
     all_factors,

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from engine.stats.groups import PAIRS, group_pairs
+from engine.stats.groups import PAIRS, group_pairs, pairs_of
 from engine.stats.held_out import hold_out
 from engine.stats.moments import UnitMoments, d_prime_of
-from engine.stats.pair_states import pairs_of
 from engine.stats.separation import compute_separation
 from tests.engine.stats.contrasts import (
     FACTORS,

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from engine.errors import Remedy, RequestError
-from engine.records.captures import ContrastData
-from engine.records.concepts import Factors
-from engine.records.ranking import RankedLayer, Ranking
+from engine.records.captures import ContrastData, Factors
+from engine.records.results import RankedLayer, Ranking
 from engine.stats.groups import group_pairs
 from engine.stats.ranking import _measure, rank_layers
 from engine.stats.separation import compute_separation

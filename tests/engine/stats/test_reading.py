@@ -10,9 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import engine
 from engine.concepts.chat import render_chat
 from engine.errors import CaptureError, RequestError
-from engine.records.captures import ActivationData, ContrastData
-from engine.records.concepts import Message
-from engine.records.directions import Direction
+from engine.records.captures import ActivationData, ContrastData, Message
+from engine.records.files import Direction
 from engine.stats.direction import extract_direction, extract_directions
 from engine.stats.reading import read_text, read_tokens
 from tests.conftest import Loaded

@@ -1,11 +1,15 @@
 """What layers can be ordered by: every score in its own direction, and what a capture has to offer."""
 
+import numpy as np
 import pytest
 
 from engine.errors import RequestError
 from engine.records.files import CaptureRecord
-from engine.stats.scores import DEFAULT_SCORE, SCORES, find_score, order_layers
+from engine.stats.classes import project_sides, summarise_sides
+from engine.stats.scores import DEFAULT_SCORE, SCORES, find_score, order_layers, pair_gaps, side_quartiles, wrong_pairs
 from tests.engine.plots.records import TOO_FEW, contrast_record, contrast_rows, prompt_record, unranked_record
+from tests.engine.plots.results import sides_of
+from tests.engine.stats.contrasts import capture_of, planted
 
 HELD_OUT = ["d_prime", "auroc", "wrong_way"]
 DESCRIBING = ["pair_cosine", "relative_norm", "cosine_sim", "diff_norm"]
@@ -111,3 +115,25 @@ def test_without_a_ranking_the_pairs_can_still_be_described(key: str) -> None:
 def test_prompts_have_no_sides_to_rank_by(key: str) -> None:
     with pytest.raises(RequestError, match=r"'some_prompt' is one of prompts.*capture_from_concept"):
         order_layers(prompt_record(), key)
+
+
+@pytest.mark.parametrize("pairs", [12, 13, 40])
+@pytest.mark.parametrize("side", ["positive", "negative"])
+def test_quartiles_are_those_of_the_projections(pairs: int, side: str) -> None:
+    data = capture_of(planted(np.random.default_rng(pairs), [0.5, 2.0], pairs), None)
+    for summary in summarise_sides(data):
+        projections = np.sort(project_sides(data, summary["layer"])[side])  # type: ignore[literal-required]
+        step = (summary["high"] - summary["low"]) / 48
+        expected = np.quantile(projections, [0, 0.25, 0.5, 0.75, 1], method="nearest")
+        found = side_quartiles(summary, side)  # type: ignore[arg-type]
+        assert found == sorted(found)
+        assert np.abs(np.array(found) - expected).max() <= step / 2 + 1e-9
+
+
+def test_the_furthest_wrong_come_first() -> None:
+    assert wrong_pairs(sides_of([0.0, 2.0, -1.0, 0.5], [0.25, -2.0, 2.0, 1.0])) == [2, 3, 0]
+    assert wrong_pairs(sides_of([1.0, 0.0], [-1.0, 0.0])) == []  # equal is not wrong
+
+
+def test_gaps_are_positive_minus_negative_in_the_order_of_the_pairs() -> None:
+    assert pair_gaps(sides_of([0.0, 2.0], [0.25, -2.0])) == [-0.25, 4.0]

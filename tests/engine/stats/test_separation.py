@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from engine.records.captures import ContrastData
-from engine.records.concepts import Factors
-from engine.records.statistics import Separation
+from engine.records.captures import ContrastData, Factors
+from engine.records.results import Separation
 from engine.stats.separation import compute_separation
 from tests.engine.stats.contrasts import (
     FACTORS,

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.records.concepts import Factors
-from engine.records.ranking import RankedLayer
+from engine.records.captures import Factors
+from engine.records.results import RankedLayer
 from engine.stats.ranking import rank_layers
 from engine.stats.separation import compute_separation
 from tests.engine.stats.contrasts import (

@@ -4,8 +4,7 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
-from engine.records.captures import ActivationData, ContrastData
-from engine.records.concepts import Factors
+from engine.records.captures import ActivationData, ContrastData, Factors
 
 
 @pytest.fixture

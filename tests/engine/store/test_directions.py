@@ -16,7 +16,7 @@ from safetensors.torch import save
 import engine
 from engine.errors import StoreError
 from engine.records.captures import ContrastData
-from engine.records.directions import Direction
+from engine.records.files import Direction
 from engine.stats.direction import METHODS, extract_directions
 from engine.store.directions import load_directions, path_of, read_header, save_directions
 from engine.store.names import locate

@@ -9,8 +9,8 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
-from engine.concepts import chat, rendered
-from engine.store import planned
+from engine.concepts import chat, pairs
+from engine.store import resume
 from engine.store.catalog import show_capture
 from engine.store.plan import read_plan
 from tests.engine.cli.conftest import concept_text
@@ -42,7 +42,7 @@ def test_all_prompts_of_a_capture_are_told_the_same_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     moments = (f"2026-01-02T03:04:{second:02}" for second in count())
-    monkeypatch.setattr(rendered, "time_now", lambda: next(moments))
+    monkeypatch.setattr(pairs, "time_now", lambda: next(moments))
     monkeypatch.setattr(chat, "time_now", lambda: next(moments))
     data = engine.capture_from_concept(tiny_llama, tiny_tokenizer, concept, positions="last")
     told = second_of(data["provenance"]["template_time"])
@@ -56,7 +56,7 @@ def test_a_resumed_capture_is_told_the_time_at_which_it_was_begun(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(planned, "_SHARD_PROMPTS", 8)
+    monkeypatch.setattr(resume, "_SHARD_PROMPTS", 8)
 
     def stop(done: int, _total: int) -> None:
         if done > 16:

@@ -17,8 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
 from engine.errors import StoreError
-from engine.records.captures import ActivationData, ContrastData
-from engine.records.concepts import Factors
+from engine.records.captures import ActivationData, ContrastData, Factors
 from engine.store.catalog import show_capture
 from engine.store.write import write_atomically
 from tests.engine.cli.conftest import concept_text

@@ -1,6 +1,6 @@
 """Rows of a comparison: all of them, or evenly spread ones."""
 
-from engine.records.comparison import ComparedLayer, Comparison
+from engine.records.results import ComparedLayer, Comparison
 from server.replies.comparison import compared_rows
 
 

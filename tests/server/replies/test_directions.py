@@ -1,6 +1,6 @@
 """A text along a direction: the first tokens, and the most extreme of all but the first."""
 
-from engine.records.directions import TokenReading
+from engine.records.files import TokenReading
 from server.replies.directions import describe_reading
 
 

@@ -7,8 +7,8 @@ import pytest
 from mcp import Client
 
 import engine
-from engine.plots.reasons import describe_order
-from engine.stats.sides import project_sides
+from engine.plots.words import describe_order
+from engine.stats.classes import project_sides
 from engine.store.catalog import show_capture
 from engine.store.read import load_contrast
 from server.app import LayerscopeServer

@@ -1,0 +1,217 @@
+"""Prepare a capture: render, tokenize, check and count its prompts, once, before anything is run."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import msgspec
+import torch
+
+from engine.capture.prompts import PairCheck, TokenizedPrompt
+from engine.capture.provenance import trace_provenance
+from engine.capture.settings import Settings
+from engine.capture.sources import Item, PromptSource
+from engine.concepts.pair_files import names_factors
+from engine.records.captures import Factors, Provenance
+from engine.records.files import PromptList
+from engine.runtime import Steps, untold
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from engine.capture.request import CaptureRequest
+    from engine.capture.selection import Positions
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 256  # prompts or pairs
+_HELD_TOKENS = 2**20  # beyond, prompts are tokenized again when they are run: memory does not grow with their number
+
+
+@dataclass(frozen=True)
+class HeldPrompts:
+    """Prompts in memory.
+
+    Attributes:
+        prompts: Tokenized; those of a pair after each other, the positive one first.
+        factors: Those of each pair; empty where they are unknown.
+    """
+
+    prompts: list[TokenizedPrompt]
+    factors: list[Factors]
+
+    def part(self, start: int, count: int) -> HeldPrompts:
+        """Some of them, from the prompt with the number `start`, which begins a pair if there are pairs."""
+        return HeldPrompts(self.prompts[start : start + count], self.factors[start // 2 : (start + count) // 2])
+
+
+@dataclass(frozen=True)
+class PreparedCapture:
+    """A request in the light of a model, with all that is known before the first forward pass.
+
+    Attributes:
+        model: A checked model.
+        tokenizer: Its tokenizer.
+        request: The request.
+        source: Its prompts, rendered.
+        settings: What to keep and how to run it.
+        found: Number, lengths and hashes of the prompts.
+        stamp: Stamp of the source, taken before the prompts were read.
+        held: The prompts, tokenized, and the factors of each pair; None where there are too many to hold.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    request: CaptureRequest
+    source: PromptSource
+    settings: Settings
+    found: PromptList
+    stamp: tuple[int, ...]
+    held: HeldPrompts | None
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the states that are kept of one token position, all layers together."""
+        dtype = torch.float32 if self.settings.positions.mean else self.model.dtype
+        return len(self.settings.layers) * self.settings.model.hidden_size * dtype.itemsize
+
+    def prompts(self) -> HeldPrompts:
+        """All prompts, tokenized."""
+        if self.held is not None:
+            return self.held
+        items = [*self.source.items()]
+        self.source.require_unchanged(self.stamp)
+        return self.tokenized(items)
+
+    def tokenized(self, items: list[Item], start: int = 0) -> HeldPrompts:
+        """Some prompts or pairs, tokenized again.
+
+        Args:
+            items: The prompts or pairs.
+            start: Number of the first prompt.
+        """
+        first = start // self.source.sides
+        return HeldPrompts(self.source.tokenize(self.model, self.tokenizer, items, first), _factors(items))
+
+    def provenance(self, settings: Settings) -> Provenance:
+        """How the states come about.
+
+        Args:
+            settings: Those of this capture, or those that it was started with.
+        """
+        return trace_provenance(
+            self.model,
+            settings,
+            alias=self.request.alias,
+            chat_template=self.source.chat_template,
+            template_time=self.source.moment,
+            seed=self.source.seed,
+        )
+
+
+def prepare_capture(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    request: CaptureRequest,
+    *,
+    moment: str | None = None,
+    steps: Steps = untold,
+) -> PreparedCapture:
+    """Check a request against a model and read its prompts once.
+
+    Args:
+        model: From `load_model_and_tokenizer`, or any causal language model of transformers.
+        tokenizer: Its tokenizer.
+        request: What to capture.
+        moment: The time that an interrupted capture gave to a chat template that reads the clock.
+        steps: Told how many prompts were counted; what it raises ends the work.
+
+    Raises:
+        RequestError: The site, layers or positions do not fit the model, or a file cannot be read.
+        CaptureError: A prompt is empty or too long, or the pairs contrast nothing.
+        ModelError: The model fails the check, or does not have the site.
+
+    Example:
+        >>> from engine.capture.request import CaptureRequest
+        >>> prepared = prepare_capture(model, tokenizer, CaptureRequest(["Tell me a story"] * 10, layers=[14, 15]))
+        >>> prepared.found["tokens"], prepared.settings.layers
+        (40, [14, 15])
+    """
+    settings = Settings.for_model(model, request)
+    source = PromptSource.of(tokenizer, request).at(moment)
+    if source.concept is not None and not source.rendered:
+        log.info("the tokenizer has no chat template: prompts are plain text, as for a base model")
+    stamp = source.stamp()
+    survey = _Survey(request.kept, source)
+    items, number = source.items(), 0
+    while part := [*islice(items, _AT_ONCE)]:
+        steps("counting prompts", number * source.sides, 0)
+        survey.add(part, source.tokenize(model, tokenizer, part, number))
+        number += len(part)
+    return PreparedCapture(model, tokenizer, request, source, settings, survey.found(), stamp, survey.held())
+
+
+class _Survey:
+    """Counts, checks and hashes prompts, some at a time."""
+
+    def __init__(self, positions: Positions, source: PromptSource) -> None:
+        self._positions, self._source = positions, source
+        self._check = PairCheck()
+        self._texts, self._ids, self._factors = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+        self._count = self._tokens = self._most = self._kept = 0
+        self._named = False
+        self._held: list[TokenizedPrompt] = []
+        self._held_factors: list[Factors] = []
+
+    def add(self, items: Sequence[Item], prompts: Sequence[TokenizedPrompt]) -> None:
+        """Count more prompts."""
+        if self._source.pairs:
+            self._check.add(prompts)
+        for prompt in prompts:
+            encoded = prompt.text.encode()
+            self._texts.update(len(encoded).to_bytes(8, "little") + encoded)
+            self._ids.update(len(prompt.ids).to_bytes(8, "little") + array("q", prompt.ids).tobytes())
+            own = self._positions.kept(len(prompt.ids), prompt.name)
+            self._count += 1
+            self._tokens += len(prompt.ids)
+            self._most = max(self._most, own)
+            self._kept += own
+        factors = _factors(items)
+        for known in factors:
+            self._factors.update(msgspec.json.encode(known))
+            self._named = self._named or names_factors(known)
+        if self._tokens <= _HELD_TOKENS:
+            self._held += prompts
+            self._held_factors += factors
+        else:
+            self._held, self._held_factors = [], []
+
+    def found(self) -> PromptList:
+        """What there is; refuses pairs that contrast nothing."""
+        if self._source.pairs:
+            self._check.require_contrast()
+        return PromptList(
+            file=self._source.name,
+            pairs=self._source.pairs,
+            count=self._count,
+            tokens=self._tokens,
+            kept=self._most,
+            kept_in_all=self._kept,
+            texts=self._texts.hexdigest(),
+            ids=self._ids.hexdigest(),
+            factors=self._factors.hexdigest() if self._named else "",
+        )
+
+    def held(self) -> HeldPrompts | None:
+        """The prompts themselves, unless they are too many."""
+        return HeldPrompts(self._held, self._held_factors) if self._tokens <= _HELD_TOKENS else None
+
+
+def _factors(items: Sequence[Item]) -> list[Factors]:
+    return [item.factors for item in items if item.factors is not None]

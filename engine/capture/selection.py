@@ -1,0 +1,218 @@
+"""Parse which layers and which token positions to keep."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.errors import RequestError
+from engine.inputs import whole_number, whole_numbers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+LayerSpec = str | int | Iterable[int] | None
+
+_PART = re.compile(r"(-?\d{1,9})(?:-(-?\d{1,9}))?")
+
+
+def recommended_layers(num_layers: int) -> list[int]:
+    """The middle of the model, where concepts tend to be carried: floor(0.45 n) to floor(0.85 n), both included.
+
+    Example:
+        >>> recommended_layers(30)[0], recommended_layers(30)[-1]
+        (13, 25)
+    """
+    return list(range(int(0.45 * num_layers), int(0.85 * num_layers) + 1))
+
+
+def wants_all(layers: LayerSpec) -> bool:
+    """Whether a layer argument names no layers in particular."""
+    return layers is None or (isinstance(layers, str) and layers.strip() == "all")
+
+
+def parse_layers(layers: LayerSpec, num_layers: int) -> list[int]:
+    """Turn what a user writes into layer numbers.
+
+    Args:
+        layers: None or "all", "recommended", one number, several (a list, range, array, Series or generator), or text
+            such as "14,15" or "0,10-20,-1". Ranges include both ends; negative numbers count from the end.
+        num_layers: Number of decoder blocks, n.
+
+    Returns:
+        Layer numbers from 0 to n - 1, ascending, each once.
+
+    Raises:
+        RequestError: A number is out of range, a range runs backwards, or the text cannot be read.
+
+    Example:
+        >>> parse_layers("0,10-12,-1", 30)
+        [0, 10, 11, 12, 29]
+    """
+    if wants_all(layers):
+        return list(range(num_layers))
+    if isinstance(layers, str):
+        if layers.strip() == "recommended":
+            return recommended_layers(num_layers)
+        numbers = [number for part in layers.split(",") for number in _parse_part(part.strip(), layers, num_layers)]
+    else:
+        entries = whole_numbers(layers)
+        numbers = [_from_start(number, num_layers) for number in ([layers] if entries is None else entries)]
+    if not numbers:
+        raise RequestError("no layers were asked for", expected=_range(num_layers))
+    return sorted(set(numbers))
+
+
+def captured_layer(layer: object, layers: Collection[int]) -> int:
+    """The number of a layer that a capture holds.
+
+    Args:
+        layer: What a user asks for.
+        layers: Those that were captured.
+
+    Raises:
+        RequestError: It is none of them.
+    """
+    number = whole_number(layer)
+    if number is None or number not in layers:
+        raise RequestError(f"layer {layer} was not captured", expected=f"one of {[*layers]}")
+    return number
+
+
+def _parse_part(part: str, whole: str, num_layers: int) -> range:
+    match = _PART.fullmatch(part)
+    if match is None:
+        raise RequestError(
+            f"the layers {whole!r} cannot be read at {part!r}",
+            expected="all, recommended, or numbers and ranges such as 14,15 or 10-20",
+        )
+    first = _from_start(int(match[1]), num_layers)
+    last = _from_start(int(match[2]), num_layers) if match[2] else first
+    if last < first:
+        raise RequestError(f"the range of layers {part!r} runs backwards", expected=f"{last}-{first}")
+    return range(first, last + 1)
+
+
+def _from_start(layer: object, num_layers: int) -> int:
+    number = whole_number(layer)
+    if number is None:
+        raise RequestError(f"{layer!r} is not a layer number", expected=_range(num_layers))
+    if not -num_layers <= number < num_layers:
+        raise RequestError(
+            f"layer {number} is out of range for a model of {num_layers} layers", expected=_range(num_layers)
+        )
+    return number % num_layers
+
+
+def _range(num_layers: int) -> str:
+    return f"layers 0 to {num_layers - 1}, or -{num_layers} to -1 counted from the end"
+
+
+PositionSpec = str | int | tuple[int, int]
+
+DEFAULT_POSITIONS = "last"
+"""What is kept of contrasts, and of lists and files of prompts, unless told: all tokens of many prompts are large."""
+SINGLE_PROMPT_POSITIONS = "all"
+"""What is kept of one prompt unless told."""
+
+_SPAN = re.compile(r"(-?\d{1,9})?:(-?\d{1,9})?")
+
+
+@dataclass(frozen=True)
+class Positions:
+    """A choice of tokens, the same for every prompt: a span of the prompt, kept whole or averaged.
+
+    Attributes:
+        start: First token of the span; negative counts from the end.
+        stop: Token after the last; None for the end of the prompt.
+        mean: Whether the states of the span are averaged into one.
+        text: How the user wrote it; saved with a capture.
+    """
+
+    start: int
+    stop: int | None
+    mean: bool
+    text: str
+
+    def span(self, length: int, prompt: str = "a prompt") -> tuple[int, int]:
+        """First token and the one after the last, for a prompt of `length` tokens, called `prompt` in an error.
+
+        Raises:
+            RequestError: The prompt has no such tokens.
+        """
+        start = self.start + length if self.start < 0 else self.start
+        stop = length if self.stop is None else self.stop + length if self.stop < 0 else self.stop
+        if not 0 <= start < stop <= length:
+            raise RequestError(
+                f"{prompt} has {length} tokens and so no positions {self.text!r}",
+                expected=f"tokens 0 to {length - 1}, or -{length} to -1 counted from the end",
+            )
+        return start, stop
+
+    def kept(self, length: int, prompt: str = "a prompt") -> int:
+        """How many states a layer keeps of a prompt of `length` tokens.
+
+        Raises:
+            RequestError: See `span`.
+        """
+        start, stop = self.span(length, prompt)
+        return 1 if self.mean else stop - start
+
+    def finish(self, layers: dict[int, Tensor], lengths: Sequence[int]) -> dict[int, Tensor]:
+        """Make of the states of spans what is kept.
+
+        Args:
+            layers: Layer to states of the spans of some prompts, one after the other, `(tokens of all, hidden)`.
+            lengths: Number of tokens of each.
+
+        Returns:
+            They themselves, or the mean of each span, `(prompts, hidden)` in float32, summed in float64.
+        """
+        if not self.mean:
+            return layers
+        import torch
+
+        counts = torch.tensor(lengths)
+        owners = torch.arange(len(lengths)).repeat_interleave(counts)
+
+        def means(states: Tensor) -> Tensor:
+            sums = torch.zeros(len(lengths), states.shape[-1], dtype=torch.float64)
+            return (sums.index_add_(0, owners, states.double()) / counts[:, None]).float()
+
+        return {layer: means(states) for layer, states in layers.items()}
+
+
+def parse_positions(positions: PositionSpec) -> Positions:
+    """Turn what a user writes into positions.
+
+    Args:
+        positions: "all"; "last"; an index such as 3 or "-2"; a span such as "2:10", "-5:" or (2, 10), end not included;
+            "mean" for the mean of all tokens but the first, whose state is hundreds of times larger than the others in
+            many models; "mean:2:10" for the mean of a span ("mean:0:" for that of all tokens).
+
+    Raises:
+        RequestError: The text cannot be read.
+
+    Example:
+        >>> parse_positions("last").span(7)
+        (6, 7)
+    """
+    if isinstance(positions, tuple):
+        positions = f"{positions[0]}:{positions[1]}"
+    text = str(positions).strip()
+    named = {"all": (0, None, False), "last": (-1, None, False), "mean": (1, None, True)}
+    if text in named:
+        return Positions(*named[text], text)
+    body = text.removeprefix("mean:")
+    if match := _SPAN.fullmatch(body):
+        return Positions(int(match[1] or 0), int(match[2]) if match[2] else None, body != text, text)
+    if re.fullmatch(r"-?\d{1,9}", text):
+        index = int(text)
+        return Positions(index, index + 1 if index != -1 else None, False, text)
+    raise RequestError(
+        f"the positions {text!r} cannot be read",
+        expected="all, last, mean, an index such as -2, a span such as 2:10, or mean:2:10",
+    )

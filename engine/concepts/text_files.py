@@ -1,0 +1,211 @@
+"""Find and read files of prompts or pairs: text, JSONL, CSV and saved datasets.
+
+Every error names the line or row.
+"""
+
+import csv
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.concepts.pair_files import PairFile, open_pairs
+from engine.concepts.rows import (
+    csv_rows,
+    dataset_columns,
+    dataset_rows,
+    file_stamp,
+    is_dataset,
+    jsonl_rows,
+    place_in,
+    readable_errors,
+    require_whole_characters,
+    text_lines,
+)
+from engine.errors import RequestError, nearest
+from engine.inputs import user_path
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """A file or saved dataset of prompts.
+
+    Attributes:
+        path: Path of the file or folder.
+    """
+
+    path: Path
+
+    def texts(self) -> Iterator[str]:
+        """Yield the prompts in file order; blank lines are skipped.
+
+        Raises:
+            RequestError: The file cannot be read, or a line or row has no prompt.
+        """
+        read = _read_dataset if self.path.is_dir() else _READERS[self.path.suffix.lower()]
+        with readable_errors(self.path):
+            for number, text in read(self.path):
+                yield self._checked(number, text)
+
+    def _checked(self, number: int, text: object) -> str:
+        if not isinstance(text, str) or not text.strip():
+            raise RequestError(f"{place_in(self.path, number)}: prompt must be a non-empty string")
+        require_whole_characters(self.path, number, "prompt", text)
+        return text
+
+    def stamp(self) -> tuple[int, int]:
+        """Size and modification time of the file; see `file_stamp`."""
+        return file_stamp(self.path)
+
+
+def open_prompts(path: str | Path) -> PromptFile:
+    """Open a file of prompts and check its first prompt.
+
+    Args:
+        path: UTF-8 file or dataset folder. `.txt`: one prompt per line. `.jsonl`: one object per line, with the field
+            `prompt`. `.csv`: a header line with a column `prompt`. A dataset: a folder written by `save_to_disk` of
+            the `datasets` library, which must be installed, with a column `prompt`. Other fields are ignored.
+
+    Raises:
+        RequestError: The file type is not supported, the file cannot be read, or it does not start with a valid
+            prompt.
+    """
+    file = PromptFile(user_path(path))
+    if file.path.suffix.lower() not in _READERS and not file.path.is_dir():
+        raise RequestError(
+            f"{file.path.name!r} is not a supported file type",
+            expected="prompts in a .txt, .jsonl or .csv file, or in a dataset folder",
+        )
+    if next(file.texts(), None) is None:
+        raise RequestError(f"{file.path} contains no prompts", expected="at least one")
+    return file
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[int, object]]:
+    for number, row in jsonl_rows(path, '{"prompt": …}'):
+        yield number, row.get("prompt")
+
+
+def _read_csv(path: Path) -> Iterator[tuple[int, object]]:
+    for number, row in csv_rows(path, "prompt"):
+        yield number, row["prompt"]
+
+
+def _read_dataset(path: Path) -> Iterator[tuple[int, object]]:
+    for number, row in dataset_rows(path, ["prompt"]):
+        yield number, row["prompt"]
+
+
+_READERS: dict[str, Callable[[Path], Iterator[tuple[int, object]]]] = {
+    ".txt": text_lines,
+    ".jsonl": _read_jsonl,
+    ".csv": _read_csv,
+}
+
+
+TEXT_FILES = (".txt", ".jsonl", ".csv")
+"""Suffixes of files of prompts or pairs."""
+
+_PROMPTS = '{"prompt": "…"}'
+_PAIRS = '{"positive": "…", "negative": "…"}'
+_EXPECTED = f"prompts ({_PROMPTS}) or pairs ({_PAIRS}); a .csv file has these as columns"
+
+
+def open_texts(path: str | Path) -> PromptFile | PairFile:
+    """Open a file of prompts or of pairs; its fields decide which.
+
+    Args:
+        path: UTF-8 file or dataset folder. `.txt`: prompts. `.jsonl`, `.csv` and datasets: prompts if the first line
+            or the dataset has `prompt`, pairs if it has `positive` and `negative`.
+
+    Raises:
+        RequestError: The file type is not supported, the file cannot be read, or it starts with neither prompts nor
+            pairs, or with both.
+
+    Example:
+        >>> written = Path("questions.jsonl").write_text('{"prompt": "Is the sky blue?"}')
+        >>> type(open_texts("questions.jsonl")).__name__
+        'PromptFile'
+    """
+    path = user_path(path)
+    kind = path.suffix.lower()
+    if kind not in TEXT_FILES and not path.is_dir():
+        raise RequestError(
+            f"{path.name!r} is not a supported file type", expected=f"a file ending in {', '.join(TEXT_FILES)}"
+        )
+    if kind == ".txt" and not path.is_dir():
+        return open_prompts(path)
+    fields = _first_fields(path)
+    prompts, pairs = "prompt" in fields, bool(fields & {"positive", "negative"})
+    if prompts == pairs:
+        has = f"has {', '.join(sorted(fields))}" if fields else "has no fields"
+        where = "it" if path.is_dir() else "its first line"
+        wrong = "both prompts and pairs" if prompts else "neither prompts nor pairs"
+        raise RequestError(f"{path} contains {wrong}: {where} {has}", expected=_EXPECTED)
+    return open_prompts(path) if prompts else open_pairs(path)
+
+
+def is_text_file(path: Path) -> bool:
+    """Whether `open_texts` supports a path: by its suffix, or as a dataset folder."""
+    return path.suffix.lower() in TEXT_FILES or is_dataset(path)
+
+
+def _first_fields(path: Path) -> set[str]:
+    """Fields of the first line of a file, or columns of a dataset."""
+    if path.is_dir():
+        return dataset_columns(path)
+    with readable_errors(path):
+        if path.suffix.lower() == ".csv":
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                return {*next(csv.reader(file, strict=True), [])}
+        for _, row in jsonl_rows(path, f"{_PROMPTS} or {_PAIRS}"):
+            return {*row}
+    return set()
+
+
+def prompt_files(folder: Path) -> list[str]:
+    """Names of the prompt files, pair files and datasets in a folder.
+
+    Links and names that are not UTF-8 are skipped.
+
+    Args:
+        folder: Path of the folder; it may not exist.
+
+    Example:
+        >>> prompt_files(Path("nowhere"))
+        []
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    names = (path.name for path in folder.iterdir() if not path.is_symlink() and _holds_texts(path))
+    return sorted(name for name in names if _is_utf8(name))
+
+
+def find_texts(name: str, folder: Path) -> PromptFile | PairFile:
+    """Open a file or dataset of prompts or pairs by its name in a folder.
+
+    Args:
+        name: Name as listed by `prompt_files`; paths are refused.
+        folder: Folder of the file.
+
+    Raises:
+        RequestError: The folder has no file of that name, or the file starts with neither a prompt nor a pair.
+    """
+    try:
+        known = prompt_files(folder)
+    except OSError as error:
+        raise RequestError(f"the folder {folder} cannot be read: {error.strerror}") from error
+    if name not in known:
+        raise RequestError(
+            f"there is no file called {name!r}; {nearest(name, known)}",
+            expected=f"the name of a .txt, .jsonl or .csv file or dataset in {folder}, not a path or a link",
+        )
+    return open_texts(folder / name)
+
+
+def _holds_texts(path: Path) -> bool:
+    return (path.is_file() and path.suffix.lower() in TEXT_FILES) or is_dataset(path)
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether a file name is valid UTF-8; other bytes show up as lone surrogates."""
+    return name == name.encode(errors="replace").decode()

@@ -1,0 +1,118 @@
+"""What comes before the first forward pass is done once, and what a request gets wrong is found then."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+import engine
+from engine.capture import prepare
+from engine.errors import CaptureError, LayerscopeError, RequestError
+from engine.store.names import locate
+from tests.engine.cli.conftest import concept_text
+
+TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}w9"
+
+
+@pytest.fixture
+def read(tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each text was tokenized, and each conversation rendered."""
+    counts: Counter[str] = Counter()
+    kind = type(tiny_tokenizer)
+    encode, render = kind.__call__, kind.apply_chat_template
+
+    def counted_encode(self: Any, texts: list[str], *args: Any, **options: Any) -> Any:
+        counts.update(texts)
+        return encode(self, texts, *args, **options)
+
+    def counted_render(self: Any, turns: Any, *args: Any, **options: Any) -> Any:
+        counts[f"rendered {turns}"] += 1
+        return render(self, turns, *args, **options)
+
+    monkeypatch.setattr(kind, "__call__", counted_encode)
+    monkeypatch.setattr(kind, "apply_chat_template", counted_render)
+    monkeypatch.setattr(tiny_tokenizer, "chat_template", TEMPLATE)
+    return counts
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_each_prompt_is_rendered_and_tokenized_once(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    read: Counter[str],
+    tmp_path: Path,
+    shards: bool,
+) -> None:
+    concept = tmp_path / "loudness.toml"
+    concept.write_text(concept_text("loudness"))
+    request = engine.CaptureRequest(engine.load_concept(concept), paths=locate(tmp_path / "it"), shards=shards)
+    paths = engine.capture_and_save(tiny_llama, tiny_tokenizer, request)
+    texts = {text: times for text, times in read.items() if not text.startswith("rendered")}
+    conversations = [times for text, times in read.items() if "layerscope" not in text and text not in texts]
+    assert paths.in_shards is shards
+    assert (len(texts), set(texts.values())) == (48, {1})
+    assert (len(conversations), set(conversations)) == (48, {1})
+
+
+def test_prompts_beyond_what_is_held_are_tokenized_once_more_when_they_are_run(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    read: Counter[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = [f"w{5 + number} w6" for number in range(20)]
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(texts))
+    held = engine.capture_prompt_file(tiny_llama, tiny_tokenizer, file, tmp_path / "held")
+    assert set(read.values()) == {1}
+    monkeypatch.setattr(prepare, "_HELD_TOKENS", 30)
+    again = engine.capture_prompt_file(tiny_llama, tiny_tokenizer, file, tmp_path / "again")
+    assert set(read.values()) == {3}
+    one, other = (engine.open_shards(paths.shards) for paths in (held, again))
+    assert [shard.prompts for shard in one] == [shard.prompts for shard in other]
+    assert all((a.states(3) == b.states(3)).all() for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("source", "values", "error", "said"),
+    [
+        ([], {}, CaptureError, "no prompts"),
+        (3, {}, CaptureError, "a number"),
+        ("w5", {"positions": "first"}, RequestError, "positions 'first' cannot be read"),
+        ("w5", {"site": "resid"}, RequestError, "no site 'resid'"),
+        ("w5", {"site": "embed", "layers": [3]}, RequestError, "has no layer"),
+        ("w5", {"batch_size": 0}, RequestError, "batch size cannot be 0"),
+        ("w5", {"seed": "one"}, RequestError, "seed cannot be 'one'"),
+        ("w5", {"max_samples": 0}, RequestError, "number of pairs cannot be 0"),
+        ("w5", {"store_dtype": "float8"}, RequestError, "'float8'. Expected: one of as captured, float32, bfloat16"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_refused_without_a_model(
+    source: Any, values: dict[str, Any], error: type[LayerscopeError], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        engine.CaptureRequest(source, **values)
+
+
+def test_a_request_is_plain_whatever_it_was_made_of() -> None:
+    layers = (number for number in (3, 4))
+    request = engine.CaptureRequest(np.array(["w5", "w6"]), layers=layers, seed=np.int64(3))
+    assert (request.source, request.layers, request.seed) == (("w5", "w6"), (3, 4), 3)
+    assert request == engine.CaptureRequest(["w5", "w6"], layers=[3, 4], seed=3)
+
+
+def test_one_prompt_keeps_all_tokens_and_several_the_last_unless_told() -> None:
+    kept = [engine.CaptureRequest(source).kept.text for source in ("w5", ["w5"], ["w5", "w6"])]
+    assert kept == ["all", "last", "last"]
+    assert engine.CaptureRequest("w5", positions=-2).kept.text == "-2"
+
+
+def test_a_request_without_a_place_is_not_saved(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with pytest.raises(RequestError, match="does not say where to save"):
+        engine.capture_and_save(tiny_llama, tiny_tokenizer, engine.CaptureRequest("w5"))

@@ -1,0 +1,130 @@
+"""Files of prompts and of pairs are distinguished by their first line."""
+
+from pathlib import Path
+
+import pytest
+
+from engine.concepts.pair_files import PairFile
+from engine.concepts.text_files import PromptFile, find_texts, open_texts, prompt_files
+from engine.errors import RequestError
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("a.txt", "positive,negative\n", PromptFile),
+        ("a.jsonl", '\n{"id": 1, "prompt": "hello"}\n', PromptFile),
+        ("A.JSONL", '{"positive": "one", "negative": "two"}\n', PairFile),
+        ("a.csv", "id,prompt\n1,hello\n", PromptFile),
+        ("a.csv", "\ufeffpositive,negative,topic\none,two,three\n", PairFile),
+    ],
+)
+def test_the_first_line_decides(tmp_path: Path, name: str, content: str, kind: type) -> None:
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    found = open_texts(path)
+    assert isinstance(found, kind)
+    assert found == kind(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.jsonl", '{"text": "hello"}\n', "neither prompts nor pairs: its first line has text"),
+        ("a.csv", "text,label\nhello,1\n", "neither prompts nor pairs: its first line has label, text"),
+        ("a.jsonl", '{"prompt": "a", "positive": "b", "negative": "c"}\n', "both prompts and pairs"),
+        ("a.jsonl", "", "has no fields"),
+        ("a.csv", "", "has no fields"),
+    ],
+)
+def test_the_error_for_neither_or_both_shows_both_formats(tmp_path: Path, name: str, content: str, said: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(RequestError) as error:
+        open_texts(path)
+    assert said in str(error.value)
+    assert '{"prompt": "…"}' in str(error.value)
+    assert '{"positive": "…", "negative": "…"}' in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.md", "hello", "is not a supported file type"),
+        ("a.jsonl", "hello", "line 1 is not valid JSON"),
+        ("a.jsonl", "[1]", "line 1 is not a JSON object"),
+        ("a.jsonl", '{"positive": "only"}', "negative must be a non-empty string"),
+        ("a.csv", "prompt\n", "contains no prompts"),
+        ("a.txt", "\n \n", "contains no prompts"),
+    ],
+)
+def test_an_invalid_file_is_refused(tmp_path: Path, name: str, content: str, said: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(RequestError, match=said):
+        open_texts(path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="cannot be read"):
+        open_texts(tmp_path / "none.jsonl")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two prompt files, a pair file, other entries, and a secret outside the folder."""
+    made = tmp_path / "prompts"
+    made.mkdir()
+    (made / "questions.txt").write_text("Is it?\nIs it not?\n")
+    (made / "more.jsonl").write_text('{"prompt": "Why?"}\n')
+    (made / "pairs.csv").write_text("positive,negative\nYes,No\n")
+    (made / "notes.md").write_text("notes")
+    (made / "folder.txt").mkdir()
+    (tmp_path / "secret.txt").write_text("secret\n")
+    return made
+
+
+def test_files_are_found_by_name(folder: Path) -> None:
+    assert prompt_files(folder) == ["more.jsonl", "pairs.csv", "questions.txt"]
+    prompts, pairs = find_texts("questions.txt", folder), find_texts("pairs.csv", folder)
+    assert isinstance(prompts, PromptFile)
+    assert list(prompts.texts()) == ["Is it?", "Is it not?"]
+    assert isinstance(pairs, PairFile)
+    assert [(pair.positive, pair.negative) for pair in pairs.pairs()] == [("Yes", "No")]
+
+
+def test_a_dataset_is_found_by_name(folder: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"prompt": ["Why?", "How?"]}).save_to_disk(folder / "asked")
+    assert "asked" in prompt_files(folder)
+    found = find_texts("asked", folder)
+    assert isinstance(found, PromptFile)
+    assert list(found.texts()) == ["Why?", "How?"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.txt", "/etc/passwd", "", ".", "..", "questions", "notes.md", "x\0.txt", "./questions.txt"]
+)
+def test_nothing_else_is_read(folder: Path, name: str) -> None:
+    with pytest.raises(RequestError, match=r"(?s)no file called.*\.jsonl") as error:
+        find_texts(name, folder)
+    assert "secret\n" not in str(error.value)
+
+
+def test_a_mistyped_name_gets_a_suggestion(folder: Path) -> None:
+    with pytest.raises(RequestError, match=r"did you mean 'questions\.txt'"):
+        find_texts("question.txt", folder)
+
+
+def test_links_are_not_followed(folder: Path, tmp_path: Path) -> None:
+    (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
+    assert "link.txt" not in prompt_files(folder)
+    with pytest.raises(RequestError, match="no file called"):
+        find_texts("link.txt", folder)
+    (tmp_path / "other").symlink_to(folder)
+    assert prompt_files(tmp_path / "other") == []
+
+
+def test_a_missing_folder_has_no_files(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="there are none yet"):
+        find_texts("questions.txt", tmp_path / "none")

@@ -1,0 +1,122 @@
+"""Where the two sides lie, as text: every prompt in its column, and the pairs that point the wrong way by name."""
+
+import pytest
+from rich.cells import cell_len
+
+from engine.plots.classes_text import pair_label, sides_as_text
+from engine.plots.layers_text import render_text
+from engine.records.results import SideProjections
+from tests.engine.plots.records import contrast_record
+from tests.engine.plots.results import sides_of
+
+COLUMNS = 72
+POSITIVE = [2.0, 1.0, 1.0, 0.5, -0.5, 0.25]
+NEGATIVE = [-2.0, -1.0, -1.0, 0.75, 1.5, -0.25]  # pairs 3 and 4 point the wrong way
+PROMPTS = [f"Prompt {number}" for number in range(6)]
+
+
+def lines_of(sides: SideProjections, prompts: list[str] | None = None, title: str = "honesty") -> list[str]:
+    return [
+        line.rstrip()
+        for line in render_text(sides_as_text(sides, prompts.__getitem__ if prompts else None, title)).splitlines()
+    ]
+
+
+def histograms(sides: SideProjections) -> tuple[str, str]:
+    """The positive and the negative one, column by column."""
+    lines = lines_of(sides)
+    positive = next(line for line in lines if line.startswith("+ "))
+    negative = next(line for line in lines if line.startswith("- "))
+    return positive[2:].ljust(COLUMNS), negative[2:].ljust(COLUMNS)
+
+
+def test_the_text_to_the_letter() -> None:
+    assert lines_of(sides_of(POSITIVE, NEGATIVE), PROMPTS) == [
+        "honesty, layer 7",
+        "a persona left out: d' 1.50, AUROC 0.875",
+        "+ " + " " * 27 + "▄" + " " * 12 + "▄" + " " * 4 + "▄" + " " * 8 + "█" + " " * 16 + "▄",
+        "- ▄" + " " * 17 + "█" + " " * 12 + "▄" + " " * 17 + "▄" + " " * 13 + "▄",
+        "  -2.0" + " " * 15 + "units of the spread within a side" + " " * 16 + "+2.0",
+        "2 of 6 pairs point the wrong way.",
+        "  pair 4 (-2.0): Prompt 4",
+        "  pair 3 (-0.2): Prompt 3",
+    ]
+
+
+def test_every_value_is_in_its_column() -> None:
+    positive, negative = histograms(sides_of([0.0, 1.0, 0.5], [0.0, 0.25, 1.0]))
+    assert [column for column, mark in enumerate(positive) if mark != " "] == [0, 36, 71]
+    assert [column for column, mark in enumerate(negative) if mark != " "] == [0, 18, 71]
+
+
+def test_the_height_is_the_number_of_prompts() -> None:
+    positive, negative = histograms(sides_of([1.0] * 8 + [0.5] * 4 + [0.0], [0.0] * 12 + [1.0]))
+    assert (positive[71], positive[36], positive[0]) == ("█", "▄", "▁")
+    assert (negative[0], negative[71]) == ("█", "▁")
+
+
+def test_a_single_prompt_among_many_is_seen() -> None:
+    positive, _ = histograms(sides_of([1.0] * 500 + [0.0], [0.0] * 501))
+    assert positive[0] != " "
+
+
+@pytest.mark.parametrize("value", [0.0, 3.5, -1e9])
+def test_values_that_are_all_equal_are_drawn(value: float) -> None:
+    positive, negative = histograms(sides_of([value] * 4, [value] * 4))
+    assert positive == negative == "█" + " " * 71
+    assert "0 of 4 pairs point the wrong way." in lines_of(sides_of([value] * 4, [value] * 4))
+
+
+def test_one_pair_that_does_not_vary_within_a_side() -> None:
+    positive, negative = histograms(sides_of([1.0], [-1.0]))
+    assert (positive.index("█"), negative.index("█")) == (71, 0)
+
+
+def test_the_five_furthest_are_listed_and_all_are_counted() -> None:
+    sides = sides_of([0.0] * 8, [float(pair) for pair in range(8)])
+    lines = lines_of(sides, [f"Prompt {pair}" for pair in range(8)])
+    assert "7 of 8 pairs point the wrong way." in lines
+    listed = [line for line in lines if line.startswith("  pair")]
+    assert listed == [f"  pair {pair} (-{pair}.0): Prompt {pair}" for pair in (7, 6, 5, 4, 3)]
+
+
+def test_without_prompts_none_is_listed() -> None:
+    assert lines_of(sides_of(POSITIVE, NEGATIVE))[-1] == "2 of 6 pairs point the wrong way."
+
+
+def test_a_prompt_of_many_lines_takes_one() -> None:
+    prompts = ["<|im_start|>user\nAre you\n\n\thonest?<|im_end|>\n"] * 6
+    *_, last = lines_of(sides_of(POSITIVE, NEGATIVE), prompts)
+    assert last == "  pair 3 (-0.2): <|im_start|>user Are you honest?<|im_end|>"
+
+
+@pytest.mark.parametrize("prompt", ["a long prompt " * 30, "x" * 300, "正直さ" * 60, "😀" * 100])
+def test_nothing_is_wider_than_80_columns(prompt: str) -> None:
+    lines = lines_of(sides_of([0.0] * 100, [float(pair) for pair in range(100)]), [prompt] * 100, title=prompt)
+    assert max(cell_len(line) for line in lines) <= 80
+    assert len([line for line in lines if line.startswith("  pair")]) == 5
+    assert all(line.endswith("…") for line in lines[-5:])
+
+
+def test_markup_in_a_prompt_is_text() -> None:
+    lines = lines_of(sides_of(POSITIVE, NEGATIVE), ["[bold]hush[/bold] [/]"] * 6, title="[red]honesty")
+    assert lines[0] == "[red]honesty, layer 7"
+    assert lines[-1].endswith(": [bold]hush[/bold] [/]")
+
+
+def test_without_a_title_the_layer_is_the_heading() -> None:
+    assert lines_of(sides_of(POSITIVE, NEGATIVE), title="")[0] == "layer 7"
+
+
+def test_pairs_without_factors_are_left_out_by_the_fifth() -> None:
+    second = lines_of(sides_of(POSITIVE, NEGATIVE, left_out="pairs"))[1]
+    assert "each pairs" not in second
+    assert "fifth of the pairs left out" in second
+
+
+def test_a_pair_that_the_record_does_not_hold_is_said_to_be_elsewhere() -> None:
+    """Of a capture in shards it holds the first pairs, and the wrong ones of a ranking, if there is one."""
+    record = contrast_record()
+    record["prompts"], record["negative_prompts"], record["factors"] = ["Be honest."], ["Lie."], []
+    assert pair_label(record, 0) == "Be honest."
+    assert pair_label(record, 1) == "in the shards, see open_shards"

@@ -1,0 +1,132 @@
+"""Background jobs that use directions: read a text along one, and compare those of several captures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.errors import RequestError
+from engine.jobs import Job
+from engine.records.files import CaptureRecord
+from engine.records.results import Comparison
+from tui.models import ModelCache
+
+if TYPE_CHECKING:
+    from engine.records.captures import ContrastData
+    from engine.records.files import Direction, TokenReading
+
+METHODS = ("mean_diff", "pca", "logistic")
+
+
+class DirectionCache:
+    """Directions of a capture, each extracted from all of its pairs on first use.
+
+    Args:
+        store: The folder.
+        name: A capture of pairs.
+    """
+
+    def __init__(self, store: Path, name: str) -> None:
+        self.store, self.name = store, name
+        self._extracted: dict[str, dict[int, Direction]] = {}
+
+    @cached_property
+    def contrast(self) -> ContrastData:
+        """The captured pairs.
+
+        Raises:
+            LayerscopeError: The capture cannot be read.
+        """
+        from engine.store.read import load_contrast
+
+        return load_contrast(self.name, store=self.store)
+
+    @cached_property
+    def leading(self) -> int | None:
+        """The leading layer, if there is a ranking."""
+        from engine.store.directions import leading_layer
+
+        return leading_layer(self.store / self.name, self.contrast["layers"])
+
+    def extract(self, method: str) -> dict[int, Direction]:
+        """Return the direction of each layer.
+
+        Raises:
+            LayerscopeError: The capture cannot be read, or has no such direction.
+        """
+        from engine.stats.direction import extract_directions
+
+        if method not in self._extracted:
+            self._extracted[method] = extract_directions(self.contrast, method)
+        return self._extracted[method]
+
+
+@dataclass(frozen=True)
+class ReadingRequest:
+    """A text to read and the direction to read it along.
+
+    Attributes:
+        directions: Directions of the capture.
+        method: Extraction method.
+        layer: The layer to select first; the leading one if None or without a direction.
+        text: The text; empty for a prompt of the capture.
+        prompt: Number of that prompt: even numbers are positive, odd ones negative, pair by pair.
+    """
+
+    directions: DirectionCache
+    method: str
+    layer: int | None
+    text: str
+    prompt: int
+
+
+def read_along(request: ReadingRequest, models: ModelCache, job: Job) -> TokenReading:
+    """Extract the directions, load the model and project every token, using the caches.
+
+    Raises:
+        LayerscopeError: One of these steps failed.
+    """
+    from engine.stats.reading import read_text
+
+    job.checkpoint("extracting directions")
+    directions = request.directions
+    extracted = directions.extract(request.method)
+    provenance = next(iter(extracted.values()))["provenance"]
+    if provenance is None:
+        raise RequestError(f"the model of {directions.name} is unknown", next_step="capture it again with layerscope")
+    job.checkpoint(f"loading {provenance['alias']}")
+    model, tokenizer, _ = models.get(models.name_of(provenance))
+    job.checkpoint("running the text")
+    first = request.layer if request.layer in extracted else directions.leading
+    captured = directions.contrast["negative" if request.prompt % 2 else "positive"][request.prompt // 2]
+    rendered = not request.text and provenance["chat_template"] is not None
+    text = request.text or str(captured["prompt"])
+    return read_text(model, tokenizer, extracted, text, leading=first, rendered=rendered)
+
+
+def compare_all(records: Sequence[CaptureRecord], store: Path, job: Job) -> dict[tuple[int, int], Comparison]:
+    """Compare every two of the captures, keyed by their indices.
+
+    Raises:
+        LayerscopeError: Two captures cannot be compared.
+    """
+    from engine.stats.comparison import compare_captures
+    from engine.store.read import load_contrast
+
+    loaded: dict[str, ContrastData] = {}
+
+    def load(record: CaptureRecord) -> ContrastData:
+        if record["name"] not in loaded:
+            loaded[record["name"]] = load_contrast(record["name"], store=store)
+        return loaded[record["name"]]
+
+    pairs = list(combinations(range(len(records)), 2))
+    compared = {}
+    for done, (one, other) in enumerate(pairs):
+        job.progress(done, len(pairs))
+        compared[one, other] = compare_captures(records[one], records[other], load)
+    return compared
