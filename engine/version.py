@@ -3,4 +3,4 @@
 Packaging reads it from here, so a checkout that is not installed knows its version too.
 """
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"

@@ -1,96 +1,168 @@
-"""The README and the docs stay true: their code runs, their commands succeed, and what they show is what is printed."""
+"""The README and the docs stay true: their code and commands run, and the output they show is what is printed.
+
+`DOCS=write pytest tests/test_docs.py` replaces the output that pages show with what the commands print now.
+"""
 
 import json
+import os
 import re
 import shlex
-from collections.abc import Callable
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from _pytest.mark import ParameterSet
+from typer.main import get_command
 
+import engine
+from engine.cli.main import build_app
 from tests.program import Program, Result, Run
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", *DOCS]
+WRITE = os.environ.get("DOCS") == "write"
+
+_FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', flags=re.DOTALL | re.MULTILINE)
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of a page in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+@dataclass(frozen=True)
+class Fence:
+    """A fenced block; a title is the name of the file that the reader saves it as."""
+
+    language: str
+    title: str
+    text: str
+    begin: int
+    end: int
 
 
-def run(line: str, folder: Path, captured: Callable[[str], Run]) -> Result:
-    """Run a line of a console block; a capture that tests share is made once."""
-    program, *arguments = shlex.split(line.removeprefix("$ "))
-    assert program == "layerscope"
+def fences(page: Path) -> list[Fence]:
+    """The fenced blocks of a page, in order; `begin` and `end` are those of the text inside."""
+    return [Fence(m[1], m[2] or "", m[3], m.start(3), m.end(3)) for m in _FENCE.finditer(page.read_text())]
+
+
+def commands(page: Path, language: str = "console") -> list[list[str]]:
+    """The arguments of every `layerscope` command in the blocks of a page in one language."""
+    lines = [line for fence in fences(page) if fence.language == language for line in fence.text.splitlines()]
+    found = [re.search(r"(?:^| )layerscope ((?!--).*)", line) for line in lines]
+    assert language != "console" or all(found), page.name
+    return [shlex.split(match[1], comments=True) for match in found if match]
+
+
+def slow(page: Path) -> bool:
+    """Whether a page needs a capture that the fast tests do not make."""
+    return any(arguments[:3] == ["capture", "--concept", "empathy"] for arguments in commands(page))
+
+
+def each(pages: list[Path]) -> list[ParameterSet]:
+    """One test a page, in the tier it belongs to."""
+    return [pytest.param(page, id=page.stem, marks=pytest.mark.slow if slow(page) else ()) for page in pages]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_commands_of_a_page_exist_with_their_options(page: Path) -> None:
+    """Quick, for every page, and also for commands that need a GPU or a download; the next test runs the others."""
+    known = get_command(build_app()).commands  # type: ignore[attr-defined]  # a group has commands
+    for name, *arguments in [*commands(page), *commands(page, "sh")]:
+        known[name].make_context(name, arguments)
+
+
+@pytest.mark.parametrize("page", each([page for page in PAGES if commands(page)]))
+def test_the_commands_of_a_page_run_in_order(page: Path, tmp_path: Path, captured: Callable[[str], Run]) -> None:
+    """The page's files are saved first. Output shown after a block is that of the block's last command."""
+    printed = ""
+    outputs: list[tuple[Fence, str]] = []
+    for before, fence in zip([None, *fences(page)], fences(page), strict=False):
+        if fence.title:
+            (tmp_path / fence.title).write_text(fence.text)
+        if fence.language == "console":
+            for line in fence.text.splitlines():
+                result = run(shlex.split(line)[2:], tmp_path, captured)
+                assert result.returncode == 0, f"{line}\n{result.stderr}"
+                printed = result.stdout
+        if fence.language == "text" and before is not None and before.language == "console":
+            outputs.append((fence, printed))
+    if WRITE:
+        write_outputs(page, outputs)
+        return
+    for fence, now in outputs:
+        assert_alike(fence.text, now)
+
+
+def run(arguments: list[str], folder: Path, captured: Callable[[str], Run]) -> Result:
+    """Run a command; captures that tests share are made once, also those that the page takes for granted."""
+    store = folder / "activations"
     match arguments:
-        case ["capture", "--concept", concept]:
+        case ["capture", "--concept", concept] if not concept.endswith(".toml"):
             capture = captured(concept)
-            capture.copy_to(folder / "activations")
+            capture.copy_to(store)
             return capture.result
+    for concept in re.findall(r"smollm2_(\w+)", " ".join(arguments)):
+        if not (store / f"smollm2_{concept}.json").exists():
+            captured(concept).copy_to(store)
     return Program(folder)(*arguments)
 
 
+def write_outputs(page: Path, outputs: list[tuple[Fence, str]]) -> None:
+    """Put the present output into the page; the last first, so that offsets stay right."""
+    text = page.read_text()
+    for fence, now in reversed(outputs):
+        clean = "".join(f"{line.rstrip()}\n" for line in now.splitlines())
+        text = text[: fence.begin] + clean + text[fence.end :]
+    page.write_text(text)
+
+
+def assert_alike(shown: str, printed: str) -> None:
+    """The words are the same; numbers in tables may differ in the last digits on another processor, and ranks too."""
+    assert re.findall(r"[A-Za-z]+", shown) == re.findall(r"[A-Za-z]+", printed)
+    for line, row in zip(rows(shown), rows(printed), strict=True):
+        if line[0] == row[0]:
+            assert row[1] == pytest.approx(line[1], abs=0.1, rel=0.05), f"layer {line[0]}"
+
+
+def rows(table: str) -> Iterator[tuple[str, list[float]]]:
+    """The layer of each row of a table, and its numbers with a decimal point."""
+    header = next((line.split() for line in table.splitlines() if "layer" in line.split()), None)
+    for line in table.splitlines():
+        cells = line.replace("= ", "=").split()
+        if header and len(cells) >= len(header) - 1 and re.fullmatch(r"\d+=?", cells[0]):
+            yield cells[header.index("layer")], [float(n) for n in re.findall(r"(?<![\d.])-?\d+\.\d+", line)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
-    for number, block in enumerate(blocks(page, "python")):
-        exec(compile(block, f"{page.name}, block {number}", "exec"), namespace)  # noqa: S102 - it is our own page
-
-
-def console() -> list[ParameterSet]:
-    """The console blocks of each page; those that need the long capture of empathy are for the slow tier."""
-    numbered = [(page, number, block) for page in PAGES for number, block in enumerate(blocks(page, "console"))]
-    return [
-        pytest.param(block, id=f"{page.name}-{number}", marks=pytest.mark.slow if "--concept empathy" in block else ())
-        for page, number, block in numbered
-    ]
-
-
-@pytest.mark.parametrize("block", console())
-def test_the_commands_of_a_page_succeed(block: str, tmp_path: Path, captured: Callable[[str], Run]) -> None:
-    if "smollm2_honesty" in block:  # as `make demo` leaves it, with which the page begins
-        captured("honesty").copy_to(tmp_path / "activations")
-    for line in block.splitlines():
-        result = run(line, tmp_path, captured)
-        assert result.returncode == 0, f"{line}\n{result.stderr}"
-
-
-def test_the_readme_shows_what_the_demo_prints(captured: Callable[[str], Run]) -> None:
-    """Numbers may differ in the last digits on another processor, and places with them: layers and scores may not."""
-    (shown,) = blocks(ROOT / "README.md", "text")
-    printed = captured("honesty").result.stdout.splitlines()
-    assert printed[:2] == shown.splitlines()[:2]
-    assert printed[2].split() == shown.splitlines()[2].split()
-    for line, expected in zip(printed[3:33], shown.splitlines()[3:33], strict=True):
-        cells, wanted = line.split(), expected.split()
-        assert cells[0] == wanted[0]
-        for column, tolerance in ((3, 0.05), (4, 0.1), (5, 0.1), (7, 0.02), (9, 0.0002)):  # d', interval, AUROC, cosine
-            assert float(cells[column]) == pytest.approx(float(wanted[column]), abs=tolerance)
-        assert float(cells[8]) == pytest.approx(float(wanted[8]), rel=0.02, abs=2e-3)  # raw norm
-    assert [line.split()[0] for line in printed[33:36]] == [line.split()[0] for line in shown.splitlines()[33:36]]
+    for number, fence in enumerate(fences(page)):
+        if fence.language == "python":
+            exec(compile(fence.text, f"{page.name}, block {number}", "exec"), namespace)  # noqa: S102 - our own page
 
 
 @pytest.mark.slow
-def test_the_readme_ranks_empathy_as_it_is(captured: Callable[[str], Run]) -> None:
-    assert_the_readme_ranks("empathy", Program(captured("empathy").path.parent.parent))
+def test_the_docs_rank_empathy_as_it_is(captured: Callable[[str], Run]) -> None:
+    assert_the_docs_rank("empathy", Program(captured("empathy").path.parent.parent))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("concept", ["formality", "empathy"])
-def test_the_readme_ranks_other_concepts_as_hooks_capture_them(concept: str, tmp_path: Path) -> None:
+def test_the_docs_rank_other_concepts_as_hooks_capture_them(concept: str, tmp_path: Path) -> None:
     program = Program(tmp_path)
     assert program("capture", "--concept", concept, "--positions", "last", "--use-hooks").returncode == 0
-    assert_the_readme_ranks(concept, program)
+    assert_the_docs_rank(concept, program)
 
 
-def assert_the_readme_ranks(concept: str, program: Program) -> None:
+def assert_the_docs_rank(concept: str, program: Program) -> None:
     """The layer that is named is one that may be the best, and its score and where the raw norm leads are right."""
     ranking = json.loads(program("rank", f"smollm2_{concept}", "--json").stdout)["layers"]
-    (line,) = re.findall(rf"^\| {concept} \|(.*)\|$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    text = (ROOT / "docs" / "ranking.md").read_text()
+    (line,) = re.findall(rf"^\| {concept} \|(.*)\|$", text, flags=re.MULTILINE)
     layer, score, _, loudest, place = (cell.strip() for cell in line.split("|"))
     row = next(row for row in ranking if row["layer"] == int(layer))
     assert row["tied"]
@@ -103,6 +175,55 @@ def assert_the_readme_ranks(concept: str, program: Program) -> None:
 
 
 def test_links_between_pages_lead_somewhere() -> None:
-    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
+    """`make docs` checks those of the site, anchors included."""
+    for page in [*PAGES, *ROOT.glob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_site_has_every_page_and_every_public_name() -> None:
+    def listed(entry: object) -> list[str]:
+        match entry:
+            case dict():
+                return [page for value in entry.values() for page in listed(value)]
+            case list():
+                return [page for value in entry for page in listed(value)]
+        return [str(entry)]
+
+    nav = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]
+    assert sorted(listed(nav)) == [page.name for page in DOCS]
+    names = re.findall(r"^::: engine\.(\w+)$", (ROOT / "docs" / "api.md").read_text(), flags=re.MULTILINE)
+    assert sorted(names) == engine.__all__
+
+
+def check_site(folder: Path) -> Result:
+    """What the checker of a built site says."""
+    command = [sys.executable, str(ROOT / "scripts" / "check_site.py"), str(folder)]
+    return subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+
+
+def test_a_built_site_with_broken_links_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "guide").mkdir()
+    (tmp_path / "guide" / "index.html").write_text('<h2 id="here">Here</h2><a href="..">up</a>')
+    (tmp_path / "index.html").write_text('<p id="top"><a href="guide/#here">x</a> <a href="https://example.org">y</a>')
+    assert check_site(tmp_path).returncode == 0
+    (tmp_path / "index.html").write_text('<a href="guide/#gone">x</a> <img src="no.png"> <a href="./nowhere/">z</a>')
+    result = check_site(tmp_path)
+    assert result.returncode == 1
+    assert [line.split(": ")[1] for line in result.stdout.splitlines()[:-1]] == ["guide/#gone", "no.png", "./nowhere/"]
+
+
+@pytest.mark.slow
+def test_the_site_builds_strictly(tmp_path: Path) -> None:
+    """In a copy, whose output and cache are its own; a name that is not there ends the build."""
+    program = Path(sys.executable).with_name("zensical")
+    for name in ("docs", "engine", "scripts"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "zensical.toml", tmp_path)
+    subprocess.run([program, "build", "--strict"], cwd=tmp_path, check=True, capture_output=True)
+    site = check_site(tmp_path / "build" / "site")
+    assert site.returncode == 0, site.stdout
+    with (tmp_path / "docs" / "api.md").open("a") as page:
+        page.write("\n::: engine.no_such_function\n")
+    broken = subprocess.run([program, "build", "--strict"], cwd=tmp_path, check=False, capture_output=True)
+    assert broken.returncode != 0

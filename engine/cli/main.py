@@ -5,12 +5,14 @@ import signal
 import sys
 import traceback
 from importlib import import_module
+from typing import Annotated
 
 import typer
 
 from engine.cli.console import Narrator, installed_commands, installed_names, standard_output
 from engine.errors import LayerscopeError, RequestError
 from engine.runtime import find_processes
+from engine.version import VERSION
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -42,6 +44,12 @@ _MODULES = {
 }
 
 
+def _show_version(requested: bool) -> None:
+    if requested:
+        print(f"layerscope {VERSION}")
+        raise typer.Exit
+
+
 def build_app(called: str = "") -> typer.Typer:
     """Build the program with all commands, or with only the called one.
 
@@ -51,7 +59,7 @@ def build_app(called: str = "") -> typer.Typer:
     app = typer.Typer(
         help=_HELP, no_args_is_help=True, rich_markup_mode="rich", add_completion=False, pretty_exceptions_enable=False
     )
-    app.callback()(lambda: None)  # otherwise typer makes a single command the whole program
+    app.callback(help=_HELP)(_program)
     known = called in {*_MODULES, *installed_names()}
     for name, module in _MODULES.items():
         if name == called or not known:
@@ -60,6 +68,14 @@ def build_app(called: str = "") -> typer.Typer:
     for added in installed_commands(called if known else ""):
         app.command(added.name, help=added.help, no_args_is_help=added.needs_arguments)(added.function)
     return app
+
+
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take the options of the program itself; typer needs this to keep a single command a command."""
 
 
 def main() -> None:
