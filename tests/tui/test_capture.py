@@ -63,7 +63,7 @@ async def test_a_cancelled_file_of_prompts_resumes_from_its_shards(real_store: P
         await wait_for(pilot, "New capture")
         fill(pilot, model="tiny", concept=str(file), name="asked")
         await pilot.press("enter")
-        await wait_for(pilot, "5000 prompts, 300,000 tokens", "Saved as shards: if interrupted")
+        await wait_for(pilot, "5,000 prompts, 300,000 tokens", "Saved as shards: if interrupted")
         await pilot.press("enter")
         await wait_for(pilot, "capturing asked: running prompts", "/5000", "✗ asked: unfinish")
         await wait_until(pilot, lambda _text: len(list(shards.glob("*.safetensors"))) > 1, "two shards")
@@ -137,7 +137,7 @@ async def test_captures_a_file_of_pairs_under_a_custom_name(real_store: Path, tm
         ({"concept": "honesty", "name": "../out"}, "name"),
         ({"concept": "nowhere.jsonl"}, "nowhere.jsonl"),
         ({"concept": "nowhere.txt"}, "nowhere.txt"),
-        ({"concept": "neither.csv"}, "holds neither prompts nor pairs"),
+        ({"concept": "neither.csv"}, "contains neither prompts nor pairs"),
     ],
 )
 async def test_an_invalid_field_is_reported_at_once(

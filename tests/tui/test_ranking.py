@@ -28,7 +28,7 @@ async def test_explains_the_order_of_two_layers(store: Path) -> None:
         await wait_for(pilot, "4 captures", "Layer 16 leads")
         await pilot.press("enter", "space", "G", "k")
         await wait_for(
-            pilot, "Layer 16 vs. layer 28", "Layer 16 is ranked 1 (d' 2.00)", "ranked 25 (0.80)", "what other"
+            pilot, "Layer 16 vs. layer 28", "Layer 16 has rank 1 (d' 2.00)", "25 (d' 0.80)", "significantly better"
         )
 
 
@@ -94,7 +94,7 @@ async def test_reports_a_layer_that_was_not_captured(store: Path) -> None:
 
 async def test_panes(store: Path) -> None:
     async with LayerscopeApp(store, capture="small_warmth").run_test(size=(120, 40), notifications=True) as pilot:
-        await wait_for(pilot, "1 of 12 pairs point the wrong way", "guest 0, plain: topic 0")
+        await wait_for(pilot, "1 of 12 held-out pairs is misordered", "guest 0, plain: topic 0")
         await pilot.press("tab")
         await wait_for(pilot, "● tied  ○ behind")
         await pilot.press("3")
@@ -140,5 +140,5 @@ async def test_explains_the_ranking_of_the_demo(captured: Callable[[str], Run], 
         await wait_for(pilot, "1 capture", f"Layer {leader} leads")
         await pilot.press("enter", "k", "space", "G", "k")
         await wait_for(
-            pilot, f"Layer {leader - 1} vs. layer 28", f"Layer {leader - 1} is ranked", "left-out pairs point"
+            pilot, f"Layer {leader - 1} vs. layer 28", f"Layer {leader - 1} has rank", "held-out pairs are misordered"
         )

@@ -82,7 +82,7 @@ def test_prompts_beyond_what_is_held_are_tokenized_once_more_when_they_are_run(
     [
         ([], {}, CaptureError, "no prompts"),
         (3, {}, CaptureError, "a number"),
-        ("w5", {"positions": "first"}, RequestError, "positions 'first' cannot be read"),
+        ("w5", {"positions": "first"}, RequestError, "positions 'first' cannot be parsed"),
         ("w5", {"site": "resid"}, RequestError, "no site 'resid'"),
         ("w5", {"site": "embed", "layers": [3]}, RequestError, "has no layer"),
         ("w5", {"batch_size": 0}, RequestError, "batch size cannot be 0"),

@@ -115,7 +115,7 @@ async def test_a_file_of_prompts_is_cancelled_and_gone_on_with(
         assert "without replace" in await refused(client, "describe_capture", name="slow_questions")
         other = await call(client, "capture_prompts", **(asked | {"positions": "mean"}))
         other = await finished(client, other)
-        assert "was begun otherwise" in other["error"]
+        assert "was started with different settings" in other["error"]
         done = await finished(client, await call(client, "capture_prompts", **asked))
         assert (done["status"], done["done"], done["total"]) == ("done", 600, 600)
         assert (done["capture"]["kind"], done["capture"]["prompts"]) == ("prompt", 600)

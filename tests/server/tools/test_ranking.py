@@ -61,7 +61,7 @@ async def test_against_another_layer_it_says_why_one_is_ranked_above_the_other(
         said = await call(client, "inspect_layer", name="loudness", layer=last, against=first)
         assert said["layer"] == last
         assert said["against"] == describe_order(record, first, last)
-        assert f"Layer {first} is ranked 1" in said["against"][0]
+        assert f"Layer {first} has rank 1" in said["against"][0]
         ranking = await call(client, "rank_layers", name="loudness")
         assert f"layer={first}, against=" in ranking["next_step"]
 
@@ -71,7 +71,7 @@ async def test_against_another_layer_it_says_why_one_is_ranked_above_the_other(
     [
         ({"layer": 4}, "[0, 1, 2, 3]"),
         ({"layer": 1, "against": 4}, "0, 1, 2, 3"),
-        ({"layer": 1, "against": 1}, "two of the layers"),
+        ({"layer": 1, "against": 1}, "two different ranked layers"),
         ({"layer": 1, "against": -1}, "greater than or equal to 0"),
         ({"layer": 1, "against": "first"}, "valid integer"),
     ],
@@ -91,7 +91,7 @@ async def test_pairs_too_few_to_rank_say_so_and_what_to_do(
         said = await refused(client, "inspect_layer", name="few", layer=1)
         assert "too few" in said
         assert "max_samples" in said
-        assert "one of prompts" in await refused(client, "inspect_layer", name="prompt", layer=1)
+        assert "is a capture of prompts" in await refused(client, "inspect_layer", name="prompt", layer=1)
 
 
 async def test_two_concepts_are_compared_layer_by_layer(app: LayerscopeServer, store: Path) -> None:
