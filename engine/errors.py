@@ -3,12 +3,15 @@
 Any other exception that leaves the engine is a bug and keeps its traceback.
 """
 
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 from engine.remedies import Face, Remedy
 
 _MOST_NAMES = 20
+_UNSEEN = {"Cc", "Cs"}  # control characters, lone surrogates
+_REORDERING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # marks that change the direction of text
 
 
 class LayerscopeError(Exception):
@@ -49,7 +52,7 @@ class LayerscopeError(Exception):
         """
         step = self.next_step.words(face) if isinstance(self.next_step, Remedy) else self.next_step
         parts = [self.problem, f"Expected: {self.expected}" if self.expected else "", f"Next: {step}" if step else ""]
-        return " ".join(part if part.endswith((".", "?")) else f"{part}." for part in parts if part)
+        return visible(" ".join(part if part.endswith((".", "?")) else f"{part}." for part in parts if part))
 
 
 class RequestError(LayerscopeError):
@@ -74,6 +77,24 @@ class StoreError(LayerscopeError):
     """A capture cannot be written, found, or read back intact."""
 
     exit_code = 5
+
+
+def visible(text: str) -> str:
+    r"""Show control characters and undecodable bytes as escapes, so that no text can steer a terminal.
+
+    Line breaks and tabs stay.
+
+    Example:
+        >>> visible("a\x1b[31mb")
+        'a\\x1b[31mb'
+    """
+    return "".join(_escaped(character) for character in text) if not text.isprintable() else text
+
+
+def _escaped(character: str) -> str:
+    if character in "\n\t" or (unicodedata.category(character) not in _UNSEEN and character not in _REORDERING):
+        return character
+    return character.encode("unicode_escape").decode()
 
 
 def first_line(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import engine
-from engine.errors import CaptureError, LayerscopeError, ModelError, RequestError, StoreError, nearest
+from engine.errors import CaptureError, LayerscopeError, ModelError, RequestError, StoreError, nearest, visible
 from engine.remedies import Remedy
 
 
@@ -90,3 +90,9 @@ def test_engine_errors_name_no_command_or_tool() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.keyword) and node.arg in {"next_step", "expected"}:
                 assert not words.search(ast.unparse(node.value)), f"{path.name}, line {node.value.lineno}"
+
+
+def test_no_message_can_steer_a_terminal() -> None:
+    error = LayerscopeError("there is no capture \x1b]0;owned\x07", expected="\udcff\x9b2J", next_step="read \u202eit")
+    assert str(error) == r"there is no capture \x1b]0;owned\x07. Expected: \udcff\x9b2J. Next: read \u202eit."
+    assert visible("two lines\n\té, 誠実 and 👩\u200d👧") == "two lines\n\té, 誠実 and 👩\u200d👧"
