@@ -70,7 +70,7 @@ class Job:
         if self._cancel.is_set():
             raise JobCancelled
         if step:
-            self.step = step
+            self.step, self.done, self.total = step, 0, 0
             self.on_change()
 
     def progress(self, done: int, total: int) -> None:

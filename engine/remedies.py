@@ -26,6 +26,12 @@ class Remedy(Enum):
     One row per remedy, one column per face.
     """
 
+    ADD_SHARDS = _Words(
+        python="pass shards=True",
+        command_line="add --shards",
+        server="pass a file",
+        app="use a file of prompts",
+    )
     CAPTURE_AGAIN = _Words(
         python="capture again and save with force=True",
         command_line="capture again with --force",

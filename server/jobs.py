@@ -41,6 +41,12 @@ class ServerJob(Job):
     step: str = "waiting for its turn"
     estimate: Any = None
 
+    def checkpoint(self, step: str = "") -> None:
+        """Report that a step begins; the count of prompts stays."""
+        done, total = self.done, self.total
+        super().checkpoint(step)
+        self.done, self.total = done, total
+
     def count(self, step: str, done: int, total: int) -> None:
         """Report a step and how many prompts are done.
 

@@ -90,9 +90,8 @@ class ModelShelf:
         """
         with self._lock:
             if name not in self._loaded:
-                raise RequestError(
-                    f"the model {name!r} is not loaded", expected=f"one of {', '.join(self._loaded) or 'none'}"
-                )
+                loaded = f"one of {', '.join(self._loaded)}" if self._loaded else ""
+                raise RequestError(f"the model {name!r} is not loaded", expected=loaded)
             del self._loaded[name]
 
     def loaded(self) -> list[LoadedModel]:

@@ -14,7 +14,6 @@ from engine.capture.prepare import PreparedCapture
 from engine.capture.prompts import TokenizedPrompt
 from engine.capture.run import run_batches
 from engine.capture.run_settings import Settings
-from engine.concepts.text_files import PromptFile
 from engine.models.forward import input_device
 from engine.models.offload import is_offloaded
 from engine.records.captures import CaptureEstimate
@@ -66,9 +65,7 @@ def goes_into_shards(prepared: PreparedCapture) -> bool:
     request's `most_in_memory` or half of the free memory, whichever is less; the model and the ranking need the rest.
     """
     request = prepared.request
-    if request.shards or isinstance(request.source, PromptFile):
-        return True
-    return bytes_in_memory(prepared) > min(request.most_in_memory, main_memory().free // 2)
+    return request.always_shards or bytes_in_memory(prepared) > min(request.most_in_memory, main_memory().free // 2)
 
 
 def bytes_in_memory(prepared: PreparedCapture) -> int:

@@ -18,6 +18,7 @@ from engine.capture.provenance import trace_provenance
 from engine.capture.run_settings import Settings
 from engine.capture.sources import Item, PromptSource
 from engine.concepts.pair_files import names_factors
+from engine.errors import RequestError
 from engine.records.captures import Factors, Provenance
 from engine.records.files import PromptList
 from engine.runtime import Steps, untold
@@ -197,6 +198,8 @@ class _Survey:
 
     def found(self) -> PromptList:
         """The counts and hashes; refuses pairs without a contrast."""
+        if not self._count:
+            raise RequestError(f"{self._source.name} contains no {'pairs' if self._source.pairs else 'prompts'}")
         if self._source.pairs:
             self._check.require_contrast()
         return PromptList(

@@ -13,14 +13,17 @@ from engine.capture.selection import (
     Positions,
     PositionSpec,
     parse_positions,
+    plain_layers,
 )
 from engine.capture.sites import DEFAULT_SITE, parse_site
 from engine.concepts.pair_files import PairFile, WrittenPairs
 from engine.concepts.pairs import DEFAULT_SAMPLES
 from engine.concepts.text_files import PromptFile
 from engine.errors import CaptureError, RequestError
-from engine.inputs import is_text, plain_text, plain_texts, require_whole, whole_numbers
+from engine.inputs import is_text, plain_text, plain_texts, require_whole
 from engine.records.captures import Concept, Factors
+from engine.remedies import Remedy
+from engine.runtime import Processes
 
 if TYPE_CHECKING:
     from engine.store.names import CapturePaths
@@ -97,8 +100,7 @@ class CaptureRequest:
         """Validate every value, and convert arrays and generators to plain values."""
         settle = object.__setattr__  # how a frozen dataclass sets its own fields
         settle(self, "source", _plain_source(self.source))
-        entries = None if isinstance(self.layers, str) else whole_numbers(self.layers)
-        settle(self, "layers", self.layers if entries is None else tuple(entries))
+        settle(self, "layers", plain_layers(self.layers))
         default = SINGLE_PROMPT_POSITIONS if isinstance(self.source, str) else DEFAULT_POSITIONS
         settle(self, "kept", parse_positions(default if self.positions is None else self.positions))
         settle(self, "site", str(parse_site(self.site, self.layers)))
@@ -113,6 +115,13 @@ class CaptureRequest:
             raise RequestError(
                 f"states cannot be stored in {self.store_dtype!r}", expected=f"one of {', '.join(STORE_DTYPES)}"
             )
+        if self.store_dtype != AS_CAPTURED and not self.always_shards:
+            raise RequestError("a dtype for storing states applies only to shards", next_step=Remedy.ADD_SHARDS)
+
+    @property
+    def always_shards(self) -> bool:
+        """Whether the capture is saved as shards whatever its size: on request, and files of prompts."""
+        return self.shards or isinstance(self.source, PromptFile)
 
     @property
     def pairs(self) -> bool:
@@ -127,6 +136,21 @@ class CaptureRequest:
         if isinstance(self.source, PairFile | PromptFile):
             return self.source.path.stem
         return "pairs" if self.pairs else "prompt" if isinstance(self.source, str) else "prompts"
+
+
+def require_shards(request: CaptureRequest, processes: Processes) -> None:
+    """Refuse a capture that several processes cannot share.
+
+    Raises:
+        RequestError: There are several processes, and the capture may be saved as one file.
+    """
+    if processes.count > 1 and not request.always_shards:
+        listed = isinstance(request.source, str | tuple)
+        raise RequestError(
+            f"this capture is saved as one file, which {processes.count} processes cannot share",
+            expected="a file of prompts, or pairs or a concept saved as shards",
+            next_step="run it without a launcher" if listed else Remedy.ADD_SHARDS,
+        )
 
 
 def written_pairs(
@@ -153,7 +177,9 @@ def written_pairs(
 
 
 def _plain_source(source: Source) -> Source:
-    if isinstance(source, Concept | WrittenPairs | PairFile | PromptFile):
+    if isinstance(source, WrittenPairs):
+        return written_pairs(source.positive, source.negative, source.factors)
+    if isinstance(source, Concept | PairFile | PromptFile):
         return source
     if is_text(source):
         return plain_text(source, "the prompt")

@@ -68,6 +68,40 @@ def parse_layers(layers: LayerSpec, num_layers: int) -> list[int]:
     return sorted(set(numbers))
 
 
+def plain_layers(layers: LayerSpec) -> LayerSpec:
+    """A layer argument in plain values, refused if no model can have such layers.
+
+    Args:
+        layers: See `parse_layers`.
+
+    Returns:
+        None, the text, or the numbers as a tuple.
+
+    Raises:
+        RequestError: There are no layers, or something is not a layer number.
+
+    Example:
+        >>> plain_layers(range(14, 17)), plain_layers("recommended")
+        ((14, 15, 16), 'recommended')
+    """
+    if layers is None or wants_all(layers):
+        return layers
+    if isinstance(layers, str):
+        text = layers.strip()
+        if text != "recommended":
+            for part in text.split(","):
+                _match_part(part.strip(), layers)
+        return layers
+    entries = whole_numbers(layers)
+    numbers = [whole_number(entry) for entry in ([layers] if entries is None else entries)]
+    for number, entry in zip(numbers, [layers] if entries is None else entries, strict=True):
+        if number is None:
+            raise RequestError(f"{entry!r} is not a layer number", expected="whole numbers")
+    if not numbers:
+        raise RequestError("no layers were requested", expected="at least one, or None for all")
+    return tuple(number for number in numbers if number is not None)
+
+
 def captured_layer(layer: object, layers: Collection[int]) -> int:
     """Check that a layer was captured, and return its number.
 
@@ -84,13 +118,18 @@ def captured_layer(layer: object, layers: Collection[int]) -> int:
     return number
 
 
-def _parse_part(part: str, whole: str, num_layers: int) -> range:
+def _match_part(part: str, whole: str) -> re.Match[str]:
     match = _PART.fullmatch(part)
     if match is None:
         raise RequestError(
             f"the layers {whole!r} cannot be parsed at {part!r}",
             expected="all, recommended, or numbers and ranges such as 14,15 or 10-20",
         )
+    return match
+
+
+def _parse_part(part: str, whole: str, num_layers: int) -> range:
+    match = _match_part(part, whole)
     first = _from_start(int(match[1]), num_layers)
     last = _from_start(int(match[2]), num_layers) if match[2] else first
     if last < first:

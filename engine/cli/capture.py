@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 import typer
 
-from engine.capture.request import AS_CAPTURED, DEFAULT_BATCH_SIZE, CaptureRequest, Source
+from engine.capture.request import AS_CAPTURED, DEFAULT_BATCH_SIZE, CaptureRequest, Source, require_shards
 from engine.capture.sites import DEFAULT_SITE, SITES
 from engine.cli.console import Command, Narrator, print_data, print_json
 from engine.cli.load_options import HOW, DeviceMap, Dtype, MaxMemory, read_load_options
@@ -17,7 +17,7 @@ from engine.cli.store import print_concepts, print_models
 from engine.concepts.catalog import load_concept
 from engine.concepts.pair_files import open_pairs
 from engine.concepts.pairs import DEFAULT_SAMPLES
-from engine.concepts.text_files import PromptFile, open_prompts
+from engine.concepts.text_files import open_prompts
 from engine.errors import RequestError
 from engine.models.placement import AUTO, LoadOptions
 from engine.models.registry import DEFAULT_MODEL, find_source
@@ -103,7 +103,9 @@ def capture(
     use_hooks: Annotated[
         bool,
         typer.Option(
-            "--use-hooks", help="Stop each forward pass after the last layer (same states).", rich_help_panel=HOW
+            "--use-hooks",
+            help="Stop each forward pass after the last requested layer (identical states).",
+            rich_help_panel=HOW,
         ),
     ] = False,
     device: Annotated[str, typer.Option(help="Device: auto, cpu, mps, cuda or cuda:N.", rich_help_panel=HOW)] = "auto",
@@ -120,7 +122,7 @@ def capture(
     ] = DEFAULT_BATCH_SIZE,
     no_prefix_reuse: Annotated[
         bool,
-        typer.Option("--no-prefix-reuse", help="Run shared prefixes once per prompt.", rich_help_panel=HOW),
+        typer.Option("--no-prefix-reuse", help="Do not share prefixes between prompts.", rich_help_panel=HOW),
     ] = False,
     trust_remote_code: Annotated[
         bool,
@@ -158,7 +160,9 @@ def capture(
     ] = False,
     timed: Annotated[
         bool,
-        typer.Option("--timed", help="With --dry-run: time a small pass, for the seconds.", rich_help_panel=_WHERE),
+        typer.Option(
+            "--timed", help="With --dry-run: also estimate the time, from a short timed pass.", rich_help_panel=_WHERE
+        ),
     ] = False,
     list_models: Annotated[
         bool, typer.Option("--list-models", help="List the model aliases.", rich_help_panel="Lists")
@@ -188,13 +192,16 @@ def capture(
         shards=shards,
         store_dtype=store_dtype or AS_CAPTURED,
     )
-    _require_shards(request, processes)
+    listed = isinstance(request.source, str | tuple)
+    if shards and listed:
+        raise RequestError("prompts given with --prompt cannot be saved as shards", expected="--prompts FILE")
+    require_shards(request, processes)
     if timed and not dry_run:
         raise RequestError("--timed needs --dry-run", next_step="add --dry-run, or leave out --timed")
     alias = find_source(model).alias
     paths = locate(output or DEFAULT_STORE / default_name(alias, "prompt" if prompt else request.called))
     if not dry_run:
-        require_free(paths, force=force, resume=True)  # fail before the model is loaded
+        require_free(paths, force=force, resume=not listed)  # fail before the model is loaded
     request = replace(request, alias=alias, paths=paths)
     narrator = Narrator(quiet=quiet or not processes.is_main)
     loaded, tokenizer = _load(narrator, model, device, options, trust_remote_code=trust_remote_code)
@@ -235,23 +242,6 @@ def _source(
         return file
     texts = prompt or []
     return load_concept(concept) if concept else texts[0] if len(texts) == 1 else texts
-
-
-def _require_shards(request: CaptureRequest, processes: Processes) -> None:
-    """Refuse options that conflict with saving as one file or as shards."""
-    listed = isinstance(request.source, str | tuple)
-    if request.shards and listed:
-        raise RequestError("prompts given with --prompt cannot be saved as shards", expected="--prompts FILE")
-    if request.shards or isinstance(request.source, PromptFile):
-        return
-    if processes.count > 1:
-        raise RequestError(
-            f"this capture is saved as one file, which {processes.count} processes cannot share",
-            expected="--prompts FILE, or --shards with pairs or a concept",
-            next_step="run the command without a launcher" if listed else "add --shards",
-        )
-    if request.store_dtype != AS_CAPTURED:
-        raise RequestError("--store-dtype applies only to shards", next_step="add --shards, or use --dtype instead")
 
 
 def _load(

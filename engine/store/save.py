@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.capture.activations import capture_in_memory
 from engine.capture.estimate import bytes_in_memory, goes_into_shards
 from engine.capture.prepare import prepare_capture
-from engine.capture.request import AS_CAPTURED, DEFAULT_BATCH_SIZE, CaptureRequest
+from engine.capture.request import AS_CAPTURED, DEFAULT_BATCH_SIZE, CaptureRequest, require_shards
 from engine.capture.selection import DEFAULT_POSITIONS, LayerSpec, PositionSpec
 from engine.capture.sites import DEFAULT_SITE
 from engine.concepts.catalog import load_concept
@@ -74,13 +75,17 @@ def capture_and_save(
     if paths is None:
         raise RequestError("the request does not say where to save", expected="paths=locate(name, store)")
     require_free(paths, force=request.force, resume=True)
+    require_shards(request, processes)
     resumes = paths.unfinished and not request.force
+    if resumes or request.always_shards:
+        require_own_folder(paths)  # before its prompts are counted
     moment = time_begun(paths) if resumes else None
     prepared = prepare_capture(model, tokenizer, request, moment=moment, steps=told)
     if resumes or goes_into_shards(prepared):
-        if not request.shards:
+        if not (resumes or request.always_shards):
             log.info("saving %.1f GB of states as shards: bounded memory, resumable", bytes_in_memory(prepared) / 1e9)
-        require_own_folder(paths)
+            require_own_folder(paths)
+        prepared = replace(prepared, settings=replace(prepared.settings, use_hooks=True))  # nothing reads later layers
         capture_in_shards(prepared, paths, progress=progress or untold, steps=told, processes=processes)
         return paths
     data = capture_in_memory(prepared, progress)

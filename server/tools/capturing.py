@@ -192,6 +192,8 @@ async def _find(ctx: Ctx, file: str, kind: type[Texts]) -> Texts:
 
 async def _start(ctx: Ctx, run: CaptureJob, request: CaptureRequest, wait_s: float) -> CallToolResult:
     """Complete the request with what the server settles, then capture and save in a job."""
+    if run.timed and not run.dry_run:
+        raise RequestError("timed needs dry_run", next_step="pass dry_run=true too, or leave out timed")
     bench = workbench(ctx)
     alias = bench.settings.require_allowed(run.model)[1].alias
     paths = locate(run.name or default_name(alias, request.called), bench.settings.store)

@@ -59,7 +59,7 @@ class RankingReply(_AboutCapture):
     findings: list[str]
 
 
-class WrongPair(BaseModel):
+class MisorderedPair(BaseModel):
     """A misordered pair: its positive prompt projects below its negative prompt."""
 
     pair: int
@@ -82,7 +82,7 @@ class LayerReply(_AboutCapture):
         " spread within a class; from a histogram of 48 bins"
     )
     negative_quartiles: list[float]
-    wrong_pairs: list[WrongPair] = Field(description="Misordered pairs, largest gap first")
+    wrong_pairs: list[MisorderedPair] = Field(description="Misordered pairs, largest gap first")
     wrong_total: int
 
 
@@ -238,7 +238,7 @@ def describe_layer(record: CaptureRecord, ranked: RankedLayer, sides: SideSummar
         positive_quartiles=[rounded(value, 2) for value in side_quartiles(sides, "positive")],
         negative_quartiles=[rounded(value, 2) for value in side_quartiles(sides, "negative")],
         wrong_pairs=[
-            _wrong_pair(find_pair(record, wrong["pair"]), wrong["gap"]) for wrong in sides["wrong"][:_MOST_WRONG]
+            _misordered_pair(find_pair(record, wrong["pair"]), wrong["gap"]) for wrong in sides["wrong"][:_MOST_WRONG]
         ],
         wrong_total=sides["wrong_total"],
         next_step=f"plot_capture(name='{record['name']}', layer={sides['layer']})",
@@ -269,8 +269,8 @@ def compared_rows(comparison: Comparison) -> list[ComparedRow]:
     return rows[:: step or 1]
 
 
-def _wrong_pair(pair: NumberedPair, gap: float) -> WrongPair:
-    return WrongPair(
+def _misordered_pair(pair: NumberedPair, gap: float) -> MisorderedPair:
+    return MisorderedPair(
         pair=pair["number"],
         gap=rounded(gap),
         positive_prompt=shorten(pair["positive"]),

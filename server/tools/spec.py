@@ -42,8 +42,10 @@ NewName = Annotated[
     str | None,
     Field(description="Name to save under; default: made of model and concept", min_length=1, max_length=128),
 ]
-DryRun = Annotated[bool, Field(description="Only count prompts, tokens, bytes, and say whether it is saved in_shards")]
-Timed = Annotated[bool, Field(description="With dry_run: also estimate seconds, from a timed pass")]
+DryRun = Annotated[
+    bool, Field(description="Count prompts, tokens and bytes without capturing; in_shards: would be saved as shards")
+]
+Timed = Annotated[bool, Field(description="With dry_run: also estimate seconds, from a short timed pass")]
 Replace = Annotated[bool, Field(description="Whether to replace a capture of that name")]
 Offset = Annotated[int, Field(ge=0, description="Entries to skip: next_offset of the previous page")]
 

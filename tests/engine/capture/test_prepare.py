@@ -10,7 +10,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
 from engine.capture import prepare
+from engine.concepts.pair_files import WrittenPairs
+from engine.concepts.text_files import open_prompts
 from engine.errors import CaptureError, LayerscopeError, RequestError
+from engine.runtime import Processes
 from engine.store.names import locate
 from tests.engine.cli.conftest import concept_text
 
@@ -85,6 +88,13 @@ def test_prompts_beyond_what_is_held_are_tokenized_once_more_when_they_are_run(
         ("w5", {"positions": "first"}, RequestError, "positions 'first' cannot be parsed"),
         ("w5", {"site": "resid"}, RequestError, "no site 'resid'"),
         ("w5", {"site": "embed", "layers": [3]}, RequestError, "has no layer"),
+        ("w5", {"layers": [1.5]}, RequestError, "1.5 is not a layer number"),
+        ("w5", {"layers": []}, RequestError, "no layers were requested"),
+        ("w5", {"layers": ""}, RequestError, "layers '' cannot be parsed"),
+        ("w5", {"layers": "3,x"}, RequestError, "cannot be parsed at 'x'"),
+        (WrittenPairs(("w5",), (), None), {}, CaptureError, "1 positive and 0 negative prompts"),
+        (WrittenPairs(("w5",), ("w6",), ()), {}, CaptureError, "1 pairs and 0 sets of factors"),
+        ("w5", {"store_dtype": "bfloat16"}, RequestError, "applies only to shards"),
         ("w5", {"batch_size": 0}, RequestError, "batch size cannot be 0"),
         ("w5", {"seed": "one"}, RequestError, "seed cannot be 'one'"),
         ("w5", {"max_samples": 0}, RequestError, "number of pairs cannot be 0"),
@@ -99,10 +109,12 @@ def test_a_request_that_makes_no_sense_is_refused_without_a_model(
 
 
 def test_a_request_is_plain_whatever_it_was_made_of() -> None:
-    layers = (number for number in (3, 4))
+    layers = np.array([3, 4])
     request = engine.CaptureRequest(np.array(["w5", "w6"]), layers=layers, seed=np.int64(3))  # type: ignore[arg-type]
     assert (request.source, request.layers, request.seed) == (("w5", "w6"), (3, 4), 3)
     assert request == engine.CaptureRequest(["w5", "w6"], layers=[3, 4], seed=3)
+    assert [type(layer) for layer in request.layers] == [int, int]  # type: ignore[union-attr]
+    assert engine.CaptureRequest("w5", layers=(number for number in (3, 4))).layers == (3, 4)
 
 
 def test_one_prompt_keeps_all_tokens_and_several_the_last_unless_told() -> None:
@@ -116,3 +128,23 @@ def test_a_request_without_a_place_is_not_saved(
 ) -> None:
     with pytest.raises(RequestError, match="does not say where to save"):
         engine.capture_and_save(tiny_llama, tiny_tokenizer, engine.CaptureRequest("w5"))
+
+
+def test_a_file_that_was_emptied_is_named(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("w5\n")
+    request = engine.CaptureRequest(open_prompts(file), paths=locate(tmp_path / "it"))
+    file.write_text("")
+    with pytest.raises(RequestError, match=r"prompts\.txt contains no prompts"):
+        engine.capture_and_save(tiny_llama, tiny_tokenizer, request)
+
+
+def test_processes_share_shards_alone(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    request = engine.CaptureRequest(["w5", "w6"], paths=locate(tmp_path / "it"))
+    with pytest.raises(RequestError, match="one file, which 2 processes cannot share"):
+        engine.capture_and_save(tiny_llama, tiny_tokenizer, request, processes=Processes(1, 2, 1))
+    assert not [*tmp_path.iterdir()]

@@ -64,14 +64,17 @@ def test_the_bytes_are_those_of_the_states(
 
 
 def test_pairs_go_into_shards_above_a_limit_and_files_of_prompts_always(
-    sources: list[Source], tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+    sources: list[Source], tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     *kept, file = sources
-    for source in kept[:2]:
+    for number, source in enumerate(kept[:2]):
         needed = estimate(tiny_llama, tiny_tokenizer, source, positions="all")["bytes"]
         for limit, large in ((needed, False), (needed - 1, True)):
             told = estimate(tiny_llama, tiny_tokenizer, source, positions="all", most_in_memory=limit)
             assert told["in_shards"] is large
+            paths = locate(f"{number}-{large}", tmp_path / "store")
+            request = engine.CaptureRequest(source, positions="all", most_in_memory=limit, paths=paths)
+            assert engine.capture_and_save(tiny_llama, tiny_tokenizer, request).in_shards is large
     assert estimate(tiny_llama, tiny_tokenizer, file)["in_shards"]
 
 

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
+from engine.capture import prepare
 from engine.errors import CaptureError, LayerscopeError, RequestError, StoreError
 from engine.records.captures import ContrastData
 from engine.store import resume
@@ -23,9 +24,10 @@ COUNT = 23
 TEXTS = [" ".join(f"w{3 + (7 * i + 5 * j) % 100}" for j in range(2 + i % 6)) for i in range(COUNT)]
 
 
-@pytest.fixture
-def prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file of prompts, and shards of five prompts, so that there are several."""
+@pytest.fixture(params=[2**20, 20], ids=["held", "tokenized again"])
+def prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
+    """A file of prompts, held in memory or too large for that, and several shards, of five prompts each."""
+    monkeypatch.setattr(prepare, "_HELD_TOKENS", request.param)
     monkeypatch.setattr(resume, "_SHARD_PROMPTS", 5)
     path = tmp_path / "prompts.txt"
     path.write_text("\n".join(TEXTS) + "\n")
@@ -191,11 +193,12 @@ def test_a_folder_of_something_else_is_left_alone(capture: Any, prompts: Path) -
     folder = prompts.parent / "store" / "mine"
     folder.mkdir(parents=True)
     (folder / "notes").write_text("mine")
-    with pytest.raises(StoreError, match="holds files that are not shards"):
-        capture("mine", force=True)
-    (folder / "plan.json").write_text("{}")
-    with pytest.raises(StoreError, match="holds files that are not shards"):
-        capture("mine", force=True)
+    for plan in ("", "{}"):
+        if plan:
+            (folder / "plan.json").write_text(plan)
+        for force in (False, True):
+            with pytest.raises(StoreError, match="holds files that are not shards"):
+                capture("mine", force=force)
     assert sorted(path.name for path in folder.iterdir()) == ["notes", "plan.json"]
 
 
@@ -253,3 +256,19 @@ def test_a_file_that_is_not_of_prompts_is_refused(
     (tmp_path / name).write_text(content)
     with pytest.raises(LayerscopeError, match=said):
         capture("mine", tmp_path / name)
+
+
+def test_a_file_that_changes_during_the_capture_is_noticed(capture: Any, prompts: Path) -> None:
+    def change(done: int, _total: int) -> None:
+        if done >= 5:
+            prompts.write_text("\n".join(reversed(TEXTS)) + "\n")
+
+    with pytest.raises(RequestError, match=r"prompts\.txt was changed during the capture"):
+        capture(progress=change)
+
+
+def test_passes_stop_after_the_last_layer(capture: Any, prompts: Path) -> None:
+    capture(layers=[1])
+    provenance = show_capture("mine", store=prompts.parent / "store")["provenance"]
+    assert provenance is not None
+    assert provenance["mode"] == "hooks"

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
+from engine.capture import prepare
 from engine.concepts.catalog import load_concept
 from engine.errors import CaptureError, StoreError
 from engine.records.captures import ActivationData, ContrastData, Factors
@@ -24,9 +25,10 @@ POSITIVE = [f"{pair['persona']} {pair['topic']} {'w7 ' * (i % 3)}w{50 + i}" for 
 NEGATIVE = [f"w40 {text}" if i % 4 else f"w41 {text}" for i, text in enumerate(POSITIVE)]
 
 
-@pytest.fixture
-def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(params=[2**20, 20], ids=["held", "tokenized again"])
+def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
     """A file of pairs; shards of four pairs and records that show three, so that there are more of both."""
+    monkeypatch.setattr(prepare, "_HELD_TOKENS", request.param)
     monkeypatch.setattr(resume, "_SHARD_PROMPTS", 8)
     monkeypatch.setattr(shard_run, "_SHOWN", 3)
     path = tmp_path / "pairs.jsonl"
