@@ -7,7 +7,7 @@ import pytest
 
 from engine.errors import RequestError
 from engine.records.captures import Factors
-from engine.stats.classes import project_sides, summarise_sides
+from engine.stats.classes import project_sides
 from engine.stats.separation import compute_separation
 from tests.engine.stats.captures import one_prompt, random_states
 from tests.engine.stats.contrasts import (
@@ -17,6 +17,7 @@ from tests.engine.stats.contrasts import (
     noise,
     planted,
     projected_by_hand,
+    summaries_of,
     values_of,
 )
 
@@ -117,7 +118,7 @@ def test_prompts_have_no_sides() -> None:
 
 def test_a_summary_counts_what_the_projections_are_and_names_the_furthest_wrong() -> None:
     data = capture_of(planted(np.random.default_rng(5), STRENGTHS, 60), all_factors())
-    for summary in summarise_sides(data):
+    for summary in summaries_of(data):
         sides = project_sides(data, summary["layer"])
         both = [*sides["positive"], *sides["negative"]]
         assert summary["left_out"] == sides["left_out"]
@@ -134,4 +135,4 @@ def test_a_summary_counts_what_the_projections_are_and_names_the_furthest_wrong(
 def test_a_layer_at_which_the_prompts_do_not_differ_has_no_summary() -> None:
     layers = planted(np.random.default_rng(6), STRENGTHS, 60)
     layers[1] = (np.zeros_like(layers[1][0]), np.zeros_like(layers[1][1]))
-    assert [summary["layer"] for summary in summarise_sides(capture_of(layers, all_factors()))] == [0, 2]
+    assert [summary["layer"] for summary in summaries_of(capture_of(layers, all_factors()))] == [0, 2]

@@ -5,11 +5,11 @@ import pytest
 
 from engine.errors import RequestError
 from engine.records.files import CaptureRecord
-from engine.stats.classes import project_sides, summarise_sides
+from engine.stats.classes import project_sides
 from engine.stats.scores import DEFAULT_SCORE, SCORES, find_score, order_layers, pair_gaps, side_quartiles, wrong_pairs
 from tests.engine.plots.records import TOO_FEW, contrast_record, contrast_rows, prompt_record, unranked_record
 from tests.engine.plots.results import sides_of
-from tests.engine.stats.contrasts import capture_of, planted
+from tests.engine.stats.contrasts import capture_of, planted, summaries_of
 
 HELD_OUT = ["d_prime", "auroc", "wrong_way"]
 DESCRIBING = ["pair_cosine", "relative_norm", "cosine_sim", "diff_norm"]
@@ -121,7 +121,7 @@ def test_prompts_have_no_sides_to_rank_by(key: str) -> None:
 @pytest.mark.parametrize("side", ["positive", "negative"])
 def test_quartiles_are_those_of_the_projections(pairs: int, side: str) -> None:
     data = capture_of(planted(np.random.default_rng(pairs), [0.5, 2.0], pairs), None)
-    for summary in summarise_sides(data):
+    for summary in summaries_of(data):
         projections = np.sort(project_sides(data, summary["layer"])[side])  # type: ignore[literal-required]
         step = (summary["high"] - summary["low"]) / 48
         expected = np.quantile(projections, [0, 0.25, 0.5, 0.75, 1], method="nearest")

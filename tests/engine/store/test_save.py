@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 import engine
 from engine.capture.batches import pass_bytes
 from engine.capture.request import Source
-from engine.concepts.pair_files import WrittenPairs, open_pairs, read_pairs
+from engine.concepts.pair_files import WrittenPairs, open_pairs
 from engine.concepts.text_files import open_prompts
 from engine.errors import StoreError
 from engine.records.captures import CaptureEstimate, Factors
@@ -44,7 +44,7 @@ def sources(tmp_path: Path) -> list[Source]:
     pairs.write_text("\n".join(map(json.dumps, PAIRS)))
     texts: Sequence[str] = [*POSITIVE, *NEGATIVE]
     prompts.write_text("\n".join(texts))
-    return [open_pairs(pairs), read_pairs(pairs), texts, open_prompts(prompts)]
+    return [open_pairs(pairs), WrittenPairs(tuple(POSITIVE), tuple(NEGATIVE), None), texts, open_prompts(prompts)]
 
 
 @pytest.mark.parametrize("positions", ["all", "last", "mean"])
