@@ -1,4 +1,4 @@
-"""Run an agent's journey through the MCP server and print it as the table of docs/mcp.md.
+"""Run an agent's journey through the MCP server and print it for docs/mcp.md.
 
 Usage: .venv/bin/python scripts/mcp_journey.py [STORE]     # default: a temporary folder
 """
@@ -42,11 +42,11 @@ async def run(store: Path) -> None:
         job = ""
         for tool, arguments in JOURNEY:
             given = {key: job if value == "JOB" else value for key, value in arguments.items()}
-            begun = time.perf_counter()
+            start = time.perf_counter()
             result = await client.call_tool(tool, given)
             while tool == "wait_for_job" and (result.structured_content or {}).get("status") == "running":
                 result = await client.call_tool(tool, given)
-            seconds = time.perf_counter() - begun
+            seconds = time.perf_counter() - start
             first = result.content[0]
             text = first.text if isinstance(first, TextContent) else ""
             job = (result.structured_content or {}).get("job", job)

@@ -1,4 +1,4 @@
-"""The job queue of the server: jobs outlive the call that started them and are found again by a handle."""
+"""The server's job queue: jobs outlive their call and are found by a handle."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ class ServerJob(Job):
         self.progress(done, total)
 
     def tell(self, step: str, done: int, total: int) -> None:
-        """Report a step other than running prompts: its progress becomes text, and the count of prompts stays.
+        """Report a step other than running prompts, and keep the count of prompts.
+
+        The progress of the step becomes text.
 
         Raises:
             JobCancelled: The job has been cancelled.
@@ -60,11 +62,13 @@ class ServerJob(Job):
 
 
 class Jobs:
-    """The jobs of a server. They run one at a time, because they share the models and the processor.
+    """The jobs of a server, run one at a time.
+
+    They share the models and the processor.
 
     Args:
         tasks: The task group that waits for the threads of the jobs.
-        at_work: Held while a job runs, so that the process does not end meanwhile.
+        at_work: Held while a job runs, so that the process does not end before it.
     """
 
     def __init__(self, tasks: TaskGroup, at_work: threading.Lock) -> None:

@@ -43,7 +43,7 @@ def run_capture(
         progress: Called with the number of finished prompts and their total.
 
     Returns:
-        One capture per prompt, in order, each with batch size 1 and tensors of its own memory.
+        One capture per prompt, in order, each with batch size 1 and tensors that share no memory.
 
     Raises:
         CaptureError: A state is NaN, infinite or all zero; the message names the prompt and the layer. Or the model was

@@ -35,7 +35,7 @@ _HASHES = {
 }
 # The prompt file may have been moved or renamed. Both modes give the same states. Measurements of the load check may
 # differ in the last digits, and the settings derived from them are in the provenance. A template time that matters
-# changes the texts, which are hashed. The weights also have a field of their own outside the provenance.
+# changes the texts, which are hashed. The weights also have a separate field outside the provenance.
 _MAY_DIFFER = {"prompts.file", "provenance.mode", "provenance.template_time", "provenance.weights"}
 _MEASURED = "provenance.receipt."
 

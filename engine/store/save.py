@@ -115,8 +115,7 @@ def capture_prompt_file(
     Args:
         model: See `capture_activations`.
         tokenizer: Its tokenizer.
-        prompts: A `.txt`, `.jsonl` or `.csv` file or a data set folder, see `open_prompts`. No chat template is
-            applied.
+        prompts: A `.txt`, `.jsonl` or `.csv` file or a dataset folder, see `open_prompts`. No chat template is applied.
         name: A path, such as "activations/questions"; a plain name when `store` is given.
         layers: See `parse_layers`; None for all.
         store: The store folder.
@@ -193,7 +192,7 @@ def capture_contrast_in_shards(
     Args:
         model: See `capture_activations`.
         tokenizer: Its tokenizer.
-        pairs: A `.jsonl` or `.csv` file or a data set folder, see `PairFile`, with no chat template applied; or a
+        pairs: A `.jsonl` or `.csv` file or a dataset folder, see `PairFile`, with no chat template applied; or a
             concept, by its name or its `.toml` file, as in `capture_from_concept`.
         name: A path, such as "activations/honesty"; a plain name when `store` is given.
         layers: See `parse_layers`; None for all.
@@ -249,7 +248,7 @@ def find_pairs(pairs: str | Path) -> Concept | PairFile:
     """Open a file of pairs, or load a concept if the name is not one of a file.
 
     Args:
-        pairs: A `.jsonl` or `.csv` file, a data set folder, the name of a concept, or its `.toml` file.
+        pairs: A `.jsonl` or `.csv` file, a dataset folder, the name of a concept, or its `.toml` file.
 
     Raises:
         RequestError: The file cannot be read, or the concept does not exist.
