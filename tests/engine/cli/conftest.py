@@ -69,8 +69,8 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: PreTr
 def contrast_store(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, small_folder: Path) -> Path:
     """Captures of tiny models, made in this process; tests must not change them.
 
-    With "tiny", 24 pairs at the last token: `loudness` and `warmth`; `loudness_all` with all tokens, `loudness_few` with
-    five pairs, `loudness_low` and `loudness_high` with disjoint layers, and `prompt`. With "small": `small_loudness`
+    With "tiny", 24 pairs at the last token: `loudness` and `warmth`; `loudness_all` with all tokens, `loudness_few` of
+    five pairs, `loudness_low` and `loudness_high` with different layers, and `prompt`. With "small": `small_loudness`
     and `small_calm`.
     """
     store = tmp_path_factory.mktemp("contrasts") / "activations"
