@@ -166,7 +166,7 @@ def define_concept(
 
 
 def summarise_concept(concept: Concept) -> ConceptSummary:
-    """Summarise a concept as lists show it."""
+    """Summarize a concept for lists."""
     return ConceptSummary(
         name=concept.name,
         positive=shorten(concept.positive, _MOST_WORD),
