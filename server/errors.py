@@ -38,7 +38,7 @@ def guarded(tool: Tool) -> Callable[..., Awaitable[Any]]:
 
     @functools.wraps(tool)
     async def run(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - any tool
-        begun, outcome = time.perf_counter(), "cancelled"
+        start, outcome = time.perf_counter(), "cancelled"
         try:
             if inspect.iscoroutinefunction(tool):
                 result = await tool(*args, **kwargs)
@@ -52,7 +52,7 @@ def guarded(tool: Tool) -> Callable[..., Awaitable[Any]]:
             outcome = "bug"
             raise ToolError(explain_bug(error, tool.__name__)) from error
         finally:
-            fields = {"tool": tool.__name__, "outcome": outcome, "seconds": round(time.perf_counter() - begun, 3)}
+            fields = {"tool": tool.__name__, "outcome": outcome, "seconds": round(time.perf_counter() - start, 3)}
             log.info("call", extra={"fields": fields})
         return result
 

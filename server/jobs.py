@@ -134,11 +134,11 @@ class Jobs:
             job.cancel()
 
     async def _run(self, job: ServerJob, work: Callable[[ServerJob], Any]) -> None:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         # Shielded: a thread cannot be stopped from outside; the work stops itself at its next checkpoint.
         with anyio.CancelScope(shield=True):
             await to_thread.run_sync(self._run_alone, job, work, limiter=self._turn)
-        fields = {"job": job.id, "outcome": job.status, "seconds": round(time.perf_counter() - begun, 3)}
+        fields = {"job": job.id, "outcome": job.status, "seconds": round(time.perf_counter() - start, 3)}
         log.info("job", extra={"fields": fields})
 
     def _run_alone(self, job: ServerJob, work: Callable[[ServerJob], Any]) -> None:

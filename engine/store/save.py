@@ -19,10 +19,10 @@ from engine.concepts.text_files import open_prompts
 from engine.errors import RequestError
 from engine.inputs import user_path
 from engine.records.captures import Concept
-from engine.runtime import ALONE, Processes, Progress, Steps, untold
+from engine.runtime import ALONE, Processes, Progress, Steps, ignore_progress
 from engine.store.names import CapturePaths, locate, require_free
 from engine.store.plan import require_own_folder
-from engine.store.resume import capture_in_shards, time_begun
+from engine.store.resume import capture_in_shards, saved_template_time
 from engine.store.write import save_activations
 
 if TYPE_CHECKING:
@@ -70,21 +70,21 @@ def capture_and_save(
         >>> paths.tensors.name, paths.in_shards
         ('two.pt', False)
     """
-    paths, told = request.paths, steps or untold
+    paths, report = request.paths, steps or ignore_progress
     if paths is None:
         raise RequestError("the request does not say where to save", expected="paths=locate(name, store)")
     require_free(paths, force=request.force, resume=True)
     resumes = paths.unfinished and not request.force
-    moment = time_begun(paths) if resumes else None
-    prepared = prepare_capture(model, tokenizer, request, moment=moment, steps=told)
+    moment = saved_template_time(paths) if resumes else None
+    prepared = prepare_capture(model, tokenizer, request, moment=moment, steps=report)
     if resumes or goes_into_shards(prepared):
         if not request.shards:
             log.info("saving %.1f GB of states as shards: bounded memory, resumable", bytes_in_memory(prepared) / 1e9)
         require_own_folder(paths)
-        capture_in_shards(prepared, paths, progress=progress or untold, steps=told, processes=processes)
+        capture_in_shards(prepared, paths, progress=progress or ignore_progress, steps=report, processes=processes)
         return paths
     data = capture_in_memory(prepared, progress)
-    return save_activations(data, paths.name, store=paths.store, force=request.force, steps=told)
+    return save_activations(data, paths.name, store=paths.store, force=request.force, steps=report)
 
 
 def capture_prompt_file(

@@ -102,12 +102,12 @@ def describe_job(job: ServerJob) -> JobReply:
 
 
 async def _reply(ctx: Ctx, job: ServerJob, wait_s: float) -> CallToolResult:
-    told = -1.0
+    reported = -1.0
 
     async def report(seen: ServerJob) -> None:
-        nonlocal told
-        told = max(float(seen.done), told + _A_STEP)  # MCP requires progress to grow; a new step has no number
-        await ctx.report_progress(told, seen.total or None, seen.step)
+        nonlocal reported
+        reported = max(float(seen.done), reported + _A_STEP)  # MCP requires progress to grow; a new step has no number
+        await ctx.report_progress(reported, seen.total or None, seen.step)
 
     await workbench(ctx).jobs.wait(job, wait_s, report)
     return send(describe_job(job))
