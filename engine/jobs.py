@@ -1,4 +1,4 @@
-"""Background work for the server and the terminal app: one job's status, progress, cancellation and result."""
+"""Background jobs: status, progress, cancellation and result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ class JobCancelled(Exception):  # noqa: N818 - it ends a job and reports no erro
 
 @dataclass(eq=False)
 class Job:
-    """One piece of background work. Its thread reports to it; any thread may read or cancel it.
+    """One background job.
+
+    The thread of the work reports to it; any thread may read or cancel it.
 
     Attributes:
         title: What the job does.
@@ -53,7 +55,7 @@ class Job:
         return self.status in {"done", "failed", "cancelled"}
 
     def cancel(self) -> None:
-        """Stop the job: at once if it is waiting, else at its next report, after the current batch."""
+        """Stop the job: at once if it is waiting, else at its next report."""
         self._cancel.set()
         if self.status == "waiting":
             self.status = "cancelled"
@@ -94,7 +96,9 @@ class Job:
         self.on_change()
 
     def run(self, work: Callable[[Self], Any], explain: Callable[[Exception], str]) -> None:
-        """Run the work in this thread and record how it ended; no exception of the work leaves.
+        """Run the work in this thread and record its result or error.
+
+        No exception of the work leaves this method.
 
         Args:
             work: Called with the job; what it returns becomes the result.

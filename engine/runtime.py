@@ -21,7 +21,7 @@ Steps = Callable[[str, int, int], None]
 """Called with the name of a step other than running prompts, the number of items done, and the total (0: unknown)."""
 
 
-def untold(*_said: object) -> None:
+def ignore_progress(*_said: object) -> None:
     """Ignore progress; works as a `Progress` and as a `Steps` callback."""
 
 

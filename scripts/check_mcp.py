@@ -1,4 +1,6 @@
-"""Check the MCP server with the protocol's own tools from the npm registry: conformance, inspector, bundle checker.
+"""Check the MCP server with the protocol's own tools from the npm registry.
+
+The tools are the conformance suite, the inspector and the bundle checker.
 
 Usage: .venv/bin/python scripts/check_mcp.py     # or: make check-mcp
 
@@ -20,7 +22,7 @@ from pathlib import Path
 
 FOLDER = Path("build/mcp-checkers")
 MANIFEST = Path("packaging/manifest.json")
-# The conformance suite needs a newer Node than many machines have: it brings its own.
+# The conformance suite needs a newer Node than many machines have, so one is installed with it.
 PACKAGES = (
     "node@22",
     "@modelcontextprotocol/conformance@0.2.0-alpha.12",
@@ -97,11 +99,11 @@ def wait_for(port: int) -> None:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.1)
-    raise TimeoutError("the server did not begin to listen within 30 seconds")
+    raise TimeoutError("the server did not listen within 30 seconds")
 
 
 def passes(name: str, command: list[str]) -> bool:
-    """Run one check, and once more if it fails: its own time limits are tight on a busy machine."""
+    """Run one check, and retry once: its time limits are tight on a busy machine."""
     return _passes(name, command) or _passes(f"{name}, once more", command)
 
 
@@ -120,7 +122,7 @@ def _passes(name: str, command: list[str]) -> bool:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        print(f"FAILED {name}: no end within 120 s", flush=True)
+        print(f"FAILED {name}: did not end within 120 s", flush=True)
         return False
     print(f"{'ok' if result.returncode == 0 else 'FAILED':6} {name}", flush=True)
     if result.returncode != 0:

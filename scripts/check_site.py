@@ -1,8 +1,8 @@
-"""Check the links of a built site: every page, picture and anchor that is linked to exists.
+"""Check the links of a built site: pages, pictures and anchors must exist.
 
 Usage: python scripts/check_site.py build/site
 
-The site generator checks links between Markdown pages; this also sees pictures, and links that a docstring made.
+The site generator checks links between Markdown pages; this also checks pictures and links in docstrings.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Page(HTMLParser):
 
 
 def main(folder: Path) -> int:
-    """Print each broken link; 1 if there is one."""
+    """Print each broken link; return 1 if there are any."""
     pages = {path.resolve(): Page(path) for path in sorted(folder.rglob("*.html"))}
     links = 0
     broken = 0
@@ -49,7 +49,7 @@ def main(folder: Path) -> int:
                 target /= "index.html"
             if not target.exists() or (target in pages and not _has(pages[target], parts.fragment)):
                 broken += 1
-                print(f"{path.relative_to(folder.resolve())}: {link}: leads nowhere")
+                print(f"{path.relative_to(folder.resolve())}: {link}: broken link")
     print(f"{len(pages)} pages, {links} links within the site, {broken} broken")
     return int(broken > 0 or not pages)
 

@@ -1,4 +1,7 @@
-"""Let the API reference show the `Example:` section of a docstring as code; griffe's parser knows only `Examples:`."""
+"""Show `Example:` sections as code in the API reference.
+
+The parser of griffe only recognizes `Examples:`.
+"""
 
 import re
 from typing import Any

@@ -2,7 +2,7 @@
 
 Usage: python scripts/lowest.py [--except NAME] > build/lowest.txt     # or: make test-lowest
 
-Covers the dependencies and the extras that tests need. What these depend on in turn is left to pip.
+Covers the dependencies and the extras that tests need; pip chooses their own dependencies.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def lowest(project: dict[str, object]) -> list[str]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--except", dest="excluded", help="a package to leave out")
+    parser.add_argument("--except", dest="excluded", help="a package to skip")
     excluded = parser.parse_args().excluded
     for pin in lowest(tomllib.loads(Path("pyproject.toml").read_text())["project"]):
         if not pin.startswith(f"{excluded}=="):

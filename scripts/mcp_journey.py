@@ -1,4 +1,4 @@
-"""Run an agent's journey through the MCP server and print it as the table of docs/mcp.md.
+"""Run an agent's journey through the MCP server and print it for docs/mcp.md.
 
 Usage: .venv/bin/python scripts/mcp_journey.py [STORE]     # default: a temporary folder
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +41,9 @@ async def run(store: Path) -> None:
         job = ""
         for tool, arguments in JOURNEY:
             given = {key: job if value == "JOB" else value for key, value in arguments.items()}
-            begun = time.perf_counter()
             result = await client.call_tool(tool, given)
             while tool == "wait_for_job" and (result.structured_content or {}).get("status") == "running":
                 result = await client.call_tool(tool, given)
-            seconds = time.perf_counter() - begun
             first = result.content[0]
             text = first.text if isinstance(first, TextContent) else ""
             job = (result.structured_content or {}).get("job", job)
@@ -54,7 +51,7 @@ async def run(store: Path) -> None:
             call = f"{tool}({', '.join(f'{key}={json.dumps(value)}' for key, value in given.items())})"
             pictures = sum(block.type == "image" for block in result.content)
             more = f" and {pictures} picture" if pictures else ""
-            print(f"`{call}`: {len(text):,} characters{more} in {seconds:.1f} s\n\n```\n{shown}\n```\n")
+            print(f"`{call}`: {len(text):,} characters{more}\n\n```\n{shown}\n```\n")
 
 
 def main() -> None:

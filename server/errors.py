@@ -1,4 +1,4 @@
-"""Errors of calls: the text that a client receives, and the log entry."""
+"""Errors of tool calls: the text that the client receives, and the log entry."""
 
 import functools
 import inspect
@@ -27,9 +27,9 @@ Tool = Callable[..., Any]
 
 
 def guarded(tool: Tool) -> Callable[..., Awaitable[Any]]:
-    """Wrap a tool: its errors become text that says what to do next, and every call is logged with its duration.
+    """Wrap a tool to explain its errors to the client and log every call.
 
-    Errors of the engine give the server's advice (`Remedy`). Any other exception is a bug: the client gets an id, and
+    Errors of the engine carry the server's advice (`Remedy`). Any other exception is a bug: the client gets an id, and
     the log has the traceback under that id. A tool that is not async runs in a thread.
 
     Args:
@@ -38,7 +38,7 @@ def guarded(tool: Tool) -> Callable[..., Awaitable[Any]]:
 
     @functools.wraps(tool)
     async def run(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - any tool
-        begun, outcome = time.perf_counter(), "cancelled"
+        start, outcome = time.perf_counter(), "cancelled"
         try:
             if inspect.iscoroutinefunction(tool):
                 result = await tool(*args, **kwargs)
@@ -52,7 +52,7 @@ def guarded(tool: Tool) -> Callable[..., Awaitable[Any]]:
             outcome = "bug"
             raise ToolError(explain_bug(error, tool.__name__)) from error
         finally:
-            fields = {"tool": tool.__name__, "outcome": outcome, "seconds": round(time.perf_counter() - begun, 3)}
+            fields = {"tool": tool.__name__, "outcome": outcome, "seconds": round(time.perf_counter() - start, 3)}
             log.info("call", extra={"fields": fields})
         return result
 
@@ -77,7 +77,7 @@ def explain_bug(error: BaseException, where: str) -> str:
 def cut(text: str) -> str:
     """Cut the middle out of a long error message; its end says what to do next.
 
-    Unpaired surrogates, which a client or a file name may contain, become question marks: UTF-8 cannot encode them.
+    Lone surrogates, which a client or a file name may contain, become question marks: UTF-8 cannot encode them.
     """
     text = text.encode(errors="replace").decode()
     half = MOST_ERROR // 2 - 2
@@ -101,16 +101,16 @@ def explain_arguments(tool: str, error: ValidationError) -> str:
 
 
 def require_whole_characters(tool: str, given: dict[str, Any]) -> None:
-    """Refuse arguments with an unpaired surrogate, which JSON can write and UTF-8 cannot.
+    """Refuse arguments with a lone surrogate, which UTF-8 cannot encode.
 
     Raises:
-        ToolError: An argument has one.
+        ToolError: An argument contains one.
     """
     try:
         json.dumps(given, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise ToolError(
-            f"{tool} was not called: an argument holds half a character. Expected: both halves of a surrogate pair, or"
+            f"{tool} was not called: an argument contains a lone surrogate. Expected: both halves of the pair, or"
             " the character itself in UTF-8."
         ) from error
 

@@ -1,4 +1,4 @@
-"""The HTTP transport: loopback only unless there is a token; hosts, origins and tokens are checked."""
+"""The HTTP transport: loopback only without a token; checks hosts and origins."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def parse_address(text: str) -> Address:
 
 
 def read_token(path: Path | None) -> str | None:
-    """Read the bearer token for clients from a file or, without one, from the environment.
+    """Read the bearer token from a file, else from the environment.
 
     Args:
         path: A file that holds only the token.
@@ -76,7 +76,7 @@ def read_token(path: Path | None) -> str | None:
         The token; None if no file is given and the environment has none.
 
     Raises:
-        RequestError: The file cannot be read, or the token is too short or holds other than printable ASCII.
+        RequestError: The file cannot be read, or the token is too short or is not printable ASCII.
     """
     try:
         given = user_path(path).read_text(encoding="utf-8-sig") if path else os.environ.get(TOKEN_VARIABLE, "")
@@ -168,6 +168,6 @@ def listening(address: Address) -> Iterator[socket.socket]:
 
 
 def serve_http(asgi: ASGIApp, listener: socket.socket) -> None:
-    """Serve until the process is told to stop."""
+    """Serve until a signal arrives."""
     config = uvicorn.Config(asgi, log_config=None, timeout_graceful_shutdown=5)
     uvicorn.Server(config).run(sockets=[listener])

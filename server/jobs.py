@@ -1,4 +1,4 @@
-"""The job queue of the server: jobs outlive the call that started them and are found again by a handle."""
+"""The server's job queue: jobs outlive their call and are found by a handle."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ class ServerJob(Job):
         self.progress(done, total)
 
     def tell(self, step: str, done: int, total: int) -> None:
-        """Report a step other than running prompts: its progress becomes text, and the count of prompts stays.
+        """Report a step other than running prompts, and keep the count of prompts.
+
+        The progress of the step becomes text.
 
         Raises:
             JobCancelled: The job has been cancelled.
@@ -66,11 +68,13 @@ class ServerJob(Job):
 
 
 class Jobs:
-    """The jobs of a server. They run one at a time, because they share the models and the processor.
+    """The jobs of a server, run one at a time.
+
+    They share the models and the processor.
 
     Args:
         tasks: The task group that waits for the threads of the jobs.
-        at_work: Held while a job runs, so that the process does not end meanwhile.
+        at_work: Held while a job runs, so that the process does not end before it.
     """
 
     def __init__(self, tasks: TaskGroup, at_work: threading.Lock) -> None:
@@ -136,11 +140,11 @@ class Jobs:
             job.cancel()
 
     async def _run(self, job: ServerJob, work: Callable[[ServerJob], Any]) -> None:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         # Shielded: a thread cannot be stopped from outside; the work stops itself at its next checkpoint.
         with anyio.CancelScope(shield=True):
             await to_thread.run_sync(self._run_alone, job, work, limiter=self._turn)
-        fields = {"job": job.id, "outcome": job.status, "seconds": round(time.perf_counter() - begun, 3)}
+        fields = {"job": job.id, "outcome": job.status, "seconds": round(time.perf_counter() - start, 3)}
         log.info("job", extra={"fields": fields})
 
     def _run_alone(self, job: ServerJob, work: Callable[[ServerJob], Any]) -> None:

@@ -25,7 +25,7 @@ _LOOK_EVERY_S = 1.0
 
 
 async def changes(store: Path) -> AsyncIterator[None]:
-    """Yield each time captures have appeared, gone or been replaced; never end.
+    """Yield whenever captures were added, deleted or replaced; never end.
 
     Args:
         store: The folder of captures; it need not exist yet.
@@ -40,7 +40,7 @@ async def changes(store: Path) -> AsyncIterator[None]:
 
 
 class LegacyListeners:
-    """The connections of older clients that have made a call; each is dropped when its client disconnects."""
+    """Connections of older clients that have made a call, until they disconnect."""
 
     def __init__(self) -> None:
         self._connections: WeakSet[Connection] = WeakSet()
@@ -52,20 +52,23 @@ class LegacyListeners:
             self._connections.add(connection)
 
     async def notify(self) -> None:
-        """Notify all of them, except those that have disconnected meanwhile."""
+        """Notify all that are still connected."""
         for connection in list(self._connections):
             with suppress(Exception):
                 await connection.send_resource_list_changed()
 
 
 def connection_of(session: ServerSession) -> Connection | None:
-    """Return the connection behind a session; None if the SDK keeps it elsewhere: then older clients hear nothing."""
+    """Return the connection behind a session; None if the SDK keeps it elsewhere.
+
+    Without it, older clients are not notified.
+    """
     found = getattr(session, "_connection", None)
     return found if isinstance(found, Connection) else None
 
 
 async def announce_changes(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-    """Middleware: tell an older client, when it connects, that the list of captures may change."""
+    """Middleware: announce list changes to an older client when it connects."""
     result = await call_next(ctx)
     if ctx.method != "initialize" or result is None:
         return result
@@ -81,6 +84,6 @@ def _stamp(store: Path) -> frozenset[tuple[str, int]]:
     stamps = []
     with suppress(OSError):  # the store does not exist yet, or is not readable now
         for path in store.glob("*.json"):
-            with suppress(OSError):  # deleted meanwhile
+            with suppress(OSError):  # deleted since it was listed
                 stamps.append((path.name, path.stat().st_mtime_ns))
     return frozenset(stamps)

@@ -1,4 +1,4 @@
-"""Resources (captures, concepts and models by URI, with completion of names) and prompts that start a study."""
+"""Resources (captures, concepts and models by URI) and prompts that start a study."""
 
 import json
 from typing import Annotated, Any
@@ -28,7 +28,7 @@ def add_resources(app: MCPServer[Any], settings: ServerSettings) -> None:
 
     @app.resource("capture://{name}", mime_type="application/json", title="A capture")
     def capture(name: str) -> str:
-        """The whole record of a capture: provenance, prompts, factors, statistics, ranking, confounds."""
+        """The whole record of a capture, from provenance to ranking."""
         try:
             return msgspec.json.encode(show_capture(name, store=settings.store)).decode()
         except LayerscopeError as error:

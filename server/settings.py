@@ -23,7 +23,7 @@ class ServerSettings:
         store: The folder of captures; nothing outside it is read or written for a client.
         read_only: Whether to offer only tools that change nothing.
         tools: Names of the tools to offer; all if empty.
-        allowed_models: Models that may be loaded, as aliases, hub ids or paths; if empty, the aliases and no others.
+        allowed_models: Models that may be loaded, as aliases, hub ids or paths; if empty, only the aliases.
         memory_bytes: Maximum bytes of weights that stay loaded, beyond the model in use.
         most_in_memory: Bytes of states above which a capture is saved as shards.
         load_options: Dtype and placement of models.
@@ -64,7 +64,7 @@ class ServerSettings:
         self.models()
 
     def models(self) -> dict[str, ModelListing]:
-        """Return the models that may be loaded, by the name that the engine loads them with.
+        """Return the models that may be loaded, by the name that the engine uses.
 
         Raises:
             RequestError: An allowed model does not exist.
@@ -79,10 +79,10 @@ class ServerSettings:
         """Find a model that may be loaded.
 
         Args:
-            model: Its alias, or the name with which it was allowed.
+            model: Its alias, or the name it was allowed by.
 
         Returns:
-            The name that the engine loads it with, and its listing, whose alias is the name for clients.
+            The name that the engine uses, and its listing, whose alias is the name that clients use.
 
         Raises:
             RequestError: The server does not allow the model; the message names the nearest.
@@ -94,7 +94,7 @@ class ServerSettings:
         names = [listing.alias for listing in models.values()]
         raise RequestError(
             f"this server does not load the model {model!r}; {nearest(model, names)}",
-            next_step="call list_models; the person who starts the server can allow other models with --allow-model",
+            next_step="call list_models; whoever starts the server can allow other models with --allow-model",
         )
 
 
@@ -104,5 +104,5 @@ def _unlisted(model: str) -> ModelListing:
 
 
 def default_memory() -> int:
-    """Return half of the memory of this machine, or of the container that the server runs in."""
+    """Return half of the memory of this machine or container."""
     return main_memory().total // 2

@@ -1,6 +1,6 @@
-"""The stdio transport. It answers every request, including lines that cannot be parsed.
+"""The stdio transport, which answers lines that cannot be parsed too.
 
-The SDK only logs a line that is not a valid message and drops it, so that its client would wait forever.
+The SDK only logs an invalid message and drops it, so its client would wait forever.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mcp.server.lowlevel import Server
     from mcp.shared._stream_protocols import ReadStream, WriteStream
 
-_HALF = "the message has an unpaired surrogate (half a character). Send the pair, or the character itself in UTF-8."
+_LONE_SURROGATE = "the message contains a lone surrogate. Send both halves of the pair, or the character in UTF-8."
 
 
 async def serve_stdio(server: Server[Any]) -> None:
@@ -36,7 +36,7 @@ async def serve_stdio(server: Server[Any]) -> None:
 
 
 class _Answered:
-    """The incoming messages; a line that is not a valid message is answered at once and skipped."""
+    """The incoming messages; invalid ones are answered at once and skipped."""
 
     def __init__(self, incoming: ReadStream[SessionMessage | Exception], outgoing: WriteStream[SessionMessage]) -> None:
         self._incoming, self._outgoing = incoming, outgoing
@@ -66,12 +66,15 @@ class _Answered:
 
 
 def _refusal(error: ValidationError) -> JSONRPCError | None:
-    """Return the answer to an invalid message; None for an empty line and for a notification."""
+    """Return the answer to an invalid message; None if it needs none.
+
+    Empty lines and notifications need none.
+    """
     details = error.errors(include_url=False, include_context=False)
     if details[0]["type"] == "json_invalid":
         line = str(details[0]["input"])
         sent = _parsed(line)
-        code, said = PARSE_ERROR, details[0]["msg"] if sent is None else _HALF
+        code, said = PARSE_ERROR, details[0]["msg"] if sent is None else _LONE_SURROGATE
         due = bool(line.strip())
     else:
         sent = next((detail["input"] for detail in details if isinstance(detail["input"], dict)), None)
@@ -82,7 +85,7 @@ def _refusal(error: ValidationError) -> JSONRPCError | None:
 
 
 def _parsed(line: str) -> object:
-    """Parse a line with a parser that accepts unpaired surrogates; None if it is not JSON."""
+    """Parse a line that may contain lone surrogates; None if it is not JSON."""
     with suppress(ValueError, RecursionError):
         return json.loads(line)
     return None

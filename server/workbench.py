@@ -46,9 +46,10 @@ class LoadedModel:
 
 
 class ModelShelf:
-    """The loaded models of a server, within a memory budget: the least recently used is unloaded first.
+    """The loaded models of a server, within a memory budget.
 
-    Only the thread that runs jobs loads models; any thread may list or unload them.
+    The least recently used model is unloaded first. Only the thread that runs jobs loads models; any thread may list or
+    unload them.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
@@ -83,7 +84,7 @@ class ModelShelf:
         return loaded
 
     def unload(self, name: str) -> None:
-        """Unload a model; a job that uses it keeps it to its end.
+        """Unload a model; a job that uses it keeps it until it ends.
 
         Raises:
             RequestError: It is not loaded.
@@ -123,7 +124,7 @@ Ctx = Context[Workbench, Any]
 
 @asynccontextmanager
 async def open_workbench(settings: ServerSettings, at_work: threading.Lock) -> AsyncIterator[Workbench]:
-    """Open a workbench for as long as the server runs; on exit, cancel its jobs and wait for them.
+    """Open a workbench; on exit, cancel its jobs and wait for them.
 
     Args:
         settings: What the server may do.

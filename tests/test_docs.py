@@ -1,4 +1,4 @@
-"""The README and the docs stay true: their code and commands run, and the output they show is what is printed.
+"""The code and commands of the README and the docs run and print the shown output.
 
 `DOCS=write pytest tests/test_docs.py` replaces the output that pages show with what the commands print now.
 """
@@ -43,12 +43,12 @@ class Fence:
 
 
 def fences(page: Path) -> list[Fence]:
-    """The fenced blocks of a page, in order; `begin` and `end` are those of the text inside."""
+    """The fenced blocks of a page, in order, with the span of the text inside."""
     return [Fence(m[1], m[2] or "", m[3], m.start(3), m.end(3)) for m in _FENCE.finditer(page.read_text())]
 
 
 def commands(page: Path, language: str = "console") -> list[list[str]]:
-    """The arguments of every `layerscope` command in the blocks of a page in one language."""
+    """The arguments of every `layerscope` command in blocks of one language."""
     lines = [line for fence in fences(page) if fence.language == language for line in fence.text.splitlines()]
     found = [re.search(r"(?:^| )layerscope ((?!--).*)", line) for line in lines]
     assert language != "console" or all(found), page.name
@@ -61,13 +61,13 @@ def slow(page: Path) -> bool:
 
 
 def each(pages: list[Path]) -> list[ParameterSet]:
-    """One test a page, in the tier it belongs to."""
+    """One test per page, in its tier."""
     return [pytest.param(page, id=page.stem, marks=pytest.mark.slow if slow(page) else ()) for page in pages]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_commands_of_a_page_exist_with_their_options(page: Path) -> None:
-    """Quick, for every page, and also for commands that need a GPU or a download; the next test runs the others."""
+    """A quick check that also covers commands that need a GPU or a download."""
     known = get_command(build_app()).commands  # type: ignore[attr-defined]  # a group has commands
     for name, *arguments in [*commands(page), *commands(page, "sh")]:
         known[name].make_context(name, arguments)
@@ -75,7 +75,7 @@ def test_the_commands_of_a_page_exist_with_their_options(page: Path) -> None:
 
 @pytest.mark.parametrize("page", each([page for page in PAGES if commands(page)]))
 def test_the_commands_of_a_page_run_in_order(page: Path, tmp_path: Path, captured: Callable[[str], Run]) -> None:
-    """The page's files are saved first. Output shown after a block is that of the block's last command."""
+    """The page's files are saved first; shown output is that of the last command."""
     printed = ""
     outputs: list[tuple[Fence, str]] = []
     for before, fence in zip([None, *fences(page)], fences(page), strict=False):
@@ -96,7 +96,7 @@ def test_the_commands_of_a_page_run_in_order(page: Path, tmp_path: Path, capture
 
 
 def run(arguments: list[str], folder: Path, captured: Callable[[str], Run]) -> Result:
-    """Run a command; captures that tests share are made once, also those that the page takes for granted."""
+    """Run a command; captures shared by tests or assumed by the page are made once."""
     store = folder / "activations"
     match arguments:
         case ["capture", "--concept", concept] if not concept.endswith(".toml"):
@@ -110,7 +110,7 @@ def run(arguments: list[str], folder: Path, captured: Callable[[str], Run]) -> R
 
 
 def write_outputs(page: Path, outputs: list[tuple[Fence, str]]) -> None:
-    """Put the present output into the page; the last first, so that offsets stay right."""
+    """Write the output into the page, last block first, so that offsets stay valid."""
     text = page.read_text()
     for fence, now in reversed(outputs):
         clean = "".join(f"{line.rstrip()}\n" for line in now.splitlines())
@@ -119,7 +119,7 @@ def write_outputs(page: Path, outputs: list[tuple[Fence, str]]) -> None:
 
 
 def assert_alike(shown: str, printed: str) -> None:
-    """The words are the same; numbers in tables may differ in the last digits on another processor, and ranks too."""
+    """Words must match; numbers and ranks may differ slightly on another processor."""
     assert re.findall(r"[A-Za-z]+", shown) == re.findall(r"[A-Za-z]+", printed)
     for line, row in zip(rows(shown), rows(printed), strict=True):
         if line[0] == row[0]:
@@ -129,7 +129,7 @@ def assert_alike(shown: str, printed: str) -> None:
 
 
 def rows(table: str) -> Iterator[tuple[str, list[str]]]:
-    """The layer of each row of a table, and its numbers with a decimal point."""
+    """The layer of each table row, and its numbers with a decimal point."""
     header = next((line.split() for line in table.splitlines() if "layer" in line.split()), None)
     for line in table.splitlines():
         cells = line.replace("= ", "=").split()
@@ -161,7 +161,7 @@ def test_the_docs_rank_other_concepts_as_hooks_capture_them(concept: str, tmp_pa
 
 
 def assert_the_docs_rank(concept: str, program: Program) -> None:
-    """The layer that is named is one that may be the best, and its score and where the raw norm leads are right."""
+    """The named layer may be the best; its score and the raw-norm layer are right."""
     ranking = json.loads(program("rank", f"smollm2_{concept}", "--json").stdout)["layers"]
     text = (ROOT / "docs" / "ranking.md").read_text()
     (line,) = re.findall(rf"^\| {concept} \|(.*)\|$", text, flags=re.MULTILINE)
@@ -176,8 +176,8 @@ def assert_the_docs_rank(concept: str, program: Program) -> None:
     assert abs(by_norm["rank"] - int(place)) <= 3
 
 
-def test_links_between_pages_lead_somewhere() -> None:
-    """`make docs` checks those of the site, anchors included."""
+def test_links_between_pages_are_valid() -> None:
+    """`make docs` checks the links of the site, anchors included."""
     for page in [*PAGES, *ROOT.glob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
@@ -199,7 +199,7 @@ def test_the_site_has_every_page_and_every_public_name() -> None:
 
 
 def check_site(folder: Path) -> Result:
-    """What the checker of a built site says."""
+    """Output of the checker of a built site."""
     command = [sys.executable, str(ROOT / "scripts" / "check_site.py"), str(folder)]
     return subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
 
@@ -217,7 +217,7 @@ def test_a_built_site_with_broken_links_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_site_builds_strictly(tmp_path: Path) -> None:
-    """In a copy, whose output and cache are its own; a name that is not there ends the build."""
+    """Build a copy with its own output and cache; a missing name fails the build."""
     program = Path(sys.executable).with_name("zensical")
     for name in ("docs", "engine", "scripts"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the engine run and print what they say."""
+"""The examples in the docstrings of the engine run and print the shown output."""
 
 import doctest
 import importlib
@@ -16,7 +16,7 @@ CONVERT = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 
 # Their examples capture whole concepts with the default model.
-SLOW = {f"engine.stats.{name}" for name in ("comparison", "direction", "sides", "confounds", "ranking")}
+SLOW = {f"engine.stats.{name}" for name in ("comparison", "direction", "classes", "confounds", "ranking")}
 
 
 def modules() -> Iterator[ModuleType]:
@@ -27,7 +27,7 @@ def modules() -> Iterator[ModuleType]:
 
 @pytest.fixture(scope="module")
 def names(smollm2: Loaded, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """What the examples take for granted: the public names, the default model, a capture and a store that holds it."""
+    """Names that the examples use: public ones, the default model and a capture."""
     data = engine.capture_from_concept(*smollm2, "honesty", max_samples=2, positions="last")
     store = tmp_path_factory.mktemp("examples")
     engine.save_activations(data, "smollm2_honesty", store=store / "activations")

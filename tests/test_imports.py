@@ -1,4 +1,4 @@
-"""The import graph has no circles, imports for type checking and inside functions included."""
+"""The import graph has no cycles, even with imports inside functions."""
 
 import grimp
 import pytest
@@ -17,14 +17,14 @@ def test_circles_are_found() -> None:
 
 
 def circles(imports: dict[str, set[str]]) -> list[list[str]]:
-    """Return groups of modules that import each other: the strongly connected components of the graph."""
+    """Return groups of modules that import each other (strongly connected components)."""
     reachable = {name: _reachable(name, imports) for name in imports}
     found = {name: sorted(other for other in seen if name in reachable[other]) for name, seen in reachable.items()}
     return [list(group) for group in sorted({tuple(group) for group in found.values() if group})]
 
 
 def _reachable(start: str, imports: dict[str, set[str]]) -> set[str]:
-    """Return every module that another imports, directly or not; the other itself only if it is in a circle."""
+    """Return the modules that one imports, directly or not; itself only in a cycle."""
     seen: set[str] = set()
     left = [*imports[start]]
     while left:

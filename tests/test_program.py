@@ -1,4 +1,4 @@
-"""The program in this process says what the script says, and leaves the process as it was."""
+"""The program in this process prints the same as the script and restores the process."""
 
 import gc
 import logging
@@ -14,7 +14,7 @@ from tests.program import Program
 
 
 def state() -> list[object]:
-    """What a program could leave changed."""
+    """Process state that a program could leave changed."""
     root = logging.getLogger()
     return [
         *(Path.cwd(), dict(os.environ), sys.argv, sys.stdin, sys.stdout, sys.stderr, sys.excepthook),
@@ -26,7 +26,7 @@ def state() -> list[object]:
 @pytest.mark.parametrize(
     ("arguments", "code"), [(("list",), 5), (("list", "--store", "."), 0), (("list", "--bogus"), 2)], ids=str
 )
-def test_it_ends_as_the_script_does(tmp_path: Path, arguments: tuple[str, ...], code: int) -> None:
+def test_it_ends_like_the_script(tmp_path: Path, arguments: tuple[str, ...], code: int) -> None:
     before = state()
     program = Program(tmp_path)
     here, there = program(*arguments), program.script(*arguments)

@@ -1,4 +1,4 @@
-"""A release can be tagged: version, changelog, pins and workflow agree. `make release` builds and runs the wheel."""
+"""A release can be tagged: version, changelog, pins and workflow agree."""
 
 import json
 import re
@@ -20,7 +20,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["
 
 
 def requirements() -> list[Requirement]:
-    """Everything that the package and its extras ask for, other than the package itself."""
+    """All requirements of the package and its extras, without the package itself."""
     texts = [*PROJECT["dependencies"], *(one for extra in PROJECT["optional-dependencies"].values() for one in extra)]
     return [one for one in map(Requirement, texts) if one.name != PROJECT["name"]]
 

@@ -1,4 +1,4 @@
-"""What each face says to do about an error can be done there."""
+"""Every remedy names actions that its interface offers."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_commands_and_options_exist(face: Face) -> None:
 
 
 @pytest.mark.parametrize("face", ["command_line", "app"])
-def test_nobody_at_the_keys_is_told_to_call_a_function(face: Face) -> None:
+def test_user_remedies_name_no_functions(face: Face) -> None:
     for text in words(face):
         assert not re.search(r"[a-z]+_[a-z]+\(|=true|=True", text), text
 
@@ -40,6 +40,6 @@ def test_tools_and_arguments_exist(tmp_path: Path) -> None:
         assert set(re.findall(r"(\w+)=", text)) <= arguments, text
 
 
-def test_no_agent_is_told_to_run_a_command() -> None:
+def test_agent_remedies_name_no_commands() -> None:
     for text in words("server"):
         assert not re.search(r"--[a-z]|layerscope [a-z]+|=True|force", text), text

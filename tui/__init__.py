@@ -1,1 +1,1 @@
-"""The terminal app: a thin shell over `engine`, without tensor arithmetic, file formats or statistics."""
+"""The terminal app: a thin shell over `engine`."""

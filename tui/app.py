@@ -67,7 +67,7 @@ class LayerscopeApp(BackgroundApp):
         self.theme = theme or DARK.name
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
-        """Return chart colours for themes without any."""
+        """Return chart colors for themes without any."""
         return COLOURS
 
     def get_default_screen(self) -> Screen[None]:
@@ -75,7 +75,10 @@ class LayerscopeApp(BackgroundApp):
         return LibraryScreen(self.store, self._filter_text)
 
     def on_mount(self) -> None:
-        """Open the requested capture. Garbage collection starts later, since it would slow the start by a fifth."""
+        """Open the requested capture, and start garbage collection later.
+
+        It would slow the start by a fifth.
+        """
         self.set_timer(_STARTED_S, gc.enable)
         if self._capture is not None:
             from tui.screens.ranking import RankingScreen

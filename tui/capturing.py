@@ -1,4 +1,4 @@
-"""Capture jobs: validate the form without torch, then estimate or run the capture in a background thread."""
+"""Capture jobs: validate the form without torch, then estimate or run in a thread."""
 
 from __future__ import annotations
 
@@ -107,7 +107,9 @@ def estimate_plan(plan: CapturePlan, models: ModelCache, job: Job) -> CaptureEst
 
 
 def run_plan(plan: CapturePlan, models: ModelCache, job: Job) -> SavedCapture:
-    """Capture and save. After a cancel, `job.kept` names the unfinished capture if its shards are kept.
+    """Capture and save.
+
+    After a cancel, `job.kept` names the unfinished capture if its shards are kept.
 
     Raises:
         LayerscopeError: The capture failed or cannot be saved.

@@ -1,4 +1,4 @@
-"""`layerscope tui`: open the terminal app, serve it to a browser, or print plain text into a pipe."""
+"""`layerscope tui`: open the app, serve it to a browser, or print to a pipe."""
 
 from __future__ import annotations
 
@@ -74,7 +74,10 @@ def tui(
 
 
 def _store_and_capture(what: str | None) -> tuple[Path, str | None]:
-    """Return the store and the capture: a folder is a store unless it holds shards; all else names a capture."""
+    """Return the store and the capture that an argument names.
+
+    A folder is a store unless it holds shards; anything else names a capture.
+    """
     path = DEFAULT_STORE if what is None else user_path(what)
     in_shards = what is not None and (path / PLAN).is_file()
     if what is None or (path.is_dir() and not in_shards) or (what.endswith("/") and not in_shards):
@@ -100,11 +103,11 @@ def _print(store: Path, capture: str | None, filter_text: str) -> None:
     shown = sort_summaries([summary for summary in summaries if matching.accepts(summary)], "saved", descending=True)
     print_data(captures_as_text(shown))
     if not summaries:
-        Narrator(quiet=False).say("no captures yet; make one: layerscope capture --concept honesty")
+        Narrator(quiet=False).say("no captures yet; create one: layerscope capture --concept honesty")
 
 
 def _serve_in_browser(arguments: Sequence[str], port: int) -> None:
-    """Serve until interrupted, on the loopback interface only; each open page runs its own app."""
+    """Serve on the loopback interface until interrupted; each page runs its own app."""
     from textual_serve.server import Server
 
     command = shlex.join([sys.executable, "-m", "engine", *arguments])

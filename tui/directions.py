@@ -1,4 +1,4 @@
-"""Background jobs that use directions: read a text along one, and compare those of several captures."""
+"""Background jobs that read texts along directions and compare directions."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class ReadingRequest:
 
 
 def read_along(request: ReadingRequest, models: ModelCache, job: Job) -> TokenReading:
-    """Extract the directions, load the model and project every token, using the caches.
+    """Extract the directions, load the model and project every token, with caches.
 
     Raises:
         LayerscopeError: One of these steps failed.

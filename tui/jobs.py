@@ -1,4 +1,4 @@
-"""The app's job queue: runs jobs in Textual workers, one at a time, and posts their progress as messages."""
+"""The app's job queue: runs jobs one at a time and posts their progress."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ class JobEnded(Message, bubble=False):
 
 
 class Jobs:
-    """The jobs of an app. They run one at a time, because they share the model and the CPU cores.
+    """The jobs of an app, run one at a time in Textual workers.
+
+    They share the model and the CPU cores.
 
     Args:
         app: The app whose worker threads run the jobs; it receives every message.

@@ -1,4 +1,4 @@
-"""Themes and chart colours: blue and orange, which colour-blind readers can tell apart."""
+"""Themes and chart colors: blue and orange, safe for color-blind readers."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ LIGHT = Theme(
 )
 THEMES = (DARK, LIGHT)
 COLOURS = DARK.variables
-"""Chart colours for themes that define none, such as Textual's."""
+"""Chart colors for themes that define none, such as Textual's."""
 
 
 def looks_of(app: App[object]) -> Looks:
-    """Return the chart colours of the current theme."""
+    """Return the chart colors of the current theme."""
     variables = app.theme_variables
     quiet = Style(color=variables["quiet"])
     return Looks(
@@ -69,7 +69,7 @@ def looks_of(app: App[object]) -> Looks:
 
 
 def overlay_styles(app: App[object]) -> list[Style]:
-    """Return one colour per overlaid capture."""
+    """Return one color per overlaid capture."""
     variables = app.theme_variables
     names = ("tied", "behind", "success", "error")
     return [Style(color=variables[name]) for name in names]

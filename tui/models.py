@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 class ModelCache:
-    """Cache of the last model used. Not thread-safe: only background jobs call it, one at a time.
+    """Cache of the last model used.
+
+    Not thread-safe: only background jobs call it, one at a time.
 
     Args:
         options: Dtype, device map and memory limits for loading.
@@ -30,7 +32,7 @@ class ModelCache:
         self._typed: dict[str, str] = {}
 
     def get(self, name: str) -> Loaded:
-        """Return a model with its tokenizer and configuration, loading it unless it is cached.
+        """Return a model with its tokenizer and configuration; load it if needed.
 
         Raises:
             LayerscopeError: The model cannot be loaded.
@@ -45,7 +47,7 @@ class ModelCache:
         return self._loaded
 
     def name_of(self, provenance: Provenance) -> str:
-        """Return the name that loads a capture's model: as typed in the form, or its alias.
+        """Return the name that loads a capture's model: its alias, or the typed name.
 
         Raises:
             RequestError: The model came from a file or folder without a registered name.

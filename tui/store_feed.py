@@ -1,4 +1,4 @@
-"""The captures of a store as they change: read them, watch for changes, and filter, sort and mark them."""
+"""Read the captures of a store, watch for changes, and filter, sort and mark them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class StoreReader:
     _seen: dict[str, int] = field(default_factory=dict)
 
     def changes(self) -> Iterator[StoreChange]:
-        """Yield what changed since the last call: a screenful first, then the rest in larger batches.
+        """Yield the changes since the last call: a screenful, then larger batches.
 
         At least one change is yielded; it is empty if nothing changed.
 
@@ -100,7 +100,7 @@ async def _file_events(store: Path) -> AsyncIterator[bool]:
 
 
 def _change_time(store: Path) -> int:
-    """Return the folder's change time: a capture is saved by a rename, which updates it."""
+    """Return the folder's change time, which the rename that ends a save updates."""
     try:
         return store.stat().st_ctime_ns
     except OSError:

@@ -17,7 +17,7 @@ from engine.capture.sites import DEFAULT_SITE
 from engine.concepts.catalog import load_concept
 from engine.concepts.pairs import DEFAULT_SAMPLES
 from engine.records.captures import ActivationData, CaptureData, Concept, ContrastData, Factors
-from engine.runtime import Progress, untold
+from engine.runtime import Progress, ignore_progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -224,7 +224,7 @@ def capture_in_memory(prepared: PreparedCapture, progress: Progress | None = Non
         >>> capture_in_memory(prepared)["captured_layers"]
         [16]
     """
-    report = progress or untold
+    report = progress or ignore_progress
     data: CaptureData
     if prepared.source.pairs:
         data = _pairs(prepared, report)

@@ -40,7 +40,7 @@ class Reading(NamedTuple):
     events: list[torch.cuda.Event]
 
     @classmethod
-    def begun_on(cls, devices: Iterable[torch.device], rows: Rows) -> Reading:
+    def started_on(cls, devices: Iterable[torch.device], rows: Rows) -> Reading:
         """States whose copies to the CPU were started on these devices.
 
         Only CUDA copies continue in the background; copies from other devices are awaited here.

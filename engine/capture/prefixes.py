@@ -14,7 +14,7 @@ from itertools import accumulate, pairwise
 
 from engine.capture.batches import Batch, Limits
 
-# A forward pass of its own for a trunk reads all weights, which costs as much as this many tokens in another batch.
+# A separate forward pass for a trunk reads all weights, which costs as much as this many tokens in another batch.
 _PASS_TOKENS = 64
 _MOST_FORKS = 100  # limits the recursion: a text and all its prefixes fork at every token
 

@@ -21,7 +21,7 @@ from engine.concepts.pair_files import names_factors
 from engine.errors import RequestError
 from engine.records.captures import Factors, Provenance
 from engine.records.files import PromptList
-from engine.runtime import Steps, untold
+from engine.runtime import Steps, ignore_progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -125,7 +125,7 @@ def prepare_capture(
     request: CaptureRequest,
     *,
     moment: str | None = None,
-    steps: Steps = untold,
+    steps: Steps = ignore_progress,
 ) -> PreparedCapture:
     """Check a request against a model and read its prompts once.
 

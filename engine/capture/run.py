@@ -22,7 +22,7 @@ from engine.models.products import onednn_products
 from engine.models.structure import find_blocks
 from engine.records.captures import ActivationData
 from engine.remedies import Remedy
-from engine.runtime import Progress, untold
+from engine.runtime import Progress, ignore_progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def run_capture(
-    model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings, progress: Progress = untold
+    model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings, progress: Progress = ignore_progress
 ) -> list[ActivationData]:
     """Capture tokenized prompts, one result per prompt.
 
@@ -43,7 +43,7 @@ def run_capture(
         progress: Called with the number of finished prompts and their total.
 
     Returns:
-        One capture per prompt, in order, each with batch size 1 and tensors of its own memory.
+        One capture per prompt, in order, each with batch size 1 and tensors that share no memory.
 
     Raises:
         CaptureError: A state is NaN, infinite or all zero; the message names the prompt and the layer. Or the model was
@@ -70,7 +70,7 @@ def run_capture(
 
 
 def run_batches(
-    model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings, progress: Progress = untold
+    model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings, progress: Progress = ignore_progress
 ) -> Iterator[PassStates]:
     """Run prompts and yield each batch, without holding everything in memory.
 
@@ -129,7 +129,7 @@ def _read(model: PreTrainedModel, blocks: Blocks, settings: Settings, tokens: To
     taps = find_taps(settings.site, settings.layers, blocks, settings.model.receipt)
     with turn_of(blocks.decoder), onednn_products(wanted=settings.onednn):  # the lock order used everywhere
         kept = read_taps(model, blocks, tokens, taps, keep, to_the_end=not settings.use_hooks)
-    return Reading.begun_on(devices, kept)
+    return Reading.started_on(devices, kept)
 
 
 def _require_usable(batch: PassStates, prompts: Sequence[TokenizedPrompt]) -> None:
@@ -175,7 +175,7 @@ def capture_stacked(
     model: PreTrainedModel,
     prompts: Sequence[TokenizedPrompt],
     settings: Settings,
-    progress: Progress = untold,
+    progress: Progress = ignore_progress,
     *,
     dtype: torch.dtype | None = None,
 ) -> StackedStates:

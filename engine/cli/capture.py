@@ -64,13 +64,13 @@ def capture(
     ] = None,
     pairs: Annotated[
         Path | None,
-        typer.Option("--pairs", help="File of pairs: .jsonl, .csv or a data set folder.", rich_help_panel=_WHAT),
+        typer.Option("--pairs", help="File of pairs: .jsonl, .csv or a dataset folder.", rich_help_panel=_WHAT),
     ] = None,
     prompts: Annotated[
         Path | None,
         typer.Option(
             "--prompts",
-            help="File of prompts, of any size: .txt, .jsonl, .csv or a data set folder.",
+            help="File of prompts, of any size: .txt, .jsonl, .csv or a dataset folder.",
             rich_help_panel=_WHAT,
         ),
     ] = None,
@@ -197,7 +197,7 @@ def capture(
         raise RequestError("prompts given with --prompt cannot be saved as shards", expected="--prompts FILE")
     require_shards(request, processes)
     if timed and not dry_run:
-        raise RequestError("--timed needs --dry-run", next_step="add --dry-run, or leave out --timed")
+        raise RequestError("--timed needs --dry-run", next_step="add --dry-run, or omit --timed")
     alias = find_source(model).alias
     paths = locate(output or DEFAULT_STORE / default_name(alias, "prompt" if prompt else request.called))
     if not dry_run:

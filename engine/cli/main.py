@@ -75,7 +75,10 @@ def _program(
         bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Take the options of the program itself; typer needs this to keep a single command a command."""
+    """Take the options of the program itself.
+
+    Without this callback, typer would turn a single command into the program.
+    """
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""Concepts, prompts and pairs: load them, draw pairs, and render chat templates."""
+"""Concepts, prompts and pairs: load files, sample pairs and render chat templates."""

@@ -82,13 +82,13 @@ class PairFile:
 
 @dataclass(frozen=True)
 class WrittenPairs:
-    """All pairs of a file.
+    """Pairs of texts that a caller passes.
 
     Attributes:
         positive: Positive prompts.
         negative: Negative prompts, in the same order.
-        factors: Factors of each pair; None if the file gives none. If only some pairs give a factor, it is empty for
-            the others, which then form one group.
+        factors: Factors of each pair; None if unknown. If only some pairs give a factor, it is empty for the others,
+            which then form one group.
     """
 
     positive: tuple[str, ...]
@@ -114,23 +114,6 @@ def open_pairs(path: str | Path) -> PairFile:
     if next(file.pairs(), None) is None:
         raise RequestError(f"{file.path} contains no pairs", expected="at least one, with positive and negative")
     return file
-
-
-def read_pairs(path: str | Path) -> WrittenPairs:
-    """Read all pairs of a file.
-
-    Args:
-        path: UTF-8 file or dataset folder; see `PairFile`.
-
-    Raises:
-        RequestError: The file cannot be read or has no pairs, or a line lacks a prompt or has an unknown field.
-    """
-    pairs = list(open_pairs(path).pairs())
-    return WrittenPairs(
-        positive=tuple(pair.positive for pair in pairs),
-        negative=tuple(pair.negative for pair in pairs),
-        factors=tuple(pair.factors for pair in pairs) if any(names_factors(pair.factors) for pair in pairs) else None,
-    )
 
 
 def names_factors(factors: Factors) -> bool:

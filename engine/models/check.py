@@ -1,4 +1,4 @@
-"""The check at load: verify the assumptions that captures make about a model.
+"""The load check: verify the assumptions that captures make about a model.
 
 The check runs a few tokens and compares the output of each block with the input of the next and with the hidden states
 that the model reports. A model that fails is refused with the reason, never worked around.
@@ -274,7 +274,7 @@ def _refusal(model: PreTrainedModel, promise: str) -> ModelError:
             next_step=f"remove the added code: {added[0]}",
         )
     return ModelError(
-        f"{type(model).__name__} fails the check at load: {promise}",
+        f"{type(model).__name__} fails the load check: {promise}",
         expected="blocks that each output the residual stream, and states that padding does not change",
         next_step=Remedy.LOAD_IN_FLOAT32
         if model.dtype.itemsize < torch.float32.itemsize

@@ -1,6 +1,6 @@
 """Run a decoder's forward pass and read inputs and outputs of its modules.
 
-Both capture modes and the check at load use these functions. Captures of one model take turns. A hook acts only in the
+Both capture modes and the load check use these functions. Captures of one model take turns. A hook acts only in the
 thread that registered it, so another thread's forward pass is neither captured nor stopped. The model is always
 restored, even after an error.
 """

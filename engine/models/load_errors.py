@@ -101,8 +101,8 @@ def readable_check_errors(model: PreTrainedModel) -> Iterator[None]:
     except (LayerscopeError, MemoryError):
         raise
     except Exception as error:
-        raise _out_of_memory(error, "during the check at load") or ModelError(
-            f"the check at load cannot run {type(model).__name__}: {cause_of(error)}",
+        raise _out_of_memory(error, "during the load check") or ModelError(
+            f"the load check cannot run {type(model).__name__}: {cause_of(error)}",
             expected="a decoder that only needs token ids, their positions and a mask",
             next_step=_remedy(error) or "choose a model from another family",
         ) from error

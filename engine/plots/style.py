@@ -17,7 +17,7 @@ from engine.inputs import user_path
 from engine.remedies import Remedy
 
 # Palette of Okabe and Ito: distinct for color-blind readers, and by lightness in grayscale.
-BLUE, ORANGE, GREEN, PURPLE, GREY, INK = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#8c8c8c", "#222222"
+BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#E69F00", "#009E73", "#8c8c8c", "#222222"
 BAND = "#dddddd"
 STYLE: dict[Any, Any] = {
     "font.size": 8,

@@ -1,5 +1,5 @@
-"""The typed records that pass between the stages: models and concepts, captures, statistics, files.
+"""Typed records that pass between the stages.
 
-They hold no behaviour. Dictionaries (TypedDict) are what the how-to promises or what is written to disk; everything
-else is a frozen dataclass.
+They have no behavior. What the how-to promises or a file on disk contains is a dictionary (TypedDict); everything else
+is a frozen dataclass.
 """

@@ -93,10 +93,10 @@ class Provenance(TypedDict):
         prefix_reuse: Whether shared prefixes were run once where that saved enough tokens: `on`, with the longest
             prompt that a sliding window allows; `off` if disabled; or `no` with the reason why the model does not
             support it.
-        products: Backend of matrix products: `oneDNN` for float32 where the check at load found it as exact, or
+        products: Backend of matrix products: `oneDNN` for float32 where the load check found it as exact, or
             PyTorch's `default`.
         seed: Seed for sampling pairs; None if nothing was sampled.
-        receipt: Result of the check at load.
+        receipt: Result of the load check.
         weights: Fingerprint of the weights without adapters; absent in captures of older versions.
         adapters: Adapters on the model, if any.
         altered: Other changes to the model that its checkpoint does not contain, in words: hooks, wrapped modules,

@@ -1,4 +1,4 @@
-"""Records of models: where they come from and what the check at load found."""
+"""Records of models: where they come from and what the load check found."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ModelListing:
 
 
 class Receipt(TypedDict):
-    """Result of the check at load, saved with each capture.
+    """Result of the load check, saved with each capture.
 
     Attributes:
         blocks: Dotted path of the decoder blocks in the model.
@@ -119,7 +119,7 @@ class ModelConfig:
         source: Where the weights came from.
         num_layers: Number of decoder blocks.
         hidden_size: Width of the residual stream.
-        receipt: Result of the check at load.
+        receipt: Result of the load check.
         weights: Fingerprint of the weights without adapters.
         adapters: Adapters on the model.
         added: Code in the model that is neither its own nor a framework's, in words.

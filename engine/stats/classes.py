@@ -56,30 +56,10 @@ def project_sides(data: ContrastData, layer: int) -> SideProjections:
     return sides
 
 
-def summarise_sides(data: ContrastData) -> list[SideSummary]:
-    """Summarize the held-out projections of both classes at every layer.
-
-    The size of a summary does not depend on the number of pairs.
-
-    Args:
-        data: A contrast that `rank_layers` accepts.
-
-    Returns:
-        One summary per layer, ascending, without the layers where the prompts do not differ.
-
-    Example:
-        >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=24)
-        >>> summary = summarise_sides(contrast)[0]
-        >>> sum(summary["positive"]), sum(summary["negative"])
-        (24, 24)
-    """
-    groupings = group_pairs(data.get("factors"), data["num_pairs"])
-    found = [summarise_layer(layer, hold_out(pairs_at(data, layer), groupings)) for layer in data["layers"]]
-    return [summary for summary in found if summary is not None]
-
-
 def summarise_layer(layer: int, held_out: HeldOutLayer) -> SideSummary | None:
     """Summarize the projections of one layer; None if the prompts do not differ.
+
+    The size of a summary does not depend on the number of pairs.
 
     Args:
         layer: Layer number.

@@ -17,7 +17,7 @@ import torch
 from engine.capture.selection import Positions, parse_positions
 from engine.records.captures import ActivationData, ContrastData, Factors
 from engine.records.results import Confound, ConfoundReport
-from engine.runtime import Progress, untold
+from engine.runtime import Progress, ignore_progress
 from engine.stats.groups import Pairs, Sides, group_pairs, pairs_of
 from engine.stats.held_out import hold_out
 from engine.stats.separation import separate
@@ -65,7 +65,7 @@ def find_confounds(data: ContrastData, *, progress: Progress | None = None) -> C
     if factors:
         baselines.append(partial(_topic_words, texts, factors))
     baselines.append(partial(_words, "all words", texts))
-    report = progress or untold
+    report = progress or ignore_progress
     checks = []
     for done, baseline in enumerate(baselines):
         tell = partial(report, done, len(baselines))

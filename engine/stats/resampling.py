@@ -139,12 +139,12 @@ def smallest_p(groups: int, permutations: int) -> float:
 
 
 def half_width(groups: int, confidence: float) -> float:
-    """Half-width of a two-sided interval from so many groups, in standard errors."""
+    """Half-width of a two-sided interval for this number of groups, in standard errors."""
     return float(stdtrit(groups - 1, (1 + confidence) / 2))
 
 
 def widening(groups: int, confidence: float) -> float:
-    """Factor by which Student's t for so many groups widens a one-sided bound."""
+    """Factor by which Student's t for this number of groups widens a one-sided bound."""
     return float(stdtrit(groups - 1, confidence) / ndtri(confidence))
 
 

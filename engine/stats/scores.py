@@ -25,11 +25,9 @@ def side_quartiles(summary: SideSummary, side: Literal["positive", "negative"]) 
         Five numbers, ascending, in units of the spread within a class; 0 is halfway between the class means.
 
     Example:
-        >>> from engine.stats.classes import summarise_sides
-        >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=24)
-        >>> quartiles = side_quartiles(summarise_sides(contrast)[0], "positive")
-        >>> len(quartiles), quartiles == sorted(quartiles)
-        (5, True)
+        >>> counts = {"low": -2.0, "high": 2.0, "positive": [0, 1, 2, 2], "negative": [2, 2, 1, 0]}
+        >>> side_quartiles(counts, "positive")
+        [-0.5, 0.5, 0.5, 1.5, 1.5]
     """
     counts = summary[side]
     step = (summary["high"] - summary["low"]) / len(counts)

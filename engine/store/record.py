@@ -13,7 +13,7 @@ from engine.errors import RequestError, StoreError
 from engine.records.captures import CaptureData
 from engine.records.files import CaptureRecord, DataFile
 from engine.remedies import Remedy
-from engine.runtime import Steps, untold
+from engine.runtime import Steps, ignore_progress
 
 if TYPE_CHECKING:
     from engine.records.captures import ActivationData, ContrastData
@@ -108,10 +108,10 @@ def find_in(data: ContrastData, steps: Steps | None = None) -> Findings:
         if summary is not None:
             sides.append(summary)
 
-    told = steps or untold
-    confounds = find_confounds(data, progress=partial(told, CONFOUNDS))
+    report = steps or ignore_progress
+    confounds = find_confounds(data, progress=partial(report, CONFOUNDS))
     try:
-        ranking = rank_layers(data, progress=partial(told, RANKING), look=sum_up)
+        ranking = rank_layers(data, progress=partial(report, RANKING), look=sum_up)
     except RequestError as error:
         return Findings(ranking=None, sides=[], unranked=error.problem, confounds=confounds)
     return Findings(ranking=ranking, sides=sides, unranked="", confounds=confounds)

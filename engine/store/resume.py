@@ -12,7 +12,7 @@ from engine.capture.run_settings import Settings
 from engine.errors import StoreError
 from engine.records.files import ShardPlan
 from engine.remedies import Remedy
-from engine.runtime import ALONE, Processes, Progress, Steps, untold
+from engine.runtime import ALONE, Processes, Progress, Steps, ignore_progress
 from engine.store.names import CapturePaths
 from engine.store.plan import (
     PLAN_SCHEMA,
@@ -35,7 +35,7 @@ _HASHES = {
 }
 # The prompt file may have been moved or renamed. Both modes give the same states. Measurements of the load check may
 # differ in the last digits, and the settings derived from them are in the provenance. A template time that matters
-# changes the texts, which are hashed. The weights also have a field of their own outside the provenance.
+# changes the texts, which are hashed. The weights also have a separate field outside the provenance.
 _MAY_DIFFER = {"prompts.file", "provenance.mode", "provenance.template_time", "provenance.weights"}
 _MEASURED = "provenance.receipt."
 
@@ -49,8 +49,8 @@ def capture_in_shards(
     prepared: PreparedCapture,
     paths: CapturePaths,
     *,
-    progress: Progress = untold,
-    steps: Steps = untold,
+    progress: Progress = ignore_progress,
+    steps: Steps = ignore_progress,
     processes: Processes = ALONE,
 ) -> None:
     """Run the missing shards of a capture, then write its record.
@@ -73,7 +73,7 @@ def capture_in_shards(
         _start(paths, plan, force=force)
     processes.wait()
     if not processes.is_main:
-        moment = time_begun(paths)
+        moment = saved_template_time(paths)
         if prepared.source.at(moment) is not prepared.source:  # the main process read the clock at another time
             prepared = prepare_capture(prepared.model, prepared.tokenizer, prepared.request, moment=moment, steps=steps)
         settings = _with_saved_budget(prepared.settings, paths)
@@ -149,7 +149,7 @@ def _with_saved_budget(settings: Settings, paths: CapturePaths) -> Settings:
     return replace(settings, limits=replace(settings.limits, tokens=tokens))
 
 
-def time_begun(paths: CapturePaths) -> str | None:
+def saved_template_time(paths: CapturePaths) -> str | None:
     """The time passed to the chat template when the capture started.
 
     None if the capture has not started or the template reads no clock.

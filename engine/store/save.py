@@ -20,10 +20,10 @@ from engine.concepts.text_files import open_prompts
 from engine.errors import RequestError
 from engine.inputs import user_path
 from engine.records.captures import Concept
-from engine.runtime import ALONE, Processes, Progress, Steps, untold
+from engine.runtime import ALONE, Processes, Progress, Steps, ignore_progress
 from engine.store.names import CapturePaths, locate, require_free
 from engine.store.plan import require_own_folder
-from engine.store.resume import capture_in_shards, time_begun
+from engine.store.resume import capture_in_shards, saved_template_time
 from engine.store.write import save_activations
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def capture_and_save(
         >>> paths.tensors.name, paths.in_shards
         ('two.pt', False)
     """
-    paths, told = request.paths, steps or untold
+    paths, report = request.paths, steps or ignore_progress
     if paths is None:
         raise RequestError("the request does not say where to save", expected="paths=locate(name, store)")
     require_free(paths, force=request.force, resume=True)
@@ -79,17 +79,17 @@ def capture_and_save(
     resumes = paths.unfinished and not request.force
     if resumes or request.always_shards:
         require_own_folder(paths)  # before its prompts are counted
-    moment = time_begun(paths) if resumes else None
-    prepared = prepare_capture(model, tokenizer, request, moment=moment, steps=told)
+    moment = saved_template_time(paths) if resumes else None
+    prepared = prepare_capture(model, tokenizer, request, moment=moment, steps=report)
     if resumes or goes_into_shards(prepared):
         if not (resumes or request.always_shards):
             log.info("saving %.1f GB of states as shards: bounded memory, resumable", bytes_in_memory(prepared) / 1e9)
             require_own_folder(paths)
         prepared = replace(prepared, settings=replace(prepared.settings, use_hooks=True))  # nothing reads later layers
-        capture_in_shards(prepared, paths, progress=progress or untold, steps=told, processes=processes)
+        capture_in_shards(prepared, paths, progress=progress or ignore_progress, steps=report, processes=processes)
         return paths
     data = capture_in_memory(prepared, progress)
-    return save_activations(data, paths.name, store=paths.store, force=request.force, steps=told)
+    return save_activations(data, paths.name, store=paths.store, force=request.force, steps=report)
 
 
 def capture_prompt_file(
@@ -120,8 +120,7 @@ def capture_prompt_file(
     Args:
         model: See `capture_activations`.
         tokenizer: Its tokenizer.
-        prompts: A `.txt`, `.jsonl` or `.csv` file or a data set folder, see `open_prompts`. No chat template is
-            applied.
+        prompts: A `.txt`, `.jsonl` or `.csv` file or a dataset folder, see `open_prompts`. No chat template is applied.
         name: A path, such as "activations/questions"; a plain name when `store` is given.
         layers: See `parse_layers`; None for all.
         store: The store folder.
@@ -198,7 +197,7 @@ def capture_contrast_in_shards(
     Args:
         model: See `capture_activations`.
         tokenizer: Its tokenizer.
-        pairs: A `.jsonl` or `.csv` file or a data set folder, see `PairFile`, with no chat template applied; or a
+        pairs: A `.jsonl` or `.csv` file or a dataset folder, see `PairFile`, with no chat template applied; or a
             concept, by its name or its `.toml` file, as in `capture_from_concept`.
         name: A path, such as "activations/honesty"; a plain name when `store` is given.
         layers: See `parse_layers`; None for all.
@@ -254,7 +253,7 @@ def find_pairs(pairs: str | Path) -> Concept | PairFile:
     """Open a file of pairs, or load a concept if the name is not one of a file.
 
     Args:
-        pairs: A `.jsonl` or `.csv` file, a data set folder, the name of a concept, or its `.toml` file.
+        pairs: A `.jsonl` or `.csv` file, a dataset folder, the name of a concept, or its `.toml` file.
 
     Raises:
         RequestError: The file cannot be read, or the concept does not exist.

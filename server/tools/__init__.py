@@ -44,7 +44,7 @@ def offered_tools(settings: ServerSettings) -> list[ToolSpec]:
 
 
 def missing_tool(name: str, offered: Sequence[str]) -> str:
-    """Explain why a server does not have a tool: it was started without it, or the tool does not exist.
+    """Explain why a server does not have a tool.
 
     Args:
         name: The requested name.

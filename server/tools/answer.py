@@ -1,4 +1,4 @@
-"""Answers of tools: the fields they share, how they are sent, and the one place that keeps them within 8 KB."""
+"""Answers of tools: shared fields, sending, and the limit of 8 KB."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, WithJsonSchema
 from pydantic_core import to_json
 
 MOST_BYTES = 8192
-"""Longest answer, in bytes of UTF-8: of its text, and of its structured content."""
+"""Maximum size of an answer's text and of its structured content, in bytes of UTF-8."""
 MOST_TEXT = 160
 """Characters of a prompt in a concise answer."""
 
@@ -34,7 +34,9 @@ class Part(BaseModel):
 
 
 class Reply(Part):
-    """The fields of every answer; the server's instructions explain them once, instead of every schema.
+    """The fields of every answer.
+
+    The server's instructions explain them once, instead of every schema.
 
     Attributes:
         next_step: What to call next.
@@ -68,7 +70,10 @@ class Page(Reply):
 
 
 def send(reply: Reply) -> CallToolResult:
-    """Make the result of a call: the answer as JSON text and as structured content, without nulls, within 8 KB."""
+    """Make the result of a call: the answer as JSON text and as structured content.
+
+    It has no nulls and stays within 8 KB.
+    """
     reply = fit(reply)
     return CallToolResult(
         content=[TextContent(type="text", text=reply.model_dump_json(exclude_none=True, exclude_defaults=True))],
@@ -100,7 +105,7 @@ def rounded(value: float, digits: int = 3) -> float:
 
 
 def fit(reply: Reply) -> Reply:
-    """Return an answer that is within the limit: the same, or a shortened copy that says what was cut.
+    """Return the answer, or a shortened copy that says what was cut.
 
     A page ends earlier, and `next_offset` leads to the rest. Otherwise the largest list, mapping or text is cut first.
     """
@@ -124,7 +129,7 @@ class _Shortening:
             while (excess := self._excess()) > 0 and self._cut_largest(excess, longest):
                 pass
         lists = [f"{dropped} of {before} {name}" for name, (dropped, before) in self.dropped.items()]
-        note = f"left out {', '.join(lists)}" if lists else ""
+        note = f"dropped {', '.join(lists)}" if lists else ""
         texts = "shortened long texts" if self.shortened else ""
         rest = f": {self.reply.rest()}" if self.reply.rest() else ""
         self.reply.cut = f"{'; '.join(filter(None, [note, texts]))} to stay within {MOST_BYTES} bytes{rest}"
@@ -144,7 +149,7 @@ class _Shortening:
             page.next_offset = (page.next_offset or page.total or 0) - gone
 
     def _cut_largest(self, excess: int, longest: int) -> bool:
-        """Cut the list, mapping or text with the most to cut; return False if there is none."""
+        """Cut the part with the most to cut; return False if there is none."""
         paged = self.reply.paged if isinstance(self.reply, Page) else ()
         containers = [found for found in _containers(self.reply) if found[1] not in paged and len(found[2]) > 1]
         container = max(containers, key=lambda found: _droppable(found[2]), default=None)
@@ -176,7 +181,10 @@ class _Shortening:
 
 
 def _containers(value: BaseModel) -> Iterator[tuple[BaseModel, str, Any]]:
-    """Yield the lists and mappings of an answer with their owner and name, except those inside lists."""
+    """Yield the lists and mappings of an answer, with owner and name.
+
+    Those inside lists are skipped.
+    """
     for name in type(value).model_fields:
         inner = getattr(value, name)
         if isinstance(inner, BaseModel):
@@ -236,5 +244,5 @@ def _fit_lines(text: str, rest: str) -> str:
         else:
             gone, start = lines[start - 1], start - 1
         excess -= len(gone.encode()) + 1
-    note = f"… {stop - start} lines left out to stay within {MOST_BYTES} bytes: {rest}"
+    note = f"… {stop - start} lines dropped to stay within {MOST_BYTES} bytes: {rest}"
     return "\n".join([*lines[:start], note, *lines[stop:]])

@@ -160,7 +160,7 @@ def delete_capture(
 
 
 def outline_capture(record: CaptureRecord) -> CaptureOutline:
-    """Summarise a capture as lists show it."""
+    """Summarize a capture for lists."""
     provenance, ranking = record["provenance"], record["ranking"]
     return CaptureOutline(
         name=record["name"],

@@ -64,7 +64,7 @@ class PromptPair(BaseModel):
 
 @dataclass(frozen=True)
 class CaptureJob:
-    """What a call asks for beside the request.
+    """The arguments of a call that are not in the request.
 
     Attributes:
         tool: Name of the tool.
@@ -93,7 +93,7 @@ async def capture_contrast(
     file: Annotated[
         str | None,
         Field(
-            description="Name of a .jsonl or .csv file or a data set in the folder prompts of the store, with positive"
+            description="Name of a .jsonl or .csv file or a dataset in the folder prompts of the store, with positive"
             " and negative, and persona, template and topic if known",
             max_length=LONGEST_NAME,
         ),
@@ -146,7 +146,7 @@ async def capture_prompts(
         str | None,
         Field(
             description="Name of a file in the folder prompts of the store: .txt (one prompt per line), .jsonl or .csv"
-            " (with prompt), or a data set",
+            " (with prompt), or a dataset",
             max_length=LONGEST_NAME,
         ),
     ] = None,
@@ -182,7 +182,7 @@ async def capture_prompts(
 
 
 async def _find(ctx: Ctx, file: str, kind: type[Texts]) -> Texts:
-    """Find a file of the store, in a thread: the library that reads data sets is slow to import."""
+    """Find a file of the store, in a thread: `datasets` is slow to import."""
     found = await to_thread.run_sync(find_texts, file, workbench(ctx).settings.prompts)
     if isinstance(found, kind):
         return found
@@ -191,9 +191,9 @@ async def _find(ctx: Ctx, file: str, kind: type[Texts]) -> Texts:
 
 
 async def _start(ctx: Ctx, run: CaptureJob, request: CaptureRequest, wait_s: float) -> CallToolResult:
-    """Complete the request with what the server settles, then capture and save in a job."""
+    """Complete the request from the settings, then capture and save in a job."""
     if run.timed and not run.dry_run:
-        raise RequestError("timed needs dry_run", next_step="pass dry_run=true too, or leave out timed")
+        raise RequestError("timed needs dry_run", next_step="pass dry_run=true too, or omit timed")
     bench = workbench(ctx)
     alias = bench.settings.require_allowed(run.model)[1].alias
     paths = locate(run.name or default_name(alias, request.called), bench.settings.store)

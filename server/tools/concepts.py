@@ -30,7 +30,7 @@ class PersonaText(BaseModel):
 
 
 class TemplateText(BaseModel):
-    """A prompt with {persona} and {topic}, each exactly once in user and system together."""
+    """A prompt with {persona} and {topic}, each once in user and system together."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -65,7 +65,7 @@ class ConceptReply(Reply):
 
 
 class ConceptTexts(Page):
-    """One concept, with a page of its texts in full: personas, then templates, then topics."""
+    """One concept, with a page of its texts in full."""
 
     paged: ClassVar[tuple[str, ...]] = ("personas", "templates", "topics")
     counted: ClassVar[tuple[str, ...]] = paged
@@ -82,7 +82,7 @@ class ConceptTexts(Page):
 
 
 class ConceptsReply(Page):
-    """A page of concepts; with a name, the fields of `ConceptReply` or `ConceptTexts` instead."""
+    """A page of concepts, or the fields of `ConceptReply` or `ConceptTexts`."""
 
     paged: ClassVar[tuple[str, ...]] = ("concepts",)
     concepts: list[ConceptSummary] | None = None
@@ -166,7 +166,7 @@ def define_concept(
 
 
 def summarise_concept(concept: Concept) -> ConceptSummary:
-    """Summarise a concept as lists show it."""
+    """Summarize a concept for lists."""
     return ConceptSummary(
         name=concept.name,
         positive=shorten(concept.positive, _MOST_WORD),

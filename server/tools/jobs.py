@@ -1,4 +1,4 @@
-"""Tools for jobs: wait for one, cancel one; and the answer of every tool that starts a job."""
+"""Tools for jobs, and the answer of every tool that starts one."""
 
 from typing import Annotated, Any, Literal
 
@@ -27,7 +27,10 @@ class Estimate(BaseModel):
 
 
 class JobResult(Reply):
-    """What a job produced: a model as `list_models` describes it, a capture as `list_captures` does, or a reading."""
+    """The result of a job: a model, a capture or a reading.
+
+    Models and captures have the fields that `list_models` and `list_captures` return.
+    """
 
     model: Outline | None = None
     capture: Outline | None = None
@@ -70,7 +73,9 @@ async def cancel_job(ctx: Ctx, job: Handle) -> Annotated[CallToolResult, JobRepl
 
 
 async def answer(ctx: Ctx, job: ServerJob, wait_s: float) -> CallToolResult:
-    """Answer the call that started a job: with its result if that comes in time, else with its handle.
+    """Answer the call that started a job with its result or its handle.
+
+    The result is returned if it is ready in time.
 
     If the client disconnects before it has the handle, the job is cancelled.
     """
@@ -97,12 +102,12 @@ def describe_job(job: ServerJob) -> JobReply:
 
 
 async def _reply(ctx: Ctx, job: ServerJob, wait_s: float) -> CallToolResult:
-    told = -1.0
+    reported = -1.0
 
     async def report(seen: ServerJob) -> None:
-        nonlocal told
-        told = max(float(seen.done), told + _A_STEP)  # MCP wants it to grow with every report; a new step has no number
-        await ctx.report_progress(told, seen.total or None, seen.step)
+        nonlocal reported
+        reported = max(float(seen.done), reported + _A_STEP)  # MCP requires progress to grow; a new step has no number
+        await ctx.report_progress(reported, seen.total or None, seen.step)
 
     await workbench(ctx).jobs.wait(job, wait_s, report)
     return send(describe_job(job))

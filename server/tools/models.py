@@ -55,7 +55,7 @@ def list_models(ctx: Ctx, offset: Offset = 0) -> Annotated[CallToolResult, Model
             next_offset=after if after < len(listings) else None,
             loaded_bytes=sum(model.bytes for model in loaded.values()),
             budget_bytes=bench.settings.memory_bytes,
-            next_step="capture_contrast(concept='honesty', model=...) loads the model; prefer one that is here",
+            next_step="capture_contrast(concept='honesty', model=...) loads the model; prefer a local one (here)",
         )
     )
 

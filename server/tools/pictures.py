@@ -1,4 +1,4 @@
-"""The tool that draws: a capture's ranking, one layer, or two captures compared, as a picture and as text."""
+"""The tool that draws a ranking, one layer or a comparison, as text and picture."""
 
 from collections.abc import Callable
 from functools import partial

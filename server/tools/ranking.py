@@ -1,4 +1,4 @@
-"""Tools for what a contrast shows: its ranking of layers, one layer, and two captures compared."""
+"""Tools for the results of contrasts: rankings, single layers and comparisons."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -246,7 +246,7 @@ def describe_layer(record: CaptureRecord, ranked: RankedLayer, sides: SideSummar
 
 
 def compared_rows(comparison: Comparison) -> list[ComparedRow]:
-    """List the rows of a comparison, evenly thinned if they are too many for one answer."""
+    """List the rows of a comparison, thinned evenly to fit one answer."""
     rows = [
         ComparedRow(
             layer=row["layer"],

@@ -1,4 +1,4 @@
-"""What a tool declares to clients: its annotations, its argument types, and compact schemas."""
+"""Declarations of a tool: annotations, argument types and compact schemas."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def compact(tool: Tool) -> Tool:
     """Return a tool with compact schemas; its input schema refuses unknown arguments.
 
     Agents read all schemas in every session. Dropped are titles that repeat a name, nulls (an absent field says the
-    same) and lengths of texts; in the output schema also defaults and the descriptions of whole objects. What is left
+    same) and lengths of texts; in the output schema also defaults and the descriptions of whole objects. What remains
     is true of every call and every answer.
 
     Args:
@@ -135,5 +135,8 @@ def _compact(schema: Any, dropped: frozenset[str]) -> Any:  # noqa: ANN401 - any
 
 
 def _is_dropped(key: str, value: object, dropped: frozenset[str]) -> bool:
-    """Whether to drop a keyword; under `properties` the same word is a name, whose value is a schema."""
+    """Whether to drop a keyword.
+
+    Under `properties` the same word is a name, whose value is a schema.
+    """
     return not isinstance(value, dict) and (key in dropped or (key == "default" and value is None))

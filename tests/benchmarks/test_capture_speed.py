@@ -22,7 +22,7 @@ def measure(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_a_table_of_the_ways_that_were_asked_for(
+def test_the_table_lists_the_requested_methods(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     tiny_llama.save_pretrained(tmp_path)
@@ -37,7 +37,7 @@ def test_a_table_of_the_ways_that_were_asked_for(
 
 
 @pytest.mark.skipif(find_spec("nnsight") is not None, reason="nnsight is installed")
-def test_a_tool_that_is_asked_for_and_not_installed_is_an_error(
+def test_a_requested_tool_that_is_not_installed_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--ways", "plain", "nnsight"])

@@ -1,4 +1,4 @@
-"""Servers to talk to, in memory, over stdio and over HTTP, and a store of real captures of tiny models."""
+"""Servers in memory, over stdio and over HTTP, and a store of captures of tiny models."""
 
 import json
 import os
@@ -29,7 +29,7 @@ from tests.families import Family, build
 ERAS = ("auto", "legacy")
 MOST_BYTES = 8192
 DONE = {"done", "failed", "cancelled", "estimated"}
-# Words that the tiny tokenizer knows, near the most tokens that the tiny models take.
+# Words in the tiny vocabulary, close to the maximum length of the tiny models.
 LONG = " ".join(f"w{number}" for number in range(10, 68))
 
 Json = dict[str, Any]
@@ -63,7 +63,7 @@ def _save(factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, n
 
 @pytest.fixture(scope="session")
 def captures(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
-    """A store made by the engine, to be copied: contrasts `loudness` and `warmth`, a `prompt`, and both concepts."""
+    """A store to copy: contrasts `loudness` and `warmth`, a `prompt`, and both concepts."""
     folder = tmp_path_factory.mktemp("made") / "activations"
     model, tokenizer, _ = engine.load_model_and_tokenizer(str(tiny_folder))
     for name in ("loudness", "warmth"):
@@ -95,7 +95,7 @@ def app(settings: ServerSettings) -> LayerscopeServer:
 
 
 async def call(client: Client, tool: str, **arguments: Any) -> Json:
-    """Call a tool; what it answered, the same in text and structure, small, without nulls, and with a next step."""
+    """Call a tool and return its answer, after checking the promises of every answer."""
     result = await client.call_tool(tool, arguments)
     assert isinstance(result, CallToolResult)
     text = only_text(result)
@@ -112,7 +112,7 @@ async def call(client: Client, tool: str, **arguments: Any) -> Json:
 
 
 async def refused(client: Client, tool: str, **arguments: Any) -> str:
-    """Call a tool that must answer with an error; what it says, which must be clean."""
+    """Call a tool that must fail, and return its clean error message."""
     result = await client.call_tool(tool, arguments)
     assert isinstance(result, CallToolResult)
     assert result.is_error, result.content
@@ -135,7 +135,7 @@ def only_text(result: CallToolResult) -> str:
 
 
 def agree(text: Any, structure: Any) -> bool:
-    """Whether both say the same; the text may leave out what is empty."""
+    """Whether both say the same; the text may omit empty values."""
     if isinstance(text, dict) and isinstance(structure, dict):
         missing = structure.keys() - text.keys()
         return not any(structure[key] for key in missing) and all(
@@ -147,7 +147,7 @@ def agree(text: Any, structure: Any) -> bool:
 
 
 def assert_clean(text: str) -> None:
-    """An error for an agent: no traceback, no address of another library's manual."""
+    """Check an error for an agent: no traceback, no link to a library's manual."""
     assert text.strip()
     assert "Traceback" not in text
     assert 'File "' not in text
@@ -155,7 +155,7 @@ def assert_clean(text: str) -> None:
 
 
 def many_pairs(count: int) -> list[Json]:
-    """Pairs that keep the model at work: hardly two prompts begin alike, so that nothing can be run once for many."""
+    """Pairs that keep the model busy: hardly any two prompts share a prefix."""
     begin = [f"w{5 + i % 100} w{5 + i // 100}" for i in range(count)]
     return [{"positive": f"{two} w3 {LONG}", "negative": f"{two} w4 {LONG}"} for two in begin]
 
@@ -175,7 +175,7 @@ def child_environment(**more: str) -> dict[str, str]:
 
 
 def stdio_parameters(store: Path, *models: Path) -> StdioServerParameters:
-    """What starts a server over stdio that may load these models."""
+    """The command of a server over stdio that may load these models."""
     command, *arguments = serve_command(store, *allow(*models))
     return StdioServerParameters(command=command, args=arguments, env=child_environment())
 
@@ -186,7 +186,7 @@ def allow(*models: Path) -> list[str]:
 
 @contextmanager
 def running(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A child process with pipes; killed at the end if it is still there."""
+    """A child process with pipes, killed at the end if it still runs."""
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -205,7 +205,7 @@ def running(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]
 
 @contextmanager
 def running_http(store: Path, *options: str, **environment: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A server over HTTP that answers: its address, and its process."""
+    """The address and process of a running HTTP server."""
     port = free_port()
     command = serve_command(store, "--http", f"127.0.0.1:{port}", *options)
     with running(*command, **environment) as process:

@@ -33,7 +33,7 @@ CHANGING = {
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_tools_come_in_a_fixed_order_with_every_promise_said(app: LayerscopeServer, era: str) -> None:
+async def test_tools_have_a_fixed_order_and_every_annotation(app: LayerscopeServer, era: str) -> None:
     async with Client(app, mode=era) as client:
         tools = (await client.list_tools()).tools
         assert client.instructions
@@ -64,7 +64,7 @@ def test_the_page_of_the_server_lists_every_tool_with_its_description() -> None:
     ]
 
 
-async def test_schemas_are_strict_and_say_what_each_argument_is(app: LayerscopeServer) -> None:
+async def test_schemas_are_strict_and_describe_each_argument(app: LayerscopeServer) -> None:
     async with Client(app) as client:
         tools = (await client.list_tools()).tools
     for tool in tools:
@@ -76,7 +76,7 @@ async def test_schemas_are_strict_and_say_what_each_argument_is(app: LayerscopeS
             assert "title" not in schema
 
 
-def test_read_only_and_a_choice_of_tools_narrow_the_list(settings: ServerSettings) -> None:
+def test_read_only_and_tool_options_narrow_the_list(settings: ServerSettings) -> None:
     reading = [spec.name for spec in offered_tools(replace(settings, read_only=True))]
     assert reading == [name for name in ORDER if name not in CHANGING]
     chosen = replace(settings, tools=("delete_capture", "list_captures"))
@@ -99,7 +99,7 @@ async def test_a_tool_that_is_not_offered_cannot_be_called(settings: ServerSetti
     assert (store / "loudness.pt").exists()
 
 
-async def test_modern_clients_hear_of_captures_that_others_make(app: LayerscopeServer, store: Path) -> None:
+async def test_modern_clients_are_notified_of_new_captures(app: LayerscopeServer, store: Path) -> None:
     async with Client(app) as client, client.listen(resources_list_changed=True) as changes:
         assert len((await client.list_resources()).resources) == 3
         await anyio.sleep(0.1)  # the watcher has looked once
@@ -110,7 +110,7 @@ async def test_modern_clients_hear_of_captures_that_others_make(app: LayerscopeS
         assert "capture://by-another" in [str(entry.uri) for entry in (await client.list_resources()).resources]
 
 
-async def test_legacy_clients_hear_of_captures_that_others_make(app: LayerscopeServer, store: Path) -> None:
+async def test_legacy_clients_are_notified_of_new_captures(app: LayerscopeServer, store: Path) -> None:
     heard = anyio.Event()
 
     async def note(message: Any) -> None:
@@ -154,9 +154,7 @@ def test_with_every_tool_nothing_is_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"read_only": True}, {"tools": ("rank_layers",)}, {"tools": ("cancel_job",)}])
-def test_the_usual_way_leads_over_tools_that_are_there_and_the_others_are_named(
-    tmp_path: Path, changes: dict[str, object]
-) -> None:
+def test_instructions_use_offered_tools_and_name_the_others(tmp_path: Path, changes: dict[str, object]) -> None:
     offered = offered_tools(replace(ServerSettings(tmp_path), **changes))  # type: ignore[arg-type]
     names = {spec.name for spec in offered}
     lines = instructions_for(offered).split("\n")
@@ -164,6 +162,6 @@ def test_the_usual_way_leads_over_tools_that_are_there_and_the_others_are_named(
     assert named(lines[-1]) == set(NAMES) - names
 
 
-def test_a_tool_that_was_left_out_is_told_from_one_that_never_was() -> None:
+def test_a_tool_not_offered_is_distinguished_from_an_unknown_one() -> None:
     assert "started without delete_capture" in missing_tool("delete_capture", ["rank_layers"])
     assert "did you mean 'rank_layers'?" in missing_tool("rank_layer", ["rank_layers"])

@@ -1,4 +1,4 @@
-"""`layerscope serve` as a process: what it imports, prints and logs, and how it ends."""
+"""`layerscope serve` as a process: imports, output, log and exit."""
 
 import json
 import logging
@@ -34,7 +34,7 @@ HELLO = {
 
 
 class Talk:
-    """JSON-RPC over the pipes of a server, a line at a time; every line that it sends must be protocol."""
+    """JSON-RPC over a server's pipes; every line that it sends must be protocol."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self.process = process
@@ -78,7 +78,7 @@ class Talk:
         return message
 
     def until_busy(self) -> None:
-        """Start a capture that takes seconds, and come back when prompts are running."""
+        """Start a capture that takes seconds; return once prompts are running."""
         self.hello()
         asked = {"pairs": many_pairs(400), "model": "slow", "positions": "last", "name": "long", "wait_s": 0}
         job = self.call("capture_contrast", **asked)
@@ -88,7 +88,7 @@ class Talk:
 
 
 def ended(process: "subprocess.Popen[str]", within: float) -> tuple[int, float]:
-    """The exit code, and how long it took from now."""
+    """Wait for the end; return the exit code and the seconds it took."""
     begun = time.perf_counter()
     code = process.wait(timeout=within)
     return code, time.perf_counter() - begun
@@ -100,7 +100,7 @@ def test_ready_without_torch_and_nothing_but_protocol_on_stdout(tmp_path: Path) 
         talk = Talk(process)
         said = talk.hello()["result"]
         assert said["serverInfo"]["name"] == "layerscope"
-        assert said["capabilities"]["resources"]["listChanged"] is True  # as the tests of test_app.py hear
+        assert said["capabilities"]["resources"]["listChanged"] is True  # as test_app.py does
         assert said["capabilities"]["tools"]["listChanged"] is False
         assert len(talk.ask("tools/list")["result"]["tools"]) == 17
         assert talk.call("list_concepts")["concepts"]
@@ -110,10 +110,10 @@ def test_ready_without_torch_and_nothing_but_protocol_on_stdout(tmp_path: Path) 
     assert (out, process.returncode) == ("", 0)
     assert re.findall(r"\| +mcp\.server$", err, re.MULTILINE)
     assert not HEAVY.findall(err)
-    assert not (tmp_path / "store").exists()  # nothing was written by looking
+    assert not (tmp_path / "store").exists()  # reading wrote nothing
 
 
-def test_what_the_records_say_is_answered_without_torch(store: Path) -> None:
+def test_answers_from_records_load_no_torch(store: Path) -> None:
     command = serve_command(store)
     with running(command[0], "-X", "importtime", *command[1:]) as process:
         talk = Talk(process)
@@ -132,7 +132,7 @@ def test_what_the_records_say_is_answered_without_torch(store: Path) -> None:
     [["-c", "import server.command"], ["-m", "engine", "--help"], ["-m", "engine", "serve", "--help"]],
     ids=["import", "help", "serve-help"],
 )
-def test_what_only_looks_imports_neither_torch_nor_the_sdk(arguments: list[str]) -> None:
+def test_help_imports_neither_torch_nor_the_sdk(arguments: list[str]) -> None:
     run = subprocess.run(
         [sys.executable, "-X", "importtime", *arguments],
         capture_output=True,
@@ -189,7 +189,7 @@ def test_garbage_does_not_kill_it(tmp_path: Path) -> None:
     assert all(line.startswith("{") and json.loads(line)["level"] for line in err.splitlines())
 
 
-def test_a_request_that_cannot_be_read_is_answered(tmp_path: Path) -> None:
+def test_an_unreadable_request_is_answered(tmp_path: Path) -> None:
     with running(*serve_command(tmp_path)) as process:
         talk = Talk(process)
         talk.hello()
@@ -199,7 +199,7 @@ def test_a_request_that_cannot_be_read_is_answered(tmp_path: Path) -> None:
                 json.dumps({**asked, "params": {"name": "list_concepts", "arguments": {"name": "hi \ud83d"}}}),
                 "a",
                 -32700,
-                "half",
+                "lone surrogate",
             ),
             ('{"jsonrpc": "2.0", "id": 3, "method"', None, -32700, "Invalid JSON"),
             (json.dumps({**asked, "jsonrpc": "1.0"}), "a", -32600, "JSON-RPC"),
@@ -223,7 +223,7 @@ def test_a_request_that_cannot_be_read_is_answered(tmp_path: Path) -> None:
         pytest.param("SIGKILL", marks=pytest.mark.slow),
     ],
 )
-def test_it_ends_quickly_in_the_middle_of_a_capture(store: Path, slow_folder: Path, how: str) -> None:
+def test_it_ends_quickly_during_a_capture(store: Path, slow_folder: Path, how: str) -> None:
     before = contents(store)
     with running(*serve_command(store, *allow(slow_folder))) as process:
         Talk(process).until_busy()
@@ -241,7 +241,7 @@ def test_it_ends_quickly_in_the_middle_of_a_capture(store: Path, slow_folder: Pa
 
 
 @pytest.mark.parametrize("busy", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_client_that_no_longer_listens_is_a_client_that_has_gone(store: Path, slow_folder: Path, busy: bool) -> None:
+def test_a_closed_stdout_counts_as_a_disconnect(store: Path, slow_folder: Path, busy: bool) -> None:
     before = contents(store)
     with running(*serve_command(store, *allow(slow_folder))) as process:
         talk = Talk(process)
@@ -254,7 +254,7 @@ def test_a_client_that_no_longer_listens_is_a_client_that_has_gone(store: Path, 
         assert process.stdin is not None
         with suppress(BrokenPipeError):
             talk.send("tools/list")
-            time.sleep(0.5)  # the answer is written to nobody
+            time.sleep(0.5)  # the answer has no reader
             process.stdin.close()
         code, _ = ended(process, within=10)
         assert code == 0
@@ -267,8 +267,8 @@ def test_a_client_that_no_longer_listens_is_a_client_that_has_gone(store: Path, 
 
 
 @pytest.mark.slow
-def test_sigterm_in_the_middle_of_a_save_leaves_no_half_file(store: Path, slow_folder: Path) -> None:
-    """Whole or not at all, also when the signal comes while the file is being written."""
+def test_sigterm_during_a_save_leaves_no_partial_file(store: Path, slow_folder: Path) -> None:
+    """The file is complete or absent, even if the signal arrives during the write."""
     before = contents(store)
     with running(*serve_command(store, *allow(slow_folder))) as process:
         talk = Talk(process)
@@ -325,7 +325,7 @@ def test_each_line_is_an_object_and_other_libraries_only_warn() -> None:
     assert ours["time"]
 
 
-def test_the_level_is_that_of_our_own_words() -> None:
+def test_the_log_level_applies_to_layerscope() -> None:
     assert [line["event"] for line in lines_of("DEBUG")] == ["ours", "chatter", "two\nlines"]
     assert [line["event"] for line in lines_of("ERROR")] == ["two\nlines"]
 
@@ -340,7 +340,7 @@ def test_a_traceback_stays_on_the_line_of_its_error() -> None:
     assert "ValueError: first\nsecond" in json.loads(text)["traceback"]
 
 
-def test_what_json_does_not_know_is_written_as_text() -> None:
+def test_values_without_a_json_type_are_written_as_text() -> None:
     record = logging.LogRecord("server", logging.INFO, __file__, 1, "call", None, None)
     record.fields = {"what": {1}, "where": logging}
     assert json.loads(JsonLines().format(record))["what"] == "{1}"

@@ -1,4 +1,4 @@
-"""What agents are told when a call cannot be done."""
+"""Error messages that agents receive."""
 
 import json
 import logging
@@ -59,7 +59,7 @@ pytestmark = pytest.mark.anyio
         ("wait_for_job", {"job": "capture_contrast-000000"}, "no job"),
     ],
 )
-async def test_errors_say_what_would_be_right(
+async def test_errors_say_what_was_expected(
     app: LayerscopeServer, store: Path, tool: str, arguments: dict[str, object], said: str
 ) -> None:
     before = contents(store.parent)
@@ -70,7 +70,7 @@ async def test_errors_say_what_would_be_right(
 
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.parametrize("uri", ["capture://nothing", "concept://nothing", "model://nothing", "capture://..%2Fx"])
-async def test_resources_that_are_not_there(app: LayerscopeServer, era: str, uri: str) -> None:
+async def test_missing_resources(app: LayerscopeServer, era: str, uri: str) -> None:
     async with Client(app, mode=era) as client:
         with pytest.raises(MCPError) as caught:
             await client.read_resource(uri)
@@ -84,12 +84,12 @@ async def test_a_bug_gets_an_id_that_is_in_the_log_too(
 ) -> None:
     app = build_server(settings)
     record = json.loads((store / "loudness.json").read_text())
-    record["ranking"]["layers"] = []  # well typed, and what no code of ours writes
+    record["ranking"]["layers"] = []  # well typed, but never written by layerscope
     (store / "loudness.json").write_text(json.dumps(record))
     async with Client(app, mode=era) as client:
         said = await refused(client, "rank_layers", name="loudness")
     bugs = [entry for entry in caplog.records if entry.getMessage() == "bug"]
-    if not bugs:  # the engine has learnt to refuse such a record
+    if not bugs:  # the engine now refuses such a record
         assert "loudness" in said
         return
     line = json.loads(JsonLines().format(bugs[0]))
@@ -98,7 +98,7 @@ async def test_a_bug_gets_an_id_that_is_in_the_log_too(
     assert "IndexError" not in said
 
 
-async def test_a_tool_that_breaks_is_logged_under_the_id_that_its_client_is_told(
+async def test_a_bug_in_a_tool_is_logged_under_the_id_in_its_answer(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def broken() -> None:
@@ -114,7 +114,7 @@ async def test_a_tool_that_breaks_is_logged_under_the_id_that_its_client_is_told
     assert called["seconds"] >= 0
 
 
-async def test_a_deleted_capture_is_gone_with_its_directions(app: LayerscopeServer, store: Path) -> None:
+async def test_a_capture_is_deleted_with_its_directions(app: LayerscopeServer, store: Path) -> None:
     async with Client(app) as client:
         await call(client, "extract_direction", name="loudness")
         deleted = (await call(client, "delete_capture", name="loudness", confirm=True))["deleted"]

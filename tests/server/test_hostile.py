@@ -1,4 +1,4 @@
-"""What no well-meaning client would send: each thing here once broke something, or echoed it back at full length."""
+"""Hostile calls: each once broke something, or was echoed back in full."""
 
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,7 @@ PERSONAS = [{"name": f"p{n}", "positive": f"w{n} w9", "negative": f"w{n} w8"} fo
         ("capture_contrast", {"pairs": [{HUGE: HUGE}], "model": "tiny"}),
     ],
 )
-async def test_what_is_huge_is_refused_in_few_words(
-    app: LayerscopeServer, tool: str, arguments: dict[str, Any]
-) -> None:
+async def test_huge_arguments_are_refused_briefly(app: LayerscopeServer, tool: str, arguments: dict[str, Any]) -> None:
     async with Client(app) as client:
         said = await refused(client, tool, **arguments)
     assert len(said) <= MOST_BYTES // 2
@@ -56,9 +54,9 @@ async def test_what_is_huge_is_refused_in_few_words(
         ("capture_contrast", {"pairs": [{"positive": "w5", "negative": "\ude00"}], "model": "tiny"}),
     ],
 )
-async def test_half_a_character_is_refused(app: LayerscopeServer, tool: str, arguments: dict[str, Any]) -> None:
+async def test_a_lone_surrogate_is_refused(app: LayerscopeServer, tool: str, arguments: dict[str, Any]) -> None:
     async with Client(app) as client:
-        assert "was not called: an argument holds half a character" in await refused(client, tool, **arguments)
+        assert "was not called: an argument contains a lone surrogate" in await refused(client, tool, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +89,7 @@ async def test_half_a_character_is_refused(app: LayerscopeServer, tool: str, arg
         ("read_text", {"name": "prompt", "text": "w5"}, "no two classes"),
     ],
 )
-async def test_what_cannot_be_meant_is_refused_before_anything_runs(
+async def test_nonsensical_arguments_are_refused_before_anything_runs(
     app: LayerscopeServer, store: Path, tool: str, arguments: dict[str, Any], said: str
 ) -> None:
     before = contents(store)
@@ -100,8 +98,8 @@ async def test_what_cannot_be_meant_is_refused_before_anything_runs(
     assert contents(store) == before
 
 
-async def test_a_name_with_two_suffixes_leads_to_one_capture(app: LayerscopeServer, store: Path) -> None:
-    """It once saved what could neither be listed nor deleted."""
+async def test_a_name_with_two_suffixes_is_one_capture(app: LayerscopeServer, store: Path) -> None:
+    """Such a capture could once neither be listed nor deleted."""
     async with Client(app) as client:
         made = await call(client, "capture_prompts", prompts=["w5"], model="tiny", name="twice.pt.json")
         made = await finished(client, made)
@@ -111,7 +109,7 @@ async def test_a_name_with_two_suffixes_leads_to_one_capture(app: LayerscopeServ
     assert not list(store.glob("twice*"))
 
 
-async def test_directions_can_be_read_under_the_name_that_the_answer_gives(app: LayerscopeServer) -> None:
+async def test_directions_can_be_read_under_the_returned_name(app: LayerscopeServer) -> None:
     async with Client(app) as client:
         for asked in ("mine", "other.directions.safetensors", "third.pt"):
             saved = await call(client, "extract_direction", name="loudness.pt", save_as=asked)
@@ -178,7 +176,7 @@ async def test_many_concepts_come_in_pages(app: LayerscopeServer) -> None:
         assert "more" in said
 
 
-async def test_a_store_of_thousands_is_not_read_out_in_an_error(app: LayerscopeServer, store: Path) -> None:
+async def test_an_error_does_not_list_thousands_of_captures(app: LayerscopeServer, store: Path) -> None:
     for number in range(1500):
         (store / f"quite-a-long-name-of-a-capture-{number}.json").write_text("{")
     async with Client(app) as client:

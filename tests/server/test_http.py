@@ -51,7 +51,7 @@ def test_a_plain_client_on_this_machine_is_served(open_url: str) -> None:
     assert "layerscope" in answer.text
 
 
-def test_half_a_character_is_answered_with_an_error(open_url: str) -> None:
+def test_a_lone_surrogate_is_answered_with_an_error(open_url: str) -> None:
     body = json.dumps(HELLO).replace('"test"', '"\\ud83d"')
     answer = httpx2.post(open_url, content=body, headers=ACCEPT | {"Content-Type": "application/json"})
     assert answer.status_code == 400
@@ -59,7 +59,7 @@ def test_half_a_character_is_answered_with_an_error(open_url: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1:1", ""])
-def test_another_host_is_misdirected(open_url: str, host: str) -> None:
+def test_another_host_is_refused(open_url: str, host: str) -> None:
     assert post(open_url, Host=host).status_code == 421
 
 
@@ -99,7 +99,7 @@ def test_the_token_does_not_open_other_hosts(closed_url: str) -> None:
         (["--http", "no.such.host:8799"], {"LAYERSCOPE_TOKEN": TOKEN}, "nothing can listen at no.such.host:8799"),
     ],
 )
-def test_what_is_not_safe_does_not_start(
+def test_unsafe_settings_do_not_start(
     tmp_path: Path, options: list[str], environment: dict[str, str], said: str
 ) -> None:
     result = Program(tmp_path)("serve", "--store", str(tmp_path), *options, **environment)
@@ -108,7 +108,7 @@ def test_what_is_not_safe_does_not_start(
     assert "Traceback" not in result.stderr
 
 
-def test_a_port_that_is_taken_is_said_and_nothing_is_announced(tmp_path: Path) -> None:
+def test_a_taken_port_is_an_error_without_an_announcement(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         result = Program(tmp_path)("serve", "--store", str(tmp_path), "--http", address)
@@ -129,13 +129,13 @@ def test_beyond_loopback_with_a_token_it_can_be_built(app: LayerscopeServer) -> 
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "localhost", "[::1]"])
-def test_loopback_is_known(host: str) -> None:
+def test_loopback_addresses_are_recognized(host: str) -> None:
     assert parse_address(f"{host}:8765") == Address(host, 8765)
     assert Address(host, 8765).loopback
 
 
 @pytest.mark.parametrize("text", ["", "8765", ":8765", "host:", "host:0", "host:65536", "host:x", "host:-1"])
-def test_addresses_that_are_none(text: str) -> None:
+def test_invalid_addresses(text: str) -> None:
     with pytest.raises(RequestError, match="HOST:PORT"):
         parse_address(text)
 
@@ -154,7 +154,7 @@ def test_the_token_comes_from_a_file_before_the_environment(tmp_path: Path, monk
     "content",
     [b"", b"short", b"\xff" * 32, "é".encode() * 32, b"two words of a token", b"0123456789abcdef\n0123456789"],
 )
-def test_files_that_hold_no_token(tmp_path: Path, content: bytes) -> None:
+def test_token_files_without_a_token(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "token"
     file.write_bytes(content)
     with pytest.raises(RequestError):
@@ -163,5 +163,5 @@ def test_files_that_hold_no_token(tmp_path: Path, content: bytes) -> None:
         read_token(tmp_path / "nothing")
 
 
-def test_a_child_takes_no_token_from_whoever_runs_the_tests() -> None:
+def test_tests_ignore_the_token_of_their_environment() -> None:
     assert "LAYERSCOPE_TOKEN" not in child_environment()

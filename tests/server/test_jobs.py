@@ -24,7 +24,7 @@ MANY = 400  # pairs: some fifty batches of the slow model
 
 
 async def start_long(client: Client) -> Json:
-    """A capture that takes seconds; answered when it has begun to run prompts."""
+    """Start a capture that takes seconds; return once prompts are running."""
     job = await call(
         client,
         "capture_contrast",
@@ -52,7 +52,7 @@ async def test_a_call_that_does_not_wait_answers_with_a_handle(app: LayerscopeSe
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_progress_grows_with_every_word_of_it(app: LayerscopeServer, era: str) -> None:
+async def test_progress_grows_with_every_report(app: LayerscopeServer, era: str) -> None:
     seen: list[tuple[float, float | None, str | None]] = []
 
     async def note(progress: float, total: float | None, message: str | None) -> None:
@@ -82,11 +82,11 @@ async def test_cancel_stops_the_model_within_a_batch_and_saves_nothing(
         assert 0 < ended["done"] < ended["total"] == 2 * MANY
         assert (await call(client, "wait_for_job", job=job["job"]))["status"] == "cancelled"
         again = await finished(client, await call(client, "load_model", model="tiny"))
-        assert again["status"] == "done"  # the turn was given back
+        assert again["status"] == "done"  # the turn was released
     assert contents(store) == before
 
 
-async def test_a_job_that_waits_for_its_turn_is_cancelled_at_once(app: LayerscopeServer) -> None:
+async def test_a_waiting_job_is_cancelled_at_once(app: LayerscopeServer) -> None:
     async with Client(app) as client:
         running = await start_long(client)
         waiting = await call(client, "load_model", model="tiny", wait_s=0)
@@ -99,7 +99,7 @@ async def test_a_job_that_waits_for_its_turn_is_cancelled_at_once(app: Layerscop
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_a_client_that_goes_before_the_answer_takes_its_job_along(
+async def test_a_client_that_disconnects_before_the_answer_cancels_its_job(
     app: LayerscopeServer, store: Path, era: str
 ) -> None:
     async with Client(app, mode=era) as client:
@@ -112,11 +112,11 @@ async def test_a_client_that_goes_before_the_answer_takes_its_job_along(
         begun = time.perf_counter()
         other = await finished(client, await call(client, "load_model", model="tiny"))
         assert other["status"] == "done"
-        assert time.perf_counter() - begun < 3  # had it gone on, this would have waited for it
+        assert time.perf_counter() - begun < 3  # a running job would have delayed this
     assert not (store / "long.pt").exists()
 
 
-async def test_the_end_of_the_server_cancels_what_runs(settings: ServerSettings, store: Path) -> None:
+async def test_stopping_the_server_cancels_the_running_job(settings: ServerSettings, store: Path) -> None:
     async with Client(build_server(settings)) as client:
         await start_long(client)
         begun = time.perf_counter()
@@ -126,7 +126,7 @@ async def test_the_end_of_the_server_cancels_what_runs(settings: ServerSettings,
 
 @pytest.mark.slow
 async def test_twenty_clients_at_once(store: Path, tiny_folder: Path) -> None:
-    """Of both eras, each capturing under a name of its own and one that all want: that one has exactly one winner."""
+    """Each captures under its own name and under a shared one, which one client wins."""
     outcomes: list[str] = []
 
     async def visit(url: str, number: int) -> None:
@@ -165,7 +165,7 @@ async def test_a_job_that_fails_says_why(app: LayerscopeServer) -> None:
         assert "Traceback" not in job["error"]
 
 
-async def test_one_job_at_a_time_in_the_order_they_came() -> None:
+async def test_jobs_run_one_at_a_time_in_order() -> None:
     order: list[int] = []
     at_work = threading.Semaphore(1)
 
@@ -185,7 +185,7 @@ async def test_one_job_at_a_time_in_the_order_they_came() -> None:
     assert {job.status for job in started} <= DONE
 
 
-async def test_finished_jobs_are_forgotten_after_many() -> None:
+async def test_old_finished_jobs_are_forgotten() -> None:
     async with anyio.create_task_group() as tasks:
         jobs = Jobs(tasks, threading.Lock())
         first = jobs.start("count", lambda _job: 0)
@@ -199,7 +199,7 @@ async def test_finished_jobs_are_forgotten_after_many() -> None:
     assert jobs.find(last.id) is last
 
 
-async def test_who_floods_it_with_jobs_is_told_to_wait() -> None:
+async def test_too_many_jobs_are_refused() -> None:
     go_on = threading.Event()
     async with anyio.create_task_group() as tasks:
         jobs = Jobs(tasks, threading.Lock())
@@ -215,7 +215,7 @@ async def test_who_floods_it_with_jobs_is_told_to_wait() -> None:
 
 
 def test_only_prompts_are_counted() -> None:
-    """Other steps report in words, so that the count of prompts stays."""
+    """Other steps report text, so the count of prompts does not change."""
     job = ServerJob("count", id="count-1")
     assert job.step == "waiting for its turn"
     job.progress(2, 2)

@@ -1,4 +1,4 @@
-"""The whole way over every transport and era: list, load, capture, rank, inspect, plot, extract, read."""
+"""A whole session over every transport and protocol era."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,11 +22,11 @@ from tests.server.conftest import DONE, ERAS, Json, agree, allow, call, running_
 
 pytestmark = pytest.mark.anyio
 
-PNG = "iVBORw0KGgo"  # how the base64 of a PNG begins
+PNG = "iVBORw0KGgo"  # start of a PNG in base64
 
 
 async def walk(client: Client, store: Path, *, model: str, concept: str, pairs: int, layers: str = "all") -> None:
-    """Take the journey as an agent would, each step with what the one before has answered."""
+    """Make an agent's calls, each based on the previous answer."""
     models = (await call(client, "list_models"))["models"]
     assert model in [entry["name"] for entry in models]
     concepts = (await call(client, "list_concepts"))["concepts"]
@@ -81,7 +81,7 @@ async def walk(client: Client, store: Path, *, model: str, concept: str, pairs: 
 
 
 async def finished(client: Client, job: Json) -> Json:
-    """A job's result, waited for if need be."""
+    """Wait for a job's result if necessary."""
     while job["status"] not in DONE:
         job = await call(client, "wait_for_job", job=job["job"])
     return job
@@ -120,7 +120,7 @@ async def test_the_journey_over_stdio(store: Path, tiny_folder: Path, era: str) 
 
 @pytest.mark.slow
 async def test_the_journey_over_http_in_both_eras_at_once(store: Path, tiny_folder: Path) -> None:
-    """Two clients of different eras on one server; neither disturbs the other's captures."""
+    """Two clients of different eras on one server do not disturb each other."""
 
     async def travel(url: str, era: str, concept: str) -> None:
         async with Client(url, mode=era) as client:
@@ -139,8 +139,8 @@ async def test_the_journey_with_the_default_model(tmp_path: Path) -> None:
         await walk(client, settings.store, model="smollm2", concept="honesty", pairs=10, layers="4,14-16,29")
 
 
-async def test_what_is_large_stays_in_the_store(app: LayerscopeServer, store: Path, captures: Path) -> None:
-    """Many captures, long prompts: answers stay small, say what they left out, and page."""
+async def test_large_data_stays_in_the_store(app: LayerscopeServer, store: Path, captures: Path) -> None:
+    """With many captures and long prompts, answers stay small, report cuts and page."""
     for number in range(30):
         record = show_capture("loudness", store=captures)
         data = engine.load_activations("loudness", store=captures)

@@ -1,4 +1,4 @@
-"""Notifications that captures come, go or are replaced, to clients of both eras."""
+"""Notifications of added, deleted and replaced captures, in both protocol eras."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from tests.server.conftest import ERAS
 pytestmark = pytest.mark.anyio
 
 
-async def test_captures_that_come_go_or_are_replaced_are_told_of(store: Path, tmp_path: Path) -> None:
+async def test_added_deleted_and_replaced_captures_are_announced(store: Path, tmp_path: Path) -> None:
     data = engine.load_activations("prompt", store=store)
     new = tmp_path / "not there yet"
     told = changes(new)
@@ -38,7 +38,7 @@ async def test_captures_that_come_go_or_are_replaced_are_told_of(store: Path, tm
             change()
 
 
-async def test_looking_is_no_change(store: Path) -> None:
+async def test_reading_is_no_change(store: Path) -> None:
     heard = False
 
     async def listen() -> None:
@@ -63,7 +63,7 @@ CHANGED = (
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_the_sdk_keeps_the_connection_where_it_is_looked_for(era: str) -> None:
+async def test_the_sdk_still_has_the_private_connection(era: str) -> None:
     found: list[Connection | None] = []
     app = MCPServer("probe")
 
@@ -77,12 +77,12 @@ async def test_the_sdk_keeps_the_connection_where_it_is_looked_for(era: str) -> 
         await client.call_tool("probe", {})
     assert all(isinstance(connection, Connection) for connection in found), CHANGED
     if era == "legacy":
-        assert found[0] is found[1], CHANGED  # one connection, however many calls come over it
+        assert found[0] is found[1], CHANGED  # one connection for any number of calls
 
 
 async def test_a_session_without_a_connection_breaks_nothing() -> None:
     class Bare:
-        """What a session might become."""
+        """A session as a future SDK might define it."""
 
     listeners = LegacyListeners()
     listeners.add(Bare())  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""The files that registries and desktop clients read say what the program is and does.
+"""The files for registries and desktop clients match the program and their schemas.
 
-What is required here is what the schemas say that the files name: `2025-12-11/server.schema.json` of the MCP registry,
-and version 0.3 of the MCPB manifest, which `make check-mcp` holds the manifest to with the bundle's own program.
+The required fields are those of `2025-12-11/server.schema.json` of the MCP registry and of version 0.3 of the MCPB
+manifest, which `make check-mcp` also validates with the bundle's own program.
 """
 
 import json
@@ -16,7 +16,7 @@ from engine.cli.main import build_app
 FOLDER = Path(__file__).parents[2] / "packaging"
 
 
-def test_both_files_are_of_this_version_and_start_the_server_with_options_that_it_has() -> None:
+def test_both_files_have_this_version_and_valid_options() -> None:
     registry = json.loads((FOLDER / "server.json").read_text())
     bundle = json.loads((FOLDER / "manifest.json").read_text())
     (package,) = registry["packages"]
@@ -28,7 +28,7 @@ def test_both_files_are_of_this_version_and_start_the_server_with_options_that_i
     assert (FOLDER.parent / bundle["server"]["entry_point"]).is_file()
 
 
-def test_the_registry_finds_what_its_schema_requires() -> None:
+def test_the_registry_file_has_the_required_fields() -> None:
     registry = json.loads((FOLDER / "server.json").read_text())
     assert re.fullmatch(r"[a-zA-Z0-9.-]+/[a-zA-Z0-9._-]+", registry["name"])
     assert 3 <= len(registry["name"]) <= 200
@@ -46,12 +46,12 @@ def test_the_registry_finds_what_its_schema_requires() -> None:
             assert isinstance(argument.get("default", ""), str)
 
 
-def test_the_readme_proves_to_the_registry_whose_package_it_is() -> None:
+def test_the_readme_has_the_registrys_ownership_marker() -> None:
     name = json.loads((FOLDER / "server.json").read_text())["name"]
     assert f"mcp-name: {name} -->" in (FOLDER.parent / "README.md").read_text()
 
 
-def test_the_bundle_says_what_its_manifest_requires() -> None:
+def test_the_bundle_manifest_has_the_required_fields() -> None:
     bundle = json.loads((FOLDER / "manifest.json").read_text())
     assert bundle.keys() >= {"manifest_version", "name", "version", "description", "author", "server"}
     assert bundle["author"]["name"]

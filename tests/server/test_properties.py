@@ -1,4 +1,7 @@
-"""Any JSON for any tool gives a result or a clean error: no hang, no traceback, no write outside the store."""
+"""Any JSON for any tool gives a result or a clean error.
+
+It causes no hang, no traceback and no write outside the store.
+"""
 
 import functools
 import tempfile
@@ -19,7 +22,7 @@ from server.app import build_server
 from server.settings import ServerSettings
 from tests.server.conftest import MOST_BYTES, assert_clean, contents, has_null
 
-# Names that exist, names that nearly do, and names that would lead out of the store.
+# Names that exist, similar ones, and names that would leave the store.
 _NAMES = st.sampled_from(
     ["loudness", "warmth", "prompt", "tiny", "honesty", "loudnes", "", ".", "..", "../x", "/tmp/x", "a/b", "x\0y"]  # noqa: S108
 )
@@ -35,7 +38,7 @@ _LONGEST_S = 20.0
 
 
 def _value(schema: dict[str, Any], definitions: dict[str, Any]) -> st.SearchStrategy[Any]:
-    """What a schema asks for, more or less."""
+    """Values that fit a schema more or less."""
     if "$ref" in schema:
         return _value(definitions[schema["$ref"].rsplit("/", 1)[1]], definitions)
     if "anyOf" in schema:
@@ -46,7 +49,7 @@ def _value(schema: dict[str, Any], definitions: dict[str, Any]) -> st.SearchStra
         "string": lambda: _TEXTS,
         "boolean": st.booleans,
         "integer": lambda: st.integers(-1, 12) | _NUMBERS,
-        "number": lambda: st.floats(0, 0.05),  # wait_s: it is what is waited for, and nothing else here is a number
+        "number": lambda: st.floats(0, 0.05),  # wait_s is the only number here
         "null": st.none,
         "array": lambda: st.lists(_value(schema.get("items", {}), definitions), max_size=6),
         "object": lambda: st.fixed_dictionaries(
@@ -59,7 +62,7 @@ def _value(schema: dict[str, Any], definitions: dict[str, Any]) -> st.SearchStra
 
 @functools.cache
 def _calls() -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
-    """A tool with arguments: those that it has, well typed or not, some missing, some that it has not."""
+    """A tool with arguments: known or unknown, well typed or not, some missing."""
     app = build_server(ServerSettings(Path(tempfile.gettempdir()) / "never-made"))
     each = []
     for tool in anyio.run(app.list_tools):
@@ -67,7 +70,9 @@ def _calls() -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
         definitions = schema.get("$defs", {})
         required = set(schema.get("required", []))
         typed = {name: _value(inner, definitions) for name, inner in schema.get("properties", {}).items()}
-        waits = {name: value for name, value in typed.items() if name == "wait_s"}  # always said: 40 s is too long here
+        waits = {
+            name: value for name, value in typed.items() if name == "wait_s"
+        }  # always set: the default of 40 s is too long
         needed = {name: typed[name] for name in sorted(required)} | waits
         optional = {name: value for name, value in typed.items() if name not in needed}
         wild = {name: value | _JSON for name, value in typed.items() if name not in waits}
@@ -82,7 +87,7 @@ def _calls() -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
 
 @pytest.mark.parametrize("era", ["auto", "legacy"])
 def test_any_arguments_give_a_result_or_a_clean_error(store: Path, tiny_folder: Path, era: str) -> None:
-    """Jobs that this starts run on: the tiny model makes them short, and the end of the server stops the rest."""
+    """Started jobs keep running; they are short, and stopping the server ends the rest."""
     server_settings = ServerSettings(store, allowed_models=(str(tiny_folder),), memory_bytes=1 << 30)
     outside = contents(store.parent).keys() - {f"{store.name}/{name}" for name in contents(store)}
     model = contents(tiny_folder)
@@ -105,12 +110,12 @@ async def _talk(server_settings: ServerSettings, era: str, calls: list[tuple[str
             for tool, arguments in calls:
                 with anyio.fail_after(_LONGEST_S):
                     job = await _one(client, tool, arguments)
-                    while job:  # what it came to matters too
+                    while job:  # its result matters too
                         job = await _one(client, "wait_for_job", {"job": job, "wait_s": _LONGEST_S})
 
 
 async def _one(client: Client, tool: str, arguments: dict[str, Any]) -> str | None:
-    """Make a call; the handle of the job that it started, if that still runs."""
+    """Make a call; return the handle of its job if that still runs."""
     try:
         result = await client.call_tool(tool, arguments)
     except MCPError as error:

@@ -40,7 +40,7 @@ async def test_captures_concepts_and_models_can_be_read(app: LayerscopeServer, s
         assert templates == ["capture://{name}", "concept://{name}", "model://{alias}"]
 
 
-async def test_a_store_that_is_not_there_yet_is_empty(tmp_path: Path) -> None:
+async def test_a_missing_store_is_empty(tmp_path: Path) -> None:
     async with Client(build_server(ServerSettings(tmp_path / "none"))) as client:
         assert (await client.list_resources()).resources == []
         assert (await read(client, "model://smollm2"))["layers"] == 30

@@ -1,4 +1,4 @@
-"""Which models a server may load, and what they are called."""
+"""The models that a server may load, and their names."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_a_folder_goes_by_its_name_and_by_its_path(settings: ServerSettings, tin
 
 @pytest.mark.anyio
 async def test_a_model_has_one_name_from_the_list_to_the_reading(app: LayerscopeServer, tiny_folder: Path) -> None:
-    """Also one that was captured as pairs, by its path: reading along its direction finds the model again."""
+    """Reading along a direction finds the model again, even if it was given by path."""
     async with Client(app) as client:
         pairs = [{"positive": f"w5 w{n}", "negative": f"w6 w{n}"} for n in range(20, 36)]
         made = await call(client, "capture_contrast", pairs=pairs, model=str(tiny_folder), positions="last")
@@ -49,11 +49,11 @@ async def test_a_model_has_one_name_from_the_list_to_the_reading(app: Layerscope
         assert (await call(client, "list_captures", model="tiny"))["total"] >= 1
 
 
-def test_half_of_the_memory_unless_told() -> None:
+def test_the_default_is_half_of_the_memory() -> None:
     assert default_memory() > 1 << 28
 
 
-def test_what_every_call_would_stumble_over_is_refused_at_the_start(settings: ServerSettings, tmp_path: Path) -> None:
+def test_settings_that_break_every_call_are_refused_at_start(settings: ServerSettings, tmp_path: Path) -> None:
     settings.require_usable()
     replace(settings, store=tmp_path / "not" / "there" / "yet").require_usable()
     file = tmp_path / "file"

@@ -22,7 +22,7 @@ from tests.server.conftest import refused
 pytestmark = pytest.mark.anyio
 
 
-async def test_leaving_it_stops_what_runs_and_what_waits(settings: ServerSettings) -> None:
+async def test_closing_it_stops_running_and_waiting_jobs(settings: ServerSettings) -> None:
     started = threading.Event()
 
     def endless(job: ServerJob) -> None:
@@ -40,7 +40,7 @@ async def test_leaving_it_stops_what_runs_and_what_waits(settings: ServerSetting
     assert not at_work.locked()
 
 
-async def test_a_capture_that_is_not_there_is_told_from_one_that_cannot_be_used(
+async def test_a_missing_capture_is_distinguished_from_an_unusable_one(
     app: LayerscopeServer, settings: ServerSettings
 ) -> None:
     (settings.store / "warmth.json").write_text('{"schema": 99}')
@@ -51,7 +51,7 @@ async def test_a_capture_that_is_not_there_is_told_from_one_that_cannot_be_used(
         assert "loudness.pt is missing" in await refused(client, "rank_layers", name="loudness")
 
 
-def test_a_model_is_loaded_once_whatever_it_is_called(settings: ServerSettings, tiny_folder: Path) -> None:
+def test_a_model_is_loaded_once_under_any_of_its_names(settings: ServerSettings, tiny_folder: Path) -> None:
     shelf = ModelShelf(settings)
     by_name = shelf.get("tiny")
     assert shelf.get(str(tiny_folder)) is by_name
@@ -72,26 +72,26 @@ def test_the_least_recently_used_model_makes_room(settings: ServerSettings) -> N
     assert [model.name for model in tight.loaded()] == ["slow"]
 
 
-def test_a_model_larger_than_the_budget_is_loaded_all_the_same(settings: ServerSettings) -> None:
+def test_a_model_larger_than_the_budget_is_still_loaded(settings: ServerSettings) -> None:
     shelf = ModelShelf(replace(settings, memory_bytes=1))
     assert shelf.get("slow").bytes > 1
     assert [model.name for model in shelf.loaded()] == ["slow"]
 
 
-def test_a_model_lies_where_the_server_was_told(settings: ServerSettings) -> None:
+def test_a_model_is_placed_as_configured(settings: ServerSettings) -> None:
     whole = ModelShelf(settings).get("tiny")
     spread = ModelShelf(replace(settings, load_options=LoadOptions("auto", "auto", {"cpu": 0}))).get("tiny")
-    assert spread.bytes < 0.1 * whole.bytes  # what lies on the disk is not in memory
+    assert spread.bytes < 0.1 * whole.bytes  # weights on disk do not count
     one, other = (engine.capture_activations(at.model, at.tokenizer, "w5 w6 w7") for at in (whole, spread))
     assert all(torch.equal(one["activations"][layer], other["activations"][layer]) for layer in range(4))
 
 
-def test_a_model_has_the_dtype_that_the_server_was_told(settings: ServerSettings) -> None:
+def test_a_model_has_the_configured_dtype(settings: ServerSettings) -> None:
     shelf = ModelShelf(replace(settings, load_options=LoadOptions("bfloat16")))
     assert shelf.get("tiny").model.dtype == torch.bfloat16
 
 
-def test_a_model_that_was_let_go_can_be_used_to_the_end_by_who_has_it(settings: ServerSettings) -> None:
+def test_an_unloaded_model_remains_usable_to_its_job(settings: ServerSettings) -> None:
     shelf = ModelShelf(settings)
     held = shelf.get("tiny")
     shelf.unload("tiny")
@@ -102,7 +102,7 @@ def test_a_model_that_was_let_go_can_be_used_to_the_end_by_who_has_it(settings: 
 
 
 @pytest.mark.parametrize("name", ["tiny", "smollm2", "", "/etc"])
-def test_what_is_not_loaded_cannot_be_let_go(settings: ServerSettings, name: str) -> None:
+def test_a_model_that_is_not_loaded_cannot_be_unloaded(settings: ServerSettings, name: str) -> None:
     with pytest.raises(RequestError, match="is not loaded"):
         ModelShelf(settings).unload(name)
 

@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def ranked_record(name: str, *, peak: int, day: int, model: str = "small") -> CaptureRecord:
-    """A contrast of thirty layers whose d' peaks at 2 at one layer, with which its neighbours are tied."""
+    """A contrast of thirty layers whose d' peaks at 2 at one layer, with which its neighbors are tied."""
     scores = [2.0 - 0.1 * abs(layer - peak) for layer in range(LAYERS)]
     record = contrast_record(ranking=ranking_of(scores, tied=(peak - 1, peak + 1)), num_pairs=PAIRS)
     for row in record["statistics"]:

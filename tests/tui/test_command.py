@@ -204,13 +204,13 @@ asyncio.run(asyncio.wait_for(look(), 60))
     subprocess.run([sys.executable, "-c", script], cwd=real_store.parent, env=environment, check=True)
 
 
-def test_signs_replace_colours_without_colour(terminal: Callable[..., Terminal]) -> None:
+def test_signs_replace_colors_without_color(terminal: Callable[..., Terminal]) -> None:
     shell = terminal("activations/tiny_warm.pt", NO_COLOR="1")
     text = shell.wait_for("Held-out projections at layer", "●")
     assert re.search("━+●", text)
     shell.press("t")
     shell.wait_for("token 1 'w30' at layer", "╋")
-    # NO_COLOR forbids colours; Textual still uses shades of grey.
+    # NO_COLOR forbids colors; Textual still uses shades of gray.
     colours = re.findall(r"38;2;(\d+);(\d+);(\d+)|48;2;(\d+);(\d+);(\d+)", shell.text("-e"))
     assert all(len({part for part in colour if part}) <= 1 for colour in colours)
 

@@ -1,4 +1,4 @@
-"""The heat map: made-up readings with and without colour, and a text of 4,096 tokens."""
+"""The heat map: made-up readings with and without color, and a text of 4,096 tokens."""
 
 import pytest
 from textual.app import App, ComposeResult
@@ -36,7 +36,7 @@ class Alone(App[None]):
         heat.reading = self._reading
 
 
-async def test_signs_mark_the_classes_without_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_signs_mark_the_classes_without_color(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     app = Alone(reading_of(TOKENS, *VALUES))
     async with app.run_test(size=(18, 8)) as pilot:
@@ -52,7 +52,7 @@ async def test_signs_mark_the_classes_without_colour(monkeypatch: pytest.MonkeyP
         ]
 
 
-async def test_colour_shows_class_and_strength() -> None:
+async def test_color_shows_class_and_strength() -> None:
     app = Alone(reading_of(TOKENS, *VALUES))
     async with app.run_test(size=(30, 8)) as pilot:
         await wait_for(pilot, "guests")

@@ -50,7 +50,7 @@ async def test_follows_captures_saved_and_deleted_by_another_process(store: Path
 async def test_finds_a_store_created_later(store: Path) -> None:
     elsewhere = store.rename(store.with_name("elsewhere"))
     async with LayerscopeApp(store).run_test(size=(80, 24), notifications=True) as pilot:
-        await wait_for(pilot, "0 captures", "no captures in", "Press n to make one", "layerscope capture --concept")
+        await wait_for(pilot, "0 captures", "no captures in", "Press n to create one", "layerscope capture --concept")
         shutil.copytree(elsewhere, store)
         await wait_for(pilot, "4 captures", "small_warmth")
 
@@ -196,7 +196,7 @@ async def test_tokens_need_pairs(store: Path) -> None:
         await wait_for(pilot, "select a capture of pairs")
 
 
-async def test_resizing_rearranges_everything(store: Path) -> None:
+async def test_resizing_lays_out_the_screen_again(store: Path) -> None:
     async with LayerscopeApp(store).run_test(size=(200, 60), notifications=True) as pilot:
         await wait_for(pilot, "4 captures", "Layer 16 leads")
         for size in [(80, 24), (40, 10), (20, 5), (120, 40)]:

@@ -28,7 +28,9 @@ from tui.screens.screen import LayerscopeScreen
 
 
 class CaptureScreen(LayerscopeScreen):
-    """The capture form. Enter estimates the cost; a second Enter on the unchanged form runs the capture.
+    """The capture form.
+
+    Enter estimates the cost; a second Enter on the unchanged form runs the capture.
 
     Args:
         store: The folder to save to.

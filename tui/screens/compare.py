@@ -1,4 +1,4 @@
-"""Two to four captures overlaid, with the cosines between their directions layer by layer."""
+"""Two to four captures overlaid, with the cosines between their directions."""
 
 from __future__ import annotations
 

@@ -42,7 +42,10 @@ class ExportScreen(ModalScreen[None]):
 
     @on(Input.Submitted)
     def save(self, event: Input.Submitted) -> None:
-        """Save in a thread, since drawing takes a moment. A second Enter replaces an existing file."""
+        """Save in a thread, since drawing takes a moment.
+
+        A second Enter replaces an existing file.
+        """
         try:
             path = user_path(event.value.strip())
         except LayerscopeError as error:

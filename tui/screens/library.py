@@ -1,4 +1,4 @@
-"""The library: a live list of the captures in a store, with a preview of the selected one."""
+"""The library: a live list of captures, with a preview of the selected one."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class LibraryScreen(LayerscopeScreen):
         Binding("space", "mark", "Mark", tooltip="Mark or unmark for a comparison"),
         Binding("c", "compare", "Compare", tooltip="Compare the marked captures"),
         Binding("t", "tokens", "Tokens", tooltip="Project the tokens of a text on the direction"),
-        Binding("n", "capture", "New", tooltip="Make a new capture"),
+        Binding("n", "capture", "New", tooltip="Create a new capture"),
         Binding("q", "app.quit", "Quit"),
     ]
 
@@ -100,7 +100,7 @@ class LibraryScreen(LayerscopeScreen):
 
     @work(thread=True, group="read")
     def _read_store(self) -> None:
-        """Read the changes in a thread. Only `_keep_reading` calls this, one call at a time."""
+        """Read the changes in a thread; `_keep_reading` makes one call at a time."""
         worker = get_current_worker()
         try:
             for change in self._reader.changes():
@@ -268,7 +268,7 @@ class LibraryScreen(LayerscopeScreen):
         if len(self._captures):
             return "no capture matches the filter; Esc clears it"
         return (
-            f"no captures in {self.store} yet. Press n to make one, or run in another terminal:\n"
+            f"no captures in {self.store} yet. Press n to create one, or run in another terminal:\n"
             "  layerscope capture --concept honesty"
         )
 
@@ -306,7 +306,7 @@ def _time(created: str) -> str:
 
 
 def _short(store: Path) -> str:
-    """Return the folder relative to the current or home folder; a long path keeps its end."""
+    """Return the folder relative to the current or home folder, cut on the left."""
     try:
         path = str(store.relative_to(Path.cwd()))
     except ValueError:

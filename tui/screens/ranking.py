@@ -1,4 +1,4 @@
-"""The ranking of one capture: its layers with their uncertainty, and why one layer ranks above another."""
+"""The ranking of one capture, and why one layer ranks above another."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class RankingScreen(LayerscopeScreen):
             self.call_after_refresh(self._show_detail)
 
     def action_mark(self) -> None:
-        """Mark the selected layer, so that the pane explains its rank relative to each layer selected next."""
+        """Mark the selected layer; the pane compares it with each layer selected next."""
         layer = self._selected()
         self._marked = None if self._marked == layer else layer
         self.query_one(RowsView).refresh()
@@ -174,7 +174,7 @@ class RankingScreen(LayerscopeScreen):
         return Export(record["name"], rows, draw, f"{chart.title}: {chart.subtitle}")
 
     def text_to_copy(self) -> str:
-        """Return the selected layer's scores, or why it ranks above or below the marked one."""
+        """Return the selected layer's scores, or its comparison with the marked one."""
         line = self.query_one(RowsView).row
         if self._record is None or line is None:
             return ""
@@ -235,7 +235,7 @@ class RankingScreen(LayerscopeScreen):
 def _columns(
     record: CaptureRecord, is_marked: Callable[[int], bool], looks: Callable[[], Looks]
 ) -> Iterator[Column[Line]]:
-    """Yield the columns of the table; `looks` is called for every draw, since the theme may change."""
+    """Yield the columns; `looks` is called for every draw, as the theme may change."""
     yield Column("", "", 1, lambda line, _width: MARK if is_marked(line[0]["layer"]) else "")
     yield Column("layer", "layer", 6, lambda line, _width: str(line[0]["layer"]), right=True)
     if record["kind"] != "contrast":

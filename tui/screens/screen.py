@@ -1,4 +1,4 @@
-"""What all screens share: title, job line, footer, the keys to go back, export and copy, and the list of keys."""
+"""The base of all screens: title, job line, footer and shared keys."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class LayerscopeScreen(Screen[None]):
             self.notify(error.said("app"), severity="warning", markup=False)
 
     def action_copy(self) -> None:
-        """Copy what is selected to the terminal's clipboard, which not every terminal supports."""
+        """Copy the selected item to the clipboard, if the terminal supports that."""
         text = self.text_to_copy()
         if not text:
             self.notify("there is nothing to copy here", severity="warning")
@@ -181,12 +181,12 @@ class HelpScreen(ModalScreen[None]):
 
 
 def is_built_in(binding: Binding) -> bool:
-    """Return whether Textual itself binds the key on every screen, for text selection, maximising and the palette."""
+    """Return whether Textual binds the key on every screen, as for the palette."""
     return binding.action in {"screen.copy_text", "screen.minimize", "command_palette"}
 
 
 def describe_key(binding: Binding) -> str:
-    """Return what a key does: the tooltip if there is one, since the footer has room for a word only."""
+    """Return what a key does: its tooltip, else its one-word description."""
     return binding.tooltip or binding.description
 
 

@@ -1,4 +1,4 @@
-"""A text projected on a direction: a row per token, a column per layer, and the selected cell in words."""
+"""A text projected on a direction: one row per token, one column per layer."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class TokensScreen(LayerscopeScreen):
             super().action_back()
 
     def action_prompt(self, step: int) -> None:
-        """Read another prompt of the capture: the positive one of a pair, then the negative one."""
+        """Read another prompt: the positive one of a pair, then the negative one."""
         if self._record is not None:
             self._text = ""
             self._prompt = (self._prompt + step) % count_prompts(self._record)

@@ -1,1 +1,1 @@
-"""Widgets of the terminal app: they draw what they are given and post messages, and load nothing themselves."""
+"""Widgets of the terminal app: they draw given data, post messages and load nothing."""

@@ -1,4 +1,4 @@
-"""Charts that fit their widget: one ranking, several captures overlaid, and the preview of a capture."""
+"""Charts that fit their widget: a ranking, an overlay, and a capture's preview."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class OverlayColumns(Widget):
 
 
 class CapturePreview(Vertical):
-    """A capture's title, layer chart and findings, or a text if there is no capture to draw."""
+    """A capture's title, layer chart and findings, or a text without a capture."""
 
     def compose(self) -> ComposeResult:
         """Yield title, chart and findings."""

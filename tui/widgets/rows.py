@@ -1,4 +1,4 @@
-"""A table that draws only its visible rows, with a cursor, sortable headers and vim keys."""
+"""A table that draws only its visible rows, with a cursor and sortable headers."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ class RowsView(ScrollView, Generic[Row], can_focus=True, inherit_bindings=False)
         return Strip(segments, line.cell_len).crop_extend(0, width, None).apply_style(style)
 
     def _layout(self) -> list[tuple[Column[Row], int]]:
-        """Return the columns that fit, with their widths; the sorted column is never hidden."""
+        """Return the columns that fit, with widths; the sorted column always fits."""
         shown = list(self.columns)
         while len(shown) > 1 and sum(column.width + 1 for column in shown) > self._width:
             shown.remove(max(shown, key=lambda column: -1 if column.key == self._sorted[0] else column.order))

@@ -30,7 +30,9 @@ def test_one_prompt_has_the_how_tos_dictionary(
     assert (data["prompt"], data["num_layers"], data["captured_layers"]) == (PROMPTS[0], 4, [0, 3])
 
 
-def test_several_prompts_end_together(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_several_prompts_are_right_aligned(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
     data = engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS)
     assert data["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [0, 0, 0, 1, 1], [0, 0, 1, 1, 1]]
     assert data["input_ids"].tolist() == [[5, 17, 99, 23, 8], [0, 0, 0, 7, 8], [0, 0, 101, 12, 13]]
@@ -43,7 +45,7 @@ def test_several_prompts_end_together(tiny_llama: PreTrainedModel, tiny_tokenize
 
 @pytest.mark.parametrize("use_hooks", [False, True])
 @pytest.mark.parametrize("positions", ["last", 0, "-2", "1:3", (0, 2), "mean", "mean:0:"])
-def test_positions_are_cut_from_the_whole(
+def test_positions_are_slices_of_all_states(
     tiny_llama: PreTrainedModel,
     tiny_tokenizer: PreTrainedTokenizerFast,
     positions: str | int | tuple[int, int],
@@ -67,7 +69,7 @@ def test_positions_are_cut_from_the_whole(
         torch.testing.assert_close(data["activations"][2][0], expected, rtol=0, atol=0)
 
 
-def test_what_is_kept_holds_no_more_memory_than_it_shows(
+def test_kept_states_hold_no_larger_tensor(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     data = engine.capture_contrastive_activations(
@@ -78,9 +80,7 @@ def test_what_is_kept_holds_no_more_memory_than_it_shows(
             assert states.untyped_storage().nbytes() == 32 * 4
 
 
-def test_results_come_back_in_the_callers_order(
-    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_results_are_in_the_callers_order(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     prompts = [" ".join(f"w{3 + (i * 7 + j) % 120}" for j in range(1 + i * 5 % 11)) for i in range(12)]
     data = engine.capture_contrastive_activations(tiny_llama, tiny_tokenizer, prompts[:6], prompts[6:], batch_size=4)
     assert [p["prompt"] for p in data["positive"]] == prompts[:6]
@@ -133,7 +133,7 @@ def test_pairs_that_cannot_be_captured(
         engine.capture_contrastive_activations(tiny_llama, tiny_tokenizer, positive, negative)
 
 
-def test_a_position_that_one_prompt_lacks_names_that_prompt(
+def test_a_position_missing_from_one_prompt_names_that_prompt(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     with pytest.raises(RequestError, match=r"prompt 1 \('w7 w8'\) has 2 tokens, so positions '2:4' do not exist"):
@@ -225,7 +225,7 @@ def test_the_same_seed_gives_the_same_capture(
         assert torch.equal(first["activations"][3], second["activations"][3])
 
 
-def test_factors_of_ones_own_must_fit_the_pairs(
+def test_custom_factors_must_match_the_pairs(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     factors = [{"template": "a", "persona": "b", "topic": "c"}]
@@ -245,7 +245,7 @@ def test_an_unknown_concept_is_refused_with_the_nearest(smollm2: Loaded) -> None
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=5))
-def test_every_row_ends_with_its_values_and_begins_with_zeros(lengths: list[int]) -> None:
+def test_rows_are_left_padded_with_zeros(lengths: list[int]) -> None:
     rows = [torch.rand(length, 3) + 1 for length in lengths]
     aligned, mask = align_rows(torch.cat(rows), lengths), aligned_mask(lengths)
     assert aligned.shape == (len(lengths), max(lengths), 3)
@@ -255,6 +255,6 @@ def test_every_row_ends_with_its_values_and_begins_with_zeros(lengths: list[int]
         assert real.tolist() == [False] * (max(lengths) - len(row)) + [True] * len(row)
 
 
-def test_rows_of_one_length_are_not_copied() -> None:
+def test_rows_of_equal_length_are_not_copied() -> None:
     values = torch.rand(6, 3)
     assert align_rows(values, [2, 2, 2]).data_ptr() == values.data_ptr()

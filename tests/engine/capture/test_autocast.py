@@ -35,7 +35,7 @@ def test_states_are_those_of_a_plain_forward_under_autocast(
             assert (data["activations"][layer] - whole[layer]).norm() > 1e-3 * whole[layer].norm()
 
 
-def test_it_is_not_compared_silently(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_comparisons_warn_about_autocast(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     one = engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS[0])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         other = engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS[1])
@@ -43,7 +43,7 @@ def test_it_is_not_compared_silently(tiny_llama: PreTrainedModel, tiny_tokenizer
         engine.compute_contrastive_diff(one, other)
 
 
-def test_a_text_that_is_read_under_autocast_is_warned_of(
+def test_reading_a_text_under_autocast_warns(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     positive, negative = ([f"w{side} w{20 + i} w{40 + i}" for i in range(8)] for side in (3, 4))

@@ -24,9 +24,7 @@ from tests.families import build
 
 @given(st.lists(st.integers(1, 50)), st.integers(1, 200), st.one_of(st.none(), st.integers(1, 8)))
 @settings(deadline=None)
-def test_every_prompt_is_in_one_batch_and_none_waits_behind_a_shorter_one(
-    lengths: list[int], tokens: int, prompts: int | None
-) -> None:
+def test_every_prompt_is_in_one_batch_longest_first(lengths: list[int], tokens: int, prompts: int | None) -> None:
     batches = [batch.prompts for batch in sorted_batches(lengths, Limits(tokens, prompts))]
     order = [index for batch in batches for index in batch]
     assert sorted(order) == list(range(len(lengths)))
@@ -38,7 +36,7 @@ def test_every_prompt_is_in_one_batch_and_none_waits_behind_a_shorter_one(
         assert full or after is None
 
 
-def test_prompts_of_one_length_keep_their_order() -> None:
+def test_prompts_of_equal_length_keep_their_order() -> None:
     assert [batch.prompts for batch in sorted_batches([5, 5, 9, 5], Limits(1000, 2))] == [[2, 0], [1, 3]]
 
 
@@ -86,7 +84,7 @@ def measured(model: PreTrainedModel) -> int:
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "phi3", "mixtral", "deepseek_v3", "opt"])
-def test_a_pass_takes_about_what_is_estimated(name: str) -> None:
+def test_a_pass_needs_about_the_estimated_memory(name: str) -> None:
     model = build(family_called(name))
     share = measured(model) / pass_bytes(model, TOKENS)
     assert 0.35 < share < 1
@@ -105,7 +103,7 @@ def test_eager_attention_has_scores_of_all_heads(tiny_llama: PreTrainedModel) ->
     assert pass_bytes(tiny_llama, TOKENS) > 1.5 * before
 
 
-def test_where_memory_is_short_fewer_tokens_go_at_once(
+def test_low_memory_reduces_the_token_budget(
     tiny_llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert token_budget(tiny_llama) == 512

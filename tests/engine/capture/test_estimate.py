@@ -28,7 +28,7 @@ def estimate(
 
 @pytest.mark.parametrize("positions", ["all", "last", "mean", "-1:"])
 @pytest.mark.parametrize("layers", [None, [0], "0,-1"])
-def test_prompts_tokens_and_bytes_are_those_of_the_capture(
+def test_the_estimate_matches_prompts_tokens_and_bytes(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, positions: str, layers: list[int] | str | None
 ) -> None:
     told = estimate(tiny_llama, tiny_tokenizer, PROMPTS, layers=layers, positions=positions, timed=True)
@@ -52,7 +52,7 @@ def test_more_of_the_same_prompts_take_longer(
     assert many["tokens"] == 300_000
 
 
-def test_what_cannot_be_captured_has_no_estimate(
+def test_invalid_captures_have_no_estimate(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     with pytest.raises(RequestError, match="positions '5'"):
@@ -61,7 +61,7 @@ def test_what_cannot_be_captured_has_no_estimate(
         estimate(tiny_llama, tiny_tokenizer, [""])
 
 
-def test_where_a_pass_fetches_the_weights_one_is_timed(
+def test_offloaded_weights_time_a_full_pass(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     tiny_llama.save_pretrained(tmp_path)

@@ -191,11 +191,11 @@ def test_enough_families_are_claimed() -> None:
 
 
 @pytest.mark.parametrize("family", REFUSED, ids=lambda family: family.name)
-def test_families_whose_blocks_do_not_put_out_the_stream_are_refused(
+def test_families_whose_blocks_do_not_output_the_stream_are_refused(
     family: Family, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     model = build(family)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    with pytest.raises(ModelError, match=r"check at load|decoder blocks|cannot be captured"):
+    with pytest.raises(ModelError, match=r"load check|decoder blocks|cannot be captured"):
         engine.capture_activations(model, tiny_tokenizer, PROMPTS[0])
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())

@@ -70,7 +70,7 @@ def saved(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: 
     return tmp_path / "mine"
 
 
-def test_a_model_goes_to_the_gpu_in_its_own_dtype_unless_told_otherwise(saved: Path) -> None:
+def test_a_model_is_on_the_gpu_in_its_own_dtype_by_default(saved: Path) -> None:
     model, _, _ = engine.load_model_and_tokenizer(str(saved))
     assert (model.device, model.dtype) == (GPU, torch.bfloat16)
     model, _, _ = engine.load_model_and_tokenizer(str(saved), "cpu", "float32")
@@ -78,9 +78,7 @@ def test_a_model_goes_to_the_gpu_in_its_own_dtype_unless_told_otherwise(saved: P
 
 
 @pytest.mark.parametrize("limits", [{0: 100_000, "cpu": "1GB"}, {0: 100_000}], ids=["main memory", "disk"])
-def test_weights_beside_the_gpu_give_the_states_of_weights_on_it(
-    saved: Path, limits: dict[int | str, int | str]
-) -> None:
+def test_offloaded_weights_give_the_same_states_on_the_gpu(saved: Path, limits: dict[int | str, int | str]) -> None:
     whole = Loaded(*engine.load_model_and_tokenizer(str(saved), dtype="float32")[:2])
     spread = Loaded(
         *engine.load_model_and_tokenizer(str(saved), dtype="float32", device_map="auto", max_memory=limits)[:2]
@@ -93,7 +91,7 @@ def test_weights_beside_the_gpu_give_the_states_of_weights_on_it(
             torch.testing.assert_close(states, expected[layer], rtol=1e-5, atol=1e-5)
 
 
-def test_shards_hold_what_a_capture_in_memory_does(saved: Path, tmp_path: Path) -> None:
+def test_shards_hold_the_same_states_as_a_capture_in_memory(saved: Path, tmp_path: Path) -> None:
     loaded = Loaded(*engine.load_model_and_tokenizer(str(saved), dtype="float32")[:2])
     (tmp_path / "prompts.txt").write_text("\n".join(ALIKE))
     engine.capture_prompt_file(*loaded, tmp_path / "prompts.txt", tmp_path / "store" / "some", positions="last")
@@ -103,7 +101,7 @@ def test_shards_hold_what_a_capture_in_memory_does(saved: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("beginning", ["", BEGINNING], ids=["padded", "packed"])
-def test_memory_that_runs_out_halves_what_is_run(
+def test_running_out_of_memory_halves_the_batch(
     tiny_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture, beginning: str
 ) -> None:
     config = AutoConfig.for_model(

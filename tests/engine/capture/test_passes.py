@@ -70,7 +70,7 @@ def test_batches_are_halved_until_they_fit(
     assert told == sorted(told)
 
 
-def test_what_fits_once_is_not_tried_larger_again(
+def test_a_size_that_failed_is_not_tried_again(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine.capture_activations(tiny_llama, tiny_tokenizer, "w3")
@@ -81,7 +81,7 @@ def test_what_fits_once_is_not_tried_larger_again(
 
 
 @pytest.mark.parametrize("prompts", [["w3 w4 w5"], ["w3 w4 w5", "w6 w7"], ALIKE])
-def test_one_prompt_that_does_not_fit_is_an_error_for_people(
+def test_one_prompt_that_does_not_fit_is_a_readable_error(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, prompts: list[str]
 ) -> None:
     engine.capture_activations(tiny_llama, tiny_tokenizer, "w3")
@@ -91,7 +91,7 @@ def test_one_prompt_that_does_not_fit_is_an_error_for_people(
 
 
 @pytest.mark.parametrize("prompts", [ALIKE, UNLIKE], ids=["packed", "padded"])
-def test_passes_that_run_ahead_of_what_is_done_with_their_states(
+def test_passes_run_ahead_of_the_processing_of_their_states(
     tiny_llama: PreTrainedModel,
     tiny_tokenizer: PreTrainedTokenizerFast,
     monkeypatch: pytest.MonkeyPatch,
@@ -113,7 +113,7 @@ def test_passes_that_run_ahead_of_what_is_done_with_their_states(
     assert told[-1] == (24, len(went))
 
 
-def test_other_errors_are_not_taken_for_it(
+def test_other_errors_are_not_mistaken_for_out_of_memory(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     engine.capture_activations(tiny_llama, tiny_tokenizer, "w3")

@@ -36,7 +36,7 @@ def batches_of(plan: Plan) -> list[Batch]:
 
 @given(ROWS, st.integers(1, 40), st.one_of(st.none(), st.integers(1, 5)))
 @settings(deadline=None)
-def test_every_prompt_ends_once_and_no_pass_is_over_the_limits(
+def test_every_prompt_finishes_once_and_passes_stay_within_the_limits(
     rows: list[list[int]], tokens: int, prompts: int | None
 ) -> None:
     plan = shared_batches(rows, Limits(tokens, prompts))
@@ -49,7 +49,7 @@ def test_every_prompt_ends_once_and_no_pass_is_over_the_limits(
 @given(ROWS, st.integers(1, 40), st.one_of(st.none(), st.integers(1, 5)))
 @example([[0], [1], [0, 0], [0, 0, 0, 0]], 3, None)  # two prompts that share a token leave room for a third
 @settings(deadline=None)
-def test_no_two_passes_could_be_one(rows: list[list[int]], tokens: int, prompts: int | None) -> None:
+def test_no_two_batches_could_be_merged(rows: list[list[int]], tokens: int, prompts: int | None) -> None:
     limits = Limits(tokens, prompts)
 
     def check(plan: Plan) -> None:
@@ -66,20 +66,20 @@ def test_no_two_passes_could_be_one(rows: list[list[int]], tokens: int, prompts:
 
 @given(ROWS)
 @settings(deadline=None)
-def test_without_limits_each_distinct_beginning_is_run_once(rows: list[list[int]]) -> None:
+def test_without_limits_each_distinct_prefix_is_run_once(rows: list[list[int]]) -> None:
     plan = shared_batches(rows, Limits(10_000))
     distinct = {tuple(row[: stop + 1]) for row in rows for stop in range(len(row))}
     assert planned_tokens(plan, rows) == len(distinct)
 
 
-def test_a_long_shared_beginning_is_run_once_however_many_passes_follow() -> None:
+def test_a_long_shared_prefix_is_run_once_for_any_number_of_batches() -> None:
     rows = [[*range(150), 1000 + i, *range(30)] for i in range(100)]
     plan = shared_batches(rows, Limits(310))
     assert planned_tokens(plan, rows) == 150 + 100 * 31
     assert len(batches_of(plan)) == 10
 
 
-def test_shared_beginnings_within_shared_beginnings() -> None:
+def test_nested_shared_prefixes() -> None:
     """Two personas under one system prompt, each too large for one batch."""
     rows = [[*range(200), 500 + side, *range(100), 600 + i, 7, 8, 9] for side in range(2) for i in range(60)]
     plan = shared_batches(rows, Limits(100))
@@ -87,13 +87,13 @@ def test_shared_beginnings_within_shared_beginnings() -> None:
     assert sorted(walk(plan, rows)) == list(range(120))
 
 
-def test_a_text_and_all_its_beginnings() -> None:
+def test_a_text_and_all_its_prefixes() -> None:
     rows = [list(range(1, length)) for length in range(2, 3000)]
     plan = shared_batches(rows, Limits(500))
     assert sorted(walk(plan, rows)) == list(range(len(rows)))
 
 
-def test_prompts_that_share_nothing_are_taken_together_as_far_as_they_fit() -> None:
+def test_prompts_without_a_shared_prefix_are_batched_up_to_the_limit() -> None:
     rows = [[i] * 10 for i in range(10)]
     sizes = [len(batch.prompts) for batch in batches_of(shared_batches(rows, Limits(45)))]
     assert sum(sizes) == 10

@@ -1,4 +1,4 @@
-"""What comes before the first forward pass is done once, and what a request gets wrong is found then."""
+"""Preparation reads the prompts once and finds the errors in a request."""
 
 from collections import Counter
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_each_prompt_is_rendered_and_tokenized_once(
     assert (len(conversations), set(conversations)) == (48, {1})
 
 
-def test_prompts_beyond_what_is_held_are_tokenized_once_more_when_they_are_run(
+def test_prompts_not_held_in_memory_are_tokenized_again_when_run(
     tiny_llama: PreTrainedModel,
     tiny_tokenizer: PreTrainedTokenizerFast,
     read: Counter[str],
@@ -101,14 +101,14 @@ def test_prompts_beyond_what_is_held_are_tokenized_once_more_when_they_are_run(
         ("w5", {"store_dtype": "float8"}, RequestError, "'float8'. Expected: one of as captured, float32, bfloat16"),
     ],
 )
-def test_a_request_that_makes_no_sense_is_refused_without_a_model(
+def test_an_invalid_request_is_refused_without_a_model(
     source: Any, values: dict[str, Any], error: type[LayerscopeError], said: str
 ) -> None:
     with pytest.raises(error, match=said):
         engine.CaptureRequest(source, **values)
 
 
-def test_a_request_is_plain_whatever_it_was_made_of() -> None:
+def test_a_request_holds_plain_values() -> None:
     layers = np.array([3, 4])
     request = engine.CaptureRequest(np.array(["w5", "w6"]), layers=layers, seed=np.int64(3))  # type: ignore[arg-type]
     assert (request.source, request.layers, request.seed) == (("w5", "w6"), (3, 4), 3)
@@ -117,13 +117,13 @@ def test_a_request_is_plain_whatever_it_was_made_of() -> None:
     assert engine.CaptureRequest("w5", layers=(number for number in (3, 4))).layers == (3, 4)
 
 
-def test_one_prompt_keeps_all_tokens_and_several_the_last_unless_told() -> None:
+def test_by_default_one_prompt_keeps_all_tokens_and_several_the_last() -> None:
     kept = [engine.CaptureRequest(source).kept.text for source in ("w5", ["w5"], ["w5", "w6"])]
     assert kept == ["all", "last", "last"]
     assert engine.CaptureRequest("w5", positions=-2).kept.text == "-2"
 
 
-def test_a_request_without_a_place_is_not_saved(
+def test_a_request_without_paths_is_not_saved(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     with pytest.raises(RequestError, match="does not say where to save"):

@@ -38,7 +38,7 @@ def test_each_prompt_has_its_ids_and_tokens(
     assert one.name == "prompt 0 ('w5 w17 w99')"
 
 
-def test_texts_of_several_lengths_are_not_padded_nor_cut_whatever_their_tokenizer_was_saved_with(
+def test_texts_are_neither_padded_nor_truncated_with_any_tokenizer_settings(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     backend = Tokenizer.from_str(tiny_tokenizer.backend_tokenizer.to_str())
@@ -63,14 +63,14 @@ def test_the_first_token_is_not_doubled(tiny_llama: PreTrainedModel, bos_tokeniz
 
 
 @pytest.mark.parametrize(("text", "ids"), [("<s> w5 w6", [1, 5, 6]), ("w5 w6", [5, 6])])
-def test_nothing_is_added_to_what_a_chat_template_wrote(
+def test_nothing_is_added_to_rendered_text(
     tiny_llama: PreTrainedModel, bos_tokenizer: PreTrainedTokenizerFast, text: str, ids: list[int]
 ) -> None:
     (prompt,) = tokenize_prompts(tiny_llama, bos_tokenizer, [text], rendered=True)
     assert prompt.ids == ids
 
 
-def test_the_default_models_text_comes_back(smollm2: Loaded) -> None:
+def test_the_default_models_tokens_decode_to_the_text(smollm2: Loaded) -> None:
     text = "Tell me a story: naïve café, 🙂!"
     (prompt,) = tokenize_prompts(smollm2.model, smollm2.tokenizer, [text], rendered=False)
     assert smollm2.tokenizer.decode(prompt.ids) == text
@@ -112,12 +112,12 @@ def test_an_excerpt_is_one_short_line_in_quotes() -> None:
     assert excerpt("x" * 61) == repr("x" * 59 + "…")
 
 
-def test_half_a_character_is_refused(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_lone_surrogate_is_refused(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(CaptureError, match=r"prompt 1 \('w5 \\ud83d'\) contains a lone surrogate"):
         tokenize_prompts(tiny_llama, tiny_tokenizer, ["w5", "w5 \ud83d"], rendered=False)
 
 
-def test_a_token_that_the_model_has_no_embedding_for_is_refused(
+def test_a_token_without_an_embedding_is_refused(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     tokenizer = copy.deepcopy(tiny_tokenizer)
@@ -128,7 +128,7 @@ def test_a_token_that_the_model_has_no_embedding_for_is_refused(
     assert tokenize_prompts(tiny_llama, tokenizer, ["w6 <think>"], rendered=False)[0].ids == [6, 128]
 
 
-def test_what_is_no_tokenizer_is_refused(tiny_llama: PreTrainedModel) -> None:
+def test_an_object_that_is_no_tokenizer_is_refused(tiny_llama: PreTrainedModel) -> None:
     tokenizer: Any
     for tokenizer in (None, "smollm2"):
         with pytest.raises(RequestError, match="the tokenizer is a"):

@@ -118,7 +118,7 @@ def test_fewer_tokens_are_run(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTr
     assert sum(ran) >= sum(len(prompt.split()) for prompt in PROMPTS)
 
 
-def test_a_prompt_longer_than_the_window_is_run_the_plain_way_and_that_is_said(
+def test_a_prompt_longer_than_the_window_disables_sharing_with_a_message(
     tiny_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = build(WINDOWED[0])
@@ -134,7 +134,7 @@ def test_a_prompt_longer_than_the_window_is_run_the_plain_way_and_that_is_said(
         assert (captured - plain[2]).abs().max() < TOLERANCE * plain[2].abs().max()
 
 
-def test_a_family_that_cannot_says_why(
+def test_a_family_without_sharing_gives_the_reason(
     tiny_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "engine"):

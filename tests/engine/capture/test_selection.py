@@ -52,20 +52,20 @@ def test_layers_are_ascending_numbers_from_zero_each_once(given: LayerSpec, mean
     assert {type(number) for number in numbers} == {int}  # NumPy integers cannot be saved
 
 
-def test_a_generator_of_layers_is_read() -> None:
+def test_layers_may_be_a_generator() -> None:
     assert parse_layers((layer for layer in (3, 1)), 30) == [1, 3]
 
 
 @pytest.mark.parametrize(
     "given", [2.0, True, np.float64(2), np.bool_(True), np.array([True, False]), torch.tensor([1.0]), {1: 2}, b"12"]
 )
-def test_what_is_not_a_whole_number_is_no_layer(given: Any) -> None:
+def test_only_whole_numbers_are_layers(given: Any) -> None:
     with pytest.raises(RequestError, match="not a layer number"):
         parse_layers(given, 30)
 
 
 @pytest.mark.parametrize("given", ["", " ", ",", "9" * 5000, "1-" + "9" * 5000])
-def test_text_that_is_no_layer_is_refused(given: str) -> None:
+def test_invalid_layer_text_is_refused(given: str) -> None:
     with pytest.raises(RequestError, match="cannot be parsed"):
         parse_layers(given, 30)
 
@@ -97,7 +97,7 @@ def test_a_layer_of_a_capture_is_found_by_any_whole_number() -> None:
         (["3"], "'3' is not a layer number"),
     ],
 )
-def test_what_means_no_layer_is_refused(given: Any, said: str) -> None:
+def test_an_empty_selection_of_layers_is_refused(given: Any, said: str) -> None:
     with pytest.raises(RequestError, match=said):
         parse_layers(given, 30)
 
@@ -175,7 +175,7 @@ def test_a_mean_is_one_state_in_float32(states: torch.Tensor, given: str, by_han
         torch.testing.assert_close(taken[row].double(), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_the_mean_leaves_out_the_first_token(states: torch.Tensor) -> None:
+def test_the_mean_excludes_the_first_token(states: torch.Tensor) -> None:
     before = taken_by("mean", states)
     states[:, 0] = 1e6
     after = taken_by("mean", states)
@@ -198,6 +198,6 @@ def test_a_prompt_without_such_tokens_is_named(given: PositionSpec, length: int)
     "given",
     ["", "first", "1.5", "1:2:3", "mean:last", "mean:", "mean:3", "2:x", "-:5", "3:-", (2, None), True, None],
 )
-def test_what_cannot_be_read_is_refused(given: Any) -> None:
+def test_invalid_positions_are_refused(given: Any) -> None:
     with pytest.raises(RequestError, match=r"cannot be parsed\. Expected: all, last, mean, an index"):
         parse_positions(given)

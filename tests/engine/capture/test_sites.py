@@ -55,7 +55,7 @@ def watch(parts: list[nn.Module], model: PreTrainedModel) -> list[tuple[Tensor, 
         ("mixtral", "model.layers", "self_attn", "mlp"),
     ],
 )
-def test_what_attention_and_feed_forward_add(
+def test_attention_and_mlp_outputs_are_what_the_block_adds(
     tiny_tokenizer: PreTrainedTokenizerFast, family: str, blocks: str, attention: str, feed_forward: str
 ) -> None:
     model = build(family_called(family))
@@ -111,7 +111,7 @@ def test_the_provenance_says_what_was_read_and_how(
 
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("positions", ["last", "mean", "1:3"])
-def test_positions_of_a_site_are_cut_from_the_whole(
+def test_positions_of_a_site_are_slices_of_all_states(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, site: str, positions: str
 ) -> None:
     cut = {"last": slice(-1, None), "mean": slice(1, None), "1:3": slice(1, 3)}[positions]

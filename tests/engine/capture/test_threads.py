@@ -1,4 +1,4 @@
-"""Threads that share a model get their own states, and do not capture, stop or change each other's passes."""
+"""Threads that share a model do not capture, stop or change each other's passes."""
 
 import copy
 import threading
@@ -109,7 +109,7 @@ def test_two_wrappers_of_one_decoder_take_turns(
     assert all(map(equal, found, expected))
 
 
-def test_a_model_that_is_changed_by_another_thread_meanwhile_is_refused(
+def test_a_model_changed_by_another_thread_during_a_capture_is_refused(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     def change(done: int, _total: int) -> None:
@@ -121,7 +121,7 @@ def test_a_model_that_is_changed_by_another_thread_meanwhile_is_refused(
         engine.capture_activations(tiny_llama, tiny_tokenizer, TEXTS, batch_size=1, progress=change)
 
 
-def test_a_model_that_is_trained_by_another_thread_meanwhile_is_refused(
+def test_a_model_trained_by_another_thread_during_a_capture_is_refused(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     engine.capture_activations(tiny_llama, tiny_tokenizer, "w5")

@@ -15,7 +15,7 @@ from tests.families import Family, build
 from tests.program import Program, Result, Run
 
 CONCEPTS = ("loudness", "warmth", "calm")
-# A concept in the vocabulary of the tiny tokenizer: six personas, two templates, two topics; each has its own voices.
+# A concept in the vocabulary of the tiny tokenizer: six personas, two templates, two topics.
 _CONCEPT = """
 name = "{name}"
 description = "Made up."
@@ -69,9 +69,9 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: PreTr
 def contrast_store(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, small_folder: Path) -> Path:
     """Captures of tiny models, made in this process; tests must not change them.
 
-    Of "tiny", 24 pairs at the last token: `loudness` and `warmth`; `loudness_all` with all tokens, `loudness_few` of
-    five pairs, `loudness_low` and `loudness_high` at layers that the other has not, `prompt` of a prompt. Of "small":
-    `small_loudness` and `small_calm`.
+    With "tiny", 24 pairs at the last token: `loudness` and `warmth`; `loudness_all` with all tokens, `loudness_few` of
+    five pairs, `loudness_low` and `loudness_high` with different layers, and `prompt`. With "small": `small_loudness`
+    and `small_calm`.
     """
     store = tmp_path_factory.mktemp("contrasts") / "activations"
     tiny, tokenizer, _ = engine.load_model_and_tokenizer(str(tiny_folder))
@@ -99,14 +99,14 @@ def contrast_store(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, 
 
 @pytest.fixture
 def contrasts(layerscope: Program, contrast_store: Path) -> Path:
-    """Those captures in the default store of the folder that `layerscope` runs in."""
+    """These captures in the default store of the folder that `layerscope` runs in."""
     folder = layerscope.folder / "activations"
     shutil.copytree(contrast_store, folder)
     return folder
 
 
 def concept_text(name: str) -> str:
-    """A concept file; each concept has words of its own."""
+    """A concept file; each concept has its own words."""
     first = 60 + 12 * CONCEPTS.index(name)
     personas = (
         _PERSONA.format(number=number, positive=first + number, negative=first + 6 + number) for number in range(6)

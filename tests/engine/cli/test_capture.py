@@ -68,9 +68,7 @@ def test_several_prompts_are_one_batch_of_their_last_tokens(tiny_run: Run) -> No
     assert data["attention_mask"].tolist() == [[1], [1]]
 
 
-def test_several_prompts_with_all_tokens_are_one_batch_whose_rows_end_together(
-    layerscope: Program, tiny_folder: Path
-) -> None:
+def test_several_prompts_with_all_tokens_are_one_right_aligned_batch(layerscope: Program, tiny_folder: Path) -> None:
     prompts = ["--prompt", "w5 w6 w7", "--prompt", "w8", "--positions", "all"]
     assert layerscope("capture", "--model", str(tiny_folder), *prompts, "--output", "two").returncode == 0
     data = torch.load(layerscope.folder / "two.pt")
@@ -115,7 +113,7 @@ def test_the_json_holds_the_statistics_of_each_layer(prompt_run: Run) -> None:
         assert row["norm"] == pytest.approx(float(layer.norm(dim=-1).mean()))
 
 
-def test_the_table_is_data_and_the_rest_is_narration(concept_run: Run) -> None:
+def test_the_table_goes_to_stdout_and_the_rest_to_stderr(concept_run: Run) -> None:
     assert "layer raw norm relative  cosine relative norm" in concept_run.result.stdout
     assert "warning: not ranked: 2 pairs are too few to rank layers" in concept_run.result.stdout
     assert widest(concept_run.result.stdout) <= 80
@@ -123,7 +121,7 @@ def test_the_table_is_data_and_the_rest_is_narration(concept_run: Run) -> None:
     assert "saved activations/smollm2_honesty.pt" in concept_run.result.stderr
 
 
-def test_pairs_enough_are_ranked_and_what_it_comes_to_is_said(ranked_run: Run) -> None:
+def test_enough_pairs_are_ranked_and_the_findings_printed(ranked_run: Run) -> None:
     assert ranked_run.result.returncode == 0, ranked_run.result.stderr
     record = json.loads(ranked_run.record.read_text())
     assert record["unranked"] == ""
@@ -139,12 +137,12 @@ def test_pairs_enough_are_ranked_and_what_it_comes_to_is_said(ranked_run: Run) -
     ]
 
 
-def test_a_concept_gives_72_pairs_unless_told(layerscope: Program) -> None:
+def test_a_concept_gives_72_pairs_by_default(layerscope: Program) -> None:
     shown = layerscope("capture", "--help", COLUMNS="200").stdout
     assert re.search(r"--max-samples.*\[default: 72\]", shown)
 
 
-def test_hooks_read_the_same_bits_and_quiet_says_nothing(layerscope: Program, prompt_run: Run) -> None:
+def test_hooks_give_the_same_bits_and_quiet_prints_nothing(layerscope: Program, prompt_run: Run) -> None:
     result = layerscope("capture", "--prompt", "Tell me a story", "--use-hooks", "--quiet", "--output", "runs/hooks.pt")
     assert (result.returncode, result.stderr) == (0, "")
     assert layerscope.saved() == ["runs/hooks.json", "runs/hooks.pt"]
@@ -155,7 +153,7 @@ def test_hooks_read_the_same_bits_and_quiet_says_nothing(layerscope: Program, pr
 
 
 @pytest.mark.slow
-def test_quiet_says_nothing_in_a_process_of_its_own(layerscope: Program) -> None:
+def test_quiet_prints_nothing_in_a_separate_process(layerscope: Program) -> None:
     """Includes output of libraries at import, and output that bypasses Python."""
     result = layerscope.child("capture", "--prompt", "Tell me a story", "--quiet")
     assert (result.returncode, result.stderr) == (0, "")
@@ -175,7 +173,7 @@ def test_shared_prefixes_are_run_once_by_default(layerscope: Program, tiny_folde
     assert all("batches of 512 tokens" in text for text in shown)
 
 
-def test_only_the_layers_asked_for_are_saved(layerscope: Program) -> None:
+def test_only_the_requested_layers_are_saved(layerscope: Program) -> None:
     result = layerscope("capture", "--model", "smollm2", "--prompt", "Hello", "--layers", "14,15,16,17")
     assert result.returncode == 0
     data = torch.load(layerscope.folder / "activations/smollm2_prompt.pt")
@@ -216,7 +214,7 @@ def test_the_models_are_listed(layerscope: Program) -> None:
     assert [model["alias"] for model in listed] == [line[0] for line in lines[1 : 1 + len(listed)]]
 
 
-def test_the_concepts_are_listed_the_users_own_too(layerscope: Program) -> None:
+def test_the_concepts_are_listed_including_the_users(layerscope: Program) -> None:
     own = layerscope.folder / "config/layerscope/concepts"
     own.mkdir(parents=True)
     (own / "loudness.toml").write_text(MY_CONCEPT)
@@ -340,7 +338,7 @@ def test_another_site_of_the_same_prompt(layerscope: Program, tiny_folder: Path)
         (("--site", "embed", "--layers", "3"), "the site 'embed' has no layers"),
     ],
 )
-def test_a_site_that_cannot_be_ends_with_2_before_the_model_is_loaded(
+def test_an_invalid_site_ends_with_2_before_the_model_is_loaded(
     layerscope: Program, arguments: tuple[str, ...], said: str
 ) -> None:
     result = layerscope("capture", "--prompt", "Hello", "--model", "./nowhere.gguf", *arguments)
@@ -348,7 +346,7 @@ def test_a_site_that_cannot_be_ends_with_2_before_the_model_is_loaded(
     assert said in result.stderr
 
 
-def test_pairs_of_ones_own_are_captured_under_the_name_of_their_file(layerscope: Program) -> None:
+def test_custom_pairs_are_captured_under_the_name_of_their_file(layerscope: Program) -> None:
     lines = [{"positive": f"Be kind {i}", "negative": f"Be cruel {i}", "topic": f"t{i % 3}"} for i in range(6)]
     (layerscope.folder / "kindness.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     result = layerscope("capture", "--pairs", "kindness.jsonl", "--layers", "16", "--positions", "last")

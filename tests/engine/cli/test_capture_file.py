@@ -39,7 +39,7 @@ def wrapped(program: Program, code: str, *arguments: str, **environment: str) ->
     return program.python("-c", code, *arguments, PYTHONPATH=os.pathsep.join(sys.path), **environment)
 
 
-def test_a_killed_capture_goes_on_also_after_a_full_disk(layerscope: Program, tiny_folder: Path) -> None:
+def test_a_killed_capture_is_resumed_also_after_a_full_disk(layerscope: Program, tiny_folder: Path) -> None:
     write_prompts(layerscope.folder / "many.txt", COUNT)
     command = ("capture", "--model", str(tiny_folder), "--prompts", "many.txt", "--positions", "last", "--quiet")
     assert layerscope(*command, "--output", "whole").returncode == 0
@@ -107,7 +107,7 @@ def test_memory_does_not_grow_with_the_number_of_prompts(layerscope: Program, ti
     assert peaks[1] < 1.05 * peaks[0]
 
 
-def test_what_does_not_go_with_a_file_is_refused(layerscope: Program) -> None:
+def test_options_that_conflict_with_a_file_are_refused(layerscope: Program) -> None:
     assert_failed(layerscope("capture", "--prompts", "none.txt"), 2)
     assert_failed(layerscope("capture", "--prompt", "hello", "--store-dtype", "bfloat16"), 2)
     (layerscope.folder / "some.txt").write_text("hello\n")

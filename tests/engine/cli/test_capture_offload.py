@@ -28,7 +28,7 @@ def measured(program: Program, *arguments: str) -> tuple[Result, int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory from Linux")
-def test_the_same_states_in_less_memory(layerscope: Program) -> None:
+def test_offloading_gives_the_same_states_in_less_memory(layerscope: Program) -> None:
     command = ("capture", "--prompt", "Tell me a story about the sea")
     _, whole = measured(layerscope, *command, "--output", "whole")
     said, spread = measured(
@@ -42,7 +42,7 @@ def test_the_same_states_in_less_memory(layerscope: Program) -> None:
     assert spread < whole - 0.4 * _WEIGHTS_KB
 
 
-def test_a_file_of_prompts_from_the_disk(layerscope: Program, tiny_folder: Path) -> None:
+def test_a_prompt_file_with_weights_on_disk(layerscope: Program, tiny_folder: Path) -> None:
     (layerscope.folder / "some.txt").write_text("w5 w6\nw7\n")
     command = ("capture", "--model", str(tiny_folder), "--prompts", "some.txt", "--output")
     assert layerscope(*command, "whole").returncode == 0
@@ -63,7 +63,7 @@ def test_a_file_of_prompts_from_the_disk(layerscope: Program, tiny_folder: Path)
         (("--device-map", "atuo"), "did you mean 'auto'"),
     ],
 )
-def test_what_makes_no_sense_is_refused(
+def test_invalid_options_are_refused(
     layerscope: Program, tiny_folder: Path, options: tuple[str, ...], said: str
 ) -> None:
     result = layerscope("capture", "--model", str(tiny_folder), "--prompt", "w5", *options)

@@ -1,4 +1,4 @@
-"""`layerscope capture --prompts` in several processes: the same files, one log, and all end when one ends."""
+"""`layerscope capture --prompts` in several processes: same files, one log."""
 
 import json
 import signal
@@ -64,7 +64,7 @@ def test_two_processes_write_what_one_writes(layerscope: Program, tiny_folder: P
 
 
 @pytest.mark.slow
-def test_weights_that_lie_on_the_disk_are_read_by_each(layerscope: Program, tiny_folder: Path) -> None:
+def test_weights_on_disk_are_read_by_each_process(layerscope: Program, tiny_folder: Path) -> None:
     write_prompts(layerscope.folder / "many.txt", 5000)  # two shards, which are larger with offloaded weights
 
     def asked(name: str) -> list[str]:
@@ -82,7 +82,7 @@ def test_weights_that_lie_on_the_disk_are_read_by_each(layerscope: Program, tiny
 
 
 @pytest.mark.slow
-def test_one_that_is_killed_ends_all_and_any_number_goes_on(layerscope: Program, tiny_folder: Path) -> None:
+def test_a_killed_process_ends_all_and_any_number_can_resume(layerscope: Program, tiny_folder: Path) -> None:
     write_prompts(layerscope.folder / "many.txt", 6000)
     assert layerscope(*command(tiny_folder, "one")).returncode == 0
     whole, folder = files(layerscope.folder / "one"), layerscope.folder / "mine"
@@ -131,7 +131,7 @@ print(sorted(path.name for path in __import__("pathlib").Path().glob("*.json")))
 
 
 @pytest.mark.slow
-def test_pairs_are_shared_and_ranked_once_by_the_main_one(layerscope: Program, tiny_folder: Path) -> None:
+def test_pairs_are_divided_and_ranked_once_by_the_main_process(layerscope: Program, tiny_folder: Path) -> None:
     with (layerscope.folder / "pairs.jsonl").open("w") as pairs:
         for i in range(700):
             factors = {"template": "t", "persona": f"p{i % 6}", "topic": f"w{40 + i % 9}"}
@@ -152,7 +152,7 @@ def test_pairs_are_shared_and_ranked_once_by_the_main_one(layerscope: Program, t
 
 
 @pytest.mark.slow
-def test_what_goes_into_one_file_is_not_shared(layerscope: Program, tiny_folder: Path) -> None:
+def test_a_capture_saved_as_one_file_is_not_shared(layerscope: Program, tiny_folder: Path) -> None:
     asked = ("capture", "--model", str(tiny_folder), "--prompt", "w5")
     result = launched(layerscope, *TORCHRUN, "2", "-m", "engine", *asked)
     assert result.returncode != 0
@@ -163,7 +163,7 @@ def test_what_goes_into_one_file_is_not_shared(layerscope: Program, tiny_folder:
 
 
 @pytest.mark.slow
-def test_processes_that_do_not_share_a_folder_are_told(layerscope: Program, tiny_folder: Path) -> None:
+def test_processes_without_a_shared_folder_get_an_error(layerscope: Program, tiny_folder: Path) -> None:
     """Simulates two machines: the processes run in different folders."""
     write_prompts(layerscope.folder / "many.txt", 600)
     folders = (layerscope.folder / "a", layerscope.folder / "b")

@@ -20,7 +20,7 @@ from tests.program import Program
 PAIRS = [{"positive": f"w5 w{20 + i}", "negative": f"w6 w7 w{20 + i}", "topic": f"w{20 + i}"} for i in range(9)]
 
 
-def test_it_is_said_and_done_above_a_limit(
+def test_large_captures_are_saved_as_shards_with_a_message(
     tmp_path: Path,
     tiny_llama: PreTrainedModel,
     tiny_tokenizer: PreTrainedTokenizerFast,
@@ -37,7 +37,7 @@ def test_it_is_said_and_done_above_a_limit(
     assert "GB of states as shards" in capsys.readouterr().err
 
 
-def test_pairs_and_concepts_go_into_shards_when_told(layerscope: Program, tiny_folder: Path) -> None:
+def test_pairs_and_concepts_are_saved_as_shards_on_request(layerscope: Program, tiny_folder: Path) -> None:
     rows = "\n".join(map(json.dumps, PAIRS))
     (layerscope.folder / "mine.jsonl").write_text(rows)
     (layerscope.folder / "loudness.toml").write_text(concept_text("loudness"))
@@ -61,7 +61,7 @@ def test_pairs_and_concepts_go_into_shards_when_told(layerscope: Program, tiny_f
         assert "held-out pairs are misordered" in shown.stdout
 
 
-def test_what_was_begun_in_shards_goes_on_in_shards_without_being_told(layerscope: Program, tiny_folder: Path) -> None:
+def test_an_unfinished_capture_in_shards_is_resumed_without_the_option(layerscope: Program, tiny_folder: Path) -> None:
     (layerscope.folder / "mine.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
     command = ("capture", "--model", str(tiny_folder), "--pairs", "mine.jsonl", "--positions", "last", "--quiet")
     assert layerscope(*command, "--shards").returncode == 0
@@ -75,7 +75,7 @@ def test_what_was_begun_in_shards_goes_on_in_shards_without_being_told(layerscop
     assert not folder.with_suffix(".pt").exists()
 
 
-def test_prompts_given_one_by_one_do_not(layerscope: Program) -> None:
+def test_single_prompts_are_not_saved_as_shards(layerscope: Program) -> None:
     assert_failed(layerscope("capture", "--prompt", "hello", "--shards"), 2)
     (layerscope.folder / "bad.jsonl").write_text('{"positive": "w5"}\n')
     assert_failed(layerscope("capture", "--pairs", "bad.jsonl", "--shards"), 2)
@@ -84,7 +84,7 @@ def test_prompts_given_one_by_one_do_not(layerscope: Program) -> None:
 @pytest.mark.parametrize(
     "shards", [pytest.param((), id="memory"), pytest.param(("--shards",), id="shards", marks=pytest.mark.slow)]
 )
-def test_a_terminal_is_shown_what_is_done(layerscope: Program, tiny_folder: Path, shards: tuple[str, ...]) -> None:
+def test_a_terminal_shows_progress(layerscope: Program, tiny_folder: Path, shards: tuple[str, ...]) -> None:
     (layerscope.folder / "mine.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
     command = ("capture", "--model", str(tiny_folder), "--pairs", "mine.jsonl", "--positions", "last", *shards)
     terminal, end = pty.openpty()

@@ -66,7 +66,7 @@ def test_two_concepts_on_one_model(layerscope: Program) -> None:
     assert "The cosine of the loudness and warmth directions" in result.stdout
 
 
-def test_it_is_what_the_engine_says(layerscope: Program, contrasts: Path) -> None:
+def test_the_output_matches_the_engine(layerscope: Program, contrasts: Path) -> None:
     shown = parsed(layerscope("compare", "loudness", "warmth", "--json"))
     expected = engine.compare_directions(load_contrast(contrasts / "loudness"), load_contrast(contrasts / "warmth"))
     assert shown["directions"] == expected
@@ -83,7 +83,7 @@ def test_names_and_paths_show_the_same(layerscope: Program, contrasts: Path) -> 
     assert elsewhere("compare", "loudness", "warmth", "--store", str(contrasts)).stdout == named
 
 
-def test_captures_of_one_name_in_two_stores_are_two(layerscope: Program, contrasts: Path) -> None:
+def test_captures_of_the_same_name_in_two_stores_are_distinguished(layerscope: Program, contrasts: Path) -> None:
     """`runs/a/mine` and `runs/b/mine`: the second must not be compared with itself."""
     for store, concept in (("a", "loudness"), ("b", "warmth")):
         (layerscope.folder / store).mkdir()
@@ -94,7 +94,7 @@ def test_captures_of_one_name_in_two_stores_are_two(layerscope: Program, contras
     assert [row["cosine"] for row in shown["directions"]] == [row["cosine"] for row in named["directions"]]
 
 
-def test_models_of_one_capture_name_in_two_stores_are_two(layerscope: Program) -> None:
+def test_models_with_the_same_capture_name_are_distinguished(layerscope: Program) -> None:
     save_record(large_record([0.1, 2.0, 0.3], "mine", model="someone/small"), layerscope.folder / "a")
     save_record(large_record([0.1, 0.2, 0.3, 1.0], "mine"), layerscope.folder / "b")
     lines = table_lines(layerscope("compare", "a/mine", "b/mine"))
@@ -102,7 +102,7 @@ def test_models_of_one_capture_name_in_two_stores_are_two(layerscope: Program) -
 
 
 @pytest.mark.usefixtures("contrasts")
-def test_a_capture_compared_with_itself_points_the_same_way(layerscope: Program) -> None:
+def test_a_capture_compared_with_itself_has_cosine_one(layerscope: Program) -> None:
     shown = parsed(layerscope("compare", "loudness", "loudness", "--json"))
     assert [row["cosine"] for row in shown["directions"]] == pytest.approx([1.0] * 4)
 
@@ -138,7 +138,7 @@ def test_real_captures_of_two_models(layerscope: Program) -> None:
     assert "small: layer" in result.stdout
 
 
-def test_other_pairs_are_warned_of(layerscope: Program, two_models: Path) -> None:
+def test_different_pairs_cause_a_warning(layerscope: Program, two_models: Path) -> None:
     record = large_record([0.1, 0.2])
     record["factors"] = [{"template": "t", "persona": "p", "topic": "x"}] * 72
     save_record(record, two_models)
@@ -146,7 +146,7 @@ def test_other_pairs_are_warned_of(layerscope: Program, two_models: Path) -> Non
     assert "warning: they were not made from the same pairs" in result.stdout
 
 
-def test_one_model_in_another_dtype_is_warned_of(layerscope: Program, contrasts: Path) -> None:
+def test_a_different_dtype_causes_a_warning(layerscope: Program, contrasts: Path) -> None:
     path = contrasts / "warmth.json"
     path.write_text(path.read_text().replace('"dtype": "float32"', '"dtype": "bfloat16"', 1))
     result = layerscope("compare", "loudness", "warmth")
@@ -186,7 +186,7 @@ def test_an_svg_of_two_models_is_drawn_and_json_stays_json(layerscope: Program) 
     ],
 )
 @pytest.mark.usefixtures("contrasts")
-def test_what_cannot_be_compared_ends_with_2_and_what_differs(
+def test_incomparable_captures_end_with_2_and_the_difference(
     layerscope: Program, one: str, other: str, said: str
 ) -> None:
     result = layerscope("compare", one, other, "--output", "figure.png")
@@ -212,7 +212,7 @@ def test_captures_of_unknown_origin_end_with_2(layerscope: Program, contrasts: P
 
 
 @pytest.mark.usefixtures("contrasts")
-def test_a_capture_that_is_not_there_ends_with_5(layerscope: Program) -> None:
+def test_a_missing_capture_ends_with_5(layerscope: Program) -> None:
     for names in (("loudness", "nothing"), ("nothing", "loudness")):
         result = layerscope("compare", *names)
         assert_failed(result, 5)

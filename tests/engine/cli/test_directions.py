@@ -36,7 +36,7 @@ def token_lines(result: Result) -> list[str]:
 # layerscope directions
 
 
-def test_directions_are_saved_beside_the_capture(layerscope: Program, contrasts: Path) -> None:
+def test_directions_are_saved_next_to_the_capture(layerscope: Program, contrasts: Path) -> None:
     result = layerscope("directions", "loudness")
     assert (result.returncode, result.stdout) == (0, f"activations/loudness{SUFFIX}\n")
     assert result.stderr == "saved 4 directions (mean_diff), layers 0 to 3\n"
@@ -63,13 +63,13 @@ def test_another_method_under_another_name(layerscope: Program, contrasts: Path,
 
 
 @pytest.mark.usefixtures("contrasts")
-def test_a_path_says_where_to(layerscope: Program) -> None:
+def test_a_path_sets_the_folder(layerscope: Program) -> None:
     result = layerscope("directions", "loudness", "--output", "runs/probe")
     assert result.stdout == f"runs/probe{SUFFIX}\n"
     assert engine.load_directions(layerscope.folder / "runs/probe")[0].keys() == {0, 1, 2, 3}
 
 
-def test_saved_directions_are_replaced_only_when_asked(layerscope: Program, contrasts: Path) -> None:
+def test_saved_directions_are_replaced_only_on_request(layerscope: Program, contrasts: Path) -> None:
     layerscope("directions", "loudness")
     target = contrasts / f"loudness{SUFFIX}"
     before = target.read_bytes()
@@ -143,7 +143,7 @@ def test_a_text_is_read_along_saved_directions(layerscope: Program, probe: Path,
 
 
 @pytest.mark.usefixtures("probe")
-def test_a_text_is_read_with_the_model_on_the_disk(layerscope: Program, tiny_folder: Path) -> None:
+def test_a_text_is_read_with_weights_on_disk(layerscope: Program, tiny_folder: Path) -> None:
     command = ("read", "probe", "--prompt", "w5 w60 w9", "--model", str(tiny_folder))
     spread = layerscope(*command, "--device-map", "auto", "--max-memory", "cpu=0")
     assert spread.returncode == 0, spread.stderr
@@ -183,7 +183,7 @@ def test_a_capture_without_saved_directions_is_read_too(layerscope: Program, tin
 
 
 @pytest.mark.usefixtures("probe")
-def test_the_layer_asked_for_is_shown_and_a_png_drawn(layerscope: Program, tiny_folder: Path) -> None:
+def test_the_requested_layer_is_shown_and_a_png_drawn(layerscope: Program, tiny_folder: Path) -> None:
     more = ("--layer", "0", "--output", "figures/tokens.png", "--quiet")
     result = layerscope("read", "probe", "--prompt", "w5 w60 w9", "--model", str(tiny_folder), *more)
     assert (result.returncode, result.stderr) == (0, "")
@@ -223,7 +223,7 @@ def test_the_real_model_is_found_by_the_name_it_was_captured_with(layerscope: Pr
     ],
     ids=["layer", "no model", "unknown model", "prompts", "memory"],
 )
-def test_what_cannot_be_read_along_ends_with_2_before_a_model_is_loaded(
+def test_invalid_arguments_of_read_end_with_2_before_a_model_is_loaded(
     layerscope: Program, arguments: list[str], said: str
 ) -> None:
     result = layerscope("read", *arguments, "--prompt", "w5")
@@ -242,7 +242,7 @@ def test_directions_of_another_model_are_refused(layerscope: Program, small_fold
 
 @pytest.mark.parametrize("name", ["nothing", f"nothing{SUFFIX}", f"runs/nothing{SUFFIX}", "../nothing"])
 @pytest.mark.usefixtures("contrasts")
-def test_a_name_of_nothing_ends_with_5(layerscope: Program, name: str) -> None:
+def test_an_unknown_name_ends_with_5(layerscope: Program, name: str) -> None:
     result = layerscope("read", name, "--prompt", "w5")
     assert_failed(result, 5)
     assert "nothing" in result.stderr
@@ -264,7 +264,7 @@ def test_an_empty_text_ends_with_4(layerscope: Program, tiny_folder: Path) -> No
 
 
 @pytest.mark.usefixtures("probe")
-def test_a_chat_with_a_model_that_has_no_chat_template_is_warned_of(layerscope: Program, tiny_folder: Path) -> None:
+def test_chat_without_a_chat_template_warns(layerscope: Program, tiny_folder: Path) -> None:
     result = layerscope("read", "probe", "--prompt", "w5 w6", "--model", str(tiny_folder), "--chat")
     assert result.returncode == 0
     assert "no chat template" in result.stdout + result.stderr
@@ -272,7 +272,7 @@ def test_a_chat_with_a_model_that_has_no_chat_template_is_warned_of(layerscope: 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("contrasts")
-def test_no_other_machine_is_asked(layerscope: Program, tiny_folder: Path) -> None:
+def test_the_network_is_not_used(layerscope: Program, tiny_folder: Path) -> None:
     result, asked = layerscope.without_network(
         ("directions", "loudness", "--method", "logistic"),
         ("read", "loudness", "--prompt", "w5", "--model", str(tiny_folder), "--output", "tokens.png"),
@@ -282,8 +282,8 @@ def test_no_other_machine_is_asked(layerscope: Program, tiny_folder: Path) -> No
     assert [(layerscope.folder / name).stat().st_size > 0 for name in ("tokens.png", "cosines.png")] == [True, True]
 
 
-def test_the_guard_sees_who_asks(layerscope: Program) -> None:
-    """Otherwise the tests above would prove nothing."""
+def test_the_network_guard_works(layerscope: Program) -> None:
+    """Without this, the tests above would prove nothing."""
     _, asked = layerscope.without_network(("capture", "--model", "someone/not-here", "--prompt", "x"))
     assert asked
 

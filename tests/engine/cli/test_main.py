@@ -99,7 +99,7 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
-def test_what_needs_no_model_starts_without_torch(layerscope: Program) -> None:
+def test_commands_without_a_model_load_no_torch(layerscope: Program) -> None:
     """Uses a fresh process, because this one has imported torch."""
     save_record(contrast_record(), layerscope.folder / "activations")
     result = layerscope.python("-c", IMPORTS, json.dumps(LIGHT))
@@ -108,7 +108,7 @@ def test_what_needs_no_model_starts_without_torch(layerscope: Program) -> None:
     assert said == [f"imported {[*arguments]} [] True" for arguments in LIGHT]
 
 
-def test_it_says_its_version(layerscope: Program) -> None:
+def test_version_is_printed(layerscope: Program) -> None:
     result = layerscope("--version")
     assert (result.returncode, result.stdout, result.stderr) == (0, f"layerscope {VERSION}\n", "")
 
@@ -134,7 +134,7 @@ def test_wrong_usage_ends_with_2(layerscope: Program, arguments: list[str], said
     assert "Traceback" not in result.stderr
 
 
-def test_an_error_leads_on_in_one_paragraph(layerscope: Program) -> None:
+def test_an_error_is_one_paragraph_with_a_next_step(layerscope: Program) -> None:
     result = layerscope("list")
     assert_failed(result, 5)
     assert re.fullmatch(r"error: the store .*\. Expected: .*\. Next: .*\n", result.stderr)
@@ -145,7 +145,7 @@ def test_an_error_with_a_question_is_not_followed_by_a_full_stop(layerscope: Pro
     assert "did you mean 'honesty'? Expected:" in result.stderr
 
 
-def test_a_bug_keeps_its_traceback_and_says_what_it_is(layerscope: Program) -> None:
+def test_a_bug_keeps_its_traceback_and_is_called_one(layerscope: Program) -> None:
     result = layerscope.python("-c", WITH_A_BUG)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("Traceback (most recent call last):")
@@ -170,9 +170,7 @@ def test_an_argument_that_is_not_utf8_is_refused(layerscope: Program) -> None:
         ),
     ],
 )
-def test_standard_output_that_cannot_be_written_is_an_error_for_people(
-    layerscope: Program, redirected: str, said: str
-) -> None:
+def test_unwritable_standard_output_is_a_readable_error(layerscope: Program, redirected: str, said: str) -> None:
     command = layerscope.command("capture", "--list-concepts")
     result = subprocess.run(
         ["/bin/sh", "-c", f'exec "$@" {redirected}', "sh", *command],
@@ -186,7 +184,7 @@ def test_standard_output_that_cannot_be_written_is_an_error_for_people(
 
 
 @pytest.mark.parametrize("arguments", [["capture", "--list-concepts"], ["--help"]])
-def test_a_reader_that_has_gone_ends_it_quietly(layerscope: Program, arguments: list[str]) -> None:
+def test_a_closed_pipe_ends_it_quietly(layerscope: Program, arguments: list[str]) -> None:
     with layerscope.started(*arguments) as process:
         assert process.stdout is not None
         assert process.stderr is not None

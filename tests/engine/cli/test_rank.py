@@ -76,7 +76,7 @@ def test_the_table_shows_every_layer_with_its_interval(layerscope: Program, reco
         assert [number for number in numbers if number in expected][:4] == expected
 
 
-def test_below_the_table_is_what_it_comes_to(layerscope: Program, record: CaptureRecord) -> None:
+def test_the_findings_are_below_the_table(layerscope: Program, record: CaptureRecord) -> None:
     assert record["ranking"] is not None
     shown = " ".join(layerscope("rank", "some_honesty").stdout.split())
     assert "someone/some-model, 72 pairs, positions: last" in shown
@@ -175,7 +175,7 @@ def test_prompts_have_nothing_to_rank(layerscope: Program, arguments: list[str])
     assert "layerscope capture --concept" in result.stderr
 
 
-def test_too_few_pairs_are_not_ranked_by_what_is_held_out(layerscope: Program) -> None:
+def test_too_few_pairs_have_no_held_out_scores(layerscope: Program) -> None:
     save_record(unranked_record(), layerscope.folder / "activations")
     result = layerscope("rank", "some_honesty")
     assert_failed(result, 2)
@@ -184,7 +184,7 @@ def test_too_few_pairs_are_not_ranked_by_what_is_held_out(layerscope: Program) -
     assert "Next: capture more" in result.stderr
 
 
-def test_too_few_pairs_can_be_ordered_by_what_describes_them(layerscope: Program) -> None:
+def test_too_few_pairs_can_be_ordered_by_descriptive_scores(layerscope: Program) -> None:
     save_record(unranked_record(), layerscope.folder / "activations")
     arguments = ("rank", "some_honesty", "--score", "diff_norm")
     result = layerscope(*arguments)
@@ -200,7 +200,7 @@ def test_too_few_pairs_can_be_ordered_by_what_describes_them(layerscope: Program
 
 
 @pytest.mark.usefixtures("record")
-def test_a_capture_that_is_not_there_ends_with_5(layerscope: Program) -> None:
+def test_a_missing_capture_ends_with_5(layerscope: Program) -> None:
     result = layerscope("rank", "some_empathy")
     assert_failed(result, 5)
     assert "there is no capture called 'some_empathy' in the folder 'activations'" in result.stderr
@@ -209,7 +209,7 @@ def test_a_capture_that_is_not_there_ends_with_5(layerscope: Program) -> None:
 
 
 @pytest.mark.usefixtures("record")
-def test_what_cannot_be_a_name_ends_with_5(layerscope: Program) -> None:
+def test_an_invalid_name_ends_with_5(layerscope: Program) -> None:
     result = layerscope("rank", "some honesty")
     assert_failed(result, 5)
     assert "'some honesty' is not a valid capture name" in result.stderr

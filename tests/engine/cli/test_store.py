@@ -103,7 +103,7 @@ def test_list_as_json_holds_the_records_and_the_problems(layerscope: Program, st
     assert entries["smollm2_honesty"] == {"name": "smollm2_honesty", "record": saved, "problem": ""}
 
 
-def test_leftovers_of_killed_saves_are_narration(layerscope: Program, store: Path) -> None:
+def test_leftovers_of_killed_saves_are_reported_on_stderr(layerscope: Program, store: Path) -> None:
     before = layerscope("list").stdout
     (store / ".mine.pt.1a2b3c4d.unfinished").touch()
     result = layerscope("list")
@@ -136,7 +136,7 @@ def test_show_draws_the_ranking_as_visualize_does(layerscope: Program) -> None:
     assert "Layer 1 is ahead of every other layer at 95%." in shown
 
 
-def test_a_capture_from_before_layers_were_ranked_is_told_from_a_damaged_one(layerscope: Program) -> None:
+def test_a_capture_of_an_older_version_is_distinguished_from_a_damaged_one(layerscope: Program) -> None:
     record = contrast_record()
     record["schema"] = 1
     save_record(record, layerscope.folder / "activations")
@@ -164,7 +164,7 @@ def test_show_of_a_damaged_capture_ends_with_5_and_the_reason(layerscope: Progra
 
 
 @pytest.mark.usefixtures("damaged_store")
-def test_show_of_tensors_that_came_alone_says_what_is_not_known(layerscope: Program) -> None:
+def test_show_of_tensors_without_a_record_says_what_is_unknown(layerscope: Program) -> None:
     result = layerscope("show", "alone")
     assert result.returncode == 0
     assert "alone.pt has no JSON record: provenance and factors are unknown" in " ".join(result.stderr.split())
@@ -173,7 +173,7 @@ def test_show_of_tensors_that_came_alone_says_what_is_not_known(layerscope: Prog
 
 
 @pytest.mark.usefixtures("store")
-def test_show_of_a_capture_that_is_not_there_ends_with_5(layerscope: Program) -> None:
+def test_show_of_a_missing_capture_ends_with_5(layerscope: Program) -> None:
     result = layerscope("show", "smollm2_empathy")
     assert_failed(result, 5)
     assert "there is no capture called 'smollm2_empathy' in the folder 'activations'" in result.stderr
@@ -181,7 +181,7 @@ def test_show_of_a_capture_that_is_not_there_ends_with_5(layerscope: Program) ->
 
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_show_goes_through_a_pipe_that_has_no_bars(layerscope: Program, encoding: str) -> None:
+def test_show_works_in_a_pipe_whose_encoding_lacks_bars(layerscope: Program, encoding: str) -> None:
     """As on Windows, where pipes and files use the system code page."""
     result = layerscope("show", "smollm2_honesty", PYTHONIOENCODING=encoding)
     assert (result.returncode, result.stderr) == (0, "")
@@ -189,7 +189,7 @@ def test_show_goes_through_a_pipe_that_has_no_bars(layerscope: Program, encoding
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_show_of_a_ranking_goes_through_such_a_pipe_too(layerscope: Program, encoding: str) -> None:
+def test_show_of_a_ranking_works_in_such_a_pipe_too(layerscope: Program, encoding: str) -> None:
     save_record(contrast_record(), layerscope.folder / "activations")
     result = layerscope("show", "some_honesty", PYTHONIOENCODING=encoding)
     assert (result.returncode, result.stderr) == (0, "")

@@ -87,7 +87,7 @@ def test_an_svg_is_drawn_with_text_that_can_be_read(layerscope: Program) -> None
 
 
 @pytest.mark.usefixtures("store")
-def test_without_a_display_the_text_is_shown_and_the_rest_is_said(layerscope: Program) -> None:
+def test_without_a_display_the_text_and_an_error_are_printed(layerscope: Program) -> None:
     result = layerscope.child("visualize", HONESTY)  # matplotlib looks for a display once per process
     assert result.returncode == 0
     assert result.stdout == layerscope("visualize", HONESTY, "--no-plot").stdout
@@ -95,7 +95,7 @@ def test_without_a_display_the_text_is_shown_and_the_rest_is_said(layerscope: Pr
     assert "--output FILE.png" in result.stderr
 
 
-def test_one_layer_shows_where_the_prompts_lie(layerscope: Program, contrasts: Path) -> None:
+def test_one_layer_shows_the_projections(layerscope: Program, contrasts: Path) -> None:
     result = layerscope("visualize", "loudness", "--layer", "2", "--no-plot")
     assert (result.returncode, result.stderr) == (0, "")
     assert widest(result.stdout) <= 80
@@ -124,7 +124,7 @@ def test_one_layer_is_drawn(layerscope: Program) -> None:
     assert matplotlib.image.imread(layerscope.folder / "sides.png").shape[1] > 1000
 
 
-def test_pairs_that_point_the_wrong_way_can_be_told_apart(ranked_run: Run) -> None:
+def test_misordered_pairs_can_be_identified(ranked_run: Run) -> None:
     """The excerpt of a prompt omits the chat header that all prompts share."""
     result = Program(ranked_run.path.parent.parent)("visualize", "ranked", "--layer", "4", "--no-plot")
     assert (result.returncode, result.stderr) == (0, "")
@@ -142,7 +142,9 @@ def test_pairs_that_point_the_wrong_way_can_be_told_apart(ranked_run: Run) -> No
         (["prompt", "--layer", "2"], "is a capture of prompts: it has no positive and negative class"),
     ],
 )
-def test_a_layer_without_two_sides_ends_with_2(layerscope: Program, arguments: list[str], said: str) -> None:
+def test_a_layer_where_the_classes_do_not_differ_ends_with_2(
+    layerscope: Program, arguments: list[str], said: str
+) -> None:
     result = layerscope("visualize", *arguments, "--output", "sides.png")
     assert_failed(result, 2)
     assert said in result.stderr
@@ -150,7 +152,7 @@ def test_a_layer_without_two_sides_ends_with_2(layerscope: Program, arguments: l
 
 
 @pytest.mark.usefixtures("store")
-def test_too_few_pairs_have_no_sides_to_show(layerscope: Program) -> None:
+def test_too_few_pairs_have_no_projections_to_show(layerscope: Program) -> None:
     result = layerscope("visualize", HONESTY, "--layer", "16", "--no-plot")
     assert_failed(result, 2)
     assert "too few pairs" in result.stderr

@@ -5,13 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from engine.concepts.pair_files import read_pairs
+from engine.concepts.pair_files import WrittenPair, names_factors, open_pairs
 from engine.errors import RequestError
 
 ROWS = [
     {"positive": 'Be kind, "always".', "negative": "Be cruel.", "persona": "one"},
     {"positive": "Two\nlines", "negative": "No lines", "persona": "two"},
 ]
+
+
+def read_pairs(path: Path) -> list[WrittenPair]:
+    return list(open_pairs(path).pairs())
 
 
 def test_jsonl_and_csv_give_the_same_pairs(tmp_path: Path) -> None:
@@ -21,18 +25,18 @@ def test_jsonl_and_csv_give_the_same_pairs(tmp_path: Path) -> None:
     )
     one, two = read_pairs(tmp_path / "pairs.jsonl"), read_pairs(tmp_path / "pairs.csv")
     assert one == two
-    assert one.positive == tuple(row["positive"] for row in ROWS)
-    assert one.negative == ("Be cruel.", "No lines")
-    assert one.factors is not None
-    assert [dict(factors) for factors in one.factors] == [
+    assert [pair.positive for pair in one] == [row["positive"] for row in ROWS]
+    assert [pair.negative for pair in one] == ["Be cruel.", "No lines"]
+    assert [dict(pair.factors) for pair in one] == [
         {"template": "", "persona": name, "topic": ""} for name in ("one", "two")
     ]
 
 
-def test_a_file_without_factors_has_none(tmp_path: Path) -> None:
+def test_a_file_without_factors_has_empty_ones(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_bytes("\ufeffpositive,negative\r\ngut,böse\r\n".encode())
-    assert read_pairs(tmp_path / "pairs.csv").factors is None
-    assert read_pairs(tmp_path / "pairs.csv").negative == ("böse",)
+    [pair] = read_pairs(tmp_path / "pairs.csv")
+    assert not names_factors(pair.factors)
+    assert pair.negative == "böse"
 
 
 @pytest.mark.parametrize(

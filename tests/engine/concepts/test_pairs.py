@@ -106,7 +106,7 @@ def test_the_default_number_crosses_personas_and_templates_evenly() -> None:
     assert max(counted.values()) - min(counted.values()) <= 1
 
 
-def test_two_pairs_share_nothing() -> None:
+def test_two_pairs_differ_in_every_factor() -> None:
     one, other = draw_pairs(load_concept("honesty"), 2)
     assert not set(identity(one.factors)) & set(identity(other.factors))
 

@@ -10,7 +10,7 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
-from engine.concepts.pair_files import PairFile, read_pairs
+from engine.concepts.pair_files import PairFile, open_pairs
 from engine.concepts.text_files import PromptFile, is_text_file, open_prompts, open_texts
 from engine.errors import RequestError
 
@@ -58,7 +58,7 @@ PAIRS = [
 def test_a_dataset_gives_the_same_pairs_as_a_file_and_ignores_other_columns(tmp_path: Path) -> None:
     datasets.Dataset.from_list([{**pair, "score": 1} for pair in PAIRS]).save_to_disk(tmp_path / "mine")
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
-    assert read_pairs(tmp_path / "mine") == read_pairs(tmp_path / "mine.jsonl")
+    assert [*open_pairs(tmp_path / "mine").pairs()] == [*open_pairs(tmp_path / "mine.jsonl").pairs()]
     assert isinstance(open_texts(tmp_path / "mine"), PairFile)
 
 
@@ -122,7 +122,7 @@ def test_rows_without_prompts_are_refused(tmp_path: Path, rows: dict[str, list[o
 def test_rows_without_pairs_are_refused(tmp_path: Path, rows: dict[str, list[object]], problem: str) -> None:
     datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "mine")
     with pytest.raises(RequestError, match=problem):
-        read_pairs(tmp_path / "mine")
+        list(open_pairs(tmp_path / "mine").pairs())
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:

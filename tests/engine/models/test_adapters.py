@@ -105,7 +105,7 @@ def change_scale(model: Any) -> None:
     ],
     ids=["weights", "scale", "disabled", "merged", "switched"],
 )
-def test_what_is_done_to_an_adapter_is_captured_and_recorded(
+def test_changes_to_an_adapter_are_captured_and_recorded(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, change: Callable[[Any], object]
 ) -> None:
     model = adapted(tiny_llama)
@@ -148,7 +148,7 @@ def test_a_wrapper_that_gives_the_decoder_other_tokens_is_refused(
         engine.capture_activations(model, tiny_tokenizer, PROMPT)
 
 
-def test_the_folder_of_an_adapter_is_its_base_model_with_the_adapter(adapter_folder: Path, base_folder: Path) -> None:
+def test_an_adapter_folder_loads_the_base_model_with_the_adapter(adapter_folder: Path, base_folder: Path) -> None:
     model, tokenizer, config = engine.load_model_and_tokenizer(str(adapter_folder))
     assert config.source.alias == "tuned"
     assert [adapter["active"] for adapter in config.adapters] == [True]
@@ -161,7 +161,7 @@ def test_the_folder_of_an_adapter_is_its_base_model_with_the_adapter(adapter_fol
         torch.testing.assert_close(one, other)
 
 
-def test_an_adapter_beside_the_weights_of_its_base_model(adapter_folder: Path, base_folder: Path) -> None:
+def test_an_adapter_in_the_folder_of_its_base_model(adapter_folder: Path, base_folder: Path) -> None:
     shutil.copytree(base_folder, adapter_folder, dirs_exist_ok=True)
     shutil.rmtree(base_folder)
     model, tokenizer, config = engine.load_model_and_tokenizer(str(adapter_folder))
@@ -246,7 +246,7 @@ def test_an_adapter_of_an_adapter_is_refused(adapter_folder: Path, tmp_path: Pat
         engine.load_model_and_tokenizer(str(second))
 
 
-def test_an_adapter_that_is_switched_off_during_a_capture_is_noticed(
+def test_an_adapter_switched_off_during_a_capture_is_detected(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     model = adapted(tiny_llama)
@@ -268,7 +268,7 @@ def test_an_adapter_outside_the_layers_that_peft_keeps_is_refused(
         engine.capture_activations(model, tiny_tokenizer, PROMPT)
 
 
-def test_the_name_of_an_adapter_does_not_make_it_another(tiny_llama: PreTrainedModel) -> None:
+def test_a_renamed_adapter_counts_as_the_same(tiny_llama: PreTrainedModel) -> None:
     one = get_peft_model(tiny_llama, lora(), adapter_name="one")
     hashes = [list_adapters(one)[0]["weights"]]
     weights = {name: weight.clone() for name, weight in one.named_parameters() if ".one." in name}
@@ -277,6 +277,6 @@ def test_the_name_of_an_adapter_does_not_make_it_another(tiny_llama: PreTrainedM
     assert hashes == [list_adapters(other)[0]["weights"]]
 
 
-def test_an_adapter_on_weights_that_lie_on_the_disk_is_refused(adapter_folder: Path) -> None:
+def test_an_adapter_on_offloaded_weights_is_refused(adapter_folder: Path) -> None:
     with pytest.raises(ModelError, match=r"does not fit into memory.*merge the adapter into its base model"):
         engine.load_model_and_tokenizer(str(adapter_folder), device_map="auto", max_memory={"cpu": 0})

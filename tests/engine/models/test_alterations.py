@@ -115,7 +115,7 @@ def received(model: PreTrainedModel, ids: list[int]) -> list[Tensor]:
 
 @pytest.mark.parametrize("use_hooks", [False, True])
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_counts_is_what_the_next_block_receives(
+def test_the_captured_state_is_what_the_next_block_receives(
     tiny_llama: PreTrainedModel,
     tiny_tokenizer: PreTrainedTokenizerFast,
     change: Callable[[PreTrainedModel], None],
@@ -173,7 +173,7 @@ def cast(model: PreTrainedModel) -> None:
         (edit_weights, "the weights were edited after the model was loaded"),
     ],
 )
-def test_the_record_says_what_was_done(
+def test_the_record_lists_the_alterations(
     tiny_llama: PreTrainedModel,
     tiny_tokenizer: PreTrainedTokenizerFast,
     change: Callable[[PreTrainedModel], None],
@@ -197,7 +197,7 @@ def test_a_hook_on_every_module_of_the_process_counts(
     assert "altered" not in engine.capture_activations(tiny_llama, tiny_tokenizer, "w5 w6")["provenance"]
 
 
-def test_what_is_undone_leaves_no_trace(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_an_undone_change_leaves_no_trace(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     first = engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS)
     hook = find_blocks(tiny_llama).blocks[1].register_forward_hook(lambda _module, _args, output: output + 5.0)
     engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS)
@@ -233,7 +233,7 @@ def hook_that_knows_the_model(model: PreTrainedModel) -> None:
     find_blocks(model).blocks[1].register_forward_hook(look)
 
 
-def test_a_model_is_not_kept_alive_by_what_is_known_of_it(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_model_is_not_kept_alive_by_its_description(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     model = build(family_called("llama"))
     hook_that_knows_the_model(model)
     engine.capture_activations(model, tiny_tokenizer, "w5")
@@ -247,9 +247,7 @@ def test_the_default_model_is_not_altered(smollm2: Loaded) -> None:
     assert find_alterations(smollm2.model) == []
 
 
-def test_packed_weights_that_lie_in_buffers_count(
-    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_packed_weights_in_buffers_count(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     part = find_blocks(tiny_llama).blocks[1].get_submodule("mlp")
     part.register_buffer("packed", torch.ones(8))
     before = engine.capture_activations(tiny_llama, tiny_tokenizer, "w5 w6")["provenance"]

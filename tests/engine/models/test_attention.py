@@ -40,9 +40,7 @@ def random_states(tokens: int, dtype: torch.dtype, heads: int = 4) -> Tensor:
 
 @given(ROWS, st.integers(0, 20), st.integers(1, 30), st.integers(1, 9))
 @settings(deadline=None)
-def test_every_token_gets_what_attention_to_its_own_prompt_alone_gives(
-    rows: list[list[int]], start: int, least: int, most: int
-) -> None:
+def test_every_token_attends_to_its_own_prompt_only(rows: list[list[int]], start: int, least: int, most: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "_LEAST_QUERIES", least)
         patch.setattr(attention, "_MOST_BLOCKS", {"cpu": most})
@@ -63,7 +61,7 @@ def test_every_token_gets_what_attention_to_its_own_prompt_alone_gives(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_fewer_heads_of_keys_than_of_queries(dtype: torch.dtype) -> None:
+def test_grouped_query_attention(dtype: torch.dtype) -> None:
     mask = pack_prompts([[i, *range(100)] for i in range(4)], CPU, dtype).batch.attention_mask
     tokens = mask.shape[-1]
     query, key = random_states(tokens, dtype), random_states(tokens, dtype, heads=2)
@@ -74,7 +72,7 @@ def test_fewer_heads_of_keys_than_of_queries(dtype: torch.dtype) -> None:
     assert sum(queries * keys for queries, keys in watch.sizes) < tokens**2 / 2
 
 
-def test_attention_under_another_mask_is_left_alone() -> None:
+def test_attention_with_another_mask_is_unchanged() -> None:
     states = random_states(200, torch.float32)
     mask = torch.zeros(1, 1, 200, 200)
     with Watch() as watch, VisibleOnly(mask):
@@ -99,13 +97,13 @@ def test_a_copy_of_the_mask_is_the_mask() -> None:
     assert watch.sizes[-1] == tuple(mask.shape[-2:])
 
 
-def test_a_capture_computes_little_of_what_its_masks_hide(
+def test_a_capture_computes_few_masked_scores(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     prompts = [
         " ".join(f"w{3 + (side * 31 + i // 2 + j) % 120}" for j in range(40)) for i in range(24) for side in (0, 1)
     ]
-    engine.capture_activations(tiny_llama, tiny_tokenizer, "w3")  # the check at load runs here
+    engine.capture_activations(tiny_llama, tiny_tokenizer, "w3")  # runs the load check
     with Watch() as watch:
         engine.capture_activations(tiny_llama, tiny_tokenizer, prompts, positions="last")
     tokens = 24 * 40

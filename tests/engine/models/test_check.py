@@ -1,4 +1,4 @@
-"""The check at load refuses a model that breaks an assumption and names it; its receipt holds measurements."""
+"""The load check refuses a model that breaks an assumption and names it; its receipt holds measurements."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from tests.conftest import family_called, framework_hook
 from tests.families import build
 
 
-def test_the_receipt_says_where_the_parts_are(tiny_llama: PreTrainedModel) -> None:
+def test_the_receipt_names_the_modules(tiny_llama: PreTrainedModel) -> None:
     receipt = check_model(tiny_llama)
     assert receipt["blocks"] == "model.layers"
     assert receipt["final_norm"] == "model.norm"
@@ -64,13 +64,13 @@ def own_model(dtype: torch.dtype = torch.float32, breaks: dict[str, float] | Non
     return own
 
 
-def test_an_architecture_of_ones_own_that_keeps_its_promises_is_no_altered_one() -> None:
+def test_a_valid_custom_architecture_is_not_an_alteration() -> None:
     model = own_model()
     assert check_model(model)["blocks"] == "model.layers"
     assert describe_model(model).added == ()
 
 
-def test_sublayers_are_believed_by_their_sum_and_not_by_their_names(tiny_llama: PreTrainedModel) -> None:
+def test_sublayers_are_verified_by_their_sum_not_their_names(tiny_llama: PreTrainedModel) -> None:
     """A model without them passes the other checks."""
     find_blocks(tiny_llama).blocks[2].register_forward_hook(lambda _module, _args, output: output * 1.0001)
     receipt = check_model(tiny_llama)
@@ -116,7 +116,7 @@ def mixing_model(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize(("dtype", "said"), [(torch.bfloat16, "dtype='float32'"), (torch.float32, "another family")])
-def test_a_model_that_looks_at_other_prompts_is_refused(dtype: torch.dtype, said: str) -> None:
+def test_a_model_that_attends_to_other_prompts_is_refused(dtype: torch.dtype, said: str) -> None:
     """Half precision may be the cause."""
     with pytest.raises(ModelError, match=said) as refusal:
         check_model(mixing_model(dtype))
@@ -133,7 +133,7 @@ def test_a_vision_tower_of_the_same_depth_is_not_taken_for_the_decoder() -> None
     assert find_blocks(build(family_called("gemma3"))).path == "model.language_model.layers"
 
 
-def test_a_model_of_the_users_own_is_checked_again_only_when_it_was_changed(
+def test_a_users_model_is_checked_again_only_after_a_change(
     tiny_llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[PreTrainedModel] = []
@@ -154,7 +154,7 @@ def test_a_model_of_the_users_own_is_checked_again_only_when_it_was_changed(
     assert description.examine_model(tiny_llama).config.added == ()
 
 
-def test_code_that_does_something_else_each_time_is_named(tiny_llama: PreTrainedModel) -> None:
+def test_nondeterministic_code_is_named(tiny_llama: PreTrainedModel) -> None:
     noise = torch.Generator().manual_seed(0)
 
     def add_noise(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
@@ -178,14 +178,14 @@ def test_a_model_that_changes_while_it_is_checked_is_not_blamed(tiny_llama: PreT
         describe_model(tiny_llama)
 
 
-def test_a_compiled_wrapper_is_refused_with_the_way_out(tiny_llama: PreTrainedModel) -> None:
+def test_a_compiled_wrapper_is_refused_with_a_next_step(tiny_llama: PreTrainedModel) -> None:
     model: Any = torch.compile(tiny_llama)
     with pytest.raises(ModelError, match=r"pass model._orig_mod"):
         describe_model(model)
 
 
 @pytest.mark.slow
-def test_prompts_are_not_packed_for_attention_that_takes_no_mask_of_numbers(tiny_llama: PreTrainedModel) -> None:
+def test_prompts_are_not_packed_without_support_for_additive_masks(tiny_llama: PreTrainedModel) -> None:
     """On a CPU, FlexAttention reads past the end of such a mask."""
     tiny_llama.set_attn_implementation("flex_attention")
     assert "flex_attention, is not known to accept an additive mask" in check_model(tiny_llama)["separate"]

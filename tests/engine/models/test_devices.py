@@ -48,14 +48,14 @@ def launch(monkeypatch: pytest.MonkeyPatch, local_rank: int) -> None:
         monkeypatch.setenv(name, str(value))
 
 
-def test_every_process_has_a_gpu_of_its_own(two_gpus: pytest.MonkeyPatch) -> None:
+def test_every_process_has_its_own_gpu(two_gpus: pytest.MonkeyPatch) -> None:
     assert choose_device("auto") == torch.device("cuda:0")
     for local_rank in (0, 1):
         launch(two_gpus, local_rank)
         assert choose_device("auto") == torch.device("cuda", local_rank)
 
 
-def test_more_processes_than_gpus_are_refused_unless_they_are_told_where_to_run(two_gpus: pytest.MonkeyPatch) -> None:
+def test_more_processes_than_gpus_are_refused_without_a_device(two_gpus: pytest.MonkeyPatch) -> None:
     launch(two_gpus, 2)
     with pytest.raises(RequestError, match=r"no GPU is left for this process \(local rank 2\): this machine has 2"):
         choose_device("auto")
@@ -63,7 +63,7 @@ def test_more_processes_than_gpus_are_refused_unless_they_are_told_where_to_run(
     assert running_device(choose_places("auto", "auto", None)) == torch.device("cuda")
 
 
-def test_a_model_in_several_places_runs_on_a_gpu_if_one_is_among_them(two_gpus: pytest.MonkeyPatch) -> None:
+def test_a_split_model_runs_on_a_gpu_if_it_uses_one(two_gpus: pytest.MonkeyPatch) -> None:
     assert two_gpus
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert running_device(choose_places("auto", "auto", {"cpu": "1GB"})) == cpu
@@ -74,7 +74,7 @@ def test_a_model_in_several_places_runs_on_a_gpu_if_one_is_among_them(two_gpus: 
         choose_places("auto", "auto", {2: "1GB"})
 
 
-def test_in_a_container_weights_take_no_more_of_main_memory_than_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_container_weights_respect_its_memory_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     within(monkeypatch, MainMemory(8 * GB, 2 * GB, limited=True))
     assert choose_places("auto", "auto", None)["max_memory"]["cpu"] == 1.8 * GB
     assert choose_places("auto", "auto", {"cpu": "5GB"})["max_memory"] == {"cpu": 5 * GB}
@@ -107,7 +107,7 @@ def test_a_checkpoint_keeps_its_dtype_where_the_device_computes_in_it(
 
 
 @pytest.mark.skipif(not _KERNEL_SAYS.exists(), reason="this system has no /proc/cpuinfo")
-def test_what_the_processor_has_is_what_the_kernel_says() -> None:
+def test_processor_features_match_the_kernels_report() -> None:
     features = set(re.findall(r"\w+", _KERNEL_SAYS.read_text()))
     assert has_bfloat16_units() == bool(features & {"avx512_bf16", "amx_bf16", "bf16"})
 
@@ -131,11 +131,11 @@ def test_tied_embeddings_count_once() -> None:
     assert weight_bytes(untied, torch.float32) - weight_bytes(tied, torch.float32) == 1000 * 32 * 4
 
 
-def test_free_memory_of_the_cpu_is_what_the_system_says() -> None:
+def test_free_cpu_memory_matches_the_systems_report() -> None:
     assert 0 < free_bytes(ON_CPU) <= psutil.virtual_memory().total
 
 
-def test_what_torch_holds_of_a_gpu_and_does_not_use_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_cached_by_torch_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mocked GPU of 80 GB: torch has reserved 60 and uses 20 of them, another process uses 10."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (10 * 10**9, 80 * 10**9))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 60 * 10**9)
@@ -143,7 +143,7 @@ def test_what_torch_holds_of_a_gpu_and_does_not_use_is_free(monkeypatch: pytest.
     assert free_bytes(torch.device("cuda")) == 50 * 10**9
 
 
-def test_a_model_that_fits_is_let_through(tiny_llama: PreTrainedModel) -> None:
+def test_a_model_that_fits_is_accepted(tiny_llama: PreTrainedModel) -> None:
     require_room(tiny_llama.config, torch.float64, ON_CPU)
 
 
@@ -159,11 +159,11 @@ def test_a_model_that_does_not_fit_is_refused_with_what_would_help(dtype: torch.
     assert "device_map='auto'" in str(refusal.value)
 
 
-def test_where_no_device_map_helps_none_is_named() -> None:
+def test_a_device_map_is_suggested_only_if_it_helps() -> None:
     with pytest.raises(ModelError, match="Next: do something else"):
         require_room(GIANT, torch.float32, ON_CPU, "do something else")
 
 
-def test_packed_weights_are_not_counted_as_if_they_were_whole() -> None:
+def test_packed_weights_are_not_counted_as_unpacked() -> None:
     packed = LlamaConfig(**(GIANT.to_dict() | {"quantization_config": {"quant_method": "mxfp4"}}))
     require_room(packed, torch.bfloat16, ON_CPU)

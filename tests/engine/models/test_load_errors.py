@@ -29,13 +29,13 @@ from engine.models.load_errors import readable_load_errors
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory while loading mine"),
     ],
 )
-def test_an_error_of_another_library_says_what_to_do(error: Exception, said: str) -> None:
+def test_a_library_error_says_what_to_do(error: Exception, said: str) -> None:
     with pytest.raises(ModelError, match=said), readable_load_errors("mine", "here"):
         raise error
 
 
 @pytest.mark.parametrize("error", [RequestError("as it is"), MemoryError(), KeyboardInterrupt()])
-def test_what_already_says_what_is_wrong_passes(error: BaseException) -> None:
+def test_readable_errors_pass_through(error: BaseException) -> None:
     with pytest.raises(type(error)) as caught, readable_load_errors("mine", "here"):
         raise error
     assert caught.value is error
@@ -56,11 +56,11 @@ def test_a_model_that_needs_other_inputs_is_refused(tiny_tokenizer: PreTrainedTo
     config = LlamaConfig(
         vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
     )
-    with pytest.raises(ModelError, match=r"the check at load cannot run _NeedsMore: TypeError: .*'span'"):
+    with pytest.raises(ModelError, match=r"the load check cannot run _NeedsMore: TypeError: .*'span'"):
         engine.capture_activations(_NeedsMore(config), tiny_tokenizer, "w5")
 
 
-def test_what_is_no_model_of_transformers_is_refused(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_model_not_from_transformers_is_refused(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     model: Any
     for model in (nn.Linear(2, 2), "smollm2"):
         with pytest.raises(ModelError):

@@ -119,7 +119,7 @@ def placed(*kept: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("device_map", ["auto", placed("layers.0", "layers.1")], ids=["auto", "disk"])
-def test_accelerate_decides_what_lies_where(folder: Path, device_map: str | dict[str, Any]) -> None:
+def test_accelerate_places_the_weights(folder: Path, device_map: str | dict[str, Any]) -> None:
     whole = load_model_and_tokenizer(str(folder), "cpu")
     spread = load_model_and_tokenizer(str(folder), device_map=device_map)
     offloaded = [name for name, parameter in spread[0].named_parameters() if parameter.device.type == "meta"]
@@ -142,7 +142,7 @@ def test_sites_are_read_from_offloaded_weights(folder: Path, site: str) -> None:
             torch.testing.assert_close(states_read, expected[layer])
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"there is no model at {tmp_path / 'nowhere'}: no such file or folder"):
         load_model_and_tokenizer(str(tmp_path / "nowhere"))
 
@@ -215,13 +215,13 @@ def quantized(method: str, **fields: Any) -> Callable[[Path], None]:
         (quantized("compressed-tensors", format="pack-quantized", config_groups={}), "pip install compressed-tensors"),
     ],
 )
-def test_a_folder_that_is_not_whole(folder: Path, break_it: Callable[[Path], None], said: str) -> None:
+def test_an_incomplete_folder(folder: Path, break_it: Callable[[Path], None], said: str) -> None:
     break_it(folder)
     with pytest.raises(ModelError, match=f"mine cannot be loaded from {folder}: .*{said}"):
         load_model_and_tokenizer(folder)
 
 
-def test_weights_that_lack_a_tensor_are_refused_not_invented(folder: Path) -> None:
+def test_missing_tensors_are_refused_instead_of_randomized(folder: Path) -> None:
     """By itself, transformers fills missing tensors with random values and only warns."""
     file = folder / "model.safetensors"
     tensors = load_file(file)
@@ -259,8 +259,8 @@ def test_a_sequence_to_sequence_model_is_refused(save: Save) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("gemma3n_text", "fails the check at load: the output of block 0 has shape"),
-        ("inkling2_text", "check at load: the output of the last block is not the input of the final norm"),
+        ("gemma3n_text", "fails the load check: the output of block 0 has shape"),
+        ("inkling2_text", "load check: the output of the last block is not the input of the final norm"),
         ("rwkv", "cannot be captured: its first forward pass rescales the weights"),
     ],
 )
@@ -271,7 +271,7 @@ def test_a_family_that_breaks_a_promise_is_refused(save: Save, name: str, said: 
         load_model_and_tokenizer(str(folder))
 
 
-def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_looked_for(tmp_path: Path) -> None:
+def test_a_model_that_does_not_fit_is_refused_before_reading_its_weights(tmp_path: Path) -> None:
     LlamaConfig(
         hidden_size=8192,
         intermediate_size=28672,
@@ -286,7 +286,7 @@ def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_looked_for(
 
 
 @pytest.mark.parametrize("name", ["owner/two words", "owner/na--me", "owner/-name"])
-def test_what_cannot_be_a_hub_id_is_an_error_for_people(name: str) -> None:
+def test_an_invalid_hub_id_is_a_readable_error(name: str) -> None:
     with pytest.raises(LayerscopeError, match=name):
         load_model_and_tokenizer(name)
 
@@ -298,14 +298,14 @@ def packaged_gguf() -> Path:
     return Path(source.location) / str(source.gguf_file)
 
 
-def test_a_gguf_file_that_is_something_else(tmp_path: Path) -> None:
+def test_a_gguf_file_that_is_not_one(tmp_path: Path) -> None:
     (tmp_path / "mine.gguf").write_text("not GGUF")
     with pytest.raises(ModelError, match=r"mine\.gguf is not a GGUF file"):
         load_model_and_tokenizer(str(tmp_path / "mine.gguf"))
 
 
 @pytest.mark.parametrize("size", [5_000_000, 10_000, 10], ids=["in the weights", "in the header", "at once"])
-def test_a_gguf_file_that_is_cut_leaves_nothing_behind(
+def test_a_truncated_gguf_file_leaves_nothing_behind(
     tmp_path: Path, packaged_gguf: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -100,7 +100,7 @@ def test_states_are_those_of_the_model_in_memory(save: Save, family: str, share:
     assert [name for name, weight in spread.model.named_parameters() if weight.is_meta] == before
 
 
-def test_the_same_with_a_shared_beginning_that_is_run_once(save: Save) -> None:
+def test_states_are_the_same_with_a_shared_prefix(save: Save) -> None:
     folder = save("llama")
     whole, spread = load(folder), load(folder, 0.3)
     prompts = [f"{BEGINNING} {' '.join(f'w{i}' for i in range(20, 60))} w{i}" for i in range(60, 90)]
@@ -109,7 +109,7 @@ def test_the_same_with_a_shared_beginning_that_is_run_once(save: Save) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral", "bart", "zamba"])
-def test_the_fingerprint_does_not_depend_on_where_weights_lie(save: Save, family: str) -> None:
+def test_the_fingerprint_does_not_depend_on_placement(save: Save, family: str) -> None:
     folder = save(family)
     whole = load(folder)
     for share in (0.6, 0.0):
@@ -122,7 +122,7 @@ def test_the_fingerprint_does_not_depend_on_where_weights_lie(save: Save, family
     assert sample_weights(spread.model) != sample_weights(whole.model)
 
 
-def test_a_capture_of_a_file_goes_on_with_weights_that_lie_elsewhere(save: Save, tmp_path: Path) -> None:
+def test_a_capture_of_a_file_is_resumed_with_other_placement(save: Save, tmp_path: Path) -> None:
     folder = save("llama")
     whole, spread = load(folder), load(folder, 0.3)
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
@@ -135,7 +135,7 @@ def test_a_capture_of_a_file_goes_on_with_weights_that_lie_elsewhere(save: Save,
 
 
 @pytest.mark.parametrize("family", ["dbrx", "jetmoe", "longcat_flash"])
-def test_a_family_that_uses_weights_of_parts_that_it_does_not_run_is_refused(save: Save, family: str) -> None:
+def test_a_family_that_uses_weights_of_uncalled_modules_is_refused(save: Save, family: str) -> None:
     """For longcat_flash, torch would compute from arbitrary memory without an error."""
     folder = save(family)
     load(folder)
@@ -143,7 +143,7 @@ def test_a_family_that_uses_weights_of_parts_that_it_does_not_run_is_refused(sav
         load(folder, 0.6)
 
 
-def test_weights_are_read_from_where_they_lie(save: Save, tmp_path: Path) -> None:
+def test_safetensors_weights_are_read_in_place(save: Save, tmp_path: Path) -> None:
     spread = load(save("llama"), 0.0)
     assert written(tmp_path) == []
     assert list((tmp_path / "cache" / "layerscope" / "offloaded").iterdir()) == []
@@ -158,7 +158,7 @@ def as_bin(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
-def test_what_must_be_written_anew_is_there_as_long_as_the_model(save: Save, tmp_path: Path, family: str) -> None:
+def test_rewritten_weights_exist_as_long_as_the_model(save: Save, tmp_path: Path, family: str) -> None:
     """Weights that transformers cannot read on demand: torch files, and experts that it merges."""
     folder = save(family)
     if family == "llama":
@@ -171,7 +171,7 @@ def test_what_must_be_written_anew_is_there_as_long_as_the_model(save: Save, tmp
     assert list((tmp_path / "cache" / "layerscope" / "offloaded").iterdir()) == []
 
 
-def test_what_a_killed_process_left_is_deleted(save: Save, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_deleted(save: Save, tmp_path: Path) -> None:
     folder = save("llama")
     parent = tmp_path / "cache" / "layerscope" / "offloaded"
     dead = max(psutil.pids()) + 10**6
@@ -183,7 +183,7 @@ def test_what_a_killed_process_left_is_deleted(save: Save, tmp_path: Path) -> No
     assert left == sorted([f"{socket.gethostname()}-{os.getpid()}-x", f"elsewhere-{dead}-x"])
 
 
-def test_nothing_is_left_of_a_load_that_fails(save: Save, tmp_path: Path) -> None:
+def test_a_failed_load_leaves_nothing_behind(save: Save, tmp_path: Path) -> None:
     folder = save("llama")
     (folder / "model.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(ModelError, match="cannot be loaded"):
@@ -191,7 +191,7 @@ def test_nothing_is_left_of_a_load_that_fails(save: Save, tmp_path: Path) -> Non
     assert list((tmp_path / "cache" / "layerscope" / "offloaded").iterdir()) == []
 
 
-def test_a_disk_without_room_is_named(save: Save, tmp_path: Path) -> None:
+def test_a_full_disk_is_named(save: Save, tmp_path: Path) -> None:
     folder = save("mixtral")
     resource = pytest.importorskip("resource")
     found = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -204,7 +204,7 @@ def test_a_disk_without_room_is_named(save: Save, tmp_path: Path) -> None:
     assert list((tmp_path / "cache" / "layerscope" / "offloaded").iterdir()) == []
 
 
-def test_it_is_said_which_layers_lie_where(
+def test_the_placement_of_layers_is_logged(
     save: Save, tiny_llama: PreTrainedModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = save("llama")
@@ -234,7 +234,7 @@ def test_it_is_said_which_layers_lie_where(
         ({"device_map": "auto", "max_memory": {99: "1GB"}}, "there is no GPU 99"),
     ],
 )
-def test_what_makes_no_sense_is_refused(save: Save, options: dict[str, Any], said: str) -> None:
+def test_invalid_options_are_refused(save: Save, options: dict[str, Any], said: str) -> None:
     with pytest.raises(RequestError, match=said):
         load_model_and_tokenizer(str(save("llama")), **options)
 
@@ -246,7 +246,7 @@ def test_without_a_gpu_the_dtype_is_that_of_the_cpu(save: Save, tiny_llama: PreT
 
 
 @pytest.mark.slow
-def test_the_default_model_from_the_disk(smollm2: Loaded) -> None:
+def test_the_default_model_with_weights_on_disk(smollm2: Loaded) -> None:
     model, tokenizer, config = load_model_and_tokenizer("smollm2", device_map="auto", max_memory={"cpu": "200MB"})
     offloaded = {name.split(".")[2] for name, weight in model.named_parameters() if weight.is_meta and "layers" in name}
     assert len(offloaded) == 25

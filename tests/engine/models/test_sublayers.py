@@ -117,18 +117,18 @@ def search(*blocks: nn.Module, dtype: torch.dtype = torch.float32, stream: float
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_is_added_is_found(kind: Callable[[], Block], expected: Sublayers, dtype: torch.dtype) -> None:
+def test_sublayer_outputs_are_found(kind: Callable[[], Block], expected: Sublayers, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     assert search(kind(), kind(), dtype=dtype) == expected
 
 
-def test_what_is_within_rounding_of_the_stream_is_not_enough() -> None:
+def test_a_sum_within_rounding_is_not_enough() -> None:
     """In bfloat16, rounding a stream of norm 300 hides the error of 1% of attention here."""
     torch.manual_seed(0)
     assert search(Scaled(), dtype=torch.bfloat16, stream=50.0) == NOTHING
 
 
-def test_blocks_that_differ_have_in_common_what_has_the_same_name() -> None:
+def test_different_blocks_share_sublayers_of_the_same_name() -> None:
     assert search(Block(), Convolution()) == Sublayers(None, "mlp")
     assert search(Block(), NormsAfter()) == search(Block(), Scaled()) == NOTHING
 
@@ -142,7 +142,7 @@ def test_blocks_that_differ_have_in_common_what_has_the_same_name() -> None:
         ("recurrent_gemma", Sublayers(None, "mlp_block")),  # one name for attention and recurrence
     ],
 )
-def test_families_that_are_made_differently(family: str, expected: Sublayers) -> None:
+def test_families_with_unusual_structure(family: str, expected: Sublayers) -> None:
     model = build(family_called(family))
     found = SublayerSearch()
     hooks = [hook for block in _layers(model) for hook in found.watch(block)]

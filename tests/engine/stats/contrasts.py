@@ -7,6 +7,10 @@ import torch
 from numpy.typing import NDArray
 
 from engine.records.captures import ActivationData, ContrastData, Factors
+from engine.records.results import SideSummary
+from engine.stats.classes import summarise_layer
+from engine.stats.groups import group_pairs, pairs_at
+from engine.stats.held_out import hold_out
 
 Array = NDArray[np.float64]
 Sides = tuple[Array, Array]
@@ -124,3 +128,10 @@ def d_prime_by_hand(projected: Sides, weights: Array | None = None) -> float:
 def auroc_by_hand(projected: Sides) -> float:
     """Share of (positive, negative) in the right order, by comparing every two prompts."""
     return float(np.mean([(a > b) + (a == b) / 2 for a in projected[0] for b in projected[1]]))
+
+
+def summaries_of(data: ContrastData) -> list[SideSummary]:
+    """Summaries of all layers, as in a record."""
+    groupings = group_pairs(data.get("factors"), data["num_pairs"])
+    found = [summarise_layer(layer, hold_out(pairs_at(data, layer), groupings)) for layer in data["layers"]]
+    return [summary for summary in found if summary is not None]

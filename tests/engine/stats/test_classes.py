@@ -7,7 +7,7 @@ import pytest
 
 from engine.errors import RequestError
 from engine.records.captures import Factors
-from engine.stats.classes import project_sides, summarise_sides
+from engine.stats.classes import project_sides
 from engine.stats.separation import compute_separation
 from tests.engine.stats.captures import one_prompt, random_states
 from tests.engine.stats.contrasts import (
@@ -17,6 +17,7 @@ from tests.engine.stats.contrasts import (
     noise,
     planted,
     projected_by_hand,
+    summaries_of,
     values_of,
 )
 
@@ -29,7 +30,7 @@ def root_mean_variance(sides: Sequence[list[float]]) -> float:
 
 @pytest.mark.parametrize("layer", range(3))
 @pytest.mark.parametrize("factors", [all_factors(), None], ids=["factors", "no factors"])
-def test_the_sides_lie_d_prime_apart_in_units_of_their_spread(factors: list[Factors] | None, layer: int) -> None:
+def test_the_class_means_are_d_prime_apart_in_units_of_spread(factors: list[Factors] | None, layer: int) -> None:
     data = capture_of(planted(np.random.default_rng(0), STRENGTHS, 60), factors)
     sides = project_sides(data, layer)
     separation = compute_separation(data)[layer]
@@ -43,7 +44,7 @@ def test_the_sides_lie_d_prime_apart_in_units_of_their_spread(factors: list[Fact
 
 
 @pytest.mark.parametrize("layer", range(3))
-def test_they_are_what_a_loop_over_the_groups_gives_in_the_order_of_the_pairs(layer: int) -> None:
+def test_projections_equal_a_loop_over_the_groups(layer: int) -> None:
     factors = all_factors()
     layers = planted(np.random.default_rng(1), STRENGTHS, 60)
     sides = project_sides(capture_of(layers, factors), layer)
@@ -55,7 +56,7 @@ def test_they_are_what_a_loop_over_the_groups_gives_in_the_order_of_the_pairs(la
 
 
 @pytest.mark.parametrize("layer", range(3))
-def test_auroc_and_the_share_that_points_the_wrong_way_are_those_of_the_projections(layer: int) -> None:
+def test_auroc_and_misordered_share_match_the_projections(layer: int) -> None:
     data = capture_of(planted(np.random.default_rng(2), STRENGTHS, 60), all_factors())
     sides = project_sides(data, layer)
     positive, negative = np.array(sides["positive"]), np.array(sides["negative"])
@@ -63,14 +64,14 @@ def test_auroc_and_the_share_that_points_the_wrong_way_are_those_of_the_projecti
     assert sides["auroc"] == pytest.approx(auroc_by_hand((positive, negative)))
 
 
-def test_what_no_pair_had_in_common_does_not_look_separated() -> None:
+def test_pairs_with_nothing_in_common_do_not_look_separated() -> None:
     """Without holding out, 20 pairs of noise in 200 dimensions would look far apart."""
     sides = project_sides(capture_of([noise(np.random.default_rng(3), 20, width=200)], None), 0)
     assert abs(sides["d_prime"]) < 1.5
     assert 0.2 < sides["wrong_way"] < 0.8
 
 
-def test_the_size_of_the_states_makes_no_difference() -> None:
+def test_the_scale_of_the_states_does_not_matter() -> None:
     positive, negative = planted(np.random.default_rng(4), [2.0], 30)[0]
     one, other = (project_sides(capture_of([(positive * by, negative * by)], None), 0) for by in (1.0, 1000.0))
     np.testing.assert_allclose(one["positive"], other["positive"], rtol=1e-6)
@@ -83,7 +84,7 @@ def test_a_layer_that_was_not_captured_is_refused_with_those_that_were() -> None
 
 
 @pytest.mark.parametrize("factors", [None, [Factors(persona="p", template="t", topic="one")] * 6])
-def test_without_groups_to_leave_out_nothing_is_projected(factors: list[Factors] | None) -> None:
+def test_without_groups_to_hold_out_nothing_is_projected(factors: list[Factors] | None) -> None:
     """Three pairs, or six pairs with a single persona, template and topic."""
     pairs = len(factors) if factors else 3
     with pytest.raises(RequestError, match=r"too few pairs or groups.*capture more"):
@@ -91,13 +92,13 @@ def test_without_groups_to_leave_out_nothing_is_projected(factors: list[Factors]
 
 
 @pytest.mark.parametrize("apart", [0.0, 4.0])
-def test_sides_without_spread_are_refused(apart: float) -> None:
+def test_classes_without_spread_are_refused(apart: float) -> None:
     """Equal classes, or a difference that is the same in every pair."""
     with pytest.raises(RequestError):
         project_sides(capture_of([(np.full((6, 4), apart), np.zeros((6, 4)))], None), 0)
 
 
-def test_sides_without_spread_but_for_rounding_are_refused() -> None:
+def test_classes_with_only_rounding_spread_are_refused() -> None:
     same = np.tile(np.random.default_rng(7).normal(size=(1, 24)), (6, 1))
     with pytest.raises(RequestError):
         project_sides(capture_of([(same + 0.1, same)], None), 0)
@@ -110,14 +111,14 @@ def test_states_that_are_not_finite_are_refused() -> None:
         project_sides(capture_of([(positive, negative)], None), 0)
 
 
-def test_prompts_have_no_sides() -> None:
+def test_prompts_have_no_classes() -> None:
     with pytest.raises(RequestError):
         project_sides(one_prompt(random_states(4, 0)), 3)  # type: ignore[arg-type]  # wrong type on purpose
 
 
-def test_a_summary_counts_what_the_projections_are_and_names_the_furthest_wrong() -> None:
+def test_a_summary_counts_projections_and_names_the_most_misordered_pairs() -> None:
     data = capture_of(planted(np.random.default_rng(5), STRENGTHS, 60), all_factors())
-    for summary in summarise_sides(data):
+    for summary in summaries_of(data):
         sides = project_sides(data, summary["layer"])
         both = [*sides["positive"], *sides["negative"]]
         assert summary["left_out"] == sides["left_out"]
@@ -134,4 +135,4 @@ def test_a_summary_counts_what_the_projections_are_and_names_the_furthest_wrong(
 def test_a_layer_at_which_the_prompts_do_not_differ_has_no_summary() -> None:
     layers = planted(np.random.default_rng(6), STRENGTHS, 60)
     layers[1] = (np.zeros_like(layers[1][0]), np.zeros_like(layers[1][1]))
-    assert [summary["layer"] for summary in summarise_sides(capture_of(layers, all_factors()))] == [0, 2]
+    assert [summary["layer"] for summary in summaries_of(capture_of(layers, all_factors()))] == [0, 2]

@@ -70,14 +70,14 @@ def test_the_cosine_is_that_of_the_mean_differences() -> None:
         assert row["cosine"] == pytest.approx(by_hand, rel=1e-9)
 
 
-def test_a_contrast_has_cosine_1_with_itself_and_minus_1_with_its_sides_swapped() -> None:
+def test_a_contrast_has_cosine_1_with_itself_and_minus_1_with_swapped_classes() -> None:
     layers = planted(np.random.default_rng(1), [0.0, 2.0], 60)
     data, turned = capture_of(layers, all_factors()), capture_of(swapped_sides(layers), all_factors())
     np.testing.assert_allclose(column(compare_directions(data, data), "cosine"), 1)
     np.testing.assert_allclose(column(compare_directions(data, turned), "cosine"), -1)
 
 
-def test_which_of_the_two_comes_first_does_not_matter_to_the_cosine() -> None:
+def test_the_cosine_is_symmetric() -> None:
     rng = np.random.default_rng(2)
     one, other = (capture_of(planted(rng, [2.0, 1.0], 60), all_factors()) for _ in range(2))
     there, back = compare_directions(one, other), compare_directions(other, one)
@@ -93,7 +93,7 @@ def test_the_same_seed_gives_the_same_comparison() -> None:
     assert compare_directions(one, other, seed=1) != compare_directions(one, other, seed=2)
 
 
-def test_the_size_of_the_states_makes_no_difference() -> None:
+def test_the_scale_of_the_states_does_not_matter() -> None:
     layers = planted(np.random.default_rng(4), [2.0], 60)
     large = [(positive * 1000, negative * 1000) for positive, negative in layers]
     plain, other = capture_of(layers, all_factors()), capture_of(large, all_factors())
@@ -101,7 +101,7 @@ def test_the_size_of_the_states_makes_no_difference() -> None:
     assert dict(two) == pytest.approx(dict(one))
 
 
-def test_directions_that_have_nothing_to_do_with_each_other_lie_within_chance() -> None:
+def test_unrelated_directions_are_within_chance() -> None:
     rng = np.random.default_rng(5)
     axes = np.eye(WIDTH)
     one, other = (personas_apart(rng, axes[start : start + 30], 6.0) for start in (0, 30))
@@ -111,7 +111,7 @@ def test_directions_that_have_nothing_to_do_with_each_other_lie_within_chance() 
     assert abs(column(rows, "cosine").mean()) < 0.1
 
 
-def test_noise_alone_lies_within_chance() -> None:
+def test_noise_alone_is_within_chance() -> None:
     rng = np.random.default_rng(6)
     one, other = (personas_apart(rng, directions(rng, 40), 0.0) for _ in range(2))
     rows = compare_directions(one, other)
@@ -130,7 +130,7 @@ def test_one_direction_measured_twice_exceeds_chance_and_comes_near_the_ceiling(
     assert above.mean() > 0
 
 
-def test_the_ceiling_rises_with_what_the_groups_have_in_common() -> None:
+def test_the_ceiling_rises_with_agreement_between_groups() -> None:
     (axis,) = np.eye(WIDTH)[:1]
     strengths = [0.0, 1.0, 2.0, 4.0, 8.0, 16.0]
     captures = [personas_apart(np.random.default_rng(8), axis[None], strength) for strength in strengths]
@@ -140,7 +140,7 @@ def test_the_ceiling_rises_with_what_the_groups_have_in_common() -> None:
     assert 0.95 < ceilings[-1] <= 1
 
 
-def test_what_each_persona_does_its_own_way_is_not_in_the_ceiling() -> None:
+def test_persona_specific_directions_are_not_in_the_ceiling() -> None:
     """Pairs of one persona agree. Halves of all pairs would agree too; halves of the personas do not."""
     rng = np.random.default_rng(9)
     data = personas_apart(rng, np.zeros((10, WIDTH)), 0.0)
@@ -159,7 +159,7 @@ def test_what_each_persona_does_its_own_way_is_not_in_the_ceiling() -> None:
         pytest.param([5] * 6 + [4] * 6, id="unequal"),
     ],
 )
-def test_what_all_pairs_have_in_common_is_not_in_chance(sizes: list[int]) -> None:
+def test_the_common_difference_is_not_in_chance(sizes: list[int]) -> None:
     """For any strength of the concept: the chance level comes from the other differences between these pairs."""
     axis = np.eye(WIDTH)[:1]
     chances = []
@@ -176,7 +176,7 @@ def test_only_layers_that_both_have_are_compared() -> None:
     assert [row["layer"] for row in compare_directions(other, one)] == [0, 1]
 
 
-def test_a_layer_where_the_sides_are_equal_gives_numbers_and_not_a_division_by_zero() -> None:
+def test_a_layer_with_equal_classes_causes_no_division_by_zero() -> None:
     same = np.ones((20, 24)), np.ones((20, 24))
     one, other = capture_of([same], None), capture_of([noise(np.random.default_rng(13), 20)], None)
     assert compare_directions(one, other) == [{"layer": 0, "cosine": 0, "chance": 0, "ceiling": 0}]
@@ -239,7 +239,7 @@ def test_two_concepts_on_one_model_are_compared_by_their_directions() -> None:
     assert (comparison["depths"], comparison["warnings"]) == ([], [])
 
 
-def test_pairs_of_ones_own_go_by_the_name_of_their_capture() -> None:
+def test_custom_pairs_are_named_after_their_capture() -> None:
     rng = np.random.default_rng(19)
     data = capture_of(planted(rng, [1.0], 12), None)
     own, other = named("mine", contrast_record(concept=None)), named("b")
@@ -250,7 +250,7 @@ def test_pairs_of_ones_own_go_by_the_name_of_their_capture() -> None:
     ("field", "value"),
     [("revision", "def"), ("dtype", "bfloat16"), ("attention", "eager"), ("chat_template", "0" * 64)],
 )
-def test_one_model_run_in_two_ways_is_compared_with_a_warning(field: str, value: str) -> None:
+def test_different_run_settings_cause_a_warning(field: str, value: str) -> None:
     data = capture_of(planted(np.random.default_rng(20), [1.0], 12), None)
     comparison = compare_captures(named("a"), named("b", **{field: value}), lambda _: data)
     was = dict(provenance())[field]
@@ -278,7 +278,7 @@ def test_one_concept_on_two_models_is_compared_by_depth_without_reading_tensors(
         assert (row["low"], row["high"]) == (row["d_prime"] - 0.5, row["d_prime"] + 0.5)
 
 
-def test_layers_left_out_of_a_capture_keep_their_depth() -> None:
+def test_missing_layers_do_not_change_relative_depth() -> None:
     ranking = ranking_of([0.4, 2.0])
     for row, layer in zip(ranking["layers"], (9, 4), strict=True):
         row["layer"] = layer
@@ -288,7 +288,7 @@ def test_layers_left_out_of_a_capture_keep_their_depth() -> None:
     assert [(row["layer"], row["depth"]) for row in rows] == [(4, 0.5), (9, 1.0)]
 
 
-def test_two_models_on_other_pairs_are_compared_with_a_warning() -> None:
+def test_two_models_with_different_pairs_cause_a_warning() -> None:
     one, other = named("a"), named("b", model="other")
     one["factors"], other["factors"] = all_factors()[:6], all_factors()[1:7]
     (warning,) = compare_captures(one, other, not_called)["warnings"]
@@ -297,7 +297,7 @@ def test_two_models_on_other_pairs_are_compared_with_a_warning() -> None:
     assert compare_captures(one, other, not_called)["warnings"] == []
 
 
-def test_records_that_hold_the_first_pairs_alone_are_told_apart_by_the_number_of_all() -> None:
+def test_truncated_records_are_distinguished_by_the_number_of_pairs() -> None:
     """Like the records of captures saved as shards."""
     one, other = named("a"), named("b", model="other")
     one["num_pairs"] = other["num_pairs"] = 50
@@ -314,7 +314,7 @@ def test_records_that_hold_the_first_pairs_alone_are_told_apart_by_the_number_of
     [("positions", "all", "positions last.*positions all"), ("site", "attn_out", "resid_post.*attn_out")],
 )
 @pytest.mark.parametrize("model", ["someone/some-model", "other"])
-def test_captures_read_at_different_places_are_refused(field: str, value: str, said: str, model: str) -> None:
+def test_captures_of_different_sites_or_positions_are_refused(field: str, value: str, said: str, model: str) -> None:
     with pytest.raises(RequestError, match=rf"a and b differ in site or positions: .*{said}.*the same site"):
         compare_captures(named("a"), named("b", **{"model": model, field: value}), not_called)
 

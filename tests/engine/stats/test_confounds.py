@@ -85,14 +85,14 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def test_sides_drawn_from_the_same_words_are_not_suspicious(rng: np.random.Generator) -> None:
+def test_classes_with_the_same_words_are_not_suspicious(rng: np.random.Generator) -> None:
     report = find_confounds(contrast_of(sayings(rng, 60), sayings(rng, 60)))
     assert report["warnings"] == []
     assert [check["what"] for check in report["checks"]] == ["prompt length", "token read", "all words"]
     assert all(0.2 < check["auroc"] < 0.65 for check in report["checks"])
 
 
-def test_a_longer_side_is_caught(rng: np.random.Generator) -> None:
+def test_a_longer_class_is_detected(rng: np.random.Generator) -> None:
     longer = [" ".join(["and", *text.split()[:-1], *text.split()]) for text in sayings(rng, 60)]
     report = find_confounds(contrast_of(longer, [f"and {text}" for text in sayings(rng, 60)]))
     check = checks(report)["prompt length"]
@@ -101,18 +101,18 @@ def test_a_longer_side_is_caught(rng: np.random.Generator) -> None:
     assert check["detail"] == "14.0 tokens per positive prompt, 8.0 per negative prompt"
 
 
-def test_a_shorter_side_is_caught_as_well(rng: np.random.Generator) -> None:
+def test_a_shorter_class_is_detected(rng: np.random.Generator) -> None:
     report = find_confounds(contrast_of(sayings(rng, 40, words=3), sayings(rng, 40, words=5)))
     assert checks(report)["prompt length"]["auroc"] == 1.0
 
 
-def test_lengths_that_vary_alike_are_not(rng: np.random.Generator) -> None:
+def test_equal_length_distributions_are_not_suspicious(rng: np.random.Generator) -> None:
     lengths = rng.integers(3, 20, size=(2, 60))
     sides = [[sayings(rng, 1, words=int(words))[0] for words in side] for side in lengths]
     assert "prompt length" not in warned(find_confounds(contrast_of(sides[0], sides[1])))
 
 
-def test_lengths_that_differ_by_persona_in_turn_say_nothing_of_a_new_one(rng: np.random.Generator) -> None:
+def test_alternating_length_differences_do_not_generalize(rng: np.random.Generator) -> None:
     """Half of the personas have longer positive prompts, half have longer negative prompts."""
     factors = all_factors(8, 2, 3)
     longer = [int(name[1:]) % 2 == 0 for name in values_of(factors, "persona")]
@@ -122,7 +122,7 @@ def test_lengths_that_differ_by_persona_in_turn_say_nothing_of_a_new_one(rng: np
     assert "prompt length" not in warned(report)
 
 
-def test_another_last_token_is_caught_where_it_was_read(rng: np.random.Generator) -> None:
+def test_a_different_last_token_is_detected_where_it_was_read(rng: np.random.Generator) -> None:
     positive, negative = ([f"{text} {last}" for text in sayings(rng, 40)] for last in ("yes", "no"))
     for positions in ("last", "all", "-3:", None):
         report = find_confounds(contrast_of(positive, negative, positions=positions))
@@ -134,14 +134,14 @@ def test_another_last_token_is_caught_where_it_was_read(rng: np.random.Generator
 
 
 @pytest.mark.parametrize("positions", ["-2", "-4:-1", "mean"])
-def test_it_is_not_where_another_position_was_read(rng: np.random.Generator, positions: str) -> None:
+def test_a_different_last_token_does_not_matter_at_other_positions(rng: np.random.Generator, positions: str) -> None:
     positive, negative = ([f"{text} {last}" for text in sayings(rng, 40)] for last in ("yes", "no"))
     report = find_confounds(contrast_of(positive, negative, positions=positions))
     assert "token read" not in warned(report)
     assert checks(report)["token read"]["auroc"] == 0.5
 
 
-def test_a_token_that_is_read_everywhere_is_named(rng: np.random.Generator) -> None:
+def test_a_token_read_in_every_prompt_is_named(rng: np.random.Generator) -> None:
     report = find_confounds(contrast_of(sayings(rng, 12), sayings(rng, 12), positions="last"))
     assert checks(report)["token read"]["detail"] == "the same in 12 of 12 pairs; mostly 'end'"
 
@@ -156,7 +156,7 @@ def test_a_mean_reads_no_single_token(rng: np.random.Generator) -> None:
         }
 
 
-def test_topics_that_stand_in_both_prompts_are_exactly_even(rng: np.random.Generator) -> None:
+def test_topics_in_both_prompts_score_exactly_chance(rng: np.random.Generator) -> None:
     factors = all_factors()
     topics = values_of(factors, "topic")
     sides = [[f"{saying} {topic}" for saying, topic in zip(sayings(rng, 60), topics, strict=True)] for _ in range(2)]
@@ -165,7 +165,7 @@ def test_topics_that_stand_in_both_prompts_are_exactly_even(rng: np.random.Gener
     assert check["detail"] == "the topic is the same in both prompts of every pair"
 
 
-def test_topics_that_separate_the_sides_are_caught(rng: np.random.Generator) -> None:
+def test_topics_that_separate_the_classes_are_detected(rng: np.random.Generator) -> None:
     """Custom pairs whose classes have different subjects; the topic factor is in neither prompt."""
     factors = all_factors(6, 2, 5)
     sides = [[f"{saying} on the {topic}" for saying in sayings(rng, 60)] for topic in ("sea", "hill")]
@@ -176,7 +176,7 @@ def test_topics_that_separate_the_sides_are_caught(rng: np.random.Generator) -> 
     assert "'sea': 60 positive, 0 negative" in detail
 
 
-def test_a_word_that_all_positive_prompts_share_is_caught_and_named(rng: np.random.Generator) -> None:
+def test_a_word_shared_by_all_positive_prompts_is_detected_and_named(rng: np.random.Generator) -> None:
     factors = all_factors(6, 2, 5)
     topics = values_of(factors, "topic")
     sides = [
@@ -194,7 +194,7 @@ def test_a_word_that_all_positive_prompts_share_is_caught_and_named(rng: np.rand
     ]
 
 
-def test_words_that_each_persona_has_of_its_own_are_not(rng: np.random.Generator) -> None:
+def test_persona_specific_words_do_not_generalize(rng: np.random.Generator) -> None:
     """Words identify the class within a persona, but say nothing about a new persona."""
     factors = all_factors(6, 2, 5)
     personas = values_of(factors, "persona")
@@ -206,7 +206,7 @@ def test_words_that_each_persona_has_of_its_own_are_not(rng: np.random.Generator
     assert checks(report)["all words"]["auroc"] == pytest.approx(0.5)
 
 
-def test_sides_of_the_same_text_are_even_throughout(rng: np.random.Generator) -> None:
+def test_identical_texts_score_chance_everywhere(rng: np.random.Generator) -> None:
     texts = sayings(rng, 12)
     assert [check["auroc"] for check in find_confounds(contrast_of(texts, texts))["checks"]] == [0.5] * 3
 
@@ -220,7 +220,7 @@ def worst_by_hand(positive: Array, negative: Array, factors: list[Factors]) -> f
     return min(found)[1]
 
 
-def test_values_are_those_of_a_plain_computation(rng: np.random.Generator) -> None:
+def test_values_equal_a_plain_computation(rng: np.random.Generator) -> None:
     """Words are compared without case and as present or absent; for ties see test_separation."""
     factors = all_factors()
     sides = [
@@ -244,7 +244,7 @@ def test_values_are_those_of_a_plain_computation(rng: np.random.Generator) -> No
     assert found["token read"]["auroc"] == pytest.approx(expected, abs=0.01)
 
 
-def test_a_warning_comes_from_the_threshold_on() -> None:
+def test_a_warning_starts_at_the_threshold() -> None:
     """If one of four pairs differs in length, AUROC is slightly above 0.5; if all do, it is 1."""
     texts = ["a b c", "a b", "a b c d", "a b c d e"]
     for longer, suspicious in ((1, False), (4, True)):
@@ -264,7 +264,7 @@ def said(messages: Sequence[Message]) -> str:
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_the_words_of_a_built_in_concept_do_not_give_it_away(name: str) -> None:
+def test_the_words_of_a_built_in_concept_do_not_separate_it(name: str) -> None:
     """Length is counted in words, because there is no tokenizer here."""
     pairs = draw_pairs(load_concept(name), 72)
     data = contrast_of(

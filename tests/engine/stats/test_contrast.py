@@ -55,7 +55,7 @@ def test_two_prompts(dtype: torch.dtype) -> None:
         assert_equal(diffs[layer], by_numpy([positive[layer][-1]], [negative[layer][-1]]))
 
 
-def test_two_batches_end_at_their_last_tokens() -> None:
+def test_two_batches_are_compared_at_their_last_tokens() -> None:
     positive = [random_states(length, seed=length) for length in (4, 9, 2)]
     negative = [random_states(length, seed=length) for length in (5, 3)]
     diffs = compute_contrastive_diff(several_prompts(positive), several_prompts(negative))
@@ -81,13 +81,13 @@ def test_a_small_difference_of_bfloat16_states_is_not_rounded_away() -> None:
     assert compute_contrastive_diff(contrast(positive, negative))[3]["diff_norm"] == pytest.approx(2.0, rel=1e-12)
 
 
-def test_equal_sides_do_not_differ() -> None:
+def test_equal_classes_do_not_differ() -> None:
     states = random_states(5, seed=0)
     for diff in compute_contrastive_diff(one_prompt(states), one_prompt(states)).values():
         assert_equal(diff, LayerDiff(diff_norm=0.0, relative_norm=0.0, cosine_sim=1.0, pair_cosine=None))
 
 
-def test_opposite_sides() -> None:
+def test_opposite_classes() -> None:
     states = random_states(5, seed=0)
     mirrored = {layer: -state for layer, state in states.items()}
     for diff in compute_contrastive_diff(one_prompt(states), one_prompt(mirrored)).values():
@@ -123,14 +123,14 @@ def with_differences(*differences: tuple[float, float]) -> ContrastData:
     ],
     ids=["one way", "nothing in common", "opposite", "one against two", "half way"],
 )
-def test_pair_cosine_says_how_far_pairs_differ_the_same_way(
+def test_pair_cosine_measures_agreement_of_pair_differences(
     differences: list[tuple[float, float]], cosine: float
 ) -> None:
     diff = compute_contrastive_diff(with_differences(*differences))[3]
     assert diff["pair_cosine"] == pytest.approx(cosine, abs=1e-5)
 
 
-def test_pairs_that_do_not_differ_point_no_way() -> None:
+def test_pairs_that_do_not_differ_have_no_pair_cosine() -> None:
     some = compute_contrastive_diff(with_differences((2.0, 0.0), (0.0, 0.0), (1.0, 0.0)))[3]
     assert some["pair_cosine"] == pytest.approx(1.0, abs=1e-5)
     none = compute_contrastive_diff(with_differences((0.0, 0.0), (0.0, 0.0), (1.0, 0.0)))[3]
@@ -167,7 +167,7 @@ def test_captures_made_differently_are_refused_with_what_differs(field: str, val
     assert f"they differ in {field} ({dict(ours)[field]} and {value})." in str(caught.value)
 
 
-def test_what_does_not_matter_may_differ() -> None:
+def test_irrelevant_settings_may_differ() -> None:
     states = random_states(5, seed=0)
     theirs = provenance(mode="hidden_states", batch_size=1, device="cuda:0", alias="x")
     diffs = compute_contrastive_diff(one_prompt(states, provenance=provenance()), one_prompt(states, provenance=theirs))
@@ -188,18 +188,18 @@ def test_captures_of_other_widths_are_refused() -> None:
         compute_contrastive_diff(one_prompt(states), one_prompt(narrow))
 
 
-def test_one_side_alone_is_refused() -> None:
+def test_one_class_alone_is_refused() -> None:
     with pytest.raises(RequestError, match="negative class is missing"):
         compute_contrastive_diff(one_prompt(random_states(5, seed=0)))
 
 
-def test_a_contrast_takes_no_second_side() -> None:
+def test_a_contrast_takes_no_second_argument() -> None:
     states = random_states(5, seed=0)
     with pytest.raises(RequestError, match="already holds both classes"):
         compute_contrastive_diff(contrast([states], [states]), one_prompt(states))
 
 
-def test_a_contrast_is_no_negative_side() -> None:
+def test_a_contrast_is_refused_as_the_negative_class() -> None:
     states = random_states(5, seed=0)
     whole: Any = contrast([states], [states])
     with pytest.raises(LayerscopeError):

@@ -48,7 +48,7 @@ def share_on_the_right_side(sides: Sides, vector: Array) -> float:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_it_is_a_unit_vector_in_float32_along_which_positive_lies_higher(method: str) -> None:
+def test_it_is_a_float32_unit_vector_along_which_positive_projects_higher(method: str) -> None:
     sides = some_sides()
     direction = extract_direction(capture_of([sides], None), 0, method)
     assert direction["vector"].dtype == torch.float32
@@ -60,7 +60,7 @@ def test_it_is_a_unit_vector_in_float32_along_which_positive_lies_higher(method:
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("method", METHODS)
-def test_its_ends_are_the_mean_projections_of_the_sides(method: str, seed: int) -> None:
+def test_its_means_are_the_mean_projections_of_the_classes(method: str, seed: int) -> None:
     """Over samples in which the singular vector has either sign."""
     sides = some_sides(seed)
     direction = extract_direction(capture_of([sides], None), 0, method)
@@ -69,7 +69,7 @@ def test_its_ends_are_the_mean_projections_of_the_sides(method: str, seed: int) 
     assert direction["negative_mean"] == pytest.approx((sides[1] @ vector).mean(), rel=1e-5)
 
 
-def test_the_mean_difference_is_what_numpy_gives() -> None:
+def test_the_mean_difference_equals_numpys() -> None:
     positive, negative = some_sides()
     direction = extract_direction(capture_of([(positive, negative)], None), 0)
     assert direction["method"] == "mean_diff"
@@ -87,7 +87,7 @@ def test_pca_is_the_first_singular_vector_with_its_sign_fixed(seed: int) -> None
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_pca_does_not_centre_the_difference_away(seed: int) -> None:
+def test_pca_does_not_center_the_mean_difference_away(seed: int) -> None:
     rng = np.random.default_rng(seed)
     true = unit(rng.normal(size=48))
     shared = rng.normal(size=(72, 48)) + 30
@@ -111,7 +111,7 @@ def test_logistic_is_not_misled_by_noise_that_correlates(seed: int) -> None:
 
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 @pytest.mark.parametrize("method", METHODS)
-def test_the_size_of_the_states_does_not_turn_it(method: str, scale: float) -> None:
+def test_the_scale_of_the_states_does_not_change_it(method: str, scale: float) -> None:
     sides, _ = rows_that_correlate(0)
     one, other = (
         extract_direction(capture_of([(sides[0] * by, sides[1] * by)], None), 0, method) for by in (1.0, scale)
@@ -121,7 +121,7 @@ def test_the_size_of_the_states_does_not_turn_it(method: str, scale: float) -> N
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_swapped_sides_turn_it_round(method: str) -> None:
+def test_swapped_classes_reverse_it(method: str) -> None:
     positive, negative = some_sides()
     there = extract_direction(capture_of([(positive, negative)], None), 0, method)
     back = extract_direction(capture_of([(negative, positive)], None), 0, method)
@@ -149,7 +149,7 @@ def test_states_in_bf16_are_not_subtracted_in_bf16(method: str) -> None:
     assert short["positive_mean"] == long["positive_mean"]
 
 
-def test_it_carries_how_its_states_were_captured() -> None:
+def test_it_includes_the_provenance() -> None:
     data = capture_of([some_sides()], None)
     assert extract_direction(data, 0)["provenance"] is None
     data["provenance"] = provenance(site="attn_out")
@@ -157,7 +157,7 @@ def test_it_carries_how_its_states_were_captured() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_layer_gets_its_own(method: str) -> None:
+def test_every_layer_has_its_own_direction(method: str) -> None:
     data = capture_of(planted(np.random.default_rng(1), [1.0, 2.0, 3.0], 20), None)
     found = extract_directions(data, method)
     assert list(found) == [0, 1, 2]
@@ -168,7 +168,7 @@ def test_every_layer_gets_its_own(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_layer_where_the_sides_are_equal_is_refused_and_left_out_of_all(method: str) -> None:
+def test_a_layer_with_equal_classes_is_refused_alone_and_skipped_among_others(method: str) -> None:
     """Like the embedding of a last token that all prompts share."""
     wide = np.ones((6, 24)), np.ones((6, 24))
     data = capture_of([wide, noise(np.random.default_rng(2), 6), wide], None)
@@ -178,13 +178,13 @@ def test_a_layer_where_the_sides_are_equal_is_refused_and_left_out_of_all(method
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_sides_that_are_equal_at_every_layer_are_refused(method: str) -> None:
+def test_classes_that_are_equal_at_every_layer_are_refused(method: str) -> None:
     with pytest.raises(RequestError, match="the two classes do not differ"):
         extract_directions(capture_of([SAME, SAME], None), method)
 
 
 @pytest.mark.parametrize("method", ["mean_diff", "pca", "logistic"])
-def test_sides_whose_means_are_equal_are_refused(method: str) -> None:
+def test_classes_with_equal_means_are_refused(method: str) -> None:
     """Pairs that differ without a common direction."""
     apart = np.concatenate([np.eye(8)[:3] * 5, -np.eye(8)[:3] * 5])
     with pytest.raises(RequestError):

@@ -11,7 +11,7 @@ from engine.stats.groups import FEWEST_PAIRS, FOLDS, PAIRS, group_pairs, resampl
 from tests.engine.stats.contrasts import FACTORS, all_factors, numbers_of, only_personas, values_of
 
 
-def test_every_factor_that_varies_is_a_way_to_leave_pairs_out() -> None:
+def test_every_varying_factor_can_be_held_out() -> None:
     factors = all_factors()
     groupings = group_pairs(factors, len(factors))
     assert list(groupings) == list(FACTORS)
@@ -19,7 +19,7 @@ def test_every_factor_that_varies_is_a_way_to_leave_pairs_out() -> None:
         np.testing.assert_array_equal(groups.numpy(), numbers_of(factors, factor))
 
 
-def test_a_factor_with_one_or_two_values_is_not() -> None:
+def test_a_factor_with_one_or_two_values_cannot_be_held_out() -> None:
     """With two groups each is projected on the other alone, which gives a single number."""
     assert list(group_pairs(only_personas(3, 2), 6)) == ["persona"]
     factors = all_factors(3, 2, 4)
@@ -27,12 +27,12 @@ def test_a_factor_with_one_or_two_values_is_not() -> None:
 
 
 @pytest.mark.parametrize("personas", [1, 2])
-def test_nothing_is_left_out_where_next_to_nothing_varies(personas: int) -> None:
+def test_nothing_is_held_out_if_hardly_anything_varies(personas: int) -> None:
     assert group_pairs(only_personas(personas, 6), 6 * personas) == {}
 
 
 @given(st.lists(st.tuples(*[st.sampled_from("abcdé x")] * 3), min_size=FEWEST_PAIRS, max_size=30))
-def test_pairs_share_a_number_where_they_share_a_value(values: list[tuple[str, str, str]]) -> None:
+def test_pairs_with_the_same_value_are_in_the_same_group(values: list[tuple[str, str, str]]) -> None:
     factors = [Factors(persona=a, template=b, topic=c) for a, b, c in values]
     for factor, groups in group_pairs(factors, len(factors)).items():
         names = values_of(factors, factor)
@@ -63,7 +63,7 @@ def test_too_few_pairs_are_not_grouped(pairs: int) -> None:
     assert group_pairs(all_factors()[:pairs], pairs) == {}
 
 
-def test_groups_are_drawn_whole_and_pairs_without_factors_one_by_one() -> None:
+def test_groups_are_resampled_whole_and_pairs_without_factors_one_by_one() -> None:
     groups = torch.tensor([0, 1, 0, 1, 2])
     assert resampled_units("persona", groups).tolist() == groups.tolist()
     assert resampled_units(PAIRS, groups).tolist() == [0, 1, 2, 3, 4]

@@ -52,7 +52,7 @@ def assert_projected(held_out: HeldOut, expected: Arrays) -> None:
 
 @pytest.mark.parametrize("cut", [all_at_once, seven_at_a_time])
 @pytest.mark.parametrize("offset", [0.0, 1e4])
-def test_projections_are_those_of_a_loop_over_the_groups(cut: type, offset: float, sides: Arrays) -> None:
+def test_projections_equal_a_plain_loop_over_the_groups(cut: type, offset: float, sides: Arrays) -> None:
     """Also if all states are far from the origin, like massive activations."""
     found = hold_out(cut((sides[0] + offset, sides[1] + offset)), groupings()).by_factor
     assert list(found) == list(FACTORS)
@@ -76,7 +76,7 @@ def test_many_groups_and_pairs_without_factors_are_dealt_into_units() -> None:
     assert sorted(set(topics.tolist())) == list(range(MOST_UNITS))
 
 
-def test_states_are_added_up_in_float64_from_whatever_dtype() -> None:
+def test_states_of_any_dtype_are_summed_in_float64() -> None:
     one = torch.full((4, 3), 256.0, dtype=torch.bfloat16)
     sums = sum_units(pairs_of(one + 2, one), [torch.arange(4)])  # the middle, 257, does not exist in bfloat16
     assert sums.middle.tolist() == [257.0] * 3
@@ -97,13 +97,13 @@ def test_sums_are_those_of_each_unit(sides: Arrays) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_not_finite_is_seen(bad: float, sides: Arrays) -> None:
+def test_non_finite_states_are_detected(bad: float, sides: Arrays) -> None:
     assert hold_out(all_at_once(sides), groupings()).extent.finite
     sides[1][40, 3] = bad
     assert not hold_out(seven_at_a_time(sides), groupings()).extent.finite
 
 
-def test_sides_that_do_not_differ_are_projected_on_nothing(sides: Arrays) -> None:
+def test_equal_classes_project_to_zero(sides: Arrays) -> None:
     for held_out in hold_out(all_at_once((sides[0], sides[0])), groupings()).by_factor.values():
         assert held_out.d_prime == 0.0
         assert held_out.sides[0].abs().max() == 0.0

@@ -71,21 +71,21 @@ def separation_of(sides: Sides, times: np.ndarray[tuple[int], np.dtype[np.int64]
 
 
 @pytest.mark.parametrize("factor", FACTORS)
-def test_without_resampling_it_is_that_of_the_projections(sides: Sides, factor: str) -> None:
+def test_without_weights_d_prime_is_that_of_the_projections(sides: Sides, factor: str) -> None:
     expected = d_prime_by_hand(projected_by_hand(sides, values_of(FEW, factor)))
     for moments in (by_group(sides, factor), by_pair(sides, factor)):
         assert moments.d_prime().item() == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("factor", FACTORS)
-def test_weights_are_those_of_weighted_means(rng: np.random.Generator, sides: Sides, factor: str) -> None:
+def test_weights_equal_weighted_means(rng: np.random.Generator, sides: Sides, factor: str) -> None:
     weights = rng.exponential(size=PAIRS_OF_FEW)
     expected = d_prime_by_hand(projected_by_hand(sides, values_of(FEW, factor), weights), weights)
     assert by_pair(sides, factor).d_prime(column(weights)).item() == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("factor", FACTORS)
-def test_groups_drawn_again_are_a_capture_of_those_groups(rng: np.random.Generator, sides: Sides, factor: str) -> None:
+def test_resampled_groups_equal_a_capture_of_those_groups(rng: np.random.Generator, sides: Sides, factor: str) -> None:
     """Groups of one size keep the number of pairs, so d' agrees to the last digits even if a group is lost."""
     groups = groups_of(factor).numpy()
     count = groups.max() + 1
@@ -98,9 +98,7 @@ def test_groups_drawn_again_are_a_capture_of_those_groups(rng: np.random.Generat
 
 
 @pytest.mark.parametrize("factor", FACTORS)
-def test_a_sign_is_the_two_prompts_of_a_pair_in_each_others_place(
-    rng: np.random.Generator, sides: Sides, factor: str
-) -> None:
+def test_a_negative_sign_equals_swapped_prompts(rng: np.random.Generator, sides: Sides, factor: str) -> None:
     signs = rng.choice([-1.0, 1.0], size=(PAIRS_OF_FEW, 10))
     scores = by_pair(sides, factor).d_prime(signs=torch.from_numpy(signs))
     for resample in range(10):
@@ -166,7 +164,7 @@ def test_d_prime_without_any_spread_is_zero_and_not_a_division_by_it(sides: Side
     assert same.d_prime(signs=torch.ones((5, 2), dtype=torch.float64)).tolist() == [0.0, 0.0]
 
 
-def test_resamples_do_not_touch_each_other(rng: np.random.Generator) -> None:
+def test_resamples_are_independent(rng: np.random.Generator) -> None:
     """Each resample gives the same result alone, also in folds of pairs without factors."""
     moments = moments_of(noise(rng, 13), group_pairs(None, 13)[PAIRS], PAIRS)
     weights = torch.from_numpy(rng.exponential(size=(13, 6)))

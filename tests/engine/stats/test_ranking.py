@@ -51,7 +51,7 @@ def deep(rng: np.random.Generator, factors: list[Factors], strengths: Sequence[f
     return layers
 
 
-def test_planted_layers_lead_beyond_doubt_where_the_raw_norm_misses_them() -> None:
+def test_planted_layers_lead_where_the_raw_norm_misses_them() -> None:
     factors = all_factors(8, 2, 6)
     strengths = [0.0, 0.3, 0.6, 2.5, 2.5, 0.6, 0.3, 0.3]
     layers = deep(np.random.default_rng(0), factors, strengths)
@@ -67,7 +67,7 @@ def test_planted_layers_lead_beyond_doubt_where_the_raw_norm_misses_them() -> No
     assert rows[3]["low"] > rows[3]["null_high"] > rows[3]["null_low"]
 
 
-def test_what_each_persona_does_its_own_way_is_neither_a_find_nor_a_lead() -> None:
+def test_persona_specific_directions_are_not_significant() -> None:
     """Every persona shifts its prompts far in its own direction, which says nothing about a new persona."""
     rng = np.random.default_rng(1)
     factors = all_factors(8, 2, 4)
@@ -86,7 +86,7 @@ def test_what_each_persona_does_its_own_way_is_neither_a_find_nor_a_lead() -> No
         assert row["low"] < 0
 
 
-def test_scores_are_those_of_compute_separation_and_places_follow_them() -> None:
+def test_scores_equal_compute_separation_and_determine_the_ranks() -> None:
     factors = all_factors()
     data = capture_of(planted(np.random.default_rng(2), [0.5, 2.0, 0.0, 1.0], len(factors)), factors)
     separations = compute_separation(data)
@@ -104,7 +104,7 @@ def test_scores_are_those_of_compute_separation_and_places_follow_them() -> None
         assert row["d_prime"] == min(by["d_prime"] for by in row["by_factor"].values())
 
 
-def test_every_row_is_consistent_with_itself_and_with_the_others() -> None:
+def test_rows_are_consistent() -> None:
     factors = all_factors(7, 2, 3)
     ranking = quick(capture_of(planted(np.random.default_rng(3), [0.0, 0.5, 1.0, 1.5, 3.0], len(factors)), factors))
     rows = ranking["layers"]
@@ -134,7 +134,7 @@ def plain_p_values(layers: Sequence[Sides], factors: list[Factors], factor: str)
     return [sum(value > score - 1e-9 for value in best) / len(best) for score in scores([1.0] * count)]
 
 
-def test_p_values_are_exact_where_all_shuffles_can_be_made() -> None:
+def test_p_values_are_exact_if_all_permutations_are_enumerated() -> None:
     factors = only_personas(6, 3)
     layers = planted(np.random.default_rng(4), [0.0, 0.7, 2.0], len(factors))
     ranking = rank_layers(capture_of(layers, factors))
@@ -158,7 +158,7 @@ def test_the_p_value_is_the_largest_over_factors_with_enough_groups() -> None:
     assert ranking["tested"] == ["persona", "topic"]
 
 
-def test_random_shuffles_come_close_to_all_of_them() -> None:
+def test_random_permutations_approximate_all_of_them() -> None:
     """2000 of the 8192 swaps of 14 groups: four binomial standard errors of p near 0.3 are 0.04."""
     factors = only_personas(14, 2)
     data = capture_of(planted(np.random.default_rng(6), [0.1, 0.4, 0.6], len(factors)), factors)
@@ -168,14 +168,14 @@ def test_random_shuffles_come_close_to_all_of_them() -> None:
         assert random[layer]["null_high"] == pytest.approx(row["null_high"], rel=0.15)
 
 
-def test_a_random_shuffle_never_gives_a_p_value_of_zero() -> None:
+def test_random_permutations_never_give_a_p_value_of_zero() -> None:
     """The true labels count as one permutation: 1 of 201 if no other scores as high."""
     ranking = quick(capture_of(planted(np.random.default_rng(29), [9.0], 40), None))
     assert (ranking["permutations"], ranking["smallest_p"]) == (200, 1 / 201)
     assert [row["p_value"] for row in ranking["layers"]] == [1 / 201]
 
 
-def test_chance_is_what_the_best_layer_stays_below_in_nineteen_of_twenty_shuffles() -> None:
+def test_chance_is_the_95_percent_quantile_of_the_best_permuted_score() -> None:
     factors = only_personas(8, 4)
     layers = planted(np.random.default_rng(7), [0.0] * 5, len(factors))
     ranking = rank_layers(capture_of(layers, factors))
@@ -210,7 +210,7 @@ def renamed(factors: list[Factors], seed: int) -> list[Factors]:
     return [Factors(persona=dealt[p["persona"]], template=p["template"], topic=p["topic"]) for p in factors]
 
 
-def test_what_personas_are_called_does_not_decide_how_sure_one_layer_is_ahead_of_another() -> None:
+def test_persona_names_do_not_change_the_intervals() -> None:
     """One layer is worst for new personas, one for new templates; their deviations use different samples.
 
     With 4000 resamples the error of their difference is known to within 1%.
@@ -233,7 +233,7 @@ def test_what_personas_are_called_does_not_decide_how_sure_one_layer_is_ahead_of
     assert max(errors) < 1.08 * min(errors)
 
 
-def test_the_names_of_the_layers_are_kept() -> None:
+def test_layer_numbers_are_kept() -> None:
     factors = all_factors()
     data = capture_of(planted(np.random.default_rng(10), [0.0, 3.0, 1.0], len(factors)), factors)
     names = {0: 4, 1: 9, 2: 20}
@@ -244,7 +244,7 @@ def test_the_names_of_the_layers_are_kept() -> None:
     assert [row["layer"] for row in quick(data)["layers"]] == [9, 20, 4]
 
 
-def test_the_capture_is_left_as_it_was() -> None:
+def test_the_capture_is_not_modified() -> None:
     layers = planted(np.random.default_rng(11), [1.0], 12)
     before = [side.copy() for side in layers[0]]
     quick(capture_of(layers, None))
@@ -260,7 +260,7 @@ def test_a_layer_and_its_copy_are_tied() -> None:
 
 
 @pytest.mark.parametrize("scale", [3.0, 0.1, 1e3])
-def test_a_layer_and_the_same_in_other_units_are_tied(scale: float) -> None:
+def test_a_layer_and_its_rescaled_copy_are_tied(scale: float) -> None:
     """They differ by rounding error, which is no evidence."""
     factors = all_factors(8, 2, 3)
     layers = planted(np.random.default_rng(13), [3.0, 3.0], len(factors))
@@ -272,7 +272,7 @@ def test_a_layer_and_the_same_in_other_units_are_tied(scale: float) -> None:
     assert rows[0]["rank_high"] > 1
 
 
-def test_a_single_layer_has_the_only_place() -> None:
+def test_a_single_layer_ranks_first() -> None:
     (row,) = quick(capture_of(planted(np.random.default_rng(15), [1.0], 12), None))["layers"]
     assert (row["rank"], row["rank_low"], row["rank_high"], row["tied"]) == (1, 1, 1, True)
 
@@ -308,7 +308,7 @@ def test_too_few_groups_for_a_test_get_no_small_p_value(personas: int) -> None:
     assert f"{personas} personas are few" in " ".join(ranking["warnings"])
 
 
-def test_more_layers_make_the_same_score_less_of_a_find() -> None:
+def test_more_layers_make_the_same_score_less_significant() -> None:
     factors = only_personas(10, 3)
     layers = planted(np.random.default_rng(18), [0.8] + [0.0] * 29, len(factors))
     alone, among = (by_layer(quick(capture_of(layers[:number], factors)))[0] for number in (1, 30))
@@ -316,7 +316,7 @@ def test_more_layers_make_the_same_score_less_of_a_find() -> None:
     assert alone["p_value"] < among["p_value"]
 
 
-def test_layers_where_the_sides_are_equal_score_nothing() -> None:
+def test_layers_with_equal_classes_score_zero() -> None:
     """Like the first layers of a model, before it has read the words that differ."""
     factors = all_factors(6, 2, 3)
     layers = planted(np.random.default_rng(19), [0.0, 0.0, 3.0], len(factors))
@@ -332,7 +332,7 @@ def test_layers_where_the_sides_are_equal_score_nothing() -> None:
     assert rows[2]["rank"] == 1
 
 
-def test_sides_that_are_equal_at_every_layer_are_all_tied() -> None:
+def test_layers_with_equal_classes_are_all_tied() -> None:
     positive, _ = noise(np.random.default_rng(20), 12)
     ranking = quick(capture_of([(positive, positive), (positive, positive)], None))
     assert [(row["rank_low"], row["rank_high"], row["p_value"]) for row in ranking["layers"]] == [(1, 2, 1.0)] * 2
@@ -374,7 +374,7 @@ def test_states_that_are_not_finite_are_refused_and_the_layer_is_named(value: fl
 
 @pytest.mark.parametrize("size", [1.0, 0.1, 1e4])
 @pytest.mark.parametrize("pairs", [6, 7, 30])
-def test_sides_without_any_spread_are_refused_and_the_layer_is_named(pairs: int, size: float) -> None:
+def test_classes_without_any_spread_are_refused_and_the_layer_is_named(pairs: int, size: float) -> None:
     """All prompts of a class are equal, so d' would be infinite."""
     rng = np.random.default_rng(24)
     sides = planted(rng, [1.0], pairs)[0]
@@ -393,7 +393,7 @@ def test_a_small_difference_of_large_rigid_states_is_refused_too() -> None:
     assert "layer 0 " in refusal(capture_of([(rigid[0], rigid[1])], None)).problem
 
 
-def test_prompts_that_differ_on_one_side_only_are_ranked() -> None:
+def test_prompts_that_differ_in_one_class_only_are_ranked() -> None:
     rng = np.random.default_rng(26)
     positive, _ = noise(rng, 12)
     negative = np.tile(rng.normal(size=24), (12, 1))
@@ -406,24 +406,24 @@ def warnings_of(factors: list[Factors] | None, pairs: int) -> str:
     return " / ".join(quick(capture_of([noise(np.random.default_rng(27), pairs)], factors))["warnings"])
 
 
-def test_enough_of_everything_warns_of_nothing() -> None:
+def test_enough_groups_and_pairs_give_no_warning() -> None:
     factors = all_factors(6, 6, 6)[::7]
     assert warnings_of(factors, len(factors)) == ""
 
 
-def test_pairs_without_factors_are_warned_of() -> None:
+def test_pairs_without_factors_cause_a_warning() -> None:
     assert "the pairs carry no factors" in warnings_of(None, 40)
     assert "few" not in warnings_of(None, 40)
 
 
 @pytest.mark.parametrize(("templates", "those"), [(1, "one template"), (2, "two templates")])
-def test_a_factor_that_is_not_left_out_is_warned_of(templates: int, those: str) -> None:
+def test_a_factor_that_is_not_held_out_causes_a_warning(templates: int, those: str) -> None:
     factors = all_factors(6, templates, 6)
     expected = f"the pairs have {those}, too few to hold any out: the ranking says nothing about other templates"
     assert warnings_of(factors, len(factors)) == expected
 
 
-def test_few_groups_are_warned_of_by_name() -> None:
+def test_few_groups_cause_a_warning_with_their_factor() -> None:
     factors = all_factors()
     warned = warnings_of(factors, len(factors))
     assert PERSONAS == 4
@@ -431,19 +431,19 @@ def test_few_groups_are_warned_of_by_name() -> None:
         assert text in warned
 
 
-def test_few_pairs_are_warned_of() -> None:
+def test_few_pairs_cause_a_warning() -> None:
     assert "12 pairs are few" in warnings_of(None, 12)
     assert "pairs are few" not in warnings_of(None, 20)
 
 
-def test_all_factors_are_reported_in_their_own_words() -> None:
+def test_all_factors_are_reported_by_name() -> None:
     factors = all_factors()
     rows = quick(capture_of([noise(np.random.default_rng(28), len(factors))], factors))["layers"]
     assert tuple(rows[0]["by_factor"]) == FACTORS
     assert rows[0]["left_out"] in cast("dict[str, object]", rows[0]["by_factor"])
 
 
-def test_margins_say_how_well_two_layers_can_be_told_apart() -> None:
+def test_margins_are_intervals_of_score_differences() -> None:
     """Copies of a layer have a margin of 0. For independent layers the errors add in squares."""
     layers = planted(np.random.default_rng(8), [1.0, 1.0, 1.0], 96)
     ranking = rank_layers(capture_of([layers[0], layers[0], layers[2]], only_personas(12, 8)))
@@ -454,7 +454,7 @@ def test_margins_say_how_well_two_layers_can_be_told_apart() -> None:
     assert ranking["margins"][1][0] == pytest.approx(np.hypot(half[1], half[2]), rel=0.3)
 
 
-def test_it_is_said_where_several_are_drawn_as_one() -> None:
+def test_merged_groups_cause_a_warning() -> None:
     assert "70 topics were held out and resampled in 65 groups" in warnings_of(all_factors(3, 1, 70), 210)
     assert "in 65 groups" not in warnings_of(all_factors(3, 1, 65), 195)
     assert "66 pairs were resampled in 65 groups" in warnings_of(None, 66)

@@ -94,7 +94,7 @@ def test_the_default_model_is_read_as_by_a_plain_forward_pass(smollm2: Loaded, h
         assert reading["values"][layer] == pytest.approx(plain_values(smollm2, text, directions[layer]), abs=1e-2)
 
 
-def test_the_default_models_own_prompts_lie_at_0_and_1_on_average(smollm2: Loaded, honesty: ContrastData) -> None:
+def test_the_default_models_captured_prompts_read_0_and_1_on_average(smollm2: Loaded, honesty: ContrastData) -> None:
     directions = extract_directions(honesty)
     for side, expected in ((honesty["negative"], 0.0), (honesty["positive"], 1.0)):
         readings = [read_text(*smollm2, directions, str(prompt["prompt"])) for prompt in side]
@@ -105,7 +105,7 @@ def test_the_default_models_own_prompts_lie_at_0_and_1_on_average(smollm2: Loade
 
 @pytest.mark.parametrize("site", ["resid_post", "resid_pre", "attn_out", "mlp_out"])
 @pytest.mark.parametrize("method", ["mean_diff", "pca", "logistic"])
-def test_the_contrasts_own_prompts_lie_at_0_and_1_on_average(tiny: Loaded, method: str, site: str) -> None:
+def test_the_contrasts_prompts_read_0_and_1_on_average(tiny: Loaded, method: str, site: str) -> None:
     """At every site: only the site of the capture reproduces the class means."""
     directions = extract_directions(contrast_on(tiny, site=site), method)
     for texts, expected in ((NEGATIVE, 0.0), (POSITIVE, 1.0)):
@@ -127,7 +127,7 @@ def test_sites_without_layers_are_read_under_the_block_they_adjoin(tiny: Loaded,
     assert reading["values"][layer] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
-def test_a_text_said_by_a_user_goes_through_the_chat_template(smollm2: Loaded, honesty: ContrastData) -> None:
+def test_chat_text_goes_through_the_chat_template(smollm2: Loaded, honesty: ContrastData) -> None:
     directions = {12: extract_direction(honesty, 12)}
     rendered = render_chat(smollm2.tokenizer, (Message(role="user", content="Did you take it?"),))
     said = read_text(*smollm2, directions, "Did you take it?", chat=True)
@@ -137,7 +137,7 @@ def test_a_text_said_by_a_user_goes_through_the_chat_template(smollm2: Loaded, h
     assert "<|im_start|>" not in read_text(*smollm2, directions, "Did you take it?")["tokens"]
 
 
-def test_a_base_model_reads_what_a_user_says_as_it_is(tiny: Loaded, directions: dict[int, Direction]) -> None:
+def test_a_base_model_reads_chat_text_unchanged(tiny: Loaded, directions: dict[int, Direction]) -> None:
     """The result has a warning about it."""
     reading = read_text(*tiny, directions, TEXT, chat=True)
     assert reading["warnings"].pop(0) == "the model has no chat template: the text was read unchanged"
@@ -145,7 +145,7 @@ def test_a_base_model_reads_what_a_user_says_as_it_is(tiny: Loaded, directions: 
 
 
 @pytest.mark.parametrize("begins", ["<s> ", ""])
-def test_a_rendered_text_gets_no_special_tokens_beside_its_templates(
+def test_a_rendered_text_gets_no_extra_special_tokens(
     tiny: Loaded, directions: dict[int, Direction], begins: str
 ) -> None:
     """As in the capture of the contrast, whose prompts went through the same template."""
@@ -220,7 +220,7 @@ def test_the_same_model_in_another_dtype_is_read_with_a_warning(tiny: Loaded, di
     assert any("dtype: bfloat16 there, float32 here" in warning for warning in warnings)
 
 
-def test_a_captured_text_is_read_between_the_two_means() -> None:
+def test_a_captured_text_is_scaled_to_the_class_means() -> None:
     direction = along_the_first_axis(negative_mean=2.0, positive_mean=6.0)
     reading = read_tokens(tokens_at([2.0, 6.0, 4.0, 0.0]), {0: direction})
     assert reading["values"] == {0: [0.0, 1.0, 0.5, -0.5]}
@@ -239,7 +239,7 @@ def test_a_captured_text_is_read_between_the_two_means() -> None:
     ],
     ids=["one of four", "half", "at the edge", "two of three", "all"],
 )
-def test_a_warning_only_where_most_tokens_lie_far_off(values: list[float], warned: bool) -> None:
+def test_a_warning_appears_only_if_most_tokens_are_far_outside(values: list[float], warned: bool) -> None:
     """Far is more than one class gap beyond either class mean."""
     warnings = read_tokens(tokens_at(values), {0: along_the_first_axis()})["warnings"]
     assert len(warnings) == warned

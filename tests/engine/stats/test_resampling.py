@@ -74,7 +74,7 @@ def record(monkeypatch: pytest.MonkeyPatch, name: str) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 8, 11, 14])
-def test_every_shuffle_is_made_once_up_to_swapping_all(count: int, signs_used: list[torch.Tensor]) -> None:
+def test_every_permutation_is_enumerated_once_up_to_swapping_all(count: int, signs_used: list[torch.Tensor]) -> None:
     groups = torch.arange(count)
     scores = shuffle_all(two_layers(groups)[:1], 10_000)
     signs = torch.cat(signs_used, dim=1)
@@ -85,7 +85,7 @@ def test_every_shuffle_is_made_once_up_to_swapping_all(count: int, signs_used: l
     assert (1.0,) * count in alike  # the true labels
 
 
-def test_the_true_labels_are_among_all_shuffles() -> None:
+def test_the_true_labels_are_among_all_permutations() -> None:
     factors = only_personas(6, 4)
     layers = planted(np.random.default_rng(1), [0.5, 2.0], len(factors))
     groups = torch.from_numpy(numbers_of(factors, "persona"))
@@ -94,7 +94,7 @@ def test_the_true_labels_are_among_all_shuffles() -> None:
         assert (row - layer["by_factor"]["persona"]["d_prime"]).abs().min() < 1e-9
 
 
-def test_shuffles_are_what_compute_separation_says_of_swapped_prompts() -> None:
+def test_permutations_equal_compute_separation_on_swapped_prompts() -> None:
     factors = only_personas(5, 3)
     layers = planted(np.random.default_rng(2), [0.0, 1.5], len(factors))
     groups = torch.from_numpy(numbers_of(factors, "persona"))
@@ -109,7 +109,7 @@ def test_shuffles_are_what_compute_separation_says_of_swapped_prompts() -> None:
     np.testing.assert_allclose(sorted(map(tuple, scores.T.tolist())), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_pairs_that_go_together_are_swapped_together(signs_used: list[torch.Tensor]) -> None:
+def test_pairs_of_a_group_are_swapped_together(signs_used: list[torch.Tensor]) -> None:
     factors = only_personas(20, 2)
     groups = torch.from_numpy(numbers_of(factors, "persona"))
     shuffle_all(two_layers(groups), 50)
@@ -125,7 +125,7 @@ def test_pairs_without_factors_are_swapped_one_by_one_and_not_by_fold(signs_used
         assert len({tuple(row) for row in signs.tolist()}) == 30
 
 
-def test_random_shuffles_are_even() -> None:
+def test_random_permutations_are_balanced() -> None:
     """Each label is swapped in half of 4000 permutations, within four standard errors of 1 / (2 √4000)."""
     signs = torch.cat(list(resampling._signs(50, 4000, seeded())), dim=1)
     assert signs.shape == (50, 4000)
@@ -158,7 +158,7 @@ def test_more_resamples_begin_with_the_fewer(resample: Resample) -> None:
     torch.testing.assert_close(begun - begun.mean(dim=1, keepdim=True), few - few.mean(dim=1, keepdim=True))
 
 
-def test_all_shuffles_in_chunks_are_those_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_permutations_do_not_depend_on_the_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     layers = two_layers(torch.arange(13))
     in_chunks = shuffle_all(layers, 10_000)
     monkeypatch.setattr(resampling, "_AT_ONCE", 1_000_000)
@@ -168,7 +168,7 @@ def test_all_shuffles_in_chunks_are_those_in_one(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("number", [1, 999, 1000, 1001, 5500])
-def test_no_more_than_a_thousand_are_held_in_memory_together(
+def test_at_most_a_thousand_permutations_are_in_memory(
     number: int, signs_used: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert shuffle(number, 0).shape == (2, number)
@@ -233,7 +233,7 @@ def test_the_spread_of_a_mean_is_the_textbook_standard_error() -> None:
         (5000, 10_000, 10_000, False),
     ],
 )
-def test_how_many_shuffles_there_are(count: int, permutations: int, number: int, every: bool) -> None:
+def test_the_number_of_distinct_permutations(count: int, permutations: int, number: int, every: bool) -> None:
     assert distinct_shuffles(count, permutations) == number
     assert all_shuffles(count, permutations) is every
 
@@ -272,19 +272,19 @@ def by_hand(scores: Array, deviations: Array, groups: int, confidence: float) ->
     return found
 
 
-def test_layers_far_apart_have_one_place_each() -> None:
+def test_layers_far_apart_have_one_rank_each() -> None:
     assert places([1.0, 5.0, 2.0, -3.0], drawn(4, 0.01)) == [(3, 3), (1, 1), (2, 2), (4, 4)]
 
 
-def test_the_best_layer_is_beyond_doubt_and_the_rest_is_not() -> None:
+def test_only_the_best_layer_is_certain() -> None:
     assert places([1.0, 9.0, 1.1, 0.9], drawn(4, 0.5)) == [(2, 4), (1, 1), (2, 4), (2, 4)]
 
 
-def test_layers_that_resamples_throw_about_are_all_tied() -> None:
+def test_layers_with_large_deviations_are_all_tied() -> None:
     assert places([1.0, 1.2, 1.1], drawn(3, 5.0)) == [(1, 3)] * 3
 
 
-def test_two_leaders_share_two_places_and_two_losers_the_others() -> None:
+def test_two_leaders_share_two_ranks_and_the_others_the_rest() -> None:
     assert places([3.0, 0.0, 3.01, 0.01], drawn(4, 0.1)) == [(1, 2), (3, 4), (1, 2), (3, 4)]
 
 
@@ -294,7 +294,7 @@ def test_a_copy_of_a_layer_is_tied_with_it() -> None:
     assert places([4.0, 1.0, 4.0], deviations) == [(1, 2), (3, 3), (1, 2)]
 
 
-def test_nothing_is_beyond_doubt_where_all_layers_are_copies() -> None:
+def test_identical_layers_are_all_tied() -> None:
     assert places([2.0, 2.0, 2.0], np.tile(drawn(1, 0.3), (3, 1))) == [(1, 3)] * 3
 
 
@@ -302,14 +302,14 @@ def test_a_single_layer_is_first_and_last() -> None:
     assert places([1.0], drawn(1, 0.3)) == [(1, 1)]
 
 
-def test_what_moves_all_layers_alike_leaves_no_doubt() -> None:
+def test_common_deviations_do_not_widen_rank_intervals() -> None:
     """Layers share resamples: their intervals overlap widely, but those of their differences exclude 0."""
     together = np.tile(drawn(1, 10.0), (3, 1)) + drawn(3, 0.01, seed=1)
     assert places([1.0, 3.0, 2.0], together) == [(3, 3), (1, 1), (2, 2)]
     assert places([1.0, 3.0, 2.0], drawn(3, 10.0)) == [(1, 3)] * 3
 
 
-def test_few_groups_leave_more_places_open() -> None:
+def test_few_groups_widen_rank_intervals() -> None:
     scores, deviations = np.linspace(0.0, 2.0, 6), drawn(6, 0.2)
     widths = [sum(high - low for low, high in places(scores, deviations, groups)) for groups in (2, 3, 5, 20, MANY)]
     assert widths == sorted(widths, reverse=True)
@@ -323,7 +323,7 @@ def test_the_fewest_groups_of_any_layer_decide() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("confidence", [0.8, 0.95])
-def test_places_are_those_of_a_loop(seed: int, confidence: float) -> None:
+def test_rank_intervals_equal_a_plain_loop(seed: int, confidence: float) -> None:
     rng = np.random.default_rng(seed)
     scores = rng.normal(size=7)
     deviations = rng.normal(size=(7, 7)) @ drawn(7, 0.15, resamples=150, seed=seed)  # layers move together
@@ -334,7 +334,7 @@ made_up = st.tuples(st.integers(1, 8), st.floats(0.01, 3.0), st.integers(2, 30),
 
 
 @given(made_up)
-def test_the_place_by_score_is_always_open(made: tuple[int, float, int, int]) -> None:
+def test_the_rank_by_score_is_always_in_the_interval(made: tuple[int, float, int, int]) -> None:
     layers, spread, groups, seed = made
     scores = np.random.default_rng(seed).normal(size=layers)
     by_score = (-scores).argsort().argsort() + 1
@@ -343,7 +343,7 @@ def test_the_place_by_score_is_always_open(made: tuple[int, float, int, int]) ->
 
 
 @given(made_up, st.floats(0.05, 0.99))
-def test_smaller_deviations_never_leave_more_places_open(made: tuple[int, float, int, int], factor: float) -> None:
+def test_smaller_deviations_never_widen_rank_intervals(made: tuple[int, float, int, int], factor: float) -> None:
     layers, spread, groups, seed = made
     scores, deviations = np.random.default_rng(seed).normal(size=layers), drawn(layers, spread, 50, seed)
     before, after = places(scores, deviations, groups), places(scores, deviations * factor, groups)
@@ -366,7 +366,7 @@ def test_units_do_not_matter(made: tuple[int, float, int, int], scale: float) ->
     assert places(scores * scale, deviations * scale, groups) == places(scores, deviations, groups)
 
 
-def test_students_t_is_that_of_the_tables() -> None:
+def test_students_t_matches_published_tables() -> None:
     """Two-sided 95% for 1, 3 and 11 degrees of freedom, and the limit of the normal distribution."""
     assert [round(half_width(groups, 0.95), 3) for groups in (2, 4, 12)] == [12.706, 3.182, 2.201]
     assert half_width(10**7, 0.95) == pytest.approx(1.959964, abs=1e-5)

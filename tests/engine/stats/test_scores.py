@@ -5,11 +5,11 @@ import pytest
 
 from engine.errors import RequestError
 from engine.records.files import CaptureRecord
-from engine.stats.classes import project_sides, summarise_sides
+from engine.stats.classes import project_sides
 from engine.stats.scores import DEFAULT_SCORE, SCORES, find_score, order_layers, pair_gaps, side_quartiles, wrong_pairs
 from tests.engine.plots.records import TOO_FEW, contrast_record, contrast_rows, prompt_record, unranked_record
 from tests.engine.plots.results import sides_of
-from tests.engine.stats.contrasts import capture_of, planted
+from tests.engine.stats.contrasts import capture_of, planted, summaries_of
 
 HELD_OUT = ["d_prime", "auroc", "wrong_way"]
 DESCRIBING = ["pair_cosine", "relative_norm", "cosine_sim", "diff_norm"]
@@ -62,7 +62,7 @@ def test_the_value_is_that_of_the_layer(key: str) -> None:
         assert layer.ranked["layer"] == layer.row["layer"]
 
 
-def test_less_is_more_where_less_is_better() -> None:
+def test_lower_is_better_for_descending_scores() -> None:
     assert {score.key for score in SCORES if not score.descending} == {"wrong_way", "cosine_sim"}
     for score in SCORES:
         values = [layer.value for layer in order_layers(a_record(), score.key) if layer.value is not None]
@@ -75,7 +75,7 @@ def test_equal_layers_stay_in_order() -> None:
     assert [layer.row["layer"] for layer in order_layers(record, "relative_norm")] == [1, 3, 0, 2]
 
 
-def test_a_layer_without_a_number_comes_last() -> None:
+def test_a_layer_without_a_score_comes_last() -> None:
     """If no two pairs differ, as before the first block, there is no cosine."""
     record = a_record()
     record["statistics"][0]["pair_cosine"] = None
@@ -85,13 +85,13 @@ def test_a_layer_without_a_number_comes_last() -> None:
 
 
 @pytest.mark.parametrize("key", ["cosine_sim", "relative_norm"])
-def test_a_layer_without_a_number_comes_last_where_less_is_better_too(key: str) -> None:
+def test_a_layer_without_a_score_comes_last_also_if_lower_is_better(key: str) -> None:
     record = a_record()
     record["statistics"][0][key] = None  # type: ignore[literal-required]  # one of the two above
     assert order_layers(record, key)[-1].row["layer"] == 0
 
 
-def test_a_wrong_score_leads_to_the_right_one() -> None:
+def test_a_mistyped_score_suggests_the_right_one() -> None:
     for find in (find_score, lambda key: order_layers(a_record(), key)):
         with pytest.raises(RequestError, match=r"no score 'aurok'.*one of d_prime, auroc.*did you mean 'auroc'\?"):
             find("aurok")
@@ -112,7 +112,7 @@ def test_without_a_ranking_the_pairs_can_still_be_described(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["d_prime", "diff_norm"])
-def test_prompts_have_no_sides_to_rank_by(key: str) -> None:
+def test_prompts_have_no_classes_to_rank_by(key: str) -> None:
     with pytest.raises(RequestError, match=r"'some_prompt' is a capture of prompts.*capture_from_concept"):
         order_layers(prompt_record(), key)
 
@@ -121,7 +121,7 @@ def test_prompts_have_no_sides_to_rank_by(key: str) -> None:
 @pytest.mark.parametrize("side", ["positive", "negative"])
 def test_quartiles_are_those_of_the_projections(pairs: int, side: str) -> None:
     data = capture_of(planted(np.random.default_rng(pairs), [0.5, 2.0], pairs), None)
-    for summary in summarise_sides(data):
+    for summary in summaries_of(data):
         projections = np.sort(project_sides(data, summary["layer"])[side])  # type: ignore[literal-required]
         step = (summary["high"] - summary["low"]) / 48
         expected = np.quantile(projections, [0, 0.25, 0.5, 0.75, 1], method="nearest")
@@ -130,7 +130,7 @@ def test_quartiles_are_those_of_the_projections(pairs: int, side: str) -> None:
         assert np.abs(np.array(found) - expected).max() <= step / 2 + 1e-9
 
 
-def test_the_furthest_wrong_come_first() -> None:
+def test_the_most_misordered_pairs_come_first() -> None:
     assert wrong_pairs(sides_of([0.0, 2.0, -1.0, 0.5], [0.25, -2.0, 2.0, 1.0])) == [2, 3, 0]
     assert wrong_pairs(sides_of([1.0, 0.0], [-1.0, 0.0])) == []  # ties are not misordered
 

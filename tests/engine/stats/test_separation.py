@@ -30,7 +30,7 @@ def by_hand(positive: Array, negative: Array, groups: list[str]) -> Separation:
     )
 
 
-def test_it_is_what_a_plain_computation_gives() -> None:
+def test_separation_equals_a_plain_computation() -> None:
     rng = np.random.default_rng(0)
     factors = all_factors()
     positive, negative = noise(rng, len(factors))
@@ -63,7 +63,7 @@ def test_planted_layers_are_found_where_the_raw_norm_is_not() -> None:
     assert min(scores[3], scores[4]) > 1.0 > max(scores[i] for i in (0, 1, 2, 5, 6, 7))
 
 
-def test_what_each_persona_does_its_own_way_does_not_count() -> None:
+def test_persona_specific_directions_do_not_count() -> None:
     """Every persona shifts its prompts in its own direction: new topics look separated, new personas do not."""
     rng = np.random.default_rng(2)
     factors = all_factors()
@@ -87,7 +87,7 @@ def test_chance_scores_nothing_on_average() -> None:
         assert abs(np.mean(values)) < 4 * np.std(values) / np.sqrt(len(values)) + 0.05
 
 
-def test_pairs_without_factors_are_left_out_in_folds() -> None:
+def test_pairs_without_factors_are_held_out_in_folds() -> None:
     rng = np.random.default_rng(4)
     positive, negative = noise(rng, 10)
     positive[:, 0] += 3.0
@@ -96,7 +96,7 @@ def test_pairs_without_factors_are_left_out_in_folds() -> None:
     assert layer["by_factor"]["pairs"] == pytest.approx(by_hand(positive, negative, [f"{i % 5}" for i in range(10)]))
 
 
-def test_a_factor_with_fewer_than_three_values_cannot_be_left_out() -> None:
+def test_a_factor_with_fewer_than_three_values_cannot_be_held_out() -> None:
     rng = np.random.default_rng(5)
     factors = [Factors(persona="only", template=f"t{i % 2}", topic=f"{i % 3}") for i in range(6)]
     (layer,) = compute_separation(capture_of([noise(rng, 6)], factors)).values()
@@ -104,11 +104,11 @@ def test_a_factor_with_fewer_than_three_values_cannot_be_left_out() -> None:
 
 
 @pytest.mark.parametrize("pairs", [1, 3])
-def test_too_few_pairs_get_no_number(pairs: int) -> None:
+def test_too_few_pairs_have_no_score(pairs: int) -> None:
     assert compute_separation(capture_of([noise(np.random.default_rng(6), pairs)], None)) == {}
 
 
-def test_wrong_way_counts_the_pairs_whose_prompts_lie_the_other_way_round() -> None:
+def test_wrong_way_is_the_share_of_misordered_pairs() -> None:
     """Two of twelve pairs are reversed along the only axis; a large midpoint does not hide it."""
     rng = np.random.default_rng(7)
     middles, gaps = 100 * rng.normal(size=(12, 1)), np.ones((12, 1))
@@ -130,7 +130,7 @@ def test_equal_projections_count_half_although_they_are_rounded() -> None:
         assert layer["by_factor"][factor]["auroc"] == pytest.approx(expected, rel=1e-9)
 
 
-def test_swapping_the_sides_swaps_nothing() -> None:
+def test_swapping_the_classes_changes_no_score() -> None:
     """The direction changes sign with the labels."""
     rng = np.random.default_rng(8)
     positive, negative = noise(rng, 20)
@@ -139,13 +139,13 @@ def test_swapping_the_sides_swaps_nothing() -> None:
     assert one["by_factor"]["pairs"] == pytest.approx(other["by_factor"]["pairs"], rel=1e-9)
 
 
-def test_sides_that_are_equal_get_zero_and_not_a_division_by_it() -> None:
+def test_equal_classes_score_zero_without_division_by_zero() -> None:
     same = np.ones((6, 4))
     (layer,) = compute_separation(capture_of([(same, same)], None)).values()
     assert layer["by_factor"]["pairs"] == {"d_prime": 0.0, "auroc": 0.5, "wrong_way": 0.5}
 
 
-def test_sides_without_any_spread_get_zero_and_not_a_division_by_it() -> None:
+def test_classes_without_any_spread_score_zero_without_division_by_zero() -> None:
     """Without spread d' is undefined, but the order of the prompts is not."""
     one, other = np.full((8, 4), 3.0), np.full((8, 4), 1.0)
     (layer,) = compute_separation(capture_of([(one, other)], None)).values()

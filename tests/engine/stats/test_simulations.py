@@ -96,7 +96,7 @@ NOTHING_IN_GROUPS = Population(only_personas(8, 3), {"persona": 1.5})
         *slow((NOTHING, 400, 0.02, 0.08), (NOTHING_IN_GROUPS, 400, 0.02, 0.08)),
     ],
 )
-def test_labels_that_mean_nothing_are_a_find_in_one_contrast_of_twenty(
+def test_random_labels_are_significant_in_one_contrast_of_twenty(
     population: Population, contrasts: int, least: float, most: float
 ) -> None:
     """Count contrasts with p <= 0.05 at any of eight layers when group labels are swapped by coin toss.
@@ -143,7 +143,7 @@ def coverage(population: Population, strength: float, contrasts: int) -> float:
         ),
     ],
 )
-def test_the_interval_holds_the_expected_score_as_often_as_it_says(
+def test_the_interval_has_its_nominal_coverage(
     population: Population, strength: float, contrasts: int, least: float, most: float
 ) -> None:
     """480 intervals: at a true share of 0.95 the standard error is 0.01, and 0.90 is five of them below.
@@ -154,7 +154,7 @@ def test_the_interval_holds_the_expected_score_as_often_as_it_says(
 
 
 @pytest.mark.parametrize(("contrasts", "least", "least_of_each"), [(25, 0.90, 0.80), *slow((200, 0.92, 0.90))])
-def test_the_tied_layers_hold_the_best_where_all_are_equally_good(
+def test_the_tied_layers_include_the_best_of_equally_good_layers(
     contrasts: int, least: float, least_of_each: float
 ) -> None:
     """Any layer may be called the best of equals; each must be tied in 95% of contrasts.
@@ -173,7 +173,7 @@ def test_the_tied_layers_hold_the_best_where_all_are_equally_good(
 
 
 @pytest.mark.parametrize(("contrasts", "least"), [(20, 0.90), *slow((100, 0.95))])
-def test_the_tied_layers_shrink_to_one_where_one_is_clearly_ahead(contrasts: int, least: float) -> None:
+def test_a_clearly_better_layer_has_no_ties(contrasts: int, least: float) -> None:
     """At a true share of 0.99, 100 contrasts have a standard error of 0.01, and 20 one of 0.022."""
     rng = np.random.default_rng(3)
     alone = 0
@@ -191,7 +191,7 @@ def test_the_tied_layers_shrink_to_one_where_one_is_clearly_ahead(contrasts: int
         *slow((PERSONAS_12, 100, 0.90, 0.92), (INDEPENDENT, 100, 0.90, 0.92), (CROSSED, 100, 0.90, 0.92)),
     ],
 )
-def test_the_true_place_is_left_open_as_often_as_it_says(
+def test_rank_intervals_have_their_nominal_coverage(
     population: Population, contrasts: int, least: float, least_tied: float
 ) -> None:
     """Each end holds with 95%, so both with 90% for each layer; the best layer is tied in 95%.

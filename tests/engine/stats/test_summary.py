@@ -32,7 +32,7 @@ def test_one_prompt_without_its_first_token(dtype: torch.dtype) -> None:
         assert stats[layer] == pytest.approx(by_numpy([states[layer][1:]]), rel=1e-9)
 
 
-def test_the_first_token_when_asked_for() -> None:
+def test_the_first_token_on_request() -> None:
     states = random_states(9, seed=0)
     stats = compute_activation_stats(one_prompt(states), include_first=True)
     for layer in LAYERS:
@@ -74,7 +74,7 @@ def test_the_only_token_kept_counts_even_if_it_is_the_first() -> None:
         assert stats[layer] == pytest.approx(by_numpy([states[layer][:1]]), rel=1e-9)
 
 
-def test_the_first_token_of_a_kept_span_is_left_out_too() -> None:
+def test_the_first_token_of_a_kept_span_is_excluded_too() -> None:
     """Positions like ":5" keep the first token without keeping the whole prompt."""
     states = random_states(9, seed=0)
     data = one_prompt(states, stop=5)
@@ -84,7 +84,7 @@ def test_the_first_token_of_a_kept_span_is_left_out_too() -> None:
         assert stats[layer] == pytest.approx(by_numpy([states[layer][1:5]]), rel=1e-9)
 
 
-def test_a_contrast_is_summed_up_over_both_sides() -> None:
+def test_a_contrast_is_summarized_over_both_classes() -> None:
     positive = [random_states(length, seed=length) for length in (4, 9)]
     negative = [random_states(length, seed=length) for length in (5, 7)]
     stats = compute_activation_stats(contrast(positive, negative))
@@ -92,7 +92,7 @@ def test_a_contrast_is_summed_up_over_both_sides() -> None:
         assert stats[layer] == pytest.approx(by_numpy([s[layer][1:] for s in (*positive, *negative)]), rel=1e-9)
 
 
-def test_what_is_no_capture_is_refused() -> None:
+def test_an_object_that_is_no_capture_is_refused() -> None:
     wrong: Any = {"layers": [1]}
     with pytest.raises(RequestError, match="not a capture"):
         compute_activation_stats(wrong)

@@ -11,7 +11,7 @@ from engine.store.catalog import list_captures
 from engine.store.delete import delete_capture
 
 
-def test_a_capture_goes_with_its_directions_and_others_stay(contrast_data: ContrastData, tmp_path: Path) -> None:
+def test_a_capture_is_deleted_with_its_directions_and_others_stay(contrast_data: ContrastData, tmp_path: Path) -> None:
     for name in ("mine", "other"):
         engine.save_activations(contrast_data, name, store=tmp_path)
     engine.save_directions(engine.extract_directions(contrast_data), "mine", store=tmp_path)
@@ -20,12 +20,12 @@ def test_a_capture_goes_with_its_directions_and_others_stay(contrast_data: Contr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.json", "other.pt"]
 
 
-def test_what_a_killed_save_left_can_be_deleted(contrast_data: ContrastData, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_save_can_be_deleted(contrast_data: ContrastData, tmp_path: Path) -> None:
     engine.save_activations(contrast_data, "mine", store=tmp_path).record.unlink()
     assert delete_capture(tmp_path / "mine") == ["mine.pt"]
 
 
-def test_a_name_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_capture_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="there is no capture called 'mine'"):
         delete_capture("mine", store=tmp_path)
 

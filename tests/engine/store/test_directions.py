@@ -55,7 +55,7 @@ def content_of(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_they_come_back_to_the_bit(ranked_data: ContrastData, tmp_path: Path, method: str) -> None:
+def test_they_load_bit_identical(ranked_data: ContrastData, tmp_path: Path, method: str) -> None:
     found = extract_directions(ranked_data, method)
     path = save_directions(found, "mine", store=tmp_path, leading=2)
     assert path == tmp_path / "mine.directions.safetensors"
@@ -65,7 +65,7 @@ def test_they_come_back_to_the_bit(ranked_data: ContrastData, tmp_path: Path, me
     assert loaded[0]["provenance"] == ranked_data["provenance"]
 
 
-def test_layers_come_back_in_order_whatever_order_they_were_given_in(directions: Directions, tmp_path: Path) -> None:
+def test_layers_load_in_ascending_order(directions: Directions, tmp_path: Path) -> None:
     """Layers sort as numbers; as text, two-digit layers would come before 2."""
     many = {layer: directions[3] | {"layer": layer} for layer in (11, 2, 0, 10)}
     for direction in many.values():
@@ -76,7 +76,7 @@ def test_layers_come_back_in_order_whatever_order_they_were_given_in(directions:
     assert leading is None
 
 
-def test_directions_of_unknown_origin_come_back(directions: Directions, tmp_path: Path) -> None:
+def test_directions_of_unknown_origin_can_be_saved(directions: Directions, tmp_path: Path) -> None:
     for direction in directions.values():
         direction["provenance"] = direction["concept"] = None
     save_directions(directions, "mine", store=tmp_path)
@@ -100,7 +100,7 @@ def test_a_path_with_or_without_suffix(directions: Directions, tmp_path: Path, n
     require_equal(load_directions(name, store=tmp_path)[0], directions)
 
 
-def test_they_lie_beside_their_capture_and_are_no_capture(
+def test_they_are_next_to_their_capture_and_not_listed_as_one(
     ranked_data: ContrastData, directions: Directions, tmp_path: Path
 ) -> None:
     paths = engine.save_activations(ranked_data, "mine", store=tmp_path)
@@ -144,7 +144,7 @@ print(sorted({{"torch", "transformers"}} & set(sys.modules)))
     assert child.stdout.splitlines() == ["3 4 resid_post", "[]"]
 
 
-def test_directions_are_replaced_only_when_asked(directions: Directions, tmp_path: Path) -> None:
+def test_directions_are_replaced_only_on_request(directions: Directions, tmp_path: Path) -> None:
     path = save_directions(directions, "mine", store=tmp_path)
     before = path.read_bytes()
     with pytest.raises(StoreError, match=r"mine\.directions\.safetensors already exists.*force=True"):
@@ -164,7 +164,7 @@ def test_a_capture_of_that_name_is_no_obstacle(
     assert (paths.tensors.read_bytes(), paths.record.read_bytes()) == before
 
 
-def test_nothing_cannot_be_saved(tmp_path: Path) -> None:
+def test_an_empty_set_of_directions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(engine.LayerscopeError):
         save_directions({}, "mine", store=tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -282,7 +282,7 @@ def test_a_file_that_does_not_hold_what_it_says_is_refused(
 
 
 @pytest.mark.parametrize("changes", [{}, {"method": "one yet to be found"}])
-def test_a_file_of_the_future_is_of_another_version_and_not_damaged(
+def test_a_newer_file_is_reported_as_another_version(
     directions: Directions, tmp_path: Path, changes: dict[str, str]
 ) -> None:
     path = save_directions(directions, "mine", store=tmp_path)
@@ -326,7 +326,7 @@ save_directions(found, "mine", store=store, leading=3, force=True)
         pytest.param("sync 2", 3, marks=pytest.mark.slow),
     ],
 )
-def test_a_kill_leaves_the_old_directions_or_the_new(
+def test_a_kill_leaves_the_old_or_the_new_directions(
     directions: Directions, tmp_path: Path, moment: str, left: int
 ) -> None:
     """Kill the save after writing, before the rename and after it; the leading layer tells which file is left."""

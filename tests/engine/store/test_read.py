@@ -16,7 +16,7 @@ from engine.store.catalog import show_capture
 from engine.store.read import describe_tensors, load_contrast
 
 
-def test_a_contrast_comes_back_whole(contrast_data: ContrastData, tmp_path: Path) -> None:
+def test_a_contrast_loads_completely(contrast_data: ContrastData, tmp_path: Path) -> None:
     engine.save_activations(contrast_data, "mine", store=tmp_path)
     loaded = engine.load_activations("mine", store=tmp_path)
     assert "positive" in loaded
@@ -75,7 +75,7 @@ def test_a_pickle_that_would_run_code_runs_nothing(tmp_path: Path, wrapped: bool
     assert not bait.exists()
 
 
-def test_a_file_that_is_no_capture_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_capture_is_refused(tmp_path: Path) -> None:
     torch.save({"weights": torch.ones(2)}, tmp_path / "mine.pt")
     with pytest.raises(StoreError, match="is not a capture"):
         engine.load_activations("mine", store=tmp_path)
@@ -115,7 +115,7 @@ def test_a_damaged_record_says_what_is_wrong(
     assert "is damaged" in entry.problem
 
 
-def test_a_record_of_the_future_is_refused(prompt_data: ActivationData, tmp_path: Path) -> None:
+def test_a_newer_record_is_refused(prompt_data: ActivationData, tmp_path: Path) -> None:
     paths = engine.save_activations(prompt_data, "mine", store=tmp_path)
     record = json.loads(paths.record.read_text())
     paths.record.write_text(json.dumps(record | {"schema": 99}))
@@ -132,9 +132,7 @@ def of_schema_1(record: dict[str, Any]) -> dict[str, Any]:
     return kept | {"schema": 1, "statistics": [row | {"separation": None} for row in rows], "provenance": provenance}
 
 
-def test_a_record_from_before_layers_were_ranked_is_old_and_not_damaged(
-    contrast_data: ContrastData, tmp_path: Path
-) -> None:
+def test_an_older_record_is_not_reported_as_damaged(contrast_data: ContrastData, tmp_path: Path) -> None:
     paths = engine.save_activations(contrast_data, "mine", store=tmp_path)
     paths.record.write_text(json.dumps(of_schema_1(json.loads(paths.record.read_text()))))
     for read in (engine.load_activations, show_capture):
@@ -145,17 +143,15 @@ def test_a_record_from_before_layers_were_ranked_is_old_and_not_damaged(
     assert "has schema 1" in entry.problem
 
 
-def test_what_an_old_record_stands_beside_is_read_when_the_record_is_gone(
-    contrast_data: ContrastData, tmp_path: Path
-) -> None:
-    """The tensors have no schema: only the record has to be made again."""
+def test_tensors_of_an_older_version_load_without_their_record(contrast_data: ContrastData, tmp_path: Path) -> None:
+    """The tensors have no schema, so only the record must be made again."""
     paths = engine.save_activations(contrast_data, "mine", store=tmp_path)
     paths.record.unlink()
     assert "positive" in engine.load_activations("mine", store=tmp_path)
     assert describe_tensors(paths.tensors)["schema"] == 3
 
 
-def test_tensors_that_came_alone_are_read_with_a_warning(
+def test_tensors_without_a_record_load_with_a_warning(
     prompt_data: ActivationData, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     paths = engine.save_activations(prompt_data, "mine", store=tmp_path)
@@ -167,7 +163,7 @@ def test_tensors_that_came_alone_are_read_with_a_warning(
     assert json.loads(json.dumps(describe_tensors(paths.tensors)["statistics"])) == statistics
 
 
-def test_pairs_that_came_alone_are_ranked_without_factors(ranked_data: ContrastData, tmp_path: Path) -> None:
+def test_pairs_without_a_record_are_ranked_without_factors(ranked_data: ContrastData, tmp_path: Path) -> None:
     paths = engine.save_activations(ranked_data, "mine", store=tmp_path)
     paths.record.unlink()
     ranking = describe_tensors(paths.tensors)["ranking"]
@@ -176,7 +172,7 @@ def test_pairs_that_came_alone_are_ranked_without_factors(ranked_data: ContrastD
     assert "the pairs carry no factors" in " ".join(ranking["warnings"])
 
 
-def test_a_contrast_is_loaded_as_one(contrast_data: ContrastData, tmp_path: Path) -> None:
+def test_load_contrast_loads_a_contrast(contrast_data: ContrastData, tmp_path: Path) -> None:
     engine.save_activations(contrast_data, "mine", store=tmp_path)
     for loaded in (load_contrast("mine", store=tmp_path), load_contrast(tmp_path / "mine.pt")):
         assert (loaded["num_pairs"], loaded["layers"]) == (2, [0, 1, 2, 3])
@@ -195,7 +191,7 @@ def test_prompts_are_not_loaded_as_a_contrast(prompt_data: ActivationData, tmp_p
         load_contrast("mine", store=tmp_path)
 
 
-def test_a_contrast_that_cannot_be_loaded_says_so_as_any_capture(contrast_data: ContrastData, tmp_path: Path) -> None:
+def test_load_contrast_reports_load_errors(contrast_data: ContrastData, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"no capture at .*mine\.pt"):
         load_contrast("mine", store=tmp_path)
     paths = engine.save_activations(contrast_data, "mine", store=tmp_path)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 import engine
 from engine.capture.batches import pass_bytes
 from engine.capture.request import Source
-from engine.concepts.pair_files import WrittenPairs, open_pairs, read_pairs
+from engine.concepts.pair_files import WrittenPairs, open_pairs
 from engine.concepts.text_files import open_prompts
 from engine.errors import StoreError
 from engine.records.captures import CaptureEstimate, Factors
@@ -44,7 +44,7 @@ def sources(tmp_path: Path) -> list[Source]:
     pairs.write_text("\n".join(map(json.dumps, PAIRS)))
     texts: Sequence[str] = [*POSITIVE, *NEGATIVE]
     prompts.write_text("\n".join(texts))
-    return [open_pairs(pairs), read_pairs(pairs), texts, open_prompts(prompts)]
+    return [open_pairs(pairs), WrittenPairs(tuple(POSITIVE), tuple(NEGATIVE), None), texts, open_prompts(prompts)]
 
 
 @pytest.mark.parametrize("positions", ["all", "last", "mean"])
@@ -63,7 +63,7 @@ def test_the_bytes_are_those_of_the_states(
         assert told["in_shards"] is (source is sources[-1])
 
 
-def test_pairs_go_into_shards_above_a_limit_and_files_of_prompts_always(
+def test_pairs_are_saved_as_shards_above_a_limit_and_prompt_files_always(
     sources: list[Source], tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     *kept, file = sources
@@ -78,7 +78,7 @@ def test_pairs_go_into_shards_above_a_limit_and_files_of_prompts_always(
     assert estimate(tiny_llama, tiny_tokenizer, file)["in_shards"]
 
 
-def test_what_would_take_more_than_half_of_the_free_memory_goes_into_shards(
+def test_captures_above_half_of_the_free_memory_are_saved_as_shards(
     sources: list[Source],
     tiny_llama: PreTrainedModel,
     tiny_tokenizer: PreTrainedTokenizerFast,
@@ -91,7 +91,7 @@ def test_what_would_take_more_than_half_of_the_free_memory_goes_into_shards(
         assert estimate(tiny_llama, tiny_tokenizer, sources[0], positions="all")["in_shards"] is large
 
 
-def test_prompts_in_memory_count_as_the_batch_that_they_become(
+def test_prompts_in_memory_are_estimated_as_a_padded_batch(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """All rows are padded to the longest: one long prompt among many short ones makes the batch large."""
@@ -103,7 +103,7 @@ def test_prompts_in_memory_count_as_the_batch_that_they_become(
         assert told["in_shards"] is large
 
 
-def test_counting_is_told_and_can_be_stopped(
+def test_counting_reports_progress_and_can_be_stopped(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     prompts = [f"w{5 + number % 100}" for number in range(600)]
@@ -149,7 +149,7 @@ def capture(
 @pytest.mark.parametrize(
     "source", [KNOWN_PAIRS, WrittenPairs(KNOWN_PAIRS.positive, KNOWN_PAIRS.negative, None)], ids=["known", "bare"]
 )
-def test_pairs_are_ranked_alike_on_either_side_of_the_limit(
+def test_pairs_are_ranked_alike_as_one_file_and_as_shards(
     capture: Callable[..., CaptureRecord], source: WrittenPairs, tmp_path: Path
 ) -> None:
     whole, parts = capture(source, "whole"), capture(source, "parts", most_in_memory=1)
@@ -166,7 +166,7 @@ def test_pairs_are_ranked_alike_on_either_side_of_the_limit(
         torch.testing.assert_close(first["activations"][3], second["activations"][3], rtol=1e-4, atol=1e-4)
 
 
-def test_one_prompt_is_saved_as_one_and_several_as_a_batch(
+def test_one_prompt_is_saved_alone_and_several_as_a_batch(
     capture: Callable[..., CaptureRecord], tmp_path: Path
 ) -> None:
     assert capture("w5 w6", "one", positions="all")["num_pairs"] == 0
@@ -176,7 +176,7 @@ def test_one_prompt_is_saved_as_one_and_several_as_a_batch(
 
 @pytest.mark.parametrize("step", ["counting prompts", "looking for confounds", "ranking layers"])
 @pytest.mark.parametrize("limit", [2**30, 1])
-def test_stopped_before_or_after_the_prompts_it_is_not_there_and_goes_on(
+def test_a_stopped_capture_is_not_listed_and_can_be_resumed(
     capture: Callable[..., CaptureRecord], tmp_path: Path, step: str, limit: int
 ) -> None:
     def stop(what: str, done: int, _total: int) -> None:
@@ -201,7 +201,7 @@ def test_stopped_before_or_after_the_prompts_it_is_not_there_and_goes_on(
     assert sorted({*looked_for}) == [(0, 4), (1, 4), (2, 4), (3, 4)]
 
 
-def test_what_was_begun_in_shards_goes_on_in_shards_whatever_its_size(
+def test_an_unfinished_capture_in_shards_is_resumed_at_any_size(
     capture: Callable[..., CaptureRecord], tmp_path: Path
 ) -> None:
     def stop(done: int, _total: int) -> None:
@@ -222,7 +222,7 @@ def test_what_was_begun_in_shards_goes_on_in_shards_whatever_its_size(
     assert not locate("mine", tmp_path / "store").in_shards
 
 
-def test_files_of_prompts_go_into_shards(capture: Callable[..., CaptureRecord], tmp_path: Path) -> None:
+def test_prompt_files_are_saved_as_shards(capture: Callable[..., CaptureRecord], tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(f"w{5 + number}" for number in range(20)))
     record = capture(open_prompts(file), "file", alias="little")
@@ -233,7 +233,7 @@ def test_files_of_prompts_go_into_shards(capture: Callable[..., CaptureRecord], 
 
 
 @pytest.mark.parametrize("limit", [2**30, 1])
-def test_that_memory_is_short_is_said_once(
+def test_low_memory_is_logged_once(
     capture: Callable[..., CaptureRecord],
     limit: int,
     tiny_llama: PreTrainedModel,

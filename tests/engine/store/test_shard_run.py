@@ -81,7 +81,7 @@ def test_the_record_is_small_and_its_statistics_are_those_of_all_prompts(
     assert record["provenance"]["positions"] == positions
 
 
-def test_jsonl_and_csv_give_the_same_as_text(capture: Any, prompts: Path) -> None:
+def test_jsonl_and_csv_give_the_same_capture_as_text(capture: Any, prompts: Path) -> None:
     jsonl, table = prompts.with_suffix(".jsonl"), prompts.with_suffix(".csv")
     jsonl.write_text("\n".join(json.dumps({"id": i, "prompt": text}) for i, text in enumerate(TEXTS)))
     table.write_text("prompt,id\n" + "".join(f"{text},{i}\n" for i, text in enumerate(TEXTS)))
@@ -92,14 +92,14 @@ def test_jsonl_and_csv_give_the_same_as_text(capture: Any, prompts: Path) -> Non
             assert path.read_bytes() == (prompts.parent / "store" / name / path.name).read_bytes()
 
 
-def test_bfloat16_on_disk_is_the_states_rounded(capture: Any) -> None:
+def test_bfloat16_on_disk_is_the_rounded_states(capture: Any) -> None:
     whole, half = capture("whole"), capture("half", store_dtype="bfloat16")
     for one, other in zip(whole, half, strict=True):
         assert other.states(1).dtype == torch.bfloat16
         assert torch.equal(other.states(1), one.states(1).bfloat16())
 
 
-def test_an_interrupted_capture_goes_on_and_is_the_same(capture: Any, prompts: Path) -> None:
+def test_a_resumed_capture_equals_an_uninterrupted_one(capture: Any, prompts: Path) -> None:
     class StopError(Exception):
         pass
 
@@ -130,7 +130,7 @@ def test_an_interrupted_capture_goes_on_and_is_the_same(capture: Any, prompts: P
     assert records[0]["statistics"] == records[1]["statistics"]
 
 
-def test_going_on_with_something_else_is_refused_with_what_changed(
+def test_resuming_with_other_settings_is_refused_with_the_difference(
     capture: Any, prompts: Path, tiny_llama: PreTrainedModel
 ) -> None:
     capture("mine", positions="last", layers=[0, 1])
@@ -161,7 +161,7 @@ def test_going_on_with_something_else_is_refused_with_what_changed(
     ("before", "after", "said"),
     [("cuda:0", "cuda:3", []), ("cuda", "cuda:0", []), ("cpu", "cuda:0", ["device was cpu, is now cuda:0"])],
 )
-def test_any_device_of_the_same_kind_goes_on(
+def test_a_capture_is_resumed_on_any_device_of_the_same_kind(
     capture: Any, prompts: Path, before: str, after: str, said: list[str]
 ) -> None:
     """Each process of a capture has its own GPU."""
@@ -172,7 +172,7 @@ def test_any_device_of_the_same_kind_goes_on(
     assert plan_changes(*plans) == said
 
 
-def test_names_that_are_taken_are_refused_or_replaced_whole(
+def test_taken_names_are_refused_or_replaced_completely(
     capture: Any, prompts: Path, contrast_data: ContrastData
 ) -> None:
     store = prompts.parent / "store"
@@ -189,7 +189,7 @@ def test_names_that_are_taken_are_refused_or_replaced_whole(
     assert sorted(path.name for path in store.iterdir()) == ["mine", "mine.json"]
 
 
-def test_a_folder_of_something_else_is_left_alone(capture: Any, prompts: Path) -> None:
+def test_a_foreign_folder_is_left_alone(capture: Any, prompts: Path) -> None:
     folder = prompts.parent / "store" / "mine"
     folder.mkdir(parents=True)
     (folder / "notes").write_text("mine")
@@ -213,7 +213,7 @@ def test_it_is_listed_like_any_other_and_deleted_with_its_folder(capture: Any, p
     assert sorted(path.name for path in store.iterdir()) == ["other", "other.json"]
 
 
-def test_a_shard_that_is_gone_or_damaged_is_noticed(capture: Any, prompts: Path) -> None:
+def test_a_missing_or_damaged_shard_is_detected(capture: Any, prompts: Path) -> None:
     shards: list[Shard] = capture("mine")
     store = prompts.parent / "store"
     with pytest.raises(RequestError, match="layer 9 was not captured"):
@@ -226,7 +226,7 @@ def test_a_shard_that_is_gone_or_damaged_is_noticed(capture: Any, prompts: Path)
         engine.open_shards("mine", store=store)
 
 
-def test_a_prompt_that_cannot_be_captured_is_named_before_anything_is_run(capture: Any, prompts: Path) -> None:
+def test_an_invalid_prompt_is_named_before_anything_is_run(capture: Any, prompts: Path) -> None:
     for last, error, said in (
         ("w5 " * 65, CaptureError, "prompt 23 .*has 65 tokens"),
         ("w5", RequestError, "prompt 23 .*positions '1' do not exist"),
@@ -250,9 +250,7 @@ def test_a_prompt_that_cannot_be_captured_is_named_before_anything_is_run(captur
         ("a.parquet", "w5", "is not a supported file type"),
     ],
 )
-def test_a_file_that_is_not_of_prompts_is_refused(
-    name: str, content: str, said: str, capture: Any, tmp_path: Path
-) -> None:
+def test_a_file_without_prompts_is_refused(name: str, content: str, said: str, capture: Any, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(LayerscopeError, match=said):
         capture("mine", tmp_path / name)

@@ -73,7 +73,7 @@ def close(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize("positions", ["all", "last"])
-def test_the_record_is_that_of_the_same_pairs_in_memory(
+def test_the_record_equals_that_of_the_same_pairs_in_memory(
     positions: str, capture: Any, in_memory: Any, tmp_path: Path
 ) -> None:
     record = capture(positions=positions)
@@ -90,7 +90,7 @@ def test_the_record_is_that_of_the_same_pairs_in_memory(
     assert record["factors"] == FACTORS[:3]
 
 
-def test_every_pair_that_is_named_is_shown(capture: Any) -> None:
+def test_every_named_pair_is_in_the_record(capture: Any) -> None:
     record = capture(layers=[0, 1])
     named = {wrong["pair"] for sides in record["sides"] for wrong in sides["wrong"]}
     assert max(named) > 3
@@ -102,7 +102,7 @@ def test_every_pair_that_is_named_is_shown(capture: Any) -> None:
         )
 
 
-def test_loading_gives_what_the_capture_function_returns(capture: Any, in_memory: Any, pairs: Path) -> None:
+def test_loading_returns_the_same_as_the_capture_function(capture: Any, in_memory: Any, pairs: Path) -> None:
     capture(positions="all")
     loaded, whole = load_contrast("mine", store=pairs.parent / "store"), in_memory("all")
     assert loaded["factors"] == whole["factors"]
@@ -122,7 +122,7 @@ def assert_same_prompt(one: ActivationData, other: ActivationData) -> None:
 
 
 @pytest.mark.parametrize("positions", ["all", "last", "0:2"])
-def test_prompts_load_as_several_prompts_do(
+def test_prompts_load_as_a_batch(
     positions: str, tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, pairs: Path
 ) -> None:
     file, store = pairs.with_name("prompts.txt"), pairs.parent / "store"
@@ -137,7 +137,7 @@ def test_prompts_load_as_several_prompts_do(
     assert whole == pytest.approx(engine.compute_activation_stats(together)[2], rel=1e-4)
 
 
-def test_what_is_computed_from_a_contrast_is_computed_from_shards(capture: Any, in_memory: Any, pairs: Path) -> None:
+def test_statistics_work_on_shards(capture: Any, in_memory: Any, pairs: Path) -> None:
     capture()
     loaded, whole = load_contrast("mine", store=pairs.parent / "store"), in_memory()
     for method in ("mean_diff", "pca", "logistic"):
@@ -170,7 +170,7 @@ def test_a_concept_goes_through_the_chat_template(
     )
 
 
-def test_pairs_without_factors_are_left_out_in_folds(capture: Any, pairs: Path) -> None:
+def test_pairs_without_factors_are_held_out_in_folds(capture: Any, pairs: Path) -> None:
     pairs.write_text(
         "\n".join(json.dumps({"positive": p, "negative": n}) for p, n in zip(POSITIVE, NEGATIVE, strict=True))
     )
@@ -181,7 +181,7 @@ def test_pairs_without_factors_are_left_out_in_folds(capture: Any, pairs: Path) 
     assert "factors" not in load_contrast("mine", store=pairs.parent / "store")
 
 
-def test_an_interrupted_capture_goes_on_and_is_the_same(capture: Any, pairs: Path) -> None:
+def test_a_resumed_capture_equals_an_uninterrupted_one(capture: Any, pairs: Path) -> None:
     class StopError(Exception):
         pass
 
@@ -202,7 +202,7 @@ def test_an_interrupted_capture_goes_on_and_is_the_same(capture: Any, pairs: Pat
         assert mine[key] == whole[key]
 
 
-def test_other_factors_are_refused_though_the_prompts_are_the_same(capture: Any, pairs: Path) -> None:
+def test_resuming_with_other_factors_is_refused(capture: Any, pairs: Path) -> None:
     capture()
     (pairs.parent / "store" / "mine.json").unlink()
     write_pairs(pairs, topic="another")
@@ -210,7 +210,7 @@ def test_other_factors_are_refused_though_the_prompts_are_the_same(capture: Any,
         capture()
 
 
-def test_a_prompt_that_cannot_be_captured_is_named_by_its_pair(capture: Any, pairs: Path) -> None:
+def test_an_invalid_prompt_is_named_by_its_pair(capture: Any, pairs: Path) -> None:
     with pairs.open("a") as file:
         file.write("\n" + json.dumps({"positive": "w5", "negative": "w5 " * 65}))
     with pytest.raises(CaptureError, match=f"negative prompt {COUNT} .*has 65 tokens"):

@@ -1,4 +1,4 @@
-"""A chat template that reads the clock gets one time per capture, which is stored and used again on resume."""
+"""A chat template that reads the clock gets one time per capture, reused on resume."""
 
 import datetime
 import time
@@ -35,7 +35,7 @@ def second_of(moment: str) -> str:
     return f"w{datetime.datetime.fromisoformat(moment).second + 3} "
 
 
-def test_all_prompts_of_a_capture_are_told_the_same_time(
+def test_all_prompts_of_a_capture_get_the_same_time(
     tiny_llama: PreTrainedModel,
     tiny_tokenizer: PreTrainedTokenizerFast,
     concept: Path,
@@ -49,7 +49,7 @@ def test_all_prompts_of_a_capture_are_told_the_same_time(
     assert all(str(prompt["prompt"]).startswith(told) for prompt in [*data["positive"], *data["negative"]])
 
 
-def test_a_resumed_capture_is_told_the_time_at_which_it_was_begun(
+def test_a_resumed_capture_gets_the_time_of_its_start(
     tiny_llama: PreTrainedModel,
     tiny_tokenizer: PreTrainedTokenizerFast,
     concept: Path,

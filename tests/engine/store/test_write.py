@@ -60,7 +60,7 @@ def test_the_json_holds_provenance_factors_and_statistics(contrast_data: Contras
     assert record["statistics"][2]["diff_norm"] == pytest.approx(float((means[0] - means[1]).norm()))
 
 
-def test_the_json_holds_the_ranking_and_what_could_explain_it_away(ranked_data: ContrastData, tmp_path: Path) -> None:
+def test_the_json_holds_the_ranking_and_the_confounds(ranked_data: ContrastData, tmp_path: Path) -> None:
     paths = engine.save_activations(ranked_data, "mine", store=tmp_path)
     record = json.loads(paths.record.read_text())
     assert record["ranking"] == engine.rank_layers(ranked_data)
@@ -70,7 +70,7 @@ def test_the_json_holds_the_ranking_and_what_could_explain_it_away(ranked_data: 
     assert record["confounds"]["checks"]
 
 
-def test_the_ranking_is_that_of_the_tensors_that_are_read_back(ranked_data: ContrastData, tmp_path: Path) -> None:
+def test_the_ranking_equals_that_of_the_loaded_tensors(ranked_data: ContrastData, tmp_path: Path) -> None:
     engine.save_activations(ranked_data, "mine", store=tmp_path)
     loaded = engine.load_activations("mine", store=tmp_path)
     assert "positive" in loaded
@@ -102,9 +102,7 @@ def test_a_prompt_has_nothing_to_rank(prompt_data: ActivationData, tmp_path: Pat
     assert (record["ranking"], record["unranked"], record["confounds"]) == (None, "", None)
 
 
-def test_a_path_is_saved_where_it_says(
-    prompt_data: ActivationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_path_is_used_as_given(prompt_data: ActivationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     engine.save_activations(prompt_data, "my_activations")
     engine.save_activations(prompt_data, "runs/first.pt")
@@ -113,7 +111,7 @@ def test_a_path_is_saved_where_it_says(
     ]
 
 
-def test_an_existing_capture_is_replaced_only_when_asked(
+def test_an_existing_capture_is_replaced_only_on_request(
     prompt_data: ActivationData, contrast_data: ContrastData, tmp_path: Path
 ) -> None:
     engine.save_activations(prompt_data, "mine", store=tmp_path)
@@ -146,7 +144,7 @@ def test_a_link_that_leads_out_of_the_store_is_not_followed(prompt_data: Activat
     assert (tmp_path / "secret.pt").read_text() == "not yours"
 
 
-def test_a_view_is_saved_without_what_it_is_a_view_of(
+def test_a_view_is_saved_without_its_base(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     data = engine.capture_activations(tiny_llama, tiny_tokenizer, " ".join(["w5"] * 60))
@@ -236,9 +234,7 @@ except engine.LayerscopeError as error:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.json", "first.pt"]
 
 
-def test_a_disk_that_fills_up_in_the_middle_of_a_large_capture_is_said(
-    prompt_data: ActivationData, tmp_path: Path
-) -> None:
+def test_a_disk_that_fills_up_during_a_large_save_is_reported(prompt_data: ActivationData, tmp_path: Path) -> None:
     """Torch hides the OSError behind its own error."""
     engine.save_activations(prompt_data, "first", store=tmp_path)
     program = """
@@ -257,7 +253,7 @@ except engine.LayerscopeError as error:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.json", "first.pt"]
 
 
-def test_a_file_is_written_whole_in_a_folder_that_need_not_exist(tmp_path: Path) -> None:
+def test_a_file_is_written_completely_and_its_folder_created(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "file.bin"
     for content in (b"first, and longer", b"", b"second"):
         write_atomically(path, content)
@@ -266,7 +262,7 @@ def test_a_file_is_written_whole_in_a_folder_that_need_not_exist(tmp_path: Path)
 
 
 @pytest.mark.parametrize("moment", ["os.fsync", "pathlib.Path.replace"])
-def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(
+def test_a_failed_write_leaves_only_the_previous_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     def fail(*_: object) -> None:
@@ -282,9 +278,7 @@ def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.bin"]
 
 
-def test_what_fails_for_another_reason_leaves_nothing_and_keeps_its_type(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_errors_leave_nothing_and_keep_their_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -301,7 +295,7 @@ def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_values_of_numpy_and_pandas_are_saved(
+def test_numpy_and_pandas_values_are_saved(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     factors = pd.DataFrame({"persona": ["p", "q"], "template": ["t", "t"], "topic": ["w9", "w9"]})
@@ -328,7 +322,7 @@ def test_values_of_numpy_and_pandas_are_saved(
     assert engine.load_directions("mine", store=tmp_path)[1] == 2
 
 
-def test_a_concept_drawn_with_numbers_of_numpy_is_saved(
+def test_a_concept_sampled_with_numpy_numbers_is_saved(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     (tmp_path / "loudness.toml").write_text(concept_text("loudness"))

@@ -1,4 +1,4 @@
-"""Answers: equal as text and structure, without nulls, and within 8 KB however long their parts."""
+"""Answers: equal as text and structure, without nulls, and within 8 KB."""
 
 import json
 from typing import Any
@@ -23,7 +23,7 @@ CONCEPT = ConceptSummary(name="c", positive="p", negative="n", description="d", 
 
 
 def sent(reply: Reply) -> dict[str, Any]:
-    """What a client receives: within the limit, equal as text and structure, without nulls."""
+    """The result as sent, after checking size, equality and absence of nulls."""
     result = send(reply)
     (block,) = result.content
     assert isinstance(block, TextContent)
@@ -59,7 +59,7 @@ def test_text_and_structure_say_the_same() -> None:
     assert json.loads(block.text) == {"captures": [], "total": 3, "next_offset": 2, "next_step": "list_captures"}
     assert agree(json.loads(block.text), result.structured_content)
     assert result.structured_content is not None
-    assert result.structured_content["warnings"] == []  # a schema that requires it finds it
+    assert result.structured_content["warnings"] == []  # present, because the schema requires it
     assert not result.is_error
 
 
@@ -78,7 +78,7 @@ def test_texts_are_cut_to_one_line(text: str, most: int, said: str) -> None:
     assert len(said) <= most
 
 
-def test_an_answer_within_the_limit_is_not_touched() -> None:
+def test_an_answer_within_the_limit_is_unchanged() -> None:
     reply = RankingReply(capture="c", score="auroc", layers=[], left_out=0, findings=["found"])
     assert fit(reply) is reply
     assert sent(reply)["cut"] == ""
@@ -158,7 +158,7 @@ def test_many_warnings_are_cut_and_counted() -> None:
     assert reply.warnings == warnings
 
 
-def test_prompts_that_are_cut_are_counted_as_left_out() -> None:
+def test_dropped_prompts_are_counted() -> None:
     reply = CaptureReply(
         capture=summary("c"), findings=[], confounds={}, provenance={}, example_prompts=["語" * 600] * 8, left_out=10
     )
@@ -190,7 +190,7 @@ def test_a_part_of_the_result_of_a_job_is_cut_too() -> None:
     assert "read_text" in said["cut"]
 
 
-def test_what_a_client_calls_things_by_is_never_shortened() -> None:
+def test_names_are_never_shortened() -> None:
     name = "x" * 128
     said = sent(
         JobReply(
@@ -246,13 +246,13 @@ def texts_of(result: CallToolResult) -> list[str]:
     return [block.text for block in result.content if isinstance(block, TextContent)]
 
 
-def test_a_long_chart_loses_its_middle_and_says_so() -> None:
+def test_a_long_chart_loses_its_middle_lines_with_a_note() -> None:
     lines = [f"{number:4} ━━━━━━━━●━━━━━━━━━━━━━━━━" for number in range(300)]
     (text,) = texts_of(send_chart("\n".join(lines), None, "capture://c has every layer"))
     assert len(text.encode()) <= MOST_BYTES
     shown = text.splitlines()
     assert (shown[0], shown[-1]) == (lines[0], lines[-1])
-    assert f"… {300 - len(shown) + 1} lines left out" in text
+    assert f"… {300 - len(shown) + 1} lines dropped" in text
     assert "capture://c has every layer" in text
 
 

@@ -108,12 +108,12 @@ def test_a_contrast(store: Path) -> None:
     assert record_warnings(record) == record["ranking"]["warnings"] + record["confounds"]["warnings"]
 
 
-def test_a_prompt_has_nothing_that_leads(store: Path) -> None:
+def test_a_prompt_capture_has_no_leading_layer(store: Path) -> None:
     summary = outline_capture(show_capture("prompt", store=store))
     assert (summary.kind, summary.pairs, summary.prompts, summary.leading) == ("prompt", 0, 1, None)
 
 
-def test_what_came_without_provenance_is_unknown(store: Path) -> None:
+def test_missing_provenance_is_shown_as_unknown(store: Path) -> None:
     record = show_capture("prompt", store=store)
     record["provenance"] = None
     record["unranked"] = "there is no spread"

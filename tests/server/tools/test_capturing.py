@@ -1,4 +1,4 @@
-"""Tools that capture: pairs of one's own, prompts, files of them, estimates, shards, names that are taken."""
+"""Tools that capture: custom pairs, prompts, files, estimates, shards, taken names."""
 
 import json
 from dataclasses import replace
@@ -28,9 +28,7 @@ def own_pairs(factors: bool) -> list[Json]:
 
 
 @pytest.mark.parametrize("factors", [True, False])
-async def test_pairs_of_ones_own_are_left_out_by_the_factors_they_carry(
-    app: LayerscopeServer, store: Path, factors: bool
-) -> None:
+async def test_custom_pairs_are_held_out_by_their_factors(app: LayerscopeServer, store: Path, factors: bool) -> None:
     async with Client(app) as client:
         asked = {"pairs": own_pairs(factors), "model": "tiny", "name": "own"}
         made = await finished(client, await call(client, "capture_contrast", **asked))
@@ -68,7 +66,7 @@ async def test_an_estimate_costs_nothing_and_saves_nothing(app: LayerscopeServer
     assert contents(store) == before
 
 
-async def test_a_name_that_is_taken_is_replaced_only_when_that_is_asked_for(app: LayerscopeServer, store: Path) -> None:
+async def test_a_taken_name_is_replaced_only_on_request(app: LayerscopeServer, store: Path) -> None:
     async with Client(app) as client:
         asked = {"prompts": ["w5 w6"], "model": "tiny", "name": "prompt", "positions": "last"}
         replaced = await finished(client, await call(client, "capture_prompts", **asked, replace=True))
@@ -80,7 +78,7 @@ async def test_a_name_that_is_taken_is_replaced_only_when_that_is_asked_for(app:
 
 @pytest.fixture
 def questions(store: Path) -> Path:
-    """A file of six hundred prompts that hardly two begin alike, in the store's folder of prompts."""
+    """A file of 600 prompts, hardly two with a shared prefix, in the store."""
     file = store / "prompts" / "questions.txt"
     file.parent.mkdir()
     file.write_text("\n".join(pair["positive"] for pair in many_pairs(600)))
@@ -88,7 +86,7 @@ def questions(store: Path) -> Path:
 
 
 async def begun(client: Client, tool: str, **asked: object) -> Json:
-    """A job in shards of which some are saved and some are not."""
+    """Start a capture in shards; return once some are saved."""
     job = await call(client, tool, **asked, wait_s=0)
     with anyio.fail_after(60):
         while job["done"] <= 512:
@@ -97,9 +95,7 @@ async def begun(client: Client, tool: str, **asked: object) -> Json:
     return job
 
 
-async def test_a_file_of_prompts_is_cancelled_and_gone_on_with(
-    app: LayerscopeServer, store: Path, questions: Path
-) -> None:
+async def test_a_file_of_prompts_is_cancelled_and_resumed(app: LayerscopeServer, store: Path, questions: Path) -> None:
     asked = {"file": "questions.txt", "model": "slow", "positions": "last"}
     async with Client(app) as client:
         estimate = await finished(client, await call(client, "capture_prompts", **asked, dry_run=True))
@@ -146,7 +142,7 @@ async def test_one_prompt_keeps_all_its_tokens_and_several_the_last(
         assert (made["capture"]["name"], made["capture"]["positions"]) == (name, "mean")
 
 
-async def test_prompts_given_one_by_one_are_saved_as_the_engine_saves_several(
+async def test_several_prompts_are_saved_as_by_the_engine(
     app: LayerscopeServer, store: Path, tiny_folder: Path
 ) -> None:
     async with Client(app) as client:
@@ -162,9 +158,7 @@ async def test_prompts_given_one_by_one_are_saved_as_the_engine_saves_several(
     assert (saved["activations"][1] == expected["activations"][1]).all()
 
 
-async def test_what_takes_more_than_fits_into_memory_goes_into_shards_and_is_ranked_alike(
-    settings: ServerSettings, store: Path
-) -> None:
+async def test_a_large_contrast_is_saved_as_shards_and_ranked_alike(settings: ServerSettings, store: Path) -> None:
     asked = {"concept": "loudness", "model": "tiny"}
     async with Client(build_server(replace(settings, most_in_memory=1))) as client:
         made = await finished(client, await call(client, "capture_contrast", **asked))
@@ -179,7 +173,7 @@ async def test_what_takes_more_than_fits_into_memory_goes_into_shards_and_is_ran
 
 
 @pytest.mark.slow
-async def test_a_large_contrast_goes_on_with_the_same_call(settings: ServerSettings, store: Path) -> None:
+async def test_a_large_contrast_is_resumed_by_the_same_call(settings: ServerSettings, store: Path) -> None:
     asked = {"pairs": many_pairs(300), "model": "slow", "positions": "last", "name": "large"}
     async with Client(build_server(replace(settings, most_in_memory=1))) as client:
         job = await begun(client, "capture_contrast", **asked)
@@ -193,7 +187,7 @@ async def test_a_large_contrast_goes_on_with_the_same_call(settings: ServerSetti
         assert kept.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("kind", ["file", "data set"])
+@pytest.mark.parametrize("kind", ["file", "dataset"])
 async def test_a_file_of_pairs_is_ranked_as_the_same_pairs_in_the_call(
     app: LayerscopeServer, store: Path, kind: str
 ) -> None:
@@ -214,7 +208,7 @@ async def test_a_file_of_pairs_is_ranked_as_the_same_pairs_in_the_call(
         assert "capture_contrast takes it" in await refused(client, "capture_prompts", file=asked["file"])
 
 
-async def test_a_file_of_prompts_has_no_two_sides(app: LayerscopeServer, questions: Path) -> None:
+async def test_a_file_of_prompts_is_not_a_contrast(app: LayerscopeServer, questions: Path) -> None:
     async with Client(app) as client:
         said = await refused(client, "capture_contrast", file=questions.name, model="tiny")
         assert "questions.txt holds prompts" in said

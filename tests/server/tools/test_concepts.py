@@ -1,4 +1,4 @@
-"""Tools about concepts: built-in ones, and those that agents define."""
+"""Tools for concepts: built-in ones and those that agents define."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ async def test_a_concept_that_was_defined_is_kept_shown_and_captured(app: Layers
         assert (captured["capture"]["concept"], captured["capture"]["pairs"]) == ("patience", 8)
 
 
-async def test_without_templates_those_of_honesty_are_taken(app: LayerscopeServer) -> None:
+async def test_the_templates_of_honesty_are_the_default(app: LayerscopeServer) -> None:
     async with Client(app) as client:
         made = await call(client, "define_concept", **{key: PATIENCE[key] for key in PATIENCE if key != "templates"})
         shown = await call(client, "list_concepts", name="honesty")
@@ -60,7 +60,7 @@ async def test_without_templates_those_of_honesty_are_taken(app: LayerscopeServe
         ({"personas": [{"name": "p", "positive": "x", "negative": "y", "neutral": "z"}] * 2}, "neutral"),
     ],
 )
-async def test_what_is_no_concept_is_refused_and_nothing_is_kept(
+async def test_an_invalid_concept_is_refused_and_not_saved(
     app: LayerscopeServer, store: Path, changes: dict[str, Any], said: str
 ) -> None:
     before = contents(store.parent)
@@ -69,7 +69,7 @@ async def test_what_is_no_concept_is_refused_and_nothing_is_kept(
     assert contents(store.parent) == before
 
 
-async def test_braces_in_texts_are_texts(app: LayerscopeServer) -> None:
+async def test_braces_in_texts_are_literal(app: LayerscopeServer) -> None:
     personas = [{"name": f"p{n}", "positive": f"{{topic}} w{n}", "negative": f"{{0}} w{n + 20}"} for n in (10, 11)]
     async with Client(app) as client:
         await call(client, "define_concept", **PATIENCE | {"personas": personas, "topics": ["{persona}", "w5 {"]})

@@ -35,10 +35,8 @@ async def test_directions_are_saved_and_texts_read_along_them(app: LayerscopeSer
     assert [token["token"] for token in read["reading"]["tokens"]] == ["w5", "w9", "w6"]
 
 
-async def test_a_reading_says_where_a_text_lies_between_the_sides(
-    app: LayerscopeServer, store: Path, tiny_folder: Path
-) -> None:
-    """By hand: the state's projection, 0 at the mean of the negative prompts and 1 at that of the positive ones."""
+async def test_a_reading_is_scaled_to_the_class_means(app: LayerscopeServer, store: Path, tiny_folder: Path) -> None:
+    """Computed by hand: 0 at the negative mean, 1 at the positive mean."""
     model, tokenizer, _ = engine.load_model_and_tokenizer(str(tiny_folder))
     text = show_capture("loudness", store=store)["prompts"][0]
     states = engine.capture_activations(model, tokenizer, text)["activations"][3][0]

@@ -1,4 +1,4 @@
-"""Tools about models: the list, loading ahead, letting go."""
+"""Tools for models: list, load and unload."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_a_model_is_listed_loaded_and_let_go(app: LayerscopeServer, era: str) -> None:
+async def test_a_model_is_listed_loaded_and_unloaded(app: LayerscopeServer, era: str) -> None:
     async with Client(app, mode=era) as client:
         before = await call(client, "list_models")
         assert [(model["name"], model["loaded"]) for model in before["models"]] == [("tiny", False), ("slow", False)]
@@ -32,8 +32,8 @@ async def test_a_model_is_listed_loaded_and_let_go(app: LayerscopeServer, era: s
         assert "is not loaded" in await refused(client, "load_model", model="tiny", unload=True)
 
 
-async def test_the_models_of_a_server_without_a_choice_are_those_that_have_a_name() -> None:
-    """Only the default model is sure to be here; none is fetched by looking."""
+async def test_without_allowed_models_every_alias_is_listed() -> None:
+    """Only the default model is certainly local; listing downloads nothing."""
     async with Client(build_server(ServerSettings(Path("never-made")))) as client:
         models = {model["name"]: model for model in (await call(client, "list_models"))["models"]}
     assert models["smollm2"]["here"]

@@ -1,4 +1,4 @@
-"""The tool that draws: pictures, and the same in text."""
+"""The tool that draws pictures and their text."""
 
 import pytest
 from mcp import Client
@@ -18,9 +18,7 @@ pytestmark = pytest.mark.anyio
         ({"name": "prompt"}, ["prompt", "norm"]),
     ],
 )
-async def test_pictures_come_with_the_same_in_text(
-    app: LayerscopeServer, arguments: dict[str, object], words: list[str]
-) -> None:
+async def test_pictures_come_with_text(app: LayerscopeServer, arguments: dict[str, object], words: list[str]) -> None:
     async with Client(app) as client:
         both = await client.call_tool("plot_capture", arguments)
         text_alone = await client.call_tool("plot_capture", {**arguments, "picture": False})

@@ -1,4 +1,4 @@
-"""Rankings, single layers and comparisons say what the engine finds."""
+"""Rankings, single layers and comparisons match the engine."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("score", [score.key for score in SCORES])
-async def test_layers_come_in_the_order_of_any_score(app: LayerscopeServer, store: Path, score: str) -> None:
+async def test_layers_are_ordered_by_any_score(app: LayerscopeServer, store: Path, score: str) -> None:
     order = order_layers(show_capture("warmth", store=store), score)
     async with Client(app) as client:
         said = await call(client, "rank_layers", name="warmth", score=score, top=3)
@@ -31,7 +31,7 @@ async def test_layers_come_in_the_order_of_any_score(app: LayerscopeServer, stor
     assert (said["score"], said["left_out"]) == (score, 1)
 
 
-async def test_what_is_said_of_a_layer_is_what_its_tensors_say(app: LayerscopeServer, store: Path) -> None:
+async def test_the_description_of_a_layer_matches_its_tensors(app: LayerscopeServer, store: Path) -> None:
     data, record = load_contrast("loudness", store=store), show_capture("loudness", store=store)
     async with Client(app) as client:
         for layer in range(4):
@@ -76,12 +76,12 @@ async def test_against_another_layer_it_says_why_one_is_ranked_above_the_other(
         ({"layer": 1, "against": "first"}, "valid integer"),
     ],
 )
-async def test_layers_that_are_not_there(app: LayerscopeServer, arguments: dict[str, object], said: str) -> None:
+async def test_missing_layers(app: LayerscopeServer, arguments: dict[str, object], said: str) -> None:
     async with Client(app) as client:
         assert said in await refused(client, "inspect_layer", name="loudness", **arguments)
 
 
-async def test_pairs_too_few_to_rank_say_so_and_what_to_do(
+async def test_too_few_pairs_are_reported_with_a_next_step(
     app: LayerscopeServer, store: Path, tiny_folder: Path
 ) -> None:
     model, tokenizer, _ = engine.load_model_and_tokenizer(str(tiny_folder))
@@ -111,17 +111,17 @@ def comparison(layers: int) -> Comparison:
     return Comparison(kind="directions", names=("a", "b"), titles=("a", "b"), directions=rows, depths=[], warnings=[])
 
 
-def test_few_rows_are_all_there_and_rounded() -> None:
+def test_few_rows_are_complete_and_rounded() -> None:
     rows = compared_rows(comparison(30))
     assert [row.layer for row in rows] == list(range(30))
     assert (rows[0].cosine, rows[0].random_within, rows[0].halves_reach) == (0.123, 0.2, 0.9)
 
 
-def test_many_rows_are_thinned_from_the_first_on() -> None:
+def test_many_rows_are_thinned_from_the_first() -> None:
     rows = compared_rows(comparison(126))
     assert len(rows) <= 60
     assert [row.layer for row in rows] == list(range(0, 126, 3))
 
 
-def test_no_rows_are_no_rows() -> None:
+def test_no_rows_stay_empty() -> None:
     assert compared_rows(comparison(0)) == []

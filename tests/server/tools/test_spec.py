@@ -1,4 +1,4 @@
-"""Schemas of tools: strict, compact, true of every answer, and short altogether."""
+"""Schemas of tools: strict, compact, valid for every answer, and short in total."""
 
 import json
 
@@ -24,7 +24,7 @@ INPUT = {
 }
 
 
-def test_only_titles_that_repeat_names_go() -> None:
+def test_only_titles_that_repeat_names_are_dropped() -> None:
     tool = compact(Tool(name="note", input_schema=INPUT, output_schema={"title": "Note", "type": "object"}))
     assert tool.input_schema == {
         "type": "object",
@@ -36,7 +36,7 @@ def test_only_titles_that_repeat_names_go() -> None:
     assert compact(Tool(name="note", input_schema=INPUT)).output_schema is None
 
 
-def test_nulls_and_lengths_go_from_schemas_and_defaults_from_answers() -> None:
+def test_nulls_lengths_and_output_defaults_are_dropped() -> None:
     said = {
         "description": "A note.",
         "type": "object",
@@ -67,7 +67,7 @@ def test_nulls_and_lengths_go_from_schemas_and_defaults_from_answers() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("era", ERAS)
 async def test_the_list_of_tools_is_short(era: str, app: LayerscopeServer) -> None:
-    """As a client gets it: names, titles, descriptions, schemas of input and output, annotations."""
+    """The list as clients receive it, with schemas and annotations."""
     async with Client(app, mode=era) as client:
         listed = await client.list_tools()
     assert isinstance(listed, ListToolsResult)
@@ -89,7 +89,7 @@ async def test_choices_come_from_the_engine(app: LayerscopeServer) -> None:
         assert f"{score.key}: {score.meaning}" in tools["rank_layers"]["score"]["description"]
 
 
-def test_all_that_agents_read_of_the_tools_is_short(settings: ServerSettings) -> None:
-    """Names, descriptions and input schemas: what clients put before their model, every time."""
+def test_the_text_that_agents_read_is_short(settings: ServerSettings) -> None:
+    """Names, descriptions and input schemas: what clients show their model."""
     tools = anyio.run(build_server(settings).list_tools)
     assert sum(len(str(tool.input_schema)) + len(tool.description or "") for tool in tools) < 20_000
