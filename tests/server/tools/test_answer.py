@@ -16,7 +16,7 @@ from server.tools.concepts import ConceptSummary, ConceptTexts
 from server.tools.directions import ReadingReply, TokenValue
 from server.tools.jobs import JobReply
 from server.tools.models import ModelsReply, ModelState
-from server.tools.ranking import LayerReply, RankedRow, RankingReply, WrongPair
+from server.tools.ranking import LayerReply, MisorderedPair, RankedRow, RankingReply
 from tests.server.conftest import agree, has_null
 
 CONCEPT = ConceptSummary(name="c", positive="p", negative="n", description="d", pairs=4)
@@ -217,7 +217,9 @@ def test_any_answer_fits(
     findings: list[str], warnings: list[str], against: list[str], factors: dict[str, str], rows: int
 ) -> None:
     numbers = {factor[:300]: 0.5 for factor in factors}
-    pair = WrongPair(pair=1, gap=-0.1, positive_prompt="w", factors={key[:60]: text for key, text in factors.items()})
+    pair = MisorderedPair(
+        pair=1, gap=-0.1, positive_prompt="w", factors={key[:60]: text for key, text in factors.items()}
+    )
     sent(
         LayerReply(
             capture="c",
