@@ -17,7 +17,7 @@ from anyio import to_thread
 
 from engine.errors import LayerscopeError, RequestError, nearest
 from engine.jobs import Job
-from server.errors import cut, explain_bug
+from server.errors import cut, explain_bug, explain_shortage
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -143,4 +143,6 @@ class Jobs:
 
 
 def _explain(where: str, error: Exception) -> str:
-    return cut(error.said("server")) if isinstance(error, LayerscopeError) else explain_bug(error, where)
+    if isinstance(error, LayerscopeError):
+        return cut(error.said("server"))
+    return explain_shortage(error) or explain_bug(error, where)
