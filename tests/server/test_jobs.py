@@ -161,7 +161,7 @@ async def test_twenty_clients_at_once(store: Path, tiny_folder: Path) -> None:
             for number in range(20):
                 tasks.start_soon(visit, url, number)
     assert outcomes.count("done") == 1
-    assert set(outcomes) <= {"done", "failed", "refused"}
+    assert set(outcomes) == {"done", "refused"}
     assert {f"own-{number}.json" for number in range(20)} <= set(contents(store))
     assert not list(store.glob(".*"))
 

@@ -71,6 +71,8 @@ async def test_an_estimate_costs_nothing_and_saves_nothing(app: LayerscopeServer
 async def test_a_name_that_is_taken_is_replaced_only_when_that_is_asked_for(app: LayerscopeServer, store: Path) -> None:
     async with Client(app) as client:
         asked = {"prompts": ["w5 w6"], "model": "tiny", "name": "prompt", "positions": "last"}
+        estimate = await finished(client, await call(client, "capture_prompts", **asked, dry_run=True))
+        assert estimate["status"] == "estimated"  # an estimate takes no name
         replaced = await finished(client, await call(client, "capture_prompts", **asked, replace=True))
         assert replaced["capture"]["positions"] == "last"
     provenance = show_capture("prompt", store=store)["provenance"]
