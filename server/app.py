@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 from anyio import to_thread
 from mcp.server import MCPServer
+from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context
-from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.exceptions import ResourceError, ToolError, UnexpectedResourceError
 from mcp.server.subscriptions import InMemorySubscriptionBus, ResourcesListChanged
-from mcp.types import CallToolResult, InputRequiredResult, Resource, Tool
-from pydantic import ValidationError
+from mcp.shared.exceptions import MCPError
+from mcp.types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult, Resource, Tool
+from pydantic import AnyUrl, ValidationError
 
+from engine.errors import nearest
 from engine.version import VERSION
-from server.errors import cut, explain_arguments, guarded, require_known_arguments, require_whole_characters
+from server.errors import (
+    cut,
+    explain_arguments,
+    explain_shortage,
+    guarded,
+    require_known_arguments,
+    require_whole_characters,
+)
 from server.notifications import LegacyListeners, announce_changes, changes
-from server.resources import add_prompts, add_resources, capture_names
+from server.resources import add_prompts, add_resources, capture_names, wrong_prompt_arguments
 from server.settings import ServerSettings
 from server.stdio import serve_stdio
 from server.tools import TOOLS, missing_tool, offered_tools
@@ -99,6 +109,28 @@ class LayerscopeServer(MCPServer[Workbench]):
         """List every capture in the store."""
         names = await to_thread.run_sync(capture_names, self._store_settings)
         return [Resource(uri=f"capture://{name}", name=name, mime_type="application/json") for name in names]
+
+    async def get_prompt(
+        self, name: str, arguments: dict[str, Any] | None = None, context: Context[Workbench, Any] | None = None
+    ) -> GetPromptResult | InputRequiredResult:
+        """Fill in a prompt; a wrong name and missing or unknown arguments are invalid params."""
+        prompts = {prompt.name: prompt.arguments or [] for prompt in await self.list_prompts()}
+        if name not in prompts:
+            raise MCPError(INVALID_PARAMS, cut(f"there is no prompt {name!r}; {nearest(name, prompts)}"))
+        if wrong := wrong_prompt_arguments(name, arguments or {}, prompts[name]):
+            raise MCPError(INVALID_PARAMS, cut(wrong))
+        return await super().get_prompt(name, arguments, context)
+
+    async def read_resource(
+        self, uri: AnyUrl | str, context: Context[Workbench, Any] | None = None
+    ) -> Iterable[ReadResourceContents] | InputRequiredResult:
+        """Read a resource; a shortage of memory or file descriptors is named."""
+        try:
+            return await super().read_resource(uri, context)
+        except UnexpectedResourceError as error:
+            if said := explain_shortage(error):
+                raise ResourceError(said) from error
+            raise
 
     async def _notify_of_captures(self) -> None:
         """Notify clients of both protocol eras when captures appear or go."""

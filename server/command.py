@@ -76,6 +76,7 @@ def serve(
         allowed_models=tuple(allow_model or ()),
         memory_bytes=int(memory_gb * 1e9) if memory_gb else default_memory(),
         load_options=read_load_options(dtype, device_map, max_memory),
+        shared=http is not None,
     )
     settings.require_usable()
     log_to_stderr(log_level)

@@ -1,12 +1,13 @@
 """Errors of tool calls: the text that the client receives, and the log entry."""
 
+import errno
 import functools
 import inspect
 import json
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from anyio import to_thread
@@ -14,12 +15,17 @@ from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import ValidationError
 
 from engine.errors import LayerscopeError, nearest
+from engine.remedies import Remedy
 
 log = logging.getLogger("server")
+
+OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
+"""Error numbers for file descriptors that are used up, by the process or on the machine."""
 
 MOST_ERROR = 2000
 """Maximum number of characters of an error message."""
 
+_NO_MEMORY = ("can't allocate memory", "out of memory")  # PyTorch raises a RuntimeError
 _MOST_WRONG = 5
 _MOST_GIVEN = 80
 
@@ -29,8 +35,9 @@ Tool = Callable[..., Any]
 def guarded(tool: Tool) -> Callable[..., Awaitable[Any]]:
     """Wrap a tool to explain its errors to the client and log every call.
 
-    Errors of the engine carry the server's advice (`Remedy`). Any other exception is a bug: the client gets an id, and
-    the log has the traceback under that id. A tool that is not async runs in a thread.
+    Errors of the engine give the server's advice (`Remedy`), and a shortage of memory or file descriptors is named. Any
+    other exception is a bug: the client gets an id, and the log has the traceback under that id. A tool that is not
+    async runs in a thread.
 
     Args:
         tool: The tool's function.
@@ -49,14 +56,45 @@ def guarded(tool: Tool) -> Callable[..., Awaitable[Any]]:
             outcome = "refused"
             raise ToolError(error.said("server") if isinstance(error, LayerscopeError) else str(error)) from error
         except Exception as error:
-            outcome = "bug"
-            raise ToolError(explain_bug(error, tool.__name__)) from error
+            said = explain_shortage(error)
+            outcome = "refused" if said else "bug"
+            raise ToolError(said or explain_bug(error, tool.__name__)) from error
         finally:
             fields = {"tool": tool.__name__, "outcome": outcome, "seconds": round(time.perf_counter() - start, 3)}
             log.info("call", extra={"fields": fields})
         return result
 
     return run
+
+
+def explain_shortage(error: BaseException) -> str:
+    """Explain an error of a machine that has run out of memory or file descriptors; empty for any other error.
+
+    Args:
+        error: The exception; its causes count too, because libraries wrap such errors.
+    """
+    causes = list(_causes(error))
+    said = ""
+    if any(isinstance(cause, MemoryError) or any(text in str(cause) for text in _NO_MEMORY) for cause in causes):
+        said = f"the machine is out of memory. Next: {Remedy.USE_LESS_MEMORY.words('server')}."
+    elif any(isinstance(cause, OSError) and cause.errno in OUT_OF_FILES for cause in causes):
+        said = (
+            "the server has too many open files or connections. Next: repeat the call in a few seconds; if that does"
+            " not help, tell the person who runs this server to raise its limit of open files."
+        )
+    if said:
+        log.warning("shortage", extra={"fields": {"error": repr(causes[-1])}})
+    return said
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and those that led to it; the chain may contain a loop."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def explain_bug(error: BaseException, where: str) -> str:

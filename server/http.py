@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import os
@@ -20,6 +21,14 @@ from starlette.responses import PlainTextResponse
 
 from engine.errors import RequestError
 from engine.inputs import user_path
+from server.connections import (
+    ACCEPTED_AT_ONCE,
+    QUEUE,
+    HttpLimits,
+    Listener,
+    limited_protocol,
+    survive_shortage,
+)
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -28,7 +37,6 @@ if TYPE_CHECKING:
 
 TOKEN_VARIABLE = "LAYERSCOPE_TOKEN"  # noqa: S105 - the name of a variable, no secret
 _SHORTEST_TOKEN = 16
-_BACKLOG = 128
 
 
 @dataclass(frozen=True)
@@ -157,17 +165,39 @@ def listening(address: Address) -> Iterator[socket.socket]:
     host = address.host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, address.port), family=family, backlog=_BACKLOG)
+        listener = socket.create_server((host, address.port), family=family, backlog=QUEUE)
     except OSError as error:
         raise RequestError(
             f"nothing can listen at {address.host}:{address.port}: {error.strerror or error}",
             next_step="give --http another port, or an address of this machine",
         ) from error
-    with listener:
-        yield listener
+    with Listener(family, socket.SOCK_STREAM, fileno=listener.detach()) as kept:
+        yield kept
 
 
 def serve_http(asgi: ASGIApp, listener: socket.socket) -> None:
-    """Serve until a signal arrives."""
-    config = uvicorn.Config(asgi, log_config=None, timeout_graceful_shutdown=5)
-    uvicorn.Server(config).run(sockets=[listener])
+    """Serve until the process is told to stop."""
+    asyncio.run(serve_until(http_server(asgi, HttpLimits()), listener))
+
+
+def http_server(asgi: ASGIApp, limits: HttpLimits) -> uvicorn.Server:
+    """Build the HTTP server for an application.
+
+    Args:
+        asgi: The application.
+        limits: Limits on its connections.
+    """
+    config = uvicorn.Config(
+        asgi,
+        http=limited_protocol(limits),
+        log_config=None,
+        backlog=ACCEPTED_AT_ONCE,
+        timeout_graceful_shutdown=5,
+    )
+    return uvicorn.Server(config)
+
+
+async def serve_until(server: uvicorn.Server, listener: socket.socket) -> None:
+    """Serve in the running event loop until the server is told to stop."""
+    survive_shortage(asyncio.get_running_loop())
+    await server.serve(sockets=[listener])

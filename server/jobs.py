@@ -17,7 +17,7 @@ from anyio import to_thread
 
 from engine.errors import LayerscopeError, RequestError, nearest
 from engine.jobs import Job
-from server.errors import cut, explain_bug
+from server.errors import cut, explain_bug, explain_shortage
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -34,11 +34,13 @@ class ServerJob(Job):
 
     Attributes:
         id: The handle.
+        capture: Name of the capture that the job saves; empty if it saves none.
         estimate: The estimated cost of a capture, once it is known.
     """
 
     id: str
     step: str = "waiting for its turn"
+    capture: str = ""
     estimate: Any = None
 
     def checkpoint(self, step: str = "") -> None:
@@ -55,6 +57,14 @@ class ServerJob(Job):
         """
         self.checkpoint(step)
         self.progress(done, total)
+
+    def progress(self, done: int, total: int) -> None:
+        """Report how many prompts are done; the count never exceeds the total, nor goes back.
+
+        Raises:
+            JobCancelled: The job has been cancelled.
+        """
+        super().progress(max(self.done, min(done, total)), max(self.total, total))
 
     def tell(self, step: str, done: int, total: int) -> None:
         """Report a step other than running prompts, and keep the count of prompts.
@@ -74,21 +84,24 @@ class Jobs:
 
     Args:
         tasks: The task group that waits for the threads of the jobs.
-        at_work: Held while a job runs, so that the process does not end before it.
+        at_work: Held while a job runs, so that the process does not end meanwhile.
+        shared: Whether several clients share the server: no error then names a job, and handles are hard to guess.
     """
 
-    def __init__(self, tasks: TaskGroup, at_work: threading.Lock) -> None:
+    def __init__(self, tasks: TaskGroup, at_work: threading.Lock, *, shared: bool = False) -> None:
         self._tasks = tasks
         self._at_work = at_work
+        self._shared = shared
         self._turn = anyio.CapacityLimiter(1)
         self._jobs: OrderedDict[str, ServerJob] = OrderedDict()
 
-    def start(self, kind: str, work: Callable[[ServerJob], Any]) -> ServerJob:
+    def start(self, kind: str, work: Callable[[ServerJob], Any], capture: str = "") -> ServerJob:
         """Start a job; it runs in a thread when its turn comes.
 
         Args:
             kind: Name of the tool that starts it.
             work: Called with the job, to which it reports; what it returns is the result.
+            capture: Name of the capture that the job saves, if any.
 
         Raises:
             RequestError: Too many jobs are waiting.
@@ -98,7 +111,8 @@ class Jobs:
             raise RequestError(
                 f"{unfinished} jobs are waiting or running", next_step="wait_for_job or cancel_job, then call again"
             )
-        job = ServerJob(kind, id=f"{kind}-{secrets.token_hex(3)}")
+        handle = f"{kind}-{secrets.token_hex(16 if self._shared else 3)}"
+        job = ServerJob(kind, id=handle, capture=capture)
         self._jobs[job.id] = job
         while len(self._jobs) > _KEPT and next(iter(self._jobs.values())).finished:
             self._jobs.popitem(last=False)
@@ -109,14 +123,46 @@ class Jobs:
         """Find a job by its handle.
 
         Raises:
-            RequestError: There is no such job; the message names the nearest.
+            RequestError: There is no such job; the message names the nearest, unless it may be another client's.
         """
+        if handle not in self._jobs and self._shared:
+            raise RequestError(
+                f"there is no job {handle!r}",
+                expected="the handle from the answer of the call that started the job",
+                next_step="list_captures shows the finished captures",
+            )
         if handle not in self._jobs:
             raise RequestError(
                 f"there is no job {handle!r}; {nearest(handle, self._jobs)}",
                 next_step="list_captures shows the finished captures",
             )
         return self._jobs[handle]
+
+    def listed(self) -> list[ServerJob]:
+        """List the jobs: those waiting and running in the order of the queue, then the finished ones, latest first."""
+        jobs = list(self._jobs.values())
+        return [job for job in jobs if not job.finished] + [job for job in reversed(jobs) if job.finished]
+
+    def ahead(self, job: ServerJob) -> int:
+        """Count the unfinished jobs that run before a waiting one; 0 for any other."""
+        queue = [other for other in self._jobs.values() if not other.finished]
+        return queue.index(job) if job.status == "waiting" and job in queue else 0
+
+    def require_sole(self, capture: str) -> None:
+        """Refuse to capture under a name while an unfinished job captures under it.
+
+        Raises:
+            RequestError: There is such a job.
+        """
+        other = next((job for job in self._jobs.values() if job.capture == capture and not job.finished), None)
+        if other is None:
+            return
+        by = "another job" if self._shared else f"the job {other.id}"
+        wait = "list_captures shows when it is done" if self._shared else f"wait_for_job(job='{other.id}')"
+        raise RequestError(
+            f"{by} {'is waiting to capture' if other.status == 'waiting' else 'is capturing'} {capture!r}",
+            next_step=f"{wait}; or choose another name, or replace=true to capture it again afterwards",
+        )
 
     async def wait(self, job: ServerJob, seconds: float, report: Callable[[ServerJob], Any] | None = None) -> None:
         """Wait until a job is finished, or time is up.
@@ -153,4 +199,6 @@ class Jobs:
 
 
 def _explain(where: str, error: Exception) -> str:
-    return cut(error.said("server")) if isinstance(error, LayerscopeError) else explain_bug(error, where)
+    if isinstance(error, LayerscopeError):
+        return cut(error.said("server"))
+    return explain_shortage(error) or explain_bug(error, where)

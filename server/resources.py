@@ -1,12 +1,13 @@
 """Resources (captures, concepts and models by URI) and prompts that start a study."""
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError
-from mcp.types import Completion, PromptReference, ResourceTemplateReference
+from mcp.types import Completion, PromptArgument, PromptReference, ResourceTemplateReference
 from pydantic import Field
 
 from engine.concepts import catalog
@@ -111,6 +112,23 @@ def add_prompts(app: MCPServer[Any]) -> None:
             "4. inspect_layer at the leading layer: do the misordered pairs share a persona, template or topic?\n"
             "5. Propose better pairs, define_concept and capture them, and compare_captures with the first."
         )
+
+
+def wrong_prompt_arguments(prompt: str, given: Mapping[str, str], known: Sequence[PromptArgument]) -> str:
+    """Say which arguments of a prompt are missing or unknown; empty if none is.
+
+    Args:
+        prompt: The prompt's name.
+        given: The arguments that a client sends.
+        known: The arguments that the prompt has.
+    """
+    missing = [argument.name for argument in known if argument.required and argument.name not in given]
+    if missing:
+        needed = "; ".join(f"{argument.name}: {argument.description}" for argument in known if argument.required)
+        return f"the prompt {prompt} needs {', '.join(missing)}. Expected: {needed}."
+    names = [argument.name for argument in known]
+    unknown = sorted(set(given) - set(names))
+    return f"the prompt {prompt} has no argument {unknown[0]!r}; {nearest(unknown[0], names)}" if unknown else ""
 
 
 def capture_names(settings: ServerSettings) -> list[str]:

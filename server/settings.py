@@ -27,6 +27,7 @@ class ServerSettings:
         memory_bytes: Maximum bytes of weights that stay loaded, beyond the model in use.
         most_in_memory: Bytes of states above which a capture is saved as shards.
         load_options: Dtype and placement of models.
+        shared: Whether several clients share the server, as over HTTP; none learns of the jobs of another.
     """
 
     store: Path
@@ -36,6 +37,7 @@ class ServerSettings:
     memory_bytes: int = 0
     most_in_memory: int = MOST_IN_MEMORY
     load_options: LoadOptions = field(default_factory=LoadOptions)
+    shared: bool = False
 
     @property
     def concepts(self) -> Path:

@@ -131,7 +131,7 @@ async def open_workbench(settings: ServerSettings, at_work: threading.Lock) -> A
         at_work: Held while a job runs.
     """
     async with anyio.create_task_group() as tasks:
-        jobs = Jobs(tasks, at_work)
+        jobs = Jobs(tasks, at_work, shared=settings.shared)
         try:
             yield Workbench(settings, ModelShelf(settings), jobs)
         finally:

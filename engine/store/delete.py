@@ -4,11 +4,36 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.errors import StoreError
+from engine.errors import StoreError, nearest
 from engine.remedies import Remedy
-from engine.store.directions import path_of
+from engine.store.directions import SUFFIX, list_directions, path_of
 from engine.store.names import locate
 from engine.store.plan import remove_shards
+
+
+def delete_directions(name: str | Path, *, store: str | Path | None = None) -> list[str]:
+    """Delete the directions saved under a name, and no capture.
+
+    Args:
+        name: The name they were saved under, or a path with or without suffix; a plain name when `store` is given.
+        store: The store folder.
+
+    Returns:
+        Names of the deleted files.
+
+    Raises:
+        StoreError: There are no directions under that name, or the file cannot be deleted.
+    """
+    paths = locate(str(name).removesuffix(SUFFIX), store)
+    path = path_of(paths)
+    if not path.exists() and not path.is_symlink():
+        saved = list_directions(paths.store) if paths.store.exists() else []
+        raise StoreError(f"there are no directions called {paths.name!r}; {nearest(paths.name, saved)}")
+    try:
+        path.unlink()
+    except OSError as error:
+        raise StoreError(f"{error.filename} cannot be deleted: {error.strerror}") from error
+    return [path.name]
 
 
 def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list[str]:

@@ -10,7 +10,7 @@ import msgspec
 from safetensors import SafetensorError, safe_open
 
 from engine.errors import StoreError, first_line
-from engine.inputs import require_whole
+from engine.inputs import require_whole, user_path
 from engine.records.files import Direction, DirectionsHeader, DirectionSummary
 from engine.remedies import Remedy
 from engine.store.catalog import show_capture
@@ -150,6 +150,30 @@ def find_directions(
 
     found = extract_directions(load_contrast(paths.store / paths.name))
     return found, leading_layer(paths.store / paths.name, found), paths.name
+
+
+def list_directions(store: str | Path) -> list[str]:
+    """List the names of the saved directions of a store, damaged ones too; loads no torch.
+
+    Args:
+        store: The store folder.
+
+    Raises:
+        StoreError: The folder cannot be read.
+
+    Example:
+        >>> path = save_directions({16: extract_direction(data, 16)}, "listed", store="activations")
+        >>> "listed" in list_directions("activations")
+        True
+    """
+    folder = user_path(store)
+    try:
+        files = [path.name for path in folder.iterdir() if path.name.endswith(SUFFIX)]
+    except OSError as error:
+        raise StoreError(
+            f"the store {folder} cannot be read: {error.strerror}", next_step=Remedy.CHOOSE_STORE
+        ) from error
+    return sorted(name.removesuffix(SUFFIX) for name in files if not name.startswith("."))
 
 
 def leading_layer(name: Path, among: Container[int]) -> int | None:

@@ -69,15 +69,18 @@ class Page(Reply):
         return f"offset={self.next_offset} shows the next entries" if self.next_offset is not None else ""
 
 
-def send(reply: Reply) -> CallToolResult:
-    """Make the result of a call: the answer as JSON text and as structured content.
+def send(reply: Reply, *, failed: bool = False) -> CallToolResult:
+    """Make the result of a call: the answer as JSON text and as structured content, without nulls, within 8 KB.
 
-    It has no nulls and stays within 8 KB.
+    Args:
+        reply: The answer.
+        failed: Whether it reports an error.
     """
     reply = fit(reply)
     return CallToolResult(
         content=[TextContent(type="text", text=reply.model_dump_json(exclude_none=True, exclude_defaults=True))],
         structured_content=reply.model_dump(mode="json", exclude_none=True),
+        is_error=failed,
     )
 
 

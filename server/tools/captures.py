@@ -1,12 +1,13 @@
 """Tools for the captures in the store: list, describe, delete."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
-from engine.errors import RequestError
+from engine.errors import RequestError, visible
 from engine.plots.findings import describe_findings, layers_in_words
 from engine.records.files import CaptureRecord, count_prompts, record_warnings
 from engine.records.results import RankedLayer
@@ -17,6 +18,7 @@ from server.workbench import Ctx, find_capture, workbench
 
 _SHOWN_PROMPTS = 4
 _SHOWN_DAMAGED = 5
+_SHOWN_DIRECTIONS = 20
 
 
 class LeadingLayer(BaseModel):
@@ -52,11 +54,14 @@ class CapturesReply(Page):
     captures: list[CaptureOutline]
     damaged: dict[str, str] = Field(default_factory=dict, description="First unusable captures, and why")
     damaged_total: int = 0
+    directions: list[str] = Field(default_factory=list, description="First names of saved directions, for read_text")
+    directions_total: int = 0
 
 
 class CaptureReply(Reply):
     """One capture."""
 
+    directions: bool = Field(default=False, description="Whether directions are saved under its name")
     counted: ClassVar[tuple[str, ...]] = ("example_prompts",)
     capture: Outline = Field(description="As in list_captures")
     findings: list[str]
@@ -86,7 +91,7 @@ def list_captures(
     offset: Offset = 0,
     limit: Annotated[int, Field(ge=1, le=20, description="Maximum number of captures in one answer")] = 10,
 ) -> Annotated[CallToolResult, CapturesReply]:
-    """List the captures in the store, newest first, with the leading layer of each.
+    """List the captures in the store, newest first, with the leading layer of each, and the saved directions.
 
     The store is shared: captures that people or other agents make are listed too.
     """
@@ -96,6 +101,7 @@ def list_captures(
     records = [entry.record for entry in entries if entry.record]
     page = records[offset : offset + limit]
     damaged = [entry for entry in entries if entry.problem]
+    directions = [] if concept or model else [saved for saved in _directions(store) if name_contains in saved]
     after = offset + len(page)
     return send(
         CapturesReply(
@@ -104,6 +110,8 @@ def list_captures(
             next_offset=after if after < len(records) else None,
             damaged={entry.name: shorten(entry.problem) for entry in damaged[:_SHOWN_DAMAGED]} if offset == 0 else {},
             damaged_total=len(damaged),
+            directions=directions[:_SHOWN_DIRECTIONS] if offset == 0 else [],
+            directions_total=len(directions),
             next_step="rank_layers(name=...), compare_captures(one=..., other=...)" if records else "capture_contrast",
         )
     )
@@ -129,6 +137,7 @@ def describe_capture(
             provenance={key: str(value) for key, value in provenance if key != "receipt" and value is not None},
             example_prompts=[shorten(text, 160 if detail == "concise" else 600) for text in prompts[:shown]],
             left_out=count_prompts(record) - min(len(prompts), shown),
+            directions=record["name"] in _directions(workbench(ctx).settings.store),
             warnings=record_warnings(record),
             next_step=f"rank_layers(name='{name}')"
             if record["ranking"]
@@ -143,20 +152,34 @@ def delete_capture(
     confirm: Annotated[bool, Field(description="Must be true: a deleted capture cannot be restored", strict=True)] = (
         False
     ),
+    directions_only: Annotated[
+        bool, Field(description="Delete only the directions saved under the name", strict=True)
+    ] = False,
 ) -> Annotated[CallToolResult, DeletedReply]:
-    """Delete a capture and the directions saved with it, permanently. Needs confirm=true."""
+    """Delete a capture and the directions saved under its name, permanently. Needs confirm=true."""
     from engine.store.delete import delete_capture as delete
+    from engine.store.delete import delete_directions
 
     store = workbench(ctx).settings.store
     if not confirm:
+        only = ", directions_only=true" if directions_only else ""
         raise RequestError(
             f"{name!r} was not deleted",
             expected="confirm=true",
-            next_step=f"delete_capture(name='{name}', confirm=true) deletes it permanently",
+            next_step=f"delete_capture(name='{name}', confirm=true{only}) deletes it permanently",
         )
-    if not any(entry.name == name for entry in (list_store(store) if store.exists() else [])):
+    if directions_only:
+        return send(DeletedReply(deleted=delete_directions(name, store=store), next_step="list_captures"))
+    entries = list_store(store) if store.exists() else []
+    if name not in [*_directions(store), *(entry.name for entry in entries)]:
         find_capture(ctx, name)  # names the nearest; damaged captures can be deleted
     return send(DeletedReply(deleted=delete(name, store=store), next_step="list_captures"))
+
+
+def _directions(store: Path) -> list[str]:
+    from engine.store.directions import list_directions
+
+    return [visible(name) for name in list_directions(store)] if store.exists() else []
 
 
 def outline_capture(record: CaptureRecord) -> CaptureOutline:

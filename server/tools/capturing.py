@@ -199,6 +199,8 @@ async def _start(ctx: Ctx, run: CaptureJob, request: CaptureRequest, wait_s: flo
     paths = locate(run.name or default_name(alias, request.called), bench.settings.store)
     if not run.dry_run:
         require_free(paths, force=request.force, resume=True)
+        if not request.force:
+            bench.jobs.require_sole(paths.name)
     request = replace_in(request, alias=alias, paths=paths, most_in_memory=bench.settings.most_in_memory)
 
     def work(job: ServerJob) -> JobResult | None:
@@ -207,7 +209,8 @@ async def _start(ctx: Ctx, run: CaptureJob, request: CaptureRequest, wait_s: flo
         job.estimate = _estimate(bench, run, request, job)
         return None
 
-    return await answer(ctx, bench.jobs.start(run.tool, work), wait_s)
+    job = bench.jobs.start(run.tool, work, capture="" if run.dry_run else paths.name)
+    return await answer(ctx, job, wait_s)
 
 
 def _estimate(bench: Workbench, run: CaptureJob, request: CaptureRequest, job: ServerJob) -> CaptureEstimate:

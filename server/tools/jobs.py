@@ -6,12 +6,14 @@ import anyio
 from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
-from server.jobs import ServerJob
-from server.tools.answer import Outline, Reply, send
+from engine.errors import RequestError
+from server.jobs import Jobs, ServerJob
+from server.tools.answer import Outline, Reply, send, shorten
 from server.tools.spec import LONGEST_NAME, ToolSpec, WaitS
 from server.workbench import Ctx, workbench
 
 _A_STEP = 0.001
+_MOST_LISTED = 20
 
 Handle = Annotated[str, Field(description="Handle of a job, e.g. capture_contrast-1a2b3c", max_length=LONGEST_NAME)]
 
@@ -60,9 +62,38 @@ class JobReply(JobResult, JobState):
     """The status of a job and, once it is done, its result."""
 
 
-async def wait_for_job(ctx: Ctx, job: Handle, wait_s: WaitS = 40) -> Annotated[CallToolResult, JobReply]:
-    """Wait for a job that an earlier call started, and return its result."""
-    return await _reply(ctx, workbench(ctx).jobs.find(job), wait_s)
+class JobLine(BaseModel):
+    """A job in a list; `ahead` counts the jobs that run before it."""
+
+    job: str
+    status: str
+    ahead: int = 0
+    capture: str | None = None
+    step: str | None = None
+    done: int = 0
+    total: int = 0
+    error: str | None = None
+
+
+class WaitReply(JobReply):
+    """The status of a job, or all jobs if the call names none."""
+
+    status: Literal["waiting", "running", "done", "failed", "cancelled", "estimated", "listed"]  # type: ignore[assignment]  # only here
+    jobs: list[Outline] = Field(default_factory=list, description="Without a handle: status, and jobs ahead, of each")
+
+
+async def wait_for_job(ctx: Ctx, job: Handle | None = None, wait_s: WaitS = 40) -> Annotated[CallToolResult, WaitReply]:
+    """Wait for a job that an earlier call started, and return its result. Over stdio, without job: list all jobs."""
+    bench = workbench(ctx)
+    if job is not None:
+        return await _reply(ctx, bench.jobs.find(job), wait_s)
+    if bench.settings.shared:
+        raise RequestError(
+            "wait_for_job needs the handle of a job: clients share this server",
+            expected="job='...', from the answer of the call that started it",
+            next_step="list_captures shows the finished captures",
+        )
+    return send(_list(bench.jobs))
 
 
 async def cancel_job(ctx: Ctx, job: Handle) -> Annotated[CallToolResult, JobReply]:
@@ -86,14 +117,19 @@ async def answer(ctx: Ctx, job: ServerJob, wait_s: float) -> CallToolResult:
         raise
 
 
-def describe_job(job: ServerJob) -> JobReply:
-    """Describe a job as clients see it."""
+def describe_job(job: ServerJob, ahead: int = 0) -> JobReply:
+    """Describe a job as clients see it.
+
+    Args:
+        job: The job.
+        ahead: Number of jobs that run before it.
+    """
     result = job.result if isinstance(job.result, JobResult) else JobResult(next_step=_next_step(job))
     return JobReply(
         **dict(result),
         job=job.id,
         status="estimated" if job.status == "done" and job.result is None else job.status,
-        step="" if job.finished else job.step,
+        step=_step(job, ahead),
         done=job.done,
         total=job.total,
         estimate=Estimate(**job.estimate) if job.estimate else None,
@@ -106,11 +142,55 @@ async def _reply(ctx: Ctx, job: ServerJob, wait_s: float) -> CallToolResult:
 
     async def report(seen: ServerJob) -> None:
         nonlocal reported
-        reported = max(float(seen.done), reported + _A_STEP)  # MCP requires progress to grow; a new step has no number
-        await ctx.report_progress(reported, seen.total or None, seen.step)
+        value = next_progress(reported, seen.done, seen.total)
+        if value > reported:
+            reported = value
+            await ctx.report_progress(reported, seen.total or None, seen.step)
 
-    await workbench(ctx).jobs.wait(job, wait_s, report)
-    return send(describe_job(job))
+    jobs = workbench(ctx).jobs
+    await jobs.wait(job, wait_s, report)
+    return send(describe_job(job, jobs.ahead(job)), failed=job.status == "failed")
+
+
+def next_progress(told: float, done: int, total: int) -> float:
+    """Return the progress to report after `told`; it grows with every report, and stays below the total.
+
+    MCP wants it to grow, but a step other than running prompts does not count: it adds a part of what is left.
+
+    Args:
+        told: The last value; -1 for none.
+        done: Number of prompts that are done.
+        total: Total number of prompts; 0 while unknown.
+    """
+    if not total:
+        return max(float(done), told + _A_STEP)
+    return max(min(done, total - 0.5), told + min(_A_STEP, (total - told) / 2))
+
+
+def _list(jobs: Jobs) -> WaitReply:
+    listed = jobs.listed()
+    lines: list[BaseModel] = [
+        JobLine(
+            job=job.id,
+            status=job.status,
+            ahead=jobs.ahead(job),
+            capture=job.capture or None,
+            step=_step(job) or None,
+            done=job.done,
+            total=job.total,
+            error=shorten(job.error) or None,
+        )
+        for job in listed[:_MOST_LISTED]
+    ]
+    more = f"{len(listed) - len(lines)} finished or later jobs are not shown" if len(listed) > len(lines) else ""
+    next_step = "wait_for_job(job='...')" if listed else "there are no jobs; capture_contrast starts one"
+    return WaitReply(status="listed", jobs=lines, cut=more, next_step=next_step)
+
+
+def _step(job: ServerJob, ahead: int = 0) -> str:
+    if job.finished:
+        return ""
+    return f"{job.step}: {ahead} job{'' if ahead == 1 else 's'} ahead" if ahead else job.step
 
 
 def _next_step(job: ServerJob) -> str:

@@ -121,6 +121,19 @@ async def refused(client: Client, tool: str, **arguments: Any) -> str:
     return text
 
 
+async def failed(client: Client, tool: str, **arguments: Any) -> Json:
+    """Call a tool whose job fails; the answer, an error with a structure."""
+    result = await client.call_tool(tool, arguments)
+    assert isinstance(result, CallToolResult)
+    assert result.is_error, result.content
+    text = only_text(result)
+    assert_clean(text)
+    structure: Json | None = result.structured_content
+    assert structure is not None
+    assert agree(json.loads(text), structure), (text, structure)
+    return structure
+
+
 def has_null(answer: Any) -> bool:
     """Whether a JSON value holds a null anywhere."""
     if isinstance(answer, dict | list):

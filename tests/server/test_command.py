@@ -201,8 +201,20 @@ def test_an_unreadable_request_is_answered(tmp_path: Path) -> None:
                 -32700,
                 "lone surrogate",
             ),
-            ('{"jsonrpc": "2.0", "id": 3, "method"', None, -32700, "Invalid JSON"),
+            ('{"jsonrpc": "2.0", "id": 3, "method"', 3, -32700, "Invalid JSON"),
             (json.dumps({**asked, "jsonrpc": "1.0"}), "a", -32600, "JSON-RPC"),
+            (json.dumps(asked).replace('"list_concepts"', "[" * 9000 + "]" * 9000), "a", -32700, "recursion"),
+            (json.dumps(asked).replace('"list_concepts"', "[" * 250 + "]" * 250), "a", -32700, "recursion"),
+            (json.dumps(asked).replace('"list_concepts"', "9" * 9000), "a", -32700, "out of range"),
+            ("[" * 9000, None, -32700, "recursion"),
+            *((json.dumps({**asked, "id": number}), None, -32600, "needs an id") for number in (None, 1.5, [1], True)),
+            (json.dumps({**asked, "id": float("nan")}), None, -32600, "needs an id"),
+            (json.dumps({**asked, "id": "\ud83d"}), None, -32700, "half"),
+            (json.dumps({**asked, "params": ["id"]}), "a", -32600, "JSON-RPC"),
+            *(
+                (line, None, -32600, "one object per line")
+                for line in ("7", "null", '"id"', json.dumps([asked, asked]))
+            ),
         ]:
             talk.write(line)
             answer = talk.read()

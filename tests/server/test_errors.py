@@ -1,9 +1,12 @@
 """Error messages that agents receive."""
 
+import errno
 import json
 import logging
+import threading
 from pathlib import Path
 
+import anyio
 import pytest
 from mcp import Client
 from mcp.server.mcpserver.exceptions import ToolError
@@ -12,6 +15,7 @@ from mcp.shared.exceptions import MCPError
 from server.app import LayerscopeServer, build_server
 from server.command import JsonLines
 from server.errors import guarded, require_known_arguments
+from server.jobs import Jobs
 from server.settings import ServerSettings
 from tests.server.conftest import ERAS, call, contents, refused
 
@@ -114,7 +118,57 @@ async def test_a_bug_in_a_tool_is_logged_under_the_id_in_its_answer(
     assert called["seconds"] >= 0
 
 
-async def test_a_capture_is_deleted_with_its_directions(app: LayerscopeServer, store: Path) -> None:
+def wrapped(error: Exception) -> Exception:
+    try:
+        raise ValueError from error
+    except ValueError as outer:
+        return outer
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "out of memory. Next: use fewer layers"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "out of memory"),
+        (OSError(errno.EMFILE, "Too many open files"), "too many open files or connections. Next: repeat"),
+        (wrapped(OSError(errno.ENFILE, "Too many open files in system")), "too many open files or connections"),
+    ],
+)
+async def test_a_shortage_is_said_plainly_and_is_no_bug(
+    caplog: pytest.LogCaptureFixture, error: Exception, said: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    with caplog.at_level(logging.INFO, logger="server"), pytest.raises(ToolError) as caught:
+        await guarded(fail)()
+    assert said in str(caught.value)
+    assert [entry.getMessage() for entry in caplog.records] == ["shortage", "call"]
+    async with anyio.create_task_group() as tasks:
+        jobs = Jobs(tasks, threading.Lock())
+        job = jobs.start("fail", fail)
+        await jobs.wait(job, 5)
+    assert (job.status, said in job.error) == ("failed", True)
+
+
+async def test_a_resource_that_cannot_be_read_for_want_of_files_says_so(
+    app: LayerscopeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with Client(app) as client:
+        await client.read_resource("capture://loudness")
+        monkeypatch.setattr("server.resources.show_capture", fail)
+        with pytest.raises(MCPError, match="too many open files"):
+            await client.read_resource("capture://loudness")
+        monkeypatch.setattr("server.resources.show_capture", {}.pop)
+        with pytest.raises(MCPError) as caught:
+            await client.read_resource("capture://loudness")
+    assert "too many" not in str(caught.value)
+
+
+async def test_a_deleted_capture_is_gone_with_its_directions(app: LayerscopeServer, store: Path) -> None:
     async with Client(app) as client:
         await call(client, "extract_direction", name="loudness")
         deleted = (await call(client, "delete_capture", name="loudness", confirm=True))["deleted"]

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -9,13 +10,27 @@ from typing import Any
 
 import anyio
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mcp import Client
 
 from engine.errors import RequestError
 from server.app import LayerscopeServer, build_server
 from server.jobs import Jobs, ServerJob
 from server.settings import ServerSettings
-from tests.server.conftest import DONE, ERAS, Json, allow, call, contents, many_pairs, refused, running_http
+from server.tools.jobs import next_progress
+from tests.server.conftest import (
+    DONE,
+    ERAS,
+    Json,
+    allow,
+    call,
+    contents,
+    failed,
+    many_pairs,
+    refused,
+    running_http,
+)
 from tests.server.test_journey import finished
 
 pytestmark = pytest.mark.anyio
@@ -65,6 +80,7 @@ async def test_progress_grows_with_every_report(app: LayerscopeServer, era: str)
     assert len(values) > 2
     assert all(before < after for before, after in pairwise(values)), values
     assert {total for _, total, _ in seen} <= {None, 128}
+    assert all(progress <= total for progress, total, _ in seen if total)
     assert all(message for _, _, message in seen)
 
 
@@ -145,7 +161,7 @@ async def test_twenty_clients_at_once(store: Path, tiny_folder: Path) -> None:
             for number in range(20):
                 tasks.start_soon(visit, url, number)
     assert outcomes.count("done") == 1
-    assert set(outcomes) <= {"done", "failed", "refused"}
+    assert set(outcomes) == {"done", "refused"}
     assert {f"own-{number}.json" for number in range(20)} <= set(contents(store))
     assert not list(store.glob(".*"))
 
@@ -157,12 +173,85 @@ async def test_an_unknown_handle_names_the_nearest(app: LayerscopeServer) -> Non
         assert job["job"] in said
 
 
-async def test_a_job_that_fails_says_why(app: LayerscopeServer) -> None:
-    async with Client(app) as client:
-        job = await call(client, "capture_prompts", prompts=["w5"], model="tiny", layers="99", name="no")
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_job_that_fails_is_an_error_and_says_why(app: LayerscopeServer, era: str) -> None:
+    async with Client(app, mode=era) as client:
+        job = await failed(client, "capture_prompts", prompts=["w5"], model="tiny", layers="99", name="no")
         assert job["status"] == "failed"
         assert "99" in job["error"]
-        assert "Traceback" not in job["error"]
+        assert await failed(client, "wait_for_job", job=job["job"]) == job
+        assert await failed(client, "cancel_job", job=job["job"]) == job
+        assert (await call(client, "wait_for_job"))["jobs"][0]["error"] == job["error"]
+
+
+async def test_clients_of_a_shared_server_learn_nothing_of_the_jobs_of_others(settings: ServerSettings) -> None:
+    async with Client(build_server(replace(settings, shared=True))) as client:
+        job = await finished(client, await call(client, "load_model", model="tiny"))
+        assert len(job["job"]) > len("load_model-") + 20  # nobody guesses it
+        for handle in (job["job"][:-1], "load_model-1a2b3c"):
+            for tool in ("wait_for_job", "cancel_job"):
+                said = await refused(client, tool, job=handle)
+                assert job["job"] not in said
+                assert "from the answer of the call that started the job" in said
+        said = await refused(client, "wait_for_job")
+        assert "needs the handle of a job" in said
+        assert job["job"] not in said
+        assert await call(client, "wait_for_job", job=job["job"]) == job
+
+
+async def test_without_a_handle_the_jobs_are_listed_with_what_is_ahead(app: LayerscopeServer) -> None:
+    async with Client(app) as client:
+        none = await call(client, "wait_for_job")
+        assert (none["status"], none["jobs"]) == ("listed", [])
+        before = await finished(client, await call(client, "load_model", model="tiny"))
+        running = await start_long(client)
+        first = await call(client, "load_model", model="tiny", wait_s=0)
+        second = await call(client, "capture_prompts", prompts=["w5"], model="tiny", name="mine", wait_s=0)
+        assert second["step"] == "waiting for its turn: 2 jobs ahead"
+        listed = (await call(client, "wait_for_job"))["jobs"]
+        assert [(job["job"], job["status"], job["ahead"]) for job in listed] == [
+            (running["job"], "running", 0),
+            (first["job"], "waiting", 1),
+            (second["job"], "waiting", 2),
+            (before["job"], "done", 0),
+        ]
+        assert (listed[0]["capture"], listed[2]["capture"], "capture" in listed[1]) == ("long", "mine", False)
+        assert 0 < listed[0]["done"] < listed[0]["total"]
+        for job in (second, first, running):
+            await call(client, "cancel_job", job=job["job"])
+
+
+async def test_a_long_list_of_jobs_says_what_it_leaves_out(app: LayerscopeServer) -> None:
+    async with Client(app) as client:
+        for _ in range(25):
+            job = await call(client, "load_model", model="tiny", wait_s=0)
+        await finished(client, job)
+        listed = await call(client, "wait_for_job")
+    assert (len(listed["jobs"]), listed["jobs"][0]["job"]) == (20, job["job"])
+    assert listed["cut"] == "5 finished or later jobs are not shown"
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_name_that_a_job_captures_is_taken_unless_it_is_to_be_replaced(
+    settings: ServerSettings, store: Path, shared: bool
+) -> None:
+    async with Client(build_server(replace(settings, shared=shared))) as client:
+        running = await start_long(client)
+        asked = {"prompts": ["w5 w6"], "model": "tiny", "wait_s": 0}
+        one = await call(client, "capture_prompts", **asked, name="wanted")
+        for name, job in (("long", running), ("wanted", one), ("wanted.pt", one)):
+            said = await refused(client, "capture_prompts", **asked, name=name)
+            assert repr(name.removesuffix(".pt")) in said
+            assert "replace=true" in said
+            assert (job["job"] in said) is not shared
+        estimate = await call(client, "capture_prompts", **asked, name="wanted", dry_run=True)
+        later = await call(client, "capture_prompts", **asked, name="wanted", replace=True, positions="last")
+        await call(client, "cancel_job", job=running["job"])
+        assert (await finished(client, estimate))["status"] == "estimated"
+        assert (await finished(client, one))["status"] == "done"
+        assert (await finished(client, later))["capture"]["positions"] == "last"
+        assert (await finished(client, await call(client, "capture_prompts", **asked, name="long")))["status"] == "done"
+    assert {"wanted.json", "long.json"} <= set(contents(store))
 
 
 async def test_jobs_run_one_at_a_time_in_order() -> None:
@@ -223,3 +312,18 @@ def test_only_prompts_are_counted() -> None:
     assert (job.step, job.done, job.total) == ("ranking layers: 1 of 4", 2, 2)
     job.tell("reading prompts", 7, 0)
     assert (job.step, job.done, job.total) == ("reading prompts: 7", 2, 2)
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=40))
+def test_progress_never_exceeds_its_total_nor_goes_back(reports: list[tuple[int, int]]) -> None:
+    """Whatever a step reports: prompts of a batch that runs again count once."""
+    job, told = ServerJob("count", id="count-1"), -1.0
+    for done, total in reports:
+        before = (job.done, job.total)
+        job.progress(done, total)
+        assert before <= (job.done, job.total)
+        assert job.done <= job.total
+        value = next_progress(told, job.done, job.total)
+        assert value >= told
+        assert value <= (job.total or value)
+        told = value

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from mcp import Client
+from mcp.shared.exceptions import MCPError
 from mcp.types import PromptReference, ResourceTemplateReference, TextContent, TextResourceContents
 
 from engine.store.catalog import show_capture
@@ -93,3 +94,23 @@ async def test_prompts_take_their_arguments_and_name_real_tools(app: LayerscopeS
             called = set(re.findall(r"\b[a-z]+_[a-z]+(?=\(|:|,| with| at)", content.text))
             assert called
             assert called <= tools | {"random_within", "halves_reach", "compare_with"}
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("find_layers", {}, "needs concept. Expected: concept: A concept, e.g. honesty"),
+        ("compare_concepts", {"one": "honesty"}, "needs other"),
+        ("audit_contrast", {"captur": "loudness"}, "needs capture"),
+        ("find_layers", {"concept": "honesty", "modle": "tiny"}, "did you mean 'model'"),
+        ("find_layer", {}, "did you mean 'find_layers'"),
+    ],
+)
+async def test_wrong_arguments_of_a_prompt_are_invalid_params(
+    app: LayerscopeServer, era: str, name: str, arguments: dict[str, str], said: str
+) -> None:
+    async with Client(app, mode=era) as client:
+        with pytest.raises(MCPError, match=re.escape(said)) as caught:
+            await client.get_prompt(name, arguments)
+    assert caught.value.error.code == -32602

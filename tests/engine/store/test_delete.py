@@ -8,7 +8,8 @@ import engine
 from engine.errors import StoreError
 from engine.records.captures import ContrastData
 from engine.store.catalog import list_captures
-from engine.store.delete import delete_capture
+from engine.store.delete import delete_capture, delete_directions
+from engine.store.directions import list_directions
 
 
 def test_a_capture_is_deleted_with_its_directions_and_others_stay(contrast_data: ContrastData, tmp_path: Path) -> None:
@@ -39,3 +40,28 @@ def test_nothing_outside_the_store_is_deleted(name: str, tmp_path: Path) -> None
     with pytest.raises(StoreError, match="is not a valid capture name"):
         delete_capture(name, store=store)
     assert outside.exists()
+
+
+def test_directions_can_be_deleted_without_their_capture(contrast_data: ContrastData, tmp_path: Path) -> None:
+    engine.save_activations(contrast_data, "mine", store=tmp_path)
+    for name in ("mine", "second"):
+        engine.save_directions(engine.extract_directions(contrast_data), name, store=tmp_path)
+    (tmp_path / ".hidden.directions.safetensors").write_bytes(b"")
+    (tmp_path / "link.directions.safetensors").symlink_to("nowhere.directions.safetensors")
+    assert list_directions(tmp_path) == ["link", "mine", "second"]
+    for name in ("mine", "link", "second.directions.safetensors"):
+        assert delete_directions(name, store=tmp_path) == [f"{name.split('.')[0]}.directions.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".safetensors") == ["mine.json", "mine.pt"]
+    assert list_directions(tmp_path) == []
+
+
+def test_directions_that_are_not_there_or_cannot_be_deleted_say_so(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there are no directions called 'mine'; there are none yet"):
+        delete_directions("mine", store=tmp_path / "missing")
+    with pytest.raises(StoreError, match="cannot be read"):
+        list_directions(tmp_path / "missing")
+    (tmp_path / "mine.directions.safetensors").mkdir()
+    with pytest.raises(StoreError, match="did you mean 'mine'"):
+        delete_directions("min", store=tmp_path)
+    with pytest.raises(StoreError, match="cannot be deleted"):
+        delete_directions("mine", store=tmp_path)

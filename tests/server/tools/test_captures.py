@@ -1,6 +1,7 @@
 """Captures in the store: filtered, paged, described and deleted."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,42 @@ async def test_pages_of_long_names_fit_and_cover_all_captures_once(app: Layersco
             page = await call(client, "list_captures", limit=20, offset=page["next_offset"])
             seen += [capture["name"] for capture in page["captures"]]
     assert sorted(seen) == sorted([*names, "loudness", "warmth", "prompt"])
+
+
+async def test_saved_directions_are_listed_described_and_deleted(app: LayerscopeServer, store: Path) -> None:
+    async with Client(app) as client:
+        none = await call(client, "list_captures")
+        assert (none["directions"], none["directions_total"]) == ([], 0)
+        await call(client, "extract_direction", name="loudness")
+        await call(client, "extract_direction", name="loudness", save_as="mine")
+        (store / "broken.directions.safetensors").write_bytes(b"no header")
+        assert (await call(client, "list_captures"))["directions"] == ["broken", "loudness", "mine"]
+        assert (await call(client, "list_captures", name_contains="in"))["directions"] == ["mine"]
+        assert (await call(client, "list_captures", concept="loudness"))["directions"] == []
+        assert (await call(client, "describe_capture", name="loudness"))["directions"] is True
+        assert (await call(client, "describe_capture", name="warmth"))["directions"] is False
+        before = contents(store)
+        said = await refused(client, "delete_capture", name="loudness", directions_only=True)
+        assert "delete_capture(name='loudness', confirm=true, directions_only=true)" in said
+        said = await refused(client, "delete_capture", name="loudnes", directions_only=True, confirm=True)
+        assert "there are no directions called 'loudnes'; did you mean 'loudness'?" in said
+        await refused(client, "delete_capture", name="../x", directions_only=True, confirm=True)
+        assert contents(store) == before
+        for name in ("loudness", "broken"):
+            gone = await call(client, "delete_capture", name=name, directions_only=True, confirm=True)
+            assert gone["deleted"] == [f"{name}.directions.safetensors"]
+        assert {"loudness.json", "loudness.pt"} <= set(contents(store))
+        gone = await call(client, "delete_capture", name="mine", confirm=True)
+        assert gone["deleted"] == ["mine.directions.safetensors"]
+        assert (await call(client, "list_captures"))["directions"] == []
+
+
+async def test_many_directions_leave_room_for_captures(app: LayerscopeServer, store: Path) -> None:
+    for number in range(60):
+        (store / f"{'d' * 100}-{number}.directions.safetensors").write_bytes(b"")
+    (store / "\x1b[31mred.directions.safetensors").write_bytes(b"")
+    (store / os.fsdecode(b"\xff.directions.safetensors")).write_bytes(b"")
+    async with Client(app) as client:
+        listed = await call(client, "list_captures")
+    assert (len(listed["captures"]), len(listed["directions"]), listed["directions_total"]) == (3, 20, 62)
+    assert listed["directions"][0] == "\\x1b[31mred"

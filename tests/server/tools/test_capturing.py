@@ -12,7 +12,7 @@ import engine
 from engine.store.catalog import show_capture
 from server.app import LayerscopeServer, build_server
 from server.settings import ServerSettings
-from tests.server.conftest import Json, call, contents, many_pairs, refused
+from tests.server.conftest import Json, call, contents, failed, many_pairs, refused
 from tests.server.test_journey import finished
 
 pytestmark = pytest.mark.anyio
@@ -69,6 +69,8 @@ async def test_an_estimate_costs_nothing_and_saves_nothing(app: LayerscopeServer
 async def test_a_taken_name_is_replaced_only_on_request(app: LayerscopeServer, store: Path) -> None:
     async with Client(app) as client:
         asked = {"prompts": ["w5 w6"], "model": "tiny", "name": "prompt", "positions": "last"}
+        estimate = await finished(client, await call(client, "capture_prompts", **asked, dry_run=True))
+        assert estimate["status"] == "estimated"  # an estimate takes no name
         replaced = await finished(client, await call(client, "capture_prompts", **asked, replace=True))
         assert replaced["capture"]["positions"] == "last"
     provenance = show_capture("prompt", store=store)["provenance"]
@@ -109,8 +111,7 @@ async def test_a_file_of_prompts_is_cancelled_and_resumed(app: LayerscopeServer,
         listed = await call(client, "list_captures")
         assert "unfinished: 1 shard saved so far" in listed["damaged"]["slow_questions"]
         assert "without replace" in await refused(client, "describe_capture", name="slow_questions")
-        other = await call(client, "capture_prompts", **(asked | {"positions": "mean"}))
-        other = await finished(client, other)
+        other = await failed(client, "capture_prompts", **(asked | {"positions": "mean"}))
         assert "was started with different settings" in other["error"]
         done = await finished(client, await call(client, "capture_prompts", **asked))
         assert (done["status"], done["done"], done["total"]) == ("done", 600, 600)
