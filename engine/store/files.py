@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from engine.errors import StoreError
 from engine.regular import IrregularFileError, open_regular_file, require_regular
 
 
-def open_regular(path: Path, store: Path) -> BinaryIO:
+def open_regular(path: Path, store: Path) -> BufferedReader:
     """Open a file of a store for reading; never waits, as opening a named pipe would.
 
     Args:

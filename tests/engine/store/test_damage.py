@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -166,6 +167,8 @@ NAMES = {
 def test_a_name_that_no_capture_can_have_is_listed_and_deleted(contrast_data: ContrastData, tmp_path: Path) -> None:
     engine.save_activations(contrast_data, "good", store=tmp_path)
     for file_name, shown in NAMES.items():
+        if b"\xff" in file_name and sys.platform == "darwin":  # refuses names that are not UTF-8
+            continue
         path = tmp_path / os.fsdecode(file_name)
         path.write_bytes((tmp_path / "good.json").read_bytes())
         require_listed_and_deletable(tmp_path, shown, "is not a valid capture name")
