@@ -95,10 +95,11 @@ def show_capture(name: str | Path, *, store: str | Path | None = None) -> Captur
 def unfinished_saves(store: str | Path) -> list[Path]:
     """List the temporary files of killed saves.
 
-    They are hidden, never read, and safe to delete when no save is running.
+    They are hidden, never read, and safe to delete when no save is running. Linked folders are not searched.
     """
     folder = user_path(store)
-    return sorted([*folder.glob(f".*{UNFINISHED}"), *folder.glob(f"*/.*{UNFINISHED}")])
+    in_shards = (path for path in folder.glob(f"*/.*{UNFINISHED}") if not path.parent.is_symlink())
+    return sorted([*folder.glob(f".*{UNFINISHED}"), *in_shards])
 
 
 def missing_part(paths: CapturePaths, size: int | None) -> str:

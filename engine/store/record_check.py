@@ -21,12 +21,15 @@ def contradiction(record: CaptureRecord) -> str:
         return "its layers are not ascending layers of the model"
     if [row["layer"] for row in record["statistics"]] != layers:
         return "its statistics do not match its layers"
+    compared = [row["diff_norm"] is not None and row["cosine_sim"] is not None for row in record["statistics"]]
+    if record["ranking"] is not None and not all(compared):
+        return "its statistics do not match its ranking"
     return _in_texts(record) or _in_ranking(record["ranking"], layers) or _in_sides(record)
 
 
 def _in_texts(record: CaptureRecord) -> str:
     texts, negative, factors = record["prompts"], record["negative_prompts"], record["factors"]
-    if negative and len(negative) != len(texts):
+    if len(negative) != (len(texts) if record["kind"] == "contrast" else 0):
         return "it does not have as many negative as positive prompts"
     if factors and len(factors) != len(texts):
         return "it does not have as many factors as pairs"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 import engine
 from engine.errors import StoreError
 from engine.records.captures import ActivationData, ContrastData
-from engine.store.catalog import list_captures, show_capture
+from engine.store.catalog import list_captures, show_capture, unfinished_saves
 from engine.store.delete import delete_capture
 from engine.store.summaries import stamp_store, summarise_capture
 
@@ -40,6 +41,11 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "no layers": (changed(captured_layers=[]), "its layers are not ascending"),
     "layers of another model": (changed(captured_layers=[0, 1, 2, 30]), "its layers are not ascending"),
     "no statistics": (changed(statistics=[]), "its statistics do not match"),
+    "differences of no pairs": (
+        lambda content: re.sub(rb'"cosine_sim": [-0-9.e]+', b'"cosine_sim": null', content, count=1),
+        "its statistics do not match its ranking",
+    ),
+    "prompts that are pairs": (changed(kind="prompt"), "as many negative as positive"),
     "a prompt too many": (changed(prompts=["w5"] * 13), "as many negative as positive"),
     "a factor too many": (changed(factors=[{"template": "", "persona": "", "topic": ""}]), "as many factors as pairs"),
     "another schema": (changed(schema=2), "has schema 2"),
@@ -82,6 +88,7 @@ def require_listed_and_deletable(store: Path, name: str, said: str) -> None:
     if not name.startswith("good."):  # "good.pt.pt" leads to "good"
         with pytest.raises(StoreError):
             show_capture(name, store=store)
+    assert unfinished_saves(store) == []
     assert delete_capture(name, store=store)
     assert [entry.name for entry in list_captures(store)] == ["good"]
     assert "positive" in engine.load_activations("good", store=store)
@@ -206,6 +213,7 @@ def test_damage_to_shards_is_listed_and_deleted(contrast_data: ContrastData, tmp
     (store / "bad").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "plan.json").write_text("{}")
+    (tmp_path / "elsewhere" / ".mine.unfinished").touch()
     require_listed_and_deletable(store, "bad", "a symbolic link out of the store")
     assert (tmp_path / "elsewhere" / "plan.json").exists()
     assert outside.exists()

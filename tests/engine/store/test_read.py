@@ -97,7 +97,7 @@ def test_a_record_that_disagrees_is_refused(
     paths = engine.save_activations(prompt_data, "mine", store=tmp_path)
     record = json.loads(paths.record.read_text())
     paths.record.write_text(json.dumps(record | {field: value}))
-    with pytest.raises(StoreError, match=r"does not match the tensors|do not match its layers"):
+    with pytest.raises(StoreError, match=r"does not match the tensors|is damaged: its? (statistics|does not have)"):
         engine.load_activations("mine", store=tmp_path)
 
 
