@@ -1,6 +1,7 @@
 """Load and save concepts: built-in, user-defined, or from any TOML file."""
 
 import re
+import secrets
 import tomllib
 from dataclasses import asdict, fields
 from importlib.resources import files
@@ -10,7 +11,8 @@ from typing import Any
 import platformdirs
 import tomli_w
 
-from engine.errors import RequestError, nearest
+from engine.concepts.rows import open_text
+from engine.errors import RequestError, nearest, visible
 from engine.inputs import user_path
 from engine.records.captures import Concept, Persona, Template
 from engine.remedies import Remedy
@@ -28,7 +30,8 @@ def list_concepts(*folders: Path) -> list[Concept]:
     """List all concepts: the built-in ones, then the user's own.
 
     Args:
-        folders: Additional folders of `.toml` files. If two files use the same name, the later folder wins.
+        folders: Additional folders of `.toml` files. If two files use the same name, the later folder wins. Links to
+            other places are skipped, both folders and files.
 
     Raises:
         RequestError: A concept file cannot be read or is invalid.
@@ -93,8 +96,11 @@ def save_concept(concept: Concept, folder: Path, *, force: bool = False) -> Path
         force: Replace an existing file of the same name.
 
     Raises:
-        RequestError: The name is not a valid file name or is taken, or the file cannot be written.
+        RequestError: The name is not a valid file name or is taken, or the file cannot be written. The folder is a
+            symbolic link to another place.
     """
+    if not _is_within(folder, folder.parent):
+        raise RequestError(f"{folder} is a symbolic link to another folder", next_step="remove the link")
     if not _NAME.fullmatch(concept.name):
         raise RequestError(
             f"{concept.name!r} is not a valid concept name",
@@ -107,8 +113,9 @@ def save_concept(concept: Concept, folder: Path, *, force: bool = False) -> Path
     table["templates"] = [{key: text for key, text in template.items() if text} for template in table["templates"]]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text(tomli_w.dumps(table), encoding="utf-8")
+        unfinished = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.unfinished")
+        with unfinished.open("x", encoding="utf-8") as file:  # follows no link
+            file.write(tomli_w.dumps(table))
         unfinished.replace(path)
     except OSError as error:
         raise RequestError(f"{path} cannot be written: {error.strerror}", next_step=Remedy.CHOOSE_FOLDER) from error
@@ -117,18 +124,33 @@ def save_concept(concept: Concept, folder: Path, *, force: bool = False) -> Path
 
 def _read_concept(path: Path) -> Concept:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        table = _parse(path)
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}", next_step="check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"{path} is not valid TOML: {error}", next_step="fix that line") from error
     return _Reader(path, table).concept()
 
 
+def _parse(path: Path) -> dict[str, Any]:
+    with open_text(path) as file:
+        return tomllib.loads(file.read())
+
+
 def _concept_files(*more: Path) -> dict[str, Path]:
     built_in = Path(str(files("engine.concepts").joinpath("data")))
-    folders = (built_in, user_concepts_path(), *more)
-    return {_name_in(path): path for folder in folders for path in sorted(folder.glob("*.toml"))}
+    inside = (folder for folder in more if _is_within(folder, folder.parent))
+    own = (path for folder in inside for path in sorted(folder.glob("*.toml")) if _is_within(path, folder))
+    usual = (path for folder in (built_in, user_concepts_path()) for path in sorted(folder.glob("*.toml")))
+    return {_name_in(path): path for path in (*usual, *own)}
+
+
+def _is_within(path: Path, folder: Path) -> bool:
+    """Whether no link leads from a path in a folder to another place."""
+    try:
+        return not path.is_symlink() or path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # a link to itself: RuntimeError before Python 3.13
+        return False
 
 
 def _name_in(path: Path) -> str:
@@ -137,8 +159,8 @@ def _name_in(path: Path) -> str:
     Loading the concept raises the error.
     """
     try:
-        return str(tomllib.loads(path.read_text(encoding="utf-8-sig")).get("name", path.stem))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return str(_parse(path).get("name", path.stem))
+    except (OSError, ValueError, RecursionError, RequestError):
         return path.stem
 
 
@@ -152,10 +174,10 @@ class _Reader:
     def concept(self) -> Concept:
         self._require_known(self._table, _FIELDS, "")
         return Concept(
-            name=self._text(self._table, "name", ""),
-            description=self._text(self._table, "description", ""),
-            positive=self._text(self._table, "positive", ""),
-            negative=self._text(self._table, "negative", ""),
+            name=self._line(self._table, "name", ""),
+            description=self._line(self._table, "description", ""),
+            positive=self._line(self._table, "positive", ""),
+            negative=self._line(self._table, "negative", ""),
             personas=tuple(self._persona(i, row) for i, row in enumerate(self._rows("personas"))),
             templates=tuple(self._template(i, row) for i, row in enumerate(self._rows("templates"))),
             topics=tuple(self._topics()),
@@ -164,7 +186,8 @@ class _Reader:
     def _persona(self, index: int, row: dict[str, Any]) -> Persona:
         where = f"personas[{index}]"
         self._require_known(row, {field.name for field in fields(Persona)}, f"{where}.")
-        persona = Persona(*(self._text(row, field, where) for field in ("name", "positive", "negative")))
+        texts = (self._text(row, field, where) for field in ("positive", "negative"))
+        persona = Persona(self._line(row, "name", where), *texts)
         if persona.positive == persona.negative:
             raise self._wrong(where, "has the same positive and negative text; there is nothing to contrast")
         return persona
@@ -173,7 +196,7 @@ class _Reader:
         where = f"templates[{index}]"
         self._require_known(row, {field.name for field in fields(Template)}, f"{where}.")
         template = Template(
-            name=self._text(row, "name", where),
+            name=self._line(row, "name", where),
             user=self._text(row, "user", where),
             system=self._text(row, "system", where) if "system" in row else "",
         )
@@ -208,6 +231,13 @@ class _Reader:
         value = row.get(field)
         if not isinstance(value, str) or not value.strip():
             raise self._wrong(f"{where}.{field}" if where else field, "must be a non-empty string")
+        return value
+
+    def _line(self, row: dict[str, Any], field: str, where: str) -> str:
+        """A text that lists show: no control characters, and several lines only in a description."""
+        value = self._text(row, field, where)
+        if visible(value) != value or (field != "description" and {"\n", "\t"} & {*value}):
+            raise self._wrong(f"{where}.{field}" if where else field, "must not contain control characters")
         return value
 
     def _wrong(self, field: str, problem: str) -> RequestError:

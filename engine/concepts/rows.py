@@ -6,13 +6,15 @@ Rows are streamed, so files may be larger than memory.
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from engine.errors import RequestError, first_line
+from engine.regular import IrregularFileError, open_regular_file
 
 Row = tuple[int, dict[str, object]]
 """Number of a line or row, from 1, and its fields."""
@@ -21,9 +23,26 @@ MORE_CELLS = "\0"
 """Field for the cells of a CSV line beyond the columns of the header."""
 
 
+def open_text(path: Path, newline: str | None = None) -> TextIO:
+    """Open a UTF-8 file for reading.
+
+    Args:
+        path: Path of the file.
+        newline: As for `open`.
+
+    Raises:
+        RequestError: The path is a folder, a named pipe, a device or the like.
+        OSError: The file cannot be opened.
+    """
+    try:
+        return io.TextIOWrapper(open_regular_file(path), encoding="utf-8-sig", newline=newline)
+    except IrregularFileError as error:
+        raise RequestError(f"{path} is {error.strerror}", expected="a file", next_step="save it to a file") from error
+
+
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines that are not blank, with their numbers from 1."""
-    with path.open(encoding="utf-8-sig") as file:
+    with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 yield number, line.removesuffix("\n")
@@ -42,7 +61,7 @@ def jsonl_rows(path: Path, expected: str) -> Iterator[Row]:
     for number, line in text_lines(path):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # ValueError: also for a number of thousands of digits
             raise RequestError(
                 f"{path}, line {number} is not valid JSON: {error}", next_step="fix that line"
             ) from error
@@ -61,7 +80,7 @@ def csv_rows(path: Path, required: str = "") -> Iterator[Row]:
     Raises:
         RequestError: The required column is missing.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with open_text(path, newline="") as file:
         reader: csv.DictReader[str] = csv.DictReader(file, restkey=MORE_CELLS, strict=True)
         if required and required not in (reader.fieldnames or []):
             raise RequestError(f"{path} has no column {required!r}", expected=f"{required!r} in the header line")
@@ -175,6 +194,9 @@ def _open(path: Path) -> Any:  # noqa: ANN401 - a Dataset; the library is untype
             f"reading {path} requires the datasets library, which is not installed",
             next_step="pip install 'layerscope[datasets]'",
         ) from error
+    for part in path.iterdir():
+        if not (part.is_file() or part.is_dir()):
+            raise RequestError(f"{part} is not a regular file", expected="a folder written by save_to_disk")
     try:
         return datasets.load_from_disk(str(path))
     except Exception as error:  # the library raises many types for a damaged file

@@ -16,6 +16,7 @@ from engine.concepts.rows import (
     file_stamp,
     is_dataset,
     jsonl_rows,
+    open_text,
     place_in,
     readable_errors,
     require_whole_characters,
@@ -155,7 +156,7 @@ def _first_fields(path: Path) -> set[str]:
         return dataset_columns(path)
     with readable_errors(path):
         if path.suffix.lower() == ".csv":
-            with path.open(encoding="utf-8-sig", newline="") as file:
+            with open_text(path, newline="") as file:
                 return {*next(csv.reader(file, strict=True), [])}
         for _, row in jsonl_rows(path, f"{_PROMPTS} or {_PAIRS}"):
             return {*row}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 from engine.records.captures import Factors, Provenance
-from engine.records.results import ConfoundReport, LayerRow, Ranking, SideSummary
+from engine.records.results import ConfoundReport, Count, LayerRow, Ranking, SideSummary
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,7 +105,7 @@ class DataFile(TypedDict):
     """
 
     name: str
-    bytes: int
+    bytes: Count
     sha256: str
 
 
@@ -119,7 +119,7 @@ class NumberedPair(TypedDict):
         factors: Factors of the pair; None if unknown.
     """
 
-    number: int
+    number: Count
     positive: str
     negative: str
     factors: Factors | None
@@ -154,18 +154,18 @@ class CaptureRecord(TypedDict):
         provenance: How the capture was made; None for data that did not come from a capture function.
     """
 
-    schema: int
+    schema: Count
     name: str
     kind: Literal["prompt", "contrast"]
     created: str
     data: DataFile
     concept: str | None
-    num_pairs: int
-    num_layers: int
-    hidden_size: int
-    captured_layers: list[int]
+    num_pairs: Count
+    num_layers: Count
+    hidden_size: Count
+    captured_layers: list[Count]
     prompts: list[str]
-    num_prompts: NotRequired[int]
+    num_prompts: NotRequired[Count]
     negative_prompts: list[str]
     factors: list[Factors]
     other_pairs: NotRequired[list[NumberedPair]]

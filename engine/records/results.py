@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Annotated, Literal, TypedDict
+
+import msgspec
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""A whole number in a JSON file; larger ones are damage, and could hide the text around them."""
+
+Real = Annotated[float, msgspec.Meta(ge=-1e45, le=1e45)]
+"""A number in a JSON file, of at most 46 digits before the point."""
 
 
 class LayerStats(TypedDict):
@@ -14,9 +22,9 @@ class LayerStats(TypedDict):
         norm: Mean L2 norm of a token's state.
     """
 
-    mean: float
-    std: float
-    norm: float
+    mean: Real
+    std: Real
+    norm: Real
 
 
 class LayerDiff(TypedDict):
@@ -45,9 +53,9 @@ class Separation(TypedDict):
         wrong_way: Share of misordered pairs, whose positive prompt projects lower than its negative partner.
     """
 
-    d_prime: float
-    auroc: float
-    wrong_way: float
+    d_prime: Real
+    auroc: Real
+    wrong_way: Real
 
 
 class LayerSeparation(TypedDict):
@@ -88,8 +96,8 @@ class WrongPair(TypedDict):
         gap: Projection of the positive minus the negative prompt, in units of the spread within a class; negative.
     """
 
-    pair: int
-    gap: float
+    pair: Count
+    gap: Real
 
 
 class SideSummary(TypedDict):
@@ -108,14 +116,14 @@ class SideSummary(TypedDict):
         wrong_total: Number of misordered pairs.
     """
 
-    layer: int
+    layer: Count
     left_out: str
-    low: float
-    high: float
-    positive: list[int]
-    negative: list[int]
+    low: Real
+    high: Real
+    positive: list[Count]
+    negative: list[Count]
     wrong: list[WrongPair]
-    wrong_total: int
+    wrong_total: Count
 
 
 class LayerRow(LayerStats):
@@ -124,11 +132,11 @@ class LayerRow(LayerStats):
     The fields of `LayerDiff` are None for a capture of prompts.
     """
 
-    layer: int
-    diff_norm: float | None
-    relative_norm: float | None
-    cosine_sim: float | None
-    pair_cosine: float | None
+    layer: Count
+    diff_norm: Real | None
+    relative_norm: Real | None
+    cosine_sim: Real | None
+    pair_cosine: Real | None
 
 
 class RankedLayer(TypedDict):
@@ -152,20 +160,20 @@ class RankedLayer(TypedDict):
         by_factor: Separation with each factor held out.
     """
 
-    layer: int
-    rank: int
-    d_prime: float
-    low: float
-    high: float
-    rank_low: int
-    rank_high: int
+    layer: Count
+    rank: Count
+    d_prime: Real
+    low: Real
+    high: Real
+    rank_low: Count
+    rank_high: Count
     tied: bool
-    p_value: float
-    null_low: float
-    null_high: float
+    p_value: Real
+    null_low: Real
+    null_high: Real
     left_out: str
-    auroc: float
-    wrong_way: float
+    auroc: Real
+    wrong_way: Real
     by_factor: dict[str, Separation]
 
 
@@ -189,14 +197,14 @@ class Ranking(TypedDict):
     """
 
     layers: list[RankedLayer]
-    groups: dict[str, int]
+    groups: dict[str, Count]
     tested: list[str]
-    confidence: float
-    margins: list[list[float]]
-    chance: float
-    smallest_p: float
-    resamples: int
-    permutations: int
+    confidence: Real
+    margins: list[list[Real]]
+    chance: Real
+    smallest_p: Real
+    resamples: Count
+    permutations: Count
     seed: int
     warnings: list[str]
 
@@ -211,7 +219,7 @@ class Confound(TypedDict):
     """
 
     what: str
-    auroc: float
+    auroc: Real
     detail: str
 
 

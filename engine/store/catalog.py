@@ -3,11 +3,21 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.errors import StoreError
+from engine.errors import StoreError, visible
 from engine.inputs import user_path
 from engine.records.files import CaptureRecord
 from engine.remedies import Remedy
-from engine.store.names import DEFAULT_STORE, PLAN, SHARD, UNFINISHED, CapturePaths, locate
+from engine.store.files import regular_size, require_inside
+from engine.store.names import (
+    DEFAULT_STORE,
+    SHARD,
+    UNFINISHED,
+    CapturePaths,
+    is_present,
+    listed_name,
+    locate,
+    locate_listed,
+)
 from engine.store.record import read_record
 
 UNFINISHED_SHARDS = "unfinished"
@@ -18,7 +28,7 @@ class CatalogEntry:
     """One capture of a store.
 
     Attributes:
-        name: Name of the capture.
+        name: Name of the capture's files, whatever its record says; control characters are escaped.
         record: The decoded JSON record; None if the capture is unusable.
         problem: Why the capture is unusable; empty if it is usable.
     """
@@ -47,14 +57,14 @@ def list_captures(
     """
     folder = user_path(store)
     try:
-        stems = sorted({stem for p in folder.iterdir() if (stem := _capture_of(p))})
+        names = sorted({name for path in folder.iterdir() if (name := listed_name(folder, path.name))})
     except OSError as error:
         raise StoreError(
             f"the store {folder} cannot be read: {error.strerror}",
             expected="a folder of captures",
             next_step=Remedy.CHOOSE_STORE,
         ) from error
-    entries = [_entry(folder, stem) for stem in stems]
+    entries = [_entry(folder, name) for name in names]
     wanted = [entry for entry in entries if _matches(entry, concept, model)]
     return sorted(wanted, key=lambda entry: entry.record["created"] if entry.record else "", reverse=True)
 
@@ -85,10 +95,11 @@ def show_capture(name: str | Path, *, store: str | Path | None = None) -> Captur
 def unfinished_saves(store: str | Path) -> list[Path]:
     """List the temporary files of killed saves.
 
-    They are hidden, never read, and safe to delete when no save is running.
+    They are hidden, never read, and safe to delete when no save is running. Linked folders are not searched.
     """
     folder = user_path(store)
-    return sorted([*folder.glob(f".*{UNFINISHED}"), *folder.glob(f"*/.*{UNFINISHED}")])
+    in_shards = (path for path in folder.glob(f"*/.*{UNFINISHED}") if not path.parent.is_symlink())
+    return sorted([*folder.glob(f".*{UNFINISHED}"), *in_shards])
 
 
 def missing_part(paths: CapturePaths, size: int | None) -> str:
@@ -100,12 +111,14 @@ def missing_part(paths: CapturePaths, size: int | None) -> str:
     """
     if paths.in_shards:
         return _missing_shards(paths, size)
+    try:
+        found = regular_size(paths.tensors)
+    except FileNotFoundError:
+        return f"{paths.tensors.name} is missing"
+    except StoreError as error:
+        return error.problem
     if size is None:
         return "it has no record: the save was interrupted, or the .pt was copied without its JSON"
-    try:
-        found = paths.tensors.stat().st_size
-    except OSError:
-        return f"{paths.tensors.name} is missing"
     return "" if found == size else f"{paths.tensors.name} has {found} bytes, its record says {size}"
 
 
@@ -118,30 +131,32 @@ def shard_files(paths: CapturePaths) -> list[Path]:
 
 
 def _missing_shards(paths: CapturePaths, size: int | None) -> str:
-    files = shard_files(paths)
-    plural = "" if len(files) == 1 else "s"
+    try:
+        sizes = [_shard_size(paths, path) for path in shard_files(paths)]
+    except StoreError as error:
+        return error.problem
+    except OSError as error:  # deleted since the folder was listed
+        return f"its shards cannot be read: {error.strerror}"
+    plural = "" if len(sizes) == 1 else "s"
     if size is None:
-        return f"{UNFINISHED_SHARDS}: {len(files)} shard{plural} saved so far; run the same capture again to resume"
-    found = sum(path.stat().st_size for path in files)
+        return f"{UNFINISHED_SHARDS}: {len(sizes)} shard{plural} saved so far; run the same capture again to resume"
+    found = sum(sizes)
     return "" if found == size else f"its shards have {found} bytes, its record says {size}"
 
 
-def _capture_of(path: Path) -> str:
-    """The name of the capture that a path in the store belongs to; empty if none."""
-    if path.name.startswith("."):
-        return ""
-    if path.suffix in {".pt", ".json"}:
-        return path.stem
-    return path.name if (path / PLAN).is_file() else ""
+def _shard_size(paths: CapturePaths, path: Path) -> int:
+    if path.is_symlink():
+        require_inside(path, paths.store)
+    return regular_size(path)
 
 
 def _entry(folder: Path, name: str) -> CatalogEntry:
     try:
-        paths = locate(name, folder)
-        record = read_record(paths.record) if paths.record.exists() else None
+        paths = locate_listed(name, folder)
+        record = read_record(paths.record) if is_present(paths.record) else None
         problem = missing_part(paths, record["data"]["bytes"] if record else None)
     except StoreError as error:
-        return CatalogEntry(name.encode(errors="replace").decode(), None, error.problem)  # the name may not be UTF-8
+        return CatalogEntry(name, None, visible(error.problem))
     return CatalogEntry(name, None if problem else record, problem)
 
 

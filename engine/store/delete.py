@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from pathlib import Path
 
 from engine.errors import StoreError, nearest
+from engine.inputs import user_path
 from engine.remedies import Remedy
 from engine.store.directions import SUFFIX, list_directions, path_of
-from engine.store.names import locate
-from engine.store.plan import remove_shards
+from engine.store.names import PLAN, SHARD, UNFINISHED, listed_name, locate
+from engine.store.record import read_content
+
+_OWN_FILE = re.compile(rf"[0-9]+{re.escape(SHARD)}|{re.escape(PLAN)}|\..*{re.escape(UNFINISHED)}")
 
 
 def delete_directions(name: str | Path, *, store: str | Path | None = None) -> list[str]:
@@ -40,9 +45,10 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
     """Delete a capture: its record, its tensors or shards, and its saved directions.
 
     The record is deleted first. An interrupted deletion leaves tensors that the catalog lists as having no record.
+    Everything that `list_captures` lists can be deleted, damaged or not. Links are removed, never followed.
 
     Args:
-        name: A path with or without suffix; a plain name when `store` is given.
+        name: A name as listed, when `store` is given; else a path, with or without suffix.
         store: The store folder.
 
     Returns:
@@ -51,17 +57,78 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
     Raises:
         StoreError: The capture does not exist, or a file cannot be deleted.
     """
-    paths = locate(name, store)
-    files = [path for path in (paths.record, paths.tensors, path_of(paths)) if path.exists()]
-    if not files and not paths.plan.exists():
-        raise StoreError(
-            f"there is no capture called {paths.name!r} in the folder {str(paths.store)!r}",
-            next_step=Remedy.LIST_CAPTURES,
-        )
+    files, shards = _parts(name, store)
     try:
         for path in files:
-            path.unlink()
-        files += remove_shards(paths)
+            _remove(path)
+        if shards is not None:
+            files += _remove_shards(shards)
     except OSError as error:
-        raise StoreError(f"{error.filename} cannot be deleted: {error.strerror}") from error
+        raise StoreError(
+            f"{error.filename} cannot be deleted: {error.strerror}", next_step="delete it yourself"
+        ) from error
     return [path.name for path in files]
+
+
+def _parts(name: str | Path, store: str | Path | None) -> tuple[list[Path], Path | None]:
+    """The files of a capture, its record first, and its folder of shards.
+
+    They are looked up in the folder, so that no name leads out of it.
+    """
+    given = user_path(name) if store is None else None
+    folder = given.parent if given is not None else user_path(store or "")
+    asked = given.name if given is not None else str(name)
+    entries = _entries(folder)
+    if not asked or asked not in entries.values():  # entries that are not listed have an empty name
+        asked = locate(name, store).name
+    own = sorted(folder / file_name for file_name, listed in entries.items() if listed == asked)
+    files = [path for path in own if path.name.endswith((".json", ".pt"))]
+    shards = next((path for path in own if path not in files), None)
+    directions = [folder / f"{asked}{SUFFIX}"] if f"{asked}{SUFFIX}" in entries else []
+    if not own and not directions:
+        raise StoreError(
+            f"there is no capture called {asked!r} in the folder {str(folder)!r}", next_step=Remedy.LIST_CAPTURES
+        )
+    return files + directions, shards
+
+
+def _entries(folder: Path) -> dict[str, str]:
+    """The entries of a store, each with the name that it is listed under."""
+    try:
+        return {path.name: listed_name(folder, path.name) for path in folder.iterdir()}
+    except OSError:
+        return {}  # a missing store has no captures
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link, or an empty folder."""
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
+    else:
+        path.unlink()
+
+
+def _remove_shards(folder: Path) -> list[Path]:
+    """Remove the shards of a capture, then its plan and the folder; keep all other files.
+
+    A folder with other files and without a layerscope plan is left alone.
+    """
+    if folder.is_symlink():
+        folder.unlink()
+        return [folder]
+    files = sorted(folder.iterdir())
+    own = [path for path in files if _OWN_FILE.fullmatch(path.name)]
+    if own != files and not _is_own(folder / PLAN):
+        raise StoreError(f"the folder {folder} holds files that are not shards", next_step="delete it yourself")
+    for path in own:
+        _remove(path)
+    with contextlib.suppress(OSError):  # the folder holds other files
+        folder.rmdir()
+    return [path for path in own if not path.name.startswith(".")]
+
+
+def _is_own(plan: Path) -> bool:
+    try:
+        return b'"shard_prompts"' in read_content(plan)
+    except StoreError:
+        return False

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from engine.errors import StoreError
-
-_KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
+from engine.regular import IrregularFileError, open_regular_file, require_regular
 
 
-def open_regular(path: Path, store: Path) -> BinaryIO:
+def open_regular(path: Path, store: Path) -> BufferedReader:
     """Open a file of a store for reading; never waits, as opening a named pipe would.
 
     Args:
@@ -37,19 +28,24 @@ def open_regular(path: Path, store: Path) -> BinaryIO:
     """
     require_inside(path, store)
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except FileNotFoundError:
-        if path.is_symlink():
-            raise StoreError(f"{path} is a link to a file that does not exist", next_step="remove the link") from None
-        raise
+        return open_regular_file(path)
     except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
-    mode = os.fstat(handle).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(handle)
-        kind = _KINDS.get(stat.S_IFMT(mode), "of an unknown kind")
-        raise StoreError(f"{path} is {kind}, not a regular file", next_step="remove it, or move it elsewhere")
-    return os.fdopen(handle, "rb")
+        raise _said(path, error) from error
+
+
+def regular_size(path: Path) -> int:
+    """Size of a regular file in bytes, without opening it.
+
+    Raises:
+        StoreError: The path is not a regular file, or cannot be read.
+        FileNotFoundError: There is no such file.
+    """
+    try:
+        found = path.stat()
+        require_regular(path, found)
+    except OSError as error:
+        raise _said(path, error) from error
+    return found.st_size
 
 
 def require_inside(path: Path, store: Path) -> None:
@@ -58,5 +54,19 @@ def require_inside(path: Path, store: Path) -> None:
     Raises:
         StoreError: They do.
     """
-    if not path.resolve().is_relative_to(store.resolve()):
+    try:
+        inside = path.resolve().is_relative_to(store.resolve())
+    except (OSError, RuntimeError) as error:  # a link to itself: RuntimeError before Python 3.13
+        raise StoreError(f"{path} is a link that cannot be followed", next_step="remove the link") from error
+    if not inside:
         raise StoreError(f"{path} is a symbolic link out of the store", next_step="remove the link")
+
+
+def _said(path: Path, error: OSError) -> Exception:
+    if isinstance(error, IrregularFileError):
+        return StoreError(f"{path} is {error.strerror}", next_step="remove it, or move it elsewhere")
+    if not isinstance(error, FileNotFoundError):
+        return StoreError(f"{path} cannot be read: {error.strerror}")
+    if path.is_symlink():
+        return StoreError(f"{path} is a link to a file that does not exist", next_step="remove the link")
+    return error

@@ -5,9 +5,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.errors import StoreError
+from engine.errors import StoreError, visible
 from engine.inputs import user_path
 from engine.remedies import Remedy
+from engine.store.files import require_inside
 
 DEFAULT_STORE = Path("activations")
 
@@ -15,6 +16,7 @@ UNFINISHED = ".unfinished"
 PLAN = "plan.json"
 SHARD = ".safetensors"
 
+_SUFFIXES = ("pt", "json")
 _LONGEST = 128
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{_LONGEST - 1}}}")
 
@@ -49,17 +51,22 @@ class CapturePaths:
     @property
     def in_shards(self) -> bool:
         """Whether the tensors are saved as shards, complete or not."""
-        return self.plan.exists() and not self.tensors.exists()
+        return is_present(self.plan) and not is_present(self.tensors)
 
     @property
     def unfinished(self) -> bool:
         """Whether this is an incomplete capture in shards, which can be resumed."""
-        return self.in_shards and not self.record.exists()
+        return self.in_shards and not is_present(self.record)
 
     @property
     def exist(self) -> bool:
         """Whether any file of the capture exists, complete or not."""
-        return any(path.exists() for path in (self.record, self.tensors, self.plan))
+        return any(is_present(path) for path in (self.record, self.tensors, self.plan))
+
+
+def is_present(path: Path) -> bool:
+    """Whether a folder has an entry of this name, even a link to nothing."""
+    return os.path.lexists(path)
 
 
 def locate(name: str | Path, store: str | Path | None = None) -> CapturePaths:
@@ -81,15 +88,56 @@ def locate(name: str | Path, store: str | Path | None = None) -> CapturePaths:
     folder = given.parent if given is not None else user_path(store or "")
     plain = re.sub(r"(\.(pt|json))+$", "", given.name if given is not None else str(name))
     if not _NAME.fullmatch(plain):
-        raise StoreError(
-            f"{plain!r} is not a valid capture name",
-            expected="at most 128 letters, digits, dots, hyphens and underscores, starting with a letter or digit",
-        )
+        raise _invalid(plain)
     paths = CapturePaths(folder, plain)
     for path in (paths.tensors, paths.record, paths.shards):
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise StoreError(f"{path} is a symbolic link out of the store", next_step="remove the link")
+        if path.is_symlink():
+            require_inside(path, folder)
     return paths
+
+
+def locate_listed(name: str, store: str | Path) -> CapturePaths:
+    """Resolve the name of a capture as a list of the store shows it; suffixes are not stripped.
+
+    Raises:
+        StoreError: The name is not valid, or leads out of the store through a symbolic link.
+    """
+    paths = locate(name, store)
+    if paths.name != name:  # a file such as "mine.pt.pt"
+        raise _invalid(name)
+    return paths
+
+
+def listed_name(folder: Path, file_name: str) -> str:
+    r"""The name under which a store lists one of its entries; empty if it is not part of a capture.
+
+    Characters that could steer a terminal or cannot be encoded are escaped. Distinct files keep distinct names.
+
+    Args:
+        folder: The store folder.
+        file_name: Name of a file or folder in it.
+
+    Example:
+        >>> listed_name(Path("store"), "mine.json"), listed_name(Path("store"), "a\x1bb.pt")
+        ('mine', 'a\\x1bb')
+    """
+    if file_name.startswith("."):
+        return ""
+    stem, _, suffix = file_name.rpartition(".")
+    if stem and suffix in _SUFFIXES:
+        return _shown(file_name if stem.endswith(tuple(f".{one}" for one in _SUFFIXES)) else stem)
+    return _shown(file_name) if is_present(folder / file_name / PLAN) else ""
+
+
+def _invalid(name: str) -> StoreError:
+    return StoreError(
+        f"{name!r} is not a valid capture name",
+        expected="at most 128 letters, digits, dots, hyphens and underscores, starting with a letter or digit",
+    )
+
+
+def _shown(name: str) -> str:
+    return visible(name.replace("\\", "\\\\")).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def require_free(paths: CapturePaths, *, force: bool, resume: bool = False) -> None:
@@ -108,7 +156,7 @@ def require_free(paths: CapturePaths, *, force: bool, resume: bool = False) -> N
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise StoreError(f"{existing} is not a writable folder", next_step=Remedy.CHOOSE_FOLDER)
     kept = (paths.tensors, paths.record) if resume else (paths.tensors, paths.record, paths.plan)
-    taken = [str(path) for path in kept if path.exists()]
+    taken = [str(path) for path in kept if is_present(path)]
     if taken and not force:
         raise StoreError(
             f"there is already a capture called {paths.name} ({', '.join(taken)})",

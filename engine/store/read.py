@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import pickle
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from engine.errors import RequestError, StoreError, first_line
+from engine.errors import RequestError, StoreError
 from engine.records.captures import CaptureData, ContrastData
 from engine.records.files import CaptureRecord, DataFile
 from engine.remedies import Remedy
+from engine.store.archive import load_archive
 from engine.store.catalog import show_capture
-from engine.store.names import CapturePaths, locate
+from engine.store.contents import require_capture
+from engine.store.files import regular_size
+from engine.store.names import CapturePaths, is_present, locate
 from engine.store.record import make_record, read_record
 
 log = logging.getLogger(__name__)
-
-_REQUIRED = {
-    "activations": {"activations", "input_ids", "tokens", "prompt", "num_layers", "captured_layers"},
-    "positive": {"positive", "negative", "num_pairs", "concept", "layers"},
-}
 
 
 def load_activations(name: str | Path, *, store: str | Path | None = None) -> CaptureData:
@@ -39,7 +32,8 @@ def load_activations(name: str | Path, *, store: str | Path | None = None) -> Ca
 
     Raises:
         StoreError: The capture does not exist, a file is damaged or holds more than tensors and plain values, or the
-            record describes other tensors.
+            record describes other tensors. Checksums are checked first, so damaged tensors are never unpickled.
+        MemoryError: The tensors do not fit in memory.
 
     Example:
         >>> load_activations("activations/smollm2_honesty")["concept"]
@@ -48,11 +42,12 @@ def load_activations(name: str | Path, *, store: str | Path | None = None) -> Ca
     paths = locate(name, store)
     if paths.in_shards:
         return _map_shards(paths)
-    data = _load_tensors(paths.tensors)
-    if not paths.record.exists():
+    record = read_record(paths.record) if is_present(paths.record) and is_present(paths.tensors) else None
+    found = load_archive(paths.tensors, paths.store, record["data"]["sha256"] if record else None)
+    data = require_capture(found, paths.tensors)
+    if record is None:
         log.warning("%s has no JSON record: provenance and factors are unknown", paths.tensors)
         return data
-    record = read_record(paths.record)
     _require_same(paths, data, record)
     if record["provenance"] is not None:
         data["provenance"] = record["provenance"]
@@ -92,26 +87,9 @@ def describe_tensors(name: str | Path) -> CaptureRecord:
         StoreError: The tensors cannot be read.
     """
     paths = locate(name)
-    file = DataFile(name=paths.tensors.name, bytes=paths.tensors.stat().st_size, sha256="")
-    return make_record(load_activations(name), paths.name, file)
-
-
-def _load_tensors(path: Path) -> CaptureData:
-    try:
-        data: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise StoreError(f"there is no capture at {path}", next_step=Remedy.LIST_CAPTURES) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise StoreError(
-            f"{path} is damaged, or holds more than tensors and plain values; no code in it was run"
-            f" ({first_line(error)})",
-            expected="a file written by layerscope",
-            next_step=Remedy.CAPTURE_AGAIN,
-        ) from error
-    for key, required in _REQUIRED.items():
-        if isinstance(data, dict) and key in data and required <= data.keys():
-            return data  # type: ignore[return-value]  # just checked
-    raise StoreError(f"{path} is not a capture", expected="the dictionaries that the capture functions return")
+    data = load_activations(name)
+    file = DataFile(name=paths.tensors.name, bytes=regular_size(paths.tensors), sha256="")
+    return make_record(data, paths.name, file)
 
 
 def _map_shards(paths: CapturePaths) -> CaptureData:
@@ -119,6 +97,8 @@ def _map_shards(paths: CapturePaths) -> CaptureData:
 
     record = show_capture(paths.record)
     shards = open_shards(paths.record)
+    if not shards:
+        raise StoreError(f"the capture {paths.name!r} has no shards", next_step=Remedy.CAPTURE_AGAIN)
     data: CaptureData
     if record["kind"] == "contrast":
         data = mapped_contrast(shards, record["num_layers"], record["concept"])
@@ -130,11 +110,11 @@ def _map_shards(paths: CapturePaths) -> CaptureData:
 
 
 def _require_same(paths: CapturePaths, data: CaptureData, record: CaptureRecord) -> None:
-    with paths.tensors.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    layers = data["layers"] if "positive" in data else data["captured_layers"]
-    kind = "contrast" if "positive" in data else "prompt"
-    if digest != record["data"]["sha256"] or layers != record["captured_layers"] or kind != record["kind"]:
+    if "positive" in data:
+        found = ("contrast", data["layers"], data["num_pairs"], data["num_pairs"])
+    else:
+        found = ("prompt", data["captured_layers"], 0, len(data["input_ids"]))
+    if found != (record["kind"], record["captured_layers"], record["num_pairs"], len(record["prompts"])):
         raise StoreError(
             f"{paths.record} does not match the tensors in {paths.tensors.name}",
             expected=f"two files from the same save; without {paths.record.name}, the tensors load on their own",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar
@@ -12,8 +13,11 @@ import msgspec
 from engine.errors import RequestError, StoreError
 from engine.records.captures import CaptureData
 from engine.records.files import CaptureRecord, DataFile
+from engine.records.results import Count
 from engine.remedies import Remedy
 from engine.runtime import Steps, ignore_progress
+from engine.store.files import open_regular
+from engine.store.record_check import contradiction
 
 if TYPE_CHECKING:
     from engine.records.captures import ActivationData, ContrastData
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from engine.stats.held_out import HeldOutLayer
 
 SCHEMA = 3
+_LARGEST = 256 * 1024 * 1024  # bytes; 20,000 pairs take about 20 MB
 CONFOUNDS, RANKING = "looking for confounds", "ranking layers"
 """Step names reported after the forward passes."""
 
@@ -42,7 +47,7 @@ NO_FINDINGS = Findings(ranking=None, sides=[], unranked="", confounds=None)
 class _Versioned(TypedDict):
     """The field that every version of the record has."""
 
-    schema: int
+    schema: Count
 
 
 _VERSION = msgspec.json.Decoder(_Versioned)
@@ -128,22 +133,35 @@ def encode_record(record: CaptureRecord) -> bytes:
 
 
 def read_record(path: Path) -> CaptureRecord:
-    """Read the JSON record of a capture.
+    """Read the JSON record of a capture; the names in it become those of its files.
 
     Raises:
-        StoreError: The file is missing, is not JSON, has another schema or lacks a field; the message says which.
+        StoreError: The file is missing, is not JSON, has another schema, lacks a field or contradicts itself; the
+            message says which.
     """
-    return decode_record(path, read_content(path), _WHOLE)
+    record = decode_record(path, read_content(path), _WHOLE)
+    if problem := contradiction(record):
+        raise StoreError(f"{path} is damaged: {problem}", next_step=Remedy.CAPTURE_AGAIN)
+    record["name"] = path.stem
+    record["data"]["name"] = path.stem + ("/" if record["data"]["name"].endswith("/") else ".pt")
+    return record
 
 
 def read_content(path: Path) -> bytes:
     """Read the bytes of a record.
 
     Raises:
-        StoreError: The file is missing or cannot be read.
+        StoreError: The file is missing, is not a regular file in its folder, is too large or cannot be read.
     """
     try:
-        return path.read_bytes()
+        with open_regular(path, path.parent) as file:
+            if os.fstat(file.fileno()).st_size > _LARGEST:
+                raise StoreError(
+                    f"{path} is damaged: it is too large for a record",
+                    expected=f"at most {_LARGEST >> 20} MB",
+                    next_step=Remedy.CAPTURE_AGAIN,
+                )
+            return file.read(_LARGEST)
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}", next_step="check the path") from error
 
@@ -168,5 +186,5 @@ def decode_record(path: Path, content: bytes, decoder: msgspec.json.Decoder[Deco
                 next_step=Remedy.CAPTURE_AGAIN,
             )
         return decoder.decode(content)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:  # ValueError: text that is not UTF-8
         raise StoreError(f"{path} is damaged: {error}", next_step=Remedy.CAPTURE_AGAIN) from error

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import msgspec
 
-from engine.errors import RequestError, StoreError, nearest
+from engine.errors import RequestError, StoreError, nearest, visible
+from engine.records.results import Count, Real
 from engine.store.catalog import UNFINISHED_SHARDS, missing_part
-from engine.store.names import PLAN, locate
+from engine.store.names import is_present, listed_name, locate_listed
 from engine.store.record import decode_record, read_content
 
 
@@ -22,7 +23,7 @@ class CaptureSummary:
     """One row in a list of captures.
 
     Attributes:
-        name: Name of the capture.
+        name: Name of the capture's files; control characters are escaped.
         created: Time of saving, ISO 8601 in UTC; empty if unknown.
         model: Alias of the model.
         concept: Name of the concept; empty for prompts and for user-supplied pairs.
@@ -66,7 +67,7 @@ class Stamp:
     """Name and modification time of a capture.
 
     Attributes:
-        name: Name of the capture.
+        name: Name of the capture's files; control characters are escaped.
         changed: Latest modification time of its files, in nanoseconds since the epoch.
     """
 
@@ -75,11 +76,11 @@ class Stamp:
 
 
 class _Leader(msgspec.Struct):
-    layer: int
-    d_prime: float
-    low: float
-    high: float
-    p_value: float
+    layer: Count
+    d_prime: Real
+    low: Real
+    high: Real
+    p_value: Real
 
 
 class _Ranking(msgspec.Struct):
@@ -92,7 +93,7 @@ class _Provenance(msgspec.Struct):
 
 
 class _Data(msgspec.Struct):
-    bytes: int
+    bytes: Count
 
 
 class _Head(msgspec.Struct):
@@ -101,9 +102,9 @@ class _Head(msgspec.Struct):
     created: str
     data: _Data
     concept: str | None
-    num_pairs: int
-    num_layers: int
-    captured_layers: list[int]
+    num_pairs: Count
+    num_layers: Count
+    captured_layers: list[Count]
     ranking: _Ranking | None
     provenance: _Provenance | None
 
@@ -130,11 +131,8 @@ def stamp_store(store: str | Path) -> list[Stamp]:
     try:
         with os.scandir(store) as entries:
             for entry in entries:
-                stem, dot, suffix = entry.name.rpartition(".")
-                if dot and suffix in {"pt", "json"} and not stem.startswith("."):
-                    changed[stem] = max(changed.get(stem, 0), _changed(entry))
-                elif entry.is_dir() and not entry.name.startswith(".") and Path(entry.path, PLAN).is_file():
-                    changed[entry.name] = max(changed.get(entry.name, 0), _changed(entry))
+                if name := listed_name(Path(store), entry.name):
+                    changed[name] = max(changed.get(name, 0), _changed(entry))
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -159,13 +157,13 @@ def summarise_capture(name: str, store: str | Path) -> CaptureSummary:
         ('honesty', 'smollm2', '')
     """
     try:
-        paths = locate(name, store)
-        if not paths.record.exists():
+        paths = locate_listed(name, store)
+        if not is_present(paths.record):
             return CaptureSummary(name, problem=missing_part(paths, None))
         head = decode_record(paths.record, read_content(paths.record), _HEAD)
         problem = missing_part(paths, head.data.bytes)
     except StoreError as error:
-        return CaptureSummary(name, problem=error.problem)
+        return CaptureSummary(name, problem=visible(error.problem))
     leader = head.ranking.layers[0] if head.ranking and head.ranking.layers else None
     return CaptureSummary(
         name=name,
@@ -188,7 +186,7 @@ def summarise_capture(name: str, store: str | Path) -> CaptureSummary:
 def _changed(entry: os.DirEntry[str]) -> int:
     try:
         return entry.stat().st_mtime_ns
-    except OSError:  # deleted since the folder was listed
+    except OSError:  # deleted since the folder was listed, or a link to nothing
         return 0
 
 

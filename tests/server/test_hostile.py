@@ -188,7 +188,7 @@ async def test_an_error_does_not_list_thousands_of_captures(app: LayerscopeServe
         assert "loudness" in only_text(listed)
 
 
-async def test_a_link_out_of_the_store_is_neither_read_nor_deleted(
+async def test_a_link_out_of_the_store_is_not_followed_and_deleting_it_removes_the_link(
     app: LayerscopeServer, store: Path, tmp_path: Path
 ) -> None:
     outside = tmp_path / "outside"
@@ -199,8 +199,13 @@ async def test_a_link_out_of_the_store_is_neither_read_nor_deleted(
     before = contents(outside)
     async with Client(app) as client:
         for name in ("link", "folder/secret", "folder"):
-            for tool, more in (("describe_capture", {}), ("plot_capture", {}), ("delete_capture", {"confirm": True})):
-                await refused(client, tool, name=name, **more)
+            for tool in ("describe_capture", "plot_capture"):
+                await refused(client, tool, name=name)
+        for name in ("folder/secret", "folder"):
+            await refused(client, "delete_capture", name=name, confirm=True)
         for name in ("link", "folder/new"):
             await refused(client, "capture_prompts", prompts=["w5"], model="tiny", name=name, replace=True)
+        deleted = await call(client, "delete_capture", name="link", confirm=True)
+        assert deleted["deleted"] == ["link.json", "link.pt"]
+        assert "link" not in {path.stem for path in store.iterdir()}
     assert contents(outside) == before

@@ -1,5 +1,6 @@
 """Built-in concepts are usable, user concepts are found, and errors name the invalid field."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -209,3 +210,56 @@ def test_paths_are_refused_where_only_names_are_allowed(tmp_path: Path) -> None:
     assert load_concept(path).name == "candour"
     with pytest.raises(RequestError, match="there is no concept called"):
         load_concept(str(path), by_name_only=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "field"),
+    [
+        ('name = "patience"', r'name = "pati\u001bence"', "name"),
+        ('name = "teacher"', r'name = "tea\ncher"', r"personas\[0\]\.name"),
+        ('name = "act-as"', r'name = "act\u202eas"', r"templates\[0\]\.name"),
+        ("Waiting", r"\u001b[31mWaiting", "description"),
+        ('positive = "patient"', r'positive = "\tpatient"', "positive"),
+    ],
+)
+def test_control_characters_in_names_are_refused(own_folder: Path, before: str, after: str, field: str) -> None:
+    (own_folder / "patience.toml").write_text(PATIENCE.replace(before, after, 1))
+    with pytest.raises(RequestError, match=rf"{field} must not contain control characters"):
+        load_concept(own_folder / "patience.toml")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_file_that_is_no_concept_does_not_hang_or_crash(own_folder: Path) -> None:
+    os.mkfifo(own_folder / "pipe.toml")
+    (own_folder / "folder.toml").mkdir()
+    (own_folder / "deep.toml").write_text("a = " + "[" * 9000)
+    (own_folder / "long.toml").write_text("a = " + "9" * 9000)
+    for name, said in (
+        ("pipe", "is a named pipe"),
+        ("folder", "is a folder, not a regular file"),
+        ("deep", "is not valid TOML"),
+        ("long", "is not valid TOML"),
+    ):
+        with pytest.raises(RequestError, match=said):
+            load_concept(name)
+    assert load_concept("honesty").name == "honesty"
+
+
+def test_links_to_other_places_are_neither_read_nor_written_through(own_folder: Path, tmp_path: Path) -> None:
+    (own_folder / "patience.toml").write_text(PATIENCE)
+    patience = load_concept("patience")
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "concepts").symlink_to(own_folder)
+    other = replace(patience, name="other")
+    with pytest.raises(RequestError, match="is a symbolic link to another folder"):
+        save_concept(other, store / "concepts")
+    assert [path.name for path in own_folder.iterdir()] == ["patience.toml"]
+    folder = store / "own"
+    (tmp_path / "other.toml").write_text(PATIENCE.replace("patience", "other"))
+    save_concept(replace(patience, name="mine"), folder)
+    (folder / "other.toml").symlink_to(tmp_path / "other.toml")
+    (folder / "loop.toml").symlink_to("loop.toml")
+    (folder / "same.toml").symlink_to("mine.toml")
+    names = [concept.name for concept in list_concepts(folder, store / "concepts")]
+    assert names == [*BUILT_IN, "patience", "mine"]

@@ -1,11 +1,12 @@
 """Files of prompts and of pairs are distinguished by their first line."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from engine.concepts.pair_files import PairFile
-from engine.concepts.text_files import PromptFile, find_texts, open_texts, prompt_files
+from engine.concepts.pair_files import PairFile, open_pairs
+from engine.concepts.text_files import PromptFile, find_texts, open_prompts, open_texts, prompt_files
 from engine.errors import RequestError
 
 
@@ -128,3 +129,31 @@ def test_links_are_not_followed(folder: Path, tmp_path: Path) -> None:
 def test_a_missing_folder_has_no_files(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="there are none yet"):
         find_texts("questions.txt", tmp_path / "none")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_what_is_not_a_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
+    for name in ("pipe.txt", "pipe.jsonl", "pipe.csv"):
+        os.mkfifo(tmp_path / name)
+        for read in (open_texts, open_prompts):
+            with pytest.raises(RequestError, match=r"is a named pipe, not a regular file.*Next: save it to a file"):
+                read(tmp_path / name)
+    (tmp_path / "null.csv").symlink_to("/dev/null")
+    with pytest.raises(RequestError, match="is a device, not a regular file"):
+        open_pairs(tmp_path / "null.csv")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_dataset_with_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    (tmp_path / "dataset_info.json").write_text("{}")
+    os.mkfifo(tmp_path / "data-00000-of-00001.arrow")
+    with pytest.raises(RequestError, match=r"\.arrow is not a regular file"):
+        open_texts(tmp_path)
+
+
+def test_json_that_is_too_deep_or_too_long_is_named_by_its_line(tmp_path: Path) -> None:
+    for hostile in ("[" * 200_000, '{"prompt": ' + "9" * 9000 + "}"):
+        (tmp_path / "mine.jsonl").write_text('{"prompt": "w5"}\n' + hostile)
+        with pytest.raises(RequestError, match="line 2 is not valid JSON"):
+            list(open_prompts(tmp_path / "mine.jsonl").texts())

@@ -31,7 +31,7 @@ def test_a_missing_capture_is_named(tmp_path: Path) -> None:
         delete_capture("mine", store=tmp_path)
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "..", "a/b"])
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "..", "a/b", ""])
 def test_nothing_outside_the_store_is_deleted(name: str, tmp_path: Path) -> None:
     outside = tmp_path / "outside.json"
     outside.write_text("{}")

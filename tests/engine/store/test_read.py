@@ -1,8 +1,14 @@
 """Loading returns what was saved; damaged and malicious files are refused and run no code."""
 
+import io
 import json
 import logging
+import os
 import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +97,7 @@ def test_a_record_that_disagrees_is_refused(
     paths = engine.save_activations(prompt_data, "mine", store=tmp_path)
     record = json.loads(paths.record.read_text())
     paths.record.write_text(json.dumps(record | {field: value}))
-    with pytest.raises(StoreError, match="does not match the tensors"):
+    with pytest.raises(StoreError, match=r"does not match the tensors|is damaged: its? (statistics|does not have)"):
         engine.load_activations("mine", store=tmp_path)
 
 
@@ -200,3 +206,154 @@ def test_load_contrast_reports_load_errors(contrast_data: ContrastData, tmp_path
         load_contrast("mine", store=tmp_path)
     with pytest.raises(StoreError, match="is not a valid capture name"):
         load_contrast("../mine", store=tmp_path)
+
+
+def saved(content: object) -> bytes:
+    out = io.BytesIO()
+    torch.save(content, out)
+    return out.getvalue()
+
+
+def rewritten(archive: bytes, compression: int = zipfile.ZIP_STORED, **contents: bytes) -> bytes:
+    """An archive of `torch.save`, packed again, some of its entries with other contents."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as before, zipfile.ZipFile(out, "w", compression) as after:
+        for entry in before.infolist():
+            name = entry.filename.rpartition("/")[2].replace(".", "_")
+            after.writestr(entry.filename, contents.get(name, before.read(entry)))
+    return out.getvalue()
+
+
+def flood(code: bytes, count: int = 3_000_000) -> bytes:
+    return rewritten(saved({}), data_pkl=b"\x80\x02" + code * count + b".")
+
+
+def twice(archive: bytes) -> bytes:
+    out = io.BytesIO(archive)
+    with warnings.catch_warnings(), zipfile.ZipFile(out, "a") as file:
+        warnings.simplefilter("ignore")  # the name is there twice on purpose
+        file.writestr(file.namelist()[0], b"")
+    return out.getvalue()
+
+
+BYTEARRAY = b"\x80\x02c__builtin__\nbytearray\n\x8a\x05\x00\xe4\x0b\x54\x02\x85R."
+
+HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
+    "compressed": (lambda: rewritten(saved(torch.zeros(2**20)), zipfile.ZIP_DEFLATED), "its entries are compressed"),
+    "legacy": (lambda: pickle.dumps({"positive": []}), "it is not a zip archive"),
+    "empty": (lambda: b"", "it is not a zip archive"),
+    "two entries of one name": (lambda: twice(saved({})), "its entries overlap"),
+    "two pickles": (
+        lambda: saved({}).replace(b"archive/version", b"archive/bla.pkl").replace(b"version", b"bla.pkl"),
+        "it has 3 pickles",
+    ),
+    "marks": (lambda: flood(b"("), "needs far more memory than its tensors"),
+    "lists": (lambda: flood(b"]"), "needs far more memory than its tensors"),
+    "nesting": (lambda: rewritten(saved({}), data_pkl=b"\x80\x02" + b"]" * 9999 + b"a" * 9998 + b"."), "not a capture"),
+    "unbalanced": (lambda: rewritten(saved({}), data_pkl=b"\x80\x02aaa."), "is damaged"),
+    "no end": (lambda: rewritten(saved({}), data_pkl=b"\x80\x02]"), "its pickle is truncated"),
+    "long text": (lambda: rewritten(saved({}), data_pkl=b"\x80\x02X\xff\xff\xff\x7f."), "its pickle is truncated"),
+    "ten gigabytes": (lambda: rewritten(saved({}), data_pkl=BYTEARRAY), "its pickle names b'__builtin__"),
+    "other opcode": (lambda: rewritten(saved({}), data_pkl=b"\x80\x02I5\n."), "its pickle has the opcode b'I'"),
+    "bytes": (lambda: saved({"activations": b"abc"}), "its pickle names b'_codecs"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_hostile_archive_is_refused_within_bounded_memory(tmp_path: Path) -> None:
+    for kind, (make, said) in HOSTILE.items():
+        (tmp_path / "mine.pt").write_bytes(make())
+        with pytest.raises(StoreError, match=re.escape(said)):
+            engine.load_activations("mine", store=tmp_path)
+        (tmp_path / "mine.pt").unlink()
+        assert kind
+
+
+def test_a_checksum_is_checked_before_anything_is_unpickled(prompt_data: ActivationData, tmp_path: Path) -> None:
+    paths = engine.save_activations(prompt_data, "mine", store=tmp_path)
+    paths.tensors.write_bytes(saved({"not": "a capture"}))
+    with pytest.raises(StoreError, match="does not match the tensors"):
+        engine.load_activations("mine", store=tmp_path)
+
+
+WRONG: dict[str, Callable[[dict[Any, Any], dict[Any, Any]], object]] = {
+    "a list": lambda _p, _c: [],
+    "no field": lambda p, _c: {key: p[key] for key in p if key != "tokens"},
+    "states in a list": lambda p, _c: p | {"activations": [*p["activations"].values()]},
+    "names for layers": lambda p, _c: p | {"activations": {str(k): v for k, v in p["activations"].items()}},
+    "a layer too few": lambda p, _c: p | {"activations": {0: p["activations"][0]}},
+    "no layers": lambda p, _c: p | {"activations": {}, "captured_layers": []},
+    "a layer twice": lambda p, _c: p | {"captured_layers": [0, 0, 1, 2]},
+    "true for a layer": lambda p, _c: p | {"captured_layers": [0, True, 2, 3]},
+    "fewer layers in the model": lambda p, _c: p | {"num_layers": 2},
+    "expanded": lambda p, _c: p | {"activations": dict.fromkeys(range(4), torch.zeros(1).expand(1, 10**9, 10**6))},
+    "empty": lambda p, _c: p | {"activations": dict.fromkeys(range(4), torch.zeros(1, 0, 32))},
+    "two dimensions": lambda p, _c: p | {"activations": dict.fromkeys(range(4), torch.zeros(3, 32))},
+    "whole numbers": lambda p, _c: p | {"activations": dict.fromkeys(range(4), torch.zeros(1, 3, 32).long())},
+    "other widths": lambda p, _c: p | {"activations": {i: torch.zeros(1, 3, 32 + i) for i in range(4)}},
+    "a text for a state": lambda p, _c: p | {"activations": p["activations"] | {3: "w5"}},
+    "floating token ids": lambda p, _c: p | {"input_ids": p["input_ids"].float()},
+    "a batch of token ids": lambda p, _c: p | {"input_ids": p["input_ids"].expand(2, -1).clone()},
+    "another mask": lambda p, _c: p | {"attention_mask": torch.ones(1, 9, dtype=torch.int64)},
+    "a number for a token": lambda p, _c: p | {"tokens": ["w5", 6, "w7"]},
+    "a number for a prompt": lambda p, _c: p | {"prompt": 5},
+    "prompts too many": lambda p, _c: p | {"prompt": ["w5", "w6"]},
+    "rows of tokens too many": lambda p, _c: p | {"prompt": ["w5"], "tokens": [["w5"], ["w6"]]},
+    "a class too small": lambda _p, c: c | {"positive": c["positive"][:1]},
+    "no pairs": lambda _p, c: c | {"positive": [], "negative": [], "num_pairs": 0},
+    "a number for a concept": lambda _p, c: c | {"concept": 5},
+    "no list": lambda _p, c: c | {"negative": {}},
+    "nested": lambda _p, c: c | {"negative": [c, c]},
+    "layers of its own": lambda p, c: c | {"negative": [p, {**p, "captured_layers": [0]}]},
+    "a batch in a pair": lambda p, c: c | {"negative": [batch_of_two(p)] * 2},
+}
+
+
+def batch_of_two(data: dict[Any, Any]) -> dict[Any, Any]:
+    states = {layer: one.repeat(2, 1, 1) for layer, one in data["activations"].items()}
+    texts = {"prompt": ["a", "b"], "tokens": [["a"], ["b"]]}
+    return data | texts | {"activations": states, "input_ids": data["input_ids"].repeat(2, 1)}
+
+
+def test_what_is_not_a_capture_is_refused(
+    prompt_data: ActivationData, contrast_data: ContrastData, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.pt"
+    prompts, contrast = ({**data} for data in (prompt_data, contrast_data))
+    for content in (prompts, contrast, batch_of_two(prompts)):
+        torch.save(content, path)
+        assert engine.load_activations("mine", store=tmp_path).keys() == content.keys() - {"provenance", "factors"}
+    for kind, change in WRONG.items():
+        torch.save(change(prompts, contrast), path)
+        with pytest.raises(StoreError, match="is not a capture"):
+            pytest.fail(f"{kind}: {engine.load_activations('mine', store=tmp_path)}")
+
+
+def test_a_linked_or_irregular_file_is_not_loaded(prompt_data: ActivationData, tmp_path: Path) -> None:
+    engine.save_activations(prompt_data, tmp_path / "outside")
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "mine.pt").symlink_to(tmp_path / "outside.pt")
+    with pytest.raises(StoreError, match="symbolic link out of the store"):
+        engine.load_activations("mine", store=store)
+    os.mkfifo(store / "pipe.pt")
+    with pytest.raises(StoreError, match="is a named pipe"):
+        engine.load_activations("pipe", store=store)
+    with pytest.raises(StoreError, match="is a named pipe"):
+        describe_tensors(store / "pipe.pt")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limit is set from the memory in use")
+def test_too_little_memory_is_said_plainly(tmp_path: Path) -> None:
+    import resource
+
+    torch.save({"activations": {0: torch.zeros(1, 2**18, 256)}}, tmp_path / "mine.pt")
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 100 * 2**20, before[1]))
+    try:
+        with pytest.raises(MemoryError, match=r"there is not enough memory to load .*mine\.pt"):
+            engine.load_activations("mine", store=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
