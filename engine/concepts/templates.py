@@ -65,8 +65,8 @@ def fill_template(
         "conversations": conversations,
         "tokens": tokens,
         "moment": moment,
+        "seconds": 2 * seconds,  # by then the worker ends itself, should nobody be left to stop it
     }
-    question |= {"seconds": 2 * seconds}  # by then the worker ends itself, should nobody be left to stop it
     answer = json.loads(_desk.ask(json.dumps(question, default=str).encode() + b"\n", seconds))
     if "limit" in answer:
         raise _stopped(answer["limit"])

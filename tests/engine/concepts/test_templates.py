@@ -237,7 +237,12 @@ def test_the_worker_answers_a_question_a_line() -> None:
 
 def test_a_text_may_be_long_if_its_messages_are() -> None:
     long = [{"role": "user", "content": "long " * 10**6}]
-    asked = {"template": "{{ messages[0].content }}", "conversations": [long], "tokens": {}, "moment": None}
+    asked: dict[str, Any] = {
+        "template": "{{ messages[0].content }}",
+        "conversations": [long],
+        "tokens": {},
+        "moment": None,
+    }
     assert answer(asked)["texts"] == [long[0]["content"]]
     assert (
         "writes 5000000 characters"
