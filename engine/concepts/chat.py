@@ -8,11 +8,11 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import string
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import CaptureError, first_line
+from engine.concepts.templates import fill_template
+from engine.errors import CaptureError, LayerscopeError, first_line
 from engine.records.captures import Message
 from engine.remedies import Remedy
 
@@ -23,7 +23,6 @@ Messages = Sequence[Message]
 Turns = list[dict[str, Any]]
 
 _CLOCK = "strftime_now"  # name of the clock function in transformers' templates
-_PERCENT = "\x00"  # placeholder for a percent sign while directives are replaced
 
 
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages, moment: str | None = None) -> str:
@@ -61,7 +60,8 @@ def render_chats(
         One text per conversation, special tokens included.
 
     Raises:
-        CaptureError: No form renders every message in full, or the tokenizer has several templates and no default.
+        CaptureError: No form renders every message in full, the template takes too long or too much memory, or the
+            tokenizer has several templates and no default.
     """
     if not tokenizer.chat_template:
         return ["\n\n".join(message["content"] for message in messages) for messages in conversations]
@@ -71,12 +71,13 @@ def render_chats(
         try:
             if conversations:  # marker words that no template contains show whether it drops a message
                 probe = _marked(conversations[0])
-                if _rendered(tokenizer, probe, form, moment) != _rendered(tokenizer, probe, form, moment):
+                first, second = _rendered(tokenizer, [probe, probe], form, moment)
+                if first != second:
                     raise _UnfaithfulError("renders it differently each time")
-            return [_rendered(tokenizer, messages, form, moment) for messages in conversations]
+            return _rendered(tokenizer, conversations, form, moment)
         except _UnfaithfulError as error:
             reasons.append(str(error))
-        except MemoryError:
+        except (LayerscopeError, MemoryError):
             raise
         except Exception as error:  # a template may raise anything
             reasons.append(f"fails: {first_line(error)}")
@@ -121,32 +122,38 @@ def _require_default(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _rendered(
-    tokenizer: PreTrainedTokenizerBase, messages: Messages, form: Callable[[Messages], Turns], moment: str | None
-) -> str:
-    turns = form(messages)
-    template = _with_clock(tokenizer.get_chat_template(), moment or time_now()) if reads_clock(tokenizer) else None
-    text = str(tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, add_generation_prompt=True))
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Messages],
+    form: Callable[[Messages], Turns],
+    moment: str | None,
+) -> list[str]:
+    turns = [form(messages) for messages in conversations]
+    template = tokenizer.get_chat_template()
+    if _has_own_renderer(tokenizer):
+        options: dict[str, Any] = {"chat_template": template, "tokenize": False, "add_generation_prompt": True}
+        texts = [str(tokenizer.apply_chat_template(each, **options)) for each in turns]
+    else:
+        texts = fill_template(template, turns, tokenizer.special_tokens_map, moment or time_now())
+    for messages, given, text in zip(conversations, turns, texts, strict=True):
+        _require_faithful(messages, given, text)
+    return texts
+
+
+def _has_own_renderer(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a class of its own renders the chat, such as Mistral's, without a template from the model's files."""
+    from transformers import PreTrainedTokenizerBase
+
+    renderer = getattr(tokenizer.apply_chat_template, "__func__", None)
+    return renderer is not PreTrainedTokenizerBase.apply_chat_template
+
+
+def _require_faithful(messages: Messages, turns: Turns, text: str) -> None:
     words = _words(text)
     if any(_words(message["content"]) not in words for message in messages):
         raise _UnfaithfulError("drops the text of a message")
     for part in (turn["content"][0] for turn in turns if isinstance(turn["content"], list)):
         if any(written in text for written in (str(part), json.dumps(part), json.dumps(part, ensure_ascii=False))):
             raise _UnfaithfulError("prints the list literally")
-    return text
-
-
-def _with_clock(template: str, moment: str) -> str:
-    """Fix the clock of a template at one moment.
-
-    transformers provides the clock function and offers no way to replace it. A macro of the same name shadows it and
-    expands every directive for that moment.
-    """
-    then = datetime.datetime.fromisoformat(moment)
-    directives = [f"%{flag}{letter}" for flag in ("", "-") for letter in string.ascii_letters]
-    steps = [("%%", _PERCENT), *((one, then.strftime(one)) for one in directives), (_PERCENT, "%")]
-    replaced = "".join(f" | replace({json.dumps(old)}, {json.dumps(new)})" for old, new in steps)
-    # Chat templates drop the line break after a block, so the macro adds nothing to the text.
-    return f"{{%- macro {_CLOCK}(format) -%}}{{{{ format{replaced} }}}}{{%- endmacro %}}\n{template}"
 
 
 def _marked(messages: Messages) -> list[Message]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.peft_utils import find_adapter_config_file
@@ -20,6 +21,7 @@ from engine.errors import ModelError
 from engine.models.adapters import adapter_base, load_adapter
 from engine.models.description import examine_model
 from engine.models.devices import choose_device, choose_places, natural_dtype, parse_dtype, require_room, running_device
+from engine.models.files import require_own_files, require_sane_config
 from engine.models.load_errors import readable_load_errors
 from engine.models.offload import keep_while, offload_folder, quiet_accelerate, where_layers_lie
 from engine.models.placement import MaxMemory
@@ -61,8 +63,8 @@ def load_model_and_tokenizer(
 
     Raises:
         RequestError: The model, device, dtype, device map or memory limit is not valid here.
-        ModelError: The model cannot be found, read or fitted into memory, is not a causal language model, or fails the
-            check.
+        ModelError: The model cannot be found, read or fitted into memory, is not a causal language model, fails the
+            check, or its files reach outside their folder or ask for code.
 
     Example:
         >>> model, tokenizer, config = load_model_and_tokenizer("smollm2")
@@ -84,6 +86,7 @@ def load_model_and_tokenizer(
             options["revision"] = source.revision
             if adapter := find_adapter_config_file(location, revision=source.revision):  # a hub adapter
                 adapter_base(Path(adapter).parent)
+        _require_sane_files(source, location, trusted=trust_remote_code)
         config = AutoConfig.from_pretrained(location, **options)
         _require_causal_lm(config, source)
         chosen_dtype = wanted_dtype or natural_dtype(config.dtype, torch_device)
@@ -114,6 +117,20 @@ def load_model_and_tokenizer(
     if spread := where_layers_lie(loaded, description.receipt["blocks"]):
         log.info("%s", spread)
     return loaded, tokenizer, description
+
+
+def _require_sane_files(source: ModelSource, location: str, *, trusted: bool) -> None:
+    """Refuse files that reach elsewhere, ask for code or describe an absurd size, before they are read."""
+    if source.kind == "hub":
+        found = try_to_load_from_cache(location, "config.json", revision=source.revision)
+        folders = [Path(found).parent] if isinstance(found, str) else []  # nothing is here yet before a download
+    else:
+        folders = [Path(location)]
+    for folder in [*folders, *([Path(source.adapter)] if source.adapter is not None else [])]:
+        require_own_files(folder)
+    options = {"revision": source.revision} if source.kind == "hub" else {}
+    config, _ = transformers.PreTrainedConfig.get_config_dict(location, **options)
+    require_sane_config(config, f"the config of {source.model_id}", trusted=trusted)
 
 
 def _tokenizer_location(source: ModelSource, location: str) -> str:

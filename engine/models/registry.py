@@ -205,6 +205,8 @@ def _source_of_adapter(folder: Path, alias: str) -> ModelSource:
         return ModelSource(alias, named or folder.name, "folder", str(folder), adapter=str(folder))
     if not named:
         raise ModelError(f"the adapter in {folder} names no base model", next_step="save it with its base model's name")
+    if (user_path(named) / ADAPTER_CONFIG).is_file():  # adapters could name each other without end
+        raise _adapter_of_adapter(folder, named)
     try:
         base = find_source(named)
     except LayerscopeError as error:
@@ -214,12 +216,16 @@ def _source_of_adapter(folder: Path, alias: str) -> ModelSource:
             next_step=f"put the base model there, or correct base_model_name_or_path in {ADAPTER_CONFIG}",
         ) from error
     if base.adapter is not None:
-        raise ModelError(
-            f"the base model of the adapter in {folder} is itself an adapter, {base.adapter}",
-            expected="one adapter on a base model",
-            next_step="merge that adapter into its base model and save the result",
-        )
+        raise _adapter_of_adapter(folder, base.adapter)
     return replace(base, alias=alias, adapter=str(folder), revision=revision or base.revision)
+
+
+def _adapter_of_adapter(folder: Path, base: str) -> ModelError:
+    return ModelError(
+        f"the base model of the adapter in {folder} is itself an adapter, {base}",
+        expected="one adapter on a base model",
+        next_step="merge that adapter into its base model and save the result",
+    )
 
 
 def _source_of_hub(alias: str, model_id: str, revision: str | None) -> ModelSource:
@@ -244,7 +250,10 @@ def cached_snapshot(model_id: str, revision: str | None) -> Path | None:
     folder = Path(config).parent
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return folder if all((folder / shard).is_file() for shard in shards) else None
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            return folder if all((folder / shard).is_file() for shard in shards) else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None  # a damaged index: the download is not complete
     whole = ("model.safetensors", "pytorch_model.bin")
     return folder if any((folder / name).is_file() for name in whole) else None

@@ -15,6 +15,7 @@ import transformers
 
 from engine.errors import ModelError, first_line
 from engine.models.devices import require_room
+from engine.models.files import require_sane_gguf
 from engine.remedies import Remedy
 
 if TYPE_CHECKING:
@@ -111,15 +112,17 @@ def _write_conversion(source: ModelSource, folder: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     try:
-        config = AutoConfig.from_pretrained(source.location, gguf_file=source.gguf_file)
+        require_sane_gguf(Path(source.location) / str(source.gguf_file))
+        config = AutoConfig.from_pretrained(source.location, gguf_file=source.gguf_file, trust_remote_code=False)
         require_room(config, torch.float32, torch.device("cpu"), "use the model's original weights with a device map")
-        tokenizer = AutoTokenizer.from_pretrained(source.location, gguf_file=source.gguf_file)
+        tokenizer = AutoTokenizer.from_pretrained(source.location, gguf_file=source.gguf_file, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             source.location,
             gguf_file=source.gguf_file,
             config=config,
             dtype=torch.float32,
             quantization_config=GgufConfig(dequantize=True),
+            trust_remote_code=False,
         )
     except (ValueError, KeyError, IndexError, TypeError, RuntimeError, struct.error) as error:
         raise ModelError(
