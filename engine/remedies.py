@@ -184,6 +184,12 @@ class Remedy(Enum):
             " disk what does not fit; or use a smaller model"
         ),
     )
+    WAIT_OR_RENAME = _Words(
+        python="wait until it ends, or choose another name",
+        command_line="wait until it ends, or choose another name with --output",
+        server="wait_for_job, or choose another name",
+        app="wait until it ends, or enter another name in the field Save as",
+    )
 
     def words(self, face: Face) -> str:
         """The advice in the wording of one face.

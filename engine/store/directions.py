@@ -58,17 +58,16 @@ def save_directions(
     """
     from safetensors.torch import save
 
+    from engine.store.unfinished import TakenError, clear_leftovers
     from engine.store.write import write_atomically
 
     if not directions:
         raise StoreError("there are no directions to save", expected="a direction for at least one layer")
     paths = locate(str(name).removesuffix(SUFFIX), store)
     target = path_of(paths)
+    taken = StoreError(f"{target} already exists", next_step=Remedy.RENAME_OR_REPLACE_DIRECTIONS)
     if target.exists() and not force:
-        raise StoreError(
-            f"{target} already exists",
-            next_step=Remedy.RENAME_OR_REPLACE_DIRECTIONS,
-        )
+        raise taken
     some = next(iter(directions.values()))
     header = DirectionsHeader(
         schema=SCHEMA,
@@ -82,7 +81,11 @@ def save_directions(
     )
     vectors = {str(layer): direction["vector"].contiguous() for layer, direction in directions.items()}
     content = save(vectors, metadata={"layerscope": msgspec.json.encode(header).decode()})
-    write_atomically(target, content)
+    try:
+        write_atomically(target, content, replace=force)
+    except TakenError:  # by another process, since it was checked
+        raise taken from None
+    clear_leftovers(target)
     return target
 
 
