@@ -62,6 +62,12 @@ class Remedy(Enum):
         server=f"{_OPERATOR} that its store is not readable",
         app="start with another store (layerscope tui FOLDER), or ask the owner of this one for permission to read it",
     )
+    DELETE_SHARD = _Words(
+        python="delete it and the record, and make the same capture call again: only missing shards are run",
+        command_line="delete it and the .json, and run the same capture again: only missing shards are run",
+        server="capture it again with replace=true, or call delete_capture",
+        app="delete it and the .json, and capture the same again: only missing shards are run",
+    )
     EXTRACT_AGAIN = _Words(
         python="extract the directions again and save with force=True",
         command_line="extract them again: layerscope directions CAPTURE --force",
