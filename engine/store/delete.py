@@ -25,6 +25,11 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
 
     Raises:
         StoreError: The capture does not exist, or a file cannot be deleted.
+
+    Example:
+        >>> paths = save_activations(data, "draft")
+        >>> delete_capture("draft")
+        ['draft.json', 'draft.pt']
     """
     paths = locate(name, store)
     files = [path for path in (paths.record, paths.tensors, path_of(paths)) if path.exists()]
