@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import engine
 from engine.errors import StoreError
 from engine.records.captures import ActivationData, ContrastData
-from engine.store import resume
+from engine.store import locks, resume
 from engine.store.locks import folder_lock
 from engine.store.names import locate
 from engine.store.plan import hold_plan
@@ -245,6 +245,35 @@ def test_a_folder_that_cannot_be_locked_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot be opened"), folder_lock(tmp_path / "file"):
         pass
+
+
+def test_a_store_that_stays_locked_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "_PATIENCE", 0.05)
+    with folder_lock(tmp_path), pytest.raises(StoreError, match=r"has kept the store .* locked"), folder_lock(tmp_path):
+        pass
+    with folder_lock(tmp_path):
+        pass
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text("old")
+    lock = locks.try_lock
+
+    def replaced(handle: int) -> bool:
+        monkeypatch.setattr(locks, "try_lock", lock)
+        write_atomically(path, b"new")
+        return lock(handle)
+
+    monkeypatch.setattr(locks, "try_lock", replaced)
+    held = locks.open_locked(path)
+    assert held is not None
+    with held:
+        assert held.read() == b"new"
 
 
 def test_a_save_removes_what_killed_saves_of_its_name_left_and_no_more(
