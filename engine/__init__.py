@@ -31,13 +31,17 @@ if TYPE_CHECKING:
     from engine.stats.separation import compute_separation as compute_separation
     from engine.stats.summary import compute_activation_stats as compute_activation_stats
     from engine.store.catalog import list_captures as list_captures
+    from engine.store.delete import delete_capture as delete_capture
     from engine.store.directions import load_directions as load_directions
     from engine.store.directions import save_directions as save_directions
+    from engine.store.manage import rename_capture as rename_capture
     from engine.store.read import load_activations as load_activations
     from engine.store.save import capture_and_save as capture_and_save
     from engine.store.save import capture_contrast_in_shards as capture_contrast_in_shards
     from engine.store.save import capture_prompt_file as capture_prompt_file
     from engine.store.shards import open_shards as open_shards
+    from engine.store.verify import verify_capture as verify_capture
+    from engine.store.verify import verify_store as verify_store
     from engine.store.write import save_activations as save_activations
 
 _HOMES = {
@@ -54,6 +58,7 @@ _HOMES = {
     "compute_activation_stats": "engine.stats.summary",
     "compute_contrastive_diff": "engine.stats.contrast",
     "compute_separation": "engine.stats.separation",
+    "delete_capture": "engine.store.delete",
     "estimate_capture": "engine.capture.estimate",
     "extract_direction": "engine.stats.direction",
     "extract_directions": "engine.stats.direction",
@@ -71,8 +76,11 @@ _HOMES = {
     "project_sides": "engine.stats.classes",
     "rank_layers": "engine.stats.ranking",
     "read_text": "engine.stats.reading",
+    "rename_capture": "engine.store.manage",
     "save_activations": "engine.store.write",
     "save_directions": "engine.store.directions",
+    "verify_capture": "engine.store.verify",
+    "verify_store": "engine.store.verify",
 }
 
 __all__ = sorted(_HOMES)

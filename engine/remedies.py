@@ -68,6 +68,12 @@ class Remedy(Enum):
         server=f"{_OPERATOR} that its store is not readable",
         app="start with another store (layerscope tui FOLDER), or ask the owner of this one for permission to read it",
     )
+    DELETE_SHARD = _Words(
+        python="delete it and the record, and make the same capture call again: only missing shards are run",
+        command_line="delete it and the .json, and run the same capture again: only missing shards are run",
+        server="capture it again with replace=true, or call delete_capture",
+        app="delete it and the .json, and capture the same again: only missing shards are run",
+    )
     EXTRACT_AGAIN = _Words(
         python="extract the directions again and save with force=True",
         command_line="extract them again: layerscope directions CAPTURE --force",
@@ -189,6 +195,12 @@ class Remedy(Enum):
             "start layerscope tui with --dtype bfloat16 to halve the memory, or with --device-map auto to offload to"
             " disk what does not fit; or use a smaller model"
         ),
+    )
+    WAIT_OR_RENAME = _Words(
+        python="wait until it ends, or choose another name",
+        command_line="wait until it ends, or choose another name with --output",
+        server="wait_for_job, or choose another name",
+        app="wait until it ends, or enter another name in the field Save as",
     )
 
     def words(self, face: Face) -> str:

@@ -1,6 +1,9 @@
 """`layerscope capture`: run prompts or a concept and save hidden states."""
 
 import os
+import re
+import shlex
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,8 +28,9 @@ from engine.plots.findings import cost_in_words
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
 from engine.runtime import Processes, find_processes
-from engine.store.catalog import show_capture
-from engine.store.names import DEFAULT_STORE, default_name, locate, require_free
+from engine.store.catalog import shard_files, show_capture
+from engine.store.names import DEFAULT_STORE, CapturePaths, default_name, locate, require_free
+from engine.store.plan import read_plan, shard_starts
 from engine.store.record import encode_record
 
 if TYPE_CHECKING:
@@ -46,6 +50,7 @@ HELP = """Run prompts or a concept through a model and save hidden states of its
   layerscope capture --list-models
 """
 
+_FORCE = re.compile("--force|-[fq]*f[fq]*")
 _WHAT, _WHERE = "What to capture", "Output"
 
 
@@ -272,12 +277,29 @@ def _run(
 
     with narrator.steps() as steps:
         progress = partial(steps, "running prompts")
-        paths = capture_and_save(model, tokenizer, request, progress=progress, steps=steps, processes=processes)
+        try:
+            paths = capture_and_save(model, tokenizer, request, progress=progress, steps=steps, processes=processes)
+        except KeyboardInterrupt:
+            if processes.is_main and request.paths is not None:
+                Narrator(quiet=False).say(_left(request.paths))
+            raise
     if paths.in_shards:
         narrator.say(f"saved {paths.shards}{os.sep} and {paths.record.name}")
     else:
         megabytes = paths.tensors.stat().st_size / 1e6
         narrator.say(f"saved {paths.tensors} ({megabytes:.1f} MB) and {paths.record.name}")
+
+
+def _left(paths: CapturePaths) -> str:
+    """What an interrupted capture leaves, and the command that resumes it."""
+    if not paths.unfinished:
+        return "interrupted before anything was saved; --shards makes a capture resumable"
+    total, saved = len(shard_starts(read_plan(paths.plan))), len(shard_files(paths))
+    again = [part for part in sys.argv[1:] if not _FORCE.fullmatch(part)]  # it would begin anew
+    return (
+        f"interrupted: {saved} of {total} shards are saved in {paths.shards}{os.sep}; to resume:"
+        f" {shlex.join(['layerscope', *again])}"
+    )
 
 
 def _estimate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,7 @@ from engine.runtime import Steps
 log = logging.getLogger(__name__)
 
 GROUP = "layerscope.commands"
+EVERY = 30.0  # seconds between lines of progress without a terminal
 
 
 @dataclass(frozen=True)
@@ -185,8 +187,14 @@ class Narrator:
     def steps(self) -> Iterator[Steps]:
         """Show a progress bar for consecutive steps, and the engine's log.
 
+        Without a terminal, print a line every half minute instead.
+
         Yields the `Steps` callback.
         """
+        if not self._console.is_terminal:
+            with self.engine_log():
+                yield self._lines()
+            return
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -195,9 +203,7 @@ class Narrator:
             TextColumn("left"),
             TimeRemainingColumn(),
         )
-        with Progress(
-            *columns, console=self._console, transient=True, disable=not self._console.is_terminal
-        ) as progress:
+        with Progress(*columns, console=self._console, transient=True) as progress:
 
             def report(step: str, done: int, total: int) -> None:
                 if [task.description for task in progress.tasks] != [step]:
@@ -208,6 +214,18 @@ class Narrator:
 
             with self.engine_log():
                 yield report
+
+    def _lines(self) -> Steps:
+        """Make a `Steps` callback that prints a line every half minute."""
+        last = time.monotonic()
+
+        def report(step: str, done: int, total: int) -> None:
+            nonlocal last
+            if time.monotonic() - last >= EVERY:
+                last = time.monotonic()
+                self.say(f"{step}: {done:,} of {total:,}" if total else step)
+
+        return report
 
 
 def print_data(data: RenderableType) -> None:

@@ -41,6 +41,9 @@ _MODULES = {
     "read": "engine.cli.directions",
     "list": "engine.cli.store",
     "show": "engine.cli.store",
+    "verify": "engine.cli.manage",
+    "rename": "engine.cli.manage",
+    "delete": "engine.cli.manage",
 }
 
 

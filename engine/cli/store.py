@@ -10,6 +10,7 @@ from rich.text import Text
 
 from engine.cli.console import Command, Narrator, print_data, print_json
 from engine.concepts.catalog import list_concepts, user_concepts_path
+from engine.errors import StoreError, visible
 from engine.models.registry import list_models, user_registry_path
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
@@ -18,6 +19,7 @@ from engine.records.files import CaptureRecord, count_prompts
 from engine.store.catalog import UNFINISHED_SHARDS, list_captures, show_capture, unfinished_saves
 from engine.store.names import DEFAULT_STORE, locate
 from engine.store.record import encode_record
+from engine.store.verify import has_checksums
 
 
 def print_models(*, as_json: bool) -> None:
@@ -132,10 +134,13 @@ def list_store(
                 damaged = "" if entry.problem.startswith(UNFINISHED_SHARDS) else "damaged: "
                 print_data(Text(f"{entry.name} {damaged}{entry.problem}", style="red"))
     narrator = Narrator(quiet=False)
-    if not entries:
+    if not entries and (concept or model):
+        wanted = " and ".join(f"{key} {value!r}" for key, value in (("concept", concept), ("model", model)) if value)
+        narrator.say(visible(f"no capture matches {wanted}; `layerscope list` without filters shows all"))
+    elif not entries:
         narrator.say("no captures yet; create one with `layerscope capture --concept honesty`")
     for path in unfinished_saves(store):
-        narrator.say(f"left by a killed save, safe to delete when no capture is running: {path}")
+        narrator.say(f"left by a killed save, safe to delete with `layerscope verify --clean`: {path}")
 
 
 def show(
@@ -148,7 +153,7 @@ def show(
     if as_json:
         print_json(encode_record(record))
         return
-    print_data(_provenance_table(record))
+    print_data(_provenance_table(record, capture_path(name, store)))
     print_data("")
     print_data(layers_as_text(layers_chart(record)))
 
@@ -173,9 +178,14 @@ def _captures_table(records: list[CaptureRecord]) -> Table:
     return table
 
 
-def _provenance_table(record: CaptureRecord) -> Table:
+def _provenance_table(record: CaptureRecord, path: Path) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     lines = {"capture": record["name"], "saved": record["created"], "tensors": _tensors(record)}
+    try:
+        if not has_checksums(locate(path)):
+            lines["checksums"] = "unverified: saved before shards had checksums"
+    except StoreError as error:
+        lines["checksums"] = visible(error.problem)
     for label, value in (lines | _provenance_lines(record["provenance"])).items():
         table.add_row(Text(label, style="bold"), value)
     return table

@@ -56,6 +56,11 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
 
     Raises:
         StoreError: The capture does not exist, or a file cannot be deleted.
+
+    Example:
+        >>> paths = save_activations(data, "draft")
+        >>> delete_capture("draft")
+        ['draft.json', 'draft.pt']
     """
     files, shards = _parts(name, store)
     try:

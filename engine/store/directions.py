@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 import msgspec
-from safetensors import SafetensorError, safe_open
 
 from engine.errors import StoreError, first_line
 from engine.inputs import require_whole, user_path
@@ -15,6 +14,7 @@ from engine.records.files import Direction, DirectionsHeader, DirectionSummary
 from engine.remedies import Remedy
 from engine.store.catalog import show_capture
 from engine.store.names import locate
+from engine.store.tensor_files import read_metadata, read_tensors, with_checksums
 
 if TYPE_CHECKING:
     from engine.store.names import CapturePaths
@@ -58,17 +58,16 @@ def save_directions(
     """
     from safetensors.torch import save
 
+    from engine.store.unfinished import TakenError, clear_leftovers
     from engine.store.write import write_atomically
 
     if not directions:
         raise StoreError("there are no directions to save", expected="a direction for at least one layer")
     paths = locate(str(name).removesuffix(SUFFIX), store)
     target = path_of(paths)
+    taken = StoreError(f"{target} already exists", next_step=Remedy.RENAME_OR_REPLACE_DIRECTIONS)
     if target.exists() and not force:
-        raise StoreError(
-            f"{target} already exists",
-            next_step=Remedy.RENAME_OR_REPLACE_DIRECTIONS,
-        )
+        raise taken
     some = next(iter(directions.values()))
     header = DirectionsHeader(
         schema=SCHEMA,
@@ -81,8 +80,12 @@ def save_directions(
         provenance=some["provenance"],
     )
     vectors = {str(layer): direction["vector"].contiguous() for layer, direction in directions.items()}
-    content = save(vectors, metadata={"layerscope": msgspec.json.encode(header).decode()})
-    write_atomically(target, content)
+    content = save(vectors, metadata=with_checksums(vectors, {"layerscope": msgspec.json.encode(header).decode()}))
+    try:
+        write_atomically(target, content, replace=force)
+    except TakenError:  # by another process, since it was checked
+        raise taken from None
+    clear_leftovers(target)
     return target
 
 
@@ -108,10 +111,13 @@ def load_directions(name: str | Path, *, store: str | Path | None = None) -> tup
     """
     target = path_of(locate(str(name).removesuffix(SUFFIX), store))
     header = read_header(target)
-    with safe_open(target, framework="pt") as file:
-        vectors = {summary["layer"]: file.get_tensor(str(summary["layer"])) for summary in header["layers"]}
-    if any(vector.ndim != 1 or len(vector) != len(next(iter(vectors.values()))) for vector in vectors.values()):
+    layers = [summary["layer"] for summary in header["layers"]]
+    read = read_tensors(target, [*map(str, layers)], store=target.parent, remedy=Remedy.EXTRACT_AGAIN)
+    vectors = dict(zip(layers, read, strict=True))
+    if any(vector.ndim != 1 or len(vector) != len(read[0]) for vector in read):
         raise StoreError(f"{target} is damaged: its vectors have different shapes", next_step=Remedy.EXTRACT_AGAIN)
+    if not all(vector.is_floating_point() and bool(vector.isfinite().all()) for vector in read):
+        raise StoreError(f"{target} is damaged: its vectors are not finite numbers", next_step=Remedy.EXTRACT_AGAIN)
     return {
         summary["layer"]: Direction(
             vector=vectors[summary["layer"]],
@@ -191,13 +197,13 @@ def read_header(path: Path) -> DirectionsHeader:
     """
     if not path.exists():
         raise StoreError(f"there are no directions at {path}", next_step=Remedy.EXTRACT_DIRECTIONS)
+    file = read_metadata(path, store=path.parent, remedy=Remedy.EXTRACT_AGAIN)
     try:
-        with safe_open(path, framework="np") as file:
-            text, names = (file.metadata() or {})["layerscope"], set(file.keys())
+        text, names = file.metadata["layerscope"], file.places.keys()
         if msgspec.json.decode(text, type=_Versioned)["schema"] != SCHEMA:
             raise StoreError(f"{path} was written by another version of layerscope", next_step=Remedy.EXTRACT_AGAIN)
         header = msgspec.json.decode(text, type=DirectionsHeader)
-    except (SafetensorError, OSError, KeyError, msgspec.DecodeError) as error:
+    except (KeyError, msgspec.DecodeError) as error:
         raise StoreError(f"{path} is damaged: {first_line(error)}", next_step=Remedy.EXTRACT_AGAIN) from error
     if not header["layers"] or {str(summary["layer"]) for summary in header["layers"]} != names:
         raise StoreError(f"{path} is damaged: its vectors do not match its layers", next_step=Remedy.EXTRACT_AGAIN)

@@ -6,6 +6,8 @@ It is written before the first shard; `engine.store.resume` compares it with a n
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -14,6 +16,7 @@ from engine.errors import StoreError
 from engine.records.files import ShardPlan
 from engine.remedies import Remedy
 from engine.store.catalog import shard_files
+from engine.store.locks import open_locked
 from engine.store.names import UNFINISHED, CapturePaths
 from engine.store.record import read_content
 
@@ -42,6 +45,39 @@ def read_plan(path: Path) -> ShardPlan:
     return plan
 
 
+def shard_starts(plan: ShardPlan) -> range:
+    """Number of the first prompt of each shard."""
+    return range(0, plan["prompts"]["count"], plan["shard_prompts"])
+
+
+@contextlib.contextmanager
+def hold_plan(paths: CapturePaths) -> Iterator[None]:
+    """Hold the plan of a capture while its shards are written, moved or deleted.
+
+    The lock is advisory and belongs to the plan file: it leaves no file behind, and the system releases it when the
+    process dies.
+
+    Raises:
+        StoreError: Another process or thread holds the plan, or the plan is gone.
+    """
+    try:
+        held = open_locked(paths.plan)
+    except OSError as error:
+        raise StoreError(
+            f"{paths.plan} cannot be opened: {error.strerror}",
+            expected="the plan of a capture, which no other process deletes or replaces meanwhile",
+            next_step=Remedy.LIST_CAPTURES,
+        ) from error
+    if held is None:
+        raise StoreError(
+            f"another process is capturing {paths.name!r} now",
+            expected="one process for each name; the processes of one launcher count as one",
+            next_step=Remedy.WAIT_OR_RENAME,
+        )
+    with held:
+        yield
+
+
 def remove_shards(paths: CapturePaths) -> list[Path]:
     """Delete the shards of a capture, then its plan; keep all other files.
 
@@ -50,13 +86,20 @@ def remove_shards(paths: CapturePaths) -> list[Path]:
 
     Returns:
         Paths of the deleted files.
+
+    Raises:
+        StoreError: Another process is capturing into the folder.
     """
     if not paths.plan.exists() or not _is_own(paths.plan):
         return []
-    clear_unfinished(paths)
-    files = [*shard_files(paths), paths.plan]
-    for path in files:
-        path.unlink()
+    with contextlib.ExitStack() as held:
+        held.enter_context(hold_plan(paths))
+        if os.name == "nt":  # pragma: no cover - Windows cannot delete an open file
+            held.close()
+        clear_unfinished(paths)
+        files = [*shard_files(paths), paths.plan]
+        for path in files:
+            path.unlink()
     with contextlib.suppress(OSError):  # the folder holds other files
         paths.shards.rmdir()
     return files

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -13,17 +15,24 @@ from engine.errors import StoreError
 from engine.records.files import ShardPlan
 from engine.remedies import Remedy
 from engine.runtime import ALONE, Processes, Progress, Steps, ignore_progress
-from engine.store.names import CapturePaths
+from engine.store.catalog import shard_files
+from engine.store.locks import folder_lock
+from engine.store.names import CapturePaths, require_free
 from engine.store.plan import (
     PLAN_SCHEMA,
     clear_unfinished,
     encode_plan,
+    hold_plan,
     read_plan,
     remove_shards,
+    shard_starts,
 )
 from engine.store.record import encode_record
 from engine.store.shard_run import ShardRun, record_shards, state_dtype
+from engine.store.unfinished import TakenError, clear_leftovers
 from engine.store.write import write_atomically
+
+log = logging.getLogger(__name__)
 
 _HASHES = {
     "prompts.texts": "the texts of the prompts",
@@ -66,24 +75,28 @@ def capture_in_shards(
         CaptureError: States are not finite or all zero.
         StoreError: An unfinished capture of that name was started with other settings, or the disk is full.
     """
-    force = prepared.request.force
-    if processes.is_main:
-        settings = prepared.settings if force else _with_saved_budget(prepared.settings, paths)
-        plan = _plan(prepared, settings)
-        _start(paths, plan, force=force)
-    processes.wait()
-    if not processes.is_main:
-        moment = saved_template_time(paths)
-        if prepared.source.at(moment) is not prepared.source:  # the main process read the clock at another time
-            prepared = prepare_capture(prepared.model, prepared.tokenizer, prepared.request, moment=moment, steps=steps)
-        settings = _with_saved_budget(prepared.settings, paths)
-        plan = _plan(prepared, settings)
-        _require_started(paths, plan)
-    ShardRun(prepared, settings, plan, paths, progress, processes).run_missing()
-    processes.wait()
-    if processes.is_main:
-        write_atomically(paths.record, encode_record(record_shards(paths, plan, steps)))
-    processes.wait()
+    with contextlib.ExitStack() as held:
+        if processes.is_main:
+            force = prepared.request.force
+            settings = prepared.settings if force else _with_saved_budget(prepared.settings, paths)
+            plan = _plan(prepared, settings)
+            _start(paths, plan, held, force=force)
+        processes.wait()
+        if not processes.is_main:
+            moment = saved_template_time(paths)
+            if prepared.source.at(moment) is not prepared.source:  # the main process read the clock at another time
+                prepared = prepare_capture(
+                    prepared.model, prepared.tokenizer, prepared.request, moment=moment, steps=steps
+                )
+            settings = _with_saved_budget(prepared.settings, paths)
+            plan = _plan(prepared, settings)
+            _require_started(paths, plan)
+        ShardRun(prepared, settings, plan, paths, progress, processes).run_missing()
+        processes.wait()
+        if processes.is_main:
+            write_atomically(paths.record, encode_record(record_shards(paths, plan, steps)))
+            clear_leftovers(paths.record)
+        processes.wait()
 
 
 def _plan(prepared: PreparedCapture, settings: Settings) -> ShardPlan:
@@ -125,20 +138,33 @@ def shard_items(item_bytes: int, sides: int = 1, tokens: int = _SHARD_TOKENS) ->
     return max(1, min(times * _SHARD_PROMPTS // sides, times * _SHARD_BYTES // item_bytes))
 
 
-def _start(paths: CapturePaths, plan: ShardPlan, *, force: bool) -> None:
-    """Write the plan, or check it against the saved one."""
+def _start(paths: CapturePaths, plan: ShardPlan, held: contextlib.ExitStack, *, force: bool) -> None:
+    """Write the plan, or check it against the saved one, and hold it until `held` is closed."""
     if force:
-        try:
-            paths.record.unlink(missing_ok=True)  # first, so that no record describes deleted tensors
-            paths.tensors.unlink(missing_ok=True)
-            remove_shards(paths)
-        except OSError as error:
-            raise StoreError(f"{error.filename} cannot be deleted: {error.strerror}") from error
-    if paths.plan.exists():
-        require_same_plan(paths, plan)
-    clear_unfinished(paths)
+        _remove_capture(paths)
     if not paths.plan.exists():
-        write_atomically(paths.plan, encode_plan(plan))
+        with folder_lock(paths.store):
+            require_free(paths, force=False, resume=True)
+            with contextlib.suppress(TakenError):  # another process is starting the same capture: one holds the plan
+                write_atomically(paths.plan, encode_plan(plan), replace=False)
+    held.enter_context(hold_plan(paths))
+    require_free(paths, force=False, resume=True)  # another process may have finished it since the name was checked
+    require_same_plan(paths, plan)
+    clear_unfinished(paths)
+    if saved := len(shard_files(paths)):
+        log.info("resuming: %d of %d shards are saved", saved, len(shard_starts(plan)))
+
+
+def _remove_capture(paths: CapturePaths) -> None:
+    try:
+        if paths.plan.exists():
+            with hold_plan(paths):  # refuse before anything is deleted
+                pass
+        paths.record.unlink(missing_ok=True)  # first, so that no record describes deleted tensors
+        paths.tensors.unlink(missing_ok=True)
+        remove_shards(paths)
+    except OSError as error:
+        raise StoreError(f"{error.filename} cannot be deleted: {error.strerror}") from error
 
 
 def _with_saved_budget(settings: Settings, paths: CapturePaths) -> Settings:

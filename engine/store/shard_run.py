@@ -25,6 +25,7 @@ from engine.runtime import ALONE, Processes, Progress, Steps
 from engine.stats.summary import StateSums, add_differences
 from engine.store.catalog import shard_files
 from engine.store.names import CapturePaths
+from engine.store.plan import shard_starts
 from engine.store.record import NO_FINDINGS, SCHEMA, find_in
 from engine.store.shards import Shard, mapped_contrast, pack_shard, shard_at, write_shard
 
@@ -119,8 +120,7 @@ def record_shards(paths: CapturePaths, plan: ShardPlan, steps: Steps | None = No
         plan: Its plan.
         steps: Called with each analysis step of a contrast; an exception it raises stops the work.
     """
-    starts = range(0, plan["prompts"]["count"], plan["shard_prompts"])
-    shards = [shard_at(paths, start, plan["layers"]) for start in starts]
+    shards = [shard_at(paths, start, plan["layers"]) for start in shard_starts(plan)]
     pairs = plan["prompts"]["pairs"]
     data = mapped_contrast(shards, plan["num_layers"], plan["concept"]) if pairs else None
     if data is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -11,17 +12,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from engine.capture.run import align_rows, aligned_mask
 from engine.capture.selection import captured_layer
-from engine.errors import RequestError, StoreError, first_line
+from engine.errors import RequestError, StoreError
 from engine.records.captures import ActivationData, ContrastData, Factors
 from engine.remedies import Remedy
 from engine.stats.summary import StateSums
 from engine.store.catalog import shard_files, show_capture
 from engine.store.names import SHARD, CapturePaths, locate
+from engine.store.tensor_files import read_tensors, said_as_damage, with_checksums
 from engine.store.write import write_atomically
 
 if TYPE_CHECKING:
@@ -34,6 +35,13 @@ if TYPE_CHECKING:
 
 
 _HALVES = "surrogatepass"  # a token may be a lone surrogate
+_DIMENSIONS = 2  # kept tokens, hidden
+_DTYPES = {
+    "input_ids": torch.int32,
+    "sums": torch.float64,
+    **dict.fromkeys(("kept", "lengths", "vocabulary", "text_lengths", "vocabulary_text_lengths"), torch.int64),
+    **dict.fromkeys(("factors", "texts", "vocabulary_texts"), torch.uint8),
+}
 
 
 @dataclass(frozen=True)
@@ -57,12 +65,17 @@ class Shard:
             RequestError: The layer was not captured.
             StoreError: The file is missing or damaged.
         """
-        return self._read(f"layer.{captured_layer(layer, self.layers)}")
+        name = f"layer.{captured_layer(layer, self.layers)}"
+        states, kept = self._read(name, "kept")
+        with self._damage():
+            if not states.is_floating_point() or states.ndim != _DIMENSIONS or len(states) != int(kept.sum()):
+                raise ValueError(f"{name!r} does not hold the states of the kept tokens")
+        return states
 
     @property
     def kept(self) -> list[int]:
         """Number of kept tokens of each prompt, for `torch.split` of the states."""
-        return [int(number) for number in self._read("kept")]
+        return [int(number) for number in self._read("kept")[0]]
 
     @property
     def prompts(self) -> list[str]:
@@ -72,39 +85,47 @@ class Shard:
     @property
     def factors(self) -> list[Factors]:
         """Persona, template and topic of each pair; empty if unknown, and for prompts."""
-        return msgspec.json.decode(bytes(self._read("factors").tolist()), type=list[Factors])
+        with self._damage():
+            return msgspec.json.decode(bytes(self._read("factors")[0].tolist()), type=list[Factors])
 
     @property
     def tokens(self) -> list[list[str]]:
         """Token strings of each prompt, including tokens that were not kept."""
-        spelt = dict(zip(self._read("vocabulary").tolist(), self._read_texts("vocabulary_text"), strict=True))
-        return [[spelt[one] for one in ids.tolist()] for ids in self.input_ids]
+        with self._damage():
+            texts = self._read_texts("vocabulary_text")
+            spelt = dict(zip(self._read("vocabulary")[0].tolist(), texts, strict=True))
+            return [[spelt[one] for one in ids.tolist()] for ids in self.input_ids]
 
     @property
     def input_ids(self) -> list[Tensor]:
         """Token ids of each prompt, `(tokens,)`, including tokens that were not kept."""
-        return list(torch.split(self._read("input_ids"), self._read("lengths").tolist()))
+        with self._damage():
+            ids, lengths = self._read("input_ids", "lengths")
+            return list(torch.split(ids, lengths.tolist()))
 
     @property
     def sums(self) -> dict[int, StateSums]:
         """Layer to the sums of its states, for statistics of the whole capture."""
-        return {layer: StateSums(*row) for layer, row in zip(self.layers, self._read("sums").tolist(), strict=True)}
+        with self._damage():
+            rows = self._read("sums")[0].tolist()
+            return {layer: StateSums(*row) for layer, row in zip(self.layers, rows, strict=True)}
 
     def _read_texts(self, name: str) -> list[str]:
-        texts = bytes(self._read(f"{name}s").tolist())
-        ends = self._read(f"{name}_lengths").cumsum(0).tolist()
-        return [texts[begin:end].decode(errors=_HALVES) for begin, end in zip([0, *ends], ends, strict=False)]
+        with self._damage():
+            content, lengths = self._read(f"{name}s", f"{name}_lengths")
+            texts, ends = bytes(content.tolist()), lengths.cumsum(0).tolist()
+            return [texts[begin:end].decode(errors=_HALVES) for begin, end in zip([0, *ends], ends, strict=False)]
 
-    def _read(self, name: str) -> Tensor:
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                tensor: Tensor = file.get_tensor(name)
-                return tensor
-        except (SafetensorError, OSError) as error:
-            raise StoreError(
-                f"the shard {self.path} is damaged: {first_line(error)}",
-                next_step="delete it and run the same capture again: only missing shards are run",
-            ) from error
+    def _read(self, *names: str) -> list[Tensor]:
+        tensors = read_tensors(self.path, [*names], store=self.path.parent.parent, remedy=Remedy.DELETE_SHARD)
+        with self._damage():
+            for name, tensor in zip(names, tensors, strict=True):
+                if tensor.dtype != _DTYPES.get(name, tensor.dtype):
+                    raise ValueError(f"{name!r} has the wrong type")
+        return tensors
+
+    def _damage(self) -> AbstractContextManager[None]:
+        return said_as_damage(self.path, Remedy.DELETE_SHARD)
 
 
 def open_shards(name: str | Path, *, store: str | Path | None = None) -> list[Shard]:
@@ -170,7 +191,7 @@ def pack_shard(prompts: Sequence[TokenizedPrompt], states: StackedStates, factor
         **_packed_texts("text", [prompt.text for prompt in prompts]),
         **_packed_texts("vocabulary_text", [spelt[one] for one in vocabulary]),
     }
-    return save(tensors)
+    return save(tensors, metadata=with_checksums(tensors))
 
 
 def write_shard(shard: Shard, content: bytes) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +17,11 @@ from engine.records.captures import CaptureData
 from engine.records.files import DataFile
 from engine.remedies import Remedy
 from engine.runtime import Steps
-from engine.store.names import UNFINISHED, CapturePaths, locate, require_free
+from engine.store.locks import folder_lock
+from engine.store.names import CapturePaths, locate, require_free
 from engine.store.plan import remove_shards
 from engine.store.record import encode_record, make_record
+from engine.store.unfinished import TakenError, UnfinishedFile, clear_leftovers, unfinished
 
 _ONLY_IN_RECORD = {"provenance", "factors"}
 
@@ -62,30 +63,60 @@ def save_activations(
     require_free(paths, force=force)
     with _readable_errors(paths.store):
         paths.store.mkdir(parents=True, exist_ok=True)
-        with _unfinished(paths.tensors) as tensors, _unfinished(paths.record) as record:
-            file = _fill(tensors, lambda out: torch.save(_plain(data), out), paths.tensors.name)
+        with unfinished(paths.tensors) as tensors, unfinished(paths.record) as record:
+            file = _fill(tensors, lambda out: torch.save(_plain(data), out))
             content = encode_record(make_record(data, paths.name, file, steps))
-            _fill(record, lambda out: out.write(content), paths.record.name)
-            # Remove the old record first and add the new one last, so that no record ever describes other tensors.
-            paths.record.unlink(missing_ok=True)
-            remove_shards(paths)
-            tensors.replace(paths.tensors)
-            record.replace(paths.record)
+            _fill(record, lambda out: out.write(content))
+            with folder_lock(paths.store):
+                (_replace if force else _claim)(paths, tensors, record)
         _sync_folder(paths.store)
+        clear_leftovers(paths.tensors, paths.record)
     return paths
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def _replace(paths: CapturePaths, tensors: UnfinishedFile, record: UnfinishedFile) -> None:
+    # Remove the old record first and add the new one last, so that no record ever describes other tensors.
+    paths.record.unlink(missing_ok=True)
+    remove_shards(paths)
+    tensors.replace()
+    record.replace()
+
+
+def _claim(paths: CapturePaths, tensors: UnfinishedFile, record: UnfinishedFile) -> None:
+    """Save under a free name; the capture of another process that was faster stays.
+
+    Raises:
+        StoreError: The name has been taken since it was checked.
+    """
+    require_free(paths, force=False)
+    try:
+        tensors.claim()
+    except TakenError:  # on a file system without locks
+        require_free(paths, force=False)
+        raise
+    record.replace()
+
+
+def write_atomically(path: Path, content: bytes, *, replace: bool = True) -> None:
     """Write a file atomically.
+
+    Args:
+        path: The file.
+        content: Its bytes.
+        replace: Whether to replace an existing file.
 
     Raises:
         StoreError: The file cannot be written; a previous file is unchanged.
+        TakenError: The file exists, and `replace` is off; of several processes, one creates it.
     """
     with _readable_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _unfinished(path) as unfinished:
-            _fill(unfinished, lambda out: out.write(content), path.name)
-            unfinished.replace(path)
+        with unfinished(path) as file:
+            _fill(file, lambda out: out.write(content))
+            if replace:
+                file.replace()
+            else:
+                file.claim()
         _sync_folder(path.parent)
 
 
@@ -101,28 +132,19 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - walks dictionaries, lists and t
     return value
 
 
-@contextmanager
-def _unfinished(final: Path) -> Iterator[Path]:
-    """A hidden temporary file next to the final path, deleted unless renamed."""
-    path = final.with_name(f".{final.name}.{secrets.token_hex(4)}{UNFINISHED}")
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _fill(path: Path, write: Callable[[BinaryIO], object], final_name: str) -> DataFile:
+def _fill(file: UnfinishedFile, write: Callable[[BinaryIO], object]) -> DataFile:
     """Write a file, sync it to disk and return its checksum."""
-    with path.open("x+b") as out:
-        try:
-            write(out)
-        except RuntimeError as error:  # torch raises it in place of the OSError
-            raise _system_error(error) from error
-        out.flush()
-        os.fsync(out.fileno())
-        out.seek(0)
-        digest = hashlib.file_digest(out, "sha256").hexdigest()
-    return DataFile(name=final_name, bytes=path.stat().st_size, sha256=digest)
+    out = file.out
+    try:
+        write(out)
+    except RuntimeError as error:  # torch raises it in place of the OSError
+        raise _system_error(error) from error
+    out.flush()
+    os.fsync(out.fileno())
+    size = out.seek(0, os.SEEK_END)
+    out.seek(0)
+    digest = hashlib.file_digest(out, "sha256").hexdigest()
+    return DataFile(name=file.final.name, bytes=size, sha256=digest)
 
 
 def _system_error(error: BaseException) -> BaseException:

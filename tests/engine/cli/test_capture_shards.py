@@ -6,14 +6,20 @@ import os
 import pty
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+from safetensors.torch import load, save
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
+import engine.store.save
+from engine.cli import console
 from engine.cli.console import Narrator
 from engine.concepts.pair_files import open_pairs
+from engine.store import resume
 from engine.store.names import locate
+from engine.store.shards import Shard, write_shard
 from tests.engine.cli.conftest import assert_failed, concept_text
 from tests.program import Program
 
@@ -73,6 +79,76 @@ def test_an_unfinished_capture_in_shards_is_resumed_without_the_option(layerscop
     assert again.returncode == 0, again.stderr
     assert gone.exists()
     assert not folder.with_suffix(".pt").exists()
+
+
+def test_ctrl_c_says_what_is_saved_and_which_command_resumes(
+    layerscope: Program, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"positive": f"w5 w{20 + i}", "negative": f"w6 w{20 + i}"} for i in range(9)]
+    (layerscope.folder / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setattr(resume, "_SHARD_PROMPTS", 6)
+    command = ("capture", "--model", str(tiny_folder), "--pairs", "mine.jsonl", "--shards")
+
+    def interrupted(shard: Shard, content: bytes) -> None:
+        write_shard(shard, content)
+        if shard.start > 0:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.store.shard_run.write_shard", interrupted)
+        stopped = layerscope(*command, "--force")
+    assert stopped.returncode == 130
+    folder = f"activations/tiny_mine{os.sep}"
+    said = f"interrupted: 2 of 3 shards are saved in {folder}; to resume: layerscope {' '.join(command)}\n"
+    assert said in stopped.stderr
+    resumed = layerscope(*command)
+    assert resumed.returncode == 0
+    assert "resuming: 2 of 3 shards are saved" in resumed.stderr
+    record = json.loads((layerscope.folder / "activations/tiny_mine.json").read_text())
+    rewrite_without_checksums(layerscope.folder / "activations", record)
+    shown = layerscope("show", "tiny_mine")
+    assert "checksums unverified: saved before shards had checksums" in " ".join(shown.stdout.split())
+    first = layerscope.folder / "activations/tiny_mine/000000000000.safetensors"
+    first.write_bytes(b"x" * first.stat().st_size)
+    assert "is damaged" in layerscope("show", "tiny_mine").stdout
+
+
+def rewrite_without_checksums(store: Path, record: dict[str, Any]) -> None:
+    """Turn a capture into one from before shards had checksums."""
+    folder = store / record["name"]
+    for path in folder.glob("*.safetensors"):
+        path.write_bytes(save(load(path.read_bytes())))
+    record["data"]["bytes"] = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    (store / f"{record['name']}.json").write_text(json.dumps(record))
+
+
+def test_ctrl_c_before_anything_is_saved_says_so(
+    layerscope: Program, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine.store.save, "capture_in_memory", interrupted)
+    stopped = layerscope("capture", "--model", str(tiny_folder), "--prompt", "w5")
+    assert stopped.returncode == 130
+    assert "interrupted before anything was saved; --shards makes a capture resumable" in stopped.stderr
+
+
+def test_without_a_terminal_progress_is_lines_that_are_not_too_many(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def narrated(quiet: bool = False) -> str:
+        with Narrator(quiet=quiet).steps() as steps:
+            for done in range(1000):
+                steps("running prompts", done, 1000)
+            steps("saving", 0, 0)
+        return capsys.readouterr().err
+
+    assert narrated() == ""  # it took less than half a minute
+    monkeypatch.setattr(console, "EVERY", 0.0)
+    lines = narrated().splitlines()
+    assert (lines[0], lines[-2:]) == ("running prompts: 0 of 1,000", ["running prompts: 999 of 1,000", "saving"])
+    assert narrated(quiet=True) == ""
 
 
 def test_single_prompts_are_not_saved_as_shards(layerscope: Program) -> None:

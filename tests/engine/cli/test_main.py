@@ -15,6 +15,7 @@ from tests.engine.plots.records import contrast_record
 from tests.program import Program
 
 COMMANDS = ["capture", "visualize", "rank", "compare", "directions", "read", "list", "show"]
+COMMANDS += ["verify", "rename", "delete"]
 
 WITH_A_BUG = """
 import sys
@@ -78,6 +79,8 @@ LIGHT = [
     ("rank", "some_honesty"),
     ("rank", "activations/some_honesty.pt", "--csv"),
     ("visualize", "some_honesty", "--no-plot"),
+    ("verify", "--store", "."),
+    ("delete", "--help"),
     ("compare", "--help"),
     ("directions", "--help"),
     ("read", "--help"),

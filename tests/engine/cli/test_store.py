@@ -75,6 +75,13 @@ def test_list_filters(layerscope: Program, arguments: list[str], listed: set[str
     assert set(names(layerscope("list", *arguments))) == listed
 
 
+@pytest.mark.usefixtures("store")
+def test_a_filter_that_matches_nothing_says_so(layerscope: Program) -> None:
+    said = layerscope("list", "--model", "tiny", "--concept", "honesty").stderr
+    assert said.startswith("no capture matches concept 'honesty' and model 'tiny'; ")
+    assert "no captures yet" in layerscope("list", "--store", ".").stderr
+
+
 @pytest.mark.usefixtures("damaged_store")
 def test_list_shows_damaged_captures_with_the_reason(layerscope: Program) -> None:
     result = layerscope("list")
@@ -110,7 +117,7 @@ def test_leftovers_of_killed_saves_are_reported_on_stderr(layerscope: Program, s
     assert result.returncode == 0
     assert result.stdout == before
     assert "activations/.mine.pt.1a2b3c4d.unfinished" in result.stderr
-    assert "safe to delete" in result.stderr
+    assert "safe to delete with `layerscope verify --clean`" in result.stderr
 
 
 def test_show_takes_a_name_or_the_path_of_either_file(layerscope: Program, store: Path) -> None:

@@ -226,7 +226,7 @@ def test_a_file_of_another_kind_is_damaged(tmp_path: Path, content: bytes) -> No
 
 def test_a_folder_of_that_name_is_damaged(directions: Directions, tmp_path: Path) -> None:
     (tmp_path / "mine.directions.safetensors").mkdir()
-    with pytest.raises(StoreError, match="is damaged"):
+    with pytest.raises(StoreError, match="is a folder, not a regular file"):
         load_directions("mine", store=tmp_path)
     with pytest.raises(StoreError, match="nothing was saved"):
         save_directions(directions, "mine", store=tmp_path, force=True)

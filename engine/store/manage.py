@@ -1,0 +1,92 @@
+"""Rename captures, with the directions saved under their names."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+from engine.errors import StoreError
+from engine.records.files import CaptureRecord
+from engine.remedies import Remedy
+from engine.store.directions import load_directions, path_of, save_directions
+from engine.store.locks import folder_lock
+from engine.store.names import CapturePaths, locate, require_free
+from engine.store.plan import hold_plan
+from engine.store.record import encode_record, read_record
+from engine.store.unfinished import claim
+
+
+def rename_capture(name: str | Path, new: str, *, store: str | Path | None = None) -> CapturePaths:
+    """Rename a capture: its record, its tensors or shards, and its saved directions.
+
+    The new record is written first, then the tensors move, and the old record is deleted last. A killed rename leaves
+    the capture complete under one of the names; `verify_store` explains what is left under the other.
+
+    Args:
+        name: A path with or without suffix; a plain name when `store` is given.
+        new: The new name, in the same store.
+        store: The store folder.
+
+    Returns:
+        Paths of the files under the new name.
+
+    Raises:
+        StoreError: The capture does not exist or is damaged, the new name is taken or invalid, or another process is
+            capturing it now.
+
+    Example:
+        >>> paths = save_activations(data, "draft")
+        >>> rename_capture("draft", "final").tensors.name
+        'final.pt'
+        >>> delete_capture("final")
+        ['final.json', 'final.pt']
+    """
+    old = locate(name, store)
+    target = locate(new, old.store)
+    if not old.exist and not path_of(old).exists():
+        raise StoreError(
+            f"there is no capture called {old.name!r} in the folder {str(old.store)!r}",
+            next_step=Remedy.LIST_CAPTURES,
+        )
+    with folder_lock(old.store), ExitStack() as held:
+        _require_free(target)
+        if old.in_shards:
+            held.enter_context(hold_plan(old))
+            if os.name == "nt":  # pragma: no cover - Windows cannot rename a folder with an open file
+                held.close()
+        record = _renamed(read_record(old.record), target) if old.record.exists() else None
+        directions = load_directions(old.name, store=old.store) if path_of(old).exists() else None
+        try:
+            if directions is not None:
+                save_directions(directions[0], target.name, store=old.store, leading=directions[1])
+            _move(old, target, record)
+        except OSError as error:
+            raise StoreError(f"{old.name!r} cannot be renamed: {error.strerror or error}") from error
+    return target
+
+
+def _require_free(target: CapturePaths) -> None:
+    require_free(target, force=False)
+    for path in (path_of(target), target.shards):
+        if path.exists():
+            raise StoreError(f"{path} already exists", next_step="choose another name")
+
+
+def _renamed(record: CaptureRecord, target: CapturePaths) -> CaptureRecord:
+    record["name"] = target.name
+    record["data"]["name"] = f"{target.name}/" if record["data"]["name"].endswith("/") else target.tensors.name
+    return record
+
+
+def _move(old: CapturePaths, target: CapturePaths, record: CaptureRecord | None) -> None:
+    from engine.store.write import write_atomically
+
+    if record is not None:
+        write_atomically(target.record, encode_record(record), replace=False)
+    if old.in_shards:
+        old.shards.rename(target.shards)
+    elif old.tensors.exists():
+        claim(old.tensors, target.tensors)
+    old.record.unlink(missing_ok=True)
+    path_of(old).unlink(missing_ok=True)

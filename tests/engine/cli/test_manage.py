@@ -1,0 +1,71 @@
+"""`layerscope verify`, `rename` and `delete`."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from engine.cli import manage
+from tests.engine.cli.conftest import assert_failed
+from tests.program import Program
+
+
+@pytest.mark.usefixtures("store")
+def test_a_sound_store_is_said_line_by_line(layerscope: Program) -> None:
+    result = layerscope("verify")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == "smollm2_honesty: ok\nsmollm2_prompt: ok\ntiny_prompt: ok\n"
+    one = layerscope("verify", "tiny_prompt", "--json")
+    assert json.loads(one.stdout) == [{"name": "tiny_prompt", "status": "ok", "problem": ""}]
+
+
+def test_damage_ends_with_5(layerscope: Program, store: Path) -> None:
+    content = bytearray((store / "tiny_prompt.pt").read_bytes())
+    content[-200] ^= 64
+    (store / "tiny_prompt.pt").write_bytes(content)
+    result = layerscope("verify")
+    assert result.returncode == 5
+    assert "tiny_prompt: damaged: tiny_prompt.pt does not match the checksum in tiny_prompt.json\n" in result.stdout
+    assert "smollm2_prompt: ok\n" in result.stdout
+    assert "error: 1 of 3 captures is damaged" in result.stderr
+    assert json.loads(layerscope("verify", "--json").stdout)[2]["status"] == "damaged"
+
+
+def test_clean_reports_what_it_deletes(layerscope: Program, store: Path) -> None:
+    leftover = store / ".tiny_prompt.pt.1a2b3c4d.unfinished"
+    leftover.touch()
+    assert "deleted activations/.tiny_prompt.pt.1a2b3c4d.unfinished" in layerscope("verify", "--clean").stderr
+    assert not leftover.exists()
+    assert "no temporary files of killed saves" in layerscope("verify", "tiny_prompt", "--clean").stderr
+
+
+def test_rename_and_delete_move_all_files(layerscope: Program, store: Path) -> None:
+    result = layerscope("rename", "tiny_prompt", "final")
+    assert (result.returncode, result.stdout) == (0, "")
+    assert "renamed tiny_prompt to final in activations" in result.stderr
+    assert (store / "final.pt").exists()
+    assert_failed(layerscope("rename", "final", "smollm2_prompt"), 5)
+    refused = layerscope("delete", "final")
+    assert_failed(refused, 2)
+    assert "add --yes" in refused.stderr
+    deleted = layerscope("delete", "activations/final.pt", "--yes")
+    assert (deleted.returncode, deleted.stderr) == (0, "deleted final.json\ndeleted final.pt\n")
+    assert not list(store.glob("*final*"))
+
+
+@pytest.mark.usefixtures("store")
+def test_a_terminal_is_asked(layerscope: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.chdir(layerscope.folder)
+    monkeypatch.setattr(sys, "stdin", Terminal("n\ny\n"))
+    with pytest.raises(typer.Exit):
+        manage.delete("tiny_prompt")
+    assert Path("activations/tiny_prompt.pt").exists()
+    manage.delete("tiny_prompt", Path("activations"))
+    assert not Path("activations/tiny_prompt.pt").exists()

@@ -1,0 +1,156 @@
+"""Renaming moves the record, tensors or shards, and directions; a kill leaves one complete capture."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+import engine
+from engine.errors import StoreError
+from engine.records.captures import ActivationData, ContrastData
+from engine.store.directions import path_of, read_header
+from engine.store.names import locate
+from engine.store.verify import Verification
+
+
+@pytest.fixture
+def both(contrast_data: ContrastData, tmp_path: Path) -> Path:
+    """A store with a capture and its directions."""
+    engine.save_activations(contrast_data, "mine", store=tmp_path)
+    engine.save_directions(engine.extract_directions(contrast_data), "mine", store=tmp_path, leading=2)
+    return tmp_path
+
+
+@pytest.fixture
+def sharded(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
+    """A store with a capture in shards."""
+    path = tmp_path / "prompts.txt"
+    path.write_text("w5 w6\nw7 w8")
+    engine.capture_prompt_file(tiny_llama, tiny_tokenizer, path, "mine", store=tmp_path / "store")
+    return tmp_path / "store"
+
+
+def test_all_files_get_the_new_name(both: Path, contrast_data: ContrastData) -> None:
+    before = sorted(path.name for path in both.iterdir())
+    assert engine.rename_capture("mine", "final", store=both).name == "final"
+    assert sorted(path.name for path in both.iterdir()) == [name.replace("mine", "final") for name in before]
+    record = json.loads((both / "final.json").read_text())
+    assert (record["name"], record["data"]["name"]) == ("final", "final.pt")
+    loaded = engine.load_activations("final", store=both)
+    assert "positive" in loaded
+    first = contrast_data["positive"][0]["activations"][1]
+    assert torch.equal(loaded["positive"][0]["activations"][1], first)
+    assert read_header(path_of(locate("final", both)))["capture"] == "final"
+    assert engine.load_directions("final", store=both)[1] == 2
+    assert engine.verify_capture("final", store=both).status == "ok"
+
+
+def test_shards_move_with_their_folder(sharded: Path) -> None:
+    engine.rename_capture(sharded / "mine.json", "final")
+    assert sorted(path.name for path in sharded.iterdir()) == ["final", "final.json"]
+    assert json.loads((sharded / "final.json").read_text())["data"]["name"] == "final/"
+    assert engine.open_shards("final", store=sharded)[0].prompts == ["w5 w6", "w7 w8"]
+    assert engine.verify_capture("final", store=sharded).status == "ok"
+    (sharded / "final.json").unlink()
+    engine.rename_capture("final", "begun", store=sharded)
+    assert engine.verify_capture("begun", store=sharded).status == "unfinished"
+
+
+def test_directions_alone_are_renamed(both: Path) -> None:
+    for suffix in (".pt", ".json"):
+        (both / f"mine{suffix}").unlink()
+    engine.rename_capture("mine", "final", store=both)
+    assert [path.name for path in both.iterdir()] == ["final.directions.safetensors"]
+
+
+def test_a_taken_or_invalid_name_changes_nothing(both: Path, prompt_data: ActivationData) -> None:
+    engine.save_activations(prompt_data, "other", store=both)
+    (both / "folder").mkdir()
+    before = {path: path.read_bytes() for path in both.iterdir() if path.is_file()}
+    for name, new, said in (
+        ("mine", "other", "already a capture called other"),
+        ("mine", "mine", "already a capture called mine"),
+        ("other", "folder", "folder already exists"),
+        ("mine", "../out", "is not a valid capture name"),
+        ("nothing", "new", "there is no capture called 'nothing'"),
+    ):
+        with pytest.raises(StoreError, match=said):
+            engine.rename_capture(name, new, store=both)
+    assert {path: path.read_bytes() for path in both.iterdir() if path.is_file()} == before
+
+
+RENAME_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+import engine.store.manage as manage
+import engine.store.write
+
+store, moment = sys.argv[1:]
+
+def kill_after(function):
+    def called(*args, **kwargs):
+        function(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return called
+
+if moment == "directions":
+    manage.save_directions = kill_after(manage.save_directions)
+elif moment == "record":
+    engine.store.write.write_atomically = kill_after(engine.store.write.write_atomically)
+elif moment == "link":
+    manage.claim = kill_after(manage.claim)
+else:
+    Path.rename = kill_after(Path.rename)
+manage.rename_capture("mine", "final", store=store)
+"""
+
+
+def killed(store: Path, moment: str) -> dict[str, Verification]:
+    child = subprocess.run([sys.executable, "-c", RENAME_AND_DIE, str(store), moment], check=False)
+    assert child.returncode == -signal.SIGKILL
+    return {found.name: found for found in engine.verify_store(store)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("moment", "whole", "stray"), [("record", "mine", "final"), ("link", "final", "mine")])
+def test_a_killed_rename_leaves_the_capture_whole_under_one_name(
+    contrast_data: ContrastData, tmp_path: Path, moment: str, whole: str, stray: str
+) -> None:
+    engine.save_activations(contrast_data, "mine", store=tmp_path)
+    found = killed(tmp_path, moment)
+    assert found[whole].status == "ok"
+    assert found[stray].status == "damaged"
+    assert f"an interrupted rename left this record of the capture '{whole}'" in found[stray].problem
+    engine.delete_capture(stray, store=tmp_path)
+    assert [(entry.name, entry.status) for entry in engine.verify_store(tmp_path)] == [(whole, "ok")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("moment", "whole", "stray"), [("record", "mine", "final"), ("rename", "final", "mine")])
+def test_a_killed_rename_of_shards_does_too(sharded: Path, moment: str, whole: str, stray: str) -> None:
+    found = killed(sharded, moment)
+    assert (found[whole].status, found[stray].status) == ("ok", "damaged")
+    assert f"an interrupted rename left this record of the capture '{whole}'" in found[stray].problem
+
+
+@pytest.mark.slow
+def test_a_rename_killed_after_the_directions_leaves_the_old_capture(both: Path) -> None:
+    found = killed(both, "directions")
+    assert {name: one.status for name, one in found.items()} == {"mine": "ok", "final": "ok"}
+    assert engine.load_directions("mine", store=both)[1] == 2
+    assert not (both / "final.pt").exists()
+
+
+def test_what_a_killed_rename_left_is_explained(both: Path) -> None:
+    """The same as a kill after the tensors have moved, without a process of its own."""
+    record = (both / "mine.json").read_bytes()
+    engine.rename_capture("mine", "final", store=both)
+    (both / "mine.json").write_bytes(record)
+    found = {one.name: one for one in engine.verify_store(both)}
+    assert found["final"].status == "ok"
+    assert "an interrupted rename left this record of the capture 'final', which is complete" in found["mine"].problem
