@@ -6,23 +6,28 @@ Screens other than the library are imported when they are opened, so that the li
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from textual import on
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
+from textual.filter import LineFilter
+from textual.notifications import SeverityLevel
 from textual.screen import Screen
 
+from engine.errors import visible
 from engine.models.placement import LoadOptions
 from tui.jobs import JobEnded, JobMoved, Jobs
 from tui.looks import COLOURS, DARK, LIGHT, THEMES
 from tui.models import ModelCache
 from tui.screens.library import LibraryScreen
 from tui.screens.screen import BackgroundApp, HelpScreen, JobLine, describe_key, is_built_in
+from tui.widgets.words import NoControls
 
 _STARTED_S = 1.0
+_NO_CONTROLS = NoControls()
 
 
 class LayerscopeApp(BackgroundApp):
@@ -65,6 +70,22 @@ class LayerscopeApp(BackgroundApp):
         for own in THEMES:
             self.register_theme(own)
         self.theme = theme or DARK.name
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Return the filters of all drawn lines; control characters in data never reach the terminal."""
+        return [*super().get_line_filters(), _NO_CONTROLS]
+
+    def notify(
+        self,
+        message: str,
+        *,
+        title: str = "",
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = True,
+    ) -> None:
+        """Show a notification with control characters as escapes."""
+        super().notify(visible(message), title=visible(title), severity=severity, timeout=timeout, markup=markup)
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Return chart colors for themes without any."""

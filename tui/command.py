@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import gc
-import shlex
+import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +17,6 @@ from engine.errors import RequestError
 from engine.inputs import user_path
 from engine.models.placement import AUTO
 from engine.store.names import DEFAULT_STORE, PLAN, locate
-
-_LOOPBACK = "127.0.0.1"
 
 HELP = """Browse captures in the terminal: rankings of layers, with uncertainty and reasons. Press ? for the keys.
 
@@ -57,9 +54,11 @@ def tui(
     options = read_load_options(dtype, device_map, max_memory)
     store, capture = _store_and_capture(what)
     if serve:
-        _serve_in_browser([arg for arg in sys.argv[1:] if arg != "--serve"], port)
+        from tui.browser import serve_in_browser
+
+        serve_in_browser([argument for argument in sys.argv[1:] if argument != "--serve"], port)
         return
-    if not sys.stdout.isatty():
+    if not sys.stdout.isatty() and not _is_served():
         _print(store, capture, filter_text)
         return
     gc.disable()  # imports leave nothing to collect; `LayerscopeApp` enables it once the first screen is shown
@@ -71,6 +70,11 @@ def tui(
             raise RequestError(f"there is no theme {theme!r}", expected=", ".join(sorted(app.available_themes)))
         app.theme = theme
     app.run()
+
+
+def _is_served() -> bool:
+    """Whether a browser shows this process: textual-serve sets the driver that Textual loads."""
+    return "TEXTUAL_DRIVER" in os.environ
 
 
 def _store_and_capture(what: str | None) -> tuple[Path, str | None]:
@@ -104,14 +108,6 @@ def _print(store: Path, capture: str | None, filter_text: str) -> None:
     print_data(captures_as_text(shown))
     if not summaries:
         Narrator(quiet=False).say("no captures yet; create one: layerscope capture --concept honesty")
-
-
-def _serve_in_browser(arguments: Sequence[str], port: int) -> None:
-    """Serve on the loopback interface until interrupted; each page runs its own app."""
-    from textual_serve.server import Server
-
-    command = shlex.join([sys.executable, "-m", "engine", *arguments])
-    Server(command, host=_LOOPBACK, port=port, title="layerscope").serve()
 
 
 COMMAND = Command("tui", tui, HELP)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
 import tomllib
@@ -14,18 +15,21 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
-from engine.errors import LayerscopeError
+from engine.errors import LayerscopeError, visible
 from engine.plots.layers_text import WIDTH
+from engine.plots.visible_text import VisibleConsole
 from engine.runtime import Steps
 
 log = logging.getLogger(__name__)
 
 GROUP = "layerscope.commands"
 EVERY = 30.0  # seconds between lines of progress without a terminal
+_UNESCAPED = re.compile("[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # what `visible` escapes and a JSON string may hold
 
 
 @dataclass(frozen=True)
@@ -152,11 +156,24 @@ def _closed() -> TextIO:
     return os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
 
 
+class _Visible(logging.Formatter):
+    """Formats log messages with control characters as escapes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
+def escape_stray_logs() -> None:
+    """Escape control characters in warnings that are logged while no handler is installed."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Visible())
+
+
 class Narrator:
     """Prints messages and progress to stderr, unless quiet."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._console = VisibleConsole(stderr=True, quiet=quiet, highlight=False, emoji=False)
         self._quiet = quiet
 
     def say(self, text: str) -> None:
@@ -166,7 +183,7 @@ class Narrator:
     @contextmanager
     def working(self, what: str) -> Iterator[None]:
         """Show a spinner for work of unknown length, and the engine's log."""
-        with self._console.status(what), self.engine_log():
+        with self._console.status(Text(what)), self.engine_log():
             yield
 
     @contextmanager
@@ -196,7 +213,7 @@ class Narrator:
                 yield self._lines()
             return
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -230,14 +247,15 @@ class Narrator:
 
 def print_data(data: RenderableType) -> None:
     """Print data to stdout: colored on a terminal, else plain and 80 columns wide."""
-    Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False).print(data)
+    width = None if sys.stdout.isatty() else WIDTH
+    VisibleConsole(width=width, highlight=False, markup=False, emoji=False).print(data)
 
 
 def print_lines(text: str) -> None:
-    """Print text to stdout without wrapping."""
-    sys.stdout.write(text)
+    """Print text to stdout without wrapping; control characters are shown as escapes."""
+    sys.stdout.write(visible(text))
 
 
 def print_json(data: bytes) -> None:
-    """Print JSON to stdout."""
-    sys.stdout.write(data.decode() + "\n")
+    """Print JSON to stdout; the control characters and marks that JSON allows in strings are escaped too."""
+    sys.stdout.write(_UNESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", data.decode()) + "\n")

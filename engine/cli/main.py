@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from engine.cli.console import Narrator, installed_commands, installed_names, standard_output
+from engine.cli.console import Narrator, escape_stray_logs, installed_commands, installed_names, standard_output
 from engine.errors import LayerscopeError, RequestError
 from engine.runtime import find_processes
 from engine.version import VERSION
@@ -92,6 +92,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # print ? for characters that the encoding lacks
+    escape_stray_logs()
     narrator, processes = Narrator(quiet=False), find_processes()
     who = f"{processes.said}: " if processes.said else ""
     if processes.count > 1:  # a launcher terminates all processes when one ends
@@ -112,7 +113,7 @@ def main() -> None:
         narrator.say(f"{who}error: {error.said('command_line')}")
         sys.exit(error.exit_code)
     except Exception:
-        traceback.print_exc()
+        narrator.say(traceback.format_exc().rstrip())
         narrator.say("this is a bug in layerscope; please report it with the traceback above")
         sys.exit(1)
 

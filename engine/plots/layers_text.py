@@ -3,12 +3,13 @@
 import io
 
 from rich.bar import Bar
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from engine.plots.findings import norm_in_words, p_in_words, score_in_words
 from engine.plots.layers_chart import LayersChart, Whiskers
+from engine.plots.visible_text import VisibleConsole
 from engine.records.results import LayerRow, RankedLayer
 
 WIDTH = 80
@@ -43,7 +44,7 @@ def render_text(drawn: RenderableType, width: int = WIDTH) -> str:
         drawn: Renderable from `layers_as_text` or a similar function.
         width: Width in columns.
     """
-    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
+    console = VisibleConsole(file=io.StringIO(), width=width, color_system=None, force_terminal=False, markup=False)
     with console.capture() as capture:
         console.print(drawn)
     return capture.get()

@@ -31,6 +31,7 @@ SCREENS: dict[str, list[Step]] = {
         (["enter"], ["prompts has no classes", "tab Next"]),
     ],
     "capture": [(["n"], ["New capture", "Enter estimates", "esc Back"])],
+    "delete": [(["d"], ["Delete small_warmth?", "y deletes"])],
     "help": [(["question_mark"], ["search the keys", "action"])],
 }
 

@@ -25,6 +25,7 @@ from engine.records.captures import CaptureEstimate
 from tui.capturing import CaptureForm, CapturePlan, estimate_plan, plan_capture, run_plan
 from tui.jobs import JobEnded
 from tui.screens.screen import LayerscopeScreen
+from tui.widgets.words import Words
 
 
 class CaptureScreen(LayerscopeScreen):
@@ -66,8 +67,8 @@ class CaptureScreen(LayerscopeScreen):
             with Horizontal(id="buttons"):
                 yield Button("Estimate", id="estimate")
                 yield Button("Capture", id="run", variant="primary")
-            yield Static(id="said", markup=False)
-            yield Static(_choices(models, concepts), classes="quiet", id="choices")
+            yield Words(id="said")
+            yield Words(_choices(models, concepts), classes="quiet", id="choices")
 
     def on_mount(self) -> None:
         """Focus the concept: the other fields have defaults."""

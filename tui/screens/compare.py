@@ -27,6 +27,7 @@ from tui.jobs import JobEnded
 from tui.screens.screen import LayerscopeScreen
 from tui.widgets.charts import OverlayColumns
 from tui.widgets.rows import Column, RowsView
+from tui.widgets.words import Words
 
 Pair = tuple[int, int]
 Line = tuple[int, float]
@@ -55,7 +56,7 @@ class CompareScreen(LayerscopeScreen):
         with Container(id="body"):
             yield RowsView[Line]((), key=lambda line: line, id="layers")
             yield OverlayColumns(id="detail")
-        yield Static(id="said", markup=False)
+        yield Words(id="said")
 
     def on_mount(self) -> None:
         """Draw the scores from the records; a job computes the cosines from the tensors."""

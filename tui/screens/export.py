@@ -16,6 +16,7 @@ from textual.widgets import Input, Static
 from engine.errors import LayerscopeError
 from engine.inputs import user_path
 from tui.exporting import Export, save_export
+from tui.widgets.words import Words
 
 
 class ExportScreen(ModalScreen[None]):
@@ -36,9 +37,9 @@ class ExportScreen(ModalScreen[None]):
         """Yield the question, the field and the formats."""
         formats = self._export.formats
         with Vertical(id="dialog"):
-            yield Static("Save this view as", markup=False)
+            yield Words("Save this view as")
             yield Input(f"{self._export.name}{formats[0]}", select_on_focus=False)
-            yield Static(f"{', '.join(formats)} · Enter saves · Esc cancels", classes="quiet", id="said", markup=False)
+            yield Words(f"{', '.join(formats)} · Enter saves · Esc cancels", classes="quiet", id="said")
 
     @on(Input.Submitted)
     def save(self, event: Input.Submitted) -> None:

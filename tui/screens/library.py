@@ -18,7 +18,7 @@ from textual.widget import Widget
 from textual.widgets import Input, Static
 from textual.worker import WorkerCancelled, get_current_worker
 
-from engine.errors import LayerscopeError, RequestError
+from engine.errors import LayerscopeError, RequestError, visible
 from engine.plots.captures_text import score_and_interval
 from engine.plots.comparison_text import MOST_CAPTURES
 from engine.plots.findings import p_in_words
@@ -68,6 +68,7 @@ class LibraryScreen(LayerscopeScreen):
         Binding("c", "compare", "Compare", tooltip="Compare the marked captures"),
         Binding("t", "tokens", "Tokens", tooltip="Project the tokens of a text on the direction"),
         Binding("n", "capture", "New", tooltip="Create a new capture"),
+        Binding("d,delete", "delete", "Delete", show=False, tooltip="Delete the selected capture, after a question"),
         Binding("q", "app.quit", "Quit"),
     ]
 
@@ -233,6 +234,20 @@ class LibraryScreen(LayerscopeScreen):
 
         self.app.push_screen(CaptureScreen(self.store))
 
+    def action_delete(self) -> None:
+        """Ask whether to delete the selected capture, damaged or not."""
+        from tui.screens.delete import DeleteScreen, files_of
+
+        summary = self._selected()
+        if summary is None:
+            return
+        try:
+            files = files_of(summary.name, self.store)
+        except LayerscopeError as error:
+            self.notify(error.said("app"), title="cannot be deleted", severity="error", markup=False)
+        else:
+            self.app.push_screen(DeleteScreen(summary.name, self.store, files))
+
     def make_export(self) -> Export:
         """Return the table as shown."""
         rows = [{key: value(summary) for key, value in COLUMNS.items()} for summary in self.query_one(RowsView).rows]
@@ -288,7 +303,8 @@ def _columns(is_marked: Callable[[str], bool]) -> list[Column[CaptureSummary]]:
 
 
 def _name(summary: CaptureSummary, _width: int) -> Text:
-    return Text(summary.name) if not summary.problem else Text(f"✗ {summary.name}: {summary.problem}", style="italic")
+    text = f"✗ {summary.name}: {summary.problem}" if summary.problem else summary.name
+    return Text(visible(text).replace("\n", "\\n"), style="italic" if summary.problem else "")
 
 
 def _best(summary: CaptureSummary, _width: int) -> str:

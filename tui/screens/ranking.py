@@ -26,6 +26,7 @@ from tui.looks import looks_of
 from tui.screens.screen import LayerscopeScreen
 from tui.widgets.charts import LayerColumns
 from tui.widgets.rows import MARK, Column, RowsView
+from tui.widgets.words import Words
 
 Line = tuple[LayerRow, RankedLayer | None]
 """A layer's statistics, and its rank if the capture has a ranking."""
@@ -72,9 +73,7 @@ class RankingScreen(LayerscopeScreen):
             with TabbedContent(initial="layer", id="detail"):
                 for tab in _TABS:
                     with TabPane(tab.capitalize(), id=tab):
-                        yield (
-                            LayerColumns() if tab == "chart" else VerticalScroll(Static(id=f"{tab}-text", markup=False))
-                        )
+                        yield (LayerColumns() if tab == "chart" else VerticalScroll(Words(id=f"{tab}-text")))
 
     def on_mount(self) -> None:
         """Read the record; tensors are not needed."""

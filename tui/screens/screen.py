@@ -15,12 +15,13 @@ from textual.screen import ModalScreen, Screen
 from textual.widget import Widget
 from textual.widgets import Footer, Input, Static
 
-from engine.errors import RequestError
+from engine.errors import RequestError, visible
 from engine.jobs import Job
 from tui.exporting import Export
 from tui.jobs import Jobs
 from tui.models import ModelCache
 from tui.widgets.rows import Column, RowsView
+from tui.widgets.words import Words
 
 _BAR = 20
 KeyRow = tuple[str, str]
@@ -38,7 +39,7 @@ class BackgroundApp(App[None]):
     models: ModelCache
 
 
-class JobLine(Static):
+class JobLine(Words):
     """Progress of the running job; hidden when none runs."""
 
     job: reactive[Job | None] = reactive(None, always_update=True)
@@ -77,7 +78,7 @@ class LayerscopeScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         """Yield title, content, job line and footer."""
-        yield Horizontal(Static(id="title", markup=False), Static(id="subtitle", markup=False), id="head")
+        yield Horizontal(Words(id="title"), Words(id="subtitle"), id="head")
         yield from self.compose_content()
         yield JobLine()
         yield Footer(show_command_palette=False)
@@ -132,7 +133,7 @@ class LayerscopeScreen(Screen[None]):
 
     def action_copy(self) -> None:
         """Copy the selected item to the clipboard, if the terminal supports that."""
-        text = self.text_to_copy()
+        text = visible(self.text_to_copy())
         if not text:
             self.notify("there is nothing to copy here", severity="warning")
             return
@@ -166,7 +167,7 @@ class HelpScreen(ModalScreen[None]):
         with Vertical(id="dialog", classes="-tall"):
             yield Input(placeholder="search the keys of this screen")
             yield RowsView(_KEY_COLUMNS, key=lambda row: row)
-            yield Static("ctrl+p runs an action by name · Esc closes", classes="quiet", markup=False)
+            yield Words("ctrl+p runs an action by name · Esc closes", classes="quiet")
 
     def on_mount(self) -> None:
         """List every key."""

@@ -22,6 +22,7 @@ from tui.exporting import Export
 from tui.jobs import JobEnded
 from tui.screens.screen import LayerscopeScreen
 from tui.widgets.heat_map import HeatMap
+from tui.widgets.words import Words
 
 if TYPE_CHECKING:
     from engine.records.files import TokenReading
@@ -59,7 +60,7 @@ class TokensScreen(LayerscopeScreen):
         """Yield the text field, the heat map and the description of the selected cell."""
         yield Input(placeholder="your text; Enter reads it", id="text")
         yield HeatMap()
-        yield Static(id="cell", markup=False)
+        yield Words(id="cell")
 
     def on_mount(self) -> None:
         """Read the capture's first prompt."""

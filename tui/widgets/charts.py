@@ -12,7 +12,7 @@ from textual.reactive import reactive
 from textual.widget import Widget
 from textual.widgets import Static
 
-from engine.errors import LayerscopeError
+from engine.errors import LayerscopeError, visible
 from engine.plots.comparison_text import SEVERAL, SIGNS, overlay_as_columns
 from engine.plots.layers_chart import layers_as_columns, layers_chart
 from engine.records.files import CaptureRecord
@@ -20,6 +20,7 @@ from engine.records.results import RankedLayer
 from engine.store.catalog import show_capture
 from engine.store.summaries import CaptureSummary
 from tui.looks import looks_of, overlay_styles
+from tui.widgets.words import Words
 
 _LEGENDS = (
     "● tied with the best  ○ behind it  │ 95% interval of d'  ░ permutation null (95%)",
@@ -60,7 +61,7 @@ class OverlayColumns(Widget):
             return Text("")
         styles, quiet = overlay_styles(self.app), looks_of(self.app).quiet
         entries = [
-            Text(f"{SIGNS[place]} {record['name']}", style=styles[place], no_wrap=True)
+            Text(f"{SIGNS[place]} {visible(record['name'])}", style=styles[place], no_wrap=True)
             for place, record in enumerate(self.records)
         ]
         entries.append(Text(f"{SEVERAL} several", style=quiet, no_wrap=True))
@@ -76,9 +77,9 @@ class CapturePreview(Vertical):
 
     def compose(self) -> ComposeResult:
         """Yield title, chart and findings."""
-        yield Static(id="about", markup=False)
+        yield Words(id="about")
         yield LayerColumns()
-        yield Static(id="findings", markup=False)
+        yield Words(id="findings")
 
     def show_text(self, text: str | Text) -> None:
         """Show a text instead of a capture."""

@@ -16,6 +16,9 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from engine.errors import visible
+from engine.plots.visible_text import visible_text
+
 Row = TypeVar("Row")
 MARK = "■"
 """The sign of a marked row."""
@@ -186,7 +189,7 @@ class RowsView(ScrollView, Generic[Row], can_focus=True, inherit_bindings=False)
         line = Text(no_wrap=True, end="")
         for column, width in self._layout():
             cell = column.cell(row, width)
-            text = Text(cell) if isinstance(cell, str) else cell
+            text = visible_text(Text(visible(cell)) if isinstance(cell, str) else cell)
             text.truncate(width, overflow="ellipsis")
             pad = " " * (width - text.cell_len)
             line.append_text(Text(pad) + text if column.right else text + Text(pad))

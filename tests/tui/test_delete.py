@@ -1,0 +1,65 @@
+"""Deleting captures in the library."""
+
+from pathlib import Path
+
+import pytest
+
+from engine.store.directions import SUFFIX
+from tests.tui.screen_text import wait_for, wait_until
+from tui.app import LayerscopeApp
+
+pytestmark = pytest.mark.anyio
+
+
+def files(store: Path, name: str) -> list[str]:
+    return sorted(path.name for path in store.glob(f"{name}*"))
+
+
+async def test_deletes_the_files_that_it_names_after_a_question(store: Path) -> None:
+    (store / f"small_warmth{SUFFIX}").write_bytes(b"directions")
+    async with LayerscopeApp(store).run_test(size=(80, 24), notifications=True) as pilot:
+        await wait_for(pilot, "4 captures", "Layer 16 leads")
+        await pilot.press("d")
+        await wait_for(pilot, "Delete small_warmth?", "small_warmth.pt", "small_warmth.json", f"small_warmth{SUFFIX}")
+        await pilot.press("n")
+        await wait_until(pilot, lambda text: "cannot be undone" not in text, "the question to go")
+        assert len(files(store, "small_warmth")) == 3
+        await pilot.press("delete")
+        await wait_for(pilot, "Delete small_warmth?")
+        await pilot.press("y")
+        await wait_for(pilot, "3 captures", "Layer 9 leads", "deleted small_warmth.json")
+    assert files(store, "small_warmth") == []
+    assert len(files(store, "small_calm")) == 2
+
+
+async def test_deletes_damaged_captures_and_names_shards(store: Path) -> None:
+    (store / "broken.json").write_text("{")
+    (store / "shards").mkdir()
+    (store / "shards" / "plan.json").write_text("{}")
+    async with LayerscopeApp(store, filter_text="broken").run_test(size=(100, 30), notifications=True) as pilot:
+        await wait_for(pilot, "1 of 6 captures")
+        await pilot.press("d")
+        await wait_for(pilot, "Delete broken?", "broken.json")
+        await pilot.press("y")
+        await wait_for(pilot, "0 of 5 captures", "deleted broken.json")
+        await pilot.press("d")  # nothing is selected
+        await pilot.press("slash", *["backspace"] * 6, *"shards", "enter")
+        await wait_for(pilot, "1 of 5 captures")
+        await pilot.press("d")
+        await wait_for(pilot, "Delete shards?", "shards/ (the shards)")
+
+
+async def test_what_cannot_be_deleted_is_said(store: Path) -> None:
+    (store / "a b.json").write_text("{")
+    async with LayerscopeApp(store).run_test(size=(100, 30), notifications=True) as pilot:
+        await wait_for(pilot, "5 captures", "Layer 16 leads")
+        await pilot.press("G", "d")
+        await wait_for(pilot, "cannot be deleted", "is not a valid capture name")
+        await pilot.press("g")
+        await wait_for(pilot, "Layer 16 leads")
+        await pilot.press("d")
+        await wait_for(pilot, "Delete small_warmth?")
+        for suffix in (".pt", ".json"):
+            (store / f"small_warmth{suffix}").unlink()  # another process was faster
+        await pilot.press("y")
+        await wait_for(pilot, "there is no capture called 'small_warmth'")
