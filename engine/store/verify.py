@@ -151,7 +151,7 @@ def _check_directions(paths: CapturePaths) -> list[str]:
 def _sha256(path: Path, store: Path) -> str:
     try:
         with open_regular(path, store) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # it is a BufferedReader
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from error
 
