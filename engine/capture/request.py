@@ -100,10 +100,10 @@ class CaptureRequest:
         """Validate every value, and convert arrays and generators to plain values."""
         settle = object.__setattr__  # how a frozen dataclass sets its own fields
         settle(self, "source", _plain_source(self.source))
+        settle(self, "site", str(parse_site(self.site, self.layers)))
         settle(self, "layers", plain_layers(self.layers))
         default = SINGLE_PROMPT_POSITIONS if isinstance(self.source, str) else DEFAULT_POSITIONS
         settle(self, "kept", parse_positions(default if self.positions is None else self.positions))
-        settle(self, "site", str(parse_site(self.site, self.layers)))
         settle(self, "seed", require_whole(self.seed, "the seed"))
         if self.max_samples is not None:
             settle(self, "max_samples", require_whole(self.max_samples, "the number of pairs", least=1))

@@ -142,14 +142,17 @@ def _start(paths: CapturePaths, plan: ShardPlan, held: contextlib.ExitStack, *, 
     """Write the plan, or check it against the saved one, and hold it until `held` is closed."""
     if force:
         _remove_capture(paths)
+    own = False
     if not paths.plan.exists():
         with folder_lock(paths.store):
             require_free(paths, force=False, resume=True)
             with contextlib.suppress(TakenError):  # another process is starting the same capture: one holds the plan
                 write_atomically(paths.plan, encode_plan(plan), replace=False)
+                own = True
     held.enter_context(hold_plan(paths))
     require_free(paths, force=False, resume=True)  # another process may have finished it since the name was checked
-    require_same_plan(paths, plan)
+    if not own:
+        require_same_plan(paths, plan)
     clear_unfinished(paths)
     if saved := len(shard_files(paths)):
         log.info("resuming: %d of %d shards are saved", saved, len(shard_starts(plan)))

@@ -209,7 +209,7 @@ def test_an_unreadable_request_is_answered(tmp_path: Path) -> None:
             ("[" * 9000, None, -32700, "recursion"),
             *((json.dumps({**asked, "id": number}), None, -32600, "needs an id") for number in (None, 1.5, [1], True)),
             (json.dumps({**asked, "id": float("nan")}), None, -32600, "needs an id"),
-            (json.dumps({**asked, "id": "\ud83d"}), None, -32700, "half"),
+            (json.dumps({**asked, "id": "\ud83d"}), None, -32700, "lone surrogate"),
             (json.dumps({**asked, "params": ["id"]}), "a", -32600, "JSON-RPC"),
             *(
                 (line, None, -32600, "one object per line")

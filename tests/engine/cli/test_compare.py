@@ -224,7 +224,7 @@ def test_a_damaged_capture_ends_with_5(layerscope: Program, contrasts: Path) -> 
     (contrasts / "warmth.pt").write_bytes(b"x" * len(content))
     result = layerscope("compare", "loudness", "warmth")
     assert_failed(result, 5)
-    assert "warmth.pt is damaged" in result.stderr
+    assert "warmth.json does not match the tensors in activations/warmth.pt" in result.stderr
 
 
 @pytest.mark.usefixtures("contrasts")
