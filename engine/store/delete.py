@@ -10,6 +10,7 @@ from engine.errors import StoreError, nearest
 from engine.inputs import user_path
 from engine.remedies import Remedy
 from engine.store.directions import SUFFIX, list_directions, path_of
+from engine.store.locks import open_locked
 from engine.store.names import PLAN, SHARD, UNFINISHED, listed_name, locate
 from engine.store.record import read_content
 
@@ -55,7 +56,7 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
         Names of the deleted files.
 
     Raises:
-        StoreError: The capture does not exist, or a file cannot be deleted.
+        StoreError: The capture does not exist, another process is capturing it, or a file cannot be deleted.
 
     Example:
         >>> paths = save_activations(data, "draft")
@@ -63,6 +64,8 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
         ['draft.json', 'draft.pt']
     """
     files, shards = _parts(name, store)
+    if shards is not None:
+        _require_idle(shards)
     try:
         for path in files:
             _remove(path)
@@ -73,6 +76,31 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
             f"{error.filename} cannot be deleted: {error.strerror}", next_step="delete it yourself"
         ) from error
     return [path.name for path in files]
+
+
+def capture_files(name: str | Path, *, store: str | Path | None = None) -> list[str]:
+    """Names of the files that `delete_capture` would delete; a folder of shards ends with a slash.
+
+    Args:
+        name: See `delete_capture`.
+        store: The store folder.
+
+    Raises:
+        StoreError: The capture does not exist.
+    """
+    files, shards = _parts(name, store)
+    return [path.name for path in files] + ([f"{shards.name}/"] if shards is not None else [])
+
+
+def _require_idle(shards: Path) -> None:
+    """Refuse to delete shards while another process writes them."""
+    try:
+        held = open_locked(shards / PLAN)
+    except OSError:
+        return  # no plan, or one that is not a regular file
+    if held is None:
+        raise StoreError(f"another process is capturing {shards.name!r} now", next_step=Remedy.WAIT_OR_RENAME)
+    held.close()
 
 
 def _parts(name: str | Path, store: str | Path | None) -> tuple[list[Path], Path | None]:

@@ -68,6 +68,7 @@ class LibraryScreen(LayerscopeScreen):
         Binding("c", "compare", "Compare", tooltip="Compare the marked captures"),
         Binding("t", "tokens", "Tokens", tooltip="Project the tokens of a text on the direction"),
         Binding("n", "capture", "New", tooltip="Create a new capture"),
+        Binding("f2,R", "rename", "Rename", show=False, tooltip="Rename the selected capture"),
         Binding("d,delete", "delete", "Delete", show=False, tooltip="Delete the selected capture, after a question"),
         Binding("q", "app.quit", "Quit"),
     ]
@@ -236,17 +237,26 @@ class LibraryScreen(LayerscopeScreen):
 
     def action_delete(self) -> None:
         """Ask whether to delete the selected capture, damaged or not."""
-        from tui.screens.delete import DeleteScreen, files_of
+        from engine.store.delete import capture_files
+        from tui.screens.manage import DeleteScreen
 
         summary = self._selected()
         if summary is None:
             return
         try:
-            files = files_of(summary.name, self.store)
+            files = capture_files(summary.name, store=self.store)
         except LayerscopeError as error:
             self.notify(error.said("app"), title="cannot be deleted", severity="error", markup=False)
         else:
             self.app.push_screen(DeleteScreen(summary.name, self.store, files))
+
+    def action_rename(self) -> None:
+        """Ask for a new name of the selected capture."""
+        from tui.screens.manage import RenameScreen
+
+        summary = self._selected()
+        if summary is not None:
+            self.app.push_screen(RenameScreen(summary.name, self.store))
 
     def make_export(self) -> Export:
         """Return the table as shown."""

@@ -1,4 +1,4 @@
-"""The dialog that asks before a capture is deleted."""
+"""The dialogs that delete and rename a capture."""
 
 from __future__ import annotations
 
@@ -6,31 +6,16 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+from textual import on
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
+from textual.widgets import Input
 
 from engine.errors import LayerscopeError
 from engine.store.delete import delete_capture
-from engine.store.directions import path_of
-from engine.store.names import locate
 from tui.widgets.words import Words
-
-
-def files_of(name: str, store: Path) -> list[str]:
-    """Return the names of the files that deleting a capture removes.
-
-    Args:
-        name: Name of the capture.
-        store: The folder.
-
-    Raises:
-        LayerscopeError: The name is invalid, or a file is a link out of the store.
-    """
-    paths = locate(name, store)
-    files = [path.name for path in (paths.record, paths.tensors, path_of(paths)) if path.exists()]
-    return [*files, *([f"{paths.shards.name}/ (the shards)"] if paths.plan.exists() else [])]
 
 
 class DeleteScreen(ModalScreen[None]):
@@ -72,3 +57,46 @@ def _delete(app: App[object], name: str, store: Path) -> None:
         notify(error.said("app"), title="cannot be deleted", severity="error")
     else:
         notify(f"deleted {', '.join(deleted[:3])}{f' and {len(deleted) - 3} more' if len(deleted) > 3 else ''}")
+
+
+class RenameScreen(ModalScreen[None]):
+    """Asks for the new name of a capture and renames it on Enter.
+
+    Args:
+        name: Name of the capture.
+        store: The folder.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss", "Cancel")]
+
+    def __init__(self, name: str, store: Path) -> None:
+        super().__init__()
+        self._capture, self._store = name, store
+
+    def compose(self) -> ComposeResult:
+        """Yield the question, the field and the keys."""
+        with Vertical(id="dialog"):
+            yield Words(f"Rename {self._capture}, with its saved directions, to")
+            yield Input(self._capture)
+            yield Words("Enter renames · Esc cancels", classes="quiet")
+
+    @on(Input.Submitted)
+    def rename(self, message: Input.Submitted) -> None:
+        """Rename in a thread: records are read and checked."""
+        new = message.value.strip()
+        self.app.run_worker(
+            partial(_rename, self.app, self._capture, new, self._store), thread=True, exit_on_error=False
+        )
+        self.dismiss()
+
+
+def _rename(app: App[object], name: str, new: str, store: Path) -> None:
+    from engine.store.manage import rename_capture
+
+    notify = partial(app.call_from_thread, app.notify, markup=False)
+    try:
+        paths = rename_capture(name, new, store=store)
+    except LayerscopeError as error:
+        notify(error.said("app"), title="cannot be renamed", severity="error")
+    else:
+        notify(f"renamed {name} to {paths.name}")

@@ -1,4 +1,4 @@
-"""Deleting captures in the library."""
+"""Deleting and renaming captures in the library."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ async def test_deletes_damaged_captures_and_names_shards(store: Path) -> None:
         await pilot.press("slash", *["backspace"] * 6, *"shards", "enter")
         await wait_for(pilot, "1 of 5 captures")
         await pilot.press("d")
-        await wait_for(pilot, "Delete shards?", "shards/ (the shards)")
+        await wait_for(pilot, "Delete shards?", "shards/")
 
 
 async def test_what_cannot_be_deleted_is_said(store: Path) -> None:
@@ -54,7 +54,9 @@ async def test_what_cannot_be_deleted_is_said(store: Path) -> None:
     async with LayerscopeApp(store).run_test(size=(100, 30), notifications=True) as pilot:
         await wait_for(pilot, "5 captures", "Layer 16 leads")
         await pilot.press("G", "d")
-        await wait_for(pilot, "cannot be deleted", "is not a valid capture name")
+        await wait_for(pilot, "Delete a b?", "a b.json")
+        await pilot.press("y")
+        await wait_for(pilot, "4 captures", "deleted a b.json")
         await pilot.press("g")
         await wait_for(pilot, "Layer 16 leads")
         await pilot.press("d")
@@ -63,3 +65,17 @@ async def test_what_cannot_be_deleted_is_said(store: Path) -> None:
             (store / f"small_warmth{suffix}").unlink()  # another process was faster
         await pilot.press("y")
         await wait_for(pilot, "there is no capture called 'small_warmth'")
+
+
+async def test_renames_the_files_or_says_why_not(store: Path) -> None:
+    async with LayerscopeApp(store).run_test(size=(80, 24), notifications=True) as pilot:
+        await wait_for(pilot, "4 captures", "Layer 16 leads")
+        await pilot.press("f2")
+        await wait_for(pilot, "Rename small_warmth, with its saved directions, to")
+        await pilot.press(*["backspace"] * 20, *"small_calm", "enter")
+        await wait_for(pilot, "cannot be renamed", "small_calm")
+        await pilot.press("R", *["backspace"] * 20, *"warm", "enter")
+        await wait_for(pilot, "renamed small_warmth to warm")
+        await wait_for(pilot, "Layer 16 leads")
+    assert files(store, "small_warmth") == []
+    assert files(store, "warm") == ["warm.json", "warm.pt"]
