@@ -144,7 +144,7 @@ def _names_for(settings: ServerSettings, ref: Any, argument: str) -> list[str]: 
     if scheme == "capture" or of_prompt == "capture":
         return capture_names(settings)
     if scheme == "concept" or of_prompt in {"concept", "one", "other"}:
-        return [concept.name for concept in catalog.list_concepts(settings.concepts)]
+        return [concept.name for concept in catalog.list_concepts(settings.concepts, problems=[])]
     if scheme == "model" or of_prompt == "model":
         return [listing.alias for listing in settings.models().values()]
     return []

@@ -40,7 +40,10 @@ def print_models(*, as_json: bool) -> None:
 
 def print_concepts(*, as_json: bool) -> None:
     """Print the concepts with their contrast and number of pairs."""
-    concepts = list_concepts()
+    problems: list[str] = []
+    concepts = list_concepts(problems=problems)
+    for problem in problems:
+        Narrator(quiet=False).say(problem)
     if as_json:
         print_json(msgspec.json.format(msgspec.json.encode(concepts)))
         return

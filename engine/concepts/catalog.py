@@ -26,21 +26,30 @@ def user_concepts_path() -> Path:
     return platformdirs.user_config_path("layerscope") / "concepts"
 
 
-def list_concepts(*folders: Path) -> list[Concept]:
+def list_concepts(*folders: Path, problems: list[str] | None = None) -> list[Concept]:
     """List all concepts: the built-in ones, then the user's own.
 
     Args:
         folders: Additional folders of `.toml` files. If two files use the same name, the later folder wins. Links to
             other places are skipped, both folders and files.
+        problems: Receives a sentence for each file that cannot be read or is invalid, in place of an error.
 
     Raises:
-        RequestError: A concept file cannot be read or is invalid.
+        RequestError: A concept file cannot be read or is invalid, and `problems` is None.
 
     Example:
         >>> len(list_concepts()) >= 8
         True
     """
-    return [_read_concept(path) for path in _concept_files(*folders).values()]
+    concepts = []
+    for path in _concept_files(*folders).values():
+        try:
+            concepts.append(_read_concept(path))
+        except RequestError as error:
+            if problems is None:
+                raise
+            problems.append(str(error))
+    return concepts
 
 
 def load_concept(concept: str | Path, *folders: Path, by_name_only: bool = False) -> Concept:

@@ -112,7 +112,8 @@ def list_concepts(
         concept = catalog.load_concept(name, own, by_name_only=True)
         full = detail == "full" or offset > 0
         return send(concept_texts(concept, offset) if full else describe_concept(concept))
-    concepts = catalog.list_concepts(own)
+    problems: list[str] = []
+    concepts = catalog.list_concepts(own, problems=problems)
     after = offset + _PAGE
     return send(
         ConceptsReply(
@@ -120,6 +121,7 @@ def list_concepts(
             total=len(concepts),
             next_offset=after if after < len(concepts) else None,
             next_step="capture_contrast(concept=...), list_concepts(name=...) for the texts, or define_concept",
+            warnings=problems,
         )
     )
 

@@ -52,7 +52,7 @@ class CaptureScreen(LayerscopeScreen):
     def compose_content(self) -> Iterator[Widget]:
         """Yield the fields, the buttons, the message and the known models and concepts."""
         models = [listing.alias for listing in list_models()]
-        concepts = [concept.name for concept in list_concepts()]
+        concepts = [concept.name for concept in list_concepts(problems=[])]
         with VerticalScroll(id="form"):
             yield from _field("model", "Model", DEFAULT_MODEL, models, "alias, hub ID, folder or .gguf file")
             yield from _field(

@@ -93,3 +93,14 @@ async def test_the_texts_of_a_concept_are_paged_in_full(app: LayerscopeServer) -
         assert [template["user"] for template in templates] == [template.user for template in honesty.templates]
         beyond = await call(client, "list_concepts", name="honesty", offset=10**6)
         assert (beyond["personas"], beyond["templates"], beyond["topics"]) == ([], [], [])
+
+
+async def test_an_invalid_concept_hides_no_other(app: LayerscopeServer, store: Path) -> None:
+    folder = store / "concepts"
+    folder.mkdir(exist_ok=True)
+    (folder / "broken.toml").write_text("name = ")
+    async with Client(app) as client:
+        listed = await call(client, "list_concepts")
+        assert "honesty" in {concept["name"] for concept in listed["concepts"]}
+        (warning,) = listed["warnings"]
+        assert "broken.toml is not valid TOML" in warning
