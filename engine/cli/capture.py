@@ -85,7 +85,7 @@ def capture(
             "--max-samples",
             "-n",
             min=0,
-            help="Maximum number of pairs, sampled evenly (0: all).",
+            help="Maximum number of pairs of the concept, sampled evenly (0: all).",
             rich_help_panel=_WHAT,
         ),
     ] = DEFAULT_SAMPLES,

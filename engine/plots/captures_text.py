@@ -34,9 +34,7 @@ def captures_as_text(summaries: Sequence[CaptureSummary]) -> RenderableType:
                 score_and_interval(summary),
                 summary.created[:16].replace("T", " "),
             )
-    damaged = [
-        Text(f"{summary.name} damaged: {summary.problem}", style="red") for summary in summaries if summary.problem
-    ]
+    damaged = [Text(summary.complaint, style="red") for summary in summaries if summary.problem]
     return Group(table, *damaged)
 
 

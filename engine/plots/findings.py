@@ -91,6 +91,16 @@ def layers_in_words(layers: Sequence[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
+def _is_smallest(p_value: float, ranking: Ranking) -> bool:
+    return p_value <= ranking["smallest_p"] * 1.001
+
+
+def _why_smallest(ranking: Ranking) -> str:
+    """What keeps p from being smaller: few groups, or the number of sampled permutations."""
+    sampled = abs(ranking["smallest_p"] * (ranking["permutations"] + 1) - 1) < 1e-6
+    return f"with {ranking['permutations']:,} permutations" if sampled else "with so few groups"
+
+
 def _leader(ranking: Ranking) -> str:
     best = ranking["layers"][0]
     score = (
@@ -98,7 +108,7 @@ def _leader(ranking: Ranking) -> str:
         f" {left_out_in_words(best['left_out'])})"
     )
     if best["p_value"] <= SIGNIFICANT:
-        floor = ", the smallest possible with so few groups" if best["p_value"] <= ranking["smallest_p"] * 1.001 else ""
+        floor = f", the smallest possible {_why_smallest(ranking)}" if _is_smallest(best["p_value"], ranking) else ""
         return f"Layer {best['layer']} leads with {score}. Permutation {_p(ranking, best['p_value'])}{floor}."
     found = [row["layer"] for row in ranking["layers"] if row["p_value"] <= SIGNIFICANT]
     if found:

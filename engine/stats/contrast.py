@@ -6,6 +6,7 @@ cosine of the class means stays near 1.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -62,8 +63,13 @@ def require_contrast(data: CaptureData) -> None:
     """Require a contrast.
 
     Raises:
-        RequestError: The capture holds prompts without classes.
+        RequestError: This is not a capture, or it holds prompts without classes.
     """
+    if not isinstance(data, Mapping) or not {"positive", "activations"} & data.keys():
+        raise RequestError(
+            f"this is not a capture but {type(data).__name__}",
+            expected="the result of a capture function or of load_activations",
+        )
     if "positive" not in data:
         raise RequestError(
             "this is a capture of prompts: it has no positive and negative class",

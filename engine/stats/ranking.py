@@ -14,6 +14,7 @@ from engine.records.captures import ContrastData
 from engine.records.results import LayerSeparation, RankedLayer, Ranking
 from engine.remedies import Remedy
 from engine.runtime import Progress
+from engine.stats.contrast import require_contrast
 from engine.stats.groups import ENOUGH_GROUPS, FEWEST_GROUPS, FEWEST_PAIRS, MOST_UNITS, PAIRS, group_pairs, pairs_at
 from engine.stats.held_out import HeldOutLayer, hold_out
 from engine.stats.resampling import (
@@ -136,6 +137,7 @@ def rank_layers(
         >>> [row["layer"] for row in ranking["layers"]]
         [16, 4]
     """
+    require_contrast(data)
     groupings = group_pairs(data.get("factors"), data["num_pairs"])
     if not groupings:
         raise nothing_to_leave_out(data["num_pairs"])

@@ -13,14 +13,14 @@ from engine.inputs import require_whole, user_path
 from engine.records.files import Direction, DirectionsHeader, DirectionSummary
 from engine.remedies import Remedy
 from engine.store.catalog import show_capture
-from engine.store.names import locate
+from engine.store.names import DIRECTIONS, locate
 from engine.store.tensor_files import read_metadata, read_tensors, with_checksums
 
 if TYPE_CHECKING:
     from engine.store.names import CapturePaths
 
 SCHEMA = 1
-SUFFIX = ".directions.safetensors"
+SUFFIX = DIRECTIONS
 
 
 class _Versioned(TypedDict):
@@ -212,7 +212,7 @@ def read_header(path: Path) -> DirectionsHeader:
 
 def path_of(paths: CapturePaths) -> Path:
     """Path of the directions file of a capture."""
-    path = paths.store / f"{paths.name}{SUFFIX}"
+    path = paths.directions
     if not path.resolve().is_relative_to(paths.store.resolve()):
         raise StoreError(f"{path} is a symbolic link out of the store", next_step="remove the link")
     return path

@@ -15,6 +15,7 @@ DEFAULT_STORE = Path("activations")
 UNFINISHED = ".unfinished"
 PLAN = "plan.json"
 SHARD = ".safetensors"
+DIRECTIONS = ".directions.safetensors"
 
 _SUFFIXES = ("pt", "json")
 _LONGEST = 128
@@ -37,6 +38,11 @@ class CapturePaths:
     def record(self) -> Path:
         """The `.json` file."""
         return self.store / f"{self.name}.json"
+
+    @property
+    def directions(self) -> Path:
+        """The file of the capture's saved directions; it may be a link, see `engine.store.directions.path_of`."""
+        return self.store / f"{self.name}{DIRECTIONS}"
 
     @property
     def shards(self) -> Path:

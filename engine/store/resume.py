@@ -159,6 +159,7 @@ def _start(paths: CapturePaths, plan: ShardPlan, held: contextlib.ExitStack, *, 
 
 
 def _remove_capture(paths: CapturePaths) -> None:
+    replaced = paths.exist
     try:
         if paths.plan.exists():
             with hold_plan(paths):  # refuse before anything is deleted
@@ -166,6 +167,8 @@ def _remove_capture(paths: CapturePaths) -> None:
         paths.record.unlink(missing_ok=True)  # first, so that no record describes deleted tensors
         paths.tensors.unlink(missing_ok=True)
         remove_shards(paths)
+        if replaced:
+            paths.directions.unlink(missing_ok=True)  # they are of the capture that is replaced
     except OSError as error:
         raise StoreError(f"{error.filename} cannot be deleted: {error.strerror}") from error
 

@@ -76,8 +76,11 @@ def save_activations(
 
 def _replace(paths: CapturePaths, tensors: UnfinishedFile, record: UnfinishedFile) -> None:
     # Remove the old record first and add the new one last, so that no record ever describes other tensors.
+    replaced = paths.exist
     paths.record.unlink(missing_ok=True)
     remove_shards(paths)
+    if replaced:
+        paths.directions.unlink(missing_ok=True)  # they are of the capture that is replaced
     tensors.replace()
     record.replace()
 

@@ -8,6 +8,7 @@ from mcp.server.mcpserver import Image
 from mcp.types import CallToolResult, ImageContent
 from pydantic import Field
 
+from engine.errors import RequestError
 from engine.plots.classes_text import pair_label, sides_as_text
 from engine.plots.comparison_text import comparison_as_text
 from engine.plots.layers_chart import layers_chart
@@ -34,6 +35,8 @@ def plot_capture(
 
     With layer, the projections of both classes at one layer; with compare_with, two captures compared.
     """
+    if layer is not None and compare_with is not None:
+        raise RequestError("layer and compare_with are two different charts", next_step="pass one of them")
     store = workbench(ctx).settings.store
     record = find_capture(ctx, name)
     chart = layers_chart(record)

@@ -147,6 +147,9 @@ def test_the_smallest_possible_p_is_marked() -> None:
     ranking = ranking_of(p_values=[0.7, 1 / 32, 0.5, 1.0], smallest_p=1 / 32)
     (first, *_) = describe_findings(contrast_record(ranking=ranking))
     assert first.endswith(" p = 0.031 (labels permuted by persona), the smallest possible with so few groups.")
+    sampled = ranking_of(p_values=[0.7, 1 / 10_001, 0.5, 1.0], smallest_p=1 / 10_001) | {"permutations": 10_000}
+    (first, *_) = describe_findings(contrast_record(ranking=sampled))
+    assert first.endswith("(labels permuted by persona), the smallest possible with 10,000 permutations.")
 
 
 def test_too_few_groups_for_significance_are_reported() -> None:

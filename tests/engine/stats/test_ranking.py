@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -459,3 +459,16 @@ def test_merged_groups_cause_a_warning() -> None:
     assert "in 65 groups" not in warnings_of(all_factors(3, 1, 65), 195)
     assert "66 pairs were resampled in 65 groups" in warnings_of(None, 66)
     assert "in 65 groups" not in warnings_of(None, 65)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({}, "this is not a capture but dict"),
+        ("smollm2_honesty", "this is not a capture but str"),
+        ({"activations": {}}, "this is a capture of prompts"),
+    ],
+)
+def test_what_is_no_contrast_is_refused(data: Any, said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        rank_layers(data)

@@ -358,3 +358,13 @@ except engine.LayerscopeError as error:
     assert "nothing was saved" in child.stdout, child.stderr
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_directions_go_when_their_capture_is_replaced(
+    ranked_data: ContrastData, directions: Directions, tmp_path: Path
+) -> None:
+    save_directions(directions, "mine", store=tmp_path)
+    engine.save_activations(ranked_data, "mine", store=tmp_path)  # the name was free: they may be of another capture
+    assert path_of(locate("mine", tmp_path)).exists()
+    engine.save_activations(ranked_data, "mine", store=tmp_path, force=True)
+    assert not path_of(locate("mine", tmp_path)).exists()
