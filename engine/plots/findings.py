@@ -17,9 +17,13 @@ def cost_in_words(estimate: CaptureEstimate) -> str:
         >>> cost_in_words({"prompts": 144, "tokens": 6790, "bytes": 9953280, "in_shards": False, "seconds": 3.21})
         '144 prompts, 6,790 tokens, about 3.2 s, 10.0 MB'
     """
-    counts = [f"{estimate['prompts']:,} prompts", f"{estimate['tokens']:,} tokens"]
+    counts = [_counted(estimate["prompts"], "prompt"), _counted(estimate["tokens"], "token")]
     seconds = [f"about {max(estimate['seconds'], 0.1):.1f} s"] if "seconds" in estimate else []
     return ", ".join([*counts, *seconds, f"{estimate['bytes'] / 1e6:.1f} MB"])
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def score_in_words(value: float) -> str:
