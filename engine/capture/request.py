@@ -149,7 +149,7 @@ def require_shards(request: CaptureRequest, processes: Processes) -> None:
         raise RequestError(
             f"this capture is saved as one file, which {processes.count} processes cannot share",
             expected="a file of prompts, or pairs or a concept saved as shards",
-            next_step="run it without a launcher" if listed else Remedy.ADD_SHARDS,
+            next_step="run the command without a launcher" if listed else Remedy.ADD_SHARDS,
         )
 
 
