@@ -27,7 +27,7 @@ def test_a_pipe_gets_the_list_as_plain_text(store: Path) -> None:
     lines = result.stdout.splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["small_warmth", "small_calm", "some_prompt"]
     assert "2.00 (1.50 to 2.50)" in lines[1]
-    assert "small_lost damaged: small_lost.pt is missing" in result.stdout
+    assert "small_lost is damaged: small_lost.pt is missing" in result.stdout
 
 
 def test_a_pipe_gets_the_filtered_list_or_the_table_of_a_capture(store: Path) -> None:
