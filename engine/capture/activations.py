@@ -15,7 +15,7 @@ from engine.capture.run import align_rows, aligned_mask, capture_stacked, run_ca
 from engine.capture.selection import LayerSpec, PositionSpec
 from engine.capture.sites import DEFAULT_SITE
 from engine.concepts.catalog import load_concept
-from engine.concepts.pairs import DEFAULT_SAMPLES
+from engine.concepts.pairs import QUICK_SAMPLES
 from engine.records.captures import ActivationData, CaptureData, Concept, ContrastData, Factors
 from engine.runtime import Progress, ignore_progress
 
@@ -148,7 +148,7 @@ def capture_from_concept(
     concept: str | Path | Concept,
     model_key: str | None = None,
     layers: LayerSpec = None,
-    max_samples: int | None = DEFAULT_SAMPLES,
+    max_samples: int | None = QUICK_SAMPLES,
     use_hooks: bool = False,
     *,
     site: str = DEFAULT_SITE,
@@ -168,7 +168,8 @@ def capture_from_concept(
         concept: A name, the path of a `.toml` file, or a `Concept`.
         model_key: Short name of the model, for the record; defaults to the alias it was loaded by.
         layers: See `parse_layers`; None for all.
-        max_samples: Maximum number of pairs; None for every combination.
+        max_samples: Maximum number of pairs; None for every combination. The default is a quarter of that of the
+            command line, since all positions are kept by default.
         use_hooks: Stop each forward pass after the last requested layer.
         site: See `capture_activations`.
         positions: See `parse_positions`.

@@ -19,7 +19,7 @@ from engine.cli.load_options import HOW, DeviceMap, Dtype, MaxMemory, read_load_
 from engine.cli.store import print_concepts, print_models
 from engine.concepts.catalog import load_concept
 from engine.concepts.pair_files import open_pairs
-from engine.concepts.pairs import DEFAULT_SAMPLES
+from engine.concepts.pairs import DEFAULT_SAMPLES, QUICK_SAMPLES
 from engine.concepts.text_files import open_prompts
 from engine.errors import RequestError
 from engine.models.placement import AUTO, LoadOptions
@@ -43,6 +43,7 @@ HELP = """Run prompts or a concept through a model and save hidden states of its
   layerscope capture --concept honesty
   layerscope capture --model qwen --prompt "Tell me a story" --layers 10-20
   layerscope capture --concept mine.toml --max-samples 0 --output runs/mine
+  layerscope capture --concept honesty --quick
   layerscope capture --pairs my_pairs.jsonl
   layerscope capture --prompts questions.jsonl
   layerscope capture --concept honesty --max-samples 0 --shards
@@ -89,6 +90,14 @@ def capture(
             rich_help_panel=_WHAT,
         ),
     ] = DEFAULT_SAMPLES,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help=f"Take {QUICK_SAMPLES} pairs, not {DEFAULT_SAMPLES}: a quarter of the time, strong concepts only.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed for sampling pairs.", rich_help_panel=_WHAT)] = 0,
     layers: Annotated[
         str,
@@ -180,6 +189,8 @@ def capture(
     if list_models or list_concepts:
         (print_models if list_models else print_concepts)(as_json=as_json)
         return
+    if quick:
+        max_samples = _quick_samples(max_samples)
     processes = find_processes()
     options = read_load_options(dtype, device_map, max_memory)
     source = _source(prompt, concept, pairs, prompts, whole=not shards)
@@ -216,11 +227,24 @@ def capture(
     _run(narrator, loaded, tokenizer, request, processes)
     if not processes.is_main:
         return
+    if quick:
+        narrator.say(
+            f"quick: {QUICK_SAMPLES} pairs show strong concepts only; a layer that is not significant here may be with"
+            f" the default of {DEFAULT_SAMPLES}"
+        )
     record = show_capture(paths.record)
     if as_json:
         print_json(encode_record(record))
     else:
         print_data(layers_as_text(layers_chart(record)))
+
+
+def _quick_samples(max_samples: int) -> int:
+    if max_samples != DEFAULT_SAMPLES:
+        raise RequestError(
+            "--quick and --max-samples both set the number of pairs", next_step="omit one of --quick and --max-samples"
+        )
+    return QUICK_SAMPLES
 
 
 def _source(

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-DEFAULT_SAMPLES = 72
+DEFAULT_SAMPLES = 288
+"""Pairs of a capture of a concept: one for every persona with every template of a built-in concept."""
+
+QUICK_SAMPLES = 72
+"""Pairs of a quick capture, which finds strong concepts only."""
 
 
 def draw_pairs(concept: Concept, max_samples: int | None = None, seed: int = 0) -> list[Pair]:

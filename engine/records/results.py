@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 import msgspec
 
@@ -151,7 +151,10 @@ class RankedLayer(TypedDict):
         rank_low: Best rank in the rank interval.
         rank_high: Worst rank in the rank interval.
         tied: Whether the layer is tied with the best: its rank interval includes rank 1.
-        p_value: Permutation p-value: share of permutations in which the best of all layers scores as high.
+        p_value: p-value for an effect that holds over all tested factors: the largest of `p_by_factor`. Corrected for
+            the number of layers.
+        p_by_factor: For each tested factor, the share of permutations in which the best of all layers scores as high;
+            `crossed` for the test of all of them at once. Absent in older captures.
         null_low: 2.5% quantile of the permutation null at this layer.
         null_high: 97.5% quantile of the permutation null at this layer.
         left_out: Factor that was held out for the score.
@@ -169,6 +172,7 @@ class RankedLayer(TypedDict):
     rank_high: Count
     tied: bool
     p_value: Real
+    p_by_factor: NotRequired[dict[str, Real]]
     null_low: Real
     null_high: Real
     left_out: str
@@ -193,6 +197,8 @@ class Ranking(TypedDict):
         resamples: Number of bootstrap resamples.
         permutations: Number of permutations of the factor with the most; all distinct ones if there are few.
         seed: Seed for resamples and permutations.
+        limits: What limits the precision of the leading layer's score: shares of its squared standard error that come
+            from personas, templates, topics and single pairs (`pair`). Absent in older captures.
         warnings: Limits of the ranking.
     """
 
@@ -206,6 +212,7 @@ class Ranking(TypedDict):
     resamples: Count
     permutations: Count
     seed: int
+    limits: NotRequired[dict[str, Real]]
     warnings: list[str]
 
 

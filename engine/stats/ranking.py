@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.errors import RequestError
 from engine.records.captures import ContrastData
 from engine.records.results import LayerSeparation, RankedLayer, Ranking
-from engine.remedies import Remedy
 from engine.runtime import Progress
+from engine.stats.components import combine, error_shares, variance_components
 from engine.stats.contrast import require_contrast
-from engine.stats.groups import ENOUGH_GROUPS, FEWEST_GROUPS, FEWEST_PAIRS, MOST_UNITS, PAIRS, group_pairs, pairs_at
+from engine.stats.crossed import CROSSED, CrossedLayer, CrossedTest, Kept, chosen_pairs, crossed_p_values
+from engine.stats.designs import nothing_to_leave_out, ranking_warnings
+from engine.stats.groups import ENOUGH_GROUPS, group_pairs, pairs_at, resampled_units
 from engine.stats.held_out import HeldOutLayer, hold_out
 from engine.stats.resampling import (
     bootstrap_deviations,
@@ -30,60 +31,6 @@ from engine.stats.separation import require_usable, separate
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-def nothing_to_leave_out(num_pairs: int) -> RequestError:
-    """Build the error for pairs of which no group can be held out."""
-    if num_pairs < FEWEST_PAIRS:
-        return RequestError(
-            f"{num_pairs} pair{' is' if num_pairs == 1 else 's are'} too few to rank layers",
-            expected=f"at least {FEWEST_PAIRS} pairs, preferably 30 or more",
-            next_step=Remedy.CAPTURE_MORE_PAIRS,
-        )
-    return RequestError(
-        "the pairs have too few personas, templates and topics to hold any out",
-        expected=f"at least {FEWEST_GROUPS} values of one of these factors",
-        next_step="vary a factor, or omit the factors to cross-validate in folds over pairs",
-    )
-
-
-def ranking_warnings(data: ContrastData, counts: Mapping[str, int]) -> list[str]:
-    """Describe the limits of a ranking from these pairs.
-
-    Args:
-        data: A contrast.
-        counts: Number of groups of each factor that is held out.
-
-    Returns:
-        One warning per limit, empty if there are none.
-    """
-    warnings = []
-    if PAIRS in counts:
-        warnings.append(
-            "the pairs carry no factors: cross-validation in five folds over pairs says nothing about new personas,"
-            " templates or topics"
-        )
-        if data["num_pairs"] > MOST_UNITS:
-            warnings.append(f"{data['num_pairs']} pairs were resampled in {MOST_UNITS} groups")
-    elif factors := data.get("factors"):
-        columns = {"persona": {f["persona"] for f in factors}, "template": {f["template"] for f in factors}}
-        columns["topic"] = {f["topic"] for f in factors}
-        for factor, values in columns.items():
-            if len(values) < FEWEST_GROUPS:
-                those = f"one {factor}" if len(values) == 1 else f"two {factor}s"
-                warnings.append(
-                    f"the pairs have {those}, too few to hold any out: the ranking says nothing about other {factor}s"
-                )
-            elif len(values) < ENOUGH_GROUPS:
-                warnings.append(
-                    f"{len(values)} {factor}s are few: their intervals are wide, and a permutation test needs"
-                    f" {ENOUGH_GROUPS} or more to reach p < 0.05"
-                )
-            elif len(values) > MOST_UNITS:
-                warnings.append(f"{len(values)} {factor}s were held out and resampled in {MOST_UNITS} groups")
-    if data["num_pairs"] < 20:
-        warnings.append(f"{data['num_pairs']} pairs are few: use 30 or more")
-    return warnings
 
 
 Look = Callable[[int, HeldOutLayer], None]
@@ -107,17 +54,20 @@ def rank_layers(
     """Rank the layers of a contrast by held-out d', with intervals, ties and p-values.
 
     - Score: the lowest held-out d' over personas, templates and topics (see `compute_separation`).
-    - 95% confidence interval: Bayesian bootstrap over the held-out groups, with Student's t for their number.
+    - 95% confidence interval: Bayesian bootstrap over the groups of every held-out factor, with Student's t for their
+      number (see `combine`).
     - 95% rank interval and ties: from the same resamples (see `open_places`).
-    - Permutation p-value: the share of permutations, which swap the labels of whole groups, in which the best of all
+    - p-value: by factor, the share of permutations, which swap the labels of whole groups, in which the best of all
       layers scores at least as high. This maximum statistic makes 5% the chance of a false positive among all layers
       (Westfall and Young 1993, "Resampling-Based Multiple Testing"). Every factor with six groups or more is
-      permuted, and the largest p-value counts, because the claim is that the contrast generalizes over all factors
-      (Berger 1982, "Multiparameter Hypothesis Testing and Acceptance Sampling").
+      permuted; if there are several, `CrossedTest` tests them at once. The largest p-value counts, because the claim
+      is that the contrast generalizes over all factors (Berger 1982, "Multiparameter Hypothesis Testing and Acceptance
+      Sampling"). Its null: the mean difference over the population of the tested factors is zero, whatever effects
+      single personas, templates and topics have.
 
     Args:
         data: A contrast.
-        resamples: Number of bootstrap resamples.
+        resamples: Number of bootstrap resamples, for the intervals and for the crossed test.
         permutations: Maximum number of permutations per factor.
         seed: Seed for resamples and permutations.
         progress: Called before each layer and after the last with the number of finished layers and the total; an
@@ -150,10 +100,11 @@ def rank_layers(
         confidence=CONFIDENCE,
         margins=_margins(work),
         chance=_chance(work, ranked[0]["left_out"]),
-        smallest_p=max(smallest_p(work.counts[factor], permutations) for factor in work.tested),
+        smallest_p=_smallest_p(work, resamples),
         resamples=resamples,
         permutations=max(distinct_shuffles(work.counts[factor], permutations) for factor in work.tested),
         seed=seed,
+        limits=work.limits(data["layers"].index(ranked[0]["layer"])),
         warnings=ranking_warnings(data, work.counts),
     )
 
@@ -164,34 +115,54 @@ class _Work:
 
     Attributes:
         layers: Layer numbers.
+        pairs: Number of pairs.
         counts: Number of resampled units of each factor.
+        tested: Factors to permute.
         permutations: Maximum number of permutations per factor.
         separations: Held-out separation of each layer.
         shuffled: Permutation null of each factor, `(layers, permutations)`.
-        resampled: Bootstrap deviations of each factor, `(layers, resamples)`.
+        crossed: Crossed test of each layer; empty with fewer than two tested factors.
+        components: Variance components of the held-out pair differences of each layer.
+        deviations: Bootstrap deviations of each layer's score, `(layers, resamples)`.
+        freedom: Their degrees of freedom, one value per layer.
     """
 
     layers: Sequence[int]
+    pairs: int
     counts: dict[str, int]
+    tested: list[str]
     permutations: int
     separations: list[LayerSeparation]
     shuffled: dict[str, Tensor]
-    resampled: dict[str, Tensor]
+    crossed: list[CrossedLayer]
+    components: list[dict[str, float]]
+    deviations: Tensor
+    freedom: list[float]
 
-    @cached_property
-    def tested(self) -> list[str]:
-        """Factors to permute: those with enough groups, or else the one with the most."""
-        enough = [factor for factor, count in self.counts.items() if count >= ENOUGH_GROUPS]
-        return enough or [max(self.counts, key=lambda factor: self.counts[factor])]
-
-    @cached_property
+    @property
     def worst(self) -> list[str]:
         return [separation["worst"] for separation in self.separations]
 
     @cached_property
-    def deviations(self) -> Tensor:
-        """Bootstrap deviations of each layer's score, `(layers, resamples)`."""
-        return torch.stack([self.resampled[factor][row] for row, factor in enumerate(self.worst)])
+    def p_values(self) -> dict[str, Tensor]:
+        """Test to its p-values, `(layers,)`."""
+        found = {factor: _p_values(self, factor) for factor in self.tested}
+        return found | ({CROSSED: crossed_p_values(self.crossed)} if self.crossed else {})
+
+    def limits(self, row: int) -> dict[str, float]:
+        """Shares of the variance of a layer's score, see `error_shares`."""
+        return error_shares(self.components[row], self.counts, self.pairs)
+
+
+def _tested(groupings: Mapping[str, Tensor]) -> list[str]:
+    """Factors to permute: those with enough groups, or else the one with the most."""
+    counts = {factor: _units(factor, groups) for factor, groups in groupings.items()}
+    enough = [factor for factor, count in counts.items() if count >= ENOUGH_GROUPS]
+    return enough or [max(counts, key=lambda factor: counts[factor])]
+
+
+def _units(factor: str, groups: Tensor) -> int:
+    return int(resampled_units(factor, groups).max()) + 1
 
 
 def _measure(
@@ -204,44 +175,60 @@ def _measure(
     look: Look | None = None,
 ) -> _Work:
     """Score and resample the layers one at a time, keeping no states."""
-    separations: list[LayerSeparation] = []
+    counts = {factor: _units(factor, groups) for factor, groups in groupings.items()}
+    tested = _tested(groupings)
+    chosen = chosen_pairs(data["num_pairs"], seed)
+    of_chosen = {factor: groups[chosen] for factor, groups in groupings.items()}
+    test = None
+    if len(tested) > 1:
+        drawing = torch.Generator().manual_seed(seed)
+        test = CrossedTest({factor: of_chosen[factor] for factor in tested}, resamples, drawing)
+    separations, crossed, components, combined = [], [], [], []
     shuffled: dict[str, list[Tensor]] = {factor: [] for factor in groupings}
-    resampled: dict[str, list[Tensor]] = {factor: [] for factor in groupings}
-    counts: dict[str, int] = {}
     for done, layer in enumerate(data["layers"]):
         if progress is not None:
             progress(done, len(data["layers"]))
-        held_out = hold_out(pairs_at(data, layer), groupings)
+        pairs = Kept(pairs_at(data, layer), chosen)
+        held_out = hold_out(pairs, groupings)
         require_usable(layer, held_out.extent)
-        separations.append(separate(held_out))
+        separation = separate(held_out)
+        resampled = {}
         for number, (factor, projected) in enumerate(held_out.by_factor.items()):
             # Layers share random numbers so that their scores can be compared; factors do not, as their groups are
             # unrelated.
             one, other = (torch.Generator().manual_seed(seed * len(groupings) + number) for _ in range(2))
             shuffled[factor].append(shuffled_scores(projected.moments, permutations, one))
-            resampled[factor].append(bootstrap_deviations(projected.moments, resamples, other))
-            counts[factor] = len(projected.moments.groups)
+            resampled[factor] = bootstrap_deviations(projected.moments, resamples, other)
+        separations.append(separation)
+        components.append(variance_components(held_out.by_factor[separation["worst"]].differences[chosen], of_chosen))
+        combined.append(combine(resampled, components[-1], counts, data["num_pairs"]))
+        if test is not None:
+            crossed.append(test.layer(pairs.differences))
         if look is not None:
             look(layer, held_out)
     if progress is not None:
         progress(len(data["layers"]), len(data["layers"]))
     return _Work(
-        data["layers"],
-        counts,
-        permutations,
-        separations,
-        {factor: torch.stack(rows) for factor, rows in shuffled.items()},
-        {factor: torch.stack(rows) for factor, rows in resampled.items()},
+        layers=data["layers"],
+        pairs=data["num_pairs"],
+        counts=counts,
+        tested=tested,
+        permutations=permutations,
+        separations=separations,
+        shuffled={factor: torch.stack(rows) for factor, rows in shuffled.items()},
+        crossed=crossed,
+        components=components,
+        deviations=torch.stack([deviations for deviations, _ in combined]),
+        freedom=[freedom for _, freedom in combined],
     )
 
 
 def _ranked(work: _Work) -> list[RankedLayer]:
     scores = torch.tensor([s["by_factor"][s["worst"]]["d_prime"] for s in work.separations], dtype=torch.float64)
-    counts = [work.counts[factor] for factor in work.worst]
-    reach = torch.tensor([half_width(count, CONFIDENCE) for count in counts], dtype=torch.float64)
+    reach = torch.tensor([half_width(freedom, CONFIDENCE) for freedom in work.freedom], dtype=torch.float64)
     half = reach * work.deviations.std(dim=1)
-    places = open_places(scores, work.deviations, counts, CONFIDENCE)
-    p_values = torch.stack([_p_values(work, factor) for factor in work.tested]).amax(dim=0)
+    places = open_places(scores, work.deviations, work.freedom, CONFIDENCE)
+    p_values = torch.stack(list(work.p_values.values())).amax(dim=0)
     rows = []
     for rank, row in enumerate(scores.argsort(descending=True, stable=True).tolist(), start=1):
         separation, factor = work.separations[row], work.worst[row]
@@ -257,6 +244,7 @@ def _ranked(work: _Work) -> list[RankedLayer]:
                 rank_high=rank_high,
                 tied=rank_low == 1,
                 p_value=float(p_values[row]),
+                p_by_factor={test: float(values[row]) for test, values in work.p_values.items()},
                 null_low=float(null_low),
                 null_high=float(null_high),
                 left_out=factor,
@@ -271,13 +259,18 @@ def _ranked(work: _Work) -> list[RankedLayer]:
 
 def _margins(work: _Work) -> list[list[float]]:
     """Half-widths of the intervals of score differences, each layer to all later ones."""
-    counts = [work.counts[factor] for factor in work.worst]
     rows = []
     for row, deviations in enumerate(work.deviations[:-1]):
         error = (work.deviations[row + 1 :] - deviations).std(dim=1)  # (later layers,)
-        reach = [half_width(min(counts[row], later), CONFIDENCE) for later in counts[row + 1 :]]
+        reach = [half_width(min(work.freedom[row], later), CONFIDENCE) for later in work.freedom[row + 1 :]]
         rows.append([round(float(e) * r, _MARGIN_DIGITS) for e, r in zip(error, reach, strict=True)])
     return rows
+
+
+def _smallest_p(work: _Work, resamples: int) -> float:
+    """Smallest p-value that this design and number of draws allow."""
+    least = max(smallest_p(work.counts[factor], work.permutations) for factor in work.tested)
+    return max(least, 1 / (resamples + 1)) if work.crossed else least
 
 
 def _p_values(work: _Work, factor: str) -> Tensor:

@@ -138,17 +138,17 @@ def smallest_p(groups: int, permutations: int) -> float:
     return 1 / shuffles if all_shuffles(groups, permutations) else 1 / (shuffles + 1)
 
 
-def half_width(groups: int, confidence: float) -> float:
-    """Half-width of a two-sided interval for this number of groups, in standard errors."""
-    return float(stdtrit(groups - 1, (1 + confidence) / 2))
+def half_width(freedom: float, confidence: float) -> float:
+    """Half-width of a two-sided interval for these degrees of freedom, in standard errors."""
+    return float(stdtrit(freedom, (1 + confidence) / 2))
 
 
-def widening(groups: int, confidence: float) -> float:
-    """Factor by which Student's t for this number of groups widens a one-sided bound."""
-    return float(stdtrit(groups - 1, confidence) / ndtri(confidence))
+def widening(freedom: float, confidence: float) -> float:
+    """Factor by which Student's t for these degrees of freedom widens a one-sided bound."""
+    return float(stdtrit(freedom, confidence) / ndtri(confidence))
 
 
-def open_places(scores: Tensor, deviations: Tensor, groups: list[int], confidence: float) -> list[tuple[int, int]]:
+def open_places(scores: Tensor, deviations: Tensor, freedom: list[float], confidence: float) -> list[tuple[int, int]]:
     """Compute the rank interval of each layer: its best and worst plausible rank.
 
     A layer ranks below every layer that is significantly better and above every layer that is significantly worse. The
@@ -161,7 +161,7 @@ def open_places(scores: Tensor, deviations: Tensor, groups: list[int], confidenc
     Args:
         scores: Observed scores, `(layers,)`.
         deviations: Bootstrap deviations of the scores, paired across layers, `(layers, resamples)`.
-        groups: Number of groups behind the deviations of each layer.
+        freedom: Degrees of freedom of the deviations of each layer.
         confidence: Confidence level of each end of the interval.
 
     Returns:
@@ -175,7 +175,7 @@ def open_places(scores: Tensor, deviations: Tensor, groups: list[int], confidenc
         better = worse = 0
         if known.any():
             studentized = differences[known] / error[known, None]
-            widen = widening(min(groups[layer], *groups), confidence)
+            widen = widening(min(freedom), confidence)
             gap = (scores - scores[layer])[known] / error[known]
             better = int((gap > widen * (-studentized).amax(dim=0).quantile(confidence)).sum())
             worse = int((-gap > widen * studentized.amax(dim=0).quantile(confidence)).sum())

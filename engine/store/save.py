@@ -15,6 +15,7 @@ from engine.capture.selection import DEFAULT_POSITIONS, LayerSpec, PositionSpec
 from engine.capture.sites import DEFAULT_SITE
 from engine.concepts.catalog import load_concept
 from engine.concepts.pair_files import PAIR_FILES, PairFile, open_pairs
+from engine.concepts.pairs import DEFAULT_SAMPLES
 from engine.concepts.rows import is_dataset
 from engine.concepts.text_files import open_prompts
 from engine.errors import RequestError
@@ -174,7 +175,7 @@ def capture_contrast_in_shards(
     pairs: str | Path | Concept,
     name: str | Path,
     layers: LayerSpec = None,
-    max_samples: int | None = None,
+    max_samples: int | None = DEFAULT_SAMPLES,
     *,
     store: str | Path | None = None,
     site: str = DEFAULT_SITE,
@@ -201,7 +202,7 @@ def capture_contrast_in_shards(
             concept, by its name or its `.toml` file, as in `capture_from_concept`.
         name: A path, such as "activations/honesty"; a plain name when `store` is given.
         layers: See `parse_layers`; None for all.
-        max_samples: Maximum number of pairs of a concept; None for every combination.
+        max_samples: Maximum number of pairs of a concept, sampled evenly; None for every combination.
         store: The store folder.
         site: See `capture_activations`.
         positions: See `parse_positions`.

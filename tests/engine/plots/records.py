@@ -68,6 +68,7 @@ def ranking_of(
                 rank_high=len(open_to) if is_tied else len(order),
                 tied=is_tied,
                 p_value=p_values[layer] if p_values else 0.004,
+                p_by_factor={left_out: p_values[layer] if p_values else 0.004},
                 null_low=-0.25,
                 null_high=0.25,
                 left_out=left_out,
@@ -86,6 +87,7 @@ def ranking_of(
         resamples=2000,
         permutations=2048,
         seed=0,
+        limits={left_out: 0.7, "pair": 0.3},
         warnings=[],
     )
     return made | changes  # type: ignore[return-value]  # merging with a plain dict loses the TypedDict

@@ -145,15 +145,20 @@ def test_p_values_are_exact_if_all_permutations_are_enumerated() -> None:
     assert max(expected) > 0.2
 
 
-def test_the_p_value_is_the_largest_over_factors_with_enough_groups() -> None:
+def test_the_p_value_is_the_largest_over_tested_factors_and_the_crossed_test() -> None:
     """Seven topics and six personas are tested; two templates are too few."""
     factors = all_factors(6, 2, 7)
     rng = np.random.default_rng(5)
     layers = planted(rng, [0.0, 0.4, 3.0], len(factors))
     ranking = rank_layers(capture_of(layers, factors))
     each = [plain_p_values(layers, factors, factor) for factor in ("persona", "topic")]
-    expected = [max(values) for values in zip(*each, strict=True)]
-    assert [row["p_value"] for _, row in sorted(by_layer(ranking).items())] == pytest.approx(expected, abs=1e-12)
+    rows = [row for _, row in sorted(by_layer(ranking).items())]
+    for row, persona, topic in zip(rows, *each, strict=True):
+        assert row["p_by_factor"] == pytest.approx(
+            {"persona": persona, "topic": topic, "crossed": row["p_by_factor"]["crossed"]}, abs=1e-12
+        )
+        assert row["p_value"] == max(row["p_by_factor"].values())
+    assert rows[1]["p_value"] == rows[1]["p_by_factor"]["crossed"] > 0.6
     assert (ranking["smallest_p"], ranking["permutations"]) == (1 / 32, 64)
     assert ranking["tested"] == ["persona", "topic"]
 

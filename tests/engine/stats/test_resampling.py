@@ -247,7 +247,7 @@ def places(
     scores: Array | list[float], deviations: Array, groups: int = MANY, confidence: float = 0.95
 ) -> list[tuple[int, int]]:
     given_scores = torch.tensor(np.asarray(scores, dtype=np.float64))
-    return open_places(given_scores, torch.from_numpy(deviations), [groups] * len(given_scores), confidence)
+    return open_places(given_scores, torch.from_numpy(deviations), [groups - 1] * len(given_scores), confidence)
 
 
 def drawn(layers: int, spread: float, resamples: int = 400, seed: int = 0) -> Array:
@@ -265,7 +265,7 @@ def by_hand(scores: Array, deviations: Array, groups: int, confidence: float) ->
             moved = [(deviations[j, draw] - deviations[one, draw]) / errors[j] for j in others]
             higher.append(max(moved))
             lower.append(max(-value for value in moved))
-        widen = widening(groups, confidence)
+        widen = widening(groups - 1, confidence)
         better = [j for j in others if (scores[j] - scores[one]) / errors[j] > widen * np.quantile(lower, confidence)]
         worse = [j for j in others if (scores[one] - scores[j]) / errors[j] > widen * np.quantile(higher, confidence)]
         found.append((1 + len(better), len(scores) - len(worse)))
@@ -318,7 +318,7 @@ def test_few_groups_widen_rank_intervals() -> None:
 
 def test_the_fewest_groups_of_any_layer_decide() -> None:
     scores, deviations = torch.linspace(0.0, 2.0, 3, dtype=torch.float64), torch.from_numpy(drawn(3, 0.2))
-    assert open_places(scores, deviations, [3, 50, 50], 0.95) == open_places(scores, deviations, [3, 3, 3], 0.95)
+    assert open_places(scores, deviations, [2, 49, 49], 0.95) == open_places(scores, deviations, [2, 2, 2], 0.95)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -368,7 +368,7 @@ def test_units_do_not_matter(made: tuple[int, float, int, int], scale: float) ->
 
 def test_students_t_matches_published_tables() -> None:
     """Two-sided 95% for 1, 3 and 11 degrees of freedom, and the limit of the normal distribution."""
-    assert [round(half_width(groups, 0.95), 3) for groups in (2, 4, 12)] == [12.706, 3.182, 2.201]
+    assert [round(half_width(freedom, 0.95), 3) for freedom in (1, 3, 11)] == [12.706, 3.182, 2.201]
     assert half_width(10**7, 0.95) == pytest.approx(1.959964, abs=1e-5)
     assert widening(10**7, 0.95) == pytest.approx(1.0, abs=1e-5)
-    assert widening(12, 0.95) == pytest.approx(1.795885 / 1.644854, abs=1e-6)
+    assert widening(11, 0.95) == pytest.approx(1.795885 / 1.644854, abs=1e-6)

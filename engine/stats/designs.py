@@ -1,0 +1,64 @@
+"""What a design can show: how many pairs, personas, templates and topics a ranking needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from engine.errors import RequestError
+from engine.records.captures import ContrastData
+from engine.remedies import Remedy
+from engine.stats.groups import ENOUGH_GROUPS, FEWEST_GROUPS, FEWEST_PAIRS, MOST_UNITS, PAIRS
+
+
+def nothing_to_leave_out(num_pairs: int) -> RequestError:
+    """Build the error for pairs of which no group can be held out."""
+    if num_pairs < FEWEST_PAIRS:
+        return RequestError(
+            f"{num_pairs} pair{' is' if num_pairs == 1 else 's are'} too few to rank layers",
+            expected=f"at least {FEWEST_PAIRS} pairs, preferably 30 or more",
+            next_step=Remedy.CAPTURE_MORE_PAIRS,
+        )
+    return RequestError(
+        "the pairs have too few personas, templates and topics to hold any out",
+        expected=f"at least {FEWEST_GROUPS} values of one of these factors",
+        next_step="vary a factor, or omit the factors to cross-validate in folds over pairs",
+    )
+
+
+def ranking_warnings(data: ContrastData, counts: Mapping[str, int]) -> list[str]:
+    """Describe the limits of a ranking from these pairs.
+
+    Args:
+        data: A contrast.
+        counts: Number of groups of each factor that is held out.
+
+    Returns:
+        One warning per limit, empty if there are none.
+    """
+    warnings = []
+    if PAIRS in counts:
+        warnings.append(
+            "the pairs carry no factors: cross-validation in five folds over pairs says nothing about new personas,"
+            " templates or topics"
+        )
+        if data["num_pairs"] > MOST_UNITS:
+            warnings.append(f"{data['num_pairs']} pairs were resampled in {MOST_UNITS} groups")
+    elif factors := data.get("factors"):
+        columns = {"persona": {f["persona"] for f in factors}, "template": {f["template"] for f in factors}}
+        columns["topic"] = {f["topic"] for f in factors}
+        for factor, values in columns.items():
+            if len(values) < FEWEST_GROUPS:
+                those = f"one {factor}" if len(values) == 1 else f"two {factor}s"
+                warnings.append(
+                    f"the pairs have {those}, too few to hold any out: the ranking says nothing about other {factor}s"
+                )
+            elif len(values) < ENOUGH_GROUPS:
+                warnings.append(
+                    f"{len(values)} {factor}s are few: their intervals are wide, and a permutation test needs"
+                    f" {ENOUGH_GROUPS} or more to reach p < 0.05"
+                )
+            elif len(values) > MOST_UNITS:
+                warnings.append(f"{len(values)} {factor}s were held out and resampled in {MOST_UNITS} groups")
+    if data["num_pairs"] < 20:
+        warnings.append(f"{data['num_pairs']} pairs are few: use 30 or more")
+    return warnings
