@@ -13,7 +13,7 @@ from rich.text import Text
 from engine.cli.console import Command, Narrator, print_data, print_json, print_lines
 from engine.cli.store import find_record
 from engine.errors import RequestError
-from engine.plots.findings import norm_in_words, p_in_words, score_in_words
+from engine.plots.findings import may_be_best, norm_in_words, p_in_words, score_in_words
 from engine.plots.layers_chart import layers_chart
 from engine.records.files import CaptureRecord
 from engine.stats.scores import DEFAULT_SCORE, SCORES, ScoredLayer, find_score, order_layers
@@ -109,7 +109,7 @@ def _table(layers: list[ScoredLayer], score: str) -> Table:
     for name in cells[0]:
         table.add_column(name, justify="right", no_wrap=True)
     for layer, row in zip(layers, cells, strict=True):
-        table.add_row(*row.values(), style="bold" if layer.ranked and layer.ranked["tied"] else "")
+        table.add_row(*row.values(), style="bold" if layer.ranked and may_be_best(layer.ranked) else "")
     return table
 
 
@@ -123,7 +123,7 @@ def _cells(layer: ScoredLayer, score: str) -> dict[str, str]:
     if ranked is None:
         return {"rank": str(layer.rank), "layer": str(row["layer"])} | described
     return {
-        "rank": f"{layer.rank}{'=' if ranked['tied'] else ' '}",
+        "rank": f"{layer.rank}{'=' if may_be_best(ranked) else ' '}",
         "layer": str(row["layer"]),
         "d'": score_in_words(ranked["d_prime"]),
         "95% interval": f"{score_in_words(ranked['low'])} to {score_in_words(ranked['high'])}",

@@ -1,13 +1,13 @@
-"""Format numbers for narrow columns and describe a ranking in sentences."""
+"""Format numbers for narrow columns and say in sentences what a ranking shows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
-from engine.errors import RequestError
 from engine.records.captures import CaptureEstimate
 from engine.records.files import CaptureRecord
-from engine.records.results import RankedLayer, Ranking, SideSummary
+from engine.records.results import RankedLayer, Ranking
 
 
 def cost_in_words(estimate: CaptureEstimate) -> str:
@@ -58,9 +58,16 @@ def norm_in_words(value: float) -> str:
 
 SIGNIFICANT = 0.05
 
+_SATURATED = 0.995
+_TESTS = {"crossed": "all at once"}
+_COMPONENTS = {"pair": "single pair", "pairs": "single pair"}
+
 
 def describe_findings(record: CaptureRecord) -> list[str]:
-    """Describe the best layer, its ties, the raw-norm ranking and the baselines.
+    """Say what a ranking shows, most important first.
+
+    In this order: which layers exceed the null; which of them cannot be ordered; where the concept begins; what limits
+    the result; the baselines; and where the raw norm would have led.
 
     Args:
         record: JSON record of a capture.
@@ -71,7 +78,38 @@ def describe_findings(record: CaptureRecord) -> list[str]:
     ranking = record["ranking"]
     if ranking is None:
         return []
-    return [_leader(ranking), _ties(ranking), _raw_norm(record, ranking), *_confounds(record)]
+    return [
+        _exceed(ranking),
+        *_order(ranking),
+        *_below_chance(ranking),
+        *_beginning(ranking),
+        *_limits(ranking),
+        *_confounds(record),
+        _raw_norm(record, ranking),
+    ]
+
+
+def significant_layers(ranking: Ranking) -> list[int]:
+    """Layers that exceed the null at 5%, best first.
+
+    The level covers the search over all layers and holds for new personas, templates and topics, as far as these were
+    tested.
+    """
+    return [row["layer"] for row in ranking["layers"] if row["p_value"] <= SIGNIFICANT]
+
+
+def may_be_best(row: RankedLayer) -> bool:
+    """Whether a layer is tied with the best, among those that exceed the null at 5%.
+
+    A layer without significance can have a rank interval that includes rank 1 only because it is wide.
+    """
+    return row["tied"] and row["p_value"] <= SIGNIFICANT
+
+
+def is_saturated(ranking: Ranking) -> bool:
+    """Whether most layers sort nearly all held-out prompts correctly, so that their order means nothing."""
+    full = sum(row["auroc"] >= _SATURATED for row in ranking["layers"])
+    return len(ranking["layers"]) > 2 and 2 * full > len(ranking["layers"])
 
 
 def p_in_words(p_value: float) -> str:
@@ -95,48 +133,128 @@ def layers_in_words(layers: Sequence[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def _is_smallest(p_value: float, ranking: Ranking) -> bool:
-    return p_value <= ranking["smallest_p"] * 1.001
-
-
-def _why_smallest(ranking: Ranking) -> str:
-    """What keeps p from being smaller: few groups, or the number of sampled permutations."""
-    sampled = abs(ranking["smallest_p"] * (ranking["permutations"] + 1) - 1) < 1e-6
-    return f"with {ranking['permutations']:,} permutations" if sampled else "with so few groups"
-
-
-def _leader(ranking: Ranking) -> str:
-    best = ranking["layers"][0]
+def _exceed(ranking: Ranking) -> str:
+    """Which layers exceed the null, with the highest score."""
+    best, found = ranking["layers"][0], significant_layers(ranking)
     score = (
         f"held-out d' {best['d_prime']:.2f} (95% interval {best['low']:.2f} to {best['high']:.2f},"
-        f" {left_out_in_words(best['left_out'])})"
+        f" {left_out_in_words(best['left_out'])}), AUROC {best['auroc']:.2f}"
     )
-    if best["p_value"] <= SIGNIFICANT:
-        floor = f", the smallest possible {_why_smallest(ranking)}" if _is_smallest(best["p_value"], ranking) else ""
-        return f"Layer {best['layer']} leads with {score}. Permutation {_p(ranking, best['p_value'])}{floor}."
-    found = [row["layer"] for row in ranking["layers"] if row["p_value"] <= SIGNIFICANT]
-    if found:
-        return (
-            f"Layer {best['layer']} scores highest with {score}, but does not separate the classes significantly:"
-            f" permutation {_p(ranking, best['p_value'])}. Layers with p <= {SIGNIFICANT}: {layers_in_words(found)}."
-        )
-    floor = ""
     if ranking["smallest_p"] > SIGNIFICANT:
-        floor = f" With so few groups, p cannot fall below {p_in_words(ranking['smallest_p'])}."
-    lowest = min(row["p_value"] for row in ranking["layers"])
+        fewest = min(ranking["tested"], key=lambda factor: ranking["groups"].get(factor, 0))
+        groups = f"{ranking['groups'].get(fewest, 0)} {_plural(fewest)}"
+        return (
+            f"This design is too small to test: with {groups}, p cannot fall below"
+            f" {p_in_words(ranking['smallest_p'])}. The highest score is {score}, at layer {best['layer']}."
+        )
+    if not found:
+        lowest = min(ranking["layers"], key=lambda row: row["p_value"])
+        return (
+            f"No layer separates the classes better than chance: smallest {_p(ranking, lowest)}. The highest score,"
+            f" {score} at layer {best['layer']}, may be noise."
+        )
+    layers = f"Layer {found[0]} separates" if len(found) == 1 else f"Layers {layers_in_words(found)} separate"
+    if len(found) == len(ranking["layers"]) > 1:
+        layers = f"All {len(found)} layers separate"
+    if best["layer"] in found:
+        least = ", the smallest possible" if best["p_value"] <= ranking["smallest_p"] * 1.001 else ""
+        return (
+            f"{layers} held-out prompts better than chance. Highest: layer {best['layer']}, {score},"
+            f" {_p(ranking, best)}{least}."
+        )
     return (
-        "No layer separates the classes significantly on held-out prompts: smallest permutation"
-        f" {_p(ranking, lowest)}.{floor}"
+        f"{layers} held-out prompts better than chance, but not the layer with the highest score: layer"
+        f" {best['layer']}, {score}, {_p(ranking, best)}."
     )
 
 
-def _p(ranking: Ranking, p_value: float) -> str:
-    """Name a p-value and its permuted factors; they can differ from the held-out one."""
-    words = p_in_words(p_value)
-    relation = f"p < {words[1:]}" if words.startswith("<") else f"p = {words}"
+def _p(ranking: Ranking, row: RankedLayer) -> str:
+    """The p-value of a layer, by factor; the factors that were tested can differ from the one held out."""
+    by_factor = row.get("p_by_factor", {})
+    if len(by_factor) > 1:
+        each = ", ".join(f"{_TESTS.get(test, test)} {p_in_words(p_value)}" for test, p_value in by_factor.items())
+        return f"{_relation(row['p_value'])} ({each})"
     *first, last = (factor.removesuffix("s") for factor in ranking["tested"])
     factors = f"{', '.join(first)} and {last}" if first else last
-    return f"{relation} (labels permuted by {factors})"
+    return f"{_relation(row['p_value'])} (labels permuted by {factors})"
+
+
+def _relation(p_value: float) -> str:
+    words = p_in_words(p_value)
+    return f"p < {words[1:]}" if words.startswith("<") else f"p = {words}"
+
+
+def _plural(factor: str) -> str:
+    return factor if factor.endswith("s") else f"{factor}s"
+
+
+def _order(ranking: Ranking) -> list[str]:
+    """Which of the layers that exceed the null cannot be ordered."""
+    if is_saturated(ranking):
+        full = [row["layer"] for row in ranking["layers"] if row["auroc"] >= _SATURATED]
+        return [
+            f"Saturated: AUROC is {_SATURATED} or more at {len(full)} of {len(ranking['layers'])} layers, so their"
+            " order means nothing. Prompts that differ less between the classes would tell the layers apart."
+        ]
+    found = significant_layers(ranking)
+    if not found:
+        return []
+    if len(found) == 1:
+        return ["It is the only captured layer."] if len(ranking["layers"]) == 1 else []
+    tied = [row["layer"] for row in ranking["layers"] if may_be_best(row)]
+    if len(tied) == len(found):
+        return [f"They cannot be ordered: each of layers {layers_in_words(found)} may be the best (95%)."]
+    behind = len(found) - len(tied)
+    rest = "The other one scores" if behind == 1 else f"The other {behind} score"
+    if len(tied) == 1:
+        return [f"Layer {tied[0]} is ahead of every other layer (95%)."]
+    return [f"Layers {layers_in_words(tied)} cannot be ordered: each may be the best (95%). {rest} lower."]
+
+
+def _below_chance(ranking: Ranking) -> list[str]:
+    below = [row["layer"] for row in ranking["layers"] if row["high"] < 0]
+    if not below:
+        return []
+    layers = f"Layer {below[0]} lies" if len(below) == 1 else f"Layers {layers_in_words(below)} lie"
+    return [
+        f"{layers} wholly below chance: held-out prompts are sorted the wrong way there. Groups of different size or"
+        " opposite effect do that; it is no sign of the concept."
+    ]
+
+
+def _beginning(ranking: Ranking) -> list[str]:
+    """Where the concept begins: the first layer that exceeds the null, and the largest rise."""
+    found = significant_layers(ranking)
+    rows = sorted(ranking["layers"], key=lambda row: row["layer"])
+    if not found or len(rows) < 3 or is_saturated(ranking):
+        return []
+    first = min(found)
+    if first == rows[0]["layer"]:
+        return [f"The concept shows from the first captured layer, {first}, on."]
+    before, after = max(pairwise(rows), key=lambda two: two[1]["d_prime"] - two[0]["d_prime"])
+    return [
+        f"The concept shows from layer {first} on; the largest rise is from layer {before['layer']} (d'"
+        f" {before['d_prime']:.2f}) to {after['layer']} (d' {after['d_prime']:.2f})."
+    ]
+
+
+def _limits(ranking: Ranking) -> list[str]:
+    """Which variance component limits the precision, and what would help."""
+    shares = {name: share for name, share in ranking.get("limits", {}).items() if share > 0}
+    if not shares:
+        return []
+    ordered = sorted(shares, key=lambda name: -shares[name])
+    most = ordered[0]
+    rest = ", ".join(f"{shares[name]:.0%} from {_plural(_COMPONENTS.get(name, name))}" for name in ordered[1:])
+    advice = (
+        "more pairs narrow the interval"
+        if most in {"pair", "pairs"}
+        else f"more {_plural(most)} narrow the interval, more pairs of the same ones hardly do"
+    )
+    return [
+        f"{_plural(_COMPONENTS.get(most, most)).capitalize()} limit the result: {shares[most]:.0%} of the squared error"
+        f" at layer {ranking['layers'][0]['layer']} comes from them{f', {rest}' if rest else ''}; {advice}."
+    ]
 
 
 def left_out_in_words(factor: str) -> str:
@@ -162,21 +280,6 @@ def misordered_in_words(wrong: int, pairs: int) -> str:
     return f"{wrong} of {pairs} held-out pairs {'is' if wrong == 1 else 'are'} misordered"
 
 
-def _ties(ranking: Ranking) -> str:
-    best, *others = ranking["layers"]
-    tied = [row["layer"] for row in others if row["tied"]]
-    if not others:
-        return "It is the only captured layer."
-    if len(tied) == len(others):
-        rest = "The other layer is" if len(others) == 1 else f"All {len(others)} other layers are"
-        return f"{rest} tied with layer {best['layer']} at 95%."
-    if not tied:
-        return f"Layer {best['layer']} is ahead of every other layer at 95%."
-    behind = len(others) - len(tied)
-    rest = "The remaining layer scores" if behind == 1 else f"The remaining {behind} layers score"
-    return f"Tied with layer {best['layer']} at 95%: {layers_in_words(tied)}. {rest} lower."
-
-
 def _raw_norm(record: CaptureRecord, ranking: Ranking) -> str:
     largest = max(record["statistics"], key=lambda row: row["diff_norm"] or 0.0)["layer"]
     rank = next(row["rank"] for row in ranking["layers"] if row["layer"] == largest)
@@ -192,99 +295,3 @@ def _confounds(record: CaptureRecord) -> list[str]:
     found = ", ".join(f"{check['what']} {check['auroc']:.2f}" for check in report["checks"])
     best = record["ranking"]["layers"][0]["auroc"] if record["ranking"] else 0.5
     return [f"Baselines without the model (held-out AUROC; chance 0.50, best layer {best:.2f}): {found}."]
-
-
-def describe_order(record: CaptureRecord, layer: int, other: int) -> list[str]:
-    """Explain the order of two layers and whether they differ significantly.
-
-    Args:
-        record: JSON record of a contrast with a ranking.
-        layer: First layer.
-        other: Second layer.
-
-    Returns:
-        Sentences on the difference in score with its 95% interval, the scores by held-out factor, the misordered
-        pairs, and the raw difference norm.
-
-    Raises:
-        RequestError: The record has no ranking, a layer is not ranked, or both layers are the same.
-    """
-    ranking = record["ranking"]
-    rows = {row["layer"]: row for row in ranking["layers"]} if ranking else {}
-    if ranking is None or layer not in rows or other not in rows or layer == other:
-        raise RequestError(
-            f"layers {layer} and {other} of {record['name']!r} cannot be compared",
-            expected=f"two different ranked layers ({', '.join(map(str, sorted(rows))) or 'there are none'})",
-        )
-    above, below = sorted((rows[layer], rows[other]), key=lambda row: row["rank"])
-    return [
-        _scores(above, below, margin_between(ranking, layer, other)),
-        _left_out(above, below),
-        *_wrong_pairs(record, above, below),
-        _norms(record, above["layer"], below["layer"]),
-    ]
-
-
-def margin_between(ranking: Ranking, layer: int, other: int) -> float:
-    """Half-width of the 95% interval of the difference in d' between two layers."""
-    numbers = sorted(row["layer"] for row in ranking["layers"])
-    first, second = sorted((numbers.index(layer), numbers.index(other)))
-    return ranking["margins"][first][second - first - 1]
-
-
-def _scores(above: RankedLayer, below: RankedLayer, margin: float) -> str:
-    gap = above["d_prime"] - below["d_prime"]
-    low, high = gap - margin, gap + margin
-    verdict = (
-        f"layer {above['layer']} separates the classes significantly better"
-        if low > 0
-        else "the data do not show which layer is better"
-    )
-    return (
-        f"Layer {above['layer']} has rank {above['rank']} (d' {above['d_prime']:.2f}) and layer {below['layer']} has"
-        f" rank {below['rank']} (d' {below['d_prime']:.2f}). The difference is {gap:.2f} (95% interval {low:.2f} to"
-        f" {high:.2f}): {verdict}."
-    )
-
-
-def _left_out(above: RankedLayer, below: RankedLayer) -> str:
-    parts = [
-        f"{left_out_in_words(factor)} {score['d_prime']:.2f} and {below['by_factor'][factor]['d_prime']:.2f}"
-        for factor, score in above["by_factor"].items()
-        if factor in below["by_factor"]
-    ]
-    counted = "; a layer's score is its lowest" if len(parts) > 1 else ""
-    return f"Held-out d' at layers {above['layer']} and {below['layer']}: {', '.join(parts)}{counted}."
-
-
-def _wrong_pairs(record: CaptureRecord, above: RankedLayer, below: RankedLayer) -> list[str]:
-    sides = {summary["layer"]: summary for summary in record["sides"]}
-    if above["layer"] not in sides or below["layer"] not in sides:
-        return []
-    one, other = sides[above["layer"]], sides[below["layer"]]
-    counts = (
-        f"{misordered_in_words(one['wrong_total'], record['num_pairs'])} at layer {above['layer']},"
-        f" {other['wrong_total']} at layer {below['layer']}"
-    )
-    if _cut(one) or _cut(other):
-        return [f"{counts}."]
-    here, there = ({pair["pair"] for pair in summary["wrong"]} for summary in (one, other))
-    return [
-        f"{counts}: {len(here & there)} at both, {len(here - there)} only at layer {above['layer']},"
-        f" {len(there - here)} only at layer {below['layer']}."
-    ]
-
-
-def _cut(summary: SideSummary) -> bool:
-    """Whether the record names only some of the misordered pairs."""
-    return len(summary["wrong"]) < summary["wrong_total"]
-
-
-def _norms(record: CaptureRecord, above: int, below: int) -> str:
-    rows = {row["layer"]: row for row in record["statistics"]}
-    one, other = rows[above]["diff_norm"] or 0.0, rows[below]["diff_norm"] or 0.0
-    order = f"would also rank layer {above} first" if one >= other else f"would rank layer {below} first"
-    return (
-        f"The raw difference norm ({norm_in_words(one)} and {norm_in_words(other)}) {order}; it grows with depth for"
-        " any concept."
-    )

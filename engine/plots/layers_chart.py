@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.style import Style
 from rich.text import Text
 
-from engine.plots.findings import describe_findings
+from engine.plots.findings import describe_findings, may_be_best
 from engine.records.files import CaptureRecord, count_prompts, record_warnings
 from engine.records.results import LayerRow, RankedLayer
 
@@ -175,9 +175,9 @@ def _line(rows: Sequence[RankedLayer], scale: _Scale, line: int, step: int, curs
 
 
 def _cell(row: RankedLayer, scale: _Scale, line: int, looks: Looks) -> tuple[str, Style]:
-    style = looks.tied if row["tied"] else looks.behind
+    style = looks.tied if may_be_best(row) else looks.behind
     if line == scale.line(row["d_prime"]):
-        return (TIED if row["tied"] else BEHIND), style
+        return (TIED if may_be_best(row) else BEHIND), style
     if scale.line(row["high"]) <= line <= scale.line(row["low"]):
         return INTERVAL, style
     if scale.line(row["null_high"]) <= line <= scale.line(row["null_low"]):
@@ -272,5 +272,5 @@ def whiskers(row: RankedLayer, scale: Scale, looks: Looks = PLAIN) -> Text:
             cells[column] = mark
     text = Text("".join(cells))
     text.highlight_regex(SHUFFLED, looks.shuffled)
-    text.highlight_regex(f"[{SCORE}{BAR}]", looks.tied if row["tied"] else looks.behind)
+    text.highlight_regex(f"[{SCORE}{BAR}]", looks.tied if may_be_best(row) else looks.behind)
     return text

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from engine.plots.findings import may_be_best
 from engine.plots.layers_chart import LayersChart
 from engine.plots.style import BAND, BLUE, GREY, INK, ORANGE, head, label_layers
 from engine.records.results import LayerRow
@@ -71,8 +72,8 @@ def _scores(axes: Axes, chart: LayersChart) -> None:
         axes.axhline(
             chart.chance, color=GREY, linestyle="--", linewidth=0.8, label="best layer of the permutation null, 95%"
         )
-    for tied, color, marker, name in ((True, ORANGE, "o", "tied with the best"), (False, BLUE, "s", "behind the best")):
-        some = [row for row in rows if row["tied"] == tied]
+    for tied, color, marker, name in ((True, ORANGE, "o", "tied with the best"), (False, BLUE, "s", "other layers")):
+        some = [row for row in rows if may_be_best(row) == tied]
         if some:
             axes.errorbar(
                 [row["layer"] for row in some],
@@ -100,7 +101,7 @@ def _ranking(axes: Axes, chart: LayersChart) -> None:
         range(len(shown)),
         [row["d_prime"] for row in shown],
         xerr=[[row["d_prime"] - row["low"] for row in shown], [row["high"] - row["d_prime"] for row in shown]],
-        color=[ORANGE if row["tied"] else BLUE for row in shown],
+        color=[ORANGE if may_be_best(row) else BLUE for row in shown],
         error_kw={"elinewidth": 0.8, "ecolor": INK},
         height=0.75,
     )

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from engine.plots.findings import norm_in_words, p_in_words, score_in_words
+from engine.plots.findings import may_be_best, norm_in_words, p_in_words, score_in_words
 from engine.plots.layers_chart import LayersChart, Whiskers
 from engine.plots.visible_text import VisibleConsole
 from engine.records.results import LayerRow, RankedLayer
@@ -56,14 +56,14 @@ def _ranked_table(chart: LayersChart) -> Table:
     table = _empty_table("layer", *next(iter(cells.values())))
     table.add_column("d' (95%)", ratio=1, no_wrap=True)
     for layer, numbers in cells.items():
-        style = "bold" if ranked[layer]["tied"] else ""
+        style = "bold" if may_be_best(ranked[layer]) else ""
         table.add_row(str(layer), *numbers.values(), Whiskers(ranked[layer], chart.ranked), style=style)
     return table
 
 
 def _ranked_cells(row: LayerRow, ranked: RankedLayer) -> dict[str, str]:
     return {
-        "rank": f"{ranked['rank']}{'=' if ranked['tied'] else ' '}",
+        "rank": f"{ranked['rank']}{'=' if may_be_best(ranked) else ' '}",
         "ranks": f"{ranked['rank_low']}-{ranked['rank_high']}",
         "d'": score_in_words(ranked["d_prime"]),
         "95% interval": f"{score_in_words(ranked['low'])} to {score_in_words(ranked['high'])}",

@@ -34,7 +34,7 @@ class CrossedLayer(NamedTuple):
 
     Attributes:
         score: Observed score.
-        null: Scores without an effect, `(resamples,)`; draws are paired across layers.
+        null: Scores without an effect, `(resamples,)`; the signs are paired across layers.
     """
 
     score: float
@@ -84,15 +84,13 @@ class _Factor:
         member: 1 where a pair belongs to a group, `(pairs, groups)`.
         correction: g / (g - 1) for g groups: centering takes one degree of freedom.
         signs: Random signs of the groups times the root of the correction, `(groups, resamples)`.
-        chances: Uniform random numbers, `(resamples,)`.
     """
 
     member: Tensor
     correction: float
     signs: Tensor
-    chances: Tensor
 
-    def widening(self, products: Tensor, apart: Tensor) -> Tensor:
+    def widening(self, products: Tensor, apart: Tensor, generator: Generator) -> Tensor:
         """Random factors that widen the null for the uncertain variance of few groups, `(resamples,)`.
 
         The variance of g group means along one direction has g - 1 degrees of freedom; of means that vary along many
@@ -102,6 +100,7 @@ class _Factor:
         Args:
             products: Inner products of the centered pair differences, `(pairs, pairs)`.
             apart: The same, 0 for pairs that share a group of any factor.
+            generator: Random generator.
         """
         groups, sizes = self.member.shape[1], self.member.sum(dim=0)
         weights = self.member / sizes  # averages the pairs of each group
@@ -109,7 +108,8 @@ class _Factor:
         squared = float((weights.T @ apart @ weights).square().sum()) * self.correction**2 / (groups * (groups - 1))
         directions = max(total**2 / squared, 1.0) if squared > 0 else 1.0
         freedom = (groups - 1) * directions
-        return torch.from_numpy(freedom / chdtri(freedom, self.chances.numpy())).sqrt()
+        chances = torch.rand(self.signs.shape[1], generator=generator, dtype=torch.float64)
+        return torch.from_numpy(freedom / chdtri(freedom, chances.numpy())).sqrt()
 
 
 class CrossedTest:
@@ -146,13 +146,13 @@ class CrossedTest:
         self._factors: list[_Factor] = []
         self._weights = shared - torch.stack(same).sum(dim=0)  # counts every two pairs that share something once
         self._apart = 1 - shared
+        self._generator = generator
         for groups, together in zip(numbered, same, strict=True):
             count = int(groups.max()) + 1
             correction = count / (count - 1)
             signs = 1.0 - 2.0 * torch.randint(2, (count, resamples), generator=generator).double()
-            chances = torch.rand(resamples, generator=generator, dtype=torch.float64)
             member = torch.nn.functional.one_hot(groups, count).double()
-            self._factors.append(_Factor(member, correction, signs * correction**0.5, chances))
+            self._factors.append(_Factor(member, correction, signs * correction**0.5))
             self._weights += correction * together
 
     def layer(self, differences: Tensor) -> CrossedLayer:
@@ -171,7 +171,8 @@ class CrossedTest:
         member = torch.cat([factor.member for factor in self._factors], dim=1)
         between = member.T @ apart @ member  # (groups, groups), groups of all factors
         signs = torch.cat([factor.signs for factor in self._factors])  # (groups, resamples)
-        widened = torch.cat([factor.signs * factor.widening(products, apart) for factor in self._factors])
+        # The errors of the layers' variances are drawn separately: the best layer is often one with too small a variance.
+        widened = torch.cat([f.signs * f.widening(products, apart, self._generator) for f in self._factors])
         unit = (signs * (between @ signs)).sum(dim=0).square().mean().sqrt()
         null = (widened * (between @ widened)).sum(dim=0) / unit if unit > 0 else torch.zeros(signs.shape[1])
         return CrossedLayer(score / error, null)

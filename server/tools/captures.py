@@ -8,7 +8,7 @@ from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
 from engine.errors import RequestError, visible
-from engine.plots.findings import describe_findings, layers_in_words
+from engine.plots.findings import describe_findings, layers_in_words, may_be_best
 from engine.records.files import CaptureRecord, count_prompts, record_warnings
 from engine.records.results import RankedLayer
 from engine.store.catalog import list_captures as list_store
@@ -207,7 +207,7 @@ def _leading(layers: Sequence[RankedLayer]) -> LeadingLayer:
         d_prime=rounded(best["d_prime"]),
         interval=(rounded(best["low"]), rounded(best["high"])),
         p_value=rounded(best["p_value"], 4),
-        tied=layers_in_words([row["layer"] for row in layers[1:] if row["tied"]]),
+        tied=layers_in_words([row["layer"] for row in layers[1:] if may_be_best(row)]),
     )
 
 

@@ -8,7 +8,8 @@ from pydantic import BaseModel, Field
 from engine.errors import RequestError
 from engine.plots.classes_text import side_summary
 from engine.plots.comparison_text import describe_comparison
-from engine.plots.findings import describe_findings, describe_order
+from engine.plots.findings import describe_findings, may_be_best
+from engine.plots.layer_order import describe_order
 from engine.records.files import CaptureRecord, NumberedPair, find_pair, record_warnings
 from engine.records.results import Comparison, RankedLayer, SideSummary
 from engine.stats.scores import DEFAULT_SCORE, SCORES, ScoredLayer, order_layers, side_quartiles
@@ -213,7 +214,7 @@ def ranked_row(layer: ScoredLayer, *, full: bool) -> RankedRow:
         row.d_prime, row.auroc = rounded(ranked["d_prime"]), rounded(ranked["auroc"])
         row.interval = rounded(ranked["low"]), rounded(ranked["high"])
         row.places = ranked["rank_low"], ranked["rank_high"]
-        row.tied, row.p_value = ranked["tied"], rounded(ranked["p_value"], 4)
+        row.tied, row.p_value = may_be_best(ranked), rounded(ranked["p_value"], 4)
     if ranked and full:
         row.d_prime_by_left_out = {key: rounded(value["d_prime"]) for key, value in ranked["by_factor"].items()}
         row.wrong_way = rounded(ranked["wrong_way"])

@@ -16,7 +16,8 @@ from textual.widgets import Static, TabbedContent, TabPane
 
 from engine.errors import LayerscopeError, RequestError
 from engine.plots.classes_text import histograms_as_text, side_summary, wrong_pairs_as_text
-from engine.plots.findings import describe_order, norm_in_words, p_in_words, score_in_words
+from engine.plots.findings import norm_in_words, p_in_words, score_in_words
+from engine.plots.layer_order import describe_order
 from engine.plots.layers_chart import LayersChart, Looks, Scale, layers_chart, whiskers
 from engine.records.files import CaptureRecord
 from engine.records.results import LayerRow, RankedLayer

@@ -88,7 +88,7 @@ def test_points_and_error_bars_of_the_scores_are_the_data() -> None:
 def test_tied_layers_have_another_color_and_another_marker() -> None:
     groups = error_bars(drawn(some_layers()).axes[0])
     lines = {str(group.get_label()): group.lines[0] for group in groups}
-    assert set(lines) == {"tied with the best, 95% interval", "behind the best, 95% interval"}
+    assert set(lines) == {"tied with the best, 95% interval", "other layers, 95% interval"}
     tied, behind = (lines[f"{name} the best, 95% interval"] for name in ("tied with", "behind"))
     assert tied is not None
     assert behind is not None
@@ -196,7 +196,7 @@ def test_the_svg_contains_searchable_text(tmp_path: Path) -> None:
         *("honesty", "someone/some-model, 72 pairs, positions: last"),
         *("Held-out d'", "Layers by rank", "Raw difference norm (grows with depth)"),
         *("permutation null (shuffled labels), 95%", "best layer of the permutation null, 95%"),
-        *("tied with the best, 95% interval", "behind the best, 95% interval"),
+        *("tied with the best, 95% interval", "other layers, 95% interval"),
         "Cosine of the class means (near 1 is normal)",
     }
 

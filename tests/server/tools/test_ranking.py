@@ -7,7 +7,7 @@ import pytest
 from mcp import Client
 
 import engine
-from engine.plots.findings import describe_order
+from engine.plots.layer_order import describe_order
 from engine.records.results import ComparedLayer, Comparison
 from engine.stats.classes import project_sides
 from engine.stats.comparison import compare_captures
