@@ -24,7 +24,7 @@ BUILT_IN_SIZE = {"persona": 24, "template": 12, "topic": 40}
 """Personas, templates and topics of a built-in concept, the factor that limits precision most first."""
 
 VALENCE = (
-    "valence: whether one class is more desirable or more positive in tone. Texts do not show it; the specificity of"
+    "valence (whether one class is more desirable, or more positive in tone): texts do not show it; the specificity of"
     " a capture measures it on a model"
 )
 
@@ -63,7 +63,7 @@ def check_concept(
 
     Example:
         >>> check = check_concept("honesty", max_samples=24)
-        >>> check["pairs"], check["unchecked"][0].split(":")[0]
+        >>> check["pairs"], check["unchecked"][0].split()[0]
         (24, 'valence')
     """
     if not isinstance(concept, Concept):

@@ -109,9 +109,9 @@ def find_confounds(
             stops the search.
 
     Returns:
-        How well each of these separates the classes on held-out prompts: prompt length, token read, number of capital
-        letters, punctuation, topic words, all words, and word order (pairs of neighboring words and signs, as
-        written). No checks if no group can be held out.
+        How well each of these separates the classes on held-out prompts: prompt length, token read (unless the capture
+        keeps a mean), number of capital letters, punctuation, topic words, all words, and word order (pairs of
+        neighboring words and signs, as written). No checks if no group can be held out.
 
     Example:
         >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=24)
@@ -154,7 +154,7 @@ def _baselines(texts: Texts) -> list[Baseline]:
     capitals = tuple([capitals_in(text) for text in side] for side in texts.sides)
     made: list[Baseline] = [
         partial(_number, "prompt length", texts.unit, (texts.lengths[0], texts.lengths[1])),
-        partial(_tokens_read, texts),
+        *([partial(_tokens_read, texts.read)] if texts.read else []),
         partial(_number, "capitals", "capital letters", (capitals[0], capitals[1])),
         partial(_features, "punctuation", signs_of, texts),
     ]
@@ -178,10 +178,8 @@ def _number(
     return _scored(what, pairs_of(positive, negative) if more or less else None, groupings, detail)
 
 
-def _tokens_read(texts: Texts, groupings: Groupings, tell: Tell) -> Confound:
-    if texts.read is None:
-        return _scored("token read", None, groupings, "there is no single token")
-    positive, negative = texts.read
+def _tokens_read(read: tuple[Sequence[str], Sequence[str]], groupings: Groupings, tell: Tell) -> Confound:
+    positive, negative = read
     usual = Counter(positive).most_common(1)[0][0], Counter(negative).most_common(1)[0][0]
     same = sum(one == other for one, other in zip(positive, negative, strict=True))
     detail = f"the same in {same} of {len(positive)} pairs; mostly {usual[0]!r}"

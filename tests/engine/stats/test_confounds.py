@@ -209,7 +209,7 @@ def test_a_different_last_token_is_detected_where_it_was_read(rng: np.random.Gen
         assert check["detail"] == expected
 
 
-@pytest.mark.parametrize("positions", ["-2", "-4:-1", "mean"])
+@pytest.mark.parametrize("positions", ["-2", "-4:-1"])
 def test_a_different_last_token_does_not_matter_at_other_positions(rng: np.random.Generator, positions: str) -> None:
     positive, negative = ([f"{text} {last}" for text in sayings(rng, 40)] for last in ("yes", "no"))
     report = find_confounds(contrast_of(positive, negative, positions=positions))
@@ -225,9 +225,7 @@ def test_a_token_read_in_every_prompt_is_named(rng: np.random.Generator) -> None
 def test_a_mean_reads_no_single_token(rng: np.random.Generator) -> None:
     for positions in ("mean", "mean:2:4"):
         report = find_confounds(contrast_of(sayings(rng, 12), sayings(rng, 12), positions=positions))
-        check = checks(report)["token read"]
-        assert (check["auroc"], check["within_pairs"], check["p_value"]) == (0.5, 0.5, 1.0)
-        assert check["detail"] == "there is no single token"
+        assert "token read" not in checks(report)
 
 
 def test_topics_in_both_prompts_score_exactly_chance(rng: np.random.Generator) -> None:
