@@ -48,7 +48,8 @@ def suspects(check: ConceptCheck) -> list[str]:
 
 def length(number: int, one: str, other: str) -> tuple[str, str]:
     """Nine more words in every positive text, of its own."""
-    return " ".join([one, *(f"own{number}word{place}" for place in range(9))]), other
+    article, *rest = one.split()
+    return " ".join([article, *(f"own{number}word{place}" for place in range(9)), *rest]), other
 
 
 def capitals(_number: int, one: str, other: str) -> tuple[str, str]:
@@ -109,33 +110,20 @@ def test_random_texts_of_twelve_personas_get_no_warning() -> None:
 
 def test_valence_is_said_to_be_unchecked() -> None:
     """The positive class is the likeable one in all personas, in different words: no text feature shows it."""
-    kind = [
-        "kind",
-        "loving",
-        "brave",
-        "gentle",
-        "loyal",
-        "wise",
-        "warm",
-        "fair",
-        "generous",
-        "patient",
-        "honest",
-        "caring",
-    ]
+    kind = ["kind", "loving", "brave", "gentle", "loyal", "wise", "warm", "fair", "lavish", "patient", "frank", "mild"]
     cruel = [
         "cruel",
         "hateful",
         "craven",
         "harsh",
-        "faithless",
-        "foolish",
+        "false",
+        "silly",
         "cold",
         "unjust",
         "greedy",
         "rash",
         "lying",
-        "careless",
+        "mad",
     ]
     check = check_concept(concept_of(12, edit=lambda n, _one, _other: (f"a {kind[n]} man", f"a {cruel[n]} man")))
     assert check["warnings"] == []
