@@ -12,7 +12,8 @@ from engine.concepts.catalog import load_concept
 from engine.concepts.pairs import DEFAULT_SAMPLES, draw_pairs, render_pairs
 from engine.records.captures import Concept, Message, Pair
 from engine.records.results import ConceptCheck, ConfoundReport, Telltale
-from engine.stats.confounds import ALPHA, PERMUTATIONS, Texts, check_texts
+from engine.stats.baselines import PERMUTATIONS, Texts
+from engine.stats.confounds import ALPHA, check_texts
 from engine.stats.groups import ENOUGH_GROUPS, group_pairs
 from engine.stats.resampling import smallest_p
 from engine.stats.text_features import most_telling, words_of

@@ -27,11 +27,11 @@ Bag = Mapping[str, int]
 
 _BAG_VALUES = 2**21  # per class and chunk: 16 MiB in float64
 _MOST_COLUMNS = 5000  # a feature that tells the classes apart is among the most frequent differences
-_MOST_COUNTED = 2**18  # distinct features counted at a time
+_MOST_COUNTED = 2**17  # distinct features counted at a time
 _EVERY = 256  # pairs between two calls of `tell`
 _NAMED = 3
 _FEWEST_GROUPS = 2  # what only one group has says nothing about new ones
-_CANDIDATES = 50
+_CANDIDATES = 20
 _WORD = re.compile(r"\w+")
 _SIGN = re.compile(r"[^\w\s]|[_\n]")
 _UNIT = re.compile(r"\w+|[^\w\s]")

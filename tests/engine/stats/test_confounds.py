@@ -10,7 +10,8 @@ import torch
 from engine.records.captures import ActivationData, ContrastData, Factors
 from engine.records.results import Confound, ConfoundReport, Ranking
 from engine.stats import text_features
-from engine.stats.confounds import find_confounds, permuted_p
+from engine.stats.baselines import permuted_p
+from engine.stats.confounds import find_confounds
 from engine.stats.groups import group_pairs, pairs_of
 from engine.stats.held_out import hold_out
 from tests.engine.plots.records import ranking_of
