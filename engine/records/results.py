@@ -230,8 +230,8 @@ class Telltale(TypedDict):
 class Confound(TypedDict):
     """Baseline without the model: how well one property of the prompts separates them.
 
-    The scores are those of the factor for which the share of pairs in the right order is lowest. Older captures have only
-    `what`, `auroc` and `detail`.
+    The scores are those of the factor for which the share of pairs in the right order is lowest. Older captures have
+    only `what`, `auroc` and `detail`.
 
     Attributes:
         what: `prompt length`, `token read`, `capitals`, `punctuation`, `topic words`, `all words` or `word order`.
