@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from engine.stats.classes import project_sides as project_sides
     from engine.stats.comparison import compare_captures as compare_captures
     from engine.stats.comparison import compare_directions as compare_directions
+    from engine.stats.concept_check import check_concept as check_concept
     from engine.stats.confounds import find_confounds as find_confounds
     from engine.stats.contrast import compute_contrastive_diff as compute_contrastive_diff
     from engine.stats.direction import extract_direction as extract_direction
@@ -53,6 +54,7 @@ _HOMES = {
     "capture_contrastive_activations": "engine.capture.activations",
     "capture_from_concept": "engine.capture.activations",
     "capture_prompt_file": "engine.store.save",
+    "check_concept": "engine.stats.concept_check",
     "compare_captures": "engine.stats.comparison",
     "compare_directions": "engine.stats.comparison",
     "compute_activation_stats": "engine.stats.summary",

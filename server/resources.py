@@ -106,11 +106,12 @@ def add_prompts(app: MCPServer[Any]) -> None:
         """Check whether something other than the concept explains a contrast."""
         return (
             f"Audit the capture {capture!r} for confounds.\n"
-            f"1. describe_capture(name={capture!r}, detail='full'): length, token read, topic words, all words.\n"
+            f"1. describe_capture(name={capture!r}, detail='full'): length, capitals, signs, words and their order.\n"
             "2. Read the example prompts of both classes: what else differs? Valence, politeness?\n"
             f"3. rank_layers(name={capture!r}, detail='full'): which held-out factor is worst, and by how much?\n"
             "4. inspect_layer at the leading layer: do the misordered pairs share a persona, template or topic?\n"
-            "5. Propose better pairs, define_concept and capture them, and compare_captures with the first."
+            "5. Propose better pairs, check them with define_concept(dry_run=true), define and capture them, and"
+            " compare_captures with the first."
         )
 
 

@@ -49,6 +49,23 @@ class Command:
     needs_arguments: bool = False
 
 
+@dataclass(frozen=True)
+class CommandGroup:
+    """A subcommand of `layerscope` with subcommands of its own.
+
+    Attributes:
+        name: Name of the subcommand.
+        function: Function to run before a subcommand of its own, or alone; it tells them apart by the typer context.
+        help: Help text.
+        commands: Its subcommands.
+    """
+
+    name: str
+    function: Callable[..., None]
+    help: str
+    commands: tuple[Command, ...]
+
+
 def installed_names() -> list[str]:
     """Names of the commands in the entry-point group `layerscope.commands`."""
     return [entry.name for entry in _entry_points()]

@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-from engine.cli.console import Narrator, escape_stray_logs, installed_commands, installed_names, standard_output
+from engine.cli.console import (
+    Command,
+    CommandGroup,
+    Narrator,
+    escape_stray_logs,
+    installed_commands,
+    installed_names,
+    standard_output,
+)
 from engine.errors import LayerscopeError, RequestError
 from engine.runtime import find_processes
 from engine.version import VERSION
@@ -39,6 +47,7 @@ _MODULES = {
     "compare": "engine.cli.compare",
     "directions": "engine.cli.directions",
     "read": "engine.cli.directions",
+    "concepts": "engine.cli.concepts",
     "list": "engine.cli.store",
     "show": "engine.cli.store",
     "verify": "engine.cli.manage",
@@ -66,11 +75,21 @@ def build_app(called: str = "") -> typer.Typer:
     known = called in {*_MODULES, *installed_names()}
     for name, module in _MODULES.items():
         if name == called or not known:
-            command = import_module(module).COMMANDS[name]
-            app.command(name, help=command.help, no_args_is_help=command.needs_arguments)(command.function)
+            _add(app, import_module(module).COMMANDS[name])
     for added in installed_commands(called if known else ""):
-        app.command(added.name, help=added.help, no_args_is_help=added.needs_arguments)(added.function)
+        _add(app, added)
     return app
+
+
+def _add(app: typer.Typer, command: Command | CommandGroup) -> None:
+    if isinstance(command, Command):
+        app.command(command.name, help=command.help, no_args_is_help=command.needs_arguments)(command.function)
+        return
+    group = typer.Typer(help=command.help, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    group.callback(help=command.help, invoke_without_command=True)(command.function)
+    for inner in command.commands:
+        _add(group, inner)
+    app.add_typer(group, name=command.name)
 
 
 def _program(

@@ -96,17 +96,31 @@ def parse_concept(table: dict[str, Any], source: str) -> Concept:
     return _Reader(Path(source), table).concept()
 
 
-def save_concept(concept: Concept, folder: Path, *, force: bool = False) -> Path:
-    """Save a concept as a `.toml` file.
+def concept_as_toml(concept: Concept) -> str:
+    """Format a concept as the text of a concept file.
+
+    Example:
+        >>> concept_as_toml(load_concept("honesty")).splitlines()[0]
+        'name = "honesty"'
+    """
+    table = asdict(concept)
+    table["templates"] = [{key: text for key, text in template.items() if text} for template in table["templates"]]
+    return tomli_w.dumps(table)
+
+
+def require_savable(concept: Concept, folder: Path, *, force: bool = False) -> Path:
+    """Require that a concept can be saved in a folder.
 
     Args:
-        concept: The concept to save; its name becomes the file name.
-        folder: Folder for the file, created if missing. Pass it to `list_concepts` or `load_concept` later.
-        force: Replace an existing file of the same name.
+        concept: The concept; its name becomes the file name.
+        folder: Folder for the file.
+        force: Allow an existing file of the same name.
+
+    Returns:
+        Path of the file.
 
     Raises:
-        RequestError: The name is not a valid file name or is taken, or the file cannot be written. The folder is a
-            symbolic link to another place.
+        RequestError: The name is not a valid file name or is taken. The folder is a symbolic link to another place.
     """
     if not _is_within(folder, folder.parent):
         raise RequestError(f"{folder} is a symbolic link to another folder", next_step="remove the link")
@@ -118,13 +132,26 @@ def save_concept(concept: Concept, folder: Path, *, force: bool = False) -> Path
     path = folder / f"{concept.name}.toml"
     if concept.name in _concept_files(folder) and not (force and path.exists()):
         raise RequestError(f"there is already a concept called {concept.name!r}", next_step="choose another name")
-    table = asdict(concept)
-    table["templates"] = [{key: text for key, text in template.items() if text} for template in table["templates"]]
+    return path
+
+
+def save_concept(concept: Concept, folder: Path, *, force: bool = False) -> Path:
+    """Save a concept as a `.toml` file.
+
+    Args:
+        concept: The concept to save; its name becomes the file name.
+        folder: Folder for the file, created if missing. Pass it to `list_concepts` or `load_concept` later.
+        force: Replace an existing file of the same name.
+
+    Raises:
+        RequestError: The concept cannot be saved there (see `require_savable`), or the file cannot be written.
+    """
+    path = require_savable(concept, folder, force=force)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.unfinished")
         with unfinished.open("x", encoding="utf-8") as file:  # follows no link
-            file.write(tomli_w.dumps(table))
+            file.write(concept_as_toml(concept))
         unfinished.replace(path)
     except OSError as error:
         raise RequestError(f"{path} cannot be written: {error.strerror}", next_step=Remedy.CHOOSE_FOLDER) from error

@@ -216,18 +216,45 @@ class Ranking(TypedDict):
     warnings: list[str]
 
 
+class Telltale(TypedDict):
+    """A word, pair of words or sign that occurs more often in one class.
+
+    Attributes:
+        text: The word, the two neighboring words, or the sign.
+        positive: Number of groups with a pair that has it in the positive prompt only.
+        negative: Number of groups with a pair that has it in the negative prompt only.
+        total: Number of groups.
+        counted: What the groups are: `persona`, another factor, or `pair` for pairs without factors.
+    """
+
+    text: str
+    positive: Count
+    negative: Count
+    total: Count
+    counted: str
+
+
 class Confound(TypedDict):
     """Baseline without the model: how well one property of the prompts separates them.
 
+    The scores are those of the factor for which the share of pairs in the right order is lowest. Older captures have
+    only `what`, `auroc` and `detail`.
+
     Attributes:
-        what: `prompt length`, `token read`, `topic words` or `all words`.
-        auroc: Held-out AUROC for the factor with the lowest d'; 0.5 is chance.
+        what: `prompt length`, `token read`, `capitals`, `punctuation`, `topic words`, `all words` or `word order`.
+        auroc: Held-out AUROC; 0.5 is chance.
         detail: What differs between the classes.
+        within_pairs: Share of held-out pairs in the right order, ties counting half; 0.5 is chance.
+        p_value: Permutation p-value, with the labels of whole groups swapped.
+        telltale: What differs most between the classes, most telling first.
     """
 
     what: str
     auroc: Real
     detail: str
+    within_pairs: NotRequired[Real]
+    p_value: NotRequired[Real]
+    telltale: NotRequired[list[Telltale]]
 
 
 class ConfoundReport(TypedDict):
@@ -239,6 +266,34 @@ class ConfoundReport(TypedDict):
     """
 
     checks: list[Confound]
+    warnings: list[str]
+
+
+class ConceptCheck(TypedDict):
+    """What the texts of a concept show before a model runs.
+
+    Attributes:
+        concept: Name of the concept.
+        pairs: Number of pairs drawn.
+        groups: Number of personas, templates and topics in these pairs.
+        smallest_p: Smallest permutation p-value possible for each of these factors.
+        confounds: Baselines without the model, for these pairs.
+        negations: Number of personas with a negation in the text of one class only, by class.
+        telltale: Words in the texts of several personas of one class, most telling first.
+        advice: What to add to the design, most useful first.
+        unchecked: What texts cannot show.
+        warnings: Confounds, unbalanced negations, and a design too small to test.
+    """
+
+    concept: str
+    pairs: Count
+    groups: dict[str, Count]
+    smallest_p: dict[str, Real]
+    confounds: ConfoundReport
+    negations: dict[str, Count]
+    telltale: list[Telltale]
+    advice: list[str]
+    unchecked: list[str]
     warnings: list[str]
 
 

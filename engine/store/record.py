@@ -99,7 +99,7 @@ def find_in(data: ContrastData, steps: Steps | None = None) -> Findings:
 
     Args:
         data: A contrast.
-        steps: Called with each step, how many confounds or layers are done, and their total; an exception it raises
+        steps: Called with each step, how many layers or confounds are done, and their total; an exception it raises
             stops the work.
     """
     from engine.stats.classes import summarise_layer
@@ -114,12 +114,14 @@ def find_in(data: ContrastData, steps: Steps | None = None) -> Findings:
             sides.append(summary)
 
     report = steps or ignore_progress
-    confounds = find_confounds(data, progress=partial(report, CONFOUNDS))
+    ranking: Ranking | None = None
+    unranked = ""
     try:
         ranking = rank_layers(data, progress=partial(report, RANKING), look=sum_up)
     except RequestError as error:
-        return Findings(ranking=None, sides=[], unranked=error.problem, confounds=confounds)
-    return Findings(ranking=ranking, sides=sides, unranked="", confounds=confounds)
+        sides, unranked = [], error.problem
+    confounds = find_confounds(data, ranking, progress=partial(report, CONFOUNDS))
+    return Findings(ranking=ranking, sides=sides, unranked=unranked, confounds=confounds)
 
 
 def _texts(prompts: list[ActivationData]) -> list[str]:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from engine.concepts import catalog
 from engine.records.captures import Concept
-from server.tools.answer import Outline, Page, Reply, send, shorten
+from server.tools.answer import Outline, Page, Reply, rounded, send, shorten
 from server.tools.spec import LONGEST_NAME, Offset, ToolSpec
 from server.workbench import Ctx, workbench
 
@@ -58,10 +58,23 @@ class ConceptReply(Reply):
     templates: list[dict[str, str]]
     topics: list[str]
     left_out: int = Field(description="Number of texts not shown")
+    check: Outline | None = Field(default=None, description="From define_concept")
 
     def rest(self) -> str:
         """All texts, in pages."""
         return f"list_concepts(name='{self.concept.name}', detail='full') pages through every text"
+
+
+class TextCheck(BaseModel):
+    """What the texts of a concept show before a model runs; see `ConceptCheck`."""
+
+    pairs: int
+    smallest_p: dict[str, float]
+    pairs_in_order: dict[str, float]
+    negations: dict[str, int]
+    repeated_words: list[str]
+    advice: list[str]
+    unchecked: list[str]
 
 
 class ConceptTexts(Page):
@@ -142,11 +155,12 @@ def define_concept(
     templates: Annotated[
         list[TemplateText] | None, Field(max_length=50, description="Default: those of the concept honesty")
     ] = None,
+    dry_run: Annotated[bool, Field(description="Only check the texts; save nothing")] = False,
 ) -> Annotated[CallToolResult, ConceptReply]:
     """Define a concept and keep it in the store; capture_contrast then takes its name.
 
     Word both roles of a persona alike except for the contrast, and vary the wording between personas, so that no
-    single word separates the classes. The warnings of rank_layers name such confounds.
+    single word separates the classes. The warnings name such confounds; check says what to add.
     """
     settings = workbench(ctx).settings
     chosen = [template.model_dump(exclude_defaults=True) for template in templates or []] or [
@@ -163,8 +177,32 @@ def define_concept(
         "topics": topics,
     }
     concept = catalog.parse_concept(table, name)
-    catalog.save_concept(concept, settings.concepts)
-    return send(describe_concept(concept))
+    catalog.require_savable(concept, settings.concepts)
+    reply = describe_concept(concept)
+    reply.check, reply.warnings = _checked(concept)
+    if dry_run:
+        reply.next_step = "define_concept without dry_run saves it"
+    else:
+        catalog.save_concept(concept, settings.concepts)
+    return send(reply)
+
+
+def _checked(concept: Concept) -> tuple[TextCheck, list[str]]:
+    """Check the texts, and collect the warnings."""
+    from engine.stats.concept_check import check_concept
+
+    found = check_concept(concept)
+    words = [f"{one['text']}: positive {one['positive']}, negative {one['negative']}" for one in found["telltale"]]
+    check = TextCheck(
+        pairs=found["pairs"],
+        smallest_p={factor: rounded(value, 4) for factor, value in found["smallest_p"].items()},
+        pairs_in_order={row["what"]: rounded(row["within_pairs"]) for row in found["confounds"]["checks"]},
+        negations=found["negations"],
+        repeated_words=[shorten(word, _MOST_LINE) for word in words],
+        advice=found["advice"],
+        unchecked=found["unchecked"],
+    )
+    return check, found["warnings"]
 
 
 def summarise_concept(concept: Concept) -> ConceptSummary:

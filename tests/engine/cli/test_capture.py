@@ -133,7 +133,7 @@ def test_enough_pairs_are_ranked_and_the_findings_printed(ranked_run: Run) -> No
     assert "warning: 12 pairs are few: use 30 or more" in shown
     assert widest(ranked_run.result.stdout) <= 80
     assert [check["what"] for check in record["confounds"]["checks"]] == [
-        *("prompt length", "token read", "topic words", "all words"),
+        *("prompt length", "token read", "capitals", "punctuation", "topic words", "all words", "word order"),
     ]
 
 

@@ -15,7 +15,7 @@ from tests.engine.plots.records import contrast_record
 from tests.program import Program
 
 COMMANDS = ["capture", "visualize", "rank", "compare", "directions", "read", "list", "show"]
-COMMANDS += ["verify", "rename", "delete"]
+COMMANDS += ["verify", "rename", "delete", "concepts"]
 
 WITH_A_BUG = """
 import sys
@@ -84,6 +84,9 @@ LIGHT = [
     ("compare", "--help"),
     ("directions", "--help"),
     ("read", "--help"),
+    ("concepts",),
+    ("concepts", "show", "honesty"),
+    ("concepts", "check", "--help"),
 ]
 
 # Several commands in one interpreter, each followed by a line with its unwanted imports.

@@ -246,7 +246,7 @@ def test_a_real_capture_is_ranked_as_the_engine_ranks_it(ranked_run: Run) -> Non
     assert [layer["layer"] for layer in document["layers"]] == [layer["layer"] for layer in ranking["layers"]]
     assert [layer["low"] for layer in document["layers"]] == [layer["low"] for layer in ranking["layers"]]
     assert document["ranking"]["groups"].keys() == {"persona", "template", "topic"}
-    assert document["confounds"] == engine.find_confounds(data)
+    assert document["confounds"] == engine.find_confounds(data, ranking)
     assert json.loads(ranked_run.record.read_text())["ranking"] == ranking
     table = program("rank", str(Path("activations") / "ranked.pt"))
     assert [int(line.split()[1]) for line in table_lines(table)] == [layer["layer"] for layer in ranking["layers"]]

@@ -1,38 +1,31 @@
 """Baselines detect what separates the classes without a model, and ignore the concept itself."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
-from engine.concepts.catalog import load_concept
-from engine.concepts.pairs import draw_pairs
-from engine.records.captures import ActivationData, ContrastData, Factors, Message
-from engine.records.results import Confound, ConfoundReport
-from engine.stats import confounds
-from engine.stats.confounds import SUSPICIOUS, find_confounds
+from engine.records.captures import ActivationData, ContrastData, Factors
+from engine.records.results import Confound, ConfoundReport, Ranking
+from engine.stats import text_features
+from engine.stats.baselines import permuted_p
+from engine.stats.confounds import find_confounds
+from engine.stats.groups import group_pairs, pairs_of
+from engine.stats.held_out import hold_out
+from tests.engine.plots.records import ranking_of
 from tests.engine.stats.captures import provenance
 from tests.engine.stats.contrasts import (
     Array,
     all_factors,
     auroc_by_hand,
-    d_prime_by_hand,
     projected_by_hand,
+    swapped,
     values_of,
 )
 
-NAMES = ["prompt length", "token read", "topic words", "all words"]
-BUILT_IN = [
-    "confidence",
-    "creativity",
-    "empathy",
-    "enthusiasm",
-    "formality",
-    "helpfulness",
-    "honesty",
-    "verbosity",
-]
+NAMES = ["prompt length", "token read", "capitals", "punctuation", "topic words", "all words", "word order"]
 VOCABULARY = [f"{a}{b}{c}" for a in "bdgk" for b in "aeiou" for c in "lmnrst"]
 
 
@@ -88,7 +81,7 @@ def rng() -> np.random.Generator:
 def test_classes_with_the_same_words_are_not_suspicious(rng: np.random.Generator) -> None:
     report = find_confounds(contrast_of(sayings(rng, 60), sayings(rng, 60)))
     assert report["warnings"] == []
-    assert [check["what"] for check in report["checks"]] == ["prompt length", "token read", "all words"]
+    assert [check["what"] for check in report["checks"]] == [name for name in NAMES if name != "topic words"]
     assert all(0.2 < check["auroc"] < 0.65 for check in report["checks"])
 
 
@@ -97,13 +90,97 @@ def test_a_longer_class_is_detected(rng: np.random.Generator) -> None:
     report = find_confounds(contrast_of(longer, [f"and {text}" for text in sayings(rng, 60)]))
     check = checks(report)["prompt length"]
     assert "prompt length" in warned(report)
-    assert check["auroc"] == 1.0
-    assert check["detail"] == "14.0 tokens per positive prompt, 8.0 per negative prompt"
+    assert (check["auroc"], check["within_pairs"]) == (1.0, 1.0)
+    assert check["detail"] == (
+        "14.0 tokens per positive prompt, 8.0 per negative prompt; more in the positive prompt in 60 of 60 pairs,"
+        " fewer in 0"
+    )
 
 
 def test_a_shorter_class_is_detected(rng: np.random.Generator) -> None:
     report = find_confounds(contrast_of(sayings(rng, 40, words=3), sayings(rng, 40, words=5)))
     assert checks(report)["prompt length"]["auroc"] == 1.0
+
+
+def personas_of(rng: np.random.Generator, personas: int) -> list[tuple[str, str]]:
+    """Both texts of every persona: four words that no other text has, after a shared start whose length varies."""
+    starts = [" ".join(rng.choice(VOCABULARY, size=8 + 5 * number)) for number in range(personas)]
+    return [(f"{start} {own_words(n, 4)} end", f"{start} {own_words(-n, 4)} end") for n, start in enumerate(starts, 1)]
+
+
+def own_words(persona: int, number: int) -> str:
+    return " ".join(f"{'yes' if persona > 0 else 'no'}{abs(persona)}word{place}" for place in range(number))
+
+
+def clean_personas(rng: np.random.Generator, personas: int) -> list[tuple[str, str]]:
+    """Both texts of every persona, with words that others have too."""
+    starts = [" ".join(rng.choice(VOCABULARY, size=8 + 5 * number)) for number in range(personas)]
+    return [(f"{start} {sayings(rng, 1, 4)[0]}", f"{start} {sayings(rng, 1, 4)[0]}") for start in starts]
+
+
+def prompts_of(personas: Sequence[tuple[str, str]]) -> ContrastData:
+    """Every persona in two templates with three topics."""
+    factors = all_factors(len(personas), 2, 3)
+    sides = [
+        [f"{pair['template']} {personas[int(pair['persona'][1:])][side]} {pair['topic']}" for pair in factors]
+        for side in (0, 1)
+    ]
+    return contrast_of(sides[0], sides[1], factors, positions="last")
+
+
+def test_a_length_that_differs_within_pairs_is_detected(rng: np.random.Generator) -> None:
+    """Nine more tokens in every positive prompt, with words of its own; AUROC alone would miss it."""
+    personas = [(f"{own_words(100 + n, 9)} {one}", other) for n, (one, other) in enumerate(personas_of(rng, 12))]
+    report = find_confounds(prompts_of(personas))
+    check = checks(report)["prompt length"]
+    assert check["auroc"] < 0.72
+    assert check["within_pairs"] == 1.0
+    assert warned(report) == ["prompt length"]
+
+
+def test_a_class_in_capitals_is_detected(rng: np.random.Generator) -> None:
+    report = find_confounds(prompts_of([(one.upper(), other) for one, other in personas_of(rng, 12)]))
+    assert warned(report) == ["capitals"]
+    assert "0.0 per negative prompt; more in the positive prompt in 72 of 72 pairs" in report["warnings"][0]
+
+
+def test_different_punctuation_is_detected_and_named(rng: np.random.Generator) -> None:
+    report = find_confounds(prompts_of([(f"{one}!", f"{other}.") for one, other in personas_of(rng, 12)]))
+    assert "punctuation" in warned(report)
+    assert (
+        "'!' in the positive prompts of 12 of 12 personas, the negative prompts of 0; '.' in the positive prompts of"
+        " 0 of 12 personas, the negative prompts of 12"
+    ) in report["warnings"][0]
+
+
+def test_a_different_order_of_the_same_words_is_detected(rng: np.random.Generator) -> None:
+    texts = [one for one, _ in personas_of(rng, 12)]
+    report = find_confounds(prompts_of([(f"{text} very well end", f"{text} well very end") for text in texts]))
+    assert checks(report)["all words"]["within_pairs"] == 0.5
+    assert warned(report) == ["word order"]
+    assert "'end very' in the positive prompts of 12 of 12 personas, the negative prompts of 0" in report["warnings"][0]
+
+
+def test_a_keyword_of_most_personas_is_detected_and_named(rng: np.random.Generator) -> None:
+    personas = personas_of(rng, 12)
+    personas[:9] = [(f"truly {one}", f"quite{number} {other}") for number, (one, other) in enumerate(personas[:9])]
+    report = find_confounds(prompts_of(personas))
+    assert warned(report) == ["all words"]
+    telltale = checks(report)["all words"]["telltale"][0]
+    assert telltale == {"text": "truly", "positive": 9, "negative": 0, "total": 12, "counted": "persona"}
+    assert "'truly' in the positive prompts of 9 of 12 personas, the negative prompts of 0" in report["warnings"][0]
+
+
+@pytest.mark.parametrize("personas", [12, 24])
+def test_clean_sets_get_no_warning(rng: np.random.Generator, personas: int) -> None:
+    assert find_confounds(prompts_of(clean_personas(rng, personas)))["warnings"] == []
+
+
+@pytest.mark.slow
+def test_a_clean_set_is_rarely_suspicious(rng: np.random.Generator) -> None:
+    """At 5% for all baselines together, more than 16 of 200 sets have a probability of 1.5%."""
+    found = sum(bool(find_confounds(prompts_of(clean_personas(rng, 12)))["warnings"]) for _ in range(200))
+    assert found <= 16
 
 
 def test_equal_length_distributions_are_not_suspicious(rng: np.random.Generator) -> None:
@@ -133,7 +210,7 @@ def test_a_different_last_token_is_detected_where_it_was_read(rng: np.random.Gen
         assert check["detail"] == expected
 
 
-@pytest.mark.parametrize("positions", ["-2", "-4:-1", "mean"])
+@pytest.mark.parametrize("positions", ["-2", "-4:-1"])
 def test_a_different_last_token_does_not_matter_at_other_positions(rng: np.random.Generator, positions: str) -> None:
     positive, negative = ([f"{text} {last}" for text in sayings(rng, 40)] for last in ("yes", "no"))
     report = find_confounds(contrast_of(positive, negative, positions=positions))
@@ -149,11 +226,7 @@ def test_a_token_read_in_every_prompt_is_named(rng: np.random.Generator) -> None
 def test_a_mean_reads_no_single_token(rng: np.random.Generator) -> None:
     for positions in ("mean", "mean:2:4"):
         report = find_confounds(contrast_of(sayings(rng, 12), sayings(rng, 12), positions=positions))
-        assert checks(report)["token read"] == {
-            "what": "token read",
-            "auroc": 0.5,
-            "detail": "the capture keeps a mean over tokens",
-        }
+        assert "token read" not in checks(report)
 
 
 def test_topics_in_both_prompts_score_exactly_chance(rng: np.random.Generator) -> None:
@@ -162,7 +235,32 @@ def test_topics_in_both_prompts_score_exactly_chance(rng: np.random.Generator) -
     sides = [[f"{saying} {topic}" for saying, topic in zip(sayings(rng, 60), topics, strict=True)] for _ in range(2)]
     check = checks(find_confounds(contrast_of(sides[0], sides[1], factors)))["topic words"]
     assert check["auroc"] == 0.5
-    assert check["detail"] == "the topic is the same in both prompts of every pair"
+    assert check["detail"] == "the same in both prompts of every pair"
+
+
+def test_a_topic_quoted_by_one_class_only_is_no_confound(rng: np.random.Generator) -> None:
+    """The positive prompts have the topic as it is written, the negative ones have its words."""
+    factors = all_factors(6, 2, 5)
+    topics = values_of(factors, "topic")
+    texts = sayings(rng, 60)
+    positive = [f"{text} {topic}" for text, topic in zip(texts, topics, strict=True)]
+    negative = [f"{text} {' '.join(reversed(topic.split()))}" for text, topic in zip(texts, topics, strict=True)]
+    found = checks(find_confounds(contrast_of(positive, negative, factors)))
+    assert found["topic words"]["auroc"] == found["topic words"]["within_pairs"] == 0.5
+
+
+def test_a_word_of_one_class_in_topics_of_both_is_not_counted_as_a_difference(rng: np.random.Generator) -> None:
+    factors = all_factors(6, 2, 5)
+    for pair in factors:
+        pair["topic"] = f"on honest work {pair['topic']}"
+    sides = [[f"{saying} {pair['topic']}" for saying, pair in zip(sayings(rng, 60), factors, strict=True)]] * 2
+    sides = [[f"a {word} one {text}" for text in side] for word, side in zip(("honest", "plain"), sides, strict=True)]
+    found = checks(find_confounds(contrast_of(sides[0], sides[1], factors)))
+    assert found["topic words"]["within_pairs"] == 0.5
+    assert "'honest'" not in found["all words"]["detail"]
+    assert (
+        "'plain' in the positive prompts of 0 of 6 personas, the negative prompts of 6" in found["all words"]["detail"]
+    )
 
 
 def test_topics_that_separate_the_classes_are_detected(rng: np.random.Generator) -> None:
@@ -170,10 +268,19 @@ def test_topics_that_separate_the_classes_are_detected(rng: np.random.Generator)
     factors = all_factors(6, 2, 5)
     sides = [[f"{saying} on the {topic}" for saying in sayings(rng, 60)] for topic in ("sea", "hill")]
     report = find_confounds(contrast_of(sides[0], sides[1], factors))
-    assert {"topic words", "all words"} <= set(warned(report))
+    assert warned(report) == ["token read", "all words"]
+    detail = checks(report)["all words"]["detail"]
+    assert "'hill' in the positive prompts of 0 of 6 personas, the negative prompts of 6" in detail
+    assert "'sea' in the positive prompts of 6 of 6 personas, the negative prompts of 0" in detail
+
+
+def test_topics_named_by_one_class_only_are_detected(rng: np.random.Generator) -> None:
+    factors = all_factors(6, 2, 5)  # topics share the word "about"
+    positive = [f"{saying} {pair['topic']}" for saying, pair in zip(sayings(rng, 60), factors, strict=True)]
+    report = find_confounds(contrast_of(positive, sayings(rng, 60), factors))
+    assert "topic words" in warned(report)
     detail = checks(report)["topic words"]["detail"]
-    assert "'hill': 0 positive, 60 negative" in detail
-    assert "'sea': 60 positive, 0 negative" in detail
+    assert "'0' in the positive prompts of 6 of 6 personas, the negative prompts of 0" in detail
 
 
 def test_a_word_shared_by_all_positive_prompts_is_detected_and_named(rng: np.random.Generator) -> None:
@@ -187,11 +294,10 @@ def test_a_word_shared_by_all_positive_prompts_is_detected_and_named(rng: np.ran
     assert warned(report) == ["all words"]
     check = checks(report)["all words"]
     assert check["auroc"] > 0.95
-    assert "'deceptive': 0 positive, 60 negative" in check["detail"]
-    assert "'honest': 60 positive, 0 negative" in check["detail"]
-    assert report["warnings"] == [
-        f"all words alone separates held-out prompts (AUROC {check['auroc']:.2f}): {check['detail']}"
-    ]
+    assert "'deceptive' in the positive prompts of 0 of 6 personas, the negative prompts of 6" in check["detail"]
+    assert "'honest' in the positive prompts of 6 of 6 personas, the negative prompts of 0" in check["detail"]
+    scores = f"puts 100% of held-out pairs in the right order (AUROC {check['auroc']:.2f})"
+    assert report["warnings"] == [f"all words alone {scores}: {check['detail']}"]
 
 
 def test_persona_specific_words_do_not_generalize(rng: np.random.Generator) -> None:
@@ -208,50 +314,107 @@ def test_persona_specific_words_do_not_generalize(rng: np.random.Generator) -> N
 
 def test_identical_texts_score_chance_everywhere(rng: np.random.Generator) -> None:
     texts = sayings(rng, 12)
-    assert [check["auroc"] for check in find_confounds(contrast_of(texts, texts))["checks"]] == [0.5] * 3
+    found = find_confounds(contrast_of(texts, texts))["checks"]
+    assert [(check["auroc"], check["within_pairs"], check["p_value"]) for check in found] == [(0.5, 0.5, 1.0)] * 6
 
 
-def worst_by_hand(positive: Array, negative: Array, factors: list[Factors]) -> float:
-    """AUROC for the factor with the lowest d'."""
+def worst_by_hand(positive: Array, negative: Array, factors: list[Factors]) -> tuple[float, float]:
+    """Share of pairs in the right order and AUROC, for the factor where the share is lowest."""
     found = []
     for factor in ("persona", "template", "topic"):
         projected = projected_by_hand((positive, negative), values_of(factors, factor))
-        found.append((d_prime_by_hand(projected), auroc_by_hand(projected)))
-    return min(found)[1]
+        gaps = np.round(projected[0] - projected[1], 9)
+        found.append((float(np.mean((gaps > 0) + (gaps == 0) / 2)), auroc_by_hand(projected)))
+    return min(found)
+
+
+def presence(sides: Sequence[Sequence[Sequence[str]]]) -> tuple[Array, Array]:
+    """Which of all words each prompt has, from the words of each prompt of both classes."""
+    words = sorted({word for side in sides for text in side for word in text})
+    found = [np.array([[float(word in text) for word in words] for text in side]) for side in sides]
+    return found[0], found[1]
+
+
+def random_sides(rng: np.random.Generator, factors: Sequence[Factors]) -> list[list[str]]:
+    """Texts whose classes favor different words."""
+    return [
+        [" ".join(rng.choice(favored, size=rng.integers(4, 9))) for _ in factors]
+        for favored in (VOCABULARY[:30], VOCABULARY[20:])
+    ]
 
 
 def test_values_equal_a_plain_computation(rng: np.random.Generator) -> None:
-    """Words are compared without case and as present or absent; for ties see test_separation."""
+    """Words are compared without case and as present or absent; order and tokens as written."""
     factors = all_factors()
-    sides = [
-        [" ".join(rng.choice(favoured, size=rng.integers(4, 9))) for _ in factors]
-        for favoured in (VOCABULARY[:30], VOCABULARY[20:])
-    ]
-    sides[0] = [text.upper() for text in sides[0]]
+    sides = random_sides(rng, factors)
+    sides[0] = [f"{text[:5].upper()}{text[5:]}!" for text in sides[0]]
     found = checks(find_confounds(contrast_of(sides[0], sides[1], factors, positions="last")))
+    split = [[text.replace("!", " !").split() for text in side] for side in sides]
+    lengths = [np.array([[float(len(text.split()))] for text in side]) for side in sides]
+    capitals = [np.array([[float(sum(map(str.isupper, text)))] for text in side]) for side in sides]
+    expected = {
+        "prompt length": (lengths[0], lengths[1]),
+        "capitals": (capitals[0], capitals[1]),
+        "token read": presence([[[text.split()[-1]] for text in side] for side in sides]),
+        "punctuation": presence([[["!"] if "!" in text else ["none"] for text in side] for side in sides]),
+        "all words": presence([[[word.lower() for word in words] for words in side] for side in split]),
+        "word order": presence(
+            [[[" ".join(two) for two in pairwise(["^", *words, "$"])] for words in side] for side in split]
+        ),
+    }
+    for what, vectors in expected.items():
+        scores = found[what]["within_pairs"], found[what]["auroc"]
+        assert scores == pytest.approx(worst_by_hand(*vectors, factors), abs=0.02), what
+    by_hand = worst_by_hand(*expected["all words"], factors)
+    assert (found["all words"]["within_pairs"], found["all words"]["auroc"]) == pytest.approx(by_hand)
 
-    lengths = [np.array([[len(text.split())] for text in side], dtype=np.float64) for side in sides]
-    expected = worst_by_hand(lengths[0], lengths[1], factors)
-    assert found["prompt length"]["auroc"] == pytest.approx(expected, abs=0.01)  # many lengths are equal
 
-    words = sorted({word for side in sides for text in side for word in text.lower().split()})
-    bags = [np.array([[float(word in text.lower().split()) for word in words] for text in side]) for side in sides]
-    assert found["all words"]["auroc"] == pytest.approx(worst_by_hand(bags[0], bags[1], factors))
+def test_a_p_value_equals_that_of_swapped_prompts(rng: np.random.Generator) -> None:
+    """All 16 ways to swap the prompts of five personas; swapping all of them changes nothing."""
+    factors = all_factors(5, 2, 3)
+    sides = random_sides(rng, factors)
+    words = presence([[text.split() for text in side] for side in sides])
+    personas = values_of(factors, "persona")
+    scores = []
+    for number in range(16):
+        signs = np.array([1.0 if number >> int(name[1:]) & 1 else -1.0 for name in personas])
+        positive, negative = projected_by_hand(swapped(words, signs), personas)
+        scores.append(float((positive - negative).mean()))
+    groupings = group_pairs(factors, len(factors))
+    held_out = hold_out(pairs_of(torch.from_numpy(words[0]), torch.from_numpy(words[1])), groupings)
+    true = scores[0]  # all prompts swapped
+    moments = held_out.by_factor["persona"].moments
+    assert permuted_p(moments) == np.mean([score >= true - 1e-9 for score in scores])
+    assert permuted_p(moments, permutations=15) >= 1 / 16  # sampled: the true labels count
 
-    last = sorted({text.split()[-1] for side in sides for text in side})  # tokens are case-sensitive
-    tokens = [np.array([[float(text.split()[-1] == word) for word in last] for text in side]) for side in sides]
-    expected = worst_by_hand(tokens[0], tokens[1], factors)
-    assert found["token read"]["auroc"] == pytest.approx(expected, abs=0.01)
+
+def ranking_with(auroc: float, misordered: float) -> Ranking:
+    ranking = ranking_of()
+    ranking["layers"][0]["auroc"], ranking["layers"][0]["wrong_way"] = auroc, misordered
+    return ranking
 
 
-def test_a_warning_starts_at_the_threshold() -> None:
-    """If one of four pairs differs in length, AUROC is slightly above 0.5; if all do, it is 1."""
+def test_a_warning_is_relative_to_the_best_layer(rng: np.random.Generator) -> None:
+    """A word in ten of 24 personas: significant, but far from what a good layer reaches."""
+    personas = personas_of(rng, 24)
+    personas[:10] = [(f"truly {one}", other) for one, other in personas[:10]]
+    data = prompts_of(personas)
+    check = checks(find_confounds(data))["all words"]
+    assert check["p_value"] < 0.01
+    assert check["within_pairs"] < 0.78
+    assert "all words" not in warned(find_confounds(data, ranking_with(1.0, 0.0)))
+    report = find_confounds(data, ranking_with(0.7, 0.2))
+    assert "all words" in warned(report)
+    assert "; best layer 80% and 0.70): " in report["warnings"][-1]
+
+
+def test_few_groups_are_judged_by_the_smallest_possible_p() -> None:
+    """With four pairs p is never below 1/8; one that is longer could be chance, four could not."""
     texts = ["a b c", "a b", "a b c d", "a b c d e"]
     for longer, suspicious in ((1, False), (4, True)):
         positive = [f"{text} x y z" if number < longer else text for number, text in enumerate(texts)]
         report = find_confounds(contrast_of(positive, texts))
         assert ("prompt length" in warned(report)) is suspicious
-        assert (checks(report)["prompt length"]["auroc"] >= SUSPICIOUS) is suspicious
 
 
 @pytest.mark.parametrize("pairs", [1, 3])
@@ -259,39 +422,31 @@ def test_too_few_pairs_are_not_checked(rng: np.random.Generator, pairs: int) -> 
     assert find_confounds(contrast_of(sayings(rng, pairs), sayings(rng, pairs))) == {"checks": [], "warnings": []}
 
 
-def said(messages: Sequence[Message]) -> str:
-    return " ".join(message["content"] for message in messages)
-
-
-@pytest.mark.parametrize("name", BUILT_IN)
-def test_the_words_of_a_built_in_concept_do_not_separate_it(name: str) -> None:
-    """Length is counted in words, because there is no tokenizer here."""
-    pairs = draw_pairs(load_concept(name), 72)
-    data = contrast_of(
-        [f"{said(pair.positive)} end" for pair in pairs],
-        [f"{said(pair.negative)} end" for pair in pairs],
-        [pair.factors for pair in pairs],
-        positions="last",
-    )
-    report = find_confounds(data)
-    assert [check["what"] for check in report["checks"]] == NAMES
-    assert report["warnings"] == []
-    assert checks(report)["topic words"]["auroc"] == 0.5
+def test_a_large_vocabulary_is_cut_to_its_most_frequent_differences(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    personas = [(f"truly {one}", f"quite {other}") for one, other in personas_of(rng, 12)]
+    whole = checks(find_confounds(prompts_of(personas)))["all words"]
+    monkeypatch.setattr(text_features, "_MOST_COLUMNS", 2)
+    monkeypatch.setattr(text_features, "_MOST_COUNTED", 40)
+    cut = checks(find_confounds(prompts_of(personas)))["all words"]
+    assert [word["text"] for word in cut["telltale"]] == ["quite", "truly"]
+    assert cut["within_pairs"] == whole["within_pairs"] == 1.0
 
 
 def test_a_search_that_takes_long_can_be_stopped_within_a_check(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With twenty thousand words and as many pairs a check takes a minute; small chunks simulate that here."""
-    monkeypatch.setattr(confounds, "_BAG_VALUES", 400)
+    monkeypatch.setattr(text_features, "_BAG_VALUES", 400)
     told: list[tuple[int, int]] = []
 
     def stop(done: int, total: int) -> None:
         told.append((done, total))
-        if told.count((2, 3)) == 5:
+        if told.count((5, 6)) == 5:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
         find_confounds(contrast_of(sayings(rng, 60), sayings(rng, 60)), progress=stop)
-    assert told[0] == (0, 3)
-    assert told[-5:] == [(2, 3)] * 5
+    assert told[0] == (0, 6)
+    assert told[-5:] == [(5, 6)] * 5

@@ -66,7 +66,7 @@ def test_the_json_holds_the_ranking_and_the_confounds(ranked_data: ContrastData,
     assert record["ranking"] == engine.rank_layers(ranked_data)
     assert {layer["layer"] for layer in record["ranking"]["layers"]} == {0, 1, 2, 3}
     assert record["unranked"] == ""
-    assert record["confounds"] == engine.find_confounds(ranked_data)
+    assert record["confounds"] == engine.find_confounds(ranked_data, record["ranking"])
     assert record["confounds"]["checks"]
 
 

@@ -7,6 +7,7 @@ import pytest
 from mcp import Client
 
 from engine.concepts.catalog import load_concept
+from engine.stats.concept_check import check_concept
 from server.app import LayerscopeServer
 from tests.server.conftest import call, contents, refused
 from tests.server.test_journey import finished
@@ -104,3 +105,23 @@ async def test_an_invalid_concept_hides_no_other(app: LayerscopeServer, store: P
         assert "honesty" in {concept["name"] for concept in listed["concepts"]}
         (warning,) = listed["warnings"]
         assert "broken.toml is not valid TOML" in warning
+
+
+async def test_a_dry_run_checks_the_texts_and_saves_nothing(app: LayerscopeServer, store: Path) -> None:
+    before = contents(store.parent)
+    async with Client(app) as client:
+        checked = await call(client, "define_concept", **PATIENCE, dry_run=True)
+        assert contents(store.parent) == before
+        assert "dry_run" in checked["next_step"]
+        assert "already" in await refused(client, "define_concept", **PATIENCE | {"name": "honesty"}, dry_run=True)
+        saved = await call(client, "define_concept", **PATIENCE)
+    expected = check_concept(load_concept(store / "concepts" / "patience.toml"))
+    for reply in (checked, saved):
+        assert reply["warnings"] == expected["warnings"]
+        assert reply["check"]["pairs"] == expected["pairs"] == 8
+        assert reply["check"]["repeated_words"] == ["w8: positive 0, negative 4", "w9: positive 4, negative 0"]
+        assert reply["check"]["pairs_in_order"]["all words"] == 1.0
+        assert reply["check"]["smallest_p"]["persona"] == 0.125
+        assert reply["check"]["unchecked"] == expected["unchecked"]
+    assert "all words alone" in checked["warnings"][0]
+    assert "too few to test" in checked["warnings"][-1]
