@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.errors import RequestError
+from engine.plots.specificity_text import neighbour_sentences
 from engine.records.captures import CaptureEstimate
 from engine.records.files import CaptureRecord
 from engine.records.results import RankedLayer, Ranking, SideSummary
@@ -60,7 +61,7 @@ SIGNIFICANT = 0.05
 
 
 def describe_findings(record: CaptureRecord) -> list[str]:
-    """Describe the best layer, its ties, the raw-norm ranking and the baselines.
+    """Describe the best layer, its neighbours, its ties, the raw-norm ranking and the baselines.
 
     Args:
         record: JSON record of a capture.
@@ -71,7 +72,8 @@ def describe_findings(record: CaptureRecord) -> list[str]:
     ranking = record["ranking"]
     if ranking is None:
         return []
-    return [_leader(ranking), _ties(ranking), _raw_norm(record, ranking), *_confounds(record)]
+    neighbours = neighbour_sentences(record.get("specificity"))
+    return [_leader(ranking), *neighbours, _ties(ranking), _raw_norm(record, ranking), *_confounds(record)]
 
 
 def p_in_words(p_value: float) -> str:

@@ -58,7 +58,7 @@ def test_the_interval_is_that_of_the_weighted_bootstrap() -> None:
     rng = np.random.default_rng(2)
     projected = rng.normal(size=12) + 0.8, rng.normal(size=12)
     units = torch.arange(12) // 3
-    found = sort_pairs(*map(torch.from_numpy, projected), units, seed=3)
+    found = sort_pairs(torch.from_numpy(projected[0]), torch.from_numpy(projected[1]), units, seed=3)
     weights = torch.empty((4, 2000), dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(3))
     scores = np.array([weighted_by_hand(projected, column[units].numpy()) for column in weights.T[:200]])
     # 200 of the 2000 resamples: their standard deviation agrees to about 5%.
