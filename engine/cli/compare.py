@@ -35,7 +35,7 @@ transfer matrix, every direction on the pairs of every capture.
   layerscope compare smollm2_honesty smollm2_empathy
   layerscope compare runs/a.pt runs/b.pt --json
   layerscope compare smollm2_honesty smollm2_empathy --output cosines.png
-  layerscope compare smollm2_honesty smollm2_empathy smollm2_formality -o matrix.png
+  layerscope compare smollm2_honesty smollm2_empathy smollm2_formality
 """
 
 _FEWEST = 2

@@ -87,9 +87,8 @@ def capture_neighbours(
 
     Example:
         >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=12, positions="last")
-        >>> found = capture_neighbours(
-        ...     model, tokenizer, contrast["provenance"], concepts=[load_concept("formality")], folder=Path("kept")
-        ... )
+        >>> like = contrast["provenance"]
+        >>> found = capture_neighbours(model, tokenizer, like, concepts=[load_concept("formality")])
         >>> found["formality"]["num_pairs"]
         72
     """

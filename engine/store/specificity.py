@@ -63,7 +63,9 @@ def add_specificity(
         StoreError: A capture does not exist or is damaged.
 
     Example:
-        >>> report = add_specificity("activations/smollm2_honesty", model, tokenizer)
+        >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=12, positions="last")
+        >>> paths = save_activations(contrast, "runs/twelve", force=True)
+        >>> report = add_specificity("runs/twelve", model, tokenizer)
         >>> "formality" in [row["name"] for row in report["layers"][0]["neighbours"]]
         True
     """
