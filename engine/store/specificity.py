@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import LayerscopeError, RequestError, StoreError
+from engine.jobs import JobCancelled
 from engine.records.captures import Concept, ContrastData
 from engine.records.files import CaptureRecord
 from engine.records.results import SpecificityReport
@@ -97,6 +98,7 @@ def add_captured_specificity(
         tokenizer: Its tokenizer.
         data: The capture, if it is in memory.
         steps: Called with each step; an exception it raises stops the work, and the capture stays without specificity.
+            A cancelled job ends here without an error, because the capture is saved.
         processes: The processes that shared the capture.
     """
     if not request.specificity or not isinstance(request.source, Concept) or not processes.is_main:
@@ -105,6 +107,8 @@ def add_captured_specificity(
         record = read_record(paths.record)
         if record["ranking"] is not None:
             _keep(paths, record, _attempt(record, paths, data, model, tokenizer, steps, processes))
+    except JobCancelled:
+        log.info("cancelled after the capture was saved: it was not compared with its neighbours")
     except StoreError as error:  # replaced or deleted by another process meanwhile
         log.warning("%s", error)
 

@@ -10,6 +10,7 @@ import engine
 from engine.capture.request import written_pairs
 from engine.concepts.catalog import load_concept
 from engine.errors import RequestError, StoreError
+from engine.jobs import JobCancelled
 from engine.records.captures import Concept
 from engine.records.results import SpecificityReport
 from engine.runtime import Processes
@@ -146,6 +147,18 @@ def test_an_interrupted_comparison_leaves_the_capture(tiny: Tiny, concepts: dict
     assert "specificity" not in show_capture("loudness", store=tiny.store)
     tiny.add("loudness")
     assert tiny.report("loudness")["layers"]
+
+
+@pytest.mark.parametrize("step", ["calm: running prompts", specificity.SPECIFICITY])
+def test_a_job_cancelled_during_the_comparison_has_saved_its_capture(
+    tiny: Tiny, concepts: dict[str, Concept], step: str
+) -> None:
+    def cancel(said: str, *_: int) -> None:
+        if said == step:
+            raise JobCancelled
+
+    assert tiny.capture(concepts["loudness"], "loudness", steps=cancel).name == "loudness"
+    assert "specificity" not in show_capture("loudness", store=tiny.store)
 
 
 def test_other_captures_are_neighbours_too(tiny: Tiny, concepts: dict[str, Concept]) -> None:
