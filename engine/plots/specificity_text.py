@@ -30,13 +30,15 @@ def neighbour_sentences(report: SpecificityReport | None) -> list[str]:
     as_well = [neighbour for neighbour in row["neighbours"] if sorts_as_well(neighbour["transfer"], own)]
     if as_well:
         one = len(as_well) == 1
+        behind = any(_strength(each["transfer"]) < own["auroc"] for each in as_well)
+        within = "" if not behind else ", within its interval" if one else ", within their intervals"
         first = (
             f"At layer {layer}, the direction{'' if one else 's'} of {_listed([_measured(each) for each in as_well])}"
             f" sort{'s' if one else ''} these pairs as well as their own held-out direction (AUROC"
-            f" {own['auroc']:.2f}): the contrast may measure {'it' if one else 'one of them'} instead."
+            f" {own['auroc']:.2f}){within}: the contrast may measure {'it' if one else 'one of them'} instead."
         )
     else:
-        nearest = max(row["neighbours"], key=lambda neighbour: abs(neighbour["transfer"]["auroc"] - _CHANCE))
+        nearest = max(row["neighbours"], key=lambda neighbour: _strength(neighbour["transfer"]))
         first = (
             f"At layer {layer}, no neighbour's direction sorts these pairs as well as their own held-out direction"
             f" (AUROC {own['auroc']:.2f}). The nearest is {_measured(nearest)}."
@@ -144,6 +146,11 @@ def shortened(name: str, most: int = _LONGEST) -> str:
 def _measured(neighbour: NeighbourAt) -> str:
     reversed_ = ", reversed" if neighbour["transfer"]["auroc"] < _CHANCE else ""
     return f"{neighbour['name']}{reversed_} ({_interval(neighbour['transfer'])})"
+
+
+def _strength(found: Transfer) -> float:
+    """AUROC of the direction or of its reverse, whichever is higher."""
+    return max(found["auroc"], 1 - found["auroc"])
 
 
 def _interval(found: Transfer) -> str:

@@ -66,9 +66,15 @@ def test_the_neighbour_that_sorts_as_well_is_named() -> None:
     report = report_of(neighbour("desirability", 0.88), neighbour("formality", 0.6))
     assert neighbour_sentences(report) == [
         "At layer 16, the direction of desirability (AUROC 0.88, 95% interval 0.83 to 0.93) sorts these pairs as well"
-        " as their own held-out direction (AUROC 0.90): the contrast may measure it instead.",
+        " as their own held-out direction (AUROC 0.90), within its interval: the contrast may measure it instead.",
         "Without the directions of desirability and formality, held-out d' there is 0.85 instead of 2.31.",
     ]
+
+
+@pytest.mark.parametrize("auroc", [0.92, 0.08])
+def test_a_neighbour_that_sorts_better_needs_no_interval(auroc: float) -> None:
+    first, _ = neighbour_sentences(report_of(neighbour("desirability", auroc)))
+    assert first.endswith("their own held-out direction (AUROC 0.90): the contrast may measure it instead.")
 
 
 def test_several_and_reversed_neighbours_are_named() -> None:
@@ -78,7 +84,7 @@ def test_several_and_reversed_neighbours_are_named() -> None:
     assert first.startswith("At layer 16, the directions of a (AUROC 0.88, 95% interval 0.83 to 0.93), c, reversed (")
     assert " and d (AUROC 0.90" in first
     assert "sort these pairs" in first
-    assert first.endswith("the contrast may measure one of them instead.")
+    assert first.endswith("(AUROC 0.90), within their intervals: the contrast may measure one of them instead.")
     assert "b (" not in first
 
 
