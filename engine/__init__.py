@@ -30,17 +30,21 @@ if TYPE_CHECKING:
     from engine.stats.ranking import rank_layers as rank_layers
     from engine.stats.reading import read_text as read_text
     from engine.stats.separation import compute_separation as compute_separation
+    from engine.stats.specificity import measure_specificity as measure_specificity
     from engine.stats.summary import compute_activation_stats as compute_activation_stats
+    from engine.stats.transfer import compare_transfer as compare_transfer
     from engine.store.catalog import list_captures as list_captures
     from engine.store.delete import delete_capture as delete_capture
     from engine.store.directions import load_directions as load_directions
     from engine.store.directions import save_directions as save_directions
     from engine.store.manage import rename_capture as rename_capture
+    from engine.store.neighbours import capture_neighbours as capture_neighbours
     from engine.store.read import load_activations as load_activations
     from engine.store.save import capture_and_save as capture_and_save
     from engine.store.save import capture_contrast_in_shards as capture_contrast_in_shards
     from engine.store.save import capture_prompt_file as capture_prompt_file
     from engine.store.shards import open_shards as open_shards
+    from engine.store.specificity import add_specificity as add_specificity
     from engine.store.verify import verify_capture as verify_capture
     from engine.store.verify import verify_store as verify_store
     from engine.store.write import save_activations as save_activations
@@ -48,15 +52,18 @@ if TYPE_CHECKING:
 _HOMES = {
     "CaptureRequest": "engine.capture.request",
     "LayerscopeError": "engine.errors",
+    "add_specificity": "engine.store.specificity",
     "capture_activations": "engine.capture.activations",
     "capture_and_save": "engine.store.save",
     "capture_contrast_in_shards": "engine.store.save",
     "capture_contrastive_activations": "engine.capture.activations",
     "capture_from_concept": "engine.capture.activations",
+    "capture_neighbours": "engine.store.neighbours",
     "capture_prompt_file": "engine.store.save",
     "check_concept": "engine.stats.concept_check",
     "compare_captures": "engine.stats.comparison",
     "compare_directions": "engine.stats.comparison",
+    "compare_transfer": "engine.stats.transfer",
     "compute_activation_stats": "engine.stats.summary",
     "compute_contrastive_diff": "engine.stats.contrast",
     "compute_separation": "engine.stats.separation",
@@ -73,6 +80,7 @@ _HOMES = {
     "load_concept": "engine.concepts.catalog",
     "load_directions": "engine.store.directions",
     "load_model_and_tokenizer": "engine.models.loading",
+    "measure_specificity": "engine.stats.specificity",
     "open_shards": "engine.store.shards",
     "prepare_capture": "engine.capture.prepare",
     "project_sides": "engine.stats.classes",

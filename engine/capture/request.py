@@ -65,6 +65,7 @@ class CaptureRequest:
         force: Replace an existing capture of that name, finished or not.
         shards: Save as shards, regardless of size.
         store_dtype: Dtype of the states in shards, one of `STORE_DTYPES`.
+        specificity: Compare a concept with its neighbours after it is saved, see `add_specificity`.
         most_in_memory: Bytes of states above which to save as shards; half of the free memory, if that is less.
         kept: The parsed positions.
 
@@ -93,6 +94,7 @@ class CaptureRequest:
     force: bool = False
     shards: bool = False
     store_dtype: str = AS_CAPTURED
+    specificity: bool = True
     most_in_memory: int = MOST_IN_MEMORY
     kept: Positions = field(init=False)
 

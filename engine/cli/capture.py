@@ -150,6 +150,14 @@ def capture(
         Literal["float32", "bfloat16"] | None,
         typer.Option("--store-dtype", help="Dtype of shards (default: as captured).", rich_help_panel=_WHERE),
     ] = None,
+    no_specificity: Annotated[
+        bool,
+        typer.Option(
+            "--no-specificity",
+            help="Do not compare a concept with its neighbours (see layerscope specificity).",
+            rich_help_panel=_WHERE,
+        ),
+    ] = False,
     output: Annotated[
         str | None,
         typer.Option(
@@ -207,6 +215,7 @@ def capture(
         force=force,
         shards=shards,
         store_dtype=store_dtype or AS_CAPTURED,
+        specificity=not no_specificity,
     )
     listed = isinstance(request.source, str | tuple)
     if shards and listed:
@@ -299,19 +308,34 @@ def _run(
 ) -> None:
     from engine.store.save import capture_and_save
 
+    before = _changed(request.paths)
     with narrator.steps() as steps:
         progress = partial(steps, "running prompts")
         try:
             paths = capture_and_save(model, tokenizer, request, progress=progress, steps=steps, processes=processes)
         except KeyboardInterrupt:
             if processes.is_main and request.paths is not None:
-                Narrator(quiet=False).say(_left(request.paths))
+                saved = _changed(request.paths) != before
+                Narrator(quiet=False).say(_without_specificity(request.paths) if saved else _left(request.paths))
             raise
     if paths.in_shards:
         narrator.say(f"saved {paths.shards}{os.sep} and {paths.record.name}")
     else:
         megabytes = paths.tensors.stat().st_size / 1e6
         narrator.say(f"saved {paths.tensors} ({megabytes:.1f} MB) and {paths.record.name}")
+
+
+def _changed(paths: CapturePaths | None) -> int:
+    """Time of the last change of the record, in nanoseconds; 0 if there is none."""
+    try:
+        return paths.record.stat().st_mtime_ns if paths else 0
+    except OSError:
+        return 0
+
+
+def _without_specificity(paths: CapturePaths) -> str:
+    again = shlex.join(["layerscope", "specificity", str(paths.record)])
+    return f"interrupted after the capture was saved; to compare it with its neighbours: {again}"
 
 
 def _left(paths: CapturePaths) -> str:

@@ -1,64 +1,114 @@
-"""`layerscope compare`: compare the layers of two captures."""
+"""`layerscope compare`: compare two captures, or several by transfer."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
+from rich.console import RenderableType
 
 from engine.cli.console import Command, Narrator, print_data, print_json
 from engine.cli.store import capture_path, find_record
+from engine.errors import RequestError
 from engine.plots.comparison_text import comparison_as_text
+from engine.plots.specificity_text import transfer_as_text
 from engine.records.files import CaptureRecord
 from engine.store.names import DEFAULT_STORE
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from engine.records.captures import ContrastData
 
-HELP = """Compare two captures: two concepts on one model, or one concept on two models.
+    Load = Callable[[CaptureRecord], ContrastData]
 
-On one model: the cosine between their directions at each layer, next to that of random directions.
-On two models: held-out d' by relative depth.
+HELP = """Compare captures: two concepts on one model, one concept on two models, or several concepts.
+
+On one model: the cosine between their directions at each layer, next to that of random directions, and how well the
+direction of one sorts the pairs of the other. On two models: held-out d' by relative depth. Three captures or more: the
+transfer matrix, every direction on the pairs of every capture.
 
 [bold]Examples[/bold]
 
   layerscope compare smollm2_honesty smollm2_empathy
   layerscope compare runs/a.pt runs/b.pt --json
   layerscope compare smollm2_honesty smollm2_empathy --output cosines.png
+  layerscope compare smollm2_honesty smollm2_empathy smollm2_formality
 """
+
+_FEWEST = 2
 
 
 def compare(
-    one: Annotated[str, typer.Argument(help="Name of a capture, or path of one of its files.")],
-    other: Annotated[str, typer.Argument(help="Name or path of the other capture.")],
+    names: Annotated[list[str], typer.Argument(help="Names of captures, or paths of their files; two or more.")],
     store: Annotated[Path, typer.Option("--store", "-s", help="Folder of captures.")] = DEFAULT_STORE,
+    layer: Annotated[
+        int | None,
+        typer.Option(
+            "--layer", "-l", help="Layer of the matrix (default: where they separate best by their own directions)."
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File for a figure: .png, .svg or .pdf.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare two captures."""
-    records = find_record(one, store), find_record(other, store)
+    """Compare captures."""
+    if len(names) < _FEWEST:
+        raise RequestError("there is nothing to compare it with", expected="the names of two or more captures")
+    if layer is not None and len(names) == _FEWEST:
+        raise RequestError("--layer applies to the matrix of three captures or more", next_step="omit --layer")
+    records = [find_record(name, store) for name in names]
+    places = {id(record): capture_path(name, store) for record, name in zip(records, names, strict=True)}
 
     def load(record: CaptureRecord) -> "ContrastData":
         from engine.store.read import load_contrast
 
-        return load_contrast(capture_path(one if record is records[0] else other, store))
+        return load_contrast(places[id(record)])
 
+    if len(names) == _FEWEST:
+        _pair(records, load, output, as_json=as_json)
+    else:
+        _matrix(records, load, layer, output, as_json=as_json)
+
+
+def _pair(records: list[CaptureRecord], load: "Load", output: Path | None, *, as_json: bool) -> None:
     from engine.stats.comparison import compare_captures
 
-    comparison = compare_captures(*records, load)
-    if as_json:
-        print_json(msgspec.json.format(msgspec.json.encode(comparison)))
-    else:
-        print_data(comparison_as_text(comparison))
+    comparison = compare_captures(records[0], records[1], load)
+    _show(comparison_as_text(comparison), comparison, as_json=as_json)
     if output:
         from engine.plots.comparison_figure import draw_comparison
-        from engine.plots.style import save_figure
 
-        saved = save_figure(partial(draw_comparison, comparison), output, title=" and ".join(comparison["titles"]))
-        Narrator(quiet=False).say(f"saved {saved}")
+        _save(partial(draw_comparison, comparison), output, " and ".join(comparison["titles"]))
+
+
+def _matrix(
+    records: list[CaptureRecord], load: "Load", layer: int | None, output: Path | None, *, as_json: bool
+) -> None:
+    from engine.stats.transfer import compare_transfer
+
+    matrix = compare_transfer(records, load, layer=layer)
+    _show(transfer_as_text(matrix), matrix, as_json=as_json)
+    if output:
+        from engine.plots.transfer_figure import draw_transfer
+
+        _save(partial(draw_transfer, matrix), output, ", ".join(matrix["titles"]))
+
+
+def _show(text: RenderableType, document: object, *, as_json: bool) -> None:
+    if as_json:
+        print_json(msgspec.json.format(msgspec.json.encode(document)))
+    else:
+        print_data(text)
+
+
+def _save(draw: "Callable[[], Figure]", output: Path, title: str) -> None:
+    from engine.plots.style import save_figure
+
+    Narrator(quiet=False).say(f"saved {save_figure(draw, output, title=title)}")
 
 
 COMMANDS = {

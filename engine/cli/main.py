@@ -45,6 +45,7 @@ _MODULES = {
     "visualize": "engine.cli.visualize",
     "rank": "engine.cli.rank",
     "compare": "engine.cli.compare",
+    "specificity": "engine.cli.specificity",
     "directions": "engine.cli.directions",
     "read": "engine.cli.directions",
     "concepts": "engine.cli.concepts",

@@ -15,6 +15,7 @@ from engine.cli.store import find_record
 from engine.errors import RequestError
 from engine.plots.findings import may_be_best, norm_in_words, p_in_words, score_in_words
 from engine.plots.layers_chart import layers_chart
+from engine.plots.specificity_text import specificity_as_text
 from engine.records.files import CaptureRecord
 from engine.stats.scores import DEFAULT_SCORE, SCORES, ScoredLayer, find_score, order_layers
 from engine.store.names import DEFAULT_STORE
@@ -69,6 +70,7 @@ def _document(record: CaptureRecord, score: str, layers: list[ScoredLayer]) -> d
         "layers": [_flat(layer) for layer in layers],
         "ranking": ranking,
         "confounds": record["confounds"],
+        "specificity": record.get("specificity"),
     }
 
 
@@ -99,6 +101,8 @@ def _print_table(record: CaptureRecord, score: str, layers: list[ScoredLayer], t
         Narrator(quiet=False).say(f"ordered by {score}; 95% interval, ranks and p are those of held-out d'")
     for sentence in chart.findings:
         print_data(Text(sentence))
+    if report := record.get("specificity"):
+        print_data(specificity_as_text(report))
     for warning in chart.warnings:
         print_data(Text(f"warning: {warning}", style="yellow"))
 

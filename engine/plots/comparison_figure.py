@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from engine.plots.specificity_text import shortened
 from engine.plots.style import BAND, BLUE, GREEN, INK, ORANGE, head, label_layers
 from engine.records.results import Comparison
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 def draw_comparison(comparison: Comparison, figure: Figure | None = None) -> Figure:
     """Draw a comparison of two captures.
 
-    On one model: the cosine of the two directions by layer, against random directions and split halves. On two models:
-    held-out d' by relative depth.
+    On one model: the cosine of the two directions by layer, against random directions and split halves, and the AUROC
+    of each direction on the pairs of the other capture. On two models: held-out d' by relative depth.
 
     Args:
         comparison: Comparison from `compare_captures`.
@@ -27,9 +28,15 @@ def draw_comparison(comparison: Comparison, figure: Figure | None = None) -> Fig
     Returns:
         The figure.
     """
-    drawn = figure or Figure(figsize=(7.2, 3.2), layout="constrained")
+    directions = comparison["kind"] == "directions"
+    drawn = figure or Figure(figsize=(7.2, 5.6 if directions else 3.2), layout="constrained")
     head(drawn, " and ".join(comparison["titles"]), " and ".join(comparison["names"]))
-    (_cosines if comparison["kind"] == "directions" else _depths)(drawn.subplots(), comparison)
+    if directions:
+        cosines, transfers = drawn.subplots(2, 1, sharex=True)
+        _cosines(cosines, comparison)
+        _transfers(transfers, comparison)
+    else:
+        _depths(drawn.subplots(), comparison)
     return drawn
 
 
@@ -59,6 +66,30 @@ def _cosines(axes: Axes, comparison: Comparison) -> None:
     axes.set_ylim(-1.05, 1.05)
     label_layers(axes, "Cosine of the two directions")
     axes.legend(loc="lower left", ncols=3)
+
+
+def _transfers(axes: Axes, comparison: Comparison) -> None:
+    rows = comparison["directions"]
+    layers = [row["layer"] for row in rows]
+    one, other = comparison["titles"]
+    ways = (
+        ([row["transfer"] for row in rows], [row["own"][1] for row in rows], one, other, ORANGE, "o"),
+        ([row["back"] for row in rows], [row["own"][0] for row in rows], other, one, BLUE, "s"),
+    )
+    for found, own, direction, pairs, color, marker in ways:
+        low, high = ([way[end] for way in found] for end in ("low", "high"))
+        axes.fill_between(layers, low, high, color=color, alpha=0.2, linewidth=0)
+        label = f"direction of {shortened(direction)} on {shortened(pairs)}"
+        axes.plot(layers, [way["auroc"] for way in found], color=color, marker=marker, markersize=3, label=label)
+        known = [(layer, way["auroc"]) for layer, way in zip(layers, own, strict=True) if way is not None]
+        if known:
+            label = f"own direction of {shortened(pairs)}, held out"
+            axes.plot(*zip(*known, strict=True), color=color, linewidth=1, linestyle="--", label=label)
+    axes.axhline(0.5, color=INK, linewidth=0.6)
+    axes.set_ylim(-0.02, 1.02)
+    label_layers(axes, "AUROC of a direction on pairs, with 95% intervals")
+    for text in axes.legend(loc="lower left", ncols=2).get_texts():
+        text.set_parse_math(False)
 
 
 def _depths(axes: Axes, comparison: Comparison) -> None:

@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.records.files import CaptureRecord
-from engine.records.results import Comparison, DepthRow
+from engine.records.results import ComparedLayer, Comparison, DepthRow, Transfer
 
-_COLUMNS = 37
+_COLUMNS = 23
 
 
 def comparison_as_text(comparison: Comparison) -> RenderableType:
@@ -36,14 +36,15 @@ def comparison_as_text(comparison: Comparison) -> RenderableType:
 
 
 def describe_comparison(comparison: Comparison) -> list[str]:
-    """Describe the findings of a comparison in two sentences.
+    """Describe the findings of a comparison in sentences.
 
     Args:
         comparison: Comparison from `compare_captures`.
 
     Returns:
-        For two concepts on one model, the cosine against random directions, then the split-half cosine. For two
-        models, the best layer and the ties of each.
+        For two concepts on one model, the cosine against random directions, the split-half cosine, then the transfer
+        both ways at the layer where their own directions separate best. For two models, the best layer and the ties of
+        each.
     """
     one, other = comparison["titles"]
     if comparison["kind"] == "depth":
@@ -61,11 +62,27 @@ def describe_comparison(comparison: Comparison) -> list[str]:
         " directions.",
         f"The split-half cosine there is {strongest['ceiling']:.2f}: about what two estimates of the same direction"
         " would reach.",
+        _transfers(rows, one, other),
     ]
 
 
+def _transfers(rows: Sequence[ComparedLayer], one: str, other: str) -> str:
+    best = max(rows, key=lambda row: sum(own["auroc"] for own in row["own"] if own is not None))
+    first, second = best["own"]
+    return (
+        f"At layer {best['layer']} (1 on 2), the {one} direction sorts the {other} pairs with"
+        f" {_auroc(best['transfer'], second)}; back (2 on 1), the {other} direction sorts the {one} pairs with"
+        f" {_auroc(best['back'], first)}."
+    )
+
+
+def _auroc(found: Transfer, own: Transfer | None) -> str:
+    beside = f", their own held-out direction with {own['auroc']:.2f}" if own is not None else ""
+    return f"AUROC {found['auroc']:.2f} (95% interval {found['low']:.2f} to {found['high']:.2f}){beside}"
+
+
 def _cosines(comparison: Comparison) -> Table:
-    table = _table("layer", "cosine", "random 95%", "split-half")
+    table = _table("layer", "cosine", "random 95%", "split-half", "1 on 2", "2 on 1")
     table.add_column(f"{'-1':<{_COLUMNS // 2}}0{'+1':>{_COLUMNS // 2}}", width=_COLUMNS, no_wrap=True)
     for row in comparison["directions"]:
         table.add_row(
@@ -73,6 +90,8 @@ def _cosines(comparison: Comparison) -> Table:
             f"{row['cosine']:+.2f}",
             f"±{row['chance']:.2f}",
             f"{row['ceiling']:.2f}",
+            f"{row['transfer']['auroc']:.2f}",
+            f"{row['back']['auroc']:.2f}",
             _cosine_line(row["cosine"], row["chance"]),
         )
     return table

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from engine.plots.specificity_text import neighbour_sentences
 from engine.records.captures import CaptureEstimate
 from engine.records.files import CaptureRecord
 from engine.records.results import RankedLayer, Ranking
@@ -66,8 +67,8 @@ _COMPONENTS = {"pair": "single pair", "pairs": "single pair"}
 def describe_findings(record: CaptureRecord) -> list[str]:
     """Say what a ranking shows, most important first.
 
-    In this order: which layers exceed the null; which of them cannot be ordered; where the concept begins; what limits
-    the result; the baselines; and where the raw norm would have led.
+    In this order: which layers exceed the null; which neighbours sort the pairs as well; which layers cannot be ordered;
+    where the concept begins; what limits the result; the baselines; and where the raw norm would have led.
 
     Args:
         record: JSON record of a capture.
@@ -80,6 +81,7 @@ def describe_findings(record: CaptureRecord) -> list[str]:
         return []
     return [
         _exceed(ranking),
+        *neighbour_sentences(record.get("specificity")),
         *_order(ranking),
         *_below_chance(ranking),
         *_beginning(ranking),

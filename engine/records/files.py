@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 from engine.records.captures import Factors, Provenance
-from engine.records.results import ConfoundReport, Count, LayerRow, Ranking, SideSummary
+from engine.records.results import ConfoundReport, Count, LayerRow, Ranking, SideSummary, SpecificityReport
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -151,6 +151,7 @@ class CaptureRecord(TypedDict):
             without a ranking.
         unranked: Why a contrast has no ranking; empty if it has one.
         confounds: How well baselines without the model separate the classes of a contrast.
+        specificity: How well the directions of neighbours sort the pairs of a contrast; absent if nobody asked.
         provenance: How the capture was made; None for data that did not come from a capture function.
     """
 
@@ -174,6 +175,7 @@ class CaptureRecord(TypedDict):
     sides: list[SideSummary]
     unranked: str
     confounds: ConfoundReport | None
+    specificity: NotRequired[SpecificityReport | None]
     provenance: Provenance | None
 
 

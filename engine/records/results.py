@@ -297,6 +297,96 @@ class ConceptCheck(TypedDict):
     warnings: list[str]
 
 
+class Transfer(TypedDict):
+    """How well one direction sorts the pairs of a contrast.
+
+    Attributes:
+        auroc: Share of (positive, negative) prompts in the right order; ties count half.
+        low: Lower end of the 95% interval of `auroc`, with the direction fixed and the pairs' groups resampled.
+        high: Upper end of that interval.
+        in_order: Share of pairs whose positive prompt projects higher than its negative partner; ties count half.
+    """
+
+    auroc: Real
+    low: Real
+    high: Real
+    in_order: Real
+
+
+class NeighbourAt(TypedDict):
+    """A contrast and one neighbour at one layer.
+
+    Attributes:
+        name: Name of the neighbour.
+        transfer: The neighbour's direction on the pairs of the contrast.
+        back: The contrast's direction on the pairs of the neighbour.
+        own: The neighbour's own held-out direction on its pairs; None if no group of them can be held out.
+        d_prime_left: Held-out d' of the contrast without the neighbour's direction.
+    """
+
+    name: str
+    transfer: Transfer
+    back: Transfer
+    own: Transfer | None
+    d_prime_left: Real
+
+
+class SpecificityLayer(TypedDict):
+    """A contrast and its neighbours at one layer.
+
+    Attributes:
+        layer: Layer number.
+        own: The contrast's own held-out direction on its pairs, for the factor with the lowest d'.
+        d_prime: Held-out d' of the contrast: its score at this layer.
+        d_prime_left: Held-out d' without the directions of all neighbours.
+        neighbours: One entry per neighbour.
+    """
+
+    layer: Count
+    own: Transfer
+    d_prime: Real
+    d_prime_left: Real
+    neighbours: list[NeighbourAt]
+
+
+class SpecificityReport(TypedDict):
+    """Is it this concept, or a neighbour? A contrast against other contrasts on the same model.
+
+    Attributes:
+        layer: The layer to read first: the top-ranked one. None if nothing was measured.
+        layers: One entry per layer, ascending; empty if nothing was measured.
+        resampled: What the intervals resample: `persona`, or another factor if the pairs have too few.
+        reason: Why nothing was measured; empty if it was.
+        warnings: What limits the comparison.
+    """
+
+    layer: Count | None
+    layers: list[SpecificityLayer]
+    resampled: str
+    reason: str
+    warnings: list[str]
+
+
+class TransferMatrix(TypedDict):
+    """Every direction on the pairs of every contrast, at one layer.
+
+    Attributes:
+        names: Names of the captures.
+        titles: Their concepts.
+        layer: Layer number.
+        cells: Row by row, the direction of one contrast on the pairs of each; on the diagonal, the held-out direction.
+        off_diagonal: Mean of max(s, 1 - s) off the diagonal, where s is the share of pairs in the right order.
+        warnings: Differences between the captures that limit the comparison.
+    """
+
+    names: list[str]
+    titles: list[str]
+    layer: int
+    cells: list[list[Transfer]]
+    off_diagonal: float
+    warnings: list[str]
+
+
 class ComparedLayer(TypedDict):
     """Two directions at one layer.
 
@@ -306,12 +396,18 @@ class ComparedLayer(TypedDict):
         chance: 95% quantile of the absolute cosine between random directions within the two captures.
         ceiling: Cosine between the directions of two halves of one capture: the value to expect if one direction is
             measured twice, from half of the groups each time.
+        transfer: The first direction on the pairs of the second capture.
+        back: The second direction on the pairs of the first capture.
+        own: The held-out direction of each capture on its own pairs; None if no group of them can be held out.
     """
 
     layer: int
     cosine: float
     chance: float
     ceiling: float
+    transfer: Transfer
+    back: Transfer
+    own: tuple[Transfer | None, Transfer | None]
 
 
 class DepthRow(TypedDict):

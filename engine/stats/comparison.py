@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.errors import RequestError
-from engine.records.captures import ContrastData, Provenance, model_differences
+from engine.records.captures import ContrastData
 from engine.records.files import CaptureRecord
 from engine.records.results import ComparedLayer, Comparison, DepthRow
+from engine.stats.comparison_rules import differences_between, provenance_of, require_contrasts, require_same_reading
 from engine.stats.groups import MOST_UNITS, group_pairs, pairs_at, resampled_units
 from engine.stats.held_out import sum_units
+from engine.stats.transfer import own_transfer, transfer
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 _HALVINGS = 1000
 _FEWEST_UNITS = 6
-_SHOULD_AGREE = ("attention", "chat_template")
 
 
 def compare_captures(
@@ -28,9 +29,9 @@ def compare_captures(
 ) -> Comparison:
     """Compare two concepts on one model, or one concept on two models.
 
-    Captures of one model are compared by the cosine between their mean differences at each layer
-    (`compare_directions`). Captures of one concept on two models are compared by the held-out d' in their rankings,
-    as a function of relative depth.
+    Captures of one model are compared at each layer by the cosine between their mean differences, and by how well the
+    direction of one sorts the pairs of the other (`compare_directions`). Captures of one concept on two models are
+    compared by the held-out d' in their rankings, as a function of relative depth.
 
     Args:
         one: Record of a contrast.
@@ -50,21 +51,10 @@ def compare_captures(
         >>> compare_captures(record, record, lambda record: whole)["kind"]
         'directions'
     """
-    _require_contrasts(one, other)
+    require_contrasts(one, other)
     names = _two_names(one["name"], other["name"])
-    first, second = _provenance(one), _provenance(other)
-    if first["site"] != second["site"] or first["positions"] != second["positions"]:
-        raise RequestError(
-            f"{one['name']} and {other['name']} differ in site or positions:"
-            f" {first['site']}, positions {first['positions']}, and {second['site']}, positions {second['positions']}",
-            expected="the same site and positions",
-            next_step="capture one of them again with the settings of the other",
-        )
-    warnings = []
-    if first["model"] == second["model"]:
-        fields = [(field, str(dict(first)[field]), str(dict(second)[field])) for field in _SHOULD_AGREE]
-        differing = [entry for entry in fields if entry[1] != entry[2]] + model_differences(first, second)
-        warnings = [f"they differ in {field}: {mine} and {theirs}" for field, mine, theirs in differing]
+    require_same_reading(one, other)
+    first, second = provenance_of(one), provenance_of(other)
     if first["model"] == second["model"]:
         return Comparison(
             kind="directions",
@@ -72,7 +62,7 @@ def compare_captures(
             titles=(one["concept"] or one["name"], other["concept"] or other["name"]),
             directions=compare_directions(load(one), load(other)),
             depths=[],
-            warnings=warnings,
+            warnings=differences_between(one, other),
         )
     if one["concept"] is None or one["concept"] != other["concept"]:
         raise RequestError(
@@ -94,8 +84,9 @@ def compare_captures(
 
 
 def compare_directions(one: ContrastData, other: ContrastData, *, seed: int = 0) -> list[ComparedLayer]:
-    """Compare the directions of two contrasts, with a chance level and a ceiling.
+    """Compare the directions of two contrasts, with a chance level and a ceiling, and their transfer.
 
+    Transfer is the AUROC of one capture's direction on the pairs of the other, with a 95% interval over its personas.
     The cosine is that of the mean differences. Both references come from random halves of each capture's groups
     (personas, if there are enough). The chance level uses the difference between the sums of the two halves: a random
     direction along which these pairs vary, but not by the concept. Random directions in the full width would set the
@@ -127,7 +118,7 @@ def compare_directions(one: ContrastData, other: ContrastData, *, seed: int = 0)
         )
     generator = torch.Generator().manual_seed(seed)
     halvings = _halvings(one, generator), _halvings(other, generator)
-    return [_compare(layer, _sums(one, layer, halvings[0]), _sums(other, layer, halvings[1])) for layer in layers]
+    return [_compare(layer, (one, other), halvings, seed) for layer in layers]
 
 
 @dataclass(frozen=True)
@@ -171,16 +162,23 @@ def _sums(data: ContrastData, layer: int, halves: _Halves) -> _Halved:
     )
 
 
-def _compare(layer: int, one: _Halved, other: _Halved) -> ComparedLayer:
+def _compare(
+    layer: int, captures: tuple[ContrastData, ContrastData], halvings: tuple[_Halves, _Halves], seed: int
+) -> ComparedLayer:
+    one, other = (_sums(data, layer, halves) for data, halves in zip(captures, halvings, strict=True))
     widths = len(one.mean), len(other.mean)
     if widths[0] != widths[1]:
         raise RequestError(f"the captures have states of different widths: {widths[0]} and {widths[1]}")
     by_chance = torch.nan_to_num(torch.cosine_similarity(one.apart, other.apart, dim=0))  # (halvings,)
+    first, second = (torch.nn.functional.normalize(halved.mean, dim=0) for halved in (one, other))
     return ComparedLayer(
         layer=layer,
         cosine=float(torch.cosine_similarity(one.mean, other.mean, dim=0)),
         chance=float(by_chance.abs().quantile(0.95)),
         ceiling=(one.agreement * other.agreement) ** 0.5,
+        transfer=transfer(first, captures[1], layer, seed=seed),
+        back=transfer(second, captures[0], layer, seed=seed),
+        own=(own_transfer(captures[0], layer), own_transfer(captures[1], layer)),
     )
 
 
@@ -238,17 +236,3 @@ def _same_pairs(one: CaptureRecord, other: CaptureRecord) -> bool:
 def _two_names(one: str, other: str) -> tuple[str, str]:
     """Distinct names for two captures, which may share a name across stores."""
     return (one, other) if one != other else (f"{one} (1)", f"{other} (2)")
-
-
-def _require_contrasts(one: CaptureRecord, other: CaptureRecord) -> None:
-    for record in (one, other):
-        if record["kind"] != "contrast":
-            raise RequestError(
-                f"{record['name']} is a capture of prompts: it has no direction", expected="two contrasts"
-            )
-
-
-def _provenance(record: CaptureRecord) -> Provenance:
-    if record["provenance"] is None:
-        raise RequestError(f"{record['name']} has no provenance and cannot be compared", next_step="capture it again")
-    return record["provenance"]

@@ -171,7 +171,7 @@ class CrossedTest:
         member = torch.cat([factor.member for factor in self._factors], dim=1)
         between = member.T @ apart @ member  # (groups, groups), groups of all factors
         signs = torch.cat([factor.signs for factor in self._factors])  # (groups, resamples)
-        # The errors of the layers' variances are drawn separately: the best layer is often one with too small a variance.
+        # Drawn for each layer: the best one is often one whose variance came out too small.
         widened = torch.cat([f.signs * f.widening(products, apart, self._generator) for f in self._factors])
         unit = (signs * (between @ signs)).sum(dim=0).square().mean().sqrt()
         null = (widened * (between @ widened)).sum(dim=0) / unit if unit > 0 else torch.zeros(signs.shape[1])

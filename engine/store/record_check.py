@@ -24,7 +24,7 @@ def contradiction(record: CaptureRecord) -> str:
     compared = [row["diff_norm"] is not None and row["cosine_sim"] is not None for row in record["statistics"]]
     if record["ranking"] is not None and not all(compared):
         return "its statistics do not match its ranking"
-    return _in_texts(record) or _in_ranking(record["ranking"], layers) or _in_sides(record)
+    return _in_texts(record) or _in_ranking(record["ranking"], layers) or _in_sides(record) or _in_specificity(record)
 
 
 def _in_texts(record: CaptureRecord) -> str:
@@ -55,3 +55,16 @@ def _in_sides(record: CaptureRecord) -> str:
         if not {wrong["pair"] for wrong in side["wrong"]} <= known:
             return "it lacks the texts of misordered pairs"
     return ""
+
+
+def _in_specificity(record: CaptureRecord) -> str:
+    report = record.get("specificity")
+    if report is None:
+        return ""
+    rows = report["layers"]
+    layers = [row["layer"] for row in rows]
+    names = [[neighbour["name"] for neighbour in row["neighbours"]] for row in rows]
+    measured = report["layer"] in layers if rows else report["layer"] is None and bool(report["reason"])
+    if not measured or not {*layers} <= {*record["captured_layers"]} or len({*layers}) < len(layers):
+        return "its specificity does not match its layers"
+    return "its neighbours differ between layers" if any(row != names[0] or not row for row in names) else ""

@@ -25,6 +25,7 @@ from engine.runtime import ALONE, Processes, Progress, Steps, ignore_progress
 from engine.store.names import CapturePaths, locate, require_free
 from engine.store.plan import require_own_folder
 from engine.store.resume import capture_in_shards, saved_template_time
+from engine.store.specificity import add_captured_specificity
 from engine.store.write import save_activations
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ def capture_and_save(
     `goes_into_shards` decides which. Call again with the same request to resume an interrupted capture in shards:
     saved shards are not run again. Each shard is run separately, so the result is bit-identical on the same machine.
     The Python functions, the command line, the server and the terminal app all capture through this function.
+
+    A concept is then compared with its neighbours (see `add_specificity`), unless `request.specificity` is off. The
+    first time for a model, this captures four more concepts, which are kept for later.
 
     Args:
         model: See `capture_activations`.
@@ -88,9 +92,12 @@ def capture_and_save(
             require_own_folder(paths)
         prepared = replace(prepared, settings=replace(prepared.settings, use_hooks=True))  # nothing reads later layers
         capture_in_shards(prepared, paths, progress=progress or ignore_progress, steps=report, processes=processes)
+        add_captured_specificity(request, paths, model, tokenizer, None, steps=report, processes=processes)
         return paths
     data = capture_in_memory(prepared, progress)
-    return save_activations(data, paths.name, store=paths.store, force=request.force, steps=report)
+    save_activations(data, paths.name, store=paths.store, force=request.force, steps=report)
+    add_captured_specificity(request, paths, model, tokenizer, data if "positive" in data else None, steps=report)
+    return paths
 
 
 def capture_prompt_file(
@@ -245,6 +252,7 @@ def capture_contrast_in_shards(
         paths=locate(name, store),
         force=force,
         shards=True,
+        specificity=False,
         store_dtype=store_dtype,
     )
     return capture_and_save(model, tokenizer, request, progress=progress, steps=steps, processes=processes)

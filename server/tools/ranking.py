@@ -11,7 +11,7 @@ from engine.plots.comparison_text import describe_comparison
 from engine.plots.findings import describe_findings, may_be_best
 from engine.plots.layer_order import describe_order
 from engine.records.files import CaptureRecord, NumberedPair, find_pair, record_warnings
-from engine.records.results import Comparison, RankedLayer, SideSummary
+from engine.records.results import Comparison, RankedLayer, SideSummary, Transfer
 from engine.stats.scores import DEFAULT_SCORE, SCORES, ScoredLayer, order_layers, side_quartiles
 from server.tools.answer import Reply, rounded, send, shorten
 from server.tools.spec import LONGEST_NAME, CaptureName, ToolSpec
@@ -94,6 +94,10 @@ class ComparedRow(BaseModel):
     cosine: float | None = None
     random_within: float | None = Field(default=None, description="95% bound of |cosine| for random directions")
     halves_reach: float | None = Field(default=None, description="Cosine between two measurements of one direction")
+    one_on_other: tuple[float, float, float] | None = Field(
+        default=None, description="AUROC of one's direction on other's pairs, with 95% interval"
+    )
+    other_on_one: tuple[float, float, float] | None = None
     capture: str | None = None
     depth: float | None = None
     d_prime: float | None = None
@@ -254,6 +258,8 @@ def compared_rows(comparison: Comparison) -> list[ComparedRow]:
             cosine=rounded(row["cosine"]),
             random_within=rounded(row["chance"]),
             halves_reach=rounded(row["ceiling"]),
+            one_on_other=_auroc(row["transfer"]),
+            other_on_one=_auroc(row["back"]),
         )
         for row in comparison["directions"]
     ] + [
@@ -268,6 +274,10 @@ def compared_rows(comparison: Comparison) -> list[ComparedRow]:
     ]
     step = -(-len(rows) // _MOST_ROWS)
     return rows[:: step or 1]
+
+
+def _auroc(found: Transfer) -> tuple[float, float, float]:
+    return rounded(found["auroc"]), rounded(found["low"]), rounded(found["high"])
 
 
 def _misordered_pair(pair: NumberedPair, gap: float) -> MisorderedPair:

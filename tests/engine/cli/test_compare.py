@@ -61,7 +61,8 @@ def test_two_concepts_on_one_model(layerscope: Program) -> None:
     lines = table_lines(result)
     for line, row in zip(lines, shown["directions"], strict=True):
         numbers = [str(row["layer"]), f"{row['cosine']:+.2f}", f"±{row['chance']:.2f}", f"{row['ceiling']:.2f}"]
-        assert line.split()[:4] == numbers
+        numbers += [f"{row[way]['auroc']:.2f}" for way in ("transfer", "back")]
+        assert line.split()[:6] == numbers
         assert line.count("●") == 1
     assert "The cosine of the loudness and warmth directions" in result.stdout
 
@@ -69,7 +70,7 @@ def test_two_concepts_on_one_model(layerscope: Program) -> None:
 def test_the_output_matches_the_engine(layerscope: Program, contrasts: Path) -> None:
     shown = parsed(layerscope("compare", "loudness", "warmth", "--json"))
     expected = engine.compare_directions(load_contrast(contrasts / "loudness"), load_contrast(contrasts / "warmth"))
-    assert shown["directions"] == expected
+    assert shown["directions"] == json.loads(json.dumps(expected))
     records = show_capture(contrasts / "loudness"), show_capture(contrasts / "warmth")
     whole = engine.compare_captures(*records, lambda record: load_contrast(contrasts / record["name"]))
     assert shown == json.loads(json.dumps(whole))

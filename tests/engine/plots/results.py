@@ -4,11 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.records.files import TokenReading
-from engine.records.results import ComparedLayer, Comparison, DepthRow, SideProjections
+from engine.records.results import ComparedLayer, Comparison, DepthRow, SideProjections, Transfer
 
 # Layer, cosine, random 95%, split-half: both extremes, one within the random range and one outside it.
 COSINES = [(0, 1.0, 0.1, 0.9), (1, -1.0, 0.5, 0.8), (2, 0.05, 0.2, 0.95), (3, -0.3, 0.25, 0.7)]
 FEW, MANY = "small_honesty", "large_honesty"
+
+
+def sorted_pairs(auroc: float) -> Transfer:
+    """A direction that sorts pairs, with an interval of up to 0.05 on either side."""
+    return Transfer(auroc=auroc, low=max(auroc - 0.05, 0.0), high=min(auroc + 0.05, 1.0), in_order=auroc)
 
 
 def compared_directions(rows: Sequence[tuple[int, float, float, float]] = COSINES, **changes: Any) -> Comparison:
@@ -18,7 +23,15 @@ def compared_directions(rows: Sequence[tuple[int, float, float, float]] = COSINE
         names=("some_honesty", "some_empathy"),
         titles=("honesty", "empathy"),
         directions=[
-            ComparedLayer(layer=layer, cosine=cosine, chance=chance, ceiling=ceiling)
+            ComparedLayer(
+                layer=layer,
+                cosine=cosine,
+                chance=chance,
+                ceiling=ceiling,
+                transfer=sorted_pairs((1 + cosine) / 2),
+                back=sorted_pairs(0.5 + cosine / 4),
+                own=(sorted_pairs(0.9), sorted_pairs(0.8)),
+            )
             for layer, cosine, chance, ceiling in rows
         ],
         depths=[],

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,6 +16,7 @@ from engine.plots.style import save_figure
 from tests.engine.plots.pictures import svg_words
 from tests.engine.plots.results import FEW, MANY, compared_depths, compared_directions
 
+ENDS: tuple[Literal["low", "high"], ...] = ("low", "high")
 Points = list[tuple[float, float]]
 
 
@@ -34,7 +36,7 @@ def corners(axes: Axes) -> list[set[tuple[float, float]]]:
 
 def test_cosines_and_split_half_cosines_are_the_data() -> None:
     comparison = compared_directions()
-    (axes,) = draw_comparison(comparison).axes
+    axes, _ = draw_comparison(comparison).axes
     lines = named_lines(axes)
     rows = comparison["directions"]
     assert points(lines["cosine"]) == [(row["layer"], row["cosine"]) for row in rows]
@@ -43,9 +45,30 @@ def test_cosines_and_split_half_cosines_are_the_data() -> None:
 
 def test_the_band_is_the_range_of_random_directions() -> None:
     comparison = compared_directions()
-    (axes,) = draw_comparison(comparison).axes
+    axes, _ = draw_comparison(comparison).axes
     (band,) = corners(axes)
     assert band == {(row["layer"], sign * row["chance"]) for row in comparison["directions"] for sign in (-1, 1)}
+
+
+def test_transfer_both_ways_is_the_data() -> None:
+    comparison = compared_directions()
+    _, axes = draw_comparison(comparison).axes
+    lines, rows = named_lines(axes), comparison["directions"]
+    there, back = lines["direction of honesty on empathy"], lines["direction of empathy on honesty"]
+    assert points(there) == [(row["layer"], row["transfer"]["auroc"]) for row in rows]
+    assert points(back) == [(row["layer"], row["back"]["auroc"]) for row in rows]
+    assert {y for _, y in points(lines["own direction of honesty, held out"])} == {0.9}
+    assert {y for _, y in points(lines["own direction of empathy, held out"])} == {0.8}
+    there_band, back_band = corners(axes)
+    assert there_band == {(row["layer"], row["transfer"][end]) for row in rows for end in ENDS}
+    assert back_band == {(row["layer"], row["back"][end]) for row in rows for end in ENDS}
+
+
+def test_without_held_out_directions_the_other_lines_are_drawn() -> None:
+    comparison = compared_directions()
+    for row in comparison["directions"]:
+        row["own"] = (None, None)
+    assert not any(name.startswith("own") for name in named_lines(draw_comparison(comparison).axes[1]))
 
 
 def test_the_cosine_axis_always_spans_minus_one_to_one() -> None:

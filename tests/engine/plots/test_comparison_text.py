@@ -7,23 +7,35 @@ from rich.console import Console
 from engine.plots.comparison_text import comparison_as_text, describe_comparison
 from engine.plots.layers_text import render_text
 from engine.records.results import Comparison
-from tests.engine.plots.results import COSINES, FEW, MANY, compared_depths, compared_directions, depth_rows
+from tests.engine.plots.results import (
+    COSINES,
+    FEW,
+    MANY,
+    compared_depths,
+    compared_directions,
+    depth_rows,
+    sorted_pairs,
+)
 
-MARKS = 37  # columns from cosine -1 to cosine 1
+MARKS = 23  # columns from cosine -1 to cosine 1
 
 DIRECTIONS = """\
 honesty and empathy
-layer cosine random 95% split-half -1                0                +1
-    0  +1.00      ±0.10       0.90                 ░░│░░               ●
-    1  -1.00      ±0.50       0.80 ●        ░░░░░░░░░│░░░░░░░░░
-    2  +0.05      ±0.20       0.95               ░░░░│●░░░
-    3  -0.30      ±0.25       0.70              ●░░░░│░░░░
+layer cosine random 95% split-half 1 on 2 2 on 1 -1         0         +1
+    0  +1.00      ±0.10       0.90   1.00   0.75           ░│░         ●
+    1  -1.00      ±0.50       0.80   0.00   0.25 ●    ░░░░░░│░░░░░░
+    2  +0.05      ±0.20       0.95   0.53   0.51          ░░│●░
+    3  -0.30      ±0.25       0.70   0.35   0.42         ●░░│░░░
 The cosine of the honesty and empathy directions is outside the 95% range of
 random directions from the same captures at 3 of 4 layers (each layer tested
 separately). It is furthest from 0 at layer 0: +1.00, against ±0.10 for random
 directions.
 The split-half cosine there is 0.90: about what two estimates of the same
 direction would reach.
+At layer 0 (1 on 2), the honesty direction sorts the empathy pairs with AUROC
+1.00 (95% interval 0.95 to 1.00), their own held-out direction with 0.80; back
+(2 on 1), the empathy direction sorts the honesty pairs with AUROC 0.75 (95%
+interval 0.70 to 0.80), their own held-out direction with 0.90.
 warning: they differ in dtype: float32 and bfloat16
 """
 
@@ -65,7 +77,7 @@ def test_the_full_text(comparison: Comparison, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cosine", "column"), [(-1.0, 0), (-0.5, 9), (0.0, 18), (0.5, 27), (1.0, 36), (1.0000001, 36), (-1.0000001, 0)]
+    ("cosine", "column"), [(-1.0, 0), (-0.5, 5), (0.0, 11), (0.5, 17), (1.0, 22), (1.0000001, 22), (-1.0000001, 0)]
 )
 def test_a_cosine_is_drawn_at_its_column(cosine: float, column: int) -> None:
     (marks,) = marks_of(compared_directions([(4, cosine, 0.0, 1.0)]))
@@ -73,7 +85,7 @@ def test_a_cosine_is_drawn_at_its_column(cosine: float, column: int) -> None:
     assert marks.count("●") == 1
 
 
-@pytest.mark.parametrize(("chance", "first", "last"), [(0.5, 9, 27), (1.0, 0, 36), (1.3, 0, 36), (0.1, 16, 20)])
+@pytest.mark.parametrize(("chance", "first", "last"), [(0.5, 5, 17), (1.0, 0, 22), (1.3, 0, 22), (0.1, 10, 12)])
 def test_the_band_spans_the_range_of_random_directions(chance: float, first: int, last: int) -> None:
     (marks,) = marks_of(compared_directions([(4, 0.0, chance, 1.0)]))
     assert (marks.index("░"), marks.rindex("░")) == (first, last)
@@ -82,7 +94,7 @@ def test_the_band_spans_the_range_of_random_directions(chance: float, first: int
 
 def test_zero_is_under_its_heading() -> None:
     heading = lines_of(compared_directions())[1]
-    assert heading[heading.index("-1 ") :].index("0") == marks_of(compared_directions())[0].index("│") == 18
+    assert heading[heading.index("-1 ") :].index("0") == marks_of(compared_directions())[0].index("│") == 11
 
 
 def test_cosines_beyond_chance_have_another_color() -> None:
@@ -97,7 +109,7 @@ def test_cosines_beyond_chance_have_another_color() -> None:
 
 @pytest.mark.parametrize("rows", [COSINES[2:3], [(14, -0.4, 0.5, 0.6)]], ids=["weak", "within chance"])
 def test_one_layer(rows: list[tuple[int, float, float, float]]) -> None:
-    first, second = describe_comparison(compared_directions(rows))
+    first, second, _ = describe_comparison(compared_directions(rows))
     assert " at 0 of 1 layers " in first
     assert f"at layer {rows[0][0]}: {rows[0][1]:+.2f}, against ±{rows[0][2]:.2f} for random directions." in first
     assert f"there is {rows[0][3]:.2f}" in second
@@ -105,7 +117,7 @@ def test_one_layer(rows: list[tuple[int, float, float, float]]) -> None:
 
 
 def test_the_layer_furthest_from_zero_may_be_negative() -> None:
-    first, second = describe_comparison(compared_directions([(3, 0.4, 0.1, 0.7), (9, -0.6, 0.2, 0.8)]))
+    first, second, _ = describe_comparison(compared_directions([(3, 0.4, 0.1, 0.7), (9, -0.6, 0.2, 0.8)]))
     assert "furthest from 0 at layer 9: -0.60, against ±0.20 for random directions." in first
     assert "there is 0.80" in second
 
@@ -113,6 +125,19 @@ def test_the_layer_furthest_from_zero_may_be_negative() -> None:
 def test_negative_cosines_beyond_chance_are_counted() -> None:
     rows = [(0, 0.3, 0.3, 0.9), (1, 0.31, 0.3, 0.9), (2, -0.31, 0.3, 0.9), (3, -0.2, 0.3, 0.9)]
     assert "at 2 of 4 layers" in describe_comparison(compared_directions(rows))[0]
+
+
+def test_transfer_both_ways_is_given_where_the_own_directions_separate_best() -> None:
+    comparison = compared_directions([(3, 0.4, 0.1, 0.7), (9, -0.6, 0.2, 0.8)])
+    comparison["directions"][0]["own"] = (sorted_pairs(0.95), sorted_pairs(0.8))
+    assert describe_comparison(comparison)[2] == (
+        "At layer 3 (1 on 2), the honesty direction sorts the empathy pairs with AUROC 0.70 (95% interval 0.65 to"
+        " 0.75), their own held-out direction with 0.80; back (2 on 1), the empathy direction sorts the honesty pairs"
+        " with AUROC 0.60 (95% interval 0.55 to 0.65), their own held-out direction with 0.95."
+    )
+    comparison["directions"][0]["own"] = (None, None)
+    comparison["directions"][1]["own"] = (None, None)
+    assert "own" not in describe_comparison(comparison)[2]
 
 
 def test_each_model_has_its_own_sentence() -> None:

@@ -118,8 +118,8 @@ def test_without_a_significant_layer_none_is_best_and_nothing_begins() -> None:
     first, *others = findings(ranking_of(tied=range(4), **NOTHING))
     assert first == (
         "No layer separates the classes better than chance: smallest p = 0.210 (labels permuted by persona). The"
-        " highest score, held-out d' 2.00 (95% interval 1.50 to 2.50, leave-one-persona-out), AUROC 0.83 at layer 1, may be"
-        " noise."
+        " highest score, held-out d' 2.00 (95% interval 1.50 to 2.50, leave-one-persona-out), AUROC 0.83 at layer 1,"
+        " may be noise."
     )
     assert others == [LIMITS, BASELINES, RAW_NORM]
 

@@ -89,7 +89,7 @@ def test_tied_layers_have_another_color_and_another_marker() -> None:
     groups = error_bars(drawn(some_layers()).axes[0])
     lines = {str(group.get_label()): group.lines[0] for group in groups}
     assert set(lines) == {"tied with the best, 95% interval", "other layers, 95% interval"}
-    tied, behind = (lines[f"{name} the best, 95% interval"] for name in ("tied with", "behind"))
+    tied, behind = (lines[f"{name}, 95% interval"] for name in ("tied with the best", "other layers"))
     assert tied is not None
     assert behind is not None
     assert [np.asarray(line.get_xdata()).tolist() for line in (tied, behind)] == [[15, 20], [14, 29]]

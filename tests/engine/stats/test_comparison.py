@@ -11,9 +11,19 @@ from engine.records.captures import ContrastData, Factors
 from engine.records.files import CaptureRecord
 from engine.records.results import ComparedLayer
 from engine.stats.comparison import compare_captures, compare_directions
+from engine.stats.transfer import own_transfer
 from tests.engine.plots.records import contrast_record, prompt_record, ranking_of, unranked_record
 from tests.engine.stats.captures import contrast, provenance, random_states
-from tests.engine.stats.contrasts import Array, Sides, all_factors, capture_of, noise, only_personas, planted
+from tests.engine.stats.contrasts import (
+    Array,
+    Sides,
+    all_factors,
+    auroc_by_hand,
+    capture_of,
+    noise,
+    only_personas,
+    planted,
+)
 
 PERSONAS, EACH, WIDTH = 12, 6, 64
 
@@ -70,6 +80,17 @@ def test_the_cosine_is_that_of_the_mean_differences() -> None:
         assert row["cosine"] == pytest.approx(by_hand, rel=1e-9)
 
 
+def test_transfer_goes_both_ways_and_own_directions_are_held_out() -> None:
+    rng = np.random.default_rng(0)
+    one, other = planted(rng, [1.0], 60), planted(rng, [0.5], 60)
+    first, second = capture_of(one, all_factors()), capture_of(other, all_factors())
+    (row,) = compare_directions(first, second)
+    (there, back) = ((sides[0] - sides[1]).mean(axis=0) for sides in (one[0], other[0]))
+    assert row["transfer"]["auroc"] == pytest.approx(auroc_by_hand((other[0][0] @ there, other[0][1] @ there)))
+    assert row["back"]["auroc"] == pytest.approx(auroc_by_hand((one[0][0] @ back, one[0][1] @ back)))
+    assert row["own"] == (own_transfer(first, 0), own_transfer(second, 0))
+
+
 def test_a_contrast_has_cosine_1_with_itself_and_minus_1_with_swapped_classes() -> None:
     layers = planted(np.random.default_rng(1), [0.0, 2.0], 60)
     data, turned = capture_of(layers, all_factors()), capture_of(swapped_sides(layers), all_factors())
@@ -98,7 +119,10 @@ def test_the_scale_of_the_states_does_not_matter() -> None:
     large = [(positive * 1000, negative * 1000) for positive, negative in layers]
     plain, other = capture_of(layers, all_factors()), capture_of(large, all_factors())
     (one,), (two,) = compare_directions(plain, plain), compare_directions(other, plain)
-    assert dict(two) == pytest.approx(dict(one))
+    for name in ("cosine", "chance", "ceiling"):
+        assert dict(two)[name] == pytest.approx(dict(one)[name])
+    for name in ("transfer", "back"):
+        assert dict(two)[name] == pytest.approx(dict(one)[name])
 
 
 def test_unrelated_directions_are_within_chance() -> None:
@@ -179,7 +203,9 @@ def test_only_layers_that_both_have_are_compared() -> None:
 def test_a_layer_with_equal_classes_causes_no_division_by_zero() -> None:
     same = np.ones((20, 24)), np.ones((20, 24))
     one, other = capture_of([same], None), capture_of([noise(np.random.default_rng(13), 20)], None)
-    assert compare_directions(one, other) == [{"layer": 0, "cosine": 0, "chance": 0, "ceiling": 0}]
+    (row,) = compare_directions(one, other)
+    assert (row["cosine"], row["chance"], row["ceiling"]) == (0, 0, 0)
+    assert (row["transfer"]["auroc"], row["back"]["auroc"]) == (0.5, 0.5)
 
 
 def test_captures_without_a_common_layer_are_refused() -> None:

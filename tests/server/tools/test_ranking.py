@@ -8,7 +8,7 @@ from mcp import Client
 
 import engine
 from engine.plots.layer_order import describe_order
-from engine.records.results import ComparedLayer, Comparison
+from engine.records.results import Comparison
 from engine.stats.classes import project_sides
 from engine.stats.comparison import compare_captures
 from engine.stats.scores import SCORES, order_layers
@@ -16,6 +16,7 @@ from engine.store.catalog import show_capture
 from engine.store.read import load_contrast
 from server.app import LayerscopeServer
 from server.tools.ranking import compared_rows
+from tests.engine.plots.results import compared_directions
 from tests.server.conftest import call, refused
 
 pytestmark = pytest.mark.anyio
@@ -107,8 +108,8 @@ async def test_two_concepts_are_compared_layer_by_layer(app: LayerscopeServer, s
 
 
 def comparison(layers: int) -> Comparison:
-    rows = [ComparedLayer(layer=layer, cosine=0.12345, chance=0.2, ceiling=0.9) for layer in range(layers)]
-    return Comparison(kind="directions", names=("a", "b"), titles=("a", "b"), directions=rows, depths=[], warnings=[])
+    rows = [(layer, 0.12345, 0.2, 0.9) for layer in range(layers)]
+    return compared_directions(rows, titles=("a", "b"))
 
 
 def test_few_rows_are_complete_and_rounded() -> None:

@@ -1,0 +1,164 @@
+"""Specificity: is it this concept, or a neighbour?
+
+Two questions to the same held-out pairs. Do the directions of other concepts, captured from other prompts, sort them as
+well as their own direction does? And what is left of d' when those directions are projected out of the states?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.capture.selection import captured_layer
+from engine.errors import RequestError
+from engine.records.captures import ContrastData
+from engine.records.results import NeighbourAt, SpecificityLayer, SpecificityReport
+from engine.runtime import Progress, ignore_progress
+from engine.stats.contrast import require_contrast
+from engine.stats.groups import PAIRS, Pairs, Sides, group_pairs, pairs_at
+from engine.stats.held_out import HeldOutLayer, hold_out
+from engine.stats.ranking import nothing_to_leave_out
+from engine.stats.separation import require_usable, separate
+from engine.stats.transfer import mean_direction, own_transfer, resampled, shared_layers, transfer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_RESOLUTION = 1e-7  # of float32: shorter differences, relative to the states, are rounding errors
+_DEPENDENT = 1e-6  # singular value below which a direction is a combination of the others
+
+
+def measure_specificity(
+    data: ContrastData,
+    neighbours: Mapping[str, ContrastData],
+    *,
+    layer: int | None = None,
+    progress: Progress | None = None,
+) -> SpecificityReport:
+    """Measure how specific a contrast is, against neighbours captured on the same model.
+
+    - Transfer: the AUROC of each neighbour's mean difference on the pairs of the contrast, and of the contrast's mean
+      difference on the pairs of the neighbour, next to the contrast's own held-out AUROC. The 95% intervals resample
+      personas with the Bayesian bootstrap and take the directions as given.
+    - What is left: held-out d' (see `compute_separation`) after the mean differences of the neighbours, made
+      orthonormal, are projected out of both classes; for each neighbour alone, and for all together.
+
+    Args:
+        data: A contrast.
+        neighbours: Name to another contrast, with the same site and positions.
+        layer: The layer to read first; by default the one with the highest held-out d'.
+        progress: Called before each layer and after the last with the number of finished layers and the total.
+
+    Returns:
+        The report, for every layer that all captures have.
+
+    Raises:
+        RequestError: There are no neighbours, no group of pairs can be held out, the captures share no layer or differ
+            in width, or states are not finite.
+
+    Example:
+        >>> honest, formal = (
+        ...     capture_from_concept(model, tokenizer, name, layers=[16], max_samples=24, positions="last")
+        ...     for name in ("honesty", "formality")
+        ... )
+        >>> report = measure_specificity(honest, {"formality": formal})
+        >>> report["layer"], report["layers"][0]["neighbours"][0]["name"]
+        (16, 'formality')
+    """
+    require_contrast(data)
+    for neighbour in neighbours.values():
+        require_contrast(neighbour)
+    if not neighbours:
+        raise RequestError("there are no neighbours to compare with", expected="at least one other contrast")
+    groupings = group_pairs(data.get("factors"), data["num_pairs"])
+    if not groupings:
+        raise nothing_to_leave_out(data["num_pairs"])
+    layers = shared_layers({"the contrast": data, **neighbours})
+    if layer is not None:
+        captured_layer(layer, layers)
+    report, rows = progress or ignore_progress, []
+    for done, number in enumerate(layers):
+        report(done, len(layers))
+        rows.append(_measure(data, neighbours, number, groupings))
+    report(len(layers), len(layers))
+    return SpecificityReport(
+        layer=max(rows, key=lambda row: row["d_prime"])["layer"] if layer is None else layer,
+        layers=rows,
+        resampled=resampled(data)[0],
+        reason="",
+        warnings=_warnings(neighbours),
+    )
+
+
+def _measure(
+    data: ContrastData, neighbours: Mapping[str, ContrastData], layer: int, groupings: Mapping[str, Tensor]
+) -> SpecificityLayer:
+    pairs = pairs_at(data, layer)
+    held_out = hold_out(pairs, groupings)
+    require_usable(layer, held_out.extent)
+    own = own_transfer(data, layer, held_out)
+    if own is None:
+        raise nothing_to_leave_out(data["num_pairs"])
+    direction = mean_direction(pairs)
+    directions = [mean_direction(pairs_at(neighbour, layer)) for neighbour in neighbours.values()]
+    rows = [
+        NeighbourAt(
+            name=name,
+            transfer=transfer(towards, data, layer),
+            back=transfer(direction, neighbour, layer),
+            own=own_transfer(neighbour, layer),
+            d_prime_left=_left(pairs, [towards], groupings, held_out),
+        )
+        for (name, neighbour), towards in zip(neighbours.items(), directions, strict=True)
+    ]
+    return SpecificityLayer(
+        layer=layer,
+        own=own,
+        d_prime=_worst(held_out),
+        d_prime_left=_left(pairs, directions, groupings, held_out),
+        neighbours=rows,
+    )
+
+
+def _worst(held_out: HeldOutLayer) -> float:
+    separation = separate(held_out)
+    return separation["by_factor"][separation["worst"]]["d_prime"]
+
+
+def _left(pairs: Pairs, directions: Sequence[Tensor], groupings: Mapping[str, Tensor], whole: HeldOutLayer) -> float:
+    """Held-out d' without some directions; 0 if only rounding errors are left of the differences."""
+    left = hold_out(project_out(pairs, directions), groupings)
+    return _worst(left) if left.extent.longest > _RESOLUTION * whole.extent.size else 0.0
+
+
+def project_out(pairs: Pairs, directions: Sequence[Tensor]) -> Pairs:
+    """Remove directions from the states of both classes.
+
+    Args:
+        pairs: Pairs at one layer.
+        directions: Vectors of unit length or zeros, `(hidden,)` each.
+    """
+    left, sizes, _ = torch.linalg.svd(torch.stack([*directions], dim=1), full_matrices=False)
+    basis = left[:, sizes > _DEPENDENT]  # (hidden, directions), orthonormal
+
+    def chunks() -> Iterator[Sides]:
+        for positive, negative in pairs():
+            yield positive - positive @ basis @ basis.T, negative - negative @ basis @ basis.T
+
+    return chunks
+
+
+def not_measured(reason: str) -> SpecificityReport:
+    """The report of a contrast whose specificity was not measured.
+
+    Args:
+        reason: Why, as a clause.
+    """
+    return SpecificityReport(layer=None, layers=[], resampled="", reason=reason, warnings=[])
+
+
+def _warnings(neighbours: Mapping[str, ContrastData]) -> list[str]:
+    without = [name for name, data in neighbours.items() if resampled(data)[0] == PAIRS]
+    return [f"the pairs of {', '.join(without)} carry no factors: intervals resample pairs"] if without else []

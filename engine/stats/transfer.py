@@ -1,0 +1,220 @@
+"""Transfer: how well the direction of one contrast sorts the pairs of another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.capture.selection import captured_layer
+from engine.errors import RequestError
+from engine.records.captures import ContrastData
+from engine.records.files import CaptureRecord
+from engine.records.results import Transfer, TransferMatrix
+from engine.stats.comparison_rules import differences_between, require_contrasts, require_same_reading
+from engine.stats.groups import FEWEST_GROUPS, PAIRS, Pairs, group_pairs, pairs_at, resampled_units
+from engine.stats.held_out import HeldOutLayer, hold_out
+from engine.stats.resampling import half_width
+from engine.stats.separation import separate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+_TIE = 1e-10  # relative to the range of the projections
+
+
+def compare_transfer(
+    records: Sequence[CaptureRecord], load: Callable[[CaptureRecord], ContrastData], *, layer: int | None = None
+) -> TransferMatrix:
+    """Sort the pairs of several contrasts by the direction of each, at one layer.
+
+    Args:
+        records: Records of two or more contrasts on one model, with the same site and positions.
+        load: Loads the tensors of a record.
+        layer: A layer that all have; by default the one where the mean of their own held-out AUROC is highest.
+
+    Returns:
+        One row per direction and one column per contrast, with 95% intervals. The diagonal holds each contrast's own
+        direction, held out.
+
+    Raises:
+        RequestError: The captures cannot be compared; the message says why.
+
+    Example:
+        >>> from engine.store.catalog import show_capture
+        >>> record = show_capture("activations/smollm2_honesty")
+        >>> whole = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=12, positions="last")
+        >>> matrix = compare_transfer([record, record], lambda record: whole)
+        >>> matrix["layer"], len(matrix["cells"])
+        (16, 2)
+    """
+    require_contrasts(*records)
+    warnings: list[str] = []
+    for record in records[1:]:
+        require_same_reading(records[0], record, same_model=True)
+        warnings += differences_between(records[0], record)
+    captures = [load(record) for record in records]
+    chosen = _common_layer(captures, layer)
+    held = [own_transfer(data, chosen) for data in captures]
+    directions = [mean_direction(pairs_at(data, chosen)) for data in captures]
+    cells = [
+        [
+            own if own is not None and row == column else transfer(direction, data, chosen)
+            for column, (data, own) in enumerate(zip(captures, held, strict=True))
+        ]
+        for row, direction in enumerate(directions)
+    ]
+    shares = [cell["in_order"] for row, line in enumerate(cells) for column, cell in enumerate(line) if row != column]
+    return TransferMatrix(
+        names=[record["name"] for record in records],
+        titles=[record["concept"] or record["name"] for record in records],
+        layer=chosen,
+        cells=cells,
+        off_diagonal=sum(max(share, 1 - share) for share in shares) / len(shares),
+        warnings=warnings,
+    )
+
+
+def transfer(direction: Tensor, data: ContrastData, layer: int, *, seed: int = 0) -> Transfer:
+    """Sort the pairs of a contrast by a direction from other prompts.
+
+    Args:
+        direction: `(hidden,)`, float64; it is taken as given.
+        data: The contrast.
+        layer: A captured layer.
+        seed: Seed for resampling.
+    """
+    positive, negative = project(pairs_at(data, layer), direction)
+    return sort_pairs(positive, negative, resampled(data)[1], seed=seed)
+
+
+def own_transfer(data: ContrastData, layer: int, held_out: HeldOutLayer | None = None) -> Transfer | None:
+    """Sort the pairs of a contrast by their own held-out directions.
+
+    Args:
+        data: The contrast.
+        layer: A captured layer.
+        held_out: Its held-out projections, if they are known.
+
+    Returns:
+        The transfer for the factor with the lowest d'; None if no group can be held out.
+    """
+    groupings = group_pairs(data.get("factors"), data["num_pairs"])
+    if not groupings:
+        return None
+    held = held_out or hold_out(pairs_at(data, layer), groupings)
+    return sort_pairs(*held.by_factor[separate(held)["worst"]].sides, resampled(data)[1])
+
+
+def mean_direction(pairs: Pairs) -> Tensor:
+    """Mean difference of all pairs, `(hidden,)`, of unit length; zeros if the classes have the same mean."""
+    total: Tensor | float = 0.0
+    for positive, negative in pairs():
+        total = total + (positive - negative).sum(dim=0)
+    return torch.nn.functional.normalize(torch.as_tensor(total), dim=0)
+
+
+def project(pairs: Pairs, direction: Tensor) -> tuple[Tensor, Tensor]:
+    """Project positive and negative prompts on a direction, `(pairs,)` each.
+
+    Raises:
+        RequestError: The direction has another width than the states.
+    """
+    found: tuple[list[Tensor], list[Tensor]] = [], []
+    for chunk in pairs():
+        for projections, states in zip(found, chunk, strict=True):
+            if states.shape[1] != len(direction):
+                raise RequestError(
+                    f"the captures have states of different widths: {len(direction)} and {states.shape[1]}"
+                )
+            projections.append(states @ direction)
+    return torch.cat(found[0]), torch.cat(found[1])
+
+
+def resampled(data: ContrastData) -> tuple[str, Tensor]:
+    """Choose the groups to resample: personas, or else templates, topics or pairs.
+
+    Returns:
+        Name of the factor, and the unit index of each pair, `(pairs,)`.
+    """
+    groupings = group_pairs(data.get("factors"), data["num_pairs"])
+    name = next(iter(groupings), PAIRS)
+    return name, resampled_units(name, groupings.get(name, torch.arange(data["num_pairs"])))
+
+
+def sort_pairs(positive: Tensor, negative: Tensor, units: Tensor, *, seed: int = 0) -> Transfer:
+    """Compute AUROC, its 95% interval, and the share of pairs in the right order.
+
+    The interval is the Bayesian bootstrap over units (Rubin 1981, "The Bayesian Bootstrap"), corrected and widened for
+    few units as in `rank_layers`. It is symmetric in the log-odds of AUROC, which keeps its coverage near 0 and 1.
+
+    Args:
+        positive: Projection of each positive prompt, `(pairs,)`, float64.
+        negative: Projection of its negative partner, `(pairs,)`.
+        units: Unit index of each pair, `(pairs,)`; a unit is resampled as a whole.
+        seed: Seed for resampling.
+
+    Example:
+        >>> import torch
+        >>> found = sort_pairs(torch.tensor([2.0, 4.0]), torch.tensor([1.0, 3.0]), torch.arange(2))
+        >>> found["auroc"], found["in_order"]
+        (0.75, 1.0)
+    """
+    low, high = torch.cat([positive, negative]).aminmax()
+    tie = float(_TIE * (high - low))
+    ordered = _ordered(positive, negative, units, tie)
+    gaps = positive - negative
+    in_order = ((gaps > tie).double() + (gaps.abs() <= tie).double() / 2).mean()
+    auroc = float(ordered.sum()) / len(positive) ** 2
+    ends = _interval(ordered, torch.bincount(units).double(), seed)
+    return Transfer(auroc=auroc, low=min(ends[0], auroc), high=max(ends[1], auroc), in_order=float(in_order))
+
+
+def _ordered(positive: Tensor, negative: Tensor, units: Tensor, tie: float) -> Tensor:
+    """Number of (positive, negative) in the right order, by the unit of each, `(units, units)`; ties count half."""
+    count = int(units.max()) + 1
+    ordered = torch.zeros((count, count), dtype=torch.float64)
+    for unit in range(count):
+        values = negative[units == unit].sort().values
+        below = torch.searchsorted(values, positive - tie) + torch.searchsorted(values, positive + tie, right=True)
+        ordered[:, unit].index_add_(0, units, below.double() / 2)
+    return ordered
+
+
+def _interval(ordered: Tensor, pairs: Tensor, seed: int) -> tuple[float, float]:
+    """95% interval of AUROC, symmetric in its log-odds; everything from 0 to 1 with too few units to tell."""
+    count, total = len(pairs), float(pairs.sum()) ** 2
+    if count < FEWEST_GROUPS:
+        return 0.0, 1.0
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.empty((count, RESAMPLES), dtype=torch.float64).exponential_(generator=generator)
+    scores = (weights * (ordered @ weights)).sum(dim=0) / (pairs @ weights).square()  # (resamples,)
+    resolution = 0.5 / total  # half of one prompt in the wrong order: log-odds of 0 and 1 are infinite
+    error = float(scores.logit(resolution).std()) * math.sqrt((count + 1) / (count - 1))
+    half, middle = half_width(count, CONFIDENCE) * error, (ordered.sum() / total).logit(resolution)
+    return float((middle - half).sigmoid()), float((middle + half).sigmoid())
+
+
+def shared_layers(captures: Mapping[str, ContrastData]) -> list[int]:
+    """The layers that all captures have, ascending.
+
+    Raises:
+        RequestError: They share no layer.
+    """
+    layers = sorted(set.intersection(*({*data["layers"]} for data in captures.values())))
+    if not layers:
+        held = "; ".join(f"{name}: {data['layers']}" for name, data in captures.items())
+        raise RequestError(f"the captures share no layer ({held})", next_step="capture the same layers")
+    return layers
+
+
+def _common_layer(captures: Sequence[ContrastData], layer: int | None) -> int:
+    layers = shared_layers({str(number): data for number, data in enumerate(captures)})
+    if layer is not None:
+        return captured_layer(layer, layers)
+    own = {number: [own_transfer(data, number) for data in captures] for number in layers}
+    return max(layers, key=lambda number: sum(found["auroc"] for found in own[number] if found is not None))

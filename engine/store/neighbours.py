@@ -1,0 +1,211 @@
+"""Built-in neighbours: concepts that a contrast may measure instead of its own, captured once per model."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import platformdirs
+
+from engine.capture.prepare import prepare_capture
+from engine.capture.provenance import trace_provenance
+from engine.capture.request import CaptureRequest
+from engine.capture.run_settings import Settings
+from engine.concepts.catalog import load_concept
+from engine.concepts.chat import chat_template_hash
+from engine.errors import RequestError, StoreError
+from engine.records.captures import Concept, ContrastData, Provenance, model_differences
+from engine.runtime import Steps, ignore_progress
+from engine.store.locks import try_lock
+from engine.store.names import CapturePaths, locate
+from engine.store.read import load_contrast
+from engine.store.resume import capture_in_shards, saved_template_time
+from engine.store.verify import verify_capture
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+NEIGHBOURS = ("desirability", "sentiment", "formality", "verbosity")
+_PAIRS = 72
+_ONE_STATE = {"last": "last", "all": "last", "mean": "mean"}  # statistics read the last of all kept tokens
+_IDENTIFY = ("model", "revision", "weights", "dtype", "attention", "chat_template", "site", "positions", "autocast")
+_PAUSE = 0.2  # seconds
+
+
+def built_in_neighbours() -> list[Concept]:
+    """The concepts that every contrast is compared with."""
+    folder = Path(str(files("engine.concepts").joinpath("data")))
+    return [load_concept(path) for name in NEIGHBOURS if (path := folder / f"{name}.toml").is_file()]
+
+
+def neighbours_path() -> Path:
+    """The folder where captures of neighbours are kept, next to converted weights."""
+    return platformdirs.user_cache_path("layerscope") / "neighbours"
+
+
+def capture_neighbours(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    like: Provenance,
+    *,
+    concepts: Sequence[Concept] | None = None,
+    folder: Path | None = None,
+    steps: Steps | None = None,
+) -> dict[str, ContrastData]:
+    """Capture the neighbours of a contrast, or read them from an earlier run.
+
+    They are captured with 72 pairs at all layers, once for each model, chat template, site and position, and kept in
+    the cache folder. Of several processes one captures, and the others wait for it. An interrupted capture is resumed.
+
+    Args:
+        model: The model of the contrast.
+        tokenizer: Its tokenizer.
+        like: Provenance of the contrast: the model must still be the same; the site and positions are copied.
+        concepts: The neighbours; by default desirability, sentiment, formality and verbosity.
+        folder: Where to keep them; by default in the user's cache folder.
+        steps: Called with each step; an exception it raises stops the work.
+
+    Returns:
+        Name to contrast, with states read from disk on access.
+
+    Raises:
+        RequestError: The model has changed since the contrast was captured, or differs from its checkpoint, or the
+            positions keep several tokens.
+        CaptureError: A prompt cannot be captured.
+        StoreError: The cache folder cannot be written.
+
+    Example:
+        >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=12, positions="last")
+        >>> like = contrast["provenance"]
+        >>> found = capture_neighbours(model, tokenizer, like, concepts=[load_concept("formality")])
+        >>> found["formality"]["num_pairs"]
+        72
+    """
+    if like["positions"] not in _ONE_STATE:
+        raise RequestError(
+            f"neighbours are not captured at positions {like['positions']}", expected="positions last, mean or all"
+        )
+    kept, report = folder or neighbours_path(), steps or ignore_progress
+    return {
+        concept.name: _one(model, tokenizer, concept, like, kept, report)
+        for concept in (built_in_neighbours() if concepts is None else concepts)
+    }
+
+
+def _one(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    concept: Concept,
+    like: Provenance,
+    folder: Path,
+    steps: Steps,
+) -> ContrastData:
+    request = CaptureRequest(
+        concept,
+        site=like["site"],
+        positions=_ONE_STATE[like["positions"]],
+        max_samples=_PAIRS,
+        alias=like["alias"],
+        shards=True,
+    )
+    now = trace_provenance(
+        model,
+        Settings.for_model(model, request),
+        alias=like["alias"],
+        chat_template=chat_template_hash(tokenizer),
+        seed=request.seed,
+    )
+    _require_same_model(like, now)
+    paths = locate(f"{concept.name}-{_fingerprint(now, concept)}", folder)
+    with _alone(paths, steps):
+        status = verify_capture(paths.name, store=folder).status if paths.exist else "unfinished"
+        if status != "ok":
+            log.info("capturing %s once for this model, to compare with; kept in %s", concept.name, folder)
+            request = replace(request, paths=paths, force=status == "damaged")
+            _capture(model, tokenizer, request, paths, partial(_named, steps, concept.name))
+    return load_contrast(paths.name, store=folder)
+
+
+def _capture(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    request: CaptureRequest,
+    paths: CapturePaths,
+    steps: Steps,
+) -> None:
+    moment = None if request.force else saved_template_time(paths)
+    prepared = prepare_capture(model, tokenizer, request, moment=moment, steps=steps)
+    prepared = replace(prepared, settings=replace(prepared.settings, use_hooks=True))
+    progress = partial(steps, "running prompts")
+    try:
+        capture_in_shards(prepared, paths, progress=progress, steps=steps)
+    except StoreError:
+        if request.force:
+            raise
+        # What an interrupted run left does not fit this one, for example because it was on another device.
+        prepared = replace(prepared, request=replace(request, force=True))
+        capture_in_shards(prepared, paths, progress=progress, steps=steps)
+
+
+def _require_same_model(like: Provenance, now: Provenance) -> None:
+    if changes := [*like.get("altered", []), *now.get("altered", [])]:
+        raise RequestError(
+            f"the model differs from its checkpoint: {'; '.join(dict.fromkeys(changes))}",
+            expected="a model whose neighbours can be kept for later captures",
+        )
+    differing = model_differences(like, now)
+    if like["model"] != now["model"]:
+        differing = [("model", like["model"], now["model"])]
+    if differing:
+        said = "; ".join(f"{field} was {before}, is now {after}" for field, before, after in differing)
+        raise RequestError(
+            f"this is not the model that the contrast was captured with: {said}",
+            next_step="load that model with the same settings",
+        )
+
+
+def _fingerprint(provenance: Provenance, concept: Concept) -> str:
+    """Hash of everything that determines the states of a neighbour."""
+    known = dict(provenance)
+    adapters = [dict(adapter) | {"name": ""} for adapter in provenance.get("adapters", [])]
+    identity = {name: known.get(name) for name in _IDENTIFY} | {
+        "adapters": [adapter for adapter in adapters if adapter["active"] or adapter["merged"]],
+        "transformers": provenance["versions"]["transformers"],
+        "concept": asdict(concept),
+        "pairs": _PAIRS,
+    }
+    return hashlib.sha256(msgspec.json.encode(identity, order="deterministic")).hexdigest()[:16]
+
+
+def _named(steps: Steps, name: str, step: str, done: int, total: int) -> None:
+    steps(f"{name}: {step}", done, total)
+
+
+@contextmanager
+def _alone(paths: CapturePaths, steps: Steps) -> Iterator[None]:
+    """Wait until no other process or thread captures this neighbour, and keep others waiting meanwhile."""
+    try:
+        paths.store.mkdir(parents=True, exist_ok=True)
+        lock = (paths.store / f".{paths.name}.lock").open("a+b")
+    except OSError as error:
+        raise StoreError(
+            f"neighbours cannot be kept in {paths.store}: {error.strerror}",
+            expected="a writable cache folder",
+            next_step="set XDG_CACHE_HOME to another folder",
+        ) from error
+    with lock:
+        while not try_lock(lock.fileno()):
+            steps(f"waiting for another process to capture {paths.name.rpartition('-')[0]}", 0, 0)
+            time.sleep(_PAUSE)
+        yield
