@@ -30,9 +30,9 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], tokens: 
         escapes such as `\xf0`.
 
     Example:
-        >>> tokens = ["Ġcaf", "Ã©", "Ġ", "ðŁĺ"]
+        >>> tokens = ["Ġcaf", "Ã©", "ĠðŁĺ", "Ģ"]
         >>> token_texts(tokenizer, tokenizer.convert_tokens_to_ids(tokens), tokens)
-        [' caf', 'é', ' ', '\\xf0\\x9f\\x98']
+        [' caf', 'é', ' \\xf0\\x9f\\x98', '\\x80']
     """
     added = tokenizer.added_tokens_decoder
     alphabet = _byte_alphabet() if _is_byte_level(tokenizer) else {}
