@@ -32,7 +32,8 @@ def compare_methods(data: ContrastData, layer: int) -> MethodComparison:
     pairs, 600 are drawn at random.
 
     The best method is the one with the highest AUROC. If the mean difference is within 0.005 of it, the mean
-    difference is the best: it has nothing to tune and is what ranks the layers.
+    difference is the best: it has nothing to tune and is what ranks the layers. The AUROC of the best method is
+    slightly optimistic, because it was chosen by it.
 
     Args:
         data: A contrast.
