@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from engine.stats.contrast import compute_contrastive_diff as compute_contrastive_diff
     from engine.stats.direction import extract_direction as extract_direction
     from engine.stats.direction import extract_directions as extract_directions
+    from engine.stats.methods import compare_methods as compare_methods
     from engine.stats.ranking import rank_layers as rank_layers
     from engine.stats.reading import read_text as read_text
     from engine.stats.separation import compute_separation as compute_separation
@@ -63,6 +64,7 @@ _HOMES = {
     "check_concept": "engine.stats.concept_check",
     "compare_captures": "engine.stats.comparison",
     "compare_directions": "engine.stats.comparison",
+    "compare_methods": "engine.stats.methods",
     "compare_transfer": "engine.stats.transfer",
     "compute_activation_stats": "engine.stats.summary",
     "compute_contrastive_diff": "engine.stats.contrast",

@@ -16,7 +16,7 @@ CONVERT = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 
 # Their examples capture whole concepts with the default model.
-SLOW = {f"engine.stats.{name}" for name in ("comparison", "direction", "classes", "confounds", "ranking")}
+SLOW = {f"engine.stats.{name}" for name in ("comparison", "direction", "classes", "confounds", "methods", "ranking")}
 
 
 def modules() -> Iterator[ModuleType]:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from engine.records.captures import ContrastData
     from engine.records.files import Direction, TokenReading
 
-METHODS = ("mean_diff", "pca", "logistic")
-
 
 class DirectionCache:
     """Directions of a capture, each extracted from all of its pairs on first use.
@@ -53,7 +51,7 @@ class DirectionCache:
         return leading_layer(self.store / self.name, self.contrast["layers"])
 
     def extract(self, method: str) -> dict[int, Direction]:
-        """Return the direction of each layer.
+        """Return the direction of each layer; `auto` compares the methods at the leading layer.
 
         Raises:
             LayerscopeError: The capture cannot be read, or has no such direction.
@@ -61,7 +59,8 @@ class DirectionCache:
         from engine.stats.direction import extract_directions
 
         if method not in self._extracted:
-            self._extracted[method] = extract_directions(self.contrast, method)
+            found = extract_directions(self.contrast, method, leading=self.leading)
+            self._extracted[method] = self._extracted[next(iter(found.values()))["method"]] = found
         return self._extracted[method]
 
 

@@ -14,7 +14,8 @@ from engine.cli.store import capture_path, is_path
 from engine.errors import RequestError
 from engine.models.placement import AUTO, DTYPE_NAMES
 from engine.models.registry import find_source
-from engine.plots.tokens_text import tokens_as_text
+from engine.plots.tokens_text import compared_methods, tokens_as_text
+from engine.records.files import AUTO_METHOD
 from engine.store.names import DEFAULT_STORE
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ Store = Annotated[Path, typer.Option("--store", "-s", help="Folder of captures."
 
 def directions(
     name: Name,
-    method: Annotated[str, typer.Option(help="Method: mean_diff, pca or logistic.")] = "mean_diff",
+    method: Annotated[
+        str, typer.Option(help="Method: mean_diff, pca, logistic, lda, or auto for the highest held-out AUROC.")
+    ] = AUTO_METHOD,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Name to save under (default: that of the capture).")
     ] = None,
@@ -53,16 +56,16 @@ def directions(
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace existing directions of that name.")] = False,
 ) -> None:
     """Extract and save the direction of a contrast at every layer."""
-    from engine.stats.direction import extract_directions
-    from engine.store.directions import leading_layer, save_directions
-    from engine.store.read import load_contrast
+    from engine.store.directions import extract_captured, save_directions
 
     narrator = Narrator(quiet=False)
-    path = capture_path(name, store)
-    found = extract_directions(load_contrast(path), method)
+    found, leading = extract_captured(capture_path(name, store), method)
     target = capture_path(output or name, store)
-    saved = save_directions(found, target, leading=leading_layer(path, found), force=force)
-    narrator.say(f"saved {len(found)} directions ({method}), layers {min(found)} to {max(found)}")
+    saved = save_directions(found, target, leading=leading, force=force)
+    some = next(iter(found.values()))
+    if "methods" in some:
+        narrator.say(compared_methods(some["methods"]))
+    narrator.say(f"saved {len(found)} directions ({some['method']}), layers {min(found)} to {max(found)}")
     print_lines(f"{saved}\n")
 
 
@@ -96,7 +99,7 @@ def read(
 
     found, leading, capture = find_directions(name if is_path(name) else store / name)
     if capture:
-        narrator.say(f"no saved directions for {capture}: using the mean differences of the capture")
+        narrator.say(f"no saved directions for {capture}: extracted from the capture")
     if layer is not None and layer not in found:
         raise RequestError(f"there is no direction at layer {layer}", expected=f"one of {sorted(found)}")
     source = model or _model_of(found)

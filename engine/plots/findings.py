@@ -67,8 +67,8 @@ _COMPONENTS = {"pair": "single pair", "pairs": "single pair"}
 def describe_findings(record: CaptureRecord) -> list[str]:
     """Say what a ranking shows, most important first.
 
-    In this order: which layers exceed the null; which neighbours sort the pairs as well; which layers cannot be ordered;
-    where the concept begins; what limits the result; the baselines; and where the raw norm would have led.
+    In this order: which layers exceed the null; which neighbours sort the pairs as well; which layers cannot be
+    ordered; where the concept begins; what limits the result; the baselines; and where the raw norm would have led.
 
     Args:
         record: JSON record of a capture.

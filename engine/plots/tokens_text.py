@@ -1,6 +1,6 @@
 """Standardize token projections for heat maps and render a reading as text."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from statistics import median
 
 from rich.console import Group, RenderableType
@@ -8,35 +8,58 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from engine.records.files import TokenReading
+from engine.records.files import MethodComparison, TokenReading
 
 _NORMAL = 1.4826  # the standard deviation of a normal distribution over its median absolute deviation
 MOST_SPREADS = 3.0
 """Absolute z-score at which the color scale of a heat map ends."""
 
 
-def stand_out(values: Sequence[float]) -> list[float]:
+def stand_out(values: Sequence[float], aside: Collection[int] = (0,)) -> list[float]:
     """Compute the robust z-score of each token's projection within a layer.
 
     The z-score is the distance from the median, divided by the median absolute deviation scaled to the standard
-    deviation of a normal distribution. The first token is excluded from both: it is an outlier in many models. Raw
-    projections would show one color per layer: in early layers the class means hardly differ, and in most layers all
-    tokens of running text project to one side of the positions that the direction was extracted from.
+    deviation of a normal distribution. Tokens that are set aside count in neither: the first one is an outlier in many
+    models, and the chat template is not part of the text. Raw projections would show one color per layer: in early
+    layers the class means hardly differ, and in most layers all tokens of running text project to one side of the
+    positions that the direction was extracted from.
 
     Args:
         values: Projection of each token, `(tokens,)`.
+        aside: Indices of the tokens to leave out, see `tokens_aside`.
 
     Returns:
         One z-score per token; all 0 if the tokens have no spread.
     """
-    others = values[1:] or values
+    others = [value for place, value in enumerate(values) if place not in aside] or values
     middle = median(others)
     spread = _NORMAL * median(abs(value - middle) for value in others)
     return [(value - middle) / spread if spread > 0 else 0.0 for value in values]
 
 
+def tokens_aside(reading: TokenReading) -> set[int]:
+    """Indices of the tokens to leave out of colors, medians and extremes; empty if no other tokens remain.
+
+    Args:
+        reading: Reading from `read_text`.
+    """
+    aside = {*reading.get("set_aside", [0])}
+    return aside if len(aside) < len(reading["tokens"]) else set()
+
+
+def describe_aside(aside: Collection[int]) -> str:
+    """What is set aside, for a legend.
+
+    Args:
+        aside: Indices of the tokens.
+    """
+    return "first token" if {*aside} == {0} else "first token, special tokens and chat template"
+
+
 _BAR = 31
 _LOWEST, _HIGHEST = -1.0, 2.0  # range of the scale; arrows mark values outside it
+_MARKS, _HOLLOW = "◀●▶", "◁○▷"
+_ASIDE = Style(dim=True)
 # Blue to gray to orange is safe for color-blind readers; each background has a text color with enough contrast.
 _SHADES = (
     ("#0072B2", "#ffffff"),
@@ -59,12 +82,18 @@ def tokens_as_text(reading: TokenReading, *, layer: int | None = None, most: int
         A rich renderable.
     """
     shown = reading["leading"] if layer is None else layer
-    values = reading["values"][shown]
+    values, aside = reading["values"][shown], tokens_aside(reading)
+    tokens = [shown_token(reading, place) for place in range(len(values))]
+    notes = ["0: mean of the negative class, 1: mean of the positive class"]
+    if aside:
+        notes.append(f"○: {describe_aside(aside)}, not colored")
+    if "methods" in reading:
+        notes.append(compared_methods(reading["methods"]))
     parts: list[RenderableType] = [
         Text(f"{reading['concept'] or 'custom pairs'}, layer {shown}, {reading['method']}", style="bold"),
-        Text("0: mean of the negative class, 1: mean of the positive class", style="dim"),
-        _colored(reading["tokens"], values),
-        _listed(reading["tokens"][:most], values[:most]),
+        *(Text(note, style="dim") for note in notes),
+        _colored(tokens, values, aside),
+        _listed(tokens[:most], values[:most], aside),
     ]
     if len(values) > most:
         parts.append(Text(f"and {len(values) - most} more tokens (--json lists all)", style="dim"))
@@ -75,15 +104,45 @@ def tokens_as_text(reading: TokenReading, *, layer: int | None = None, most: int
 def readable_token(token: str) -> str:
     """Replace the vocabulary's space and newline markers with readable characters.
 
-    Non-printable characters become `�`.
+    For readings without the text of each token. Non-printable characters become escapes.
 
     Example:
         >>> readable_token("Ġtrue"), readable_token("Ċ")
         (' true', '⏎')
     """
-    text = token.replace("Ġ", " ").replace("▁", " ").replace("Ċ", "⏎").replace("\n", "⏎")
-    # Keep escape codes in a token from reaching the terminal.
-    return "".join(sign if sign.isprintable() else "�" for sign in text)
+    return _shown(token.replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\n"))
+
+
+def shown_token(reading: TokenReading, token: int) -> str:
+    """The text of a token on one line: `⏎` for a line break, `⇥` for a tab.
+
+    Other non-printable characters are escapes, which cannot steer a terminal.
+
+    Args:
+        reading: Reading from `read_text`.
+        token: Index of the token, from 0.
+    """
+    texts = reading.get("texts")
+    return _shown(texts[token]) if texts else readable_token(reading["tokens"][token])
+
+
+def _shown(text: str) -> str:
+    line = text.replace("\n", "⏎").replace("\t", "⇥")
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line)
+
+
+def compared_methods(compared: MethodComparison) -> str:
+    """Describe a comparison of methods in one sentence, best first.
+
+    Args:
+        compared: Comparison from `compare_methods`.
+    """
+    best, scores = compared["best"], compared["scores"]
+    if not scores:
+        return f"{best}: the methods could not be compared on held-out pairs"
+    listed = ", ".join(f"{score['method']} {score['auroc']:.3f}" for score in scores)
+    tied = f"; {best} is within 0.005 of it" if best != scores[0]["method"] else ""
+    return f"held-out AUROC at layer {compared['layer']}: {listed}{tied}"
 
 
 def describe_token(reading: TokenReading, token: int, layer: int) -> str:
@@ -94,29 +153,34 @@ def describe_token(reading: TokenReading, token: int, layer: int) -> str:
         token: Index of the token, from 0.
         layer: One of the layers that were read.
     """
-    value = reading["values"][layer][token]
-    z_score = round(stand_out(reading["values"][layer])[token], 1) + 0.0  # avoids "-0.0"
-    first = "; the first token is an outlier in many models, ignore it" if token == 0 else ""
+    values, aside = reading["values"][layer], tokens_aside(reading)
+    z_score = round(stand_out(values, aside)[token], 1) + 0.0  # avoids "-0.0"
+    note = f", robust z-score {z_score:+.1f} within the layer"
+    if token in aside:
+        note = "; special token or chat template, not colored"
+        note = "; the first token is an outlier in many models, ignore it" if token == 0 else note
     return (
-        f"token {token} {readable_token(reading['tokens'][token])!r} at layer {layer}: {value:+.2f}"
-        f" (0: negative class mean, 1: positive class mean), robust z-score {z_score:+.1f} within the layer{first}"
+        f"token {token} '{shown_token(reading, token)}' at layer {layer}: {values[token]:+.2f}"
+        f" (0: negative class mean, 1: positive class mean){note}"
     )
 
 
-def _colored(tokens: list[str], values: list[float]) -> Text:
+def _colored(tokens: list[str], values: list[float], aside: set[int]) -> Text:
     text = Text()
-    for token, value in zip(tokens, values, strict=True):
-        text.append(readable_token(token), style=_style(value))
+    for place, (token, value) in enumerate(zip(tokens, values, strict=True)):
+        text.append(token, style=_ASIDE if place in aside else _style(value))
     return text
 
 
-def _listed(tokens: list[str], values: list[float]) -> Table:
+def _listed(tokens: list[str], values: list[float], aside: set[int]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("token", overflow="fold")
     table.add_column("value", justify="right")
     table.add_column(_axis(), width=_BAR, no_wrap=True)
-    for token, value in zip(tokens, values, strict=True):
-        table.add_row(Text(readable_token(token)), f"{value:.2f}", Text(_bar(value), style="bold"))
+    for place, (token, value) in enumerate(zip(tokens, values, strict=True)):
+        out = place in aside
+        bar = Text(_bar(value, _HOLLOW if out else _MARKS), style="bold")
+        table.add_row(Text(token), f"{value:.2f}", bar, style=_ASIDE if out else None)
     return table
 
 
@@ -126,11 +190,11 @@ def _style(value: float) -> Style:
     return Style(color=ink, bgcolor=background)
 
 
-def _bar(value: float) -> str:
+def _bar(value: float, marks: str) -> str:
     cells = list(" " * _BAR)
     for end in (0.0, 1.0):
         cells[_column(end)] = "│"
-    cells[_column(value)] = "◀" if value < _LOWEST else "▶" if value > _HIGHEST else "●"
+    cells[_column(value)] = marks[0 if value < _LOWEST else 2 if value > _HIGHEST else 1]
     return "".join(cells)
 
 

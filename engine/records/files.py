@@ -2,16 +2,51 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, get_args
 
 from engine.records.captures import Factors, Provenance
-from engine.records.results import ConfoundReport, Count, LayerRow, Ranking, SideSummary, SpecificityReport
+from engine.records.results import ConfoundReport, Count, LayerRow, Ranking, Real, SideSummary, SpecificityReport
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-Method = Literal["mean_diff", "pca", "logistic"]
+Method = Literal["mean_diff", "pca", "logistic", "lda"]
+
+METHODS: tuple[Method, ...] = get_args(Method)
+
+AUTO_METHOD = "auto"
+"""Name for the method that separates held-out pairs best."""
+
+
+class MethodScore(TypedDict):
+    """Held-out separation by the directions of one method.
+
+    Attributes:
+        method: How the directions were extracted.
+        auroc: Share of (positive, negative) held-out prompts in the right order.
+        d_prime: Distance between the class means in units of the spread within a class.
+    """
+
+    method: Method
+    auroc: Real
+    d_prime: Real
+
+
+class MethodComparison(TypedDict):
+    """Methods of extracting a direction, compared on held-out pairs at one layer.
+
+    Attributes:
+        layer: Layer number.
+        held_out: Factor that was held out; empty if none could be.
+        scores: One entry per method, highest AUROC first.
+        best: The method with the highest AUROC; `mean_diff` if it is within 0.005 of that.
+    """
+
+    layer: Count
+    held_out: str
+    scores: list[MethodScore]
+    best: Method
 
 
 class Direction(TypedDict):
@@ -26,6 +61,7 @@ class Direction(TypedDict):
         concept: Name of the concept; None for the user's own pairs.
         num_pairs: Number of pairs it was extracted from.
         provenance: How the pairs were captured; None if unknown.
+        methods: Comparison of the methods, if it chose this one.
     """
 
     layer: int
@@ -36,6 +72,7 @@ class Direction(TypedDict):
     concept: str | None
     num_pairs: int
     provenance: Provenance | None
+    methods: NotRequired[MethodComparison]
 
 
 class DirectionSummary(TypedDict):
@@ -58,6 +95,7 @@ class DirectionsHeader(TypedDict):
         concept: Name of the concept.
         num_pairs: Number of pairs.
         provenance: How the pairs were captured.
+        methods: Comparison of the methods, if it chose this one.
     """
 
     schema: int
@@ -68,10 +106,11 @@ class DirectionsHeader(TypedDict):
     concept: str | None
     num_pairs: int
     provenance: Provenance | None
+    methods: NotRequired[MethodComparison]
 
 
 class TokenReading(TypedDict):
-    """Projections of every token of a text onto directions.
+    r"""Projections of every token of a text onto directions.
 
     Attributes:
         prompt: The text.
@@ -83,6 +122,11 @@ class TokenReading(TypedDict):
         concept: Name of the concept.
         method: How the directions were extracted.
         warnings: Warnings that limit how far the values can be trusted.
+        texts: Readable text of each token. Bytes of an incomplete character and control characters are escapes such as
+            `\xf0`.
+        set_aside: Indices of the tokens that say little about the text: the first token, whose state is an outlier in
+            many models, special tokens, and the markup of the chat template.
+        methods: Comparison of the methods, if it chose this one.
     """
 
     prompt: str
@@ -93,6 +137,9 @@ class TokenReading(TypedDict):
     concept: str | None
     method: Method
     warnings: list[str]
+    texts: NotRequired[list[str]]
+    set_aside: NotRequired[list[Count]]
+    methods: NotRequired[MethodComparison]
 
 
 class DataFile(TypedDict):

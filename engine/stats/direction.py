@@ -5,36 +5,27 @@ Nothing is held out here; `rank_layers` measures how well a direction generalize
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, cast, get_args
-
-import torch
+from typing import cast
 
 from engine.capture.selection import captured_layer
-from engine.errors import RequestError, nearest
+from engine.errors import RequestError
 from engine.records.captures import ContrastData
-from engine.records.files import Direction, Method
-from engine.remedies import Remedy
+from engine.records.files import AUTO_METHOD, METHODS, Direction, Method, MethodComparison
 from engine.stats.contrast import require_contrast
+from engine.stats.fitting import NoDifferenceError, fit_direction, require_finite, require_method
 from engine.stats.groups import last_states
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-_NEGLIGIBLE = 1e-12  # relative to the norm of the states: rounding error of a zero difference
-METHODS: tuple[str, ...] = get_args(Method)
+from engine.stats.methods import compare_methods
 
 
-class _NoDifferenceError(RequestError):
-    """The two classes are equal at a layer."""
-
-
-def extract_directions(data: ContrastData, method: str = "mean_diff") -> dict[int, Direction]:
+def extract_directions(
+    data: ContrastData, method: str = "mean_diff", *, leading: int | None = None
+) -> dict[int, Direction]:
     """Extract the direction at every layer where the classes differ.
 
     Args:
         data: A contrast.
-        method: `mean_diff`, `pca` or `logistic`, see `extract_direction`.
+        method: `mean_diff`, `pca`, `logistic`, `lda` or `auto`, see `extract_direction`.
+        leading: With `auto`, the layer at which the methods are compared; the middle one by default.
 
     Returns:
         Layer to direction, without the layers where the classes do not differ.
@@ -48,12 +39,18 @@ def extract_directions(data: ContrastData, method: str = "mean_diff") -> dict[in
         [15, 16]
     """
     require_contrast(data)
+    require_method(method, (*METHODS, AUTO_METHOD))
+    layers = data["layers"]
+    compared = None
+    if method == AUTO_METHOD:
+        compared = compare_methods(data, layers[len(layers) // 2] if leading is None else leading)
+    chosen = compared["best"] if compared else cast("Method", method)
     found: dict[int, Direction] = {}
     refusal: RequestError | None = None
-    for layer in data["layers"]:
+    for layer in layers:
         try:
-            found[layer] = extract_direction(data, layer, method)
-        except _NoDifferenceError as error:
+            found[layer] = _extract(data, layer, chosen, compared)
+        except NoDifferenceError as error:
             refusal = error
     if refusal is not None and not found:
         raise refusal
@@ -71,14 +68,19 @@ def extract_direction(data: ContrastData, layer: int, method: str = "mean_diff")
     - `logistic`: normal vector of a logistic regression between the classes (L2, C = 1, states scaled to a root mean
       square of 1), as in linear probes (Alain and Bengio 2016, "Understanding Intermediate Layers Using Linear
       Classifiers").
+    - `lda`: linear discriminant, the inverse covariance within the classes times the mean difference. The covariance is
+      shrunk towards a multiple of the identity (Ledoit and Wolf 2004, "A well-conditioned estimator for
+      large-dimensional covariance matrices"), since a capture has fewer pairs than dimensions.
+    - `auto`: the one of these that separates held-out pairs best at this layer, see `compare_methods`.
 
     Args:
         data: A contrast.
         layer: A captured layer.
-        method: `mean_diff`, `pca` or `logistic`.
+        method: `mean_diff`, `pca`, `logistic`, `lda` or `auto`.
 
     Returns:
-        A unit vector along which the positive class projects higher, with the mean projection of each class.
+        A unit vector along which the positive class projects higher, with the mean projection of each class. Its
+        `method` is the one that `auto` chose, and `methods` has the comparison.
 
     Raises:
         RequestError: The layer was not captured, the method is unknown, the states are not finite, or the classes do
@@ -92,66 +94,25 @@ def extract_direction(data: ContrastData, layer: int, method: str = "mean_diff")
     """
     require_contrast(data)
     layer = captured_layer(layer, data["layers"])
-    if method not in METHODS:
-        raise RequestError(
-            f"there is no method {method!r}",
-            expected=f"one of {', '.join(METHODS)}",
-            next_step=nearest(method, METHODS),
-        )
+    require_method(method, (*METHODS, AUTO_METHOD))
+    compared = compare_methods(data, layer) if method == AUTO_METHOD else None
+    return _extract(data, layer, compared["best"] if compared else cast("Method", method), compared)
+
+
+def _extract(data: ContrastData, layer: int, method: Method, compared: MethodComparison | None) -> Direction:
     positive, negative = last_states(data["positive"], layer), last_states(data["negative"], layer)  # (pairs, hidden)
-    if not (torch.isfinite(positive).all() and torch.isfinite(negative).all()):
-        raise RequestError(f"layer {layer} has non-finite values", next_step=Remedy.CAPTURE_IN_FLOAT32)
-    found = _FINDERS[method](positive, negative)
-    length = found.norm()
-    if length == 0:
-        raise _NoDifferenceError(
-            f"the two classes do not differ at layer {layer}", next_step="choose a later layer, or prompts that differ"
-        )
-    unit = found / length
-    ends = float((negative @ unit).mean()), float((positive @ unit).mean())
-    if abs(ends[1] - ends[0]) <= _NEGLIGIBLE * float(torch.cat([positive, negative]).norm(dim=-1).mean()):
-        raise _NoDifferenceError(
-            f"the two classes have the same mean along the {method} direction at layer {layer}",
-            next_step="choose a later layer, another method, or prompts that differ",
-        )
-    if ends[1] < ends[0]:
-        unit, ends = -unit, (-ends[0], -ends[1])
-    return Direction(
+    require_finite(positive, negative, layer)
+    fitted = fit_direction(positive, negative, method, layer)
+    direction = Direction(
         layer=layer,
-        vector=unit.float(),
-        negative_mean=ends[0],
-        positive_mean=ends[1],
-        method=cast("Method", method),
+        vector=fitted.vector.float(),
+        negative_mean=fitted.negative_mean,
+        positive_mean=fitted.positive_mean,
+        method=method,
         concept=data["concept"],
         num_pairs=data["num_pairs"],
         provenance=data.get("provenance"),
     )
-
-
-def _mean_difference(positive: Tensor, negative: Tensor) -> Tensor:
-    return (positive - negative).mean(dim=0)
-
-
-def _first_singular_vector(positive: Tensor, negative: Tensor) -> Tensor:
-    _, lengths, vectors = torch.linalg.svd(positive - negative, full_matrices=False)
-    first: Tensor = vectors[0] * lengths[0]  # zero if no pair differs
-    return first
-
-
-def _logistic_normal(positive: Tensor, negative: Tensor) -> Tensor:
-    from sklearn.linear_model import LogisticRegression
-
-    if torch.equal(positive, negative):
-        return torch.zeros_like(positive[0])
-    states = torch.cat([positive, negative])
-    states = states - states.mean(dim=0)
-    labels = [1] * len(positive) + [0] * len(negative)
-    fitted = LogisticRegression(C=1.0, max_iter=1000).fit((states / states.square().mean().sqrt()).numpy(), labels)
-    return torch.from_numpy(fitted.coef_[0])
-
-
-_FINDERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mean_diff": _mean_difference,
-    "pca": _first_singular_vector,
-    "logistic": _logistic_normal,
-}
+    if compared is not None:
+        direction["methods"] = compared
+    return direction

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from engine.capture.activations import capture_activations
-from engine.concepts.chat import render_chat
+from engine.concepts.chat import render_chat, time_now
 from engine.errors import RequestError
 from engine.inputs import plain_text, whole_number
 from engine.models.description import describe_model
 from engine.records.captures import ActivationData, Message, Provenance, model_differences
 from engine.records.files import Direction, TokenReading
+from engine.stats.token_texts import token_texts, tokens_to_set_aside
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _LOW, _HIGH = -1.0, 2.0  # one class gap beyond either class mean
+_FROM_THE_END = (
+    "the direction comes from the last token of each prompt: to read running text, capture with positions=mean"
+)
 
 
 def read_text(
@@ -42,6 +46,8 @@ def read_text(
 
     Returns:
         One projection per token and layer: 0 at the mean of the negative prompts, 1 at the mean of the positive ones.
+        `set_aside` lists the tokens that say little about the text: the first, special tokens and the markup of the
+        chat template.
 
     Raises:
         RequestError: There are no directions, none at the leading layer, or they come from another model.
@@ -58,17 +64,26 @@ def read_text(
     warnings = [] if provenance else ["the directions have no provenance: they may come from another model"]
     if chat and not tokenizer.chat_template:
         warnings.append("the model has no chat template: the text was read unchanged")
-    prompt = render_chat(tokenizer, (Message(role="user", content=text),)) if chat else text
-    rendered = rendered or (chat and bool(tokenizer.chat_template))
+    moment = provenance.get("template_time") if provenance and rendered else time_now()
+    prompt = render_chat(tokenizer, (Message(role="user", content=text),), moment) if chat else text
+    roles = _possible_roles(tokenizer, chat=chat, rendered=rendered)
     site = _site(directions)
     layers = None if site in {"embed", "final_norm"} else sorted(directions)
-    data = capture_activations(model, tokenizer, prompt, layers, use_hooks=True, rendered=rendered, site=site)
+    data = capture_activations(
+        model, tokenizer, prompt, layers, use_hooks=True, rendered=rendered or bool(roles), site=site
+    )
     if provenance:
         warnings += [
             f"the model differs from that of the directions in {field}: {theirs} there, {mine} here"
             for field, theirs, mine in model_differences(provenance, data["provenance"])
         ]
-    return read_tokens(data, directions, leading=leading, warnings=warnings)
+    if provenance and not rendered and not provenance["positions"].startswith("mean"):
+        warnings.append(_FROM_THE_END)
+    ids: list[int] = data["input_ids"][0].tolist()
+    aside = tokens_to_set_aside(tokenizer, prompt, ids, roles=roles, moment=moment)
+    reading = read_tokens(data, directions, leading=leading, warnings=warnings, set_aside=aside)
+    reading["texts"] = token_texts(tokenizer, ids, reading["tokens"])
+    return reading
 
 
 def read_tokens(
@@ -77,6 +92,7 @@ def read_tokens(
     *,
     leading: int | None = None,
     warnings: list[str] | None = None,
+    set_aside: Sequence[int] = (0,),
 ) -> TokenReading:
     """Project every token of a captured text on directions; see `read_text`.
 
@@ -85,6 +101,7 @@ def read_tokens(
         directions: Layer to direction.
         leading: Layer to show first; the middle one by default.
         warnings: Warnings to include in the result.
+        set_aside: Indices of the tokens that say little about the text.
 
     Raises:
         RequestError: There is no direction at the leading layer.
@@ -95,7 +112,8 @@ def read_tokens(
         raise RequestError(f"there is no direction at layer {leading}", expected=f"one of {layers}")
     some = directions[chosen]
     values = {layer: _values(data, directions[layer]) for layer in layers}
-    return TokenReading(
+    others = [value for place, value in enumerate(values[chosen]) if place not in set_aside]
+    reading = TokenReading(
         prompt=str(data["prompt"]),
         tokens=[str(token) for token in data["tokens"]],
         layers=layers,
@@ -103,8 +121,21 @@ def read_tokens(
         values=values,
         concept=some["concept"],
         method=some["method"],
-        warnings=[*(warnings or []), *_far_off(values[chosen], some)],
+        warnings=[*(warnings or []), *_far_off(others or values[chosen], some)],
+        set_aside=[*set_aside],
     )
+    if "methods" in some:
+        reading["methods"] = some["methods"]
+    return reading
+
+
+def _possible_roles(tokenizer: PreTrainedTokenizerBase, *, chat: bool, rendered: bool) -> list[list[str]]:
+    """Roles of the messages that the chat template may have rendered; empty if the text did not go through it."""
+    if not tokenizer.chat_template:
+        return []
+    if rendered:
+        return [["user"], ["system", "user"]]
+    return [["user"]] if chat else []
 
 
 def _values(data: ActivationData, direction: Direction) -> list[float]:

@@ -78,13 +78,13 @@ def require_usable(layer: int, extent: Extent) -> None:
 def _separation(projected: HeldOut) -> Separation:
     return Separation(
         d_prime=projected.d_prime,
-        auroc=_auroc(*projected.sides),
+        auroc=share_in_order(*projected.sides),
         wrong_way=float((1 - projected.differences.sign().double().mean()) / 2),
     )
 
 
-def _auroc(positive: Tensor, negative: Tensor) -> float:
-    """Share of (positive, negative) in the right order; rounded ties count half."""
+def share_in_order(positive: Tensor, negative: Tensor) -> float:
+    """AUROC: share of (positive, negative) projections in the right order; rounded ties count half."""
     low, high = (torch.stack([positive, negative]).flatten().sort().values)[[0, -1]]
     tie = _ROUNDING * (high - low)
     ordered = negative.sort().values

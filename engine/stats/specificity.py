@@ -17,9 +17,9 @@ from engine.records.captures import ContrastData
 from engine.records.results import NeighbourAt, SpecificityLayer, SpecificityReport
 from engine.runtime import Progress, ignore_progress
 from engine.stats.contrast import require_contrast
+from engine.stats.designs import nothing_to_leave_out
 from engine.stats.groups import PAIRS, Pairs, Sides, group_pairs, pairs_at
 from engine.stats.held_out import HeldOutLayer, hold_out
-from engine.stats.ranking import nothing_to_leave_out
 from engine.stats.separation import require_usable, separate
 from engine.stats.transfer import mean_direction, own_transfer, resampled, shared_layers, transfer
 

@@ -10,7 +10,7 @@ import msgspec
 
 from engine.errors import StoreError, first_line
 from engine.inputs import require_whole, user_path
-from engine.records.files import Direction, DirectionsHeader, DirectionSummary
+from engine.records.files import AUTO_METHOD, Direction, DirectionsHeader, DirectionSummary
 from engine.remedies import Remedy
 from engine.store.catalog import show_capture
 from engine.store.names import DIRECTIONS, locate
@@ -79,6 +79,8 @@ def save_directions(
         num_pairs=some["num_pairs"],
         provenance=some["provenance"],
     )
+    if "methods" in some:
+        header["methods"] = some["methods"]
     vectors = {str(layer): direction["vector"].contiguous() for layer, direction in directions.items()}
     content = save(vectors, metadata=with_checksums(vectors, {"layerscope": msgspec.json.encode(header).decode()}))
     try:
@@ -118,23 +120,29 @@ def load_directions(name: str | Path, *, store: str | Path | None = None) -> tup
         raise StoreError(f"{target} is damaged: its vectors have different shapes", next_step=Remedy.EXTRACT_AGAIN)
     if not all(vector.is_floating_point() and bool(vector.isfinite().all()) for vector in read):
         raise StoreError(f"{target} is damaged: its vectors are not finite numbers", next_step=Remedy.EXTRACT_AGAIN)
-    return {
+    found = {
         summary["layer"]: Direction(
             vector=vectors[summary["layer"]],
             method=header["method"],
             concept=header["concept"],
             num_pairs=header["num_pairs"],
             provenance=header["provenance"],
-            **summary,
+            layer=summary["layer"],
+            negative_mean=summary["negative_mean"],
+            positive_mean=summary["positive_mean"],
         )
         for summary in header["layers"]
-    }, header["leading"]
+    }
+    if "methods" in header:
+        for direction in found.values():
+            direction["methods"] = header["methods"]
+    return found, header["leading"]
 
 
 def find_directions(
     name: str | Path, *, store: str | Path | None = None
 ) -> tuple[dict[int, Direction], int | None, str | None]:
-    """Load saved directions, or compute mean differences from the capture.
+    """Load saved directions, or extract them from the capture by the method that separates held-out pairs best.
 
     Args:
         name: A name or path, as for `load_directions` or `load_activations`.
@@ -142,7 +150,7 @@ def find_directions(
 
     Returns:
         Layer to direction; the layer that ranks first, or None without a ranking; the capture's name if the directions
-        were computed from it, else None.
+        were extracted from it, else None.
 
     Raises:
         StoreError: Neither directions nor a capture exist under that name.
@@ -151,11 +159,29 @@ def find_directions(
     paths = locate(str(name).removesuffix(SUFFIX), store)
     if str(name).endswith(SUFFIX) or path_of(paths).exists():
         return *load_directions(paths.store / paths.name), None
+    return *extract_captured(paths.store / paths.name, AUTO_METHOD), paths.name
+
+
+def extract_captured(path: Path, method: str) -> tuple[dict[int, Direction], int | None]:
+    """Extract the directions of a saved contrast; with `auto`, the methods are compared at the top-ranked layer.
+
+    Args:
+        path: The capture, without suffix.
+        method: See `extract_directions`.
+
+    Returns:
+        Layer to direction, and the top-ranked layer; None without a ranking or direction.
+
+    Raises:
+        StoreError: There is no such capture, or it is damaged.
+        RequestError: The method is unknown, the capture is not a contrast, or its classes do not differ.
+    """
     from engine.stats.direction import extract_directions
     from engine.store.read import load_contrast
 
-    found = extract_directions(load_contrast(paths.store / paths.name))
-    return found, leading_layer(paths.store / paths.name, found), paths.name
+    data = load_contrast(path)
+    found = extract_directions(data, method, leading=leading_layer(path, data["layers"]))
+    return found, leading_layer(path, found)
 
 
 def list_directions(store: str | Path) -> list[str]:

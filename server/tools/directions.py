@@ -1,6 +1,6 @@
 """Tools for directions: extract those of a contrast, and read a text along them."""
 
-from typing import Annotated, ClassVar, get_args
+from typing import Annotated, ClassVar
 
 from anyio import to_thread
 from mcp.types import CallToolResult
@@ -8,8 +8,8 @@ from pydantic import BaseModel, Field
 
 from engine.errors import RequestError
 from engine.plots.findings import layers_in_words
-from engine.plots.tokens_text import readable_token
-from engine.records.files import Method, TokenReading
+from engine.plots.tokens_text import compared_methods, shown_token, tokens_aside
+from engine.records.files import AUTO_METHOD, METHODS, TokenReading
 from engine.remedies import Remedy
 from engine.store.names import locate
 from server.jobs import ServerJob
@@ -18,7 +18,7 @@ from server.tools.jobs import JobReply, JobResult, answer
 from server.tools.spec import LONGEST_NAME, LONGEST_TEXT, CaptureName, ToolSpec, WaitS
 from server.workbench import Ctx, find_capture, workbench
 
-_METHODS = get_args(Method)
+_METHODS = (AUTO_METHOD, *METHODS)
 _MOST_TOKENS = 120
 _EXTREMES = 5
 
@@ -29,6 +29,7 @@ class DirectionReply(Reply):
     name: str
     layers: str
     method: str
+    compared: str = ""
     leading: int | None = None
 
 
@@ -45,8 +46,11 @@ class ReadingReply(Part):
     counted: ClassVar[tuple[str, ...]] = ("tokens",)
     layer: int
     concept: str | None = None
+    method: str = ""
+    compared: str = ""
     tokens: list[TokenValue]
     left_out: int
+    set_aside: list[int] = Field(default_factory=list)
     highest: list[TokenValue]
     lowest: list[TokenValue]
 
@@ -56,7 +60,11 @@ def extract_direction(
     name: CaptureName,
     method: Annotated[
         str,
-        Field(description="Estimator", max_length=LONGEST_NAME, json_schema_extra={"enum": list(_METHODS)}),
+        Field(
+            description="auto: highest held-out AUROC",
+            max_length=LONGEST_NAME,
+            json_schema_extra={"enum": list(_METHODS)},
+        ),
     ] = _METHODS[0],
     save_as: Annotated[
         str | None,
@@ -65,21 +73,20 @@ def extract_direction(
     replace: Annotated[bool, Field(description="Whether to replace directions of that name")] = False,
 ) -> Annotated[CallToolResult, DirectionReply]:
     """Extract the direction of a contrast (a unit vector, positive minus negative) at every layer, and save it."""
-    from engine.stats.direction import extract_directions
-    from engine.store.directions import SUFFIX, leading_layer, save_directions
-    from engine.store.read import load_contrast
+    from engine.store.directions import SUFFIX, extract_captured, save_directions
 
     store = workbench(ctx).settings.store
     name = find_capture(ctx, name)["name"]
-    found = extract_directions(load_contrast(name, store=store), method)
-    leading = leading_layer(store / name, found)
+    found, leading = extract_captured(store / name, method)
+    some = next(iter(found.values()))
     saved = save_directions(found, save_as or name, store=store, leading=leading, force=replace)
     saved_as = saved.name.removesuffix(SUFFIX)
     return send(
         DirectionReply(
             name=saved_as,
             layers=layers_in_words(list(found)),
-            method=method,
+            method=some["method"],
+            compared=compared_methods(some["methods"]) if "methods" in some else "",
             leading=leading,
             next_step=f"read_text(name='{saved_as}', text='...')",
         )
@@ -98,8 +105,8 @@ async def read_text(
 ) -> Annotated[CallToolResult, JobReply]:
     """Read a text along a contrast's direction: one value per token.
 
-    0 is the mean of the negative class, 1 that of the positive class. The reading has the layer, the first tokens and
-    the tokens with the highest and lowest values.
+    0 is the mean of the negative class, 1 that of the positive class. The reading has the first tokens and those with
+    the highest and lowest values, except for set_aside: the first token, special tokens and the chat template.
     """
     bench = workbench(ctx)
     store = bench.settings.store
@@ -133,19 +140,23 @@ async def read_text(
 
 
 def describe_reading(reading: TokenReading) -> ReadingReply:
-    """Describe a reading by its first tokens and the most extreme of all tokens."""
-    values = reading["values"][reading["leading"]]
+    """Describe a reading by its first tokens and the most extreme of all tokens that are not set aside."""
     tokens = [
-        TokenValue(token=readable_token(token), value=rounded(value, 2))
-        for token, value in zip(reading["tokens"], values, strict=True)
+        TokenValue(token=shown_token(reading, place), value=rounded(value, 2))
+        for place, value in enumerate(reading["values"][reading["leading"]])
     ]
-    # In many models the state of the first token is hundreds of times larger than any other: extreme, but meaningless.
-    extremes = sorted(tokens[1:] or tokens, key=lambda token: token.value)
+    aside = tokens_aside(reading)
+    extremes = sorted(
+        (token for place, token in enumerate(tokens) if place not in aside), key=lambda token: token.value
+    )
     return ReadingReply(
         layer=reading["leading"],
         concept=reading["concept"],
+        method=reading["method"],
+        compared=compared_methods(reading["methods"]) if "methods" in reading else "",
         tokens=tokens[:_MOST_TOKENS],
         left_out=max(len(tokens) - _MOST_TOKENS, 0),
+        set_aside=[place for place in sorted(aside) if place < _MOST_TOKENS],
         highest=extremes[::-1][:_EXTREMES],
         lowest=extremes[:_EXTREMES],
     )

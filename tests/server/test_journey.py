@@ -69,7 +69,7 @@ async def walk(client: Client, store: Path, *, model: str, concept: str, pairs: 
 
     extracted = await call(client, "extract_direction", name=name)
     saved, leading = load_directions(name, store=store)
-    expected = extract_directions(data, "mean_diff")
+    expected = extract_directions(data, "auto", leading=first["layer"])
     assert saved.keys() == expected.keys()
     assert all(bool((saved[layer]["vector"] == expected[layer]["vector"]).all()) for layer in saved)
     assert extracted["leading"] == leading == first["layer"]

@@ -43,13 +43,26 @@ async def test_signs_mark_the_classes_without_color(monkeypatch: pytest.MonkeyPa
         await wait_for(pilot, "guests")
         assert screen_text(app).splitlines()[:7] == [
             "layer           7",
-            " <s>          ++·",
+            " <s>          ////",
             "▸ be          - ╋╋",
             "  kind        · +",
             " ⏎            + -",
             "  to          --+",
             "  guests      ++-",
         ]
+
+
+async def test_tokens_that_are_set_aside_are_hatched_and_the_cursor_starts_after_them() -> None:
+    app = Alone(reading_of(TOKENS, *VALUES, set_aside=[0, 1, 3, 5], texts=["<s>", " bé", " kind", "\n", " to", "!"]))
+    async with app.run_test(size=(30, 8)) as pilot:
+        await wait_for(pilot, "bé")
+        lines = screen_text(app).splitlines()
+        assert [line.strip().endswith("////") for line in lines[1:7]] == [True, True, False, True, False, True]
+        assert lines[2].startswith("  bé")
+        assert lines[3].startswith("▸ kind")
+        quiet = list(app.query_one(HeatMap).render_line(2))
+        assert quiet[0].style
+        assert quiet[0].style.color == quiet[1].style.color  # type: ignore[union-attr]  # both have a style
 
 
 async def test_color_shows_class_and_strength() -> None:

@@ -1,15 +1,18 @@
 """The tokens screen: prompts of the capture, typed texts, extraction methods and loading errors."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import engine
 from engine.models.placement import LoadOptions
+from engine.plots.tokens_text import compared_methods
+from engine.records.files import METHODS, Method
 from engine.store.read import load_contrast
 from tests.tui.conftest import put, ranked_record
-from tests.tui.screen_text import wait_for
+from tests.tui.screen_text import wait_for, wait_until
 from tui.app import LayerscopeApp
 from tui.widgets.heat_map import HeatMap
 
@@ -21,26 +24,50 @@ async def test_reads_prompts_and_a_text_and_describes_the_selected_cell(real_sto
     async with app.run_test(size=(120, 40), notifications=True) as pilot:
         await wait_for(pilot, "2 captures")
         await pilot.press("t")
-        await wait_for(pilot, "mean_diff", "positive prompt of pair 1 of 12", "▸", "token 1 'w30' at layer")
+        await wait_for(
+            pilot, "held-out AUROC at layer", "positive prompt of pair 1 of 12", "▸", "token 1 'w30' at layer"
+        )
         await pilot.press("n")
         await wait_for(pilot, "negative prompt of pair 1 of 12", "token 1 'w5'")
         await pilot.press("N", "N")
         await wait_for(pilot, "negative prompt of pair 12 of 12")
         await pilot.press("i", "w", "7", "space", "w", "8", "enter")
         await wait_for(pilot, "your text", "token 1 'w8'")
-        await pilot.press("m")
-        await wait_for(pilot, "· pca", "token 1 'w8'")
+        first = METHODS.index(_method_shown(app))
+        for method in (*METHODS[first + 1 :], *METHODS[:first]):
+            await pilot.press("m")
+            wanted = partial(_shows, app, method)
+            await wait_until(pilot, wanted, method)
         await pilot.press("home", *["h"] * 4)
         shown = await wait_for(pilot, "token 0 'w7' at layer 0: ")
 
     # Recompute the number on the screen: the token's state on the line between the class means.
     model, tokenizer, _ = engine.load_model_and_tokenizer(str(tiny_folder))
     name = "tiny_warm" if "tiny_warm" in shown else "tiny_loud"
-    direction = engine.extract_directions(load_contrast(name, store=real_store), "pca")[0]
+    direction = engine.extract_directions(load_contrast(name, store=real_store), method)[0]
     state = engine.capture_activations(model, tokenizer, "w7 w8")["activations"][0][0, 0]
     negative, positive = direction["negative_mean"], direction["positive_mean"]
     expected = (float(state @ direction["vector"]) - negative) / (positive - negative)
     assert f"at layer 0: {expected:+.2f} " in shown
+
+
+def _method_shown(app: LayerscopeApp) -> Method:
+    reading = app.screen.query_one(HeatMap).reading
+    assert reading is not None
+    return reading["method"]
+
+
+def _shows(app: LayerscopeApp, method: Method, text: str) -> bool:
+    return _method_shown(app) == method and f"· {method}" in text
+
+
+async def test_the_best_method_comes_first_and_is_explained(real_store: Path) -> None:
+    async with LayerscopeApp(real_store, capture="tiny_loud").run_test(size=(120, 40)) as pilot:
+        await wait_for(pilot, "at layer")
+        await pilot.press("t")
+        data = load_contrast("tiny_loud", store=real_store)
+        compared = engine.compare_methods(data, engine.rank_layers(data)["layers"][0]["layer"])
+        await wait_for(pilot, f"tiny_loud · {compared['best']}", compared_methods(compared))
 
 
 async def test_reads_every_pair_of_a_capture_in_shards(real_store: Path, tiny_folder: Path, tmp_path: Path) -> None:

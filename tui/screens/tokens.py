@@ -14,10 +14,10 @@ from textual.widgets import Input, Static
 
 from engine.errors import LayerscopeError, RequestError
 from engine.jobs import Job
-from engine.plots.tokens_text import describe_token
-from engine.records.files import CaptureRecord, count_prompts
+from engine.plots.tokens_text import compared_methods, describe_token, shown_token
+from engine.records.files import AUTO_METHOD, METHODS, CaptureRecord, count_prompts
 from engine.store.catalog import show_capture
-from tui.directions import METHODS, DirectionCache, ReadingRequest, read_along
+from tui.directions import DirectionCache, ReadingRequest, read_along
 from tui.exporting import Export
 from tui.jobs import JobEnded
 from tui.screens.screen import LayerscopeScreen
@@ -49,7 +49,7 @@ class TokensScreen(LayerscopeScreen):
         super().__init__()
         self.store, self.capture = store, name
         self._layer = layer
-        self._method = METHODS[0]
+        self._method: str = AUTO_METHOD
         self._prompt = 0
         self._directions = DirectionCache(store, name)
         self._text = ""
@@ -88,7 +88,7 @@ class TokensScreen(LayerscopeScreen):
         reading = self.query_one(HeatMap).reading
         if reading is not None:
             self._layer = message.layer
-            self._say("\n".join([describe_token(reading, message.token, message.layer), *_warnings(reading)]))
+            self._say("\n".join([describe_token(reading, message.token, message.layer), *_notes(reading)]))
 
     def on_job_ended(self, message: JobEnded) -> None:
         """Show the reading, unless a newer one was requested."""
@@ -96,7 +96,9 @@ class TokensScreen(LayerscopeScreen):
         if job is not self._job:
             return
         if job.status == "done":
-            self.query_one(HeatMap).reading = job.result
+            reading: TokenReading = job.result
+            self._method = reading["method"]
+            self.query_one(HeatMap).reading = reading
             self._update_title()
         else:
             self._say(job.error or "cancelled; press i to enter a text or n for the next prompt")
@@ -127,7 +129,9 @@ class TokensScreen(LayerscopeScreen):
 
     def action_method(self) -> None:
         """Switch to the next extraction method."""
-        self._method = METHODS[(METHODS.index(self._method) + 1) % len(METHODS)]
+        methods = [*METHODS]
+        place = methods.index(self._method) + 1 if self._method in methods else 0
+        self._method = methods[place % len(methods)]
         self._read()
 
     def make_export(self) -> Export:
@@ -143,8 +147,13 @@ class TokensScreen(LayerscopeScreen):
             return draw_tokens(shown)
 
         rows = [
-            {"token": token, "text": text, **{str(layer): shown["values"][layer][token] for layer in shown["layers"]}}
-            for token, text in enumerate(shown["tokens"])
+            {
+                "token": token,
+                "text": shown_token(shown, token),
+                "set_aside": token in shown.get("set_aside", [0]),
+                **{str(layer): shown["values"][layer][token] for layer in shown["layers"]},
+            }
+            for token in range(len(shown["tokens"]))
         ]
         return Export(f"{self.capture}-tokens", rows, draw, shown["prompt"][:200])
 
@@ -166,7 +175,7 @@ class TokensScreen(LayerscopeScreen):
         self._job = self.jobs.start(f"reading {self._source()}", lambda job: read_along(request, models, job), self)
 
     def _update_title(self) -> None:
-        self.set_title(f"{self.capture} · {self._method}", f"{self._source()} · orange +, blue -")
+        self.set_title(f"{self.capture} · {self._method}", f"{self._source()} · orange +, blue -, / not colored")
 
     def _source(self) -> str:
         """Return where the text comes from."""
@@ -181,5 +190,6 @@ class TokensScreen(LayerscopeScreen):
         self.query_one("#cell", Static).update(Text(text))
 
 
-def _warnings(reading: TokenReading) -> list[str]:
-    return [f"warning: {warning}" for warning in reading["warnings"]]
+def _notes(reading: TokenReading) -> list[str]:
+    compared = [compared_methods(reading["methods"])] if "methods" in reading else []
+    return [*compared, *(f"warning: {warning}" for warning in reading["warnings"])]

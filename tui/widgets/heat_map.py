@@ -19,7 +19,7 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from engine.plots.tokens_text import MOST_SPREADS, readable_token, stand_out
+from engine.plots.tokens_text import MOST_SPREADS, shown_token, stand_out, tokens_aside
 from engine.records.files import TokenReading
 from tui.looks import looks_of
 
@@ -56,13 +56,16 @@ class HeatMap(ScrollView, can_focus=True, inherit_bindings=False):
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
         self._columns: list[list[float]] = []
+        self._aside: set[int] = set()
 
     def watch_reading(self, reading: TokenReading | None) -> None:
         """Compute the cells of a new reading and move the cursor to the leading layer."""
-        self._columns = [stand_out(reading["values"][layer]) for layer in reading["layers"]] if reading else []
+        self._aside = tokens_aside(reading) if reading else set()
+        values = [reading["values"][layer] for layer in reading["layers"]] if reading else []
+        self._columns = [stand_out(column, self._aside) for column in values]
         if reading:
             self.column = reading["layers"].index(reading["leading"])
-            self.token = min(1, len(reading["tokens"]) - 1)
+            self.token = next(place for place in range(len(reading["tokens"])) if place not in self._aside)
         self._measure()
         self.scroll_to(0, 0, animate=False)
         self._tell()
@@ -139,7 +142,7 @@ class HeatMap(ScrollView, can_focus=True, inherit_bindings=False):
         first = self.scroll_offset.x // self._cell
         shown = range(first, min(first + max(width - _TOKEN, 0) // self._cell, len(self._columns)))
         head = [Segment(f"{'layer':<{_TOKEN}}", quiet), *self._numbers(shown, quiet)]
-        segments = head if y == 0 else self._token_cells(self.reading["tokens"][place], place, shown)
+        segments = head if y == 0 else self._token_cells(self.reading, place, shown)
         return Strip(segments).crop_extend(0, width, None).apply_style(self.rich_style)
 
     def _numbers(self, shown: range, quiet: Style) -> list[Segment]:
@@ -159,20 +162,22 @@ class HeatMap(ScrollView, can_focus=True, inherit_bindings=False):
         after = before[start + len(label) :]
         return [Segment(before[:start], quiet), Segment(label, Style(reverse=True)), Segment(after, quiet)]
 
-    def _token_cells(self, token: str, place: int, shown: range) -> list[Segment]:
-        chosen = place == self.token
-        text = readable_token(token)[: _TOKEN - 2]
-        segments = [Segment(f"{'▸' if chosen else ' '}{text:<{_TOKEN - 1}}", Style(bold=chosen))]
+    def _token_cells(self, reading: TokenReading, place: int, shown: range) -> list[Segment]:
+        chosen, aside = place == self.token, place in self._aside
+        text = shown_token(reading, place)[: _TOKEN - 2]
+        quiet = looks_of(self.app).quiet if aside else Style()
+        segments = [Segment(f"{'▸' if chosen else ' '}{text:<{_TOKEN - 1}}", quiet + Style(bold=chosen))]
         for column in shown:
-            value = self._columns[column][place]
-            cursor = chosen and column == self.column
-            segments.append(self._cell_of(value, cursor=cursor))
+            if chosen and column == self.column:
+                segments.append(Segment("╋" * self._cell, Style(reverse=True, bold=True)))
+            elif aside:
+                segments.append(Segment("/" * self._cell, quiet))
+            else:
+                segments.append(self._cell_of(self._columns[column][place]))
         return segments
 
-    def _cell_of(self, value: float, *, cursor: bool) -> Segment:
+    def _cell_of(self, value: float) -> Segment:
         level = max(-_LEVELS, min(_LEVELS, round(value / MOST_SPREADS * _LEVELS)))
-        if cursor:
-            return Segment("╋" * self._cell, Style(reverse=True, bold=True))
         if self.app.no_color:
             sign = "·" if level == 0 else "+" if level > 0 else "-"
             return Segment((sign if abs(level) < _LEVELS else sign * 2)[: self._cell].ljust(self._cell))

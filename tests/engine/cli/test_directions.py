@@ -39,25 +39,32 @@ def token_lines(result: Result) -> list[str]:
 def test_directions_are_saved_next_to_the_capture(layerscope: Program, contrasts: Path) -> None:
     result = layerscope("directions", "loudness")
     assert (result.returncode, result.stdout) == (0, f"activations/loudness{SUFFIX}\n")
-    assert result.stderr == "saved 4 directions (mean_diff), layers 0 to 3\n"
     data = load_contrast(contrasts / "loudness")
     saved, leading = engine.load_directions(contrasts / "loudness")
+    assert leading == engine.rank_layers(data)["layers"][0]["layer"]
+    compared = engine.compare_methods(data, leading)
+    aurocs = ", ".join(f"{score['method']} {score['auroc']:.3f}" for score in compared["scores"])
+    assert result.stderr.splitlines() == [
+        f"held-out AUROC at layer {leading}: {aurocs}",
+        f"saved 4 directions ({compared['best']}), layers 0 to 3",
+    ]
     assert list(saved) == [0, 1, 2, 3]
     for layer, direction in saved.items():
-        expected = engine.extract_direction(data, layer)
+        expected = engine.extract_direction(data, layer, compared["best"])
         assert torch.equal(direction["vector"], expected["vector"])
-        assert dict(direction) | {"vector": None} == dict(expected) | {"vector": None}
-    assert leading == engine.rank_layers(data)["layers"][0]["layer"]
+        assert dict(direction) | {"vector": None} == dict(expected) | {"vector": None, "methods": compared}
 
 
-@pytest.mark.parametrize("method", ["logistic", "pca"])
+@pytest.mark.parametrize("method", ["logistic", "pca", "lda", "mean_diff"])
 def test_another_method_under_another_name(layerscope: Program, contrasts: Path, method: str) -> None:
     result = layerscope("directions", "activations/loudness.pt", "--method", method, "--output", "loudness_probe")
     assert (result.returncode, result.stdout) == (0, f"activations/loudness_probe{SUFFIX}\n")
+    assert result.stderr == f"saved 4 directions ({method}), layers 0 to 3\n"
     saved, _ = engine.load_directions(contrasts / "loudness_probe")
     data = load_contrast(contrasts / "loudness")
     for layer, direction in saved.items():
         assert (direction["method"], direction["concept"]) == (method, "loudness")
+        assert "methods" not in direction
         assert torch.equal(direction["vector"], engine.extract_direction(data, layer, method)["vector"])
     assert not (contrasts / f"loudness{SUFFIX}").exists()
 
@@ -175,7 +182,7 @@ def test_json_is_what_the_engine_reads(layerscope: Program, probe: Path, tiny_fo
 def test_a_capture_without_saved_directions_is_read_too(layerscope: Program, tiny_folder: Path) -> None:
     arguments = ("--prompt", "w5 w60", "--model", str(tiny_folder), "--json")
     unsaved = layerscope("read", "loudness", *arguments)
-    assert "no saved directions for loudness: using the mean differences of the capture" in unsaved.stderr
+    assert "no saved directions for loudness: extracted from the capture" in unsaved.stderr
     assert layerscope("directions", "loudness").returncode == 0
     saved = layerscope("read", f"activations/loudness{SUFFIX}", *arguments)
     assert "no saved directions" not in saved.stderr

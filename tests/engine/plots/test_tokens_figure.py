@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
-from engine.plots.style import save_figure
+from engine.plots.style import GREY, save_figure
 from engine.plots.tokens_figure import draw_tokens
 from engine.plots.tokens_text import stand_out
 from engine.records.files import TokenReading
@@ -28,14 +28,41 @@ def image(axes: Axes) -> AxesImage:
     return found
 
 
-def cells(reading: TokenReading) -> list[list[float]]:
-    """Values of the heat map, lowest layer first."""
-    values: list[list[float]] = np.asarray(image(draw_tokens(reading).axes[0]).get_array()).tolist()
+def cells(reading: TokenReading) -> list[list[float | None]]:
+    """Values of the heat map, lowest layer first; None for a hatched token."""
+    shown = np.ma.masked_invalid(np.asarray(image(draw_tokens(reading).axes[0]).get_array()))
+    values: list[list[float | None]] = shown.tolist()
     return values
 
 
+def hatched(axes: Axes) -> list[tuple[float, float]]:
+    """Left and right edge of every hatched span."""
+    spans = [patch for patch in axes.patches if isinstance(patch, Rectangle) and patch.get_hatch()]
+    return [(span.get_x(), span.get_x() + span.get_width()) for span in spans]
+
+
 def test_the_cells_are_z_scores() -> None:
-    assert cells(reading_of(TOKENS, *ROWS)) == [stand_out(row) for row in ROWS]
+    assert cells(reading_of(TOKENS, *ROWS)) == [[None, *stand_out(row)[1:]] for row in ROWS]
+
+
+def test_tokens_that_are_set_aside_are_hatched_and_do_not_scale_the_colors() -> None:
+    values = [900.0, -70.0, 1.0, 2.0, 4.0, 60.0, 3.0]
+    reading = reading_of(["<s>", "user", "be", "kind", "now", "</s>", "!"], values, set_aside=[0, 1, 5])
+    spread = 1.4826  # the median absolute deviation of 1, 2, 4, 3 is 1
+    expected = [(value - 2.5) / spread for value in (1.0, 2.0, 4.0, 3.0)]
+    (row,) = cells(reading)
+    assert [place for place, value in enumerate(row) if value is None] == [0, 1, 5]
+    assert [value for value in row if value is not None] == pytest.approx(expected)
+    axes = draw_tokens(reading).axes[0]
+    assert hatched(axes) == [(-0.5, 1.5), (4.5, 5.5)]
+    colors = [label.get_color() for label in axes.get_xticklabels()]
+    assert [color == GREY for color in colors] == [True, True, False, False, False, True, False]
+    assert axes.get_xlabel() == "hatched: first token, special tokens and chat template"
+
+
+def test_the_text_of_a_token_is_its_label() -> None:
+    axes = draw_tokens(reading_of(["Ã©", "Ċ"], [0.5, 0.6], texts=["é", "\n"])).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["é", "⏎"]
 
 
 def test_the_first_layer_is_at_the_bottom() -> None:
@@ -86,7 +113,7 @@ def test_every_color_scale_is_the_same_with_gray_in_the_middle() -> None:
 
 def outlined(axes: Axes) -> list[tuple[float, float]]:
     """Lower and upper edge of every outline."""
-    frames = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+    frames = [patch for patch in axes.patches if isinstance(patch, Rectangle) and not patch.get_hatch()]
     return [(frame.get_y(), frame.get_y() + frame.get_height()) for frame in frames]
 
 
@@ -94,7 +121,7 @@ def outlined(axes: Axes) -> list[tuple[float, float]]:
 def test_the_leading_layer_is_outlined(leading: int, row: int) -> None:
     axes = draw_tokens(reading_of(TOKENS, *ROWS, leading=leading)).axes[0]
     assert outlined(axes) == [(row - 0.5, row + 0.5)]
-    assert not axes.patches[0].get_fill()
+    assert not any(patch.get_fill() for patch in axes.patches)
 
 
 def test_a_leading_layer_that_was_not_read_is_not_outlined() -> None:

@@ -9,8 +9,15 @@ from rich.console import Console
 from rich.style import Style
 
 from engine.plots.layers_text import render_text
-from engine.plots.tokens_text import describe_token, readable_token, tokens_as_text
-from engine.records.files import TokenReading
+from engine.plots.tokens_text import (
+    compared_methods,
+    describe_token,
+    readable_token,
+    shown_token,
+    tokens_as_text,
+    tokens_aside,
+)
+from engine.records.files import METHODS, Method, MethodComparison, MethodScore, TokenReading
 from tests.engine.plots.results import reading_of
 
 TOKENS = ["I", "Ġswear", "Ċ", "▁it", "Ġis", "Ġtrue"]
@@ -19,9 +26,10 @@ VALUES = [-4.0, 0.0, 1.0, 0.5, 2.0, 2.25]
 READ = """\
 honesty, layer 7, mean_diff
 0: mean of the negative class, 1: mean of the positive class
+○: first token, not colored
 I swear⏎ it is true
 token  value           0         1
-I      -4.00 ◀         │         │
+I      -4.00 ◁         │         │
  swear  0.00           ●         │
 ⏎       1.00           │         ●
  it     0.50           │    ●    │
@@ -37,7 +45,7 @@ def lines_of(reading: TokenReading, layer: int | None = None, most: int = 60) ->
 
 def listed(lines: list[str]) -> list[str]:
     """Lines that list a token, recognized by their scale."""
-    return [line for line in lines if "│" in line or "●" in line]
+    return [line for line in lines if "│" in line or line.rstrip().endswith(("●", "○"))]
 
 
 def styles_of(reading: TokenReading) -> dict[str, Style]:
@@ -104,7 +112,7 @@ def test_markup_in_a_token_is_literal() -> None:
     tokens = ["[bold]", "Ġ[/]", "[red]x", "[link=a]"]
     lines = lines_of(reading_of(tokens, [0.5] * 4, concept="[i]honesty[/i]"))
     assert lines[0] == "[i]honesty[/i], layer 3, mean_diff"
-    assert lines[2] == "[bold] [/][red]x[link=a]"
+    assert lines[3] == "[bold] [/][red]x[link=a]"
     assert [line.split()[0] for line in listed(lines)] == ["[bold]", "[/]", "[red]x", "[link=a]"]
 
 
@@ -120,7 +128,7 @@ def test_long_tokens_and_texts_fit_80_columns(token: str) -> None:
     lines = lines_of(reading_of([token] * 3, [-1234567.891, 0.5, 1e12]))
     assert max(cell_len(line) for line in lines) <= 80
     assert not any("…" in line for line in lines)
-    assert sum(line.count("◀") + line.count("●") + line.count("▶") for line in lines) == 3
+    assert [sum(line.count(mark) for line in listed(lines)) for mark in "◁●▶"] == [1, 1, 1]
 
 
 def test_pairs_without_a_concept_are_called_custom() -> None:
@@ -129,7 +137,7 @@ def test_pairs_without_a_concept_are_called_custom() -> None:
 
 def test_low_and_high_values_have_different_backgrounds() -> None:
     values = [-5.0, -1.0, 0.5, 2.0, 5.0]
-    styles = styles_of(reading_of(["lowest", "low", "middle", "high", "highest"], values))
+    styles = styles_of(reading_of(["lowest", "low", "middle", "high", "highest"], values, set_aside=[]))
     backgrounds = {text: style.bgcolor for text, style in styles.items()}
     assert backgrounds.keys() == {"lowest", "low", "middle", "high", "highest"}
     assert backgrounds["lowest"] == backgrounds["low"]
@@ -138,13 +146,14 @@ def test_low_and_high_values_have_different_backgrounds() -> None:
 
 
 def test_the_class_means_have_different_backgrounds() -> None:
-    styles = styles_of(reading_of(["negative", "positive"], [0.0, 1.0]))
+    styles = styles_of(reading_of(["negative", "positive"], [0.0, 1.0], set_aside=[]))
     assert styles["negative"].bgcolor != styles["positive"].bgcolor
 
 
 def test_text_is_readable_on_every_background() -> None:
     """The contrast ratio is at least 4.5, as WCAG requires."""
-    styles = styles_of(reading_of([f"t{place}" for place in range(31)], [place / 10 - 1 for place in range(31)]))
+    values = [place / 10 - 1 for place in range(31)]
+    styles = styles_of(reading_of([f"t{place}" for place in range(31)], values, set_aside=[]))
     assert len(styles) == 31
     for style in styles.values():
         assert style.color is not None
@@ -178,4 +187,69 @@ def test_a_token_in_words() -> None:
         == f"token 3 ' true' at layer 3: +3.50 {scale}, robust z-score +1.0 within the layer"
     )
     assert describe_token(reading, 2, 3).endswith("robust z-score +0.0 within the layer")
-    assert describe_token(reading, 0, 3).endswith("; the first token is an outlier in many models, ignore it")
+    first = describe_token(reading, 0, 3)
+    assert (
+        first == f"token 0 '<s>' at layer 3: +900.00 {scale}; the first token is an outlier in many models, ignore it"
+    )
+
+
+TEMPLATED = reading_of(
+    ["<s>", "user", "Ġbe", "Ġkind", "Ġnow", "</s>"], [900.0, -70.0, 1.0, 2.0, 4.0, 60.0], set_aside=[0, 1, 5]
+)
+
+
+def test_tokens_that_are_set_aside_are_marked_and_not_colored() -> None:
+    lines = lines_of(TEMPLATED)
+    assert lines[2] == "○: first token, special tokens and chat template, not colored"
+    assert ["".join(mark for mark in line if mark in "◁○▷◀●▶") for line in listed(lines)] == [*"▷◁●●▶▷"]
+    assert styles_of(TEMPLATED).keys() == {" be", " kind", " now"}
+
+
+def test_tokens_that_are_set_aside_do_not_count_in_z_scores() -> None:
+    scale = "(0: negative class mean, 1: positive class mean)"
+    z_score = (4.0 - 2.0) / 1.4826  # of 1, 2 and 4
+    assert describe_token(TEMPLATED, 4, 3).endswith(f"robust z-score {z_score:+.1f} within the layer")
+    said = describe_token(TEMPLATED, 1, 3)
+    assert said == f"token 1 'user' at layer 3: -70.00 {scale}; special token or chat template, not colored"
+
+
+def test_if_every_token_is_set_aside_none_is() -> None:
+    reading = reading_of(["<s>", "user"], [0.0, 1.0], set_aside=[0, 1])
+    assert tokens_aside(reading) == set()
+    assert [line[-31:].count("●") for line in listed(lines_of(reading))] == [1, 1]
+
+
+def test_readings_of_older_versions_set_the_first_token_aside() -> None:
+    assert tokens_aside(reading_of(["a", "b", "c"], [0.0] * 3)) == {0}
+
+
+def test_the_text_of_a_token_is_shown_rather_than_its_spelling() -> None:
+    texts = ["I", " café", "\n\t", "\\xf0\\x9f", "Ġ", "\xa0", "\u200b", "\x1b[31m"]
+    reading = reading_of(["?"] * 8, [0.5] * 8, texts=texts)
+    shown = [shown_token(reading, place) for place in range(8)]
+    assert shown == ["I", " café", "⏎⇥", "\\xf0\\x9f", "Ġ", "\\xa0", "\\u200b", "\\x1b[31m"]
+    assert "".join(shown) in lines_of(reading)
+    assert describe_token(reading, 3, 3).startswith("token 3 '\\xf0\\x9f' at layer 3")
+
+
+def comparison(best: Method, **aurocs: float) -> MethodComparison:
+    scores = [MethodScore(method=method, auroc=aurocs[method], d_prime=0.0) for method in METHODS if method in aurocs]
+    scores.sort(key=lambda score: -score["auroc"])
+    return MethodComparison(layer=16, held_out="persona", scores=scores, best=best)
+
+
+@pytest.mark.parametrize(
+    ("compared", "said"),
+    [
+        (comparison("lda", mean_diff=0.9, lda=0.9712), "held-out AUROC at layer 16: lda 0.971, mean_diff 0.900"),
+        (comparison("mean_diff", mean_diff=1.0), "held-out AUROC at layer 16: mean_diff 1.000"),
+        (
+            comparison("mean_diff", mean_diff=0.968, lda=0.971),
+            "held-out AUROC at layer 16: lda 0.971, mean_diff 0.968; mean_diff is within 0.005 of it",
+        ),
+        (comparison("mean_diff"), "mean_diff: the methods could not be compared on held-out pairs"),
+    ],
+)
+def test_a_comparison_of_methods_in_words(compared: MethodComparison, said: str) -> None:
+    assert compared_methods(compared) == said
+    assert said in " ".join(lines_of(reading_of(["a", "b"], [0.5, 0.5], methods=compared)))

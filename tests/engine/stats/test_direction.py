@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from engine.errors import RequestError
 from engine.records.captures import ContrastData
-from engine.records.files import Direction
-from engine.stats.direction import METHODS, extract_direction, extract_directions
+from engine.records.files import METHODS, Direction
+from engine.stats.direction import extract_direction, extract_directions
 from tests.engine.stats.captures import contrast, one_prompt, provenance, random_states
 from tests.engine.stats.contrasts import Array, Sides, capture_of, noise, planted
 
@@ -183,7 +183,7 @@ def test_classes_that_are_equal_at_every_layer_are_refused(method: str) -> None:
         extract_directions(capture_of([SAME, SAME], None), method)
 
 
-@pytest.mark.parametrize("method", ["mean_diff", "pca", "logistic"])
+@pytest.mark.parametrize("method", ["mean_diff", "pca", "logistic", "lda"])
 def test_classes_with_equal_means_are_refused(method: str) -> None:
     """Pairs that differ without a common direction."""
     apart = np.concatenate([np.eye(8)[:3] * 5, -np.eye(8)[:3] * 5])
@@ -200,7 +200,7 @@ def with_a(value: float) -> ContrastData:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("method", ["mean_diff", "pca", "logistic"])
+@pytest.mark.parametrize("method", ["mean_diff", "pca", "logistic", "lda"])
 def test_states_that_are_not_finite_are_refused(method: str, value: float) -> None:
     with pytest.raises(RequestError):
         extract_direction(with_a(value), 1, method)

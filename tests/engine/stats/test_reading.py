@@ -67,7 +67,7 @@ def tokens_at(values: list[float], layer: int = 0) -> ActivationData:
     return one_prompt({layer: torch.tensor(values)[:, None] * torch.eye(4)[:1] + torch.eye(4)[1:2] * 7})
 
 
-@pytest.mark.parametrize("method", ["mean_diff", "pca", "logistic"])
+@pytest.mark.parametrize("method", ["mean_diff", "pca", "logistic", "lda"])
 def test_the_values_are_those_of_a_plain_forward_pass(tiny: Loaded, method: str) -> None:
     directions = extract_directions(contrast_on(tiny), method)
     reading = read_text(*tiny, directions, TEXT)
@@ -104,7 +104,7 @@ def test_the_default_models_captured_prompts_read_0_and_1_on_average(smollm2: Lo
 
 
 @pytest.mark.parametrize("site", ["resid_post", "resid_pre", "attn_out", "mlp_out"])
-@pytest.mark.parametrize("method", ["mean_diff", "pca", "logistic"])
+@pytest.mark.parametrize("method", ["mean_diff", "pca", "logistic", "lda"])
 def test_the_contrasts_prompts_read_0_and_1_on_average(tiny: Loaded, method: str, site: str) -> None:
     """At every site: only the site of the capture reproduces the class means."""
     directions = extract_directions(contrast_on(tiny, site=site), method)
@@ -135,6 +135,53 @@ def test_chat_text_goes_through_the_chat_template(smollm2: Loaded, honesty: Cont
     assert said["prompt"] == rendered
     assert said["values"] == read_text(*smollm2, directions, rendered)["values"]
     assert "<|im_start|>" not in read_text(*smollm2, directions, "Did you take it?")["tokens"]
+
+
+def test_a_reading_sets_the_chat_template_aside_and_has_the_texts_of_tokens(
+    smollm2: Loaded, honesty: ContrastData
+) -> None:
+    directions = {12: extract_direction(honesty, 12)}
+    for text in ("Did you take the café's 😀?", "user"):
+        said = read_text(*smollm2, directions, text, chat=True)
+        kept = [part for place, part in enumerate(said["texts"]) if place not in said["set_aside"]]
+        assert "".join(kept).replace("\\xf0\\x9f\\x98\\x80", "😀") == text
+    plain = read_text(*smollm2, directions, "Did you take it?")
+    assert (plain["texts"], plain["set_aside"]) == (["Did", " you", " take", " it", "?"], [0])
+
+
+def test_of_a_captured_prompt_only_the_messages_of_the_pair_are_kept(smollm2: Loaded, honesty: ContrastData) -> None:
+    directions = {12: extract_direction(honesty, 12)}
+    markup = {"<|im_start|>", "<|im_end|>", "system", "user", "ass", "istant", "Sm"}  # and the default system message
+    for prompt in (*honesty["positive"], *honesty["negative"]):
+        said = read_text(*smollm2, directions, str(prompt["prompt"]), rendered=True)
+        kept = [part for place, part in enumerate(said["texts"]) if place not in said["set_aside"]]
+        assert not markup & set(kept)
+        assert len(kept) > 8
+        assert "".join(said["texts"]) == prompt["prompt"]
+
+
+def test_running_text_along_a_last_token_direction_gets_a_hint(smollm2: Loaded, honesty: ContrastData) -> None:
+    directions = {12: extract_direction(honesty, 12)}
+    hint = "the direction comes from the last token of each prompt: to read running text, capture with positions=mean"
+    assert hint in read_text(*smollm2, directions, "Did you take it?")["warnings"]
+    assert hint in read_text(*smollm2, directions, "Did you take it?", chat=True)["warnings"]
+    prompt = str(honesty["positive"][0]["prompt"])
+    assert hint not in read_text(*smollm2, directions, prompt, rendered=True)["warnings"]
+
+
+@pytest.mark.parametrize(("positions", "hinted"), [("mean", False), ("mean:0:", False), ("all", True), ("-1:", True)])
+def test_the_hint_depends_on_the_positions_of_the_capture(tiny: Loaded, positions: str, hinted: bool) -> None:
+    data = engine.capture_contrastive_activations(*tiny, POSITIVE, NEGATIVE, positions=positions)
+    warnings = read_text(*tiny, extract_directions(data), TEXT)["warnings"]
+    assert any("positions=mean" in warning for warning in warnings) is hinted
+
+
+def test_a_reading_has_the_comparison_that_chose_its_method(tiny: Loaded) -> None:
+    directions = extract_directions(contrast_on(tiny), "auto", leading=1)
+    reading = read_text(*tiny, directions, TEXT)
+    assert reading["methods"] == directions[1]["methods"]
+    assert reading["method"] == reading["methods"]["best"]
+    assert "methods" not in read_text(*tiny, extract_directions(contrast_on(tiny)), TEXT)
 
 
 def test_a_base_model_reads_chat_text_unchanged(tiny: Loaded, directions: dict[int, Direction]) -> None:
@@ -231,16 +278,17 @@ def test_a_captured_text_is_scaled_to_the_class_means() -> None:
 @pytest.mark.parametrize(
     ("values", "warned"),
     [
-        ([0.0, 1.0, 0.5, 40.0], False),
-        ([0.0, 1.0, -30.0, 40.0], False),
-        ([-1.0, 2.0, -1.0, 40.0, -40.0], False),
-        ([0.5, -1.1, 2.1], True),
+        ([40.0, 0.0, 1.0, 0.5, 40.0], False),
+        ([40.0, 0.0, 1.0, -30.0, 40.0], False),
+        ([40.0, -1.0, 2.0, -1.0, 40.0, -40.0], False),
+        ([0.5, 0.5, -1.1, 2.1], True),
         ([-50.0, -60.0], True),
+        ([40.0], True),
     ],
-    ids=["one of four", "half", "at the edge", "two of three", "all"],
+    ids=["one of four", "half", "at the edge", "two of three", "all", "only the first"],
 )
 def test_a_warning_appears_only_if_most_tokens_are_far_outside(values: list[float], warned: bool) -> None:
-    """Far is more than one class gap beyond either class mean."""
+    """Far is more than one class gap beyond either class mean; the first token does not count."""
     warnings = read_tokens(tokens_at(values), {0: along_the_first_axis()})["warnings"]
     assert len(warnings) == warned
     if warned:

@@ -16,9 +16,10 @@ from safetensors.torch import save
 import engine
 from engine.errors import StoreError
 from engine.records.captures import ContrastData
-from engine.records.files import Direction
-from engine.stats.direction import METHODS, extract_directions
-from engine.store.directions import load_directions, path_of, read_header, save_directions
+from engine.records.files import METHODS, Direction
+from engine.stats.direction import extract_directions
+from engine.stats.methods import compare_methods
+from engine.store.directions import find_directions, load_directions, path_of, read_header, save_directions
 from engine.store.names import locate
 
 Directions = dict[int, Direction]
@@ -63,6 +64,25 @@ def test_they_load_bit_identical(ranked_data: ContrastData, tmp_path: Path, meth
     require_equal(loaded, found)
     assert leading == 2
     assert loaded[0]["provenance"] == ranked_data["provenance"]
+
+
+def test_a_comparison_of_methods_is_saved_with_the_directions(ranked_data: ContrastData, tmp_path: Path) -> None:
+    """Older files have none, and load as before."""
+    found = extract_directions(ranked_data, "auto", leading=2)
+    path = save_directions(found, "mine", store=tmp_path, leading=2)
+    require_equal(load_directions("mine", store=tmp_path)[0], found)
+    assert read_header(path)["methods"] == compare_methods(ranked_data, 2)
+    save_directions(extract_directions(ranked_data), "plain", store=tmp_path)
+    assert "methods" not in load_directions("plain", store=tmp_path)[0][0]
+
+
+def test_directions_that_are_not_saved_are_extracted_by_the_best_method(
+    ranked_data: ContrastData, tmp_path: Path
+) -> None:
+    engine.save_activations(ranked_data, "mine", store=tmp_path)
+    found, leading, name = find_directions("mine", store=tmp_path)
+    assert (leading, name) == (engine.rank_layers(ranked_data)["layers"][0]["layer"], "mine")
+    require_equal(found, extract_directions(ranked_data, "auto", leading=leading))
 
 
 def test_layers_load_in_ascending_order(directions: Directions, tmp_path: Path) -> None:

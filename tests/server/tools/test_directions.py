@@ -9,7 +9,7 @@ import engine
 from engine.records.files import TokenReading
 from engine.stats.direction import extract_directions
 from engine.store.catalog import show_capture
-from engine.store.directions import load_directions
+from engine.store.directions import find_directions, load_directions
 from engine.store.read import load_contrast
 from server.app import LayerscopeServer
 from server.tools.directions import describe_reading
@@ -19,7 +19,7 @@ from tests.server.test_journey import finished
 pytestmark = pytest.mark.anyio
 
 
-@pytest.mark.parametrize("method", ["mean_diff", "pca", "logistic"])
+@pytest.mark.parametrize("method", ["mean_diff", "pca", "logistic", "lda"])
 async def test_directions_are_saved_and_texts_read_along_them(app: LayerscopeServer, store: Path, method: str) -> None:
     async with Client(app) as client:
         said = await call(client, "extract_direction", name="loudness", method=method, save_as="mine")
@@ -35,12 +35,28 @@ async def test_directions_are_saved_and_texts_read_along_them(app: LayerscopeSer
     assert [token["token"] for token in read["reading"]["tokens"]] == ["w5", "w9", "w6"]
 
 
+async def test_by_default_the_method_with_the_highest_auroc_is_used(app: LayerscopeServer, store: Path) -> None:
+    async with Client(app) as client:
+        unsaved = await finished(client, await call(client, "read_text", name="loudness", text="w5 w9 w6"))
+        said = await call(client, "extract_direction", name="loudness")
+        read = await finished(client, await call(client, "read_text", name="loudness", text="w5 w9 w6"))
+    data = load_contrast("loudness", store=store)
+    compared = engine.compare_methods(data, engine.rank_layers(data)["layers"][0]["layer"])
+    first = compared["scores"][0]
+    assert said["method"] == compared["best"]
+    assert said["compared"].startswith(
+        f"held-out AUROC at layer {compared['layer']}: {first['method']} {first['auroc']:.3f}, "
+    )
+    assert (read["reading"]["method"], read["reading"]["compared"]) == (said["method"], said["compared"])
+    assert read["reading"] == unsaved["reading"]
+
+
 async def test_a_reading_is_scaled_to_the_class_means(app: LayerscopeServer, store: Path, tiny_folder: Path) -> None:
     """Computed by hand: 0 at the negative mean, 1 at the positive mean."""
     model, tokenizer, _ = engine.load_model_and_tokenizer(str(tiny_folder))
     text = show_capture("loudness", store=store)["prompts"][0]
     states = engine.capture_activations(model, tokenizer, text)["activations"][3][0]
-    direction = extract_directions(load_contrast("loudness", store=store))[3]
+    direction = find_directions("loudness", store=store)[0][3]
     low, high = direction["negative_mean"], direction["positive_mean"]
     expected = (states @ direction["vector"] - low) / (high - low)
     async with Client(app) as client:
@@ -69,6 +85,17 @@ def test_a_long_text_is_cut_and_its_extremes_are_kept() -> None:
     assert (said.highest[0].token, said.highest[0].value) == (" t150", 3.0)
     assert (said.lowest[0].token, said.lowest[0].value) == (" t160", -2.0)
     assert said.tokens[0].value == 900.0
+
+
+def test_tokens_that_are_set_aside_are_no_extremes_and_are_named() -> None:
+    found = reading([900.0, -70.0, 1.0, 2.0, 4.0, 60.0] + [0.5] * 130)
+    found["texts"] = ["<s>", "user", " é", "\n", " now", "</s>"] + [" x"] * 130
+    found["set_aside"] = [0, 1, 5, 135]
+    said = describe_reading(found)
+    assert [token.token for token in said.highest[:3]] == [" now", "⏎", " é"]
+    assert {token.value for token in said.lowest} == {0.5}
+    assert said.set_aside == [0, 1, 5]  # of the listed tokens
+    assert said.tokens[1].value == -70.0
 
 
 def test_a_text_of_one_token_is_its_own_extreme() -> None:

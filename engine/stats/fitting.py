@@ -1,0 +1,161 @@
+"""Fit a direction to the states of both classes, by each method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.errors import RequestError, nearest
+from engine.records.files import METHODS, Method
+from engine.remedies import Remedy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_NEGLIGIBLE = 1e-12  # relative to the norm of the states: rounding error of a zero difference
+_LEAST_SHRINKAGE = 1e-6  # keeps the covariance invertible where none is estimated
+
+
+class NoDifferenceError(RequestError):
+    """The two classes are equal at a layer."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A direction fitted to the states of both classes.
+
+    Attributes:
+        vector: Unit vector, `(hidden,)`, float64; the positive class projects higher.
+        negative_mean: Mean projection of the negative class.
+        positive_mean: Mean projection of the positive class.
+    """
+
+    vector: Tensor
+    negative_mean: float
+    positive_mean: float
+
+
+def require_method(method: str, known: tuple[str, ...] = METHODS) -> None:
+    """Require the name of a method.
+
+    Raises:
+        RequestError: The method is unknown.
+    """
+    if method not in known:
+        raise RequestError(
+            f"there is no method {method!r}",
+            expected=f"one of {', '.join(known)}",
+            next_step=nearest(method, known),
+        )
+
+
+def require_finite(positive: Tensor, negative: Tensor, layer: int) -> None:
+    """Require finite states of both classes.
+
+    Raises:
+        RequestError: A value is infinite or not a number.
+    """
+    if not (torch.isfinite(positive).all() and torch.isfinite(negative).all()):
+        raise RequestError(f"layer {layer} has non-finite values", next_step=Remedy.CAPTURE_IN_FLOAT32)
+
+
+def fit_direction(positive: Tensor, negative: Tensor, method: Method, layer: int) -> Fitted:
+    """Fit the direction from the negative to the positive class; see `extract_direction` for the methods.
+
+    Args:
+        positive: States of the positive prompts, `(pairs, hidden)`, float64, finite.
+        negative: States of their negative partners, in the same order.
+        method: One of `METHODS`.
+        layer: Layer number, for error messages.
+
+    Raises:
+        NoDifferenceError: The classes do not differ.
+    """
+    found = _FINDERS[method](positive, negative)
+    length = found.norm()
+    if length == 0:
+        raise NoDifferenceError(
+            f"the two classes do not differ at layer {layer}", next_step="choose a later layer, or prompts that differ"
+        )
+    unit = found / length
+    ends = float((negative @ unit).mean()), float((positive @ unit).mean())
+    if abs(ends[1] - ends[0]) <= _NEGLIGIBLE * float(torch.cat([positive, negative]).norm(dim=-1).mean()):
+        raise NoDifferenceError(
+            f"the two classes have the same mean along the {method} direction at layer {layer}",
+            next_step="choose a later layer, another method, or prompts that differ",
+        )
+    return Fitted(unit, *ends) if ends[0] < ends[1] else Fitted(-unit, -ends[0], -ends[1])
+
+
+def _mean_difference(positive: Tensor, negative: Tensor) -> Tensor:
+    return (positive - negative).mean(dim=0)
+
+
+def _first_singular_vector(positive: Tensor, negative: Tensor) -> Tensor:
+    _, lengths, vectors = torch.linalg.svd(positive - negative, full_matrices=False)
+    first: Tensor = vectors[0] * lengths[0]  # zero if no pair differs
+    return first
+
+
+def _logistic_normal(positive: Tensor, negative: Tensor) -> Tensor:
+    from sklearn.linear_model import LogisticRegression
+
+    if torch.equal(positive, negative):
+        return torch.zeros_like(positive[0])
+    states = torch.cat([positive, negative])
+    states = states - states.mean(dim=0)
+    labels = [1] * len(positive) + [0] * len(negative)
+    fitted = LogisticRegression(C=1.0, max_iter=1000).fit((states / states.square().mean().sqrt()).numpy(), labels)
+    return torch.from_numpy(fitted.coef_[0])
+
+
+def _shrinkage_discriminant(positive: Tensor, negative: Tensor) -> Tensor:
+    """Multiply the mean difference by the inverse of the shrunk covariance within the classes.
+
+    The covariance is ridge · I + weight · XᵀX, with the residuals X. Where there are fewer residuals than dimensions,
+    it is inverted through the residuals' inner products (Woodbury identity), which never forms a matrix as wide as
+    the states.
+    """
+    difference = _mean_difference(positive, negative)  # (hidden,)
+    residuals = torch.cat([positive - positive.mean(dim=0), negative - negative.mean(dim=0)])  # (2 pairs, hidden)
+    count, width = residuals.shape
+    products = residuals @ residuals.T if count <= width else residuals.T @ residuals
+    variance = float(products.trace()) / (count * width)
+    if variance == 0:
+        return difference
+    shrinkage = max(_shrinkage(residuals, products, variance), _LEAST_SHRINKAGE)
+    ridge, weight = shrinkage * variance, (1 - shrinkage) / count
+    inner = weight * products + ridge * torch.eye(len(products), dtype=products.dtype)
+    if count > width:
+        solved: Tensor = torch.linalg.solve(inner, difference)
+        return solved
+    explained: Tensor = residuals.T @ torch.linalg.solve(inner, residuals @ difference)
+    return (difference - weight * explained) / ridge
+
+
+def _shrinkage(residuals: Tensor, products: Tensor, variance: float) -> float:
+    """Optimal weight of the multiple of the identity (Ledoit and Wolf 2004), from 0 to 1.
+
+    The squared distance of the sample covariance from that multiple is split into its own sampling error and the rest.
+
+    Args:
+        residuals: `(count, hidden)`, mean 0.
+        products: Their inner products, over dimensions or over residuals: both have the same norm.
+        variance: Mean variance of a dimension.
+    """
+    count, width = residuals.shape
+    squared_norm = float(products.square().sum()) / count**2  # of the sample covariance
+    distance = squared_norm - width * variance**2
+    error = (float(residuals.square().sum(dim=1).square().mean()) - squared_norm) / count
+    return min(error / distance, 1.0) if distance > 0 else 1.0
+
+
+_FINDERS: dict[Method, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean_diff": _mean_difference,
+    "pca": _first_singular_vector,
+    "logistic": _logistic_normal,
+    "lda": _shrinkage_discriminant,
+}
