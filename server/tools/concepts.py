@@ -140,7 +140,7 @@ def define_concept(
     ],
     description: Annotated[str, Field(description="The contrast in one sentence", max_length=_MOST_DESCRIPTION)],
     templates: Annotated[
-        list[TemplateText] | None, Field(max_length=50, description="Default: those of the concept honesty")
+        list[TemplateText] | None, Field(max_length=50, description="Default: those of the built-in concepts")
     ] = None,
 ) -> Annotated[CallToolResult, ConceptReply]:
     """Define a concept and keep it in the store; capture_contrast then takes its name.
@@ -149,19 +149,16 @@ def define_concept(
     single word separates the classes. The warnings of rank_layers name such confounds.
     """
     settings = workbench(ctx).settings
-    chosen = [template.model_dump(exclude_defaults=True) for template in templates or []] or [
-        {"name": template.name, "user": template.user} | ({"system": template.system} if template.system else {})
-        for template in catalog.load_concept("honesty").templates
-    ]
     table = {
         "name": name,
         "description": description,
         "positive": positive,
         "negative": negative,
         "personas": [persona.model_dump() for persona in personas],
-        "templates": chosen,
         "topics": topics,
     }
+    if templates:
+        table["templates"] = [template.model_dump(exclude_defaults=True) for template in templates]
     concept = catalog.parse_concept(table, name)
     catalog.save_concept(concept, settings.concepts)
     return send(describe_concept(concept))
