@@ -38,7 +38,7 @@ def list_concepts(*folders: Path, problems: list[str] | None = None) -> list[Con
         RequestError: A concept file cannot be read or is invalid, and `problems` is None.
 
     Example:
-        >>> len(list_concepts()) >= 8
+        >>> len(list_concepts()) >= 10
         True
     """
     concepts = []
