@@ -3,7 +3,9 @@
 The direction of a concept is its mean difference over all pairs, at one layer and the last token. A cell is the share
 of the column's pairs whose positive prompt projects higher onto the row's direction than its negative prompt does. On
 the diagonal, the direction comes from all personas but the pair's own. A share of .5 is chance; a share far below it
-means that the two concepts are opposed. The first table shows the best held-out layer of each concept.
+means that the two concepts are opposed. The last two rows split the diagonal: in the second half of the personas of a
+built-in concept, the positive role is the less desirable one, so that a direction of desirability fails there.
+The first table shows the best held-out layer of each concept.
 
 Examples:
     .venv/bin/python benchmarks/concept_transfer.py                              # all concepts, layer 15
@@ -24,7 +26,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))  # measure this checkout, not an installed version
 
 import engine
-from engine.concepts.catalog import list_concepts
+from engine.concepts.catalog import list_concepts, load_concept
 from engine.stats.groups import last_states
 from engine.stats.separation import compute_separation
 
@@ -37,12 +39,12 @@ class Differences:
 
     Attributes:
         states: Positive minus negative state of each pair, of shape `(pairs, hidden)` at each layer.
-        personas: Persona of each pair.
+        personas: Number of each pair's persona, in the order of the concept file.
         best: Layer with the highest held-out d', its d' and its AUROC.
     """
 
     states: dict[int, Tensor]
-    personas: list[str]
+    personas: Tensor
     best: tuple[int, float, float]
 
 
@@ -51,6 +53,7 @@ def capture(concepts: list[str], model: str, pairs: int) -> dict[str, Difference
     loaded, tokenizer, _ = engine.load_model_and_tokenizer(model)
     kept = {}
     for concept in concepts:
+        order = [persona.name for persona in load_concept(concept).personas]
         data = engine.capture_from_concept(loaded, tokenizer, concept, max_samples=pairs, positions="last")
         states = {
             layer: last_states(data["positive"], layer).float() - last_states(data["negative"], layer).float()
@@ -60,7 +63,7 @@ def capture(concepts: list[str], model: str, pairs: int) -> dict[str, Difference
         best = max(scores, key=lambda layer: scores[layer]["d_prime"])
         kept[concept] = Differences(
             states,
-            personas=[factors["persona"] for factors in data["factors"]],
+            personas=torch.tensor([order.index(factors["persona"]) for factors in data["factors"]]),
             best=(best, scores[best]["d_prime"], scores[best]["auroc"]),
         )
         print(f"{concept}: {data['num_pairs']} pairs", file=sys.stderr)
@@ -69,14 +72,23 @@ def capture(concepts: list[str], model: str, pairs: int) -> dict[str, Difference
 
 def share(source: Differences, target: Differences, layer: int) -> float:
     """Share of the target's pairs that the source's direction orders correctly."""
-    states = target.states[layer]
-    if source is not target:
-        return ordered(states @ source.states[layer].mean(dim=0))
-    right = torch.zeros(len(states))
-    for persona in set(target.personas):
-        held_out = torch.tensor([each == persona for each in target.personas])
-        right[held_out] = states[held_out] @ states[~held_out].mean(dim=0)
-    return ordered(right)
+    return ordered(target.states[layer] @ source.states[layer].mean(dim=0))
+
+
+def held_out(concept: Differences, layer: int) -> Tensor:
+    """Project each pair onto the concept's direction over the other personas; of shape `(pairs,)`."""
+    states = concept.states[layer]
+    projected = torch.zeros(len(states))
+    for persona in set(concept.personas.tolist()):
+        out = concept.personas == persona
+        projected[out] = states[out] @ states[~out].mean(dim=0)
+    return projected
+
+
+def halves(concept: Differences, layer: int) -> tuple[float, float]:
+    """Held-out share of the pairs from the first and from the second half of the personas."""
+    projected, first = held_out(concept, layer), concept.personas < (concept.personas.max() + 1) / 2
+    return ordered(projected[first]), ordered(projected[~first])
 
 
 def ordered(projections: Tensor) -> float:
@@ -111,11 +123,20 @@ def main() -> None:
         layer, d_prime, auroc = kept[name].best
         write(name, str(layer), f"{d_prime:.2f}", f"{auroc:.2f}")
     for layer in arguments.layers:
-        table = [[share(kept[row], kept[column], layer) for column in names] for row in names]
+        table = [
+            [
+                ordered(held_out(kept[row], layer)) if row == column else share(kept[row], kept[column], layer)
+                for column in names
+            ]
+            for row in names
+        ]
         print(f"\nlayer {layer}: mean of max(s, 1 - s) off the diagonal {spread(table, names):.3f}")
         write("row / column", *names)
         for name, row in zip(names, table, strict=True):
             write(name, *(f"{each:.2f}" for each in row))
+        split = [halves(kept[name], layer) for name in names]
+        write("own, first", *(f"{first:.2f}" for first, _ in split))
+        write("own, second", *(f"{second:.2f}" for _, second in split))
 
 
 if __name__ == "__main__":
