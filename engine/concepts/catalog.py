@@ -38,7 +38,7 @@ def list_concepts(*folders: Path, problems: list[str] | None = None) -> list[Con
         RequestError: A concept file cannot be read or is invalid, and `problems` is None.
 
     Example:
-        >>> len(list_concepts()) >= 8
+        >>> len(list_concepts()) >= 10
         True
     """
     concepts = []
@@ -94,6 +94,19 @@ def parse_concept(table: dict[str, Any], source: str) -> Concept:
         RequestError: A field is invalid; the message names it.
     """
     return _Reader(Path(source), table).concept()
+
+
+def default_templates() -> tuple[Template, ...]:
+    """Templates of every concept that has none of its own, which includes the built-in ones.
+
+    Each has a system message, so that no prompt contains the default one of a model's chat template.
+
+    Example:
+        >>> default_templates()[0].system
+        'You are {persona}.'
+    """
+    path = Path(str(files("engine.concepts").joinpath("default_templates.toml")))
+    return _Reader(path, _parse(path)).templates()
 
 
 def concept_as_toml(concept: Concept) -> str:
@@ -215,9 +228,12 @@ class _Reader:
             positive=self._line(self._table, "positive", ""),
             negative=self._line(self._table, "negative", ""),
             personas=tuple(self._persona(i, row) for i, row in enumerate(self._rows("personas"))),
-            templates=tuple(self._template(i, row) for i, row in enumerate(self._rows("templates"))),
+            templates=self.templates() if "templates" in self._table else default_templates(),
             topics=tuple(self._topics()),
         )
+
+    def templates(self) -> tuple[Template, ...]:
+        return tuple(self._template(i, row) for i, row in enumerate(self._rows("templates")))
 
     def _persona(self, index: int, row: dict[str, Any]) -> Persona:
         where = f"personas[{index}]"

@@ -45,7 +45,7 @@ def draw_pairs(concept: Concept, max_samples: int | None = None, seed: int = 0) 
     Example:
         >>> from engine.concepts.catalog import load_concept
         >>> [pair.factors["persona"] for pair in draw_pairs(load_concept("honesty"), 2)]
-        ['boat-dealer', 'politician']
+        ['critic', 'villager']
     """
     if max_samples is not None:
         max_samples = require_whole(max_samples, "the number of pairs to draw (max_samples)", least=1)

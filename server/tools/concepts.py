@@ -153,7 +153,7 @@ def define_concept(
     ],
     description: Annotated[str, Field(description="The contrast in one sentence", max_length=_MOST_DESCRIPTION)],
     templates: Annotated[
-        list[TemplateText] | None, Field(max_length=50, description="Default: those of the concept honesty")
+        list[TemplateText] | None, Field(max_length=50, description="Default: those of the built-in concepts")
     ] = None,
     dry_run: Annotated[bool, Field(description="Only check the texts; save nothing")] = False,
 ) -> Annotated[CallToolResult, ConceptReply]:
@@ -163,19 +163,16 @@ def define_concept(
     single word separates the classes. The warnings name such confounds; check says what to add.
     """
     settings = workbench(ctx).settings
-    chosen = [template.model_dump(exclude_defaults=True) for template in templates or []] or [
-        {"name": template.name, "user": template.user} | ({"system": template.system} if template.system else {})
-        for template in catalog.load_concept("honesty").templates
-    ]
     table = {
         "name": name,
         "description": description,
         "positive": positive,
         "negative": negative,
         "personas": [persona.model_dump() for persona in personas],
-        "templates": chosen,
         "topics": topics,
     }
+    if templates:
+        table["templates"] = [template.model_dump(exclude_defaults=True) for template in templates]
     concept = catalog.parse_concept(table, name)
     catalog.require_savable(concept, settings.concepts)
     reply = describe_concept(concept)

@@ -223,7 +223,7 @@ def test_the_concepts_are_listed_including_the_users(layerscope: Program) -> Non
     listed = {concept["name"] for concept in json.loads(layerscope("capture", "--list-concepts", "--json").stdout)}
     assert listed == {
         *("honesty", "creativity", "confidence", "helpfulness"),
-        *("formality", "verbosity", "enthusiasm", "empathy", "loudness"),
+        *("formality", "verbosity", "enthusiasm", "empathy", "desirability", "sentiment", "loudness"),
     }
     assert all(f"\n{name} " in result.stdout for name in listed)
     assert "loudness loud / quiet 2 Shouting [sic], against whispering." in " ".join(result.stdout.split())

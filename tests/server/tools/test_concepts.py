@@ -40,7 +40,7 @@ async def test_a_concept_that_was_defined_is_kept_shown_and_captured(app: Layers
         assert (captured["capture"]["concept"], captured["capture"]["pairs"]) == ("patience", 8)
 
 
-async def test_the_templates_of_honesty_are_the_default(app: LayerscopeServer) -> None:
+async def test_the_templates_of_the_built_in_concepts_are_the_default(app: LayerscopeServer) -> None:
     async with Client(app) as client:
         made = await call(client, "define_concept", **{key: PATIENCE[key] for key in PATIENCE if key != "templates"})
         shown = await call(client, "list_concepts", name="honesty")
