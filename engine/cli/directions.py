@@ -61,7 +61,7 @@ def directions(
     path = capture_path(name, store)
     found = extract_directions(load_contrast(path), method)
     target = capture_path(output or name, store)
-    saved = save_directions(found, target, leading=leading_layer(path, found), force=force)
+    saved = save_directions(found, target, leading=leading_layer(path, found), capture=path.name, force=force)
     narrator.say(f"saved {len(found)} directions ({method}), layers {min(found)} to {max(found)}")
     print_lines(f"{saved}\n")
 

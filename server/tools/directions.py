@@ -73,7 +73,7 @@ def extract_direction(
     name = find_capture(ctx, name)["name"]
     found = extract_directions(load_contrast(name, store=store), method)
     leading = leading_layer(store / name, found)
-    saved = save_directions(found, save_as or name, store=store, leading=leading, force=replace)
+    saved = save_directions(found, save_as or name, store=store, leading=leading, capture=name, force=replace)
     saved_as = saved.name.removesuffix(SUFFIX)
     return send(
         DirectionReply(
