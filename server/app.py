@@ -29,14 +29,8 @@ from pydantic import AnyUrl, ValidationError
 
 from engine.errors import nearest
 from engine.version import VERSION
-from server.errors import (
-    cut,
-    explain_arguments,
-    explain_shortage,
-    guarded,
-    require_known_arguments,
-    require_whole_characters,
-)
+from server.arguments import explain_arguments, require_known_arguments, require_whole_characters
+from server.errors import cut, explain_shortage, guarded
 from server.notifications import LegacyListeners, announce_changes, changes
 from server.resources import add_prompts, add_resources, list_page, wrong_prompt_arguments
 from server.settings import ServerSettings
