@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from engine.errors import StoreError
@@ -74,8 +74,9 @@ def rename_capture(name: str | Path, new: str, *, store: str | Path | None = Non
 def _follow(derived: list[str], target: CapturePaths) -> None:
     """Make the directions that are saved under other names name their capture as it is called now."""
     for name in derived:
-        found, leading = load_directions(name, store=target.store)
-        save_directions(found, name, store=target.store, leading=leading, capture=target.name, force=True)
+        with suppress(StoreError):  # a damaged file cannot be rewritten, and the capture has been renamed
+            found, leading = load_directions(name, store=target.store)
+            save_directions(found, name, store=target.store, leading=leading, capture=target.name, force=True)
 
 
 def _require_free(target: CapturePaths) -> None:

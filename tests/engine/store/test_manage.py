@@ -72,6 +72,11 @@ def test_directions_under_another_name_follow_their_capture(both: Path) -> None:
     assert found_leading == leading
     assert all(torch.equal(found[layer]["vector"], directions[layer]["vector"]) for layer in directions)
     assert engine.verify_capture("lens", store=both).status == "ok"
+    damaged = both / "lens.directions.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\0")
+    before = damaged.read_bytes()
+    assert engine.rename_capture("final", "again", store=both).name == "again"
+    assert damaged.read_bytes() == before
 
 
 def test_directions_alone_are_renamed(both: Path) -> None:
