@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import operator
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from io import IOBase
 from numbers import Number
@@ -162,7 +164,8 @@ def user_path(given: str | Path) -> Path:
         given: Path from the user.
 
     Raises:
-        RequestError: The value is not a path, the home folder does not exist, or the path contains a null character.
+        RequestError: The value is not a path, the home folder does not exist, or no file can have that name: it is too
+            long, or contains a null character or a lone surrogate.
 
     Example:
         >>> user_path("activations").as_posix()
@@ -176,8 +179,21 @@ def user_path(given: str | Path) -> Path:
     if "\0" in str(given):
         raise RequestError(f"{str(given)!r} is not a valid path", expected="a path without null characters")
     try:
-        return Path(given).expanduser()
+        path = Path(given).expanduser()
     except RuntimeError as error:
         raise RequestError(
             f"{str(given)!r} cannot be expanded: there is no such home folder", next_step="write the path out in full"
         ) from error
+    _require_possible(path)
+    return path
+
+
+def _require_possible(path: Path) -> None:
+    """Refuse a path that no file can have; looking for such a file raises errors of its own."""
+    try:
+        os.lstat(path)
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{str(path)!r} is not a valid path", expected="text without lone surrogates") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise RequestError(f"'{str(path)[:40]}…' is too long for the name of a file") from error

@@ -9,27 +9,30 @@ from typing import Any
 
 import anyio
 from anyio import to_thread
-from mcp.server import MCPServer
+from mcp.server import MCPServer, ServerRequestContext
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError, UnexpectedResourceError
 from mcp.server.subscriptions import InMemorySubscriptionBus, ResourcesListChanged
 from mcp.shared.exceptions import MCPError
-from mcp.types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult, Resource, Tool
+from mcp.types import (
+    INVALID_PARAMS,
+    CallToolResult,
+    GetPromptResult,
+    InputRequiredResult,
+    ListResourcesResult,
+    PaginatedRequestParams,
+    Resource,
+    Tool,
+)
 from pydantic import AnyUrl, ValidationError
 
 from engine.errors import nearest
 from engine.version import VERSION
-from server.errors import (
-    cut,
-    explain_arguments,
-    explain_shortage,
-    guarded,
-    require_known_arguments,
-    require_whole_characters,
-)
+from server.arguments import explain_arguments, require_known_arguments, require_whole_characters
+from server.errors import cut, explain_shortage, guarded
 from server.notifications import LegacyListeners, announce_changes, changes
-from server.resources import add_prompts, add_resources, capture_names, wrong_prompt_arguments
+from server.resources import add_prompts, add_resources, list_page, wrong_prompt_arguments
 from server.settings import ServerSettings
 from server.stdio import serve_stdio
 from server.tools import TOOLS, missing_tool, offered_tools
@@ -106,9 +109,14 @@ class LayerscopeServer(MCPServer[Workbench]):
         await serve_stdio(self._lowlevel_server)
 
     async def list_resources(self) -> list[Resource]:
-        """List every capture in the store."""
-        names = await to_thread.run_sync(capture_names, self._store_settings)
-        return [Resource(uri=f"capture://{name}", name=name, mime_type="application/json") for name in names]
+        """List the first page of captures."""
+        return (await to_thread.run_sync(list_page, self._store_settings, None)).resources
+
+    async def _handle_list_resources(
+        self, _ctx: ServerRequestContext[Workbench], params: PaginatedRequestParams | None
+    ) -> ListResourcesResult:
+        """List one page of captures; the SDK's own handler has no pages."""
+        return await to_thread.run_sync(list_page, self._store_settings, params.cursor if params else None)
 
     async def get_prompt(
         self, name: str, arguments: dict[str, Any] | None = None, context: Context[Workbench, Any] | None = None

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from server.app import LayerscopeServer
 
 _LONGEST_END_S = 5.0
+_ON_A_TERMINAL = (
+    "waiting for an MCP client on standard input. Configure your client to start `layerscope serve`, or listen with"
+    " --http 127.0.0.1:8765. Ctrl+C stops the server."
+)
 
 HELP = """Serve captures and their analysis to LLM agents, over the Model Context Protocol.
 
@@ -82,6 +86,8 @@ def serve(
     log_to_stderr(log_level)
     app = build_server(settings)
     if http is None:
+        if sys.stdin is not None and sys.stdin.isatty():
+            Narrator(quiet=False).say(_ON_A_TERMINAL)
         _serve_stdio(app)
         return
     from server.http import build_http, listening, parse_address, read_token, serve_http
@@ -99,7 +105,8 @@ def _serve_stdio(app: LayerscopeServer) -> None:
     def stop(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     log = logging.getLogger("server")
     try:
         app.run("stdio")

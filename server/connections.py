@@ -1,4 +1,4 @@
-"""Limits on HTTP connections: how many are open, how long a request may take to arrive, and how accepting fails."""
+"""Limits on HTTP connections: how many are open, how long requests and answers may take, and how accepting fails."""
 
 from __future__ import annotations
 
@@ -41,11 +41,13 @@ class HttpLimits:
         connections: Maximum number of open connections.
         header_s: Seconds in which the headers of a request must arrive.
         request_s: Seconds in which the body must arrive after them.
+        answer_s: Seconds in which the client must read what was sent.
     """
 
     connections: int = 200
     header_s: float = 10.0
     request_s: float = 60.0
+    answer_s: float = 60.0
 
     @property
     def within_files(self) -> int:
@@ -86,7 +88,8 @@ class _Arriving:
 def limited_protocol(limits: HttpLimits) -> type[H11Protocol]:
     """Make the class that uvicorn speaks HTTP with, under limits that its connections share.
 
-    uvicorn has no timeout for a request that never arrives in full, and no limit on open connections.
+    uvicorn has no timeout for a request that never arrives in full or an answer that is never read, and no limit on
+    open connections.
 
     Args:
         limits: The limits.
@@ -94,7 +97,7 @@ def limited_protocol(limits: HttpLimits) -> type[H11Protocol]:
     arriving = _Arriving(limits.within_files)
 
     class LimitedProtocol(H11Protocol):
-        """HTTP/1.1 with a deadline for each request; the oldest half-sent request makes room for a new one."""
+        """HTTP/1.1 with deadlines for requests and answers; the oldest half-sent request makes room for a new one."""
 
         def __init__(
             self,
@@ -105,9 +108,11 @@ def limited_protocol(limits: HttpLimits) -> type[H11Protocol]:
         ) -> None:
             super().__init__(config, server_state, app_state, _loop)
             self._due: object = None  # h11's state of the client when the timer was set
+            self._unread: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
             super().connection_made(transport)
+            transport.set_write_buffer_limits(high=0)  # else writing pauses only when 64 KB are unread
             if len(self.connections) > arriving.most and not self._make_room():
                 arriving.rare.warn("too many connections: new ones are refused")
                 self.connections.discard(self)
@@ -120,9 +125,23 @@ def limited_protocol(limits: HttpLimits) -> type[H11Protocol]:
             super().data_received(data)
             self._watch()
 
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._unread = self.loop.call_later(limits.answer_s, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._stop_unread()
+
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_timer()
+            self._stop_unread()
             super().connection_lost(exc)
+
+        def _stop_unread(self) -> None:
+            if self._unread is not None:
+                self._unread.cancel()
+                self._unread = None
 
         def _make_room(self) -> bool:
             """Close the connection that has waited longest for its request; return False if none does."""

@@ -3,7 +3,6 @@
 import errno
 import functools
 import inspect
-import json
 import logging
 import secrets
 import time
@@ -12,9 +11,8 @@ from typing import Any
 
 from anyio import to_thread
 from mcp.server.mcpserver.exceptions import ToolError
-from pydantic import ValidationError
 
-from engine.errors import LayerscopeError, nearest
+from engine.errors import LayerscopeError
 from engine.remedies import Remedy
 
 log = logging.getLogger("server")
@@ -26,8 +24,6 @@ MOST_ERROR = 2000
 """Maximum number of characters of an error message."""
 
 _NO_MEMORY = ("can't allocate memory", "out of memory")  # PyTorch raises a RuntimeError
-_MOST_WRONG = 5
-_MOST_GIVEN = 80
 
 Tool = Callable[..., Any]
 
@@ -120,46 +116,3 @@ def cut(text: str) -> str:
     text = text.encode(errors="replace").decode()
     half = MOST_ERROR // 2 - 2
     return text if len(text) <= MOST_ERROR else f"{text[:half]} … {text[-half:]}"
-
-
-def explain_arguments(tool: str, error: ValidationError) -> str:
-    """Explain which arguments are wrong, what was expected, and what was given.
-
-    Args:
-        tool: The tool's name.
-        error: The validation error of its arguments.
-    """
-    wrong = []
-    for detail in error.errors(include_url=False, include_context=False)[:_MOST_WRONG]:
-        where = ".".join(str(part) for part in detail["loc"]) or "arguments"
-        given = "" if detail["type"] == "missing" else f" (given {repr(detail['input'])[:_MOST_GIVEN]})"
-        wrong.append(f"{where}: {detail['msg']}{given}")
-    more = error.error_count() - len(wrong)
-    return f"{tool} was not called. {'; '.join(wrong)}{f'; and {more} more' if more else ''}."
-
-
-def require_whole_characters(tool: str, given: dict[str, Any]) -> None:
-    """Refuse arguments with a lone surrogate, which UTF-8 cannot encode.
-
-    Raises:
-        ToolError: An argument contains one.
-    """
-    try:
-        json.dumps(given, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise ToolError(
-            f"{tool} was not called: an argument contains a lone surrogate. Expected: both halves of the pair, or"
-            " the character itself in UTF-8."
-        ) from error
-
-
-def require_known_arguments(tool: str, given: dict[str, Any], known: list[str]) -> None:
-    """Refuse arguments that a tool does not have, and name the nearest.
-
-    Raises:
-        ToolError: There is an unknown argument.
-    """
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        hint = nearest(unknown[0], known) if known else "it takes none"
-        raise ToolError(f"{tool} has no argument {unknown[0]!r}; {hint}. Its arguments: {', '.join(known) or 'none'}.")

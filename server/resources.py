@@ -2,12 +2,23 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Annotated, Any
 
 import msgspec
+from anyio import to_thread
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError
-from mcp.types import Completion, PromptArgument, PromptReference, ResourceTemplateReference
+from mcp.shared.exceptions import MCPError
+from mcp.types import (
+    INVALID_PARAMS,
+    Completion,
+    ListResourcesResult,
+    PromptArgument,
+    PromptReference,
+    Resource,
+    ResourceTemplateReference,
+)
 from pydantic import Field
 
 from engine.concepts import catalog
@@ -15,8 +26,10 @@ from engine.errors import LayerscopeError, nearest
 from engine.store.catalog import list_captures, show_capture
 from server.errors import cut
 from server.settings import ServerSettings
+from server.tools.answer import MOST_BYTES
 
-_MOST_COMPLETIONS = 100
+_MOST_ENTRIES = 50
+_AROUND = 512  # bytes of an answer around its entries
 
 
 def add_resources(app: MCPServer[Any], settings: ServerSettings) -> None:
@@ -56,9 +69,10 @@ def add_resources(app: MCPServer[Any], settings: ServerSettings) -> None:
     @app.completion()  # type: ignore[no-untyped-call, untyped-decorator]  # the SDK leaves it untyped
     async def complete(ref: Any, argument: Any, _context: Any) -> Completion | None:  # noqa: ANN401 - the SDK's types
         """Complete the names of captures, concepts and models."""
-        names = _names_for(settings, ref, argument.name)
+        names = await to_thread.run_sync(_names_for, settings, ref, argument.name)
         found = [name for name in names if name.lower().startswith(argument.value.lower())]
-        return Completion(values=found[:_MOST_COMPLETIONS], total=len(found), has_more=len(found) > _MOST_COMPLETIONS)
+        shown = first_within_limit(found)
+        return Completion(values=shown, total=len(found), has_more=len(found) > len(shown))
 
 
 def add_prompts(app: MCPServer[Any]) -> None:
@@ -130,6 +144,37 @@ def wrong_prompt_arguments(prompt: str, given: Mapping[str, str], known: Sequenc
     names = [argument.name for argument in known]
     unknown = sorted(set(given) - set(names))
     return f"the prompt {prompt} has no argument {unknown[0]!r}; {nearest(unknown[0], names)}" if unknown else ""
+
+
+def list_page(settings: ServerSettings, cursor: str | None) -> ListResourcesResult:
+    """List usable captures as resources, newest first: one page, and the cursor of the next.
+
+    Args:
+        settings: The server's settings.
+        cursor: The last capture of the previous page; None for the first page.
+
+    Raises:
+        MCPError: The cursor names no capture.
+    """
+    names = capture_names(settings)
+    if cursor is not None and cursor not in names:
+        raise MCPError(INVALID_PARAMS, cut(f"there is no page after {cursor!r}. Next: list from the start."))
+    rest = names if cursor is None else names[names.index(cursor) + 1 :]
+    resources = [Resource(uri=f"capture://{name}", name=name, mime_type="application/json") for name in rest]
+    sizes = [len(resource.model_dump_json(by_alias=True, exclude_none=True)) for resource in resources]
+    shown = resources[: _count_within_limit(sizes)]
+    return ListResourcesResult(resources=shown, next_cursor=shown[-1].name if len(shown) < len(resources) else None)
+
+
+def first_within_limit(names: list[str]) -> list[str]:
+    """The first names that an answer has room for."""
+    return names[: _count_within_limit([len(json.dumps(name)) for name in names])]
+
+
+def _count_within_limit(sizes: list[int]) -> int:
+    """How many entries of these sizes, in bytes with commas between, an answer has room for."""
+    totals = accumulate(size + 1 for size in sizes[:_MOST_ENTRIES])
+    return sum(total <= MOST_BYTES - _AROUND for total in totals)
 
 
 def capture_names(settings: ServerSettings) -> list[str]:

@@ -13,7 +13,7 @@ import typer
 from engine.cli.console import Command, Narrator, print_data
 from engine.cli.load_options import DeviceMap, Dtype, MaxMemory, read_load_options
 from engine.cli.store import capture_path, find_record, is_path
-from engine.errors import RequestError
+from engine.errors import RequestError, StoreError
 from engine.inputs import user_path
 from engine.models.placement import AUTO
 from engine.store.names import DEFAULT_STORE, PLAN, locate
@@ -86,8 +86,14 @@ def _store_and_capture(what: str | None) -> tuple[Path, str | None]:
     in_shards = what is not None and (path / PLAN).is_file()
     if what is None or (path.is_dir() and not in_shards) or (what.endswith("/") and not in_shards):
         return path, None
-    find_record(what, DEFAULT_STORE)
     paths = locate(capture_path(what, DEFAULT_STORE)) if is_path(what) else locate(what, DEFAULT_STORE)
+    if not paths.exist:
+        raise StoreError(
+            f"there is no folder {what!r}, and no capture of that name in {str(paths.store)!r}",
+            expected=f"a folder of captures, the name of a capture in {str(DEFAULT_STORE)!r}, or the path of one",
+            next_step="layerscope tui FOLDER opens another store",
+        )
+    find_record(what, DEFAULT_STORE)
     return paths.store, paths.name
 
 

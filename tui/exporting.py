@@ -63,7 +63,8 @@ def save_export(export: Export, path: Path, *, replace: bool = False) -> Path:
         from engine.plots.style import save_figure
 
         return save_figure(export.draw, path, title=export.title)
-    content = _as_csv(export.rows) if suffix == ".csv" else _as_json(export.rows)
+    rows = [{key: _encodable(value) for key, value in row.items()} for row in export.rows]
+    content = _as_csv(rows) if suffix == ".csv" else _as_json(rows)
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,6 +77,11 @@ def save_export(export: Export, path: Path, *, replace: bool = False) -> Path:
             f"{path} cannot be written: {error.strerror}", next_step="free disk space, or choose another folder"
         ) from error
     return path
+
+
+def _encodable(value: Any) -> Any:  # noqa: ANN401 - any value of a row
+    """Escape lone surrogates, which stand for the bytes of a file name that is not UTF-8."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _as_csv(rows: Sequence[dict[str, Any]]) -> bytes:

@@ -56,6 +56,7 @@ _WHAT, _WHERE = "What to capture", "Output"
 
 
 def capture(
+    context: typer.Context,
     model: Annotated[
         str, typer.Option("--model", "-m", help="Model alias, hub id, folder or .gguf file.", rich_help_panel=_WHAT)
     ] = DEFAULT_MODEL,
@@ -202,6 +203,8 @@ def capture(
     processes = find_processes()
     options = read_load_options(dtype, device_map, max_memory)
     source = _source(prompt, concept, pairs, prompts, whole=not shards)
+    if not concept:
+        _require_not_given(context, max_samples="--max-samples", seed="--seed")
     request = CaptureRequest(
         source,
         layers=layers,
@@ -280,6 +283,17 @@ def _source(
         return file
     texts = prompt or []
     return load_concept(concept) if concept else texts[0] if len(texts) == 1 else texts
+
+
+def _require_not_given(context: typer.Context, **options: str) -> None:
+    """Refuse options that choose pairs of a concept, for prompts and files of pairs."""
+    sources = {option: context.get_parameter_source(name) for name, option in options.items()}
+    given = [option for option, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if given:
+        raise RequestError(
+            f"{' and '.join(given)} without --concept would change nothing: prompts and files are captured whole",
+            next_step=f"omit {' and '.join(given)}",
+        )
 
 
 def _load(

@@ -59,9 +59,10 @@ def directions(
     from engine.store.directions import extract_captured, save_directions
 
     narrator = Narrator(quiet=False)
-    found, leading = extract_captured(capture_path(name, store), method)
+    path = capture_path(name, store)
+    found, leading = extract_captured(path, method)
     target = capture_path(output or name, store)
-    saved = save_directions(found, target, leading=leading, force=force)
+    saved = save_directions(found, target, leading=leading, capture=path.name, force=force)
     some = next(iter(found.values()))
     if "methods" in some:
         narrator.say(compared_methods(some["methods"]))

@@ -36,7 +36,8 @@ _HELP = """Find where in a language model a concept lives.
   layerscope visualize activations/smollm2_honesty.pt --output honesty.png
 
 [bold]Exit codes[/bold]: 0 success, 1 bug, 2 invalid argument, 3 model error, 4 prompt or
-state error, 5 store error, 6 output error, 130 interrupted, 141 broken pipe.
+state error, 5 store error, 6 output error, 130 interrupted, 141 broken pipe,
+143 terminated.
 """
 
 # Module of each command. A module is imported only to run one of its commands, or to list all of them.

@@ -89,14 +89,18 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
 ) -> None:
     """Delete a capture: record, tensors and directions together."""
-    from engine.store.delete import delete_capture
+    from engine.store.delete import delete_capture, kept_directions
 
     narrator = Narrator(quiet=False)
     if not yes:
         _ask(name if is_path(name) else str(store / name))
     # Damaged files may have names that no capture can have, so the name is left to the engine.
-    for deleted in delete_capture(name, store=None if is_path(name) else store):
+    folder = None if is_path(name) else store
+    kept = kept_directions(name, store=folder)
+    for deleted in delete_capture(name, store=folder):
         narrator.say(visible(f"deleted {deleted}"))
+    for other in kept:
+        narrator.say(visible(f"kept {other}: directions of this capture, saved under another name"))
 
 
 def _ask(path: str) -> None:

@@ -17,7 +17,7 @@ from engine.plots.layers_text import layers_as_text
 from engine.records.captures import Provenance, describe_adapter
 from engine.records.files import CaptureRecord, count_prompts
 from engine.store.catalog import UNFINISHED_SHARDS, list_captures, show_capture, unfinished_saves
-from engine.store.names import DEFAULT_STORE, locate
+from engine.store.names import DEFAULT_STORE, PLAN, locate
 from engine.store.record import encode_record
 from engine.store.verify import has_checksums
 
@@ -74,6 +74,11 @@ def find_record(name: str, store: Path) -> CaptureRecord:
     """
     path = capture_path(name, store)
     paths = locate(path)
+    if not paths.exist and not is_path(name) and (Path(name) / PLAN).is_file():
+        raise StoreError(
+            f"there is no capture called {name!r} in the folder {str(store)!r}",
+            next_step=f"to use the shards in the folder {name!r} here, write ./{name}",
+        )
     if paths.record.exists() or not paths.tensors.exists():
         return show_capture(path)
     from engine.store.read import describe_tensors

@@ -11,7 +11,7 @@ from typing import Any
 import platformdirs
 import tomli_w
 
-from engine.concepts.rows import open_text
+from engine.concepts.rows import not_utf8, open_text
 from engine.errors import RequestError, nearest, visible
 from engine.inputs import user_path
 from engine.records.captures import Concept, Persona, Template
@@ -176,6 +176,8 @@ def _read_concept(path: Path) -> Concept:
         table = _parse(path)
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}", next_step="check the path") from error
+    except UnicodeDecodeError as error:
+        raise not_utf8(path) from error
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{path} is not valid TOML: {error}", next_step="fix that line") from error
     return _Reader(path, table).concept()

@@ -129,6 +129,8 @@ def _checked(path: Path, number: int, row: dict[str, object]) -> WrittenPair:
         raise RequestError(f"{place_in(path, number)}: unknown field {field!r}; {hint}")
     for field in _TEXTS:
         text = row.get(field)
+        if text is None:
+            raise RequestError(f"{place_in(path, number)}: {field} is missing", expected="both positive and negative")
         if not isinstance(text, str) or not text.strip():
             raise RequestError(f"{place_in(path, number)}: {field} must be a non-empty string")
         require_whole(path, number, f"{field} prompt", text)

@@ -9,7 +9,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -127,8 +127,27 @@ def readable_errors(path: Path) -> Iterator[None]:
     """Turn the errors of reading a file into a `RequestError`."""
     try:
         yield
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RequestError(f"{path} cannot be read: {error}", next_step="check the path; it must be UTF-8") from error
+    except UnicodeDecodeError as error:
+        raise not_utf8(path) from error
+    except (OSError, csv.Error) as error:
+        raise RequestError(f"{path} cannot be read: {error}", next_step="check the path") from error
+
+
+def not_utf8(path: Path) -> RequestError:
+    """The error for a file that is not UTF-8; it names the first line that is not."""
+    where = ""
+    with suppress(OSError), open_regular_file(path) as file:
+        lines = (number for number, line in enumerate(file, start=1) if not _is_utf8(line))
+        where = f", line {next(lines, 1)}"
+    return RequestError(f"{path}{where} is not UTF-8", expected="text in UTF-8", next_step="save the file in UTF-8")
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def dataset_rows(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Row]:

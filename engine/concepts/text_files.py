@@ -48,6 +48,8 @@ class PromptFile:
                 yield self._checked(number, text)
 
     def _checked(self, number: int, text: object) -> str:
+        if text is None:
+            raise RequestError(f"{place_in(self.path, number)}: prompt is missing", expected="a prompt in each line")
         if not isinstance(text, str) or not text.strip():
             raise RequestError(f"{place_in(self.path, number)}: prompt must be a non-empty string")
         require_whole_characters(self.path, number, "prompt", text)

@@ -51,6 +51,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {f"{unit}I": 2 ** (10 * power) for power, unit in enumerate("KMGT", start=1)}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(|[KMGT]I?)B?", re.IGNORECASE)
 _SIZES = "a size such as 200MB or 16GiB"
+_LEAST = 10**6  # bytes; a smaller limit lacks its unit
 _PLACES = "cpu, mps or a GPU index"
 
 
@@ -80,7 +81,7 @@ def read_max_memory(texts: Sequence[str]) -> dict[int | str, int]:
         texts: One `DEVICE=SIZE` per device, or a size alone for main memory.
 
     Raises:
-        RequestError: As for `parse_max_memory`, or a device is given twice.
+        RequestError: As for `parse_max_memory`; or a device is given twice, or a limit seems to lack its unit.
 
     Example:
         >>> read_max_memory(["0=20GB", "200MB"])
@@ -90,6 +91,8 @@ def read_max_memory(texts: Sequence[str]) -> dict[int | str, int]:
     for text in texts:
         place, _, size = text.rpartition("=")
         ((key, limit),) = parse_max_memory({place or "cpu": size}).items()
+        if 0 < limit < _LEAST:
+            raise RequestError(f"a memory limit of {limit:,} bytes holds no weights", expected=_SIZES)
         if key in limits:
             raise RequestError(f"the memory limit for {key} is given twice", next_step="give one limit per device")
         limits[key] = limit

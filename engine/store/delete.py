@@ -9,7 +9,7 @@ from pathlib import Path
 from engine.errors import StoreError, nearest
 from engine.inputs import user_path
 from engine.remedies import Remedy
-from engine.store.directions import SUFFIX, list_directions, path_of
+from engine.store.directions import SUFFIX, derived_directions, list_directions, path_of
 from engine.store.locks import open_locked
 from engine.store.names import PLAN, SHARD, UNFINISHED, listed_name, locate
 from engine.store.record import read_content
@@ -43,9 +43,10 @@ def delete_directions(name: str | Path, *, store: str | Path | None = None) -> l
 
 
 def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list[str]:
-    """Delete a capture: its record, its tensors or shards, and its saved directions.
+    """Delete a capture: its record, its tensors or shards, and the directions saved under its name.
 
-    The record is deleted first. An interrupted deletion leaves tensors that the catalog lists as having no record.
+    Directions of the capture that were saved under another name stay. The record is deleted first. An interrupted
+    deletion leaves tensors that the catalog lists as having no record.
     Everything that `list_captures` lists can be deleted, damaged or not. Links are removed, never followed.
 
     Args:
@@ -90,6 +91,20 @@ def capture_files(name: str | Path, *, store: str | Path | None = None) -> list[
     """
     files, shards = _parts(name, store)
     return [path.name for path in files] + ([f"{shards.name}/"] if shards is not None else [])
+
+
+def kept_directions(name: str | Path, *, store: str | Path | None = None) -> list[str]:
+    """Names of the files that `delete_capture` would keep: directions of the capture under other names.
+
+    Args:
+        name: See `delete_capture`.
+        store: See `delete_capture`.
+    """
+    folder = user_path(name).parent if store is None else user_path(store)
+    plain = user_path(name).name if store is None else str(name)
+    with contextlib.suppress(StoreError):  # a damaged capture may have a name that none can have
+        return [f"{other}{SUFFIX}" for other in derived_directions(locate(plain, folder).name, folder)]
+    return []
 
 
 def _require_idle(shards: Path) -> None:

@@ -35,6 +35,7 @@ def save_directions(
     *,
     store: str | Path | None = None,
     leading: int | None = None,
+    capture: str | None = None,
     force: bool = False,
 ) -> Path:
     """Save directions as `NAME.directions.safetensors`, next to their capture.
@@ -44,6 +45,7 @@ def save_directions(
         name: The capture's name, or a path without suffix; a plain name when `store` is given.
         store: The store folder.
         leading: The layer that ranks first.
+        capture: Name of their capture, if they are saved under another name.
         force: Replace directions already saved under that name.
 
     Returns:
@@ -73,7 +75,7 @@ def save_directions(
         schema=SCHEMA,
         layers=[_summary(directions[layer]) for layer in sorted(directions)],
         leading=None if leading is None else require_whole(leading, "the leading layer"),
-        capture=paths.name,
+        capture=capture or paths.name,
         method=some["method"],
         concept=some["concept"],
         num_pairs=some["num_pairs"],
@@ -206,6 +208,24 @@ def list_directions(store: str | Path) -> list[str]:
             f"the store {folder} cannot be read: {error.strerror}", next_step=Remedy.CHOOSE_STORE
         ) from error
     return sorted(name.removesuffix(SUFFIX) for name in files if not name.startswith("."))
+
+
+def derived_directions(name: str, store: Path) -> list[str]:
+    """List the directions that come from a capture but are saved under other names; loads no torch.
+
+    Args:
+        name: Name of the capture.
+        store: The store folder.
+    """
+    return [other for other in list_directions(store) if other != name and _capture_of(other, store) == name]
+
+
+def _capture_of(name: str, store: Path) -> str:
+    """Name of the capture that directions come from; empty if their file is damaged."""
+    try:
+        return read_header(path_of(locate(name, store)))["capture"]
+    except StoreError:
+        return ""
 
 
 def leading_layer(name: Path, among: Container[int]) -> int | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from engine.errors import StoreError
 from engine.records.files import CaptureRecord
 from engine.remedies import Remedy
-from engine.store.directions import load_directions, path_of, save_directions
+from engine.store.directions import derived_directions, load_directions, path_of, read_header, save_directions
 from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, locate, require_free
 from engine.store.plan import hold_plan
@@ -21,7 +21,8 @@ def rename_capture(name: str | Path, new: str, *, store: str | Path | None = Non
     """Rename a capture: its record, its tensors or shards, and its saved directions.
 
     The new record is written first, then the tensors move, and the old record is deleted last. A killed rename leaves
-    the capture complete under one of the names; `verify_store` explains what is left under the other.
+    the capture complete under one of the names; `verify_store` explains what is left under the other. Directions that
+    were saved under another name keep it, and name their capture as it is called now.
 
     Args:
         name: A path with or without suffix; a plain name when `store` is given.
@@ -57,13 +58,25 @@ def rename_capture(name: str | Path, new: str, *, store: str | Path | None = Non
                 held.close()
         record = _renamed(read_record(old.record), target) if old.record.exists() else None
         directions = load_directions(old.name, store=old.store) if path_of(old).exists() else None
+        source = read_header(path_of(old))["capture"] if directions is not None else old.name
+        derived = derived_directions(old.name, old.store) if record is not None else []
         try:
             if directions is not None:
-                save_directions(directions[0], target.name, store=old.store, leading=directions[1])
+                capture = target.name if source == old.name else source
+                save_directions(directions[0], target.name, store=old.store, leading=directions[1], capture=capture)
             _move(old, target, record)
+            _follow(derived, target)
         except OSError as error:
             raise StoreError(f"{old.name!r} cannot be renamed: {error.strerror or error}") from error
     return target
+
+
+def _follow(derived: list[str], target: CapturePaths) -> None:
+    """Make the directions that are saved under other names name their capture as it is called now."""
+    for name in derived:
+        with suppress(StoreError):  # a damaged file cannot be rewritten, and the capture has been renamed
+            found, leading = load_directions(name, store=target.store)
+            save_directions(found, name, store=target.store, leading=leading, capture=target.name, force=True)
 
 
 def _require_free(target: CapturePaths) -> None:

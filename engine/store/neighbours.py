@@ -46,7 +46,7 @@ _PAUSE = 0.2  # seconds
 def built_in_neighbours() -> list[Concept]:
     """The concepts that every contrast is compared with."""
     folder = Path(str(files("engine.concepts").joinpath("data")))
-    return [load_concept(path) for name in NEIGHBOURS if (path := folder / f"{name}.toml").is_file()]
+    return [load_concept(folder / f"{name}.toml") for name in NEIGHBOURS]
 
 
 def neighbours_path() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -173,8 +174,9 @@ def _readable_errors(store: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
         raise StoreError(
             f"nothing was saved in {store}: {error.strerror or error}",
-            expected="a writable folder with enough disk space for the capture",
-            next_step=Remedy.SAVE_LESS,
+            expected="a writable folder" if denied else "a writable folder with enough disk space for the capture",
+            next_step=Remedy.CHOOSE_FOLDER if denied else Remedy.SAVE_LESS,
         ) from error

@@ -76,9 +76,10 @@ class CaptureReply(Reply):
 
 
 class DeletedReply(Reply):
-    """The files that were deleted."""
+    """The files that were deleted; kept: directions of the capture under other names."""
 
     deleted: list[str]
+    kept: list[str] = Field(default_factory=list)
 
 
 def list_captures(
@@ -158,7 +159,7 @@ def delete_capture(
 ) -> Annotated[CallToolResult, DeletedReply]:
     """Delete a capture and the directions saved under its name, permanently. Needs confirm=true."""
     from engine.store.delete import delete_capture as delete
-    from engine.store.delete import delete_directions
+    from engine.store.delete import delete_directions, kept_directions
 
     store = workbench(ctx).settings.store
     if not confirm:
@@ -173,7 +174,8 @@ def delete_capture(
     entries = list_store(store) if store.exists() else []
     if name not in [*_directions(store), *(entry.name for entry in entries)]:
         find_capture(ctx, name)  # names the nearest; damaged captures can be deleted
-    return send(DeletedReply(deleted=delete(name, store=store), next_step="list_captures"))
+    kept = kept_directions(name, store=store)
+    return send(DeletedReply(deleted=delete(name, store=store), kept=kept, next_step="list_captures"))
 
 
 def _directions(store: Path) -> list[str]:

@@ -79,7 +79,7 @@ def extract_direction(
     name = find_capture(ctx, name)["name"]
     found, leading = extract_captured(store / name, method)
     some = next(iter(found.values()))
-    saved = save_directions(found, save_as or name, store=store, leading=leading, force=replace)
+    saved = save_directions(found, save_as or name, store=store, leading=leading, capture=name, force=replace)
     saved_as = saved.name.removesuffix(SUFFIX)
     return send(
         DirectionReply(

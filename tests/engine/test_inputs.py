@@ -131,6 +131,8 @@ def test_the_home_folder_is_expanded_everywhere(home: Path) -> None:
     [
         ("~nobody-here/x", "home folder"),
         ("a\0b", "null"),
+        ("x" * 3000, "x…' is too long"),
+        ("a\ud83d", "lone surrogates"),
         (b"x", "a value of type bytes is not a path"),
         (["x"], "type list is not a path.*one file or folder"),
         (None, "type NoneType is not a path"),

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import signal
 import subprocess
@@ -231,6 +232,7 @@ def test_an_unreadable_request_is_answered(tmp_path: Path) -> None:
     "how",
     [
         "stdin closed",
+        pytest.param("SIGINT", marks=pytest.mark.slow),
         pytest.param("SIGTERM", marks=pytest.mark.slow),
         pytest.param("SIGKILL", marks=pytest.mark.slow),
     ],
@@ -250,6 +252,35 @@ def test_it_ends_quickly_during_a_capture(store: Path, slow_folder: Path, how: s
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
     assert contents(store) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="opens a pseudo-terminal")
+def test_on_a_terminal_it_says_what_it_waits_for_and_the_first_ctrl_c_stops_it(tmp_path: Path) -> None:
+    import pty
+
+    keyboard, terminal = pty.openpty()
+    with subprocess.Popen(
+        serve_command(tmp_path),
+        stdin=terminal,
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        env=child_environment(),
+    ) as process:
+        os.close(terminal)
+        try:
+            assert process.stderr is not None
+            said = process.stderr.readline()
+            assert "waiting for an MCP client on standard input" in said
+            assert "--http" in said
+            time.sleep(3)  # until it reads
+            process.send_signal(signal.SIGINT)  # what Ctrl+C sends
+            code, took = ended(process, within=10)
+        finally:
+            process.kill()
+            os.close(keyboard)
+        assert (code, took < 3) == (0, True)
+        assert "Traceback" not in process.stderr.read()
 
 
 @pytest.mark.parametrize("busy", [False, pytest.param(True, marks=pytest.mark.slow)])

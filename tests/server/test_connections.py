@@ -1,4 +1,4 @@
-"""HTTP under strain: half-sent requests, more connections than allowed, no file descriptors left."""
+"""HTTP under strain: half-sent requests, unread answers, too many connections, no file descriptors left."""
 
 import asyncio
 import errno
@@ -9,11 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx2
 import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
 
 from server.app import LayerscopeServer
 from server.connections import HttpLimits, RareLog, survive_shortage
@@ -29,12 +31,17 @@ HALF_BODY = b'POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 900\r\n\r
 def served(app: LayerscopeServer, limits: HttpLimits) -> Iterator[int]:
     """Serve in a thread of this process; the port."""
     address = Address("127.0.0.1", free_port())
-    server = http_server(build_http(app, address, None, [], []), limits)
+    with in_a_thread(http_server(build_http(app, address, None, [], []), limits), address):
+        yield address.port
+
+
+@contextmanager
+def in_a_thread(server: uvicorn.Server, address: Address) -> Iterator[None]:
     with listening(address) as listener:
         thread = threading.Thread(target=lambda: asyncio.run(serve_until(server, listener)))
         thread.start()
         try:
-            yield address.port
+            yield
         finally:
             server.should_exit = True
             thread.join(20)
@@ -92,6 +99,47 @@ def test_a_body_has_its_own_time(app: LayerscopeServer) -> None:
         time.sleep(0.5)
         connection.sendall(body)
         assert connection.recv(20).startswith(b"HTTP/1.1 200")
+
+
+LARGE = 64_000_000  # more than the system buffers
+
+
+async def large(scope: Scope, _receive: Receive, send: Send) -> None:
+    """Answer with many bytes, at once or in parts."""
+    if scope["type"] != "http":
+        return
+    parts = 1 if scope["path"] == "/whole" else 64
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for part in range(parts):
+        await send({"type": "http.response.body", "body": bytes(LARGE // parts), "more_body": part < parts - 1})
+
+
+@pytest.mark.parametrize("path", ["/whole", "/parts"])
+@pytest.mark.parametrize("then", ["keep-alive", "close"])
+def test_a_client_that_does_not_read_its_answer_is_closed(path: str, then: str) -> None:
+    address = Address("127.0.0.1", free_port())
+    server = http_server(large, HttpLimits(answer_s=2.0))
+    asked = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: {then}\r\n\r\n".encode()
+    with in_a_thread(server, address), ExitStack() as stack:
+        wait_for(address.port)
+        reading, silent = (connect(stack, address.port, asked) for _ in range(2))
+        read = 0
+        while part := reading.recv(2**20):
+            read += len(part)
+            if read >= LARGE and then == "keep-alive":
+                break
+        assert read >= LARGE
+        reading.close()
+        deadline = time.monotonic() + 20
+        while server.server_state.connections:
+            assert time.monotonic() < deadline, "the connection is held"
+            time.sleep(0.05)
+        silent.settimeout(20)
+        read = 0
+        with suppress(ConnectionResetError):
+            while part := silent.recv(2**20):
+                read += len(part)
+        assert read < LARGE
 
 
 def test_beyond_the_limit_a_connection_is_told_so(app: LayerscopeServer, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,7 @@
 """Resources by URI, completion of names, and prompts that name only tools that exist."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -114,3 +115,34 @@ async def test_wrong_arguments_of_a_prompt_are_invalid_params(
         with pytest.raises(MCPError, match=re.escape(said)) as caught:
             await client.get_prompt(name, arguments)
     assert caught.value.error.code == -32602
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_pages_and_completions_stay_within_eight_kilobytes(
+    settings: ServerSettings, store: Path, era: str
+) -> None:
+    record = json.loads((store / "loudness.json").read_text())
+    names = [f"{number:03}{'x' * (125 if number % 2 else 3)}" for number in range(120)]
+    for name in names:
+        record |= {"name": name, "data": record["data"] | {"name": f"{name}.pt"}}
+        (store / f"{name}.json").write_text(json.dumps(record))
+        os.link(store / "loudness.pt", store / f"{name}.pt")
+    listed: list[str] = []
+    async with Client(build_server(settings), mode=era) as client:
+        cursor = None
+        while True:
+            page = await client.list_resources(cursor=cursor)
+            assert 0 < len(page.resources) <= 50
+            assert len(page.model_dump_json(by_alias=True, exclude_none=True).encode()) <= 8192
+            listed += [entry.name for entry in page.resources]
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        with pytest.raises(MCPError, match="list from the start") as caught:
+            await client.list_resources(cursor="gone")
+        found = await client.complete(ResourceTemplateReference(uri="capture://{name}"), {"name": "name", "value": ""})
+    assert caught.value.error.code == -32602
+    assert sorted(listed) == sorted([*names, "loudness", "warmth", "prompt"])
+    assert 0 < len(found.completion.values) <= 50
+    assert (found.completion.total, found.completion.has_more) == (123, True)
+    assert len(found.model_dump_json(by_alias=True).encode()) <= 8192

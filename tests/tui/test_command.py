@@ -58,7 +58,8 @@ def test_an_empty_store_explains_how_to_make_a_capture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere"], "nowhere"),
+        (["nowhere"], "there is no folder 'nowhere', and no capture of that name in 'activations'"),
+        (["nowhere"], "Next: layerscope tui FOLDER opens another store"),
         (["--filter", "pears:1"], "pears"),
         (["--max-memory", "1GB"], "--device-map"),
         (["small_warmth", "--layer", "many"], "--layer"),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import resource
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,28 @@ def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
 def test_a_figure_of_an_export_without_one(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="has no supported suffix"):
         save_export(Export("seen", ROWS), tmp_path / "seen.png")
+
+
+@pytest.mark.anyio
+async def test_a_file_name_that_is_not_utf8_is_exported(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(store.parent)
+    (store / os.fsdecode(b"odd\xff.json")).write_text("{")
+    async with LayerscopeApp(Path(store.name)).run_test(size=(120, 40), notifications=True) as pilot:
+        await wait_for(pilot, "5 captures")
+        await pilot.press("e")
+        await wait_for(pilot, "Save this view as")
+        await pilot.press("enter")
+        await wait_for(pilot, "saved ")
+    table = list(csv.DictReader((store.parent / "activations-captures.csv").open(encoding="utf-8")))
+    assert table[-1]["name"] == r"odd\udcff"
+
+
+def test_bytes_that_are_not_utf8_are_escaped_in_data(tmp_path: Path) -> None:
+    rows = [{"layer": 1, "name": os.fsdecode(b"odd\xff")}]
+    table = save_export(Export("seen", rows), tmp_path / "seen.csv").read_text(encoding="utf-8")
+    assert table == "layer,name\n1,odd\\udcff\n"
+    found = json.loads(save_export(Export("seen", rows), tmp_path / "seen.json").read_text(encoding="utf-8"))
+    assert found == [{"layer": 1, "name": r"odd\udcff"}]
 
 
 def _figure() -> Figure:

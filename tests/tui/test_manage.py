@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+import engine
 from engine.store.directions import SUFFIX
+from engine.store.read import load_contrast
 from tests.tui.screen_text import wait_for, wait_until
 from tui.app import LayerscopeApp
 
@@ -30,6 +32,18 @@ async def test_deletes_the_files_that_it_names_after_a_question(store: Path) -> 
         await wait_for(pilot, "3 captures", "Layer 9 leads", "deleted small_warmth.json")
     assert files(store, "small_warmth") == []
     assert len(files(store, "small_calm")) == 2
+
+
+async def test_names_the_directions_that_stay(real_store: Path) -> None:
+    directions = engine.extract_directions(load_contrast("tiny_loud", store=real_store))
+    engine.save_directions(directions, "probe", store=real_store, capture="tiny_loud")
+    async with LayerscopeApp(real_store, filter_text="loud").run_test(size=(80, 24), notifications=True) as pilot:
+        await wait_for(pilot, "1 of 2 captures")
+        await pilot.press("d")
+        await wait_for(pilot, "Delete tiny_loud?", "These directions of it stay:", "probe.directions.safetensors")
+        await pilot.press("y")
+        await wait_for(pilot, "deleted tiny_loud.json")
+    assert (real_store / f"probe{SUFFIX}").exists()
 
 
 async def test_deletes_damaged_captures_and_names_shards(store: Path) -> None:

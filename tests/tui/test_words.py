@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from rich.segment import Segment
 from textual.color import Color
+from textual.widgets import Input
 
-from tests.engine.cli.test_console import CONTROL, HOSTILE, OF_RICH, make_hostile
+from tests.engine.cli.test_console import CONTROL, HOSTILE, OF_RICH, hostile, make_hostile
 from tests.tui.conftest import put, ranked_record
 from tests.tui.screen_text import screen_text, wait_for
 from tui.app import LayerscopeApp
@@ -94,3 +95,52 @@ async def test_brackets_in_names_are_text(store: Path) -> None:
     put(store, record)
     async with LayerscopeApp(store).run_test(size=(160, 40)) as pilot:
         await wait_for(pilot, "[b]m[/]")
+
+
+LONG = f"{HOSTILE}\r\udcff {'x' * 3000}"
+
+
+async def test_the_form_for_a_capture_shows_them_escaped(real_store: Path) -> None:
+    app = LayerscopeApp(real_store)
+    async with app.run_test(size=(120, 40), notifications=True) as pilot:
+        await wait_for(pilot, "2 captures")
+        await pilot.press("n")
+        shown = await wait_for(pilot, "New capture")
+        for field in ("model", "concept", "layers", "positions", "samples", "name"):
+            entry = app.screen.query_one(f"#{field}", Input)
+            usual = {"concept": "honesty", "model": "tiny"}.get(field, entry.value)
+            for text in (LONG, f"{LONG}.toml", f"{LONG}.txt", f"/{LONG}"):
+                entry.value = text
+                entry.focus()
+                await pilot.press("enter")
+                await pilot.pause(0.1)
+                shown += screen_text(app)
+            shown += await wait_for(pilot, r"\x1b]0;title")
+            assert "This is a bug" not in shown
+            entry.value = usual
+    assert CONTROL.search(shown) is None
+
+
+async def test_the_tokens_screen_shows_them_escaped(real_store: Path) -> None:
+    path = real_store / "tiny_loud.json"
+    record = json.loads(path.read_text())
+    for part in ("prompts", "negative_prompts", "factors", "concept", "other_pairs"):
+        record[part] = hostile(record.get(part, []), part)
+    path.write_text(json.dumps(record, ensure_ascii=False))
+    app = LayerscopeApp(real_store, capture="tiny_loud")
+    async with app.run_test(size=(120, 40), notifications=True) as pilot:
+        shown = await wait_for(pilot, "at layer")
+        await pilot.press("t")
+        shown += await wait_for(pilot, "positive prompt of pair 1 of 12")
+        for text in (f"w7 {HOSTILE} w8", "w7 \r\udcff w8", f"w7 {LONG}", "\x1b" * 500):
+            await pilot.press("i")
+            app.screen.query_one("#text", Input).value = text
+            shown += screen_text(app)
+            await pilot.press("enter")
+            shown += await wait_for(pilot, "your text")
+            await pilot.pause(0.5)  # the text is read, or refused
+            await pilot.press("y", "e")
+            shown += await wait_for(pilot, "Save this view as")
+            await pilot.press("escape")
+        assert "This is a bug" not in shown
+    assert CONTROL.search(shown) is None

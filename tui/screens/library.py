@@ -237,7 +237,7 @@ class LibraryScreen(LayerscopeScreen):
 
     def action_delete(self) -> None:
         """Ask whether to delete the selected capture, damaged or not."""
-        from engine.store.delete import capture_files
+        from engine.store.delete import capture_files, kept_directions
         from tui.screens.manage import DeleteScreen
 
         summary = self._selected()
@@ -245,10 +245,11 @@ class LibraryScreen(LayerscopeScreen):
             return
         try:
             files = capture_files(summary.name, store=self.store)
+            kept = kept_directions(summary.name, store=self.store)
         except LayerscopeError as error:
             self.notify(error.said("app"), title="cannot be deleted", severity="error", markup=False)
         else:
-            self.app.push_screen(DeleteScreen(summary.name, self.store, files))
+            self.app.push_screen(DeleteScreen(summary.name, self.store, files, kept))
 
     def action_rename(self) -> None:
         """Ask for a new name of the selected capture."""

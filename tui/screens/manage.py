@@ -25,6 +25,7 @@ class DeleteScreen(ModalScreen[None]):
         name: Name of the capture.
         store: The folder.
         files: Names of its files.
+        kept: Names of the files of its directions under other names, which stay.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -32,15 +33,17 @@ class DeleteScreen(ModalScreen[None]):
         Binding("escape,n", "dismiss", "Cancel"),
     ]
 
-    def __init__(self, name: str, store: Path, files: list[str]) -> None:
+    def __init__(self, name: str, store: Path, files: list[str], kept: list[str]) -> None:
         super().__init__()
-        self._capture, self._store, self._files = name, store, files
+        self._capture, self._store, self._files, self._kept = name, store, files, kept
 
     def compose(self) -> ComposeResult:
         """Yield the question, the files and the keys."""
         with Vertical(id="dialog"):
             yield Words(f"Delete {self._capture}? This cannot be undone.")
             yield Words("\n".join(f"  {name}" for name in self._files))
+            if self._kept:
+                yield Words("These directions of it stay:\n" + "\n".join(f"  {name}" for name in self._kept))
             yield Words("y deletes · n or Esc cancels", classes="quiet")
 
     def action_delete(self) -> None:

@@ -256,9 +256,12 @@ def test_a_name_that_is_taken_is_refused_before_the_model_is_loaded(
         (["--concept", "honest"], "no concept called 'honest'; did you mean 'honesty'"),
         (["--prompt", "Hello", "--positions", "first"], "the positions 'first' cannot be parsed"),
         (["--prompt", "Hello", "--max-samples", "-1"], "--max-samples"),
+        (["--pairs", "pairs.csv", "-n", "5", "--seed", "1"], "--max-samples and --seed without --concept would change"),
+        (["--prompt", "Hello", "--seed", "0"], "Next: omit --seed"),
     ],
 )
 def test_a_wrong_argument_ends_with_2(layerscope: Program, arguments: list[str], said: str) -> None:
+    (layerscope.folder / "pairs.csv").write_text("positive,negative\nw5,w6\n")
     result = layerscope("capture", *arguments)
     assert_failed(result, 2)
     assert said in result.stderr

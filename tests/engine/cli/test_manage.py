@@ -56,6 +56,15 @@ def test_rename_and_delete_move_all_files(layerscope: Program, store: Path) -> N
     assert not list(store.glob("*final*"))
 
 
+def test_directions_under_another_name_are_kept_and_said(layerscope: Program, contrasts: Path) -> None:
+    for name in ("loudness", "probe"):
+        assert layerscope("directions", "loudness", "--output", name).returncode == 0
+    deleted = layerscope("delete", "loudness", "--yes").stderr
+    assert "deleted loudness.directions.safetensors\n" in deleted
+    assert "kept probe.directions.safetensors: directions of this capture, saved under another name" in deleted
+    assert (contrasts / "probe.directions.safetensors").exists()
+
+
 @pytest.mark.usefixtures("store")
 def test_a_terminal_is_asked(layerscope: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):

@@ -187,6 +187,17 @@ def test_show_of_a_missing_capture_ends_with_5(layerscope: Program) -> None:
 
 
 @pytest.mark.usefixtures("store")
+def test_show_of_shards_in_this_folder_says_how(layerscope: Program, tiny_folder: Path) -> None:
+    (layerscope.folder / "some.txt").write_text("w5\n")
+    made = layerscope("capture", "--model", str(tiny_folder), "--prompts", "some.txt", "--output", "big")
+    assert made.returncode == 0, made.stderr
+    result = layerscope("show", "big")
+    assert_failed(result, 5)
+    assert "to use the shards in the folder 'big' here, write ./big" in result.stderr
+    assert layerscope("show", "./big").returncode == 0
+
+
+@pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_show_works_in_a_pipe_whose_encoding_lacks_bars(layerscope: Program, encoding: str) -> None:
     """As on Windows, where pipes and files use the system code page."""

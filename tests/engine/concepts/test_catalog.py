@@ -105,6 +105,12 @@ def test_a_file_that_does_not_exist(tmp_path: Path) -> None:
         load_concept(tmp_path / "gone.toml")
 
 
+def test_a_file_that_is_not_utf8_names_the_line(tmp_path: Path) -> None:
+    (tmp_path / "odd.toml").write_bytes(b'name = "odd"\ndescription = "caf\xe9"\n')
+    with pytest.raises(RequestError, match=r"odd\.toml, line 2 is not UTF-8.*save the file in UTF-8"):
+        load_concept(tmp_path / "odd.toml")
+
+
 def test_a_broken_user_file_does_not_block_the_others(own_folder: Path) -> None:
     (own_folder / "patience.toml").write_text("name =")
     assert load_concept("honesty").name == "honesty"
@@ -172,7 +178,7 @@ def test_an_invalid_file_is_named_with_the_field(tmp_path: Path, old: str, new: 
 def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     path = tmp_path / "patience.toml"
     path.write_bytes(b'name = "\xff\xfe"')
-    with pytest.raises(RequestError, match=r"patience\.toml is not valid TOML"):
+    with pytest.raises(RequestError, match=r"patience\.toml, line 1 is not UTF-8"):
         load_concept(path)
 
 

@@ -47,13 +47,13 @@ def test_a_file_without_factors_has_empty_ones(tmp_path: Path) -> None:
         ("pairs.csv", "positive,negative\n", "contains no pairs"),
         ("pairs.jsonl", '{"positive": "a", "negative": "b"}\n{"positive": "a"', "line 2 is not valid JSON"),
         ("pairs.jsonl", '["a", "b"]', "line 1 is not a JSON object"),
-        ("pairs.jsonl", '{"positive": "a"}', "line 1: negative must be a non-empty string"),
+        ("pairs.jsonl", '{"positive": "a"}', "line 1: negative is missing"),
         ("pairs.jsonl", '{"positive": " ", "negative": "b"}', "line 1: positive must be a non-empty string"),
         ("pairs.jsonl", '{"positive": "a", "negative": "b", "topic": 3}', "line 1: topic must be a string"),
         ("pairs.csv", "positive,negativ\na,b\n", "line 2: unknown field 'negativ'; did you mean 'negative'"),
         ("pairs.csv", "positive,negative\na,b,c\n", "line 2 has more cells than the header has columns"),
-        ("pairs.csv", "positive,negative\na\n", "line 2: negative must be a non-empty string"),
-        ("pairs.csv", "positive,negative\n\xff,b\n", "cannot be read"),
+        ("pairs.csv", "positive,negative\na\n", "line 2: negative is missing"),
+        ("pairs.csv", "positive,negative\na,b\n\xff,b\n", r"pairs\.csv, line 3 is not UTF-8.*save the file in UTF-8"),
     ],
 )
 def test_an_error_names_the_line_and_field(tmp_path: Path, name: str, content: str, said: str) -> None:

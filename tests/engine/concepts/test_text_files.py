@@ -54,7 +54,9 @@ def test_the_error_for_neither_or_both_shows_both_formats(tmp_path: Path, name: 
         ("a.md", "hello", "is not a supported file type"),
         ("a.jsonl", "hello", "line 1 is not valid JSON"),
         ("a.jsonl", "[1]", "line 1 is not a JSON object"),
-        ("a.jsonl", '{"positive": "only"}', "negative must be a non-empty string"),
+        ("a.jsonl", '{"positive": "only"}', "negative is missing"),
+        ("a.jsonl", '{"prompt": " "}', "line 1: prompt must be a non-empty string"),
+        ("a.csv", 'prompt,more\n"",1\n', "line 2: prompt must be a non-empty string"),
         ("a.csv", "prompt\n", "contains no prompts"),
         ("a.txt", "\n \n", "contains no prompts"),
     ],
@@ -64,6 +66,17 @@ def test_an_invalid_file_is_refused(tmp_path: Path, name: str, content: str, sai
     path.write_text(content)
     with pytest.raises(RequestError, match=said):
         open_texts(path)
+
+
+def test_a_later_line_without_a_prompt_or_not_utf8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt": "a"}\n{"promt": "b"}\n')
+    with pytest.raises(RequestError, match=r"a\.jsonl, line 2: prompt is missing\. Expected: a prompt in each line"):
+        list(open_prompts(path).texts())
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"fine\n" * 5000 + b"caf\xe9\n" + b"fine\n" * 5000)  # beyond the first block that is read
+    with pytest.raises(RequestError, match=r"a\.txt, line 5001 is not UTF-8"):
+        list(open_prompts(path).texts())
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

@@ -47,10 +47,12 @@ def test_invalid_devices(place: int | str) -> None:
 def test_limits_on_the_command_line() -> None:
     assert read_max_memory(["0=20GB", "1=10GB", "200MB"]) == {0: 20 * 10**9, 1: 10 * 10**9, "cpu": 200 * 10**6}
     assert read_max_memory(["cpu=1GB"]) == {"cpu": 10**9}
+    assert read_max_memory(["cpu=0", "0=2000000000"]) == {"cpu": 0, 0: 2 * 10**9}
     for wrong, said in (
         (["1GB", "cpu=2GB"], "the memory limit for cpu is given twice"),
         (["=1GB=2"], "there is no device '=1GB' to hold weights"),
         (["cpu="], "is not a size"),
+        (["20"], r"a memory limit of 20 bytes holds no weights\. Expected: a size such as 200MB or 16GiB"),
     ):
         with pytest.raises(RequestError, match=said):
             read_max_memory(wrong)

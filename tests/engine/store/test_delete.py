@@ -8,7 +8,7 @@ import engine
 from engine.errors import StoreError
 from engine.records.captures import ContrastData
 from engine.store.catalog import list_captures
-from engine.store.delete import delete_capture, delete_directions
+from engine.store.delete import delete_capture, delete_directions, kept_directions
 from engine.store.directions import list_directions
 
 
@@ -19,6 +19,21 @@ def test_a_capture_is_deleted_with_its_directions_and_others_stay(contrast_data:
     assert delete_capture("mine", store=tmp_path) == ["mine.json", "mine.pt", "mine.directions.safetensors"]
     assert [entry.name for entry in list_captures(tmp_path)] == ["other"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.json", "other.pt"]
+
+
+def test_directions_under_another_name_are_kept_and_named(contrast_data: ContrastData, tmp_path: Path) -> None:
+    directions = engine.extract_directions(contrast_data)
+    for name in ("mine", "other"):
+        engine.save_activations(contrast_data, name, store=tmp_path)
+        engine.save_directions(directions, name, store=tmp_path)
+    engine.save_directions(directions, "probe", store=tmp_path, capture="mine")
+    (tmp_path / "broken.directions.safetensors").write_bytes(b"x")
+    assert kept_directions("mine", store=tmp_path) == ["probe.directions.safetensors"]
+    assert kept_directions(tmp_path / "mine.pt") == ["probe.directions.safetensors"]
+    assert kept_directions("other", store=tmp_path) == kept_directions(r"a\x1b", store=tmp_path) == []
+    delete_capture("mine", store=tmp_path)
+    assert list_directions(tmp_path) == ["broken", "other", "probe"]
+    assert delete_capture("probe", store=tmp_path) == ["probe.directions.safetensors"]
 
 
 def test_leftovers_of_a_killed_save_can_be_deleted(contrast_data: ContrastData, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import engine
 from engine.errors import StoreError
 from engine.records.captures import ActivationData, ContrastData
+from engine.store.delete import kept_directions
 from engine.store.directions import path_of, read_header
 from engine.store.names import locate
 from engine.store.verify import Verification
@@ -59,6 +60,23 @@ def test_shards_move_with_their_folder(sharded: Path) -> None:
     (sharded / "final.json").unlink()
     engine.rename_capture("final", "begun", store=sharded)
     assert engine.verify_capture("begun", store=sharded).status == "unfinished"
+
+
+def test_directions_under_another_name_follow_their_capture(both: Path) -> None:
+    directions, leading = engine.load_directions("mine", store=both)
+    engine.save_directions(directions, "probe", store=both, leading=leading, capture="mine")
+    engine.rename_capture("mine", "final", store=both)
+    engine.rename_capture("probe", "lens", store=both)
+    assert kept_directions("final", store=both) == ["lens.directions.safetensors"]
+    found, found_leading = engine.load_directions("lens", store=both)
+    assert found_leading == leading
+    assert all(torch.equal(found[layer]["vector"], directions[layer]["vector"]) for layer in directions)
+    assert engine.verify_capture("lens", store=both).status == "ok"
+    damaged = both / "lens.directions.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\0")
+    before = damaged.read_bytes()
+    assert engine.rename_capture("final", "again", store=both).name == "again"
+    assert damaged.read_bytes() == before
 
 
 def test_directions_alone_are_renamed(both: Path) -> None:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import engine
 from engine.errors import StoreError
 from engine.records.captures import ActivationData, ContrastData, Factors
+from engine.remedies import Remedy
 from engine.store.catalog import show_capture
 from engine.store.write import write_atomically
 from tests.engine.cli.conftest import concept_text
@@ -251,6 +252,20 @@ except engine.LayerscopeError as error:
     assert "nothing was saved" in child.stdout, child.stderr
     assert "File too large" in child.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.json", "first.pt"]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_read_only_folder_needs_another_folder_not_less_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(StoreError) as caught:
+        write_atomically(tmp_path / "file", b"content")
+    assert caught.value.next_step is Remedy.CHOOSE_FOLDER
+    assert os.strerror(number) in caught.value.problem
 
 
 def test_a_file_is_written_completely_and_its_folder_created(tmp_path: Path) -> None:

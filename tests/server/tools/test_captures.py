@@ -163,6 +163,8 @@ async def test_saved_directions_are_listed_described_and_deleted(app: Layerscope
             gone = await call(client, "delete_capture", name=name, directions_only=True, confirm=True)
             assert gone["deleted"] == [f"{name}.directions.safetensors"]
         assert {"loudness.json", "loudness.pt"} <= set(contents(store))
+        gone = await call(client, "delete_capture", name="loudness", confirm=True)
+        assert (gone["deleted"], gone["kept"]) == (["loudness.json", "loudness.pt"], ["mine.directions.safetensors"])
         gone = await call(client, "delete_capture", name="mine", confirm=True)
         assert gone["deleted"] == ["mine.directions.safetensors"]
         assert (await call(client, "list_captures"))["directions"] == []

@@ -57,7 +57,7 @@ async def test_the_templates_of_the_built_in_concepts_are_the_default(app: Layer
         ({"topics": ["w20"]}, "at least 2 items"),
         ({"templates": [{"name": "t", "user": "{persona} {persona} {topic}"}]}, "{persona} exactly once"),
         ({"templates": [{"name": "t", "user": "{persona.__class__} {topic}"}]}, "{persona} exactly once"),
-        ({"personas": [{"name": "p", "positive": "x"}] * 2}, "negative: Field required"),
+        ({"personas": [{"name": "p", "positive": "x"}] * 2}, "negative is missing"),
         ({"personas": [{"name": "p", "positive": "x", "negative": "y", "neutral": "z"}] * 2}, "neutral"),
     ],
 )

@@ -73,8 +73,8 @@ async def test_against_another_layer_it_says_why_one_is_ranked_above_the_other(
         ({"layer": 4}, "[0, 1, 2, 3]"),
         ({"layer": 1, "against": 4}, "0, 1, 2, 3"),
         ({"layer": 1, "against": 1}, "two different ranked layers"),
-        ({"layer": 1, "against": -1}, "greater than or equal to 0"),
-        ({"layer": 1, "against": "first"}, "valid integer"),
+        ({"layer": 1, "against": -1}, "against: at least 0"),
+        ({"layer": 1, "against": "first"}, "a whole number"),
     ],
 )
 async def test_missing_layers(app: LayerscopeServer, arguments: dict[str, object], said: str) -> None:
