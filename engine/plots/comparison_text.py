@@ -42,9 +42,9 @@ def describe_comparison(comparison: Comparison) -> list[str]:
         comparison: Comparison from `compare_captures`.
 
     Returns:
-        For two concepts on one model, the cosine against random directions, the split-half cosine, then the transfer
-        both ways at the layer where their own directions separate best. For two models, the best layer and the ties of
-        each.
+        For two concepts on one model, whether their directions point the same way at the layer where they separate
+        best, at how many layers they differ from random ones, and the transfer both ways. For two models, the best
+        layer and the ties of each.
     """
     one, other = comparison["titles"]
     if comparison["kind"] == "depth":
@@ -53,26 +53,36 @@ def describe_comparison(comparison: Comparison) -> list[str]:
             for name, title in zip(comparison["names"], (one, other), strict=True)
         ]
     rows = comparison["directions"]
-    beyond = [row for row in rows if abs(row["cosine"]) > row["chance"]]
-    strongest = max(rows, key=lambda row: abs(row["cosine"]))
+    best = max(rows, key=lambda row: sum(own["auroc"] for own in row["own"] if own is not None))
+    beyond = sum(abs(row["cosine"]) > row["chance"] for row in rows)
     return [
-        f"The cosine of the {one} and {other} directions is outside the 95% range of random directions from the same"
-        f" captures at {len(beyond)} of {len(rows)} layers (each layer tested separately). It is furthest from 0 at"
-        f" layer {strongest['layer']}: {strongest['cosine']:+.2f}, against ±{strongest['chance']:.2f} for random"
-        " directions.",
-        f"The split-half cosine there is {strongest['ceiling']:.2f}: about what two estimates of the same direction"
-        " would reach.",
-        _transfers(rows, one, other),
+        f"At layer {best['layer']}, where their own directions separate best, {_alike(best, one, other)}",
+        f"The cosine is outside the 95% range of random directions at {beyond} of {len(rows)} layers (each layer tested"
+        " separately).",
+        _transfers(best, one, other),
     ]
 
 
-def _transfers(rows: Sequence[ComparedLayer], one: str, other: str) -> str:
-    best = max(rows, key=lambda row: sum(own["auroc"] for own in row["own"] if own is not None))
+def _alike(row: ComparedLayer, one: str, other: str) -> str:
+    """Whether two directions point the same way, opposite ways, or nowhere in particular."""
+    cosine = f"cosine {row['cosine']:+.2f}, random directions from the same captures ±{row['chance']:.2f}"
+    if row["ceiling"] <= row["chance"]:
+        return (
+            f"the {one} and {other} directions are not measured well enough to compare: two halves of one capture agree"
+            f" by {row['ceiling']:.2f}, no more than random directions do ({cosine})."
+        )
+    halves = f"two halves of one capture agree by {row['ceiling']:.2f}"
+    if abs(row["cosine"]) <= row["chance"]:
+        return f"the {one} and {other} directions are no more alike than random ones ({cosine}; {halves})."
+    ways = "the same way" if row["cosine"] > 0 else "opposite ways"
+    return f"the {one} and {other} directions point {ways} ({cosine}; {halves})."
+
+
+def _transfers(best: ComparedLayer, one: str, other: str) -> str:
     first, second = best["own"]
     return (
-        f"At layer {best['layer']} (1 on 2), the {one} direction sorts the {other} pairs with"
-        f" {_auroc(best['transfer'], second)}; back (2 on 1), the {other} direction sorts the {one} pairs with"
-        f" {_auroc(best['back'], first)}."
+        f"There (1 on 2), the {one} direction sorts the {other} pairs with {_auroc(best['transfer'], second)}; back (2"
+        f" on 1), the {other} direction sorts the {one} pairs with {_auroc(best['back'], first)}."
     )
 
 

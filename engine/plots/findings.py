@@ -8,7 +8,7 @@ from itertools import pairwise
 from engine.plots.specificity_text import neighbour_sentences
 from engine.records.captures import CaptureEstimate
 from engine.records.files import CaptureRecord
-from engine.records.results import RankedLayer, Ranking
+from engine.records.results import Confound, RankedLayer, Ranking
 
 
 def cost_in_words(estimate: CaptureEstimate) -> str:
@@ -60,6 +60,7 @@ def norm_in_words(value: float) -> str:
 SIGNIFICANT = 0.05
 
 _SATURATED = 0.995
+_TELLING, _TELLING_PAIRS = 0.025, 0.1  # distance from chance
 _TESTS = {"crossed": "all at once"}
 _COMPONENTS = {"pair": "single pair", "pairs": "single pair"}
 
@@ -81,7 +82,7 @@ def describe_findings(record: CaptureRecord) -> list[str]:
         return []
     return [
         _exceed(ranking),
-        *neighbour_sentences(record.get("specificity")),
+        *(neighbour_sentences(record.get("specificity")) if significant_layers(ranking) else []),
         *_order(ranking),
         *_below_chance(ranking),
         *_beginning(ranking),
@@ -294,6 +295,18 @@ def _confounds(record: CaptureRecord) -> list[str]:
     report = record["confounds"]
     if report is None or not report["checks"]:
         return []
-    found = ", ".join(f"{check['what']} {check['auroc']:.2f}" for check in report["checks"])
     best = record["ranking"]["layers"][0]["auroc"] if record["ranking"] else 0.5
-    return [f"Baselines without the model (held-out AUROC; chance 0.50, best layer {best:.2f}): {found}."]
+    found = [words for check in report["checks"] if (words := _baseline(check))]
+    others = len(report["checks"]) - len(found)
+    if others:
+        found.append(f"{'the others' if found else 'all'} at chance")
+    return [f"Baselines without the model (held-out AUROC; best layer {best:.2f}): {', '.join(found)}."]
+
+
+def _baseline(check: Confound) -> str:
+    """A baseline that tells the classes apart, with the share of pairs that it orders; empty at chance."""
+    ordered = check.get("within_pairs", 0.5)
+    if abs(check["auroc"] - 0.5) < _TELLING and abs(ordered - 0.5) < _TELLING_PAIRS:
+        return ""
+    pairs = f" ({ordered:.0%} of pairs in order)" if "within_pairs" in check else ""
+    return f"{check['what']} {check['auroc']:.2f}{pairs}"

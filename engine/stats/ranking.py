@@ -37,7 +37,7 @@ Look = Callable[[int, HeldOutLayer], None]
 """Called with a layer and its held-out projections."""
 
 RESAMPLES = 2000
-PERMUTATIONS = 10_000
+PERMUTATIONS = 4096  # all of up to 13 groups
 CONFIDENCE = 0.95
 _MARGIN_DIGITS = 4  # margins grow with the square of the number of layers, so the JSON keeps them short
 

@@ -8,7 +8,6 @@ from engine.plots.comparison_text import comparison_as_text, describe_comparison
 from engine.plots.layers_text import render_text
 from engine.records.results import Comparison
 from tests.engine.plots.results import (
-    COSINES,
     FEW,
     MANY,
     compared_depths,
@@ -26,16 +25,15 @@ layer cosine random 95% split-half 1 on 2 2 on 1 -1         0         +1
     1  -1.00      ±0.50       0.80   0.00   0.25 ●    ░░░░░░│░░░░░░
     2  +0.05      ±0.20       0.95   0.53   0.51          ░░│●░
     3  -0.30      ±0.25       0.70   0.35   0.42         ●░░│░░░
-The cosine of the honesty and empathy directions is outside the 95% range of
-random directions from the same captures at 3 of 4 layers (each layer tested
-separately). It is furthest from 0 at layer 0: +1.00, against ±0.10 for random
-directions.
-The split-half cosine there is 0.90: about what two estimates of the same
-direction would reach.
-At layer 0 (1 on 2), the honesty direction sorts the empathy pairs with AUROC
-1.00 (95% interval 0.95 to 1.00), their own held-out direction with 0.80; back
-(2 on 1), the empathy direction sorts the honesty pairs with AUROC 0.75 (95%
-interval 0.70 to 0.80), their own held-out direction with 0.90.
+At layer 0, where their own directions separate best, the honesty and empathy
+directions point the same way (cosine +1.00, random directions from the same
+captures ±0.10; two halves of one capture agree by 0.90).
+The cosine is outside the 95% range of random directions at 3 of 4 layers (each
+layer tested separately).
+There (1 on 2), the honesty direction sorts the empathy pairs with AUROC 1.00
+(95% interval 0.95 to 1.00), their own held-out direction with 0.80; back (2 on
+1), the empathy direction sorts the honesty pairs with AUROC 0.75 (95% interval
+0.70 to 0.80), their own held-out direction with 0.90.
 warning: they differ in dtype: float32 and bfloat16
 """
 
@@ -107,37 +105,48 @@ def test_cosines_beyond_chance_have_another_color() -> None:
     assert colors == ["yellow", "yellow", "blue", "yellow"]
 
 
-@pytest.mark.parametrize("rows", [COSINES[2:3], [(14, -0.4, 0.5, 0.6)]], ids=["weak", "within chance"])
-def test_one_layer(rows: list[tuple[int, float, float, float]]) -> None:
-    first, second, _ = describe_comparison(compared_directions(rows))
-    assert " at 0 of 1 layers " in first
-    assert f"at layer {rows[0][0]}: {rows[0][1]:+.2f}, against ±{rows[0][2]:.2f} for random directions." in first
-    assert f"there is {rows[0][3]:.2f}" in second
-    assert len(marks_of(compared_directions(rows))) == 1
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ((14, 0.4, 0.1, 0.7), "point the same way (cosine +0.40, random directions from the same captures ±0.10; two"),
+        ((14, -0.72, 0.1, 0.7), "point opposite ways (cosine -0.72,"),
+        ((14, -0.4, 0.5, 0.6), "are no more alike than random ones (cosine -0.40,"),
+        ((14, 0.4, 0.1, 0.0), "are not measured well enough to compare: two halves of one capture agree by 0.00, no"),
+    ],
+    ids=["same", "opposite", "within chance", "not measured"],
+)
+def test_what_two_directions_have_in_common(row: tuple[int, float, float, float], words: str) -> None:
+    """Opposite directions were called `closer than random`, and halves of 0.00 what one same direction would show."""
+    first, *_ = describe_comparison(compared_directions([row]))
+    assert first.startswith(
+        "At layer 14, where their own directions separate best, the honesty and empathy directions " + words
+    )
+    assert len(marks_of(compared_directions([row]))) == 1
 
 
-def test_the_layer_furthest_from_zero_may_be_negative() -> None:
-    first, second, _ = describe_comparison(compared_directions([(3, 0.4, 0.1, 0.7), (9, -0.6, 0.2, 0.8)]))
-    assert "furthest from 0 at layer 9: -0.60, against ±0.20 for random directions." in first
-    assert "there is 0.80" in second
+def test_the_headline_is_not_about_a_layer_where_neither_concept_shows() -> None:
+    """The strongest cosine can be at a layer inside the noise."""
+    comparison = compared_directions([(3, 0.4, 0.1, 0.7), (9, -0.6, 0.2, 0.8)])
+    comparison["directions"][1]["own"] = (sorted_pairs(0.5), sorted_pairs(0.55))
+    assert describe_comparison(comparison)[0].startswith("At layer 3, ")
 
 
 def test_negative_cosines_beyond_chance_are_counted() -> None:
     rows = [(0, 0.3, 0.3, 0.9), (1, 0.31, 0.3, 0.9), (2, -0.31, 0.3, 0.9), (3, -0.2, 0.3, 0.9)]
-    assert "at 2 of 4 layers" in describe_comparison(compared_directions(rows))[0]
+    assert "at 2 of 4 layers" in describe_comparison(compared_directions(rows))[1]
 
 
 def test_transfer_both_ways_is_given_where_the_own_directions_separate_best() -> None:
     comparison = compared_directions([(3, 0.4, 0.1, 0.7), (9, -0.6, 0.2, 0.8)])
     comparison["directions"][0]["own"] = (sorted_pairs(0.95), sorted_pairs(0.8))
     assert describe_comparison(comparison)[2] == (
-        "At layer 3 (1 on 2), the honesty direction sorts the empathy pairs with AUROC 0.70 (95% interval 0.65 to"
-        " 0.75), their own held-out direction with 0.80; back (2 on 1), the empathy direction sorts the honesty pairs"
-        " with AUROC 0.60 (95% interval 0.55 to 0.65), their own held-out direction with 0.95."
+        "There (1 on 2), the honesty direction sorts the empathy pairs with AUROC 0.70 (95% interval 0.65 to 0.75),"
+        " their own held-out direction with 0.80; back (2 on 1), the empathy direction sorts the honesty pairs with"
+        " AUROC 0.60 (95% interval 0.55 to 0.65), their own held-out direction with 0.95."
     )
     comparison["directions"][0]["own"] = (None, None)
     comparison["directions"][1]["own"] = (None, None)
-    assert "own" not in describe_comparison(comparison)[2]
+    assert "their own" not in describe_comparison(comparison)[2]
 
 
 def test_each_model_has_its_own_sentence() -> None:

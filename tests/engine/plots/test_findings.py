@@ -62,9 +62,7 @@ def test_a_norm_takes_at_most_eight_characters(value: float) -> None:
     assert float(words) == pytest.approx(value, rel=0.0051, abs=0.00051)
 
 
-BASELINES = (
-    "Baselines without the model (held-out AUROC; chance 0.50, best layer 0.83): prompt length 0.50, all words 0.50."
-)
+BASELINES = "Baselines without the model (held-out AUROC; best layer 0.83): all at chance."
 RAW_NORM = "The raw difference norm, which grows with depth, would have picked layer 3 (rank 4 here)."
 LIMITS = (
     "Personas limit the result: 70% of the squared error at layer 1 comes from them, 30% from single pairs; more"
@@ -227,8 +225,20 @@ def test_layers_are_named_by_number_and_not_by_index() -> None:
 
 
 def test_baselines_are_reported_with_the_best_layer() -> None:
-    *_, baselines, _ = describe_findings(contrast_record(confounds=confounds_of(0.93)))
-    assert baselines == BASELINES.replace("length 0.50", "length 0.93")
+    confounds = confounds_of(0.93)
+    *_, baselines, _ = describe_findings(contrast_record(confounds=confounds))
+    assert baselines == BASELINES.replace("all at", "prompt length 0.93, the others at")
+    confounds["checks"][0]["within_pairs"] = 0.98
+    *_, baselines, _ = describe_findings(contrast_record(confounds=confounds))
+    assert baselines == BASELINES.replace("all at", "prompt length 0.93 (98% of pairs in order), the others at")
+
+
+def test_a_baseline_that_orders_pairs_only_is_reported() -> None:
+    """Every positive prompt a little longer than its partner: an AUROC near chance hides it."""
+    confounds = confounds_of(0.51)
+    confounds["checks"][0]["within_pairs"] = 1.0
+    *_, baselines, _ = describe_findings(contrast_record(confounds=confounds))
+    assert "prompt length 0.51 (100% of pairs in order)" in baselines
 
 
 def test_without_a_ranking_there_are_no_findings() -> None:

@@ -42,8 +42,8 @@ The concept shows from layer 1 on; the largest rise is from layer 0 (d' 0.40) to
 Personas limit the result: 70% of the squared error at layer 1 comes from them,
 30% from single pairs; more personas narrow the interval, more pairs of the same
 ones hardly do.
-Baselines without the model (held-out AUROC; chance 0.50, best layer 0.83):
-prompt length 0.90, all words 0.50.
+Baselines without the model (held-out AUROC; best layer 0.83): prompt length
+0.90, the others at chance.
 The raw difference norm, which grows with depth, would have picked layer 4 (rank
 3 here).
 warning: 3 templates are few

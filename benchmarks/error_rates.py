@@ -1,0 +1,205 @@
+"""Measure how often a ranking finds something in noise, and how often it finds what is there.
+
+Every set is a new capture: new personas, templates, topics and pairs, each with random effects of its own, of the
+standard deviation that a setting states, in units of single pairs. A set counts as found if any layer has p <= 0.05.
+Layers are correlated by 0.7, as in a model. Without an effect in the population, at most 5% should be found.
+
+Examples:
+    .venv/bin/python benchmarks/error_rates.py                       # all settings, 400 sets each
+    .venv/bin/python benchmarks/error_rates.py --sets 100 --markdown
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # measure this checkout, not an installed version
+
+from engine.concepts.pairs import DEFAULT_SAMPLES, QUICK_SAMPLES, draw_pairs
+from engine.records.captures import ActivationData, Concept, ContrastData, Factors, Persona, Template
+from engine.records.results import Ranking
+from engine.stats.ranking import rank_layers
+
+Array = NDArray[np.float64]
+
+LAYERS, WIDTH, ALIKE = 4, 32, 0.7
+DRAWS = 199  # permutations and resamples
+EFFECT = 10  # the coordinate along which classes differ
+FACTORS = ("persona", "template", "topic")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A population of captures.
+
+    Attributes:
+        name: What varies, for the table.
+        effects: Standard deviation of the effects of each factor.
+        strength: Distance between the classes in the population; 0 is the null.
+        pairs: Number of pairs drawn from 24 personas, 12 templates and 40 topics.
+        design: `crossed`, `personas` (8 of them, 9 pairs each) or `none` (independent pairs without factors).
+        heavy: Whether noise and effects follow Student's t with three degrees of freedom, else the normal distribution.
+        decay: Exponent of the power law by which coordinates shrink; 0 for equal ones.
+        unequal: Whether groups and pairs differ in their variance (log-normal, by factors of about two).
+    """
+
+    name: str
+    effects: Mapping[str, float] = field(default_factory=dict)
+    strength: float = 0.0
+    pairs: int = DEFAULT_SAMPLES
+    design: str = "crossed"
+    heavy: bool = False
+    decay: float = 0.0
+    unequal: bool = False
+
+    def factors(self) -> list[Factors] | None:
+        """Factors of the pairs."""
+        if self.design == "none":
+            return None
+        if self.design == "personas":
+            return [Factors(persona=f"p{i % 8}", template="only", topic="only") for i in range(72)]
+        concept = Concept(
+            name="any",
+            description="any",
+            positive="one",
+            negative="other",
+            personas=tuple(Persona(f"p{i}", f"one {i}", f"other {i}") for i in range(24)),
+            templates=tuple(Template(name=f"t{i}", user="{persona} {topic}") for i in range(12)),
+            topics=tuple(f"topic {i}" for i in range(40)),
+        )
+        return [pair.factors for pair in draw_pairs(concept, self.pairs)]
+
+    def contrasts(self, sets: int, seed: int = 0) -> Iterator[ContrastData]:
+        """Draw captures from the population."""
+        rng = np.random.default_rng(seed)
+        factors = self.factors()
+        for _ in range(sets):
+            yield self._draw(rng, factors)
+
+    def _draw(self, rng: np.random.Generator, factors: list[Factors] | None) -> ContrastData:
+        pairs = len(factors) if factors else 72
+        middles, differences = 30 + self._noise(rng, pairs), self._noise(rng, pairs)
+        for factor, spread in self.effects.items():
+            names = [str(dict(pair)[factor]) for pair in factors or []]
+            groups = np.unique(names, return_inverse=True)[1]
+            effects = spread * self._noise(rng, groups.max() + 1)
+            if self.unequal:
+                effects *= np.exp(0.8 * rng.normal(size=(groups.max() + 1, 1)))
+            differences += effects[:, groups]
+        if self.unequal:
+            differences *= np.exp(0.5 * rng.normal(size=(pairs, 1)))
+        differences[:, :, EFFECT] += self.strength
+        return contrast_of(middles + differences / 2, middles - differences / 2, factors)
+
+    def _noise(self, rng: np.random.Generator, rows: int) -> Array:
+        """Correlated layers of noise, `(layers, rows, width)`."""
+
+        def draw(*shape: int) -> Array:
+            drawn: Array = rng.standard_t(3, size=shape) / 3**0.5 if self.heavy else rng.normal(size=shape)
+            return drawn
+
+        spread = np.arange(1, WIDTH + 1) ** -self.decay
+        mixed: Array = (1 - ALIKE) ** 0.5 * draw(LAYERS, rows, WIDTH) + ALIKE**0.5 * draw(rows, WIDTH)
+        return mixed * spread / np.sqrt(np.mean(spread**2))
+
+
+NULLS = (
+    Setting("independent pairs, no factors", design="none"),
+    Setting("8 personas, each with its own strong direction", {"persona": 1.5}, design="personas"),
+    Setting("templates mainly", {"persona": 0.2, "template": 1.0, "topic": 0.2}),
+    Setting(
+        "personas 1, templates .3, topics .3, anisotropic, heavy tails",
+        {"persona": 1.0, "template": 0.3, "topic": 0.3},
+        heavy=True,
+        decay=0.5,
+    ),
+    Setting(
+        "all three 1, anisotropic, heavy tails",
+        {"persona": 1.0, "template": 1.0, "topic": 1.0},
+        heavy=True,
+        decay=0.5,
+    ),
+    Setting("all three .5", {"persona": 0.5, "template": 0.5, "topic": 0.5}),
+    Setting(
+        "personas .7, templates .4, topics .4, unequal variances",
+        {"persona": 0.7, "template": 0.4, "topic": 0.4},
+        decay=0.5,
+        unequal=True,
+    ),
+)
+"""Populations without an effect."""
+
+_REALISTIC = {"persona": 0.5, "template": 0.2, "topic": 0.2}
+EFFECTS = tuple(
+    Setting(f"strength {strength:.0f}, {pairs} pairs", _REALISTIC, strength, pairs, heavy=True, decay=0.5)
+    for pairs in (DEFAULT_SAMPLES, QUICK_SAMPLES)
+    for strength in (1.0, 2.0)
+)
+"""Populations with an effect, at the default design and at that of `--quick`."""
+
+
+def contrast_of(positive: Array, negative: Array, factors: list[Factors] | None) -> ContrastData:
+    """A contrast of given states, `(layers, pairs, hidden)` for each class."""
+
+    def prompts(states: Array) -> list[ActivationData]:
+        return [
+            ActivationData(
+                activations={layer: torch.from_numpy(states[layer, pair])[None, None] for layer in range(len(states))},
+                input_ids=torch.zeros(1, 1, dtype=torch.long),
+                tokens=["x"],
+                prompt="x",
+                num_layers=len(states),
+                captured_layers=list(range(len(states))),
+            )
+            for pair in range(states.shape[1])
+        ]
+
+    data = ContrastData(
+        positive=prompts(positive),
+        negative=prompts(negative),
+        num_pairs=positive.shape[1],
+        concept=None,
+        layers=list(range(len(positive))),
+    )
+    if factors is not None:
+        data["factors"] = factors
+    return data
+
+
+def rankings(setting: Setting, sets: int, seed: int = 0) -> Iterator[Ranking]:
+    """Rank captures from a population."""
+    for number, data in enumerate(setting.contrasts(sets, seed)):
+        yield rank_layers(data, resamples=DRAWS, permutations=DRAWS, seed=number)
+
+
+def found(setting: Setting, sets: int, seed: int = 0) -> float:
+    """Share of captures with p <= 0.05 at any layer."""
+    least = [min(row["p_value"] for row in ranking["layers"]) for ranking in rankings(setting, sets, seed)]
+    return float(np.mean(np.array(least) <= 0.05))
+
+
+def main() -> None:
+    """Print the share of sets in which something was found, for every setting."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", type=int, default=400, help="sets per setting")
+    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.markdown:
+        print("| population | sets | found at 5% |\n| --- | --- | --- |")
+    for setting in (*NULLS, *EFFECTS):
+        share = found(setting, arguments.sets)
+        row = (setting.name, str(arguments.sets), f"{share:.1%}")
+        print(f"| {' | '.join(row)} |" if arguments.markdown else f"{row[0]:<64}{row[1]:>5}{row[2]:>8}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
