@@ -107,8 +107,9 @@ class Setting:
             return drawn
 
         spread = np.arange(1, WIDTH + 1) ** -self.decay
-        mixed: Array = (1 - ALIKE) ** 0.5 * draw(LAYERS, rows, WIDTH) + ALIKE**0.5 * draw(rows, WIDTH)
-        return mixed * spread / np.sqrt(np.mean(spread**2))
+        mixed = (1 - ALIKE) ** 0.5 * draw(LAYERS, rows, WIDTH) + ALIKE**0.5 * draw(rows, WIDTH)
+        scaled: Array = mixed * (spread / np.sqrt(np.mean(spread**2)))
+        return scaled
 
 
 NULLS = (
