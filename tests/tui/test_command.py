@@ -88,7 +88,7 @@ from tui.app import LayerscopeApp
 
 async def look():
     async with LayerscopeApp(Path("activations")).run_test(size=(120, 40)) as pilot:
-        await wait_for(pilot, "4 captures", "Layer 16 leads")
+        await wait_for(pilot, "4 captures", "layer 16,")
         await pilot.press("enter", "space", "G", "2", "3", "4", "escape", "n")
         await wait_for(pilot, "New capture")
 
