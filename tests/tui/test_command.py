@@ -165,7 +165,7 @@ def terminal(real_store: Path) -> Iterator[Callable[..., Terminal]]:
 
 def test_in_a_terminal_from_start_to_quit(terminal: Callable[..., Terminal]) -> None:
     shell = terminal()
-    shell.wait_for("2 captures", "tiny_loud", "leads")
+    shell.wait_for("2 captures", "tiny_loud", "Highest: layer")
     shell.press("/")
     shell.wait_for("words, or column:value")
     shell.press("w", "a", "r", "m", "Enter")

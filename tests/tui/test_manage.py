@@ -29,7 +29,7 @@ async def test_deletes_the_files_that_it_names_after_a_question(store: Path) -> 
         await pilot.press("delete")
         await wait_for(pilot, "Delete small_warmth?")
         await pilot.press("y")
-        await wait_for(pilot, "3 captures", "layer 9,", "deleted small_warmth.json")
+        await wait_for(pilot, "3 captures", "calm  someone", "deleted small_warmth.json")
     assert files(store, "small_warmth") == []
     assert len(files(store, "small_calm")) == 2
 
