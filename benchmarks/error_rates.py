@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -222,17 +222,24 @@ def main() -> None:
     torch.set_num_threads(1)
     if arguments.markdown:
         print("| population | sets | found at 5% |\n| --- | --- | --- |")
-    for setting in (*NULLS, *EFFECTS):
-        row = (setting.name, str(arguments.sets), f"{found(setting, arguments.sets):.1%}")
-        print(f"| {' | '.join(row)} |" if arguments.markdown else f"{row[0]:<64}{row[1]:>5}{row[2]:>8}", flush=True)
+    rows = (
+        (setting.name, str(arguments.sets), f"{found(setting, arguments.sets):.1%}") for setting in (*NULLS, *EFFECTS)
+    )
+    _print_rows(rows, markdown=arguments.markdown)
     if arguments.markdown:
         print("\n| population | intervals | contain the expected score | layers tied with the best |")
         print("| --- | --- | --- | --- |")
-    for setting in REALISTIC:
-        inside, tied = covered(setting, arguments.sets // 4)
-        row = (setting.name, str(arguments.sets // 4 * LAYERS), f"{inside:.1%}", f"{tied:.1%}")
-        line = f"{row[0]:<64}{row[1]:>5}{row[2]:>8}{row[3]:>8}"
-        print(f"| {' | '.join(row)} |" if arguments.markdown else line, flush=True)
+    sets = arguments.sets // 4
+    shares = ((setting.name, covered(setting, sets)) for setting in REALISTIC)
+    lines = ((name, str(sets * LAYERS), f"{inside:.1%}", f"{tied:.1%}") for name, (inside, tied) in shares)
+    _print_rows(lines, markdown=arguments.markdown)
+
+
+def _print_rows(rows: Iterable[tuple[str, ...]], *, markdown: bool) -> None:
+    """Print each row as soon as it is measured."""
+    for name, *cells in rows:
+        line = f"{name:<64}" + "".join(f"{cell:>8}" for cell in cells)
+        print(f"| {' | '.join((name, *cells))} |" if markdown else line, flush=True)
 
 
 if __name__ == "__main__":
