@@ -148,6 +148,8 @@ def _values(data: ActivationData, direction: Direction) -> list[float]:
 
 def _far_off(values: list[float], direction: Direction) -> list[str]:
     """Warn if most tokens are far outside both classes: 0 and 1 then mean little."""
+    if "imported" in direction:
+        return ["the directions were imported without classes: 1 is the length of the vector in its file, not a class"]
     far = sum(not _LOW <= value <= _HIGH for value in values)
     if 2 * far <= len(values):
         return []
