@@ -103,7 +103,7 @@ def test_an_exported_vector_acts_at_its_block(smollm2: Loaded, honesty: dict[int
             here = changes_here(smollm2, ids, block, values)
             alike[block] = float(np.corrcoef(here.ravel(), there.ravel())[0, 1])
             if block == layer:
-                assert np.linalg.norm(there) == pytest.approx(np.linalg.norm(here), rel=0.05)
+                assert np.linalg.norm(there) == pytest.approx(np.linalg.norm(here), rel=0.1)
         assert alike.pop(layer) > 0.97
         assert max(alike.values()) < 0.95, f"layer {layer} acts at another block: {alike}"
 
