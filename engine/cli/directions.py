@@ -29,7 +29,7 @@ of block N, counted from 0.
 [bold]Examples[/bold]
 
   layerscope directions smollm2_honesty
-  layerscope directions smollm2_honesty --method logistic --output honesty_probe
+  layerscope directions smollm2_honesty --method lda --output honesty_lda
   layerscope directions smollm2_honesty --format gguf --output honesty.gguf
 """
 
@@ -41,7 +41,7 @@ READ_HELP = """Project a text onto the direction of a contrast, token by token.
 
   layerscope read smollm2_honesty --prompt "I swear that I did not take it"
   layerscope read smollm2_honesty -p "Did you do it?" --chat -o tokens.png
-  layerscope read honesty_probe --prompt "I swear" --layer 17 --json
+  layerscope read honesty_lda --prompt "I swear" --layer 17 --json
 """
 
 Name = Annotated[str, typer.Argument(help="Name of a capture, or path of one of its files.")]
@@ -91,6 +91,25 @@ def directions(
     print_lines(f"{saved}\n")
 
 
+def vectors_of(name: str, store: Path, method: str | None = None) -> "tuple[dict[int, Direction], int | None]":
+    """Directions to steer with: those of a capture by one method, or saved ones that have no capture of their name.
+
+    Args:
+        name: A name in the store, or a path.
+        store: The store folder for plain names.
+        method: See `extract_directions`; None for saved directions, and for the mean difference of a capture.
+
+    Returns:
+        Layer to direction, and the top-ranked layer; None without a ranking.
+    """
+    from engine.store.directions import SUFFIX, extract_captured, load_directions
+
+    path = capture_path(name.removesuffix(SUFFIX), store)
+    if method is None and (name.endswith(SUFFIX) or not locate(path).exist):
+        return load_directions(path)
+    return extract_captured(path, method or METHODS[0])
+
+
 def _export(
     narrator: Narrator,
     name: str,
@@ -104,13 +123,8 @@ def _export(
 ) -> None:
     """Write the directions of a capture, or saved ones that have none, as control vectors."""
     from engine.steering.vectors import export_directions
-    from engine.store.directions import SUFFIX, extract_captured, load_directions
 
-    path = capture_path(name.removesuffix(SUFFIX), store)
-    if method is None and (name.endswith(SUFFIX) or not locate(path).exist):
-        found, leading = load_directions(path)
-    else:
-        found, leading = extract_captured(path, method or METHODS[0])
+    found, leading = vectors_of(name, store, method)
     with narrator.engine_log():
         saved = export_directions(found, target, file_format, unit=unit, force=force)
     some = next(iter(found.values()))

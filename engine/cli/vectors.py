@@ -7,13 +7,18 @@ import msgspec
 import typer
 
 from engine.cli.console import Command, CommandGroup, Narrator, print_data, print_json, print_lines
-from engine.cli.directions import Store
-from engine.cli.store import capture_path, is_path
+from engine.cli.directions import Store, vectors_of
+from engine.cli.store import capture_path
 from engine.errors import RequestError
 from engine.records.files import VECTOR_ORIGINS
 from engine.store.names import DEFAULT_STORE
 
-HELP = """Import the control vectors of other tools, to read and steer with."""
+HELP = """Import the control vectors of other tools, to read and steer with.
+
+[bold]Examples[/bold]
+
+  layerscope vectors import joy.gguf --from repeng -m smollm2 -n joy
+"""
 
 IMPORT_HELP = """Import the control vectors of another tool as directions.
 
@@ -21,9 +26,9 @@ Layers are renumbered to the output of block N, counted from 0. Nothing in the f
 
 [bold]Examples[/bold]
 
-  layerscope vectors import happy.gguf --from repeng --model smollm2 --name happy
-  layerscope vectors import evil_response_avg_diff.pt --from persona-vectors --model qwen --name evil
-  layerscope vectors import happy.gguf --from llama.cpp --model smollm2 --name happy --compare smollm2_sentiment
+  layerscope vectors import joy.gguf --from repeng -m smollm2 -n joy
+  layerscope vectors import evil.pt --from persona-vectors -m qwen -n evil
+  layerscope vectors import v.gguf --from llama.cpp -m qwen -n v --compare mine
 """
 
 
@@ -52,12 +57,10 @@ def import_vectors(
     if origin not in VECTOR_ORIGINS:
         raise RequestError(f"there is no origin {origin!r}", expected=", ".join(VECTOR_ORIGINS))
     from engine.steering.vectors import direction_cosines, import_directions
-    from engine.store.directions import find_directions, save_directions
+    from engine.store.directions import save_directions
 
     narrator = Narrator(quiet=False)
-    own = None
-    if compare is not None:
-        own, _, _ = find_directions(compare if is_path(compare) else store / compare)
+    own = None if compare is None else vectors_of(compare, store)[0]
     with narrator.engine_log():
         found = import_directions(file, origin, model=model, own=own)
     cosines = direction_cosines(found, own) if own else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +32,7 @@ class Shape(NamedTuple):
     hidden_size: int
 
 
-def find_shape(model: str | PreTrainedModel) -> Shape:
+def find_shape(model: str | Path | PreTrainedModel) -> Shape:
     """Find the number of decoder blocks and the width of a model.
 
     A GGUF file is converted first, as when it is loaded; of a model on the hub only the config is downloaded.
@@ -47,7 +48,7 @@ def find_shape(model: str | PreTrainedModel) -> Shape:
         >>> find_shape("smollm2")[2:]
         (30, 576)
     """
-    if not isinstance(model, str):
+    if not isinstance(model, str | Path):
         known = describe_model(model)
         return Shape(known.source.alias, known.source.model_id, known.num_layers, known.hidden_size)
     source = find_source(model)
@@ -60,4 +61,4 @@ def find_shape(model: str | PreTrainedModel) -> Shape:
         config = AutoConfig.from_pretrained(location, trust_remote_code=False, **options)
         with torch.device("meta"):
             blocks = find_blocks(AutoModelForCausalLM.from_config(config)).blocks
-    return Shape(model, source.model_id, len(blocks), config.get_text_config(decoder=True).hidden_size)
+    return Shape(str(model), source.model_id, len(blocks), config.get_text_config(decoder=True).hidden_size)

@@ -112,7 +112,7 @@ def import_directions(
     source: str | Path | Mapping[int, Any],
     origin: str | None = None,
     *,
-    model: str | PreTrainedModel,
+    model: str | Path | PreTrainedModel,
     own: Mapping[int, Direction] | None = None,
 ) -> dict[int, Direction]:
     """Import control vectors from another tool as directions.
@@ -144,8 +144,8 @@ def import_directions(
 
     Example:
         >>> imported = import_directions({16: [1.0] * 576}, model="smollm2")
-        >>> imported[16]["vector"].norm().item(), imported[16]["positive_mean"]
-        (1.0, 24.0)
+        >>> imported[16]["vector"].shape, imported[16]["positive_mean"]
+        (torch.Size([576]), 24.0)
     """
     known = _known_origin(origin, given=isinstance(source, Mapping))
     shape = find_shape(model)

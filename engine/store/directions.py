@@ -126,7 +126,7 @@ def load_directions(name: str | Path, *, store: str | Path | None = None) -> tup
         raise StoreError(f"{target} is damaged: its vectors are not finite numbers", next_step=Remedy.EXTRACT_AGAIN)
     found = {
         summary["layer"]: Direction(
-            vector=vectors[summary["layer"]],
+            vector=vectors[summary["layer"]].clone(),  # sums in a file's memory depend on where it begins
             method=header["method"],
             concept=header["concept"],
             num_pairs=header["num_pairs"],

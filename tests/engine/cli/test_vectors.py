@@ -9,9 +9,10 @@ import safetensors.numpy
 import torch
 
 import engine
+from engine.records.files import VECTOR_ORIGINS
 from engine.store.directions import SUFFIX
 from engine.store.read import load_contrast
-from tests.engine.cli.conftest import assert_failed
+from tests.engine.cli.conftest import assert_failed, widest
 from tests.engine.steering.foreign_files import vector, write_gguf, write_persona_vectors
 from tests.program import Program
 
@@ -79,11 +80,12 @@ def test_imports_of_another_tool_are_read(layerscope: Program, contrasts: Path, 
     result = layerscope(*command, "--model", str(tiny_folder), "--json", "--compare", "loudness")
     assert result.returncode == 0, result.stderr
     shown = json.loads(result.stdout)
-    own = own_vectors(contrasts, engine.compare_methods(load_contrast(contrasts / "loudness"), 2)["best"])
+    own = own_vectors(contrasts)
     assert shown["path"] == f"activations/evil{SUFFIX}"
     assert shown["cosines"].keys() == {"0", "1", "2"}
-    assert all(-1 <= cosine <= 1 for cosine in shown["cosines"].values())
-    assert len(own) == 4
+    for layer, cosine in shown["cosines"].items():
+        one, other = rows[int(layer) + 1], own[f"direction.{layer}"]
+        assert cosine == pytest.approx(one @ other / np.linalg.norm(one) / np.linalg.norm(other), abs=1e-5)
     saved, _ = engine.load_directions(contrasts / "evil")
     assert {layer: one["positive_mean"] for layer, one in saved.items()} == {
         layer: pytest.approx(float(np.linalg.norm(rows[layer + 1]))) for layer in range(3)
@@ -140,3 +142,11 @@ def test_vectors_alone_shows_its_help(layerscope: Program) -> None:
     result = layerscope("vectors")
     assert result.returncode == 0
     assert "import" in result.stdout
+
+
+def test_the_help_of_import_fits_80_columns_and_names_every_tool(layerscope: Program) -> None:
+    shown = layerscope("vectors", "import", "--help", COLUMNS="80").stdout
+    assert widest(shown) <= 80
+    assert all(origin in shown for origin in VECTOR_ORIGINS)
+    examples = [line.split() for line in shown.splitlines() if line.startswith("   layerscope")]
+    assert [words[:3] for words in examples] == [["layerscope", "vectors", "import"]] * 3
