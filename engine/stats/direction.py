@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
+
 from engine.capture.selection import captured_layer
 from engine.errors import RequestError
 from engine.records.captures import ContrastData
@@ -112,6 +114,7 @@ def _extract(data: ContrastData, layer: int, method: Method, compared: MethodCom
         concept=data["concept"],
         num_pairs=data["num_pairs"],
         provenance=data.get("provenance"),
+        norm=float(torch.cat([positive, negative]).norm(dim=-1).mean()),
     )
     if compared is not None:
         direction["methods"] = compared

@@ -121,11 +121,12 @@ async def read_text(
             raise RequestError(
                 f"there is no direction at layer {layer}", expected=f"one of {layers_in_words(list(found))}"
             )
-        provenance = next(iter(found.values()))["provenance"]
-        if provenance is None:
+        some = next(iter(found.values()))
+        alias = some["imported"]["model"] if "imported" in some else some["provenance"] and some["provenance"]["alias"]
+        if not alias:
             raise RequestError(f"the model of {name} is unknown", next_step="capture it again")
-        job.checkpoint(f"loading {provenance['alias']}")
-        loaded = bench.models.get(provenance["alias"])
+        job.checkpoint(f"loading {alias}")
+        loaded = bench.models.get(alias)
         job.checkpoint("reading")
         reading = read(
             loaded.model, loaded.tokenizer, found, text, leading=leading if layer is None else layer, chat=chat

@@ -138,6 +138,7 @@ def test_the_file_is_one_that_safetensors_reads(directions: Directions, tmp_path
         "layer": 2,
         "negative_mean": directions[2]["negative_mean"],
         "positive_mean": directions[2]["positive_mean"],
+        "norm": directions[2]["norm"],
     }
     assert {key: header[key] for key in ("schema", "leading", "capture", "method", "concept", "num_pairs")} == {
         "schema": 1,
@@ -299,6 +300,17 @@ def test_a_file_that_does_not_hold_what_it_says_is_refused(
     path.write_bytes(save(vectors, metadata={"layerscope": json.dumps(header)}))
     with pytest.raises(StoreError):
         load_directions("mine", store=tmp_path)
+
+
+def test_files_of_older_versions_have_no_norm(directions: Directions, tmp_path: Path) -> None:
+    path = save_directions(directions, "mine", store=tmp_path)
+    vectors, header = content_of(path)
+    for summary in header["layers"]:
+        del summary["norm"]
+    path.write_bytes(save(vectors, metadata={"layerscope": json.dumps(header)}))
+    loaded = load_directions("mine", store=tmp_path)[0]
+    assert [layer for layer, direction in loaded.items() if "norm" in direction] == []
+    assert torch.equal(loaded[2]["vector"], directions[2]["vector"])
 
 
 @pytest.mark.parametrize("changes", [{}, {"method": "one yet to be found"}])
