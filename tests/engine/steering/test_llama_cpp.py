@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,6 +53,8 @@ def run_llama_cpp(
     result = subprocess.run(
         [sys.executable, str(DRIVER), str(jobs), str(logits)], capture_output=True, text=True, check=False
     )
+    if result.returncode == -signal.SIGILL:
+        pytest.skip("the wheel of xllamacpp uses instructions that this processor lacks")
     assert result.returncode == 0, result.stderr
     return np.load(logits).astype(np.float64), json.loads(result.stdout)
 
