@@ -175,6 +175,8 @@ def assert_the_docs_rank(concept: str, program: Program) -> None:
     smallest = min(row["p_value"] for row in ranking)
     assert smallest < 0.001 if p_value == "<0.001" else smallest == pytest.approx(float(p_value), abs=0.05)
     assert ("not found" in best) == (smallest > 0.05)
+    for line in re.findall(rf"^\| {concept} \|(.*)\|$", (ROOT / "README.md").read_text(), flags=re.MULTILINE):
+        assert [f"{layer}: {score}", p_value] == [cell.strip() for cell in line.split("|")][1:3]
     by_norm = max(ranking, key=lambda row: float(row["diff_norm"]))
     assert by_norm["layer"] == int(loudest)
     assert abs(by_norm["rank"] - int(place)) <= 3

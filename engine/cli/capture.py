@@ -198,13 +198,14 @@ def capture(
     if list_models or list_concepts:
         (print_models if list_models else print_concepts)(as_json=as_json)
         return
-    if quick:
-        max_samples = _quick_samples(max_samples)
     processes = find_processes()
     options = read_load_options(dtype, device_map, max_memory)
     source = _source(prompt, concept, pairs, prompts, whole=not shards)
     if not concept:
-        _require_not_given(context, max_samples="--max-samples", seed="--seed")
+        _require_not_given(context, max_samples="--max-samples", seed="--seed", quick="--quick")
+    if quick:
+        _require_one_size(context)
+        max_samples = QUICK_SAMPLES
     request = CaptureRequest(
         source,
         layers=layers,
@@ -251,12 +252,9 @@ def capture(
         print_data(layers_as_text(layers_chart(record)))
 
 
-def _quick_samples(max_samples: int) -> int:
-    if max_samples != DEFAULT_SAMPLES:
-        raise RequestError(
-            "--quick and --max-samples both set the number of pairs", next_step="omit one of --quick and --max-samples"
-        )
-    return QUICK_SAMPLES
+def _require_one_size(context: typer.Context) -> None:
+    if _is_given(context, "max_samples"):
+        raise RequestError("--quick and --max-samples both set the number of pairs", next_step="omit one of them")
 
 
 def _source(
@@ -287,13 +285,17 @@ def _source(
 
 def _require_not_given(context: typer.Context, **options: str) -> None:
     """Refuse options that choose pairs of a concept, for prompts and files of pairs."""
-    sources = {option: context.get_parameter_source(name) for name, option in options.items()}
-    given = [option for option, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    given = [option for name, option in options.items() if _is_given(context, name)]
     if given:
         raise RequestError(
             f"{' and '.join(given)} without --concept would change nothing: prompts and files are captured whole",
             next_step=f"omit {' and '.join(given)}",
         )
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _load(
