@@ -14,7 +14,8 @@ from engine.cli.store import capture_path, find_record
 from engine.errors import RequestError
 from engine.models.placement import AUTO, DTYPE_NAMES
 from engine.models.registry import find_source
-from engine.plots.specificity_text import neighbour_sentences, specificity_as_text
+from engine.plots.findings import describe_neighbours
+from engine.plots.specificity_text import specificity_as_text
 from engine.records.captures import Provenance
 from engine.store.names import DEFAULT_STORE
 
@@ -67,7 +68,7 @@ def specificity(
         print_json(msgspec.json.format(msgspec.json.encode(report)))
         return
     print_data(specificity_as_text(report))
-    for sentence in neighbour_sentences(report):
+    for sentence in describe_neighbours(find_record(name, store)):
         print_data(Text(sentence))
 
 

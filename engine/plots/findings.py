@@ -82,7 +82,7 @@ def describe_findings(record: CaptureRecord) -> list[str]:
         return []
     return [
         _exceed(ranking),
-        *(neighbour_sentences(record.get("specificity")) if significant_layers(ranking) else []),
+        *(describe_neighbours(record) if significant_layers(ranking) else []),
         *_order(ranking),
         *_below_chance(ranking),
         *_beginning(ranking),
@@ -90,6 +90,17 @@ def describe_findings(record: CaptureRecord) -> list[str]:
         *_confounds(record),
         _raw_norm(record, ranking),
     ]
+
+
+def describe_neighbours(record: CaptureRecord) -> list[str]:
+    """Say which neighbours sort the pairs as well, see `neighbour_sentences`.
+
+    A contrast that is not found is no more specific than its neighbours, whatever they sort.
+    """
+    sentences = neighbour_sentences(record.get("specificity"))
+    if sentences and record["ranking"] and not significant_layers(record["ranking"]):
+        return ["No layer separates these pairs better than chance, so no neighbour can be told from the contrast."]
+    return sentences
 
 
 def significant_layers(ranking: Ranking) -> list[int]:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from engine.plots.findings import (
     describe_findings,
+    describe_neighbours,
     layers_in_words,
     may_be_best,
     norm_in_words,
@@ -13,7 +14,7 @@ from engine.plots.findings import (
     score_in_words,
     significant_layers,
 )
-from engine.records.results import Ranking
+from engine.records.results import NeighbourAt, Ranking, SpecificityLayer, SpecificityReport
 from tests.engine.plots.records import (
     confounds_of,
     contrast_record,
@@ -22,6 +23,7 @@ from tests.engine.plots.records import (
     ranking_of,
     unranked_record,
 )
+from tests.engine.plots.results import sorted_pairs
 
 
 @pytest.mark.parametrize(
@@ -260,3 +262,37 @@ def test_p_is_never_shown_as_zero(p_value: float, words: str) -> None:
 )
 def test_consecutive_layers_become_ranges(layers: list[int], words: str) -> None:
     assert layers_in_words(layers) == words
+
+
+def test_neighbours_are_not_compared_with_a_contrast_that_is_not_found() -> None:
+    """`No neighbour sorts these pairs as well` misleads where nothing does, desirability at .55 beside .56."""
+    report = SpecificityReport(
+        layer=1,
+        layers=[
+            SpecificityLayer(
+                layer=1,
+                own=sorted_pairs(0.56),
+                d_prime=0.2,
+                d_prime_left=0.19,
+                neighbours=[
+                    NeighbourAt(
+                        name="desirability",
+                        transfer=sorted_pairs(0.5),
+                        back=sorted_pairs(0.5),
+                        own=None,
+                        d_prime_left=0.19,
+                    )
+                ],
+            )
+        ],
+        resampled="persona",
+        reason="",
+        warnings=[],
+    )
+    found, nothing = contrast_record(), contrast_record(ranking=ranking_of(p_values=[0.2] * 4))
+    found["specificity"] = nothing["specificity"] = report
+    assert describe_findings(found)[1].startswith("At layer 1, no neighbour's direction sorts these pairs as well")
+    assert not any("neighbour" in sentence for sentence in describe_findings(nothing))
+    assert describe_neighbours(nothing) == [
+        "No layer separates these pairs better than chance, so no neighbour can be told from the contrast."
+    ]
