@@ -61,6 +61,7 @@ class Direction(TypedDict):
         concept: Name of the concept; None for the user's own pairs.
         num_pairs: Number of pairs it was extracted from.
         provenance: How the pairs were captured; None if unknown.
+        norm: Mean L2 norm of the states of both classes, the unit of steering strength; absent in older files.
         methods: Comparison of the methods, if it chose this one.
     """
 
@@ -72,6 +73,7 @@ class Direction(TypedDict):
     concept: str | None
     num_pairs: int
     provenance: Provenance | None
+    norm: NotRequired[float]
     methods: NotRequired[MethodComparison]
 
 
@@ -81,6 +83,7 @@ class DirectionSummary(TypedDict):
     layer: int
     negative_mean: float
     positive_mean: float
+    norm: NotRequired[float]
 
 
 class DirectionsHeader(TypedDict):

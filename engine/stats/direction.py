@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
+
 from engine.capture.selection import captured_layer
 from engine.errors import RequestError
 from engine.records.captures import ContrastData
@@ -79,8 +81,8 @@ def extract_direction(data: ContrastData, layer: int, method: str = "mean_diff")
         method: `mean_diff`, `pca`, `logistic`, `lda` or `auto`.
 
     Returns:
-        A unit vector along which the positive class projects higher, with the mean projection of each class. Its
-        `method` is the one that `auto` chose, and `methods` has the comparison.
+        A unit vector along which the positive class projects higher, with the mean projection of each class and the
+        mean norm of the states, the unit of strength in `steer`. Its `method` is the one that `auto` chose, and `methods` has the comparison.
 
     Raises:
         RequestError: The layer was not captured, the method is unknown, the states are not finite, or the classes do
@@ -112,6 +114,7 @@ def _extract(data: ContrastData, layer: int, method: Method, compared: MethodCom
         concept=data["concept"],
         num_pairs=data["num_pairs"],
         provenance=data.get("provenance"),
+        norm=float(torch.cat([positive, negative]).norm(dim=-1).mean()),
     )
     if compared is not None:
         direction["methods"] = compared

@@ -60,7 +60,7 @@ def read_text(
         ['I', 'Ġswear', 'Ġit', 'Ġis', 'Ġtrue']
     """
     text = plain_text(text, "the text")
-    provenance = _require_same_model(model, directions)
+    provenance = require_same_model(model, directions)
     warnings = [] if provenance else ["the directions have no provenance: they may come from another model"]
     if chat and not tokenizer.chat_template:
         warnings.append("the model has no chat template: the text was read unchanged")
@@ -164,7 +164,7 @@ def _site(directions: Mapping[int, Direction]) -> str:
     return provenance["site"] if provenance else "resid_post"
 
 
-def _require_same_model(model: PreTrainedModel, directions: Mapping[int, Direction]) -> Provenance | None:
+def require_same_model(model: PreTrainedModel, directions: Mapping[int, Direction]) -> Provenance | None:
     """Return the provenance of the directions, if known.
 
     Raises:

@@ -135,6 +135,9 @@ def load_directions(name: str | Path, *, store: str | Path | None = None) -> tup
         )
         for summary in header["layers"]
     }
+    for summary in header["layers"]:
+        if "norm" in summary:
+            found[summary["layer"]]["norm"] = summary["norm"]
     if "methods" in header:
         for direction in found.values():
             direction["methods"] = header["methods"]
@@ -265,8 +268,11 @@ def path_of(paths: CapturePaths) -> Path:
 
 
 def _summary(direction: Direction) -> DirectionSummary:
-    return DirectionSummary(
+    summary = DirectionSummary(
         layer=direction["layer"],
         negative_mean=direction["negative_mean"],
         positive_mean=direction["positive_mean"],
     )
+    if "norm" in direction:
+        summary["norm"] = direction["norm"]
+    return summary

@@ -1,0 +1,1 @@
+"""Steer a model with directions, and carry them to other tools."""
