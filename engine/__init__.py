@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from engine.stats.specificity import measure_specificity as measure_specificity
     from engine.stats.summary import compute_activation_stats as compute_activation_stats
     from engine.stats.transfer import compare_transfer as compare_transfer
+    from engine.steering.apply import ablate as ablate
+    from engine.steering.apply import steer as steer
+    from engine.steering.texts import steer_text as steer_text
     from engine.store.catalog import list_captures as list_captures
     from engine.store.delete import delete_capture as delete_capture
     from engine.store.directions import load_directions as load_directions
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "CaptureRequest": "engine.capture.request",
     "LayerscopeError": "engine.errors",
+    "ablate": "engine.steering.apply",
     "add_specificity": "engine.store.specificity",
     "capture_activations": "engine.capture.activations",
     "capture_and_save": "engine.store.save",
@@ -91,6 +95,8 @@ _HOMES = {
     "rename_capture": "engine.store.manage",
     "save_activations": "engine.store.write",
     "save_directions": "engine.store.directions",
+    "steer": "engine.steering.apply",
+    "steer_text": "engine.steering.texts",
     "verify_capture": "engine.store.verify",
     "verify_store": "engine.store.verify",
 }

@@ -5,28 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from engine.errors import RequestError, nearest
 from engine.models.description import describe_model
 from engine.records.files import Direction
+from engine.records.steering import TOKENS, UNITS, Tokens, Unit
 from engine.remedies import Remedy
 from engine.stats.reading import require_same_model
-from engine.steering.hooks import Addition, Projection, Tokens, hooked
+from engine.steering.hooks import Addition, Projection, hooked, require_uncompiled
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-Unit = Literal["norm", "gap", "raw"]
-"""Unit of strength: the mean norm of the states, the distance between the class means, or the unit vector."""
-
 Directions = Direction | Mapping[int, Direction] | Sequence[Direction]
 """One direction, one per layer, or any number of them."""
 
-UNITS = {
+_MEANING = {
     "norm": "the mean norm of the states",
     "gap": "the distance between the class means",
     "raw": "the unit vector",
@@ -74,15 +72,15 @@ def steer(
         >>> output.shape[1] - ids["input_ids"].shape[1]
         3
     """
-    _require_choice("unit", unit, get_args(Unit))
-    _require_choice("tokens", tokens, get_args(Tokens))
+    require_choice("the unit", unit, UNITS)
+    require_choice("tokens", tokens, TOKENS)
     amount = require_strength(strength)
     changes, alterations = {}, {}
     for layer, here in _by_layer(model, directions).items():
         added = torch.stack([amount * length_of(one, unit) * _unit_vector(one) for one in here])  # (directions, hidden)
         changes[layer] = Addition(added.sum(dim=0).float())
         along = " and ".join(_named(one) for one in here)
-        alterations[layer] = f"is steered by {amount:g} times {UNITS[unit]} along {along} ({tokens} tokens)"
+        alterations[layer] = f"is steered by {amount:g} times {_MEANING[unit]} along {along} ({tokens} tokens)"
     if amount == 0:
         yield
         return
@@ -127,19 +125,19 @@ def length_of(direction: Direction, unit: Unit) -> float:
     """Length of the vector that a strength of 1 adds.
 
     Raises:
-        RequestError: The direction does not store the mean norm of the states.
+        RequestError: The direction does not store what the unit needs.
     """
     if unit == "raw":
         return 1.0
-    if unit == "gap":
-        return direction["positive_mean"] - direction["negative_mean"]
-    if "norm" not in direction:
+    gap, norm = direction["positive_mean"] - direction["negative_mean"], direction.get("norm", 0.0)
+    length, what = (gap, "different class means") if unit == "gap" else (norm, "the mean norm of the states")
+    if not length > 0:
         raise RequestError(
-            f"the direction at layer {direction['layer']} does not store the mean norm of the states",
-            expected="a direction extracted by this version of layerscope",
+            f"the direction at layer {direction['layer']} does not store {what}",
+            expected="a direction extracted from a contrast by this version of layerscope",
             next_step=Remedy.EXTRACT_AGAIN,
         )
-    return direction["norm"]
+    return length
 
 
 def require_strength(strength: object) -> float:
@@ -159,7 +157,12 @@ def require_strength(strength: object) -> float:
     return number
 
 
-def _require_choice(name: str, given: str, known: tuple[str, ...]) -> None:
+def require_choice(name: str, given: str, known: tuple[str, ...]) -> None:
+    """Require one of the known words.
+
+    Raises:
+        RequestError: It is none of them.
+    """
     if given not in known:
         raise RequestError(
             f"{name} cannot be {given!r}", expected=f"one of {', '.join(known)}", next_step=nearest(str(given), known)
@@ -171,11 +174,12 @@ def _by_layer(model: PreTrainedModel, directions: Directions) -> dict[int, list[
 
     Raises:
         RequestError: They do not fit the model, or are not read at block outputs.
-        ModelError: The model fails the load check.
+        ModelError: The model fails the load check, or is compiled.
     """
+    require_uncompiled(model)
     num_layers = describe_model(model).num_layers
     found: dict[int, list[Direction]] = {}
-    for direction in _listed(directions):
+    for direction in listed(directions):
         require_same_model(model, {direction["layer"]: direction})
         layer, provenance = direction["layer"], direction["provenance"]
         if provenance and provenance["site"] != "resid_post":
@@ -190,9 +194,14 @@ def _by_layer(model: PreTrainedModel, directions: Directions) -> dict[int, list[
     return found
 
 
-def _listed(directions: Directions) -> list[Direction]:
+def listed(directions: Directions) -> list[Direction]:
+    """List the directions that a caller passed in any form.
+
+    Raises:
+        RequestError: There are none, or one is given for another layer than its own.
+    """
     if isinstance(directions, Mapping) and "vector" not in directions:
-        by_layer = cast("Mapping[int, Direction]", directions)
+        by_layer = dict(directions.items())
         for layer, direction in by_layer.items():
             if layer != direction["layer"]:
                 raise RequestError(
@@ -209,12 +218,13 @@ def _listed(directions: Directions) -> list[Direction]:
 
 def _unit_vector(direction: Direction) -> Tensor:
     vector = direction["vector"].double().cpu()
-    length = vector.norm()
+    length: Tensor = vector.norm()
     if not bool(torch.isfinite(length)) or length == 0:
         raise RequestError(
             f"the direction at layer {direction['layer']} has no length", expected="a finite vector other than zero"
         )
-    return vector / length
+    unit: Tensor = vector / length
+    return unit
 
 
 def _named(direction: Direction) -> str:

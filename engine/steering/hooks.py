@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,10 @@ from engine.models.adapters import inner_model
 from engine.models.alterations import ThreadHook
 from engine.models.forward import residual
 from engine.models.structure import find_blocks
+from engine.records.steering import Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-Tokens = Literal["all", "prompt", "generated"]
-"""Which tokens are steered. Tokens that run while the key-value cache holds none are the prompt."""
 
 Change = Callable[[Tensor], Tensor]
 """Changes the states of any tokens, `(..., hidden)`, in float32 or more."""
@@ -123,10 +121,9 @@ def hooked(
         tokens: Which tokens are changed.
 
     Raises:
-        ModelError: The model is compiled, or tokens are to be told apart and it has no key-value cache.
+        ModelError: Tokens are to be told apart, and the model has no key-value cache.
     """
     blocks = find_blocks(model)
-    _require_uncompiled(model)
     with ExitStack() as stack:
         phase = None
         if tokens != "all":
@@ -145,13 +142,18 @@ def hooked(
 
 def _report_last(block: nn.Module) -> None:
     """Move the hooks that report hidden states behind all others, so that they report what the next block gets."""
-    hooks = block._forward_hooks
+    hooks: Any = block._forward_hooks  # an ordered dictionary
     for number, hook in list(hooks.items()):
         if getattr(hook, "__module__", "") == _REPORTS:
             hooks.move_to_end(number)
 
 
-def _require_uncompiled(model: PreTrainedModel) -> None:
+def require_uncompiled(model: PreTrainedModel) -> None:
+    """Refuse a compiled model.
+
+    Raises:
+        ModelError: The model, or a module in it, is compiled.
+    """
     inner = inner_model(model)
     if hasattr(inner, "_compiled_call") or any(module._compiled_call_impl is not None for module in inner.modules()):
         raise ModelError(
