@@ -212,14 +212,14 @@ def _global_hooks() -> Iterator[tuple[int, Callable[..., Any]]]:
         yield from ((handle, hook) for handle, hook in list(hooks.items()) if _is_foreign(hook))
 
 
-def _effect(hook: Callable[..., Any]) -> str:
+def _effect(hook: object) -> str:
     return hook.alteration if isinstance(hook, ThreadHook) else f"has the hook {_origin(hook)}"
 
 
-def _is_foreign(hook: Callable[..., Any]) -> bool:
+def _is_foreign(hook: object) -> bool:
     if isinstance(hook, ThreadHook):
         return bool(hook.alteration) and hook.acts_here
-    return _package(hook) not in _FRAMEWORKS and not _unwrapped(hook).__module__.startswith(_OWN_HOOKS)
+    return _package(hook) not in _FRAMEWORKS and not str(_unwrapped(hook).__module__).startswith(_OWN_HOOKS)
 
 
 def _adapter_state(module: nn.Module) -> tuple[object, ...]:

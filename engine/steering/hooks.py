@@ -154,8 +154,8 @@ def require_uncompiled(model: PreTrainedModel) -> None:
     Raises:
         ModelError: The model, or a module in it, is compiled.
     """
-    inner = inner_model(model)
-    if hasattr(inner, "_compiled_call") or any(module._compiled_call_impl is not None for module in inner.modules()):
+    modules = model.modules() if isinstance(model, nn.Module) else ()  # anything else fails the load check
+    if any(hasattr(module, "_compiled_call") or module._compiled_call_impl is not None for module in modules):
         raise ModelError(
             "the model is compiled, and its compiled graphs may run without the steering hooks",
             expected="an uncompiled model",
