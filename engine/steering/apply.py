@@ -64,8 +64,7 @@ def steer(
         ModelError: The model fails the load check, is compiled, or has no cache that tells the tokens apart.
 
     Example:
-        >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=24)
-        >>> direction = extract_direction(contrast, 16)
+        >>> direction = extract_direction(data, 16)
         >>> ids = tokenizer("Did you take it?", return_tensors="pt")
         >>> with steer(model, direction, 0.3):
         ...     output = model.generate(**ids, max_new_tokens=3, do_sample=False)
@@ -104,8 +103,7 @@ def ablate(model: PreTrainedModel, directions: Directions) -> Iterator[None]:
         ModelError: The model fails the load check, or is compiled.
 
     Example:
-        >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=24)
-        >>> direction = extract_direction(contrast, 16)
+        >>> direction = extract_direction(data, 16)
         >>> with ablate(model, direction):
         ...     states = capture_activations(model, tokenizer, "I swear", layers=[16])["activations"][16]
         >>> (states @ direction["vector"]).abs().max() < 1e-3 * states.norm()

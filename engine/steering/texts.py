@@ -92,9 +92,8 @@ def steer_text(
         ModelError: See `steer`.
 
     Example:
-        >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=24)
-        >>> direction = extract_direction(contrast, 16)
-        >>> texts = steer_text(model, tokenizer, direction, "Who broke the vase?", data=contrast, max_new_tokens=4)
+        >>> direction = extract_direction(data, 16)
+        >>> texts = steer_text(model, tokenizer, direction, "Who broke the vase?", data=data, max_new_tokens=4)
         >>> [(text["kind"], text["tokens"]) for text in (texts["baseline"], *texts["steered"], *texts["controls"])]
         [('baseline', 4), ('steered', 4), ('control', 4)]
     """
