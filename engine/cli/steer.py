@@ -1,7 +1,8 @@
 """`layerscope steer`: let a model answer with and without steering."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
 import typer
@@ -12,9 +13,15 @@ from engine.cli.load_options import HOW, DeviceMap, MaxMemory, read_load_options
 from engine.cli.store import is_path
 from engine.errors import RequestError, nearest
 from engine.models.placement import AUTO
-from engine.plots.steering_text import steered_as_text
-from engine.records.steering import TOKENS, UNITS
+from engine.plots.steering_text import steered_as_text, sweep_as_text
+from engine.records.steering import TOKENS, UNITS, SteeredTexts
+from engine.runtime import Steps
 from engine.store.names import DEFAULT_STORE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from engine.records.files import Direction
 
 HELP = """Let a model answer a prompt with and without steering, side by side.
 
@@ -27,6 +34,7 @@ For a capture without saved directions, the direction is the mean difference of 
   layerscope steer smollm2_honesty --prompt "I broke a vase. What do I say?"
   layerscope steer smollm2_honesty -p "Tell me a story" --strength -0.2 --strength 0.2
   layerscope steer smollm2_honesty -p "Once upon a time" --raw --layer 16 --ablate
+  layerscope steer smollm2_honesty -p "Did you do it?" --sweep --layers 10-20 --strength -0.2 --strength 0.2
   layerscope steer honesty_probe -p "Tell me a story" --sample --seed 3 --json
 """
 
@@ -50,6 +58,8 @@ def steer(
     ] = "norm",
     tokens: Annotated[str, typer.Option(help="Tokens to steer: all, prompt or generated.")] = "all",
     ablate: Annotated[bool, typer.Option("--ablate", help="Project the direction out instead of adding it.")] = False,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Steer at several layers; print effect and damage.")] = False,
+    layers: Annotated[str, typer.Option(help="Layers of --sweep: all, recommended, 10,12 or 10-20.")] = "recommended",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of new tokens of each text.")] = 60,
     sample: Annotated[
         bool, typer.Option("--sample", help="Sample with the model's settings (default: the most likely token).")
@@ -75,6 +85,8 @@ def steer(
             "--strength, --unit and --tokens do not apply to --ablate, which projects the direction out",
             next_step="omit one or the other",
         )
+    if sweep and (ablate or layer is not None):
+        raise RequestError("--layer and --ablate do not apply to --sweep", next_step="choose the layers with --layers")
     from engine.steering.controls import load_source
     from engine.store.directions import find_directions
 
@@ -88,13 +100,14 @@ def steer(
     loaded, tokenizer = load_model_of(found, model, dtype, options, narrator)
     from engine.steering.texts import steer_text
 
+    swept = _swept_layers(loaded, found, layers) if sweep else []
     with narrator.steps() as steps:
-        result = steer_text(
+        write = partial(
+            steer_text,
             loaded,
             tokenizer,
             found,
             prompt,
-            layer=chosen,
             strengths=strength or [0.1],
             unit=chosen_unit,
             tokens=chosen_tokens,
@@ -104,12 +117,40 @@ def steer(
             max_new_tokens=max_new_tokens,
             sample=sample,
             seed=seed,
-            steps=steps,
+        )
+        result: SteeredTexts | list[SteeredTexts] = (
+            [write(layer=one, steps=_part(steps, place, len(swept), one)) for place, one in enumerate(swept)]
+            if sweep
+            else write(layer=chosen, steps=steps)
         )
     if as_json:
         print_json(msgspec.json.format(msgspec.json.encode(result)))
     else:
-        print_data(steered_as_text(result))
+        print_data(sweep_as_text(result) if isinstance(result, list) else steered_as_text(result))
+
+
+def _swept_layers(model: "PreTrainedModel", found: "dict[int, Direction]", layers: str) -> list[int]:
+    """The requested layers that have a direction.
+
+    Raises:
+        RequestError: The model does not have the layers, or none has a direction.
+    """
+    from engine.capture.selection import parse_layers
+    from engine.models.description import describe_model
+
+    wanted = [layer for layer in parse_layers(layers, describe_model(model).num_layers) if layer in found]
+    if not wanted:
+        raise RequestError(f"there is no direction at the layers {layers}", expected=f"some of {sorted(found)}")
+    return wanted
+
+
+def _part(steps: Steps, place: int, count: int, layer: int) -> Steps:
+    """Report the progress at one layer as a part of the whole sweep."""
+
+    def report(step: str, done: int, total: int) -> None:
+        steps(f"layer {layer}, {step}", place * total + done, count * total)
+
+    return report
 
 
 def _one_of(option: str, given: str, known: tuple[Choice, ...]) -> Choice:

@@ -1,9 +1,9 @@
 """Render steered texts: a table of measurements, then the texts side by side."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
-from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -51,7 +51,37 @@ def steered_as_text(result: SteeredTexts) -> Group:
     return Group(SteeredView(result))
 
 
-def _notes(result: SteeredTexts) -> Iterator[str]:
+def sweep_as_text(results: Sequence[SteeredTexts]) -> Group:
+    """Render a sweep over layers: shift and perplexity at each layer and strength, then those of random directions.
+
+    Args:
+        results: Results of `steer_text` for one prompt, at least one, with the same strengths.
+    """
+    some = results[0]
+    parts: list[RenderableType] = [
+        Text(f"{some['concept'] or 'custom pairs'}, {some['method']}", style="bold"),
+        *(Text(note, style="dim") for note in _notes(some, several=True)),
+        Text(f"in each cell: shift, then perplexity (baseline {some['baseline']['perplexity']:.2f})", style="dim"),
+        Text(),
+        _grid([(result["layer"], result["steered"]) for result in results], some),
+    ]
+    if some["controls"]:
+        parts += [Text(), _grid([(result["layer"], result["controls"]) for result in results], some)]
+    warnings = dict.fromkeys(warning for result in results for warning in result["warnings"])
+    return Group(*parts, *(Text(f"warning: {warning}", style="yellow") for warning in warnings))
+
+
+def _grid(rows: Sequence[tuple[int, list[SteeredText]]], result: SteeredTexts) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("layer", justify="right")
+    for text in rows[0][1]:
+        table.add_column(_named(text, result), justify="right")
+    for layer, texts in rows:
+        table.add_row(str(layer), *(f"{text['shift']:+.2f} {text['perplexity']:6.2f}" for text in texts))
+    return table
+
+
+def _notes(result: SteeredTexts, *, several: bool = False) -> Iterator[str]:
     chosen = f"sampled with seed {result['seed']}" if result["sampled"] else "greedy"
     if any(text["kind"] == "ablated" for text in result["steered"]):
         yield f"the direction is projected out of all tokens; {chosen}"
@@ -60,10 +90,8 @@ def _notes(result: SteeredTexts) -> Iterator[str]:
     yield "perplexity, projection: of the new tokens, as the unsteered model reads them"
     yield "projection 0: mean of the negative class, 1: mean of the positive class; shift: from the baseline"
     if "control_cosine" in result:
-        yield (
-            "random: a random direction of the same length, drawn from the covariance of the captured states"
-            f" (cosine {result['control_cosine']:+.2f})"
-        )
+        cosine = "" if several else f" (cosine {result['control_cosine']:+.2f})"
+        yield f"random: a random direction of the same length, drawn from the covariance of the captured states{cosine}"
 
 
 def _measurements(result: SteeredTexts) -> Table:

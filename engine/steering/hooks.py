@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Change = Callable[[Tensor], Tensor]
 """Changes the states of any tokens, `(..., hidden)`, in float32 or more."""
 
+_CACHES = ("past_key_values", "cache_params")  # names of the cache in the forward of decoders
 _REPORTS = "transformers.utils.output_capturing"  # the module that defines the hooks for `output_hidden_states`
 
 
@@ -71,8 +72,30 @@ class _Phase(ThreadHook):
     def __call__(self, _module: nn.Module, args: Any, kwargs: Any = None) -> None:  # noqa: ANN401 - torch's own signature
         if self.acts_here:
             given = self._signature.bind_partial(*args, **(kwargs or {})).arguments
-            cache = given.get("past_key_values")
-            self.generating = cache is not None and int(cache.get_seq_length()) > 0
+            caches = [given[name] for name in _CACHES if given.get(name) is not None]
+            self.generating = any(map(_holds_tokens, caches))
+
+
+def _holds_tokens(cache: Any) -> bool:  # noqa: ANN401 - any cache of transformers
+    """Whether a cache holds tokens in any layer; a layer with linear attention or recurrence keeps a state, no keys.
+
+    Raises:
+        CaptureError: The cache does not say.
+    """
+    layers = getattr(getattr(cache, "self_attention_cache", cache), "layers", None)
+    if layers is None:
+        raise CaptureError(
+            f"a cache of type {type(cache).__name__} does not say whether it holds tokens",
+            next_step="steer with tokens='all'",
+        )
+    return any(_is_filled(layer) for layer in layers)
+
+
+def _is_filled(layer: Any) -> bool:  # noqa: ANN401 - as above
+    states = getattr(layer, "has_previous_state", False)
+    if any(states.values()) if isinstance(states, dict) else states:
+        return True
+    return hasattr(layer, "get_seq_length") and int(layer.get_seq_length()) > 0
 
 
 class _CacheNeeded(ThreadHook):
@@ -164,7 +187,7 @@ def require_uncompiled(model: PreTrainedModel) -> None:
 
 
 def _require_cache(model: PreTrainedModel, decoder: nn.Module) -> None:
-    if "past_key_values" not in inspect.signature(decoder.forward).parameters:
+    if not inspect.signature(decoder.forward).parameters.keys() & set(_CACHES):
         raise ModelError(
             f"{type(model).__name__} has no key-value cache that tells the prompt from generated tokens",
             next_step="steer with tokens='all'",

@@ -81,6 +81,8 @@ def test_ablation_with_saved_directions_and_samples(layerscope: Program, contras
         (["loudness", "--tokens", "some"], "--tokens cannot be 'some'"),
         (["loudness", "--ablate", "--strength", "0.1"], "do not apply to --ablate"),
         (["loudness", "--ablate", "--tokens", "prompt"], "do not apply to --ablate"),
+        (["loudness", "--sweep", "--layer", "1"], "do not apply to --sweep"),
+        (["loudness", "--sweep", "--ablate"], "do not apply to --sweep"),
         (["loudness", "--strength", "much"], "Invalid value for '--strength'"),
         (["loudness", "--max-new-tokens", "0"], "Invalid value for '--max-new-tokens'"),
         (["prompt"], "is a capture of prompts"),
@@ -97,6 +99,16 @@ def test_invalid_arguments_end_with_2_before_a_model_is_loaded(
 
 
 @pytest.mark.usefixtures("contrasts")
+def test_layers_without_a_direction_are_not_swept(layerscope: Program, tiny_folder: Path) -> None:
+    for layers, said in [("3", "there is no direction at the layers 3. Expected: some of [0, 1]"), ("9", "0 to 3")]:
+        result = layerscope(
+            "steer", "loudness_low", "-p", PROMPT, "--model", str(tiny_folder), "--sweep", "--layers", layers
+        )
+        assert_failed(result, 2)
+        assert said in result.stderr
+
+
+@pytest.mark.usefixtures("contrasts")
 def test_an_unknown_name_ends_with_5_and_an_empty_prompt_with_4(layerscope: Program, tiny_folder: Path) -> None:
     assert_failed(layerscope("steer", "nothing", "-p", PROMPT), 5)
     assert_failed(layerscope("steer", "loudness", "-p", "", "--model", str(tiny_folder)), 4)
@@ -107,3 +119,21 @@ def test_the_help_has_examples_and_loads_no_torch(layerscope: Program) -> None:
     assert "layerscope steer smollm2_honesty --prompt" in result.stdout
     program = "import engine.cli.steer, sys; print('torch' in sys.modules)"
     assert layerscope.python("-c", program, PYTHONPATH=str(Path(engine.__file__).parents[1])).stdout == "False\n"
+
+
+def test_a_sweep_is_the_same_as_steering_at_each_layer(layerscope: Program, contrasts: Path, tiny_folder: Path) -> None:
+    arguments = ("--model", str(tiny_folder), "--sweep", "--layers", "1-2", "--strength", "0.5", "--strength", "-1")
+    arguments = (*arguments, "--max-new-tokens", "4")
+    swept: Any = parsed(layerscope("steer", "loudness", "-p", PROMPT, *arguments, "--json"))
+    assert [one["layer"] for one in swept] == [1, 2]
+    for one in swept:
+        expected = steered_here(contrasts, tiny_folder, layer=one["layer"], strengths=[0.5, -1.0], max_new_tokens=4)
+        for mine, theirs in zip(one["steered"], expected["steered"], strict=True):
+            assert mine["text"] == theirs["text"]
+            assert mine["shift"] == pytest.approx(theirs["shift"], rel=1e-3, abs=1e-3)
+    shown = layerscope("steer", "loudness", "-p", PROMPT, *arguments)
+    assert widest(shown.stdout) <= 80
+    (first, _) = swept
+    row = next(line.split() for line in shown.stdout.splitlines() if line.split()[:1] == ["1"])
+    cells = [(f"{text['shift']:+.2f}", f"{text['perplexity']:.2f}") for text in first["steered"]]
+    assert row[1:] == [number for cell in cells for number in cell]

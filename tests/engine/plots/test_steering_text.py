@@ -7,7 +7,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from engine.plots.steering_text import steered_as_text
+from engine.plots.steering_text import steered_as_text, sweep_as_text
 from engine.plots.visible_text import VisibleConsole
 from engine.records.steering import SteeredText, SteeredTexts
 
@@ -106,3 +106,34 @@ def test_it_is_plain_text_on_any_console() -> None:
     out = io.StringIO()
     Console(file=out, width=100).print(steered_as_text(texts_of()))
     assert "I did take it" in out.getvalue()
+
+
+SWEPT = """\
+honesty, mean_diff
+strength in units of the mean norm of the states, added to all tokens; greedy
+perplexity, projection: of the new tokens, as the unsteered model reads them
+projection 0: mean of the negative class, 1: mean of the positive class; shift:
+from the baseline
+random: a random direction of the same length, drawn from the covariance of the
+captured states
+in each cell: shift, then perplexity (baseline 2.00)
+
+layer  honesty +0.2
+    7  +0.50   2.50
+   12  +2.50   2.50
+
+layer   random +0.2
+    7  -0.25   3.50
+   12  -0.25   3.50
+warning: no luck
+"""
+
+
+def test_a_sweep_has_a_row_for_each_layer() -> None:
+    later = texts_of(layer=12, steered=[text("steered", "I did.", (2.5, 3), strength=0.2)])
+    out = io.StringIO()
+    Console(file=out, width=80, highlight=False).print(sweep_as_text([texts_of(), later]))
+    assert [line.rstrip() for line in out.getvalue().splitlines()] == SWEPT.splitlines()
+    alone = io.StringIO()
+    Console(file=alone, width=80, highlight=False).print(sweep_as_text([texts_of(controls=[])]))
+    assert "random +0.2" not in alone.getvalue()

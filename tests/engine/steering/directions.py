@@ -40,7 +40,9 @@ def patched(model: PreTrainedModel, layer: int, change: Callable[[Tensor], Tenso
 
     def changed(*args: Any, **kwargs: Any) -> Any:
         output = forward(*args, **kwargs)
-        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+        if isinstance(output, tuple | list):
+            return type(output)([change(output[0]), *output[1:]])
+        return change(output)
 
     block.forward = changed
     try:
