@@ -122,8 +122,8 @@ def test_the_help_has_examples_and_loads_no_torch(layerscope: Program) -> None:
 
 
 def test_a_sweep_is_the_same_as_steering_at_each_layer(layerscope: Program, contrasts: Path, tiny_folder: Path) -> None:
-    arguments = ("--model", str(tiny_folder), "--sweep", "--layers", "1-2", "--strength", "0.5", "--strength", "-1")
-    arguments = (*arguments, "--max-new-tokens", "4")
+    sweep = ("--sweep", "--layers", "1-2", "--strength", "0.5", "--strength", "-1")
+    arguments = ("--model", str(tiny_folder), *sweep, "--max-new-tokens", "4")
     swept: Any = parsed(layerscope("steer", "loudness", "-p", PROMPT, *arguments, "--json"))
     assert [one["layer"] for one in swept] == [1, 2]
     for one in swept:

@@ -317,6 +317,27 @@ def test_a_capture_in_another_thread_is_not_steered(
     assert not torch.equal(here["activations"][LAYER], plain["activations"][LAYER])
 
 
+def test_steering_does_not_disturb_a_running_capture_in_another_thread(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """A capture refuses a model that changes while it runs; steering in another thread is no such change."""
+    plain = engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS, batch_size=1)
+    ids = some_ids()
+
+    def capture() -> list[Any]:
+        return [engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS, batch_size=1) for _ in range(20)]
+
+    with ThreadPoolExecutor(1) as pool:
+        running, opened = pool.submit(capture), 0
+        while not running.done() or opened < 2:
+            with engine.steer(tiny_llama, direction_at(LAYER), 0.5):
+                logits_of(tiny_llama, ids)
+            opened += 1
+        found = running.result()
+    assert all("altered" not in one["provenance"] for one in found)
+    assert all(torch.equal(one["activations"][3], plain["activations"][3]) for one in found)
+
+
 # Captures
 
 
