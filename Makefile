@@ -1,22 +1,28 @@
-# Two commands: `make demo` captures a concept on the real default model, `make test` checks every feature.
+# Two commands: `make demo` captures a concept that the default model has and one that is not found; `make test` checks
+# every feature.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-DEMO := activations/smollm2_honesty
+DEMO := activations/smollm2_
 
 .PHONY: demo test test-fast test-slow test-lowest test-newest lint docs release install-hashed check-mcp figures clean
 .DELETE_ON_ERROR:
 
-demo: $(DEMO).png
-	$(BIN)/layerscope visualize $(DEMO).pt --no-plot
-	@echo "saved: $(DEMO).pt  $(DEMO).json  $(DEMO).png" >&2
+# The layers of formality, which the default model has, then what was found about honesty: nothing.
+demo: $(DEMO)formality.png $(DEMO)honesty.png
+	$(BIN)/layerscope visualize $(DEMO)formality.pt --no-plot
+	$(BIN)/layerscope rank $(DEMO)honesty.pt --top 3
+	@echo "saved: $(DEMO)formality and $(DEMO)honesty, each as .pt, .json and .png" >&2
 
-$(DEMO).pt: | $(INSTALLED)
-	$(BIN)/layerscope capture --model smollm2 --concept honesty >/dev/null
+# Kept between runs: a capture takes most of a minute.
+.PRECIOUS: $(DEMO)%.pt
 
-$(DEMO).png: $(DEMO).pt
-	$(BIN)/layerscope visualize $(DEMO).pt --output $@ --quiet >/dev/null
+$(DEMO)%.pt: | $(INSTALLED)
+	$(BIN)/layerscope capture --model smollm2 --concept $* >/dev/null
+
+$(DEMO)%.png: $(DEMO)%.pt
+	$(BIN)/layerscope visualize $< --output $@ --quiet >/dev/null
 
 # One worker per core; tests/conftest.py limits each to one thread. CI adds options that measure coverage.
 PYTEST = $(BIN)/pytest --numprocesses auto --dist worksteal $(PYTEST_OPTIONS)
@@ -97,11 +103,12 @@ check-mcp: $(INSTALLED)
 # Redraw the pictures of the README and docs/ from captures of the default model.
 figures: $(INSTALLED)
 	rm -rf build/figures && mkdir -p build/figures
-	cd build/figures && for concept in honesty empathy formality; do ../../$(BIN)/layerscope capture --concept $$concept >/dev/null || exit 1; done
-	cd build/figures && ../../$(BIN)/layerscope visualize smollm2_honesty --output ../../docs/honesty.png >/dev/null
-	cd build/figures && ../../$(BIN)/layerscope visualize smollm2_empathy --layer 15 --output ../../docs/sides.png >/dev/null
-	cd build/figures && ../../$(BIN)/layerscope compare smollm2_honesty smollm2_empathy --output ../../docs/comparison.png >/dev/null
-	cd build/figures && ../../$(BIN)/layerscope read smollm2_empathy --output ../../docs/tokens.png --prompt "I am so sorry that you lost your job. Anyway, the deadline stays, and nobody cares how you feel." >/dev/null
+	cd build/figures && for concept in formality honesty empathy; do ../../$(BIN)/layerscope capture --concept $$concept >/dev/null || exit 1; done
+	cd build/figures && for concept in formality honesty; do ../../$(BIN)/layerscope visualize smollm2_$$concept --output ../../docs/$$concept.png >/dev/null || exit 1; done
+	cd build/figures && ../../$(BIN)/layerscope visualize smollm2_formality --layer 21 --output ../../docs/sides.png >/dev/null
+	cd build/figures && ../../$(BIN)/layerscope compare smollm2_formality smollm2_empathy --output ../../docs/comparison.png >/dev/null
+	cd build/figures && ../../$(BIN)/layerscope compare smollm2_formality smollm2_honesty smollm2_empathy --output ../../docs/transfer.png >/dev/null
+	cd build/figures && ../../$(BIN)/layerscope read smollm2_formality --output ../../docs/tokens.png --prompt "It would be a great honor to receive you at our ceremony. Anyway, just swing by whenever, it's gonna be super fun." >/dev/null
 	cd build/figures && ../../$(BIN)/python ../../scripts/screenshots.py activations ../../docs >/dev/null
 
 clean:

@@ -1,5 +1,8 @@
 """Measure how often a ranking finds something in noise, and how often it finds what is there.
 
+It also measures how often the 95% interval of a score contains the expected score, and whether equally good layers are
+tied with the best.
+
 Every set is a new capture: new personas, templates, topics and pairs, each with random effects of its own, of the
 standard deviation that a setting states, in units of single pairs. A set counts as found if any layer has p <= 0.05.
 Layers are correlated by 0.7, as in a model. Without an effect in the population, at most 5% should be found.
@@ -13,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -147,6 +150,18 @@ EFFECTS = tuple(
 """Populations with an effect, at the default design and at that of `--quick`."""
 
 
+REALISTIC = tuple(
+    Setting(f"{name}, {pairs} pairs", effects, 2.0, pairs, heavy=True, decay=0.5)
+    for name, effects in (
+        ("personas .5, templates .2, topics .2", _REALISTIC),
+        ("personas 1, templates .3, topics .3", {"persona": 1.0, "template": 0.3, "topic": 0.3}),
+        ("all three .5", {"persona": 0.5, "template": 0.5, "topic": 0.5}),
+    )
+    for pairs in (DEFAULT_SAMPLES, QUICK_SAMPLES)
+)
+"""Populations with effects as in real captures, anisotropic and with heavy tails, for the coverage of intervals."""
+
+
 def contrast_of(positive: Array, negative: Array, factors: list[Factors] | None) -> ContrastData:
     """A contrast of given states, `(layers, pairs, hidden)` for each class."""
 
@@ -187,6 +202,17 @@ def found(setting: Setting, sets: int, seed: int = 0) -> float:
     return float(np.mean(np.array(least) <= 0.05))
 
 
+def covered(setting: Setting, sets: int, seed: int = 0) -> tuple[float, float]:
+    """Share of intervals that contain the expected score, and of layers that are tied with the best.
+
+    All layers of a setting are equally good: each has the same expected score, and each may be called the best.
+    """
+    rows = [row for ranking in rankings(setting, sets, seed) for row in ranking["layers"]]
+    expected = np.mean([row["d_prime"] for row in rows])
+    inside = [row["low"] <= expected <= row["high"] for row in rows]
+    return float(np.mean(inside)), float(np.mean([row["tied"] for row in rows]))
+
+
 def main() -> None:
     """Print the share of sets in which something was found, for every setting."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -196,10 +222,24 @@ def main() -> None:
     torch.set_num_threads(1)
     if arguments.markdown:
         print("| population | sets | found at 5% |\n| --- | --- | --- |")
-    for setting in (*NULLS, *EFFECTS):
-        share = found(setting, arguments.sets)
-        row = (setting.name, str(arguments.sets), f"{share:.1%}")
-        print(f"| {' | '.join(row)} |" if arguments.markdown else f"{row[0]:<64}{row[1]:>5}{row[2]:>8}", flush=True)
+    rows = (
+        (setting.name, str(arguments.sets), f"{found(setting, arguments.sets):.1%}") for setting in (*NULLS, *EFFECTS)
+    )
+    _print_rows(rows, markdown=arguments.markdown)
+    if arguments.markdown:
+        print("\n| population | intervals | contain the expected score | layers tied with the best |")
+        print("| --- | --- | --- | --- |")
+    sets = arguments.sets // 4
+    shares = ((setting.name, covered(setting, sets)) for setting in REALISTIC)
+    lines = ((name, str(sets * LAYERS), f"{inside:.1%}", f"{tied:.1%}") for name, (inside, tied) in shares)
+    _print_rows(lines, markdown=arguments.markdown)
+
+
+def _print_rows(rows: Iterable[tuple[str, ...]], *, markdown: bool) -> None:
+    """Print each row as soon as it is measured."""
+    for name, *cells in rows:
+        line = f"{name:<64}" + "".join(f"{cell:>8}" for cell in cells)
+        print(f"| {' | '.join((name, *cells))} |" if markdown else line, flush=True)
 
 
 if __name__ == "__main__":

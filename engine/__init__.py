@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from engine.steering.apply import ablate as ablate
     from engine.steering.apply import steer as steer
     from engine.steering.texts import steer_text as steer_text
+    from engine.steering.vectors import direction_cosines as direction_cosines
+    from engine.steering.vectors import export_directions as export_directions
+    from engine.steering.vectors import import_directions as import_directions
     from engine.store.catalog import list_captures as list_captures
     from engine.store.delete import delete_capture as delete_capture
     from engine.store.directions import load_directions as load_directions
@@ -74,11 +77,14 @@ _HOMES = {
     "compute_contrastive_diff": "engine.stats.contrast",
     "compute_separation": "engine.stats.separation",
     "delete_capture": "engine.store.delete",
+    "direction_cosines": "engine.steering.vectors",
     "estimate_capture": "engine.capture.estimate",
+    "export_directions": "engine.steering.vectors",
     "extract_direction": "engine.stats.direction",
     "extract_directions": "engine.stats.direction",
     "find_confounds": "engine.stats.confounds",
     "find_processes": "engine.runtime",
+    "import_directions": "engine.steering.vectors",
     "list_captures": "engine.store.catalog",
     "list_concepts": "engine.concepts.catalog",
     "list_models": "engine.models.registry",

@@ -21,15 +21,15 @@ from server.tools import offered_tools
 
 JOURNEY: list[tuple[str, dict[str, Any]]] = [
     ("list_concepts", {}),
-    ("capture_contrast", {"concept": "empathy", "dry_run": True, "wait_s": 50}),
-    ("capture_contrast", {"concept": "empathy", "wait_s": 0}),
+    ("capture_contrast", {"concept": "formality", "dry_run": True, "wait_s": 50}),
+    ("capture_contrast", {"concept": "formality", "wait_s": 0}),
     ("wait_for_job", {"job": "JOB", "wait_s": 50}),
-    ("rank_layers", {"name": "smollm2_empathy", "top": 3}),
-    ("describe_capture", {"name": "smollm2_empathy"}),
-    ("inspect_layer", {"name": "smollm2_empathy", "layer": 15, "against": 29}),
-    ("plot_capture", {"name": "smollm2_empathy"}),
-    ("read_text", {"name": "smollm2_empathy", "text": "I am so sorry that you lost your job.", "wait_s": 50}),
-    ("rank_layers", {"name": "smollm2_empaty"}),
+    ("rank_layers", {"name": "smollm2_formality", "top": 3}),
+    ("describe_capture", {"name": "smollm2_formality"}),
+    ("inspect_layer", {"name": "smollm2_formality", "layer": 21, "against": 14}),
+    ("plot_capture", {"name": "smollm2_formality"}),
+    ("read_text", {"name": "smollm2_formality", "text": "It would be a great honor to receive you.", "wait_s": 50}),
+    ("rank_layers", {"name": "smollm2_formalty"}),
 ]
 _SHOWN = 300
 

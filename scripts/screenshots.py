@@ -19,7 +19,9 @@ from tui.widgets.heat_map import HeatMap
 from tui.widgets.rows import RowsView
 
 SIZE = (124, 38)
-TEXT = "I am so sorry that you lost your job. Anyway, the deadline stays, and nobody cares how you feel."
+TEXT = (
+    "It would be a great honor to receive you at our ceremony. Anyway, just swing by whenever, it's gonna be super fun."
+)
 
 
 async def take_screenshots(store: Path, folder: Path) -> None:
@@ -38,16 +40,16 @@ async def take_screenshots(store: Path, folder: Path) -> None:
             print(folder / f"tui-{name}.svg")
 
         await until(lambda: len(app.screen.query_one(RowsView).rows) > 1)
-        app.screen.query_one(RowsView).move_to("smollm2_empathy")
+        app.screen.query_one(RowsView).move_to("smollm2_formality")
         await pilot.pause(0.3)
         save("library")
-        await app.push_screen(RankingScreen(store, "smollm2_honesty", 16))
+        await app.push_screen(RankingScreen(store, "smollm2_formality", 20))
         await pilot.press("space")
         app.screen.query_one(RowsView).move_to(28)
         await pilot.pause(0.3)
         save("ranking")
         await pilot.press("escape")
-        await app.push_screen(TokensScreen(store, "smollm2_empathy", 16))
+        await app.push_screen(TokensScreen(store, "smollm2_formality", 21))
         screen = app.screen
         await pilot.press("i", *_typed(TEXT), "enter")
         await until(lambda: (reading := screen.query_one(HeatMap).reading) is not None and TEXT in reading["prompt"])
@@ -55,7 +57,7 @@ async def take_screenshots(store: Path, folder: Path) -> None:
         await pilot.pause(0.3)
         save("tokens")
         await pilot.press("escape")
-        names = ["smollm2_honesty", "smollm2_empathy", "smollm2_formality"]
+        names = ["smollm2_formality", "smollm2_honesty", "smollm2_empathy"]
         compare = CompareScreen(store, names)
         await app.push_screen(compare)
         await until(lambda: len(compare.query_one(RowsView).columns) > 3 + len(names))
@@ -65,7 +67,7 @@ async def take_screenshots(store: Path, folder: Path) -> None:
 
 
 def _typed(text: str) -> list[str]:
-    names = {" ": "space", ".": "full_stop", ",": "comma"}
+    names = {" ": "space", ".": "full_stop", ",": "comma", "'": "apostrophe"}
     return [names.get(character, character) for character in text]
 
 

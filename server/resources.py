@@ -90,7 +90,7 @@ def add_prompts(app: MCPServer[Any]) -> None:
         """Find the layers of a model that carry a concept, with their uncertainty."""
         return (
             f"Find the layers of the model {model!r} that carry the concept {concept!r}.\n"
-            "1. list_concepts: is it there? If not, define_concept, with 12 personas whose roles differ only in it.\n"
+            "1. list_concepts: is it there? If not, define_concept, with 24 personas whose roles differ only in it.\n"
             f"2. capture_contrast(concept={concept!r}, model={model!r}); if it returns a job handle, wait_for_job.\n"
             "3. rank_layers: report the leading layer with its interval, every tied layer, and the p-value.\n"
             "4. describe_capture: report each confound, and whether it could explain the result.\n"

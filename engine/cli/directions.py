@@ -15,8 +15,8 @@ from engine.errors import RequestError
 from engine.models.placement import AUTO, DTYPE_NAMES, LoadOptions
 from engine.models.registry import find_source
 from engine.plots.tokens_text import compared_methods, tokens_as_text
-from engine.records.files import AUTO_METHOD
-from engine.store.names import DEFAULT_STORE
+from engine.records.files import AUTO_METHOD, METHODS
+from engine.store.names import DEFAULT_STORE, locate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 
 DIRECTIONS_HELP = """Extract the direction of a contrast at every layer and save it next to the capture.
 
+With --format, write control vectors for other tools instead; a gguf is for llama.cpp and repeng. Layer N is the output
+of block N, counted from 0.
+
 [bold]Examples[/bold]
 
   layerscope directions smollm2_honesty
-  layerscope directions smollm2_honesty --method logistic --output honesty_probe
+  layerscope directions smollm2_honesty --method lda --output honesty_lda
+  layerscope directions smollm2_honesty --format gguf --output honesty.gguf
 """
 
 READ_HELP = """Project a text onto the direction of a contrast, token by token.
@@ -39,7 +43,7 @@ READ_HELP = """Project a text onto the direction of a contrast, token by token.
 
   layerscope read smollm2_honesty --prompt "I swear that I did not take it"
   layerscope read smollm2_honesty -p "Did you do it?" --chat -o tokens.png
-  layerscope read honesty_probe --prompt "I swear" --layer 17 --json
+  layerscope read honesty_lda --prompt "I swear" --layer 17 --json
 """
 
 Name = Annotated[str, typer.Argument(help="Name of a capture, or path of one of its files.")]
@@ -49,26 +53,88 @@ Store = Annotated[Path, typer.Option("--store", "-s", help="Folder of captures."
 def directions(
     name: Name,
     method: Annotated[
-        str, typer.Option(help="Method: mean_diff, pca, logistic, lda, or auto for the highest held-out AUROC.")
-    ] = AUTO_METHOD,
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", help="Name to save under (default: that of the capture).")
+        str | None,
+        typer.Option(
+            help="Method: mean_diff, pca, logistic, lda, or auto for the highest held-out AUROC (default: auto;"
+            " mean_diff with --format)."
+        ),
     ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", help="Name to save under (default: that of the capture); file with --format."),
+    ] = None,
+    file_format: Annotated[
+        str | None, typer.Option("--format", help="Export control vectors instead: gguf, safetensors or npz.")
+    ] = None,
+    unit: Annotated[
+        str,
+        typer.Option(help="What strength 1 adds in the other tool: norm (of the states), gap (of the classes), raw."),
+    ] = "norm",
     store: Store = DEFAULT_STORE,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace existing directions of that name.")] = False,
 ) -> None:
     """Extract and save the direction of a contrast at every layer."""
+    narrator = Narrator(quiet=False)
+    if file_format is not None:
+        if output is None:
+            raise RequestError("--format needs a file", next_step=f"add --output {name}.{file_format}")
+        _export(narrator, name, store, method, file_format, unit, output, force=force)
+        return
     from engine.store.directions import extract_captured, save_directions
 
-    narrator = Narrator(quiet=False)
     path = capture_path(name, store)
-    found, leading = extract_captured(path, method)
+    found, leading = extract_captured(path, method or AUTO_METHOD)
     target = capture_path(output or name, store)
     saved = save_directions(found, target, leading=leading, capture=path.name, force=force)
     some = next(iter(found.values()))
     if "methods" in some:
         narrator.say(compared_methods(some["methods"]))
     narrator.say(f"saved {len(found)} directions ({some['method']}), layers {min(found)} to {max(found)}")
+    print_lines(f"{saved}\n")
+
+
+def vectors_of(name: str, store: Path, method: str | None = None) -> "tuple[dict[int, Direction], int | None]":
+    """Directions to steer with: those of a capture by one method, or saved ones that have no capture of their name.
+
+    Args:
+        name: A name in the store, or a path.
+        store: The store folder for plain names.
+        method: See `extract_directions`; None for saved directions, and for the mean difference of a capture.
+
+    Returns:
+        Layer to direction, and the top-ranked layer; None without a ranking.
+    """
+    from engine.store.directions import SUFFIX, extract_captured, load_directions
+
+    path = capture_path(name.removesuffix(SUFFIX), store)
+    if method is None and (name.endswith(SUFFIX) or not locate(path).exist):
+        return load_directions(path)
+    return extract_captured(path, method or METHODS[0])
+
+
+def _export(
+    narrator: Narrator,
+    name: str,
+    store: Path,
+    method: str | None,
+    file_format: str,
+    unit: str,
+    target: str,
+    *,
+    force: bool,
+) -> None:
+    """Write the directions of a capture, or saved ones that have none, as control vectors."""
+    from engine.steering.vectors import export_directions
+
+    found, leading = vectors_of(name, store, method)
+    with narrator.engine_log():
+        saved = export_directions(found, target, file_format, unit=unit, force=force)
+    some = next(iter(found.values()))
+    layers = [layer for layer in sorted(found) if layer or file_format != "gguf"]
+    narrator.say(f"exported {len(layers)} directions ({some['method']}), layers {layers[0]} to {layers[-1]}")
+    if file_format == "gguf":
+        at = leading if leading in layers else layers[len(layers) // 2]
+        narrator.say(f"llama.cpp: --control-vector-scaled {saved}:0.1 --control-vector-layer-range {at} {at}")
     print_lines(f"{saved}\n")
 
 
@@ -150,7 +216,10 @@ def load_model_of(
 
 
 def _model_of(found: "dict[int, Direction]") -> str:
-    provenance = next(iter(found.values()))["provenance"]
+    some = next(iter(found.values()))
+    provenance = some["provenance"]
+    if "imported" in some:
+        return some["imported"]["model"]
     if provenance is None:
         raise RequestError("the directions do not record their model", next_step="name it with --model")
     try:

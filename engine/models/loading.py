@@ -86,7 +86,7 @@ def load_model_and_tokenizer(
             options["revision"] = source.revision
             if adapter := find_adapter_config_file(location, revision=source.revision):  # a hub adapter
                 adapter_base(Path(adapter).parent)
-        _require_sane_files(source, location, trusted=trust_remote_code)
+        require_sane_files(source, location, trusted=trust_remote_code)
         config = AutoConfig.from_pretrained(location, **options)
         _require_causal_lm(config, source)
         chosen_dtype = wanted_dtype or natural_dtype(config.dtype, torch_device)
@@ -119,8 +119,17 @@ def load_model_and_tokenizer(
     return loaded, tokenizer, description
 
 
-def _require_sane_files(source: ModelSource, location: str, *, trusted: bool) -> None:
-    """Refuse files that reach elsewhere, ask for code or describe an absurd size, before they are read."""
+def require_sane_files(source: ModelSource, location: str, *, trusted: bool) -> None:
+    """Refuse files that reach elsewhere, ask for code or describe an absurd size, before they are read.
+
+    Args:
+        source: The model.
+        location: The folder or hub id that it loads from.
+        trusted: Whether code that comes with the model may run.
+
+    Raises:
+        ModelError: They do.
+    """
     if source.kind == "hub":
         found = try_to_load_from_cache(location, "config.json", revision=source.revision)
         folders = [Path(found).parent] if isinstance(found, str) else []  # nothing is here yet before a download

@@ -9,6 +9,8 @@ from engine.plots.findings import left_out_in_words
 from engine.plots.style import BLUE, INK, ORANGE, head
 from engine.records.results import SideProjections
 
+_DENSE = 72  # pairs that fit below each other
+
 
 def draw_sides(sides: SideProjections, title: str = "", figure: Figure | None = None) -> Figure:
     """Draw histograms of both classes, and each pair as a line.
@@ -37,11 +39,13 @@ def draw_sides(sides: SideProjections, title: str = "", figure: Figure | None = 
     above.set_ylabel("prompts")
     above.legend(loc="upper left")
     pairs = sorted(zip(sides["negative"], sides["positive"], strict=True), key=lambda pair: pair[1] - pair[0])
+    thin = min(1.0, _DENSE / len(pairs))  # many lines and marks would cover each other
     for row, (negative, positive) in enumerate(pairs):
-        right = positive > negative
-        below.plot([negative, positive], [row, row], color=INK if right else "#b00020", linewidth=0.5 if right else 1.0)
-    below.plot([negative for negative, _ in pairs], range(len(pairs)), "s", color=BLUE, markersize=2)
-    below.plot([positive for _, positive in pairs], range(len(pairs)), "o", color=ORANGE, markersize=2)
+        color, width = (INK, 0.5 * thin) if positive > negative else ("#b00020", 1.0)
+        below.plot([negative, positive], [row, row], color=color, linewidth=width)
+    marks = 2 * thin**0.5
+    below.plot([negative for negative, _ in pairs], range(len(pairs)), "s", color=BLUE, markersize=marks)
+    below.plot([positive for _, positive in pairs], range(len(pairs)), "o", color=ORANGE, markersize=marks)
     below.set_ylabel("pair")
     below.set_xlabel("projection of held-out prompts (pooled within-class SD)")
     return drawn

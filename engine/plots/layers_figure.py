@@ -72,7 +72,8 @@ def _scores(axes: Axes, chart: LayersChart) -> None:
         axes.axhline(
             chart.chance, color=GREY, linestyle="--", linewidth=0.8, label="best layer of the permutation null, 95%"
         )
-    for tied, color, marker, name in ((True, ORANGE, "o", "tied with the best"), (False, BLUE, "s", "other layers")):
+    others = "other layers" if any(may_be_best(row) for row in rows) else "layers"
+    for tied, color, marker, name in ((True, ORANGE, "o", "tied with the best"), (False, BLUE, "s", others)):
         some = [row for row in rows if may_be_best(row) == tied]
         if some:
             axes.errorbar(
@@ -124,4 +125,5 @@ def _cosine(axes: Axes, chart: LayersChart) -> None:
         layers, [row["cosine_sim"] or 0.0 for row in chart.rows], color=BLUE, marker="o", markersize=3, linewidth=1
     )
     axes.axhline(1.0, color=GREY, linewidth=0.8, linestyle=":")
+    axes.ticklabel_format(axis="y", useOffset=False)
     label_layers(axes, "Cosine of the class means (near 1 is normal)", chart.axis)

@@ -84,13 +84,14 @@ def tokens_as_text(reading: TokenReading, *, layer: int | None = None, most: int
     shown = reading["leading"] if layer is None else layer
     values, aside = reading["values"][shown], tokens_aside(reading)
     tokens = [shown_token(reading, place) for place in range(len(values))]
-    notes = ["0: mean of the negative class, 1: mean of the positive class"]
+    name, scale = _names(reading)
+    notes = [scale]
     if aside:
         notes.append(f"○: {describe_aside(aside)}, not colored")
     if "methods" in reading:
         notes.append(compared_methods(reading["methods"]))
     parts: list[RenderableType] = [
-        Text(f"{reading['concept'] or 'custom pairs'}, layer {shown}, {reading['method']}", style="bold"),
+        Text(f"{name}, layer {shown}, {reading['method']}", style="bold"),
         *(Text(note, style="dim") for note in notes),
         _colored(tokens, values, aside),
         _listed(tokens[:most], values[:most], aside),
@@ -99,6 +100,13 @@ def tokens_as_text(reading: TokenReading, *, layer: int | None = None, most: int
         parts.append(Text(f"and {len(values) - most} more tokens (--json lists all)", style="dim"))
     parts += [Text(f"warning: {warning}", style="yellow") for warning in reading["warnings"]]
     return Group(*parts)
+
+
+def _names(reading: TokenReading) -> tuple[str, str]:
+    """Name of what is read, and what 0 and 1 mean."""
+    if reading["method"] == "imported":
+        return reading["concept"] or "vectors", "0: no projection, 1: length of the imported vector"
+    return reading["concept"] or "custom pairs", "0: mean of the negative class, 1: mean of the positive class"
 
 
 def readable_token(token: str) -> str:

@@ -18,6 +18,19 @@ METHODS: tuple[Method, ...] = get_args(Method)
 AUTO_METHOD = "auto"
 """Name for the method that separates held-out pairs best."""
 
+VectorFormat = Literal["gguf", "safetensors", "npz"]
+
+VECTOR_FORMATS: tuple[VectorFormat, ...] = get_args(VectorFormat)
+
+VectorUnit = Literal["norm", "gap", "raw"]
+
+VECTOR_UNITS: tuple[VectorUnit, ...] = get_args(VectorUnit)
+
+VectorOrigin = Literal["llama.cpp", "llama.cpp-generator", "repeng", "persona-vectors", "refusal-direction"]
+
+VECTOR_ORIGINS: tuple[VectorOrigin, ...] = get_args(VectorOrigin)
+"""Tools whose control vectors can be imported."""
+
 
 class MethodScore(TypedDict):
     """Held-out separation by the directions of one method.
@@ -49,6 +62,20 @@ class MethodComparison(TypedDict):
     best: Method
 
 
+class Imported(TypedDict):
+    """Where imported vectors come from.
+
+    Attributes:
+        origin: The tool that wrote them; empty for vectors given in Python.
+        file: Name of the file; empty without one.
+        model: The model that they were said to belong to, as its alias or path.
+    """
+
+    origin: str
+    file: str
+    model: str
+
+
 class Direction(TypedDict):
     """A unit vector at one layer, positive minus negative.
 
@@ -63,18 +90,23 @@ class Direction(TypedDict):
         provenance: How the pairs were captured; None if unknown.
         norm: Mean L2 norm of the states of both classes, the unit of steering strength; absent in older files.
         methods: Comparison of the methods, if it chose this one.
+        norm: Mean L2 norm of the states of both classes; absent in directions of older versions.
+        imported: Where an imported vector comes from. Its `positive_mean` is then the length it had in the file, its
+            `negative_mean` 0.
     """
 
     layer: int
     vector: Tensor
     negative_mean: float
     positive_mean: float
-    method: Method
+    method: Method | Literal["imported"]
     concept: str | None
     num_pairs: int
     provenance: Provenance | None
     norm: NotRequired[float]
     methods: NotRequired[MethodComparison]
+    norm: NotRequired[float]
+    imported: NotRequired[Imported]
 
 
 class DirectionSummary(TypedDict):
@@ -99,17 +131,19 @@ class DirectionsHeader(TypedDict):
         num_pairs: Number of pairs.
         provenance: How the pairs were captured.
         methods: Comparison of the methods, if it chose this one.
+        imported: Where imported vectors come from.
     """
 
     schema: int
     layers: list[DirectionSummary]
     leading: int | None
     capture: str
-    method: Method
+    method: Method | Literal["imported"]
     concept: str | None
     num_pairs: int
     provenance: Provenance | None
     methods: NotRequired[MethodComparison]
+    imported: NotRequired[Imported]
 
 
 class TokenReading(TypedDict):
@@ -138,7 +172,7 @@ class TokenReading(TypedDict):
     leading: int
     values: dict[int, list[float]]
     concept: str | None
-    method: Method
+    method: Method | Literal["imported"]
     warnings: list[str]
     texts: NotRequired[list[str]]
     set_aside: NotRequired[list[Count]]

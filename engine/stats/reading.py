@@ -61,7 +61,7 @@ def read_text(
     """
     text = plain_text(text, "the text")
     provenance = require_same_model(model, directions)
-    warnings = [] if provenance else ["the directions have no provenance: they may come from another model"]
+    warnings = [] if provenance else [_unknown_origin(directions)]
     if chat and not tokenizer.chat_template:
         warnings.append("the model has no chat template: the text was read unchanged")
     moment = provenance.get("template_time") if provenance and rendered else time_now()
@@ -146,8 +146,17 @@ def _values(data: ActivationData, direction: Direction) -> list[float]:
     return values
 
 
+def _unknown_origin(directions: Mapping[int, Direction]) -> str:
+    imported = next(iter(directions.values())).get("imported")
+    if imported is None:
+        return "the directions have no provenance: they may come from another model"
+    return f"the directions were imported for {imported['model']}: nothing shows that they come from this model"
+
+
 def _far_off(values: list[float], direction: Direction) -> list[str]:
     """Warn if most tokens are far outside both classes: 0 and 1 then mean little."""
+    if "imported" in direction:
+        return []  # without classes, 1 is the length of the vector in its file
     far = sum(not _LOW <= value <= _HIGH for value in values)
     if 2 * far <= len(values):
         return []

@@ -81,8 +81,7 @@ def load_archive(path: Path, store: Path, checksum: str | None) -> object:
                     expected="two files from the same save; without the .json file, the tensors load on their own",
                     next_step=Remedy.CAPTURE_AGAIN,
                 )
-            file.seek(0)
-            return _unpickled(file)
+            return unpickle(file)
     except FileNotFoundError as error:
         raise StoreError(f"there is no capture at {path}", next_step=Remedy.LIST_CAPTURES) from error
     except StoreError:
@@ -98,8 +97,14 @@ def load_archive(path: Path, store: Path, checksum: str | None) -> object:
         ) from error
 
 
-def _unpickled(file: BinaryIO) -> object:
+def unpickle(file: BinaryIO) -> object:
+    """Read an open `.pt` file of tensors and plain values, without running any code in it.
+
+    Raises:
+        Exception: Of almost any type, if the file is not such an archive.
+    """
     size = os.fstat(file.fileno()).st_size
+    file.seek(0)
     if file.read(len(_ZIP)) != _ZIP:
         raise _RefusedError("it is not a zip archive")
     with zipfile.ZipFile(file) as archive:

@@ -83,6 +83,8 @@ def save_directions(
     )
     if "methods" in some:
         header["methods"] = some["methods"]
+    if "imported" in some:
+        header["imported"] = some["imported"]
     vectors = {str(layer): direction["vector"].contiguous() for layer, direction in directions.items()}
     content = save(vectors, metadata=with_checksums(vectors, {"layerscope": msgspec.json.encode(header).decode()}))
     try:
@@ -124,7 +126,7 @@ def load_directions(name: str | Path, *, store: str | Path | None = None) -> tup
         raise StoreError(f"{target} is damaged: its vectors are not finite numbers", next_step=Remedy.EXTRACT_AGAIN)
     found = {
         summary["layer"]: Direction(
-            vector=vectors[summary["layer"]],
+            vector=vectors[summary["layer"]].clone(),  # sums in a file's memory depend on where it begins
             method=header["method"],
             concept=header["concept"],
             num_pairs=header["num_pairs"],
@@ -136,11 +138,13 @@ def load_directions(name: str | Path, *, store: str | Path | None = None) -> tup
         for summary in header["layers"]
     }
     for summary in header["layers"]:
+        direction = found[summary["layer"]]
         if "norm" in summary:
-            found[summary["layer"]]["norm"] = summary["norm"]
-    if "methods" in header:
-        for direction in found.values():
+            direction["norm"] = summary["norm"]
+        if "methods" in header:
             direction["methods"] = header["methods"]
+        if "imported" in header:
+            direction["imported"] = header["imported"]
     return found, header["leading"]
 
 

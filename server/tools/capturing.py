@@ -25,7 +25,7 @@ from engine.store.catalog import show_capture
 from engine.store.names import CapturePaths, default_name, locate, require_free
 from server.jobs import ServerJob
 from server.tools.captures import outline_capture
-from server.tools.jobs import JobReply, JobResult, answer
+from server.tools.jobs import JobOutline, JobReply, JobResult, answer
 from server.tools.spec import (
     LONGEST_NAME,
     LONGEST_TEXT,
@@ -165,7 +165,7 @@ async def capture_prompts(
     dry_run: DryRun = False,
     timed: Timed = False,
     wait_s: WaitS = 40,
-) -> Annotated[CallToolResult, JobReply]:
+) -> Annotated[CallToolResult, JobOutline]:
     """Capture one or more prompts, or a file of any length: save their hidden states, without a ranking.
 
     A file is saved as shards: if the capture was cancelled or interrupted, repeat the call to resume.

@@ -145,7 +145,7 @@ def define_concept(
     positive: Annotated[str, Field(description="Name of the positive class, e.g. patient", max_length=64)],
     negative: Annotated[str, Field(description="Name of the negative class, e.g. impatient", max_length=64)],
     personas: Annotated[
-        list[PersonaText], Field(min_length=2, max_length=50, description="12 or more for tight intervals")
+        list[PersonaText], Field(min_length=2, max_length=50, description="24 or more for tight intervals")
     ],
     topics: Annotated[
         list[Annotated[str, Field(max_length=_LONGEST)]],

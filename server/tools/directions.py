@@ -14,7 +14,7 @@ from engine.remedies import Remedy
 from engine.store.names import locate
 from server.jobs import ServerJob
 from server.tools.answer import Part, Reply, rounded, send
-from server.tools.jobs import JobReply, JobResult, answer
+from server.tools.jobs import JobOutline, JobResult, answer
 from server.tools.spec import LONGEST_NAME, LONGEST_TEXT, CaptureName, ToolSpec, WaitS
 from server.workbench import Ctx, find_capture, workbench
 
@@ -102,7 +102,7 @@ async def read_text(
     layer: Annotated[int | None, Field(ge=0, description="Layer; default: the leading layer")] = None,
     chat: Annotated[bool, Field(description="Apply the chat template, with the text as the user's message")] = False,
     wait_s: WaitS = 40,
-) -> Annotated[CallToolResult, JobReply]:
+) -> Annotated[CallToolResult, JobOutline]:
     """Read a text along a contrast's direction: one value per token.
 
     0 is the mean of the negative class, 1 that of the positive class. The reading has the first tokens and those with
@@ -121,11 +121,12 @@ async def read_text(
             raise RequestError(
                 f"there is no direction at layer {layer}", expected=f"one of {layers_in_words(list(found))}"
             )
-        provenance = next(iter(found.values()))["provenance"]
-        if provenance is None:
+        some = next(iter(found.values()))
+        alias = some["imported"]["model"] if "imported" in some else some["provenance"] and some["provenance"]["alias"]
+        if not alias:
             raise RequestError(f"the model of {name} is unknown", next_step="capture it again")
-        job.checkpoint(f"loading {provenance['alias']}")
-        loaded = bench.models.get(provenance["alias"])
+        job.checkpoint(f"loading {alias}")
+        loaded = bench.models.get(alias)
         job.checkpoint("reading")
         reading = read(
             loaded.model, loaded.tokenizer, found, text, leading=leading if layer is None else layer, chat=chat

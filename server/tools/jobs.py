@@ -4,7 +4,9 @@ from typing import Annotated, Any, Literal
 
 import anyio
 from mcp.types import CallToolResult
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from engine.errors import RequestError
 from server.jobs import Jobs, ServerJob
@@ -62,6 +64,15 @@ class JobReply(JobResult, JobState):
     """The status of a job and, once it is done, its result."""
 
 
+class JobOutline(JobReply):
+    """The same reply, for tools whose schema need not repeat that of `wait_for_job`."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Say only that the answer is an object."""
+        return {"type": "object", "description": "As wait_for_job"}
+
+
 class JobLine(BaseModel):
     """A job in a list; `ahead` counts the jobs that run before it."""
 
@@ -96,7 +107,7 @@ async def wait_for_job(ctx: Ctx, job: Handle | None = None, wait_s: WaitS = 40) 
     return send(_list(bench.jobs))
 
 
-async def cancel_job(ctx: Ctx, job: Handle) -> Annotated[CallToolResult, JobReply]:
+async def cancel_job(ctx: Ctx, job: Handle) -> Annotated[CallToolResult, JobOutline]:
     """Cancel a job. It stops after the current batch; nothing incomplete is kept, except the shards of a capture."""
     found = workbench(ctx).jobs.find(job)
     found.cancel()

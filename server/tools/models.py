@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from engine.records.models import ModelListing
 from server.jobs import ServerJob
 from server.tools.answer import Page, send
-from server.tools.jobs import JobReply, JobResult, answer
+from server.tools.jobs import JobOutline, JobReply, JobResult, answer
 from server.tools.spec import ModelName, Offset, ToolSpec, WaitS
 from server.workbench import Ctx, workbench
 
@@ -65,7 +65,7 @@ async def load_model(
     model: ModelName,
     unload: Annotated[bool, Field(description="Unload it instead and free its memory; captures stay")] = False,
     wait_s: WaitS = 40,
-) -> Annotated[CallToolResult, JobReply]:
+) -> Annotated[CallToolResult, JobOutline]:
     """Load a model before the next capture needs it, or unload one. Captures load their model themselves."""
     bench = workbench(ctx)
     listing = bench.settings.require_allowed(model)[1]

@@ -135,7 +135,7 @@ async def test_a_concept_as_large_as_allowed_is_shown_in_part_and_in_full_on_dem
             topics=topics,
             description="d" * 160,
         )
-        assert (len(made["personas"]), made["left_out"]) == (12, 38 + 176)
+        assert (len(made["personas"]), made["left_out"]) == (12, 38 + 182)
         assert agreeing(made, await call(client, "list_concepts", name="large"))
         pages = [await call(client, "list_concepts", name="large", detail="full")]
         while "next_offset" in pages[-1]:

@@ -49,13 +49,13 @@ async def test_dark_and_light(store: Path) -> None:
         await pilot.pause(0.2)
         assert pilot.app.theme == "layerscope-light"
         assert pilot.app.theme_variables["background"] != dark
-        await wait_for(pilot, "Layer 16 leads")
+        await wait_for(pilot, "layer 16,")
 
 
 async def test_any_theme_of_textual_works(store: Path) -> None:
     app = LayerscopeApp(store, theme="nord")
     async with app.run_test(size=(100, 40)) as pilot:
-        await wait_for(pilot, "4 captures", "Layer 16 leads")
+        await wait_for(pilot, "4 captures", "layer 16,")
         await pilot.press("enter")
         await wait_for(pilot, "projections at layer 16")
         await pilot.press("2")

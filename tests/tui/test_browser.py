@@ -160,7 +160,7 @@ async def test_the_app_in_a_browser(served: tuple[int, int], tmp_path: Path) -> 
         await page.call("Network.enable")
         await page.call("Emulation.setFocusEmulationEnabled", enabled=True)
         await page.call("Page.navigate", url=f"http://127.0.0.1:{served[0]}/")
-        await page.wait_for("4 captures", "small_warmth", "Layer 16 leads")
+        await page.wait_for("4 captures", "small_warmth", "layer 16,")
         await page.press("Enter", 13)
         await page.wait_for("Held-out projections at layer 16")
         shot = tmp_path / "ranking.png"

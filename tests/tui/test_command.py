@@ -88,7 +88,7 @@ from tui.app import LayerscopeApp
 
 async def look():
     async with LayerscopeApp(Path("activations")).run_test(size=(120, 40)) as pilot:
-        await wait_for(pilot, "4 captures", "Layer 16 leads")
+        await wait_for(pilot, "4 captures", "layer 16,")
         await pilot.press("enter", "space", "G", "2", "3", "4", "escape", "n")
         await wait_for(pilot, "New capture")
 
@@ -165,7 +165,7 @@ def terminal(real_store: Path) -> Iterator[Callable[..., Terminal]]:
 
 def test_in_a_terminal_from_start_to_quit(terminal: Callable[..., Terminal]) -> None:
     shell = terminal()
-    shell.wait_for("2 captures", "tiny_loud", "leads")
+    shell.wait_for("2 captures", "tiny_loud", "Highest: layer")
     shell.press("/")
     shell.wait_for("words, or column:value")
     shell.press("w", "a", "r", "m", "Enter")

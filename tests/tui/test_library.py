@@ -30,10 +30,10 @@ def listed(text: str) -> list[str]:
 
 async def test_lists_the_newest_first_and_previews_the_selected_one(store: Path) -> None:
     async with LayerscopeApp(store).run_test(size=(80, 24), notifications=True) as pilot:
-        text = await wait_for(pilot, "4 captures", "Layer 16 leads")
+        text = await wait_for(pilot, "4 captures", "layer 16,")
         assert listed(text) == list(NAMES)
         await pilot.press("j")
-        await wait_for(pilot, "Layer 9 leads")
+        await wait_for(pilot, "layer 9,")
 
 
 async def test_follows_captures_saved_and_deleted_by_another_process(store: Path) -> None:
@@ -59,9 +59,9 @@ async def test_the_cursor_follows_its_capture(store: Path) -> None:
     async with LayerscopeApp(store).run_test(size=(80, 24), notifications=True) as pilot:
         await wait_for(pilot, "4 captures")
         await pilot.press("j")
-        await wait_for(pilot, "Layer 9 leads")
+        await wait_for(pilot, "layer 9,")
         put(store, ranked_record("small_new", peak=20, day=9))
-        await wait_for(pilot, "5 captures", "Layer 9 leads")
+        await wait_for(pilot, "5 captures", "layer 9,")
 
 
 async def test_cancelled_reading_is_no_error(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ async def test_a_store_becomes_readable(store: Path) -> None:
             await wait_for(pilot, "cannot be read", "Permission denied", "permission to read it")
             os.seteuid(user)
             store.chmod(stat.S_IRWXU)
-            await wait_for(pilot, "4 captures", "Layer 16 leads")
+            await wait_for(pilot, "4 captures", "layer 16,")
     finally:
         os.seteuid(user)
         store.chmod(stat.S_IRWXU)
@@ -198,12 +198,12 @@ async def test_tokens_need_pairs(store: Path) -> None:
 
 async def test_resizing_lays_out_the_screen_again(store: Path) -> None:
     async with LayerscopeApp(store).run_test(size=(200, 60), notifications=True) as pilot:
-        await wait_for(pilot, "4 captures", "Layer 16 leads")
+        await wait_for(pilot, "4 captures", "layer 16,")
         for size in [(80, 24), (40, 10), (20, 5), (120, 40)]:
             await pilot.resize_terminal(*size)
             await pilot.pause(0.2)
             assert max(map(len, screen_text(pilot.app).splitlines())) <= size[0]
-        await wait_for(pilot, "small_warmth", "Layer 16 leads")
+        await wait_for(pilot, "small_warmth", "layer 16,")
 
 
 async def test_a_capture_in_shards_is_listed_and_previewed(

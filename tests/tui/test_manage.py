@@ -20,7 +20,7 @@ def files(store: Path, name: str) -> list[str]:
 async def test_deletes_the_files_that_it_names_after_a_question(store: Path) -> None:
     (store / f"small_warmth{SUFFIX}").write_bytes(b"directions")
     async with LayerscopeApp(store).run_test(size=(80, 24), notifications=True) as pilot:
-        await wait_for(pilot, "4 captures", "Layer 16 leads")
+        await wait_for(pilot, "4 captures", "layer 16,")
         await pilot.press("d")
         await wait_for(pilot, "Delete small_warmth?", "small_warmth.pt", "small_warmth.json", f"small_warmth{SUFFIX}")
         await pilot.press("n")
@@ -29,7 +29,7 @@ async def test_deletes_the_files_that_it_names_after_a_question(store: Path) -> 
         await pilot.press("delete")
         await wait_for(pilot, "Delete small_warmth?")
         await pilot.press("y")
-        await wait_for(pilot, "3 captures", "Layer 9 leads", "deleted small_warmth.json")
+        await wait_for(pilot, "3 captures", "calm  someone", "deleted small_warmth.json")
     assert files(store, "small_warmth") == []
     assert len(files(store, "small_calm")) == 2
 
@@ -66,13 +66,13 @@ async def test_deletes_damaged_captures_and_names_shards(store: Path) -> None:
 async def test_what_cannot_be_deleted_is_said(store: Path) -> None:
     (store / "a b.json").write_text("{")
     async with LayerscopeApp(store).run_test(size=(100, 30), notifications=True) as pilot:
-        await wait_for(pilot, "5 captures", "Layer 16 leads")
+        await wait_for(pilot, "5 captures", "layer 16,")
         await pilot.press("G", "d")
         await wait_for(pilot, "Delete a b?", "a b.json")
         await pilot.press("y")
         await wait_for(pilot, "4 captures", "deleted a b.json")
         await pilot.press("g")
-        await wait_for(pilot, "Layer 16 leads")
+        await wait_for(pilot, "layer 16,")
         await pilot.press("d")
         await wait_for(pilot, "Delete small_warmth?")
         for suffix in (".pt", ".json"):
@@ -83,13 +83,13 @@ async def test_what_cannot_be_deleted_is_said(store: Path) -> None:
 
 async def test_renames_the_files_or_says_why_not(store: Path) -> None:
     async with LayerscopeApp(store).run_test(size=(80, 24), notifications=True) as pilot:
-        await wait_for(pilot, "4 captures", "Layer 16 leads")
+        await wait_for(pilot, "4 captures", "layer 16,")
         await pilot.press("f2")
         await wait_for(pilot, "Rename small_warmth, with its saved directions, to")
         await pilot.press(*["backspace"] * 20, *"small_calm", "enter")
         await wait_for(pilot, "cannot be renamed", "small_calm")
         await pilot.press("R", *["backspace"] * 20, *"warm", "enter")
         await wait_for(pilot, "renamed small_warmth to warm")
-        await wait_for(pilot, "Layer 16 leads")
+        await wait_for(pilot, "layer 16,")
     assert files(store, "small_warmth") == []
     assert files(store, "warm") == ["warm.json", "warm.pt"]

@@ -25,7 +25,7 @@ def layers(text: str) -> list[int]:
 
 async def test_explains_the_order_of_two_layers(store: Path) -> None:
     async with LayerscopeApp(store).run_test(size=(120, 40), notifications=True) as pilot:
-        await wait_for(pilot, "4 captures", "Layer 16 leads")
+        await wait_for(pilot, "4 captures", "layer 16,")
         await pilot.press("enter", "space", "G", "k")
         await wait_for(
             pilot, "Layer 16 vs. layer 28", "Layer 16 has rank 1 (d' 2.00)", "25 (d' 0.80)", "significantly better"
@@ -100,7 +100,7 @@ async def test_panes(store: Path) -> None:
         await pilot.press("3")
         await wait_for(pilot, "+ Be kind to guest 0.", "- Be curt to guest 0.")
         await pilot.press("4")
-        await wait_for(pilot, "Layer 16 leads", "Baselines without the model", "prompt length:")
+        await wait_for(pilot, "layer 16,", "Baselines without the model", "prompt length:")
 
 
 async def test_a_capture_without_a_ranking_gives_the_reason(store: Path) -> None:
@@ -121,7 +121,7 @@ async def test_copies_the_scores_of_a_layer(store: Path) -> None:
 
 async def test_a_capture_damaged_while_it_is_opened(store: Path) -> None:
     async with LayerscopeApp(store).run_test(size=(120, 40), notifications=True) as pilot:
-        await wait_for(pilot, "4 captures", "Layer 16 leads")
+        await wait_for(pilot, "4 captures", "layer 16,")
         (store / "small_warmth.json").write_text("{")
         # Bypass the library, which may already know of the damage and refuse to open the capture.
         await pilot.app.push_screen(RankingScreen(store, "small_warmth"))
@@ -131,13 +131,13 @@ async def test_a_capture_damaged_while_it_is_opened(store: Path) -> None:
 
 
 async def test_explains_the_ranking_of_the_demo(captured: Callable[[str], Run], tmp_path: Path) -> None:
-    """The README's example; the leading layer may differ by one on another processor."""
-    captured("honesty").copy_to(tmp_path)
-    ranking = show_capture("smollm2_honesty", store=tmp_path)["ranking"]
+    """The example of docs/terminal-app.md; the leading layer may differ by one on another processor."""
+    captured("formality").copy_to(tmp_path)
+    ranking = show_capture("smollm2_formality", store=tmp_path)["ranking"]
     assert ranking
     leader = ranking["layers"][0]["layer"]
     async with LayerscopeApp(tmp_path).run_test(size=(120, 40)) as pilot:
-        await wait_for(pilot, "1 capture", f"Layer {leader} leads")
+        await wait_for(pilot, "1 capture", f"layer {leader},")
         await pilot.press("enter", "k", "space", "G", "k")
         await wait_for(
             pilot, f"Layer {leader - 1} vs. layer 28", f"Layer {leader - 1} has rank", "held-out pairs are misordered"

@@ -19,13 +19,13 @@ Step = tuple[list[str], list[str]]
 RANKING: Step = (["enter"], ["Held-out projections at layer 16", "tab Next pane", "? Help"])
 SCREENS: dict[str, list[Step]] = {
     "library": [],
-    "filtered": [(["slash", *"calm", "enter"], ["1 of 4 captures", "Layer 9 leads", "? Help"])],
+    "filtered": [(["slash", *"calm", "enter"], ["1 of 4 captures", "layer 9,", "? Help"])],
     "damaged": [(["G"], ["small_lost is damaged"])],
     "ranking": [RANKING],
     "why": [RANKING, (["space", "G"], ["Layer 16 vs. layer 29"])],
     "chart": [RANKING, (["2"], ["│ 95%"])],
     "pairs": [RANKING, (["3"], ["Be kind to guest 0."])],
-    "findings": [RANKING, (["4"], ["Layer 16 leads"])],
+    "findings": [RANKING, (["4"], ["All 30 layers separate"])],
     "prompt": [
         (["j", "j"], ["some_prompt  someone"]),
         (["enter"], ["prompts has no classes", "tab Next"]),
@@ -50,7 +50,7 @@ async def test_screen(name: str, size: tuple[int, int], store: Path, monkeypatch
     monkeypatch.chdir(store.parent)
     app = LayerscopeApp(Path(store.name))
     async with app.run_test(size=size) as pilot:
-        await wait_for(pilot, "4 captures", "Layer 16 leads", "? Help")
+        await wait_for(pilot, "4 captures", "layer 16,", "? Help")
         for keys, signs in SCREENS[name]:
             await pilot.press(*keys)
             await wait_for(pilot, *signs)

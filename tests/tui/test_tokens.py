@@ -51,7 +51,7 @@ async def test_reads_prompts_and_a_text_and_describes_the_selected_cell(real_sto
     assert f"at layer 0: {expected:+.2f} " in shown
 
 
-def _method_shown(app: LayerscopeApp) -> Method:
+def _method_shown(app: LayerscopeApp) -> str:
     reading = app.screen.query_one(HeatMap).reading
     assert reading is not None
     return reading["method"]

@@ -66,7 +66,7 @@ class CompareScreen(LayerscopeScreen):
         except LayerscopeError as error:
             self._say(error.said("app"))
             return
-        self.set_title(" and ".join(self._names), "held-out d' by relative depth")
+        self.set_title(self._called(), "held-out d' by relative depth")
         self.query_one(OverlayColumns).records = self._records
         table = self.query_one(RowsView)
         table.columns = list(_columns(self._records, self._compared))
@@ -118,8 +118,12 @@ class CompareScreen(LayerscopeScreen):
 
             return draw_comparison(comparison)
 
-        title = " and ".join(self._names)
+        title = self._called()
         return Export("comparison", table, partial(draw, only) if only else None, title)
+
+    def _called(self) -> str:
+        *first, last = self._names
+        return f"{', '.join(first)} and {last}"
 
     def text_to_copy(self) -> str:
         """Return the description of the selected layer."""

@@ -307,7 +307,7 @@ def _columns(is_marked: Callable[[str], bool]) -> list[Column[CaptureSummary]]:
         Column("concept", "concept", 11, lambda summary, _width: summary.concept, order=4),
         Column("pairs", "pairs", 5, lambda summary, _width: str(summary.pairs or ""), right=True, order=3),
         Column("layer", "best", 4, _best, right=True, order=1),
-        Column("score", "d' (95%)", 19, lambda summary, _width: score_and_interval(summary), right=True, order=2),
+        Column("score", "d' (95%)", 20, lambda summary, _width: score_and_interval(summary), right=True, order=2),
         Column("p", "p", 6, _p_value, right=True, order=6),
         Column("saved", "saved UTC", 12, lambda summary, _width: _time(summary.created), order=7),
     ]

@@ -16,7 +16,7 @@ from textual.widgets import Static, TabbedContent, TabPane
 
 from engine.errors import LayerscopeError, RequestError
 from engine.plots.classes_text import histograms_as_text, side_summary, wrong_pairs_as_text
-from engine.plots.findings import norm_in_words, p_in_words, score_in_words
+from engine.plots.findings import may_be_best, norm_in_words, p_in_words, score_in_words
 from engine.plots.layer_order import describe_order
 from engine.plots.layers_chart import LayersChart, Looks, Scale, layers_chart, whiskers
 from engine.records.files import CaptureRecord
@@ -260,7 +260,7 @@ def _ranked_columns(layers: Sequence[RankedLayer], looks: Callable[[], Looks]) -
     def bar(line: Line, width: int) -> Text:
         return whiskers(line[1], Scale.of(layers, width), looks()) if line[1] else Text()
 
-    yield Column("rank", "rank", 5, cell(lambda row: f"{row['rank']}{'=' if row['tied'] else ' '}"), right=True)
+    yield Column("rank", "rank", 5, cell(lambda row: f"{row['rank']}{'=' if may_be_best(row) else ' '}"), right=True)
     yield Column(
         "rank_high", "95% rank", 8, cell(lambda row: f"{row['rank_low']}-{row['rank_high']}"), right=True, order=3
     )

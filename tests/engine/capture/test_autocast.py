@@ -47,7 +47,7 @@ def test_reading_a_text_under_autocast_warns(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     positive, negative = ([f"w{side} w{20 + i} w{40 + i}" for i in range(8)] for side in (3, 4))
-    contrast = engine.capture_contrastive_activations(tiny_llama, tiny_tokenizer, positive, negative, positions="last")
+    contrast = engine.capture_contrastive_activations(tiny_llama, tiny_tokenizer, positive, negative, positions="mean")
     directions = engine.extract_directions(contrast)
     assert engine.read_text(tiny_llama, tiny_tokenizer, directions, "w5 w6")["warnings"] == []
     with torch.autocast("cpu", dtype=torch.bfloat16):

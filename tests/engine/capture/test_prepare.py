@@ -51,7 +51,8 @@ def test_each_prompt_is_rendered_and_tokenized_once(
 ) -> None:
     concept = tmp_path / "loudness.toml"
     concept.write_text(concept_text("loudness"))
-    request = engine.CaptureRequest(engine.load_concept(concept), paths=locate(tmp_path / "it"), shards=shards)
+    paths = locate(tmp_path / "it")
+    request = engine.CaptureRequest(engine.load_concept(concept), paths=paths, shards=shards, specificity=False)
     paths = engine.capture_and_save(tiny_llama, tiny_tokenizer, request)
     texts = {text: times for text, times in read.items() if not text.startswith("rendered")}
     conversations = [times for text, times in read.items() if "layerscope" not in text and text not in texts]

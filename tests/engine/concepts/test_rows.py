@@ -99,7 +99,7 @@ def test_one_split_at_a_time(folder: Path, tmp_path: Path) -> None:
     [
         ({"text": ["w3"]}, r"has no column 'prompt'.*among its columns: text"),
         ({"prompt": ["w3", " "]}, r"row 2: prompt must be a non-empty string"),
-        ({"prompt": ["w3", None]}, r"row 2: prompt must be a non-empty string"),
+        ({"prompt": ["w3", None]}, r"row 2: prompt is missing"),
         ({"prompt": [1, 2]}, r"row 1: prompt must be a non-empty string"),
         ({"prompt": []}, r"contains no prompts"),
     ],

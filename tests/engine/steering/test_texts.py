@@ -174,7 +174,7 @@ def test_what_limits_the_comparison_is_said(
     direction["provenance"] = None
     texts = engine.steer_text(tiny_llama, tiny_tokenizer, direction, PROMPT, max_new_tokens=2)
     said = " ".join(texts["warnings"])
-    assert "no provenance" in said
+    assert "have no provenance" in said
     assert "no chat template" in said
     assert "no control" in said
     assert texts["controls"] == []

@@ -323,6 +323,17 @@ def test_a_file_that_does_not_hold_what_it_says_is_refused(
         load_directions("mine", store=tmp_path)
 
 
+def test_files_of_older_versions_have_no_norm(directions: Directions, tmp_path: Path) -> None:
+    path = save_directions(directions, "mine", store=tmp_path)
+    vectors, header = content_of(path)
+    for summary in header["layers"]:
+        del summary["norm"]
+    path.write_bytes(save(vectors, metadata={"layerscope": json.dumps(header)}))
+    loaded = load_directions("mine", store=tmp_path)[0]
+    assert [layer for layer, direction in loaded.items() if "norm" in direction] == []
+    assert torch.equal(loaded[2]["vector"], directions[2]["vector"])
+
+
 @pytest.mark.parametrize("changes", [{}, {"method": "one yet to be found"}])
 def test_a_newer_file_is_reported_as_another_version(
     directions: Directions, tmp_path: Path, changes: dict[str, str]

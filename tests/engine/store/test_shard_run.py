@@ -242,7 +242,7 @@ def test_an_invalid_prompt_is_named_before_anything_is_run(capture: Any, prompts
     [
         ("a.txt", "\n \n", "contains no prompts"),
         ("a.jsonl", '{"prompt": "w5"', "line 1 is not valid JSON"),
-        ("a.jsonl", '{"text": "w5"}', "line 1: prompt must be a non-empty string"),
+        ("a.jsonl", '{"text": "w5"}', "line 1: prompt is missing"),
         ("a.jsonl", '["w5"]', "line 1 is not a JSON object"),
         ("a.jsonl", '{"prompt": "\\ud800"}', "contains a lone surrogate"),
         ("a.csv", "text\nw5\n", "no column 'prompt'"),

@@ -9,6 +9,7 @@ from mcp import Client
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
+from engine.plots.findings import may_be_best
 from engine.records.files import record_warnings
 from engine.store.catalog import show_capture
 from server.app import LayerscopeServer
@@ -105,7 +106,7 @@ def test_a_contrast(store: Path) -> None:
     assert summary.leading.layer == best["layer"]
     assert summary.leading.interval == pytest.approx((best["low"], best["high"]), abs=6e-4)
     for row in others:
-        assert (str(row["layer"]) in summary.leading.tied) or not row["tied"]
+        assert (str(row["layer"]) in summary.leading.tied) == may_be_best(row)
     assert record_warnings(record) == record["ranking"]["warnings"] + record["confounds"]["warnings"]
 
 

@@ -51,6 +51,20 @@ async def test_by_default_the_method_with_the_highest_auroc_is_used(app: Layersc
     assert read["reading"] == unsaved["reading"]
 
 
+async def test_a_text_is_read_along_imported_vectors(app: LayerscopeServer, store: Path, tiny_folder: Path) -> None:
+    model, tokenizer, _ = engine.load_model_and_tokenizer(str(tiny_folder))
+    found = engine.import_directions({2: [2.0] * 32}, model=model)
+    found[2]["imported"]["model"] = show_capture("loudness", store=store)["provenance"]["alias"]  # type: ignore[index]
+    engine.save_directions(found, "even", store=store)
+    async with Client(app) as client:
+        read = await finished(client, await call(client, "read_text", name="even", text="w5 w9 w6"))
+    states = engine.capture_activations(model, tokenizer, "w5 w9 w6")["activations"][2][0]
+    expected = states.mean(dim=-1) / 2  # the projection in lengths of the vector
+    shown = [token["value"] for token in read["reading"]["tokens"]]
+    assert shown == pytest.approx(expected.tolist(), abs=0.0051)
+    assert (read["reading"]["layer"], read["reading"]["method"]) == (2, "imported")
+
+
 async def test_a_reading_is_scaled_to_the_class_means(app: LayerscopeServer, store: Path, tiny_folder: Path) -> None:
     """Computed by hand: 0 at the negative mean, 1 at the positive mean."""
     model, tokenizer, _ = engine.load_model_and_tokenizer(str(tiny_folder))
