@@ -88,7 +88,10 @@ def _notes(result: SteeredTexts, *, several: bool = False) -> Iterator[str]:
     else:
         yield f"strength {_UNITS[result['unit']]}, added to {result['steered_tokens']} tokens; {chosen}"
     yield "perplexity, projection: of the new tokens, as the unsteered model reads them"
-    yield "projection 0: mean of the negative class, 1: mean of the positive class; shift: from the baseline"
+    if result["method"] == "imported":
+        yield "projection 0: no projection, 1: length of the imported vector; shift: from the baseline"
+    else:
+        yield "projection 0: mean of the negative class, 1: mean of the positive class; shift: from the baseline"
     if "control_cosine" in result:
         cosine = "" if several else f" (cosine {result['control_cosine']:+.2f})"
         yield f"random: a random direction of the same length, drawn from the covariance of the captured states{cosine}"

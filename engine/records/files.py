@@ -90,7 +90,6 @@ class Direction(TypedDict):
         provenance: How the pairs were captured; None if unknown.
         norm: Mean L2 norm of the states of both classes, the unit of steering strength; absent in older files.
         methods: Comparison of the methods, if it chose this one.
-        norm: Mean L2 norm of the states of both classes; absent in directions of older versions.
         imported: Where an imported vector comes from. Its `positive_mean` is then the length it had in the file, its
             `negative_mean` 0.
     """
@@ -105,7 +104,6 @@ class Direction(TypedDict):
     provenance: Provenance | None
     norm: NotRequired[float]
     methods: NotRequired[MethodComparison]
-    norm: NotRequired[float]
     imported: NotRequired[Imported]
 
 

@@ -69,7 +69,7 @@ class SteeredTexts(TypedDict):
     rendered: str
     layer: int
     concept: str | None
-    method: Method
+    method: Method | Literal["imported"]
     unit: Unit
     steered_tokens: Tokens
     unit_length: NotRequired[float]

@@ -61,7 +61,7 @@ def read_text(
     """
     text = plain_text(text, "the text")
     provenance = require_same_model(model, directions)
-    warnings = [] if provenance else [_unknown_origin(directions)]
+    warnings = [] if provenance else [unknown_origin(directions)]
     if chat and not tokenizer.chat_template:
         warnings.append("the model has no chat template: the text was read unchanged")
     moment = provenance.get("template_time") if provenance and rendered else time_now()
@@ -146,7 +146,8 @@ def _values(data: ActivationData, direction: Direction) -> list[float]:
     return values
 
 
-def _unknown_origin(directions: Mapping[int, Direction]) -> str:
+def unknown_origin(directions: Mapping[int, Direction]) -> str:
+    """Warn that nothing shows which model directions without provenance come from."""
     imported = next(iter(directions.values())).get("imported")
     if imported is None:
         return "the directions have no provenance: they may come from another model"

@@ -16,7 +16,7 @@ from engine.records.captures import ContrastData, Message, Provenance, model_dif
 from engine.records.files import Direction
 from engine.records.steering import UNITS, Kind, SteeredText, SteeredTexts, Tokens, Unit
 from engine.runtime import Steps, ignore_progress
-from engine.stats.reading import require_same_model
+from engine.stats.reading import require_same_model, unknown_origin
 from engine.steering.apply import ablate, length_of, listed, require_choice, require_strength, steer
 from engine.steering.controls import random_directions
 from engine.steering.writing import Writer
@@ -236,7 +236,7 @@ def _require_room(prompt: int, new: int, longest: int) -> None:
 
 
 def _warnings(direction: Direction, theirs: Provenance | None, mine: Provenance) -> list[str]:
-    warnings = [] if theirs else ["the direction has no provenance: it may come from another model"]
+    warnings = [] if theirs else [unknown_origin({direction["layer"]: direction})]
     if theirs:
         warnings += [
             f"the model differs from that of the direction in {field}: {one} there, {other} here"

@@ -120,6 +120,8 @@ class Writer:
             return states[0, len(self.prompt) :].to("cpu", torch.float64, copy=True)
 
         states = read_blocks(self.model, find_blocks(self.model), batch, [layer], keep)[layer]  # (new, hidden)
-        gap = direction["positive_mean"] - direction["negative_mean"] or 1.0  # imported directions have no means
+        gap = (
+            direction["positive_mean"] - direction["negative_mean"] or 1.0
+        )  # a direction made by hand may have no class means
         projected = (states @ direction["vector"].double().cpu()).mean()
         return (float(projected) - direction["negative_mean"]) / gap

@@ -115,24 +115,6 @@ def test_a_direction_read_along_after_loading_reads_the_same(
     torch.testing.assert_close(states @ loaded[2]["vector"], states @ directions[2]["vector"], rtol=1e-6, atol=1e-6)
 
 
-def test_directions_from_before_the_norm_was_stored_still_load(directions: Directions, tmp_path: Path) -> None:
-    path = save_directions(directions, "mine", store=tmp_path)
-    assert load_directions("mine", store=tmp_path)[0][2]["norm"] == directions[2]["norm"]
-    vectors, header = content_of(path)
-    for summary in header["layers"]:
-        del summary["norm"]
-    path.write_bytes(save(vectors, metadata={"layerscope": json.dumps(header)}))
-    loaded = load_directions("mine", store=tmp_path)[0]
-    assert all("norm" not in direction for direction in loaded.values())
-    require_equal(loaded, {layer: _without_norm(direction) for layer, direction in directions.items()})
-
-
-def _without_norm(direction: Direction) -> Direction:
-    older = direction.copy()
-    del older["norm"]
-    return older
-
-
 @pytest.mark.parametrize("name", ["mine", "mine.pt", "mine.json", "mine.directions.safetensors"])
 def test_a_path_with_or_without_suffix(directions: Directions, tmp_path: Path, name: str) -> None:
     save_directions(directions, tmp_path / "mine")
