@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from engine.stats.specificity import measure_specificity as measure_specificity
     from engine.stats.summary import compute_activation_stats as compute_activation_stats
     from engine.stats.transfer import compare_transfer as compare_transfer
+    from engine.steering.apply import ablate as ablate
+    from engine.steering.apply import steer as steer
+    from engine.steering.texts import steer_text as steer_text
     from engine.steering.vectors import direction_cosines as direction_cosines
     from engine.steering.vectors import export_directions as export_directions
     from engine.steering.vectors import import_directions as import_directions
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "CaptureRequest": "engine.capture.request",
     "LayerscopeError": "engine.errors",
+    "ablate": "engine.steering.apply",
     "add_specificity": "engine.store.specificity",
     "capture_activations": "engine.capture.activations",
     "capture_and_save": "engine.store.save",
@@ -97,6 +101,8 @@ _HOMES = {
     "rename_capture": "engine.store.manage",
     "save_activations": "engine.store.write",
     "save_directions": "engine.store.directions",
+    "steer": "engine.steering.apply",
+    "steer_text": "engine.steering.texts",
     "verify_capture": "engine.store.verify",
     "verify_store": "engine.store.verify",
 }

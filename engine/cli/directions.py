@@ -12,13 +12,15 @@ from engine.cli.console import Command, Narrator, print_data, print_json, print_
 from engine.cli.load_options import HOW, DeviceMap, MaxMemory, read_load_options
 from engine.cli.store import capture_path, is_path
 from engine.errors import RequestError
-from engine.models.placement import AUTO, DTYPE_NAMES
+from engine.models.placement import AUTO, DTYPE_NAMES, LoadOptions
 from engine.models.registry import find_source
 from engine.plots.tokens_text import compared_methods, tokens_as_text
 from engine.records.files import AUTO_METHOD, METHODS
 from engine.store.names import DEFAULT_STORE, locate
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from engine.records.files import Direction
 
 DIRECTIONS_HELP = """Extract the direction of a contrast at every layer and save it next to the capture.
@@ -169,16 +171,9 @@ def read(
         narrator.say(f"no saved directions for {capture}: extracted from the capture")
     if layer is not None and layer not in found:
         raise RequestError(f"there is no direction at layer {layer}", expected=f"one of {sorted(found)}")
-    source = model or _model_of(found)
-    find_source(source)
-    provenance = next(iter(found.values()))["provenance"]
-    if dtype is None and provenance is not None and provenance["dtype"] in DTYPE_NAMES:
-        options = replace(options, dtype=provenance["dtype"])
-    from engine.models.loading import load_model_and_tokenizer
+    loaded, tokenizer = load_model_of(found, model, dtype, options, narrator)
     from engine.stats.reading import read_text
 
-    with narrator.working(f"loading {source}"):
-        loaded, tokenizer, _ = load_model_and_tokenizer(source, **options.arguments())
     with narrator.engine_log():
         reading = read_text(loaded, tokenizer, found, prompt, leading=leading if layer is None else layer, chat=chat)
     if as_json:
@@ -190,6 +185,34 @@ def read(
         from engine.plots.tokens_figure import draw_tokens
 
         narrator.say(f"saved {save_figure(partial(draw_tokens, reading), output, title=prompt)}")
+
+
+def load_model_of(
+    found: "dict[int, Direction]", model: str | None, dtype: str | None, options: LoadOptions, narrator: Narrator
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """Load the model of directions, in the dtype of their capture, unless the user named another.
+
+    Args:
+        found: Layer to direction.
+        model: The model that the user named, if any.
+        dtype: The dtype that the user named, if any.
+        options: The other load options.
+        narrator: Shows the progress.
+
+    Raises:
+        RequestError: The model is unknown.
+        ModelError: The model cannot be loaded.
+    """
+    source = model or _model_of(found)
+    find_source(source)
+    provenance = next(iter(found.values()))["provenance"]
+    if dtype is None and provenance is not None and provenance["dtype"] in DTYPE_NAMES:
+        options = replace(options, dtype=provenance["dtype"])
+    from engine.models.loading import load_model_and_tokenizer
+
+    with narrator.working(f"loading {source}"):
+        loaded, tokenizer, _ = load_model_and_tokenizer(source, **options.arguments())
+    return loaded, tokenizer
 
 
 def _model_of(found: "dict[int, Direction]") -> str:

@@ -49,6 +49,7 @@ _MODULES = {
     "specificity": "engine.cli.specificity",
     "directions": "engine.cli.directions",
     "read": "engine.cli.directions",
+    "steer": "engine.cli.steer",
     "vectors": "engine.cli.vectors",
     "concepts": "engine.cli.concepts",
     "list": "engine.cli.store",

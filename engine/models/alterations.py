@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,6 +73,23 @@ _FRAMEWORKS = {
     *("causal_conv1d", "deepspeed", "fla", "flash_attn", "liger_kernel", "mamba_ssm", "xformers"),
 }
 _OWN_HOOKS = "engine.models."  # hooks of a capture or check, perhaps in another thread, only read states
+
+
+class ThreadHook:
+    """A hook that acts only in the thread that made it, so that it does not alter the model for other threads.
+
+    Attributes:
+        alteration: What it does to its module, as a phrase that follows the module's name; empty if it only reads.
+    """
+
+    def __init__(self, alteration: str = "") -> None:
+        self.alteration = alteration
+        self._owner = get_ident()
+
+    @property
+    def acts_here(self) -> bool:
+        """Whether this is the thread that made the hook."""
+        return get_ident() == self._owner
 
 
 @dataclass(frozen=True)
@@ -143,7 +161,7 @@ def find_alterations(model: PreTrainedModel) -> list[str]:
             found.append(f"{place} is a {_origin(type(module))}")
         forwards = filter(None, (type(module).forward, module.__dict__.get("forward")))
         found += [f"{place} has the forward {_origin(one)}" for one in forwards if _package(one) not in own]
-        found += [f"{place} has the hook {_origin(hook)}" for _, hook in _hooks(module)]
+        found += [f"{place} {_effect(hook)}" for _, hook in _hooks(module)]
     return found
 
 
@@ -194,8 +212,14 @@ def _global_hooks() -> Iterator[tuple[int, Callable[..., Any]]]:
         yield from ((handle, hook) for handle, hook in list(hooks.items()) if _is_foreign(hook))
 
 
-def _is_foreign(hook: Callable[..., Any]) -> bool:
-    return _package(hook) not in _FRAMEWORKS and not _unwrapped(hook).__module__.startswith(_OWN_HOOKS)
+def _effect(hook: object) -> str:
+    return hook.alteration if isinstance(hook, ThreadHook) else f"has the hook {_origin(hook)}"
+
+
+def _is_foreign(hook: object) -> bool:
+    if isinstance(hook, ThreadHook):
+        return bool(hook.alteration) and hook.acts_here
+    return _package(hook) not in _FRAMEWORKS and not str(_unwrapped(hook).__module__).startswith(_OWN_HOOKS)
 
 
 def _adapter_state(module: nn.Module) -> tuple[object, ...]:

@@ -88,8 +88,8 @@ class Direction(TypedDict):
         concept: Name of the concept; None for the user's own pairs.
         num_pairs: Number of pairs it was extracted from.
         provenance: How the pairs were captured; None if unknown.
+        norm: Mean L2 norm of the states of both classes, the unit of steering strength; absent in older files.
         methods: Comparison of the methods, if it chose this one.
-        norm: Mean L2 norm of the states of both classes; absent in directions of older versions.
         imported: Where an imported vector comes from. Its `positive_mean` is then the length it had in the file, its
             `negative_mean` 0.
     """
@@ -102,8 +102,8 @@ class Direction(TypedDict):
     concept: str | None
     num_pairs: int
     provenance: Provenance | None
-    methods: NotRequired[MethodComparison]
     norm: NotRequired[float]
+    methods: NotRequired[MethodComparison]
     imported: NotRequired[Imported]
 
 

@@ -81,8 +81,9 @@ def extract_direction(data: ContrastData, layer: int, method: str = "mean_diff")
         method: `mean_diff`, `pca`, `logistic`, `lda` or `auto`.
 
     Returns:
-        A unit vector along which the positive class projects higher, with the mean projection of each class. Its
-        `method` is the one that `auto` chose, and `methods` has the comparison.
+        A unit vector along which the positive class projects higher, with the mean projection of each class and the
+        mean norm of the states, the unit of strength in `steer`. Its `method` is the one that `auto` chose, and
+        `methods` has the comparison.
 
     Raises:
         RequestError: The layer was not captured, the method is unknown, the states are not finite, or the classes do

@@ -60,8 +60,8 @@ def read_text(
         ['I', 'Ġswear', 'Ġit', 'Ġis', 'Ġtrue']
     """
     text = plain_text(text, "the text")
-    provenance = _require_same_model(model, directions)
-    warnings = [] if provenance else [_unknown_origin(directions)]
+    provenance = require_same_model(model, directions)
+    warnings = [] if provenance else [unknown_origin(directions)]
     if chat and not tokenizer.chat_template:
         warnings.append("the model has no chat template: the text was read unchanged")
     moment = provenance.get("template_time") if provenance and rendered else time_now()
@@ -146,7 +146,8 @@ def _values(data: ActivationData, direction: Direction) -> list[float]:
     return values
 
 
-def _unknown_origin(directions: Mapping[int, Direction]) -> str:
+def unknown_origin(directions: Mapping[int, Direction]) -> str:
+    """Warn that nothing shows which model directions without provenance come from."""
     imported = next(iter(directions.values())).get("imported")
     if imported is None:
         return "the directions have no provenance: they may come from another model"
@@ -173,7 +174,7 @@ def _site(directions: Mapping[int, Direction]) -> str:
     return provenance["site"] if provenance else "resid_post"
 
 
-def _require_same_model(model: PreTrainedModel, directions: Mapping[int, Direction]) -> Provenance | None:
+def require_same_model(model: PreTrainedModel, directions: Mapping[int, Direction]) -> Provenance | None:
     """Return the provenance of the directions, if known.
 
     Raises:

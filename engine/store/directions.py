@@ -149,13 +149,14 @@ def load_directions(name: str | Path, *, store: str | Path | None = None) -> tup
 
 
 def find_directions(
-    name: str | Path, *, store: str | Path | None = None
+    name: str | Path, *, store: str | Path | None = None, method: str = AUTO_METHOD
 ) -> tuple[dict[int, Direction], int | None, str | None]:
-    """Load saved directions, or extract them from the capture by the method that separates held-out pairs best.
+    """Load saved directions, or extract them from the capture.
 
     Args:
         name: A name or path, as for `load_directions` or `load_activations`.
         store: The store folder; `name` is then a plain name.
+        method: Method of extraction; by default the one that separates held-out pairs best.
 
     Returns:
         Layer to direction; the layer that ranks first, or None without a ranking; the capture's name if the directions
@@ -168,7 +169,7 @@ def find_directions(
     paths = locate(str(name).removesuffix(SUFFIX), store)
     if str(name).endswith(SUFFIX) or path_of(paths).exists():
         return *load_directions(paths.store / paths.name), None
-    return *extract_captured(paths.store / paths.name, AUTO_METHOD), paths.name
+    return *extract_captured(paths.store / paths.name, method), paths.name
 
 
 def extract_captured(path: Path, method: str) -> tuple[dict[int, Direction], int | None]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from engine.errors import RequestError, nearest
-from server.tools import captures, capturing, concepts, directions, jobs, models, pictures, ranking
+from server.tools import captures, capturing, concepts, directions, jobs, models, pictures, ranking, steering
 from server.tools.spec import ToolSpec
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ TOOLS: tuple[ToolSpec, ...] = (
     *captures.TOOLS,
     *ranking.TOOLS,
     *directions.TOOLS,
+    *steering.TOOLS,
     *pictures.TOOLS,
     *jobs.TOOLS,
 )

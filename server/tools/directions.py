@@ -1,5 +1,6 @@
 """Tools for directions: extract those of a contrast, and read a text along them."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 from anyio import to_thread
@@ -9,7 +10,7 @@ from pydantic import BaseModel, Field
 from engine.errors import RequestError
 from engine.plots.findings import layers_in_words
 from engine.plots.tokens_text import compared_methods, shown_token, tokens_aside
-from engine.records.files import AUTO_METHOD, METHODS, TokenReading
+from engine.records.files import AUTO_METHOD, METHODS, Direction, TokenReading
 from engine.remedies import Remedy
 from engine.store.names import locate
 from server.jobs import ServerJob
@@ -110,21 +111,15 @@ async def read_text(
     """
     bench = workbench(ctx)
     store = bench.settings.store
-    await to_thread.run_sync(_require_directions, ctx, name)
+    await to_thread.run_sync(require_directions, ctx, name)
 
     def work(job: ServerJob) -> JobResult:
         from engine.stats.reading import read_text as read
         from engine.store.directions import find_directions
 
         found, leading, _ = find_directions(name, store=store)
-        if layer is not None and layer not in found:
-            raise RequestError(
-                f"there is no direction at layer {layer}", expected=f"one of {layers_in_words(list(found))}"
-            )
-        some = next(iter(found.values()))
-        alias = some["imported"]["model"] if "imported" in some else some["provenance"] and some["provenance"]["alias"]
-        if not alias:
-            raise RequestError(f"the model of {name} is unknown", next_step="capture it again")
+        require_layer(found, layer)
+        alias = model_of(found, name)
         job.checkpoint(f"loading {alias}")
         loaded = bench.models.get(alias)
         job.checkpoint("reading")
@@ -163,7 +158,34 @@ def describe_reading(reading: TokenReading) -> ReadingReply:
     )
 
 
-def _require_directions(ctx: Ctx, name: str) -> None:
+def require_layer(found: Mapping[int, Direction], layer: int | None) -> None:
+    """Refuse a layer without a direction.
+
+    Raises:
+        RequestError: There is none at the layer.
+    """
+    if layer is not None and layer not in found:
+        raise RequestError(f"there is no direction at layer {layer}", expected=f"one of {layers_in_words(list(found))}")
+
+
+def model_of(found: Mapping[int, Direction], name: str) -> str:
+    """Alias of the model of directions.
+
+    Args:
+        found: Layer to direction.
+        name: Their name, for the error message.
+
+    Raises:
+        RequestError: It is unknown.
+    """
+    some = next(iter(found.values()))
+    alias = some["imported"]["model"] if "imported" in some else some["provenance"] and some["provenance"]["alias"]
+    if not alias:
+        raise RequestError(f"the model of {name} is unknown", next_step="capture it again")
+    return alias
+
+
+def require_directions(ctx: Ctx, name: str) -> None:
     """Refuse a name that has no directions, before a job is started.
 
     Raises:

@@ -31,7 +31,7 @@ class Estimate(BaseModel):
 
 
 class JobResult(Reply):
-    """The result of a job: a model, a capture or a reading.
+    """The result of a job: a model, a capture, a reading or steered texts.
 
     Models and captures have the fields that `list_models` and `list_captures` return.
     """
@@ -40,11 +40,14 @@ class JobResult(Reply):
     capture: Outline | None = None
     findings: list[str] = Field(default_factory=list)
     reading: Outline | None = None
+    steering: Outline | None = None
 
     def rest(self) -> str:
         """Where the rest of a capture or a reading is."""
         if self.reading is not None:
             return "call read_text with a part of the text"
+        if self.steering is not None:
+            return "call steer_text with fewer strengths or new tokens"
         return "describe_capture has more" if self.capture is not None else ""
 
 

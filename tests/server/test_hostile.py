@@ -87,6 +87,10 @@ async def test_a_lone_surrogate_is_refused(app: LayerscopeServer, tool: str, arg
         ("read_text", {"name": "../loudness", "text": "w5"}, "letters, digits"),
         ("read_text", {"name": "loudnes", "text": "w5"}, "'loudness'"),
         ("read_text", {"name": "prompt", "text": "w5"}, "no two classes"),
+        ("steer_text", {"name": "../loudness", "prompt": "w5"}, "letters, digits"),
+        ("steer_text", {"name": "prompt", "prompt": "w5"}, "no two classes"),
+        ("steer_text", {"name": "loudness", "prompt": "w5", "strengths": []}, "at least 1 item"),
+        ("steer_text", {"name": "loudness", "prompt": "w5", "max_new_tokens": 9999}, "at most 200"),
     ],
 )
 async def test_nonsensical_arguments_are_refused_before_anything_runs(

@@ -69,6 +69,13 @@ def test_its_means_are_the_mean_projections_of_the_classes(method: str, seed: in
     assert direction["negative_mean"] == pytest.approx((sides[1] @ vector).mean(), rel=1e-5)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_its_norm_is_the_mean_norm_of_the_states_of_both_classes(method: str) -> None:
+    sides = some_sides()
+    direction = extract_direction(capture_of([sides], None), 0, method)
+    assert direction["norm"] == pytest.approx(np.linalg.norm(np.concatenate(sides), axis=1).mean(), rel=1e-5)
+
+
 def test_the_mean_difference_equals_numpys() -> None:
     positive, negative = some_sides()
     direction = extract_direction(capture_of([(positive, negative)], None), 0)

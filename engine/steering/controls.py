@@ -1,0 +1,77 @@
+"""Random directions that vary as the states of a capture do, as controls for steering."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from engine.errors import RequestError, StoreError
+from engine.records.captures import ContrastData
+from engine.records.files import Direction
+from engine.stats.groups import last_states
+from engine.store.directions import SUFFIX, path_of, read_header
+from engine.store.names import locate
+from engine.store.read import load_contrast
+
+
+def random_directions(data: ContrastData, direction: Direction, count: int, seed: int = 0) -> list[Direction]:
+    """Draw random directions from the covariance of a capture's states within the classes, at a direction's layer.
+
+    Directions drawn evenly from the whole space mostly point where the states never vary, and so do less to a model.
+
+    Args:
+        data: The contrast that the direction comes from.
+        direction: The direction to control for.
+        count: Number of directions.
+        seed: Seed for drawing.
+
+    Returns:
+        Unit vectors as directions, each with the mean projections of the classes on it. Their method and concept are
+        those of `direction`.
+
+    Example:
+        >>> direction = extract_direction(data, 16)
+        >>> [round(float(one["vector"].norm()), 3) for one in random_directions(data, direction, 2)]
+        [1.0, 1.0]
+    """
+    layer = direction["layer"]
+    positive, negative = last_states(data["positive"], layer), last_states(data["negative"], layer)  # (pairs, hidden)
+    within = torch.cat([positive - positive.mean(dim=0), negative - negative.mean(dim=0)])  # (prompts, hidden)
+    weights = torch.randn(
+        count, len(within), generator=torch.Generator().manual_seed(seed), dtype=within.dtype
+    )  # Gaussian weights of the states: their sum has the covariance of the states
+    drawn = weights @ within  # (count, hidden)
+    lengths = drawn.norm(dim=-1, keepdim=True)
+    if not bool((lengths > 0).all()):
+        raise RequestError(
+            f"the states do not vary within the classes at layer {layer}: no random direction can be drawn",
+            expected="two different prompts in a class",
+        )
+    controls = []
+    for vector in drawn / lengths:
+        control = direction.copy()
+        control["vector"] = vector.float()
+        control["negative_mean"] = float((negative @ vector).mean())
+        control["positive_mean"] = float((positive @ vector).mean())
+        controls.append(control)
+    return controls
+
+
+def load_source(name: str | Path, *, store: str | Path | None = None) -> ContrastData | None:
+    """Load the contrast that saved directions come from; None if it is not in their store any more.
+
+    Args:
+        name: A name or path, as for `find_directions`.
+        store: The store folder; `name` is then a plain name.
+
+    Raises:
+        StoreError: The directions file is damaged.
+    """
+    paths = locate(str(name).removesuffix(SUFFIX), store)
+    header = path_of(paths)
+    capture = read_header(header)["capture"] if header.exists() else paths.name
+    try:
+        return load_contrast(capture, store=paths.store)
+    except (StoreError, RequestError):
+        return None

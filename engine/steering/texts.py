@@ -1,0 +1,259 @@
+"""Generate texts with and without steering, and measure them under the unsteered model: `steer_text`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.capture.activations import capture_activations
+from engine.capture.prompts import longest_prompt
+from engine.concepts.chat import render_chat
+from engine.errors import RequestError
+from engine.inputs import plain_text, require_whole
+from engine.records.captures import ContrastData, Message, Provenance, model_differences
+from engine.records.files import Direction
+from engine.records.steering import UNITS, Kind, SteeredText, SteeredTexts, Tokens, Unit
+from engine.runtime import Steps, ignore_progress
+from engine.stats.reading import require_same_model, unknown_origin
+from engine.steering.apply import ablate, length_of, listed, require_choice, require_strength, steer
+from engine.steering.controls import random_directions
+from engine.steering.writing import Writer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_MOST_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A text to generate.
+
+    Attributes:
+        kind: See `SteeredText`.
+        strength: See `SteeredText`.
+        steering: Context for the generation.
+    """
+
+    kind: Kind
+    strength: float | None
+    steering: AbstractContextManager[None]
+
+
+def steer_text(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directions: Direction | Mapping[int, Direction],
+    prompt: str,
+    *,
+    layer: int | None = None,
+    strengths: Sequence[float] = (0.1,),
+    unit: Unit = "norm",
+    tokens: Tokens = "all",
+    ablation: bool = False,
+    data: ContrastData | None = None,
+    chat: bool = True,
+    max_new_tokens: int = 60,
+    sample: bool = False,
+    seed: int = 0,
+    steps: Steps | None = None,
+) -> SteeredTexts:
+    """Let a model answer a prompt with and without steering, next to a random direction of the same length.
+
+    The unsteered model then reads every text: its perplexity shows the damage, its mean projection on the direction the
+    effect on what is said (not the vector that was added).
+
+    Args:
+        model: The model that the directions were extracted from.
+        tokenizer: Tokenizer of the model.
+        directions: A direction, or layer to direction, as returned by `load_directions`.
+        prompt: What the user says.
+        layer: Layer to steer at; the middle one of `directions` by default.
+        strengths: One or more strengths, see `steer`.
+        unit: Unit of the strengths, see `steer`.
+        tokens: Tokens to steer, see `steer`.
+        ablation: Project the direction out of every token instead of adding it; the three arguments above do not apply.
+        data: The contrast that the directions come from. The random direction is drawn from the covariance of its
+            states; without it, there is none.
+        chat: Whether to pass the prompt through the chat template. A model without one receives it unchanged.
+        max_new_tokens: Maximum number of new tokens of each text.
+        sample: Whether to sample, with the model's own generation settings, instead of taking the most likely token.
+        seed: Seed for sampling, the same for every text, and for the random direction.
+        steps: Called with a step, the number of new tokens done, and the maximum number in total.
+
+    Returns:
+        The texts with their measurements.
+
+    Raises:
+        RequestError: An argument is invalid, there is no direction at the layer, or see `steer`.
+        CaptureError: The prompt is empty or too long.
+        ModelError: See `steer`.
+
+    Example:
+        >>> direction = extract_direction(data, 16)
+        >>> texts = steer_text(model, tokenizer, direction, "Who broke the vase?", data=data, max_new_tokens=4)
+        >>> [(text["kind"], text["tokens"]) for text in (texts["baseline"], *texts["steered"], *texts["controls"])]
+        [('baseline', 4), ('steered', 4), ('control', 4)]
+    """
+    direction = _chosen(directions, layer)
+    provenance = require_same_model(model, {direction["layer"]: direction})
+    require_choice("the unit", unit, UNITS)
+    amounts = [] if ablation else _amounts(strengths)
+    limit, number = require_whole(max_new_tokens, "the number of new tokens", 1), _require_seed(seed)
+    prompt = plain_text(prompt, "the prompt")
+    has_template = bool(tokenizer.chat_template)
+    rendered = render_chat(tokenizer, (Message(role="user", content=prompt),)) if chat else prompt
+    here = capture_activations(
+        model, tokenizer, rendered, [direction["layer"]], positions="last", rendered=chat and has_template
+    )
+    ids: list[int] = here["input_ids"][0].tolist()
+    _require_room(len(ids), limit, longest_prompt(model, tokenizer))
+    warnings = _warnings(direction, provenance, here["provenance"])
+    if chat and not has_template:
+        warnings.append("the model has no chat template: it received the prompt unchanged")
+    control = _control(data, direction, number, warnings)
+    plans = (
+        _ablations(model, direction, control)
+        if ablation
+        else _additions(model, direction, control, amounts, tokens=tokens, unit=unit)
+    )
+    writer = Writer(model, tokenizer, ids, direction, limit, bool(sample), number)
+    texts = _write_all(writer, plans, steps or ignore_progress)
+    found = SteeredTexts(
+        prompt=prompt,
+        rendered=rendered,
+        layer=direction["layer"],
+        concept=direction["concept"],
+        method=direction["method"],
+        unit=unit,
+        steered_tokens="all" if ablation else tokens,
+        sampled=writer.sample,
+        seed=number,
+        max_new_tokens=limit,
+        baseline=texts[0],
+        steered=[text for text in texts if text["kind"] in {"steered", "ablated"}],
+        controls=[text for text in texts if text["kind"] == "control"],
+        warnings=warnings,
+    )
+    if not ablation:
+        found["unit_length"] = length_of(direction, unit)
+    for one in control:
+        found["control_cosine"] = float(one["vector"] @ direction["vector"].float())
+    return found
+
+
+def _additions(
+    model: PreTrainedModel,
+    direction: Direction,
+    control: Sequence[Direction],
+    amounts: Sequence[float],
+    *,
+    tokens: Tokens,
+    unit: Unit,
+) -> list[_Plan]:
+    """Plan the baseline, a text for each strength, and the same with random directions."""
+    length = length_of(direction, unit)
+    return [
+        _Plan("baseline", None, nullcontext()),
+        *(_Plan("steered", amount, steer(model, direction, amount, tokens=tokens, unit=unit)) for amount in amounts),
+        *(
+            _Plan("control", amount, steer(model, one, amount * length, tokens=tokens, unit="raw"))
+            for one in control
+            for amount in amounts
+        ),
+    ]
+
+
+def _ablations(model: PreTrainedModel, direction: Direction, control: Sequence[Direction]) -> list[_Plan]:
+    """Plan the baseline, a text without the direction, and the same with random directions."""
+    return [
+        _Plan("baseline", None, nullcontext()),
+        _Plan("ablated", None, ablate(model, direction)),
+        *(_Plan("control", None, ablate(model, one)) for one in control),
+    ]
+
+
+def _write_all(writer: Writer, plans: Sequence[_Plan], steps: Steps) -> list[SteeredText]:
+    texts: list[SteeredText] = []
+    total = len(plans) * writer.max_new_tokens
+    for number, plan in enumerate(plans):
+        before = number * writer.max_new_tokens
+
+        def report(new: int, before: int = before, kind: str = plan.kind) -> None:
+            steps(f"writing: {kind}", before + new, total)
+
+        report(0)
+        written = writer.write(plan.steering, report)
+        texts.append(
+            SteeredText(
+                kind=plan.kind,
+                strength=plan.strength,
+                text=written.text,
+                tokens=written.tokens,
+                ended=written.ended,
+                perplexity=written.perplexity,
+                projection=written.projection,
+                shift=written.projection - (texts[0]["projection"] if texts else written.projection),
+            )
+        )
+    return texts
+
+
+def _chosen(directions: Direction | Mapping[int, Direction], layer: int | None) -> Direction:
+    """Return the direction at a layer; the middle one by default."""
+    by_layer = {direction["layer"]: direction for direction in listed(directions)}
+    layers = sorted(by_layer)
+    chosen = layers[len(layers) // 2] if layer is None else layer
+    if chosen not in by_layer:
+        raise RequestError(f"there is no direction at layer {layer}", expected=f"one of {layers}")
+    return by_layer[chosen]
+
+
+def _amounts(strengths: Sequence[float]) -> list[float]:
+    if isinstance(strengths, str | bytes) or not isinstance(strengths, Sequence):
+        raise RequestError(f"the strengths cannot be {strengths!r}", expected="a list of numbers, such as [0.1]")
+    amounts = [require_strength(strength) for strength in strengths]
+    if not amounts:
+        raise RequestError("there is no strength to steer with", expected="at least one number, such as 0.1")
+    return list(dict.fromkeys(amounts))
+
+
+def _require_seed(seed: int) -> int:
+    number = require_whole(seed, "the seed", 0)
+    if number > _MOST_SEED:
+        raise RequestError(f"the seed cannot be {number}", expected=f"0 to {_MOST_SEED}")
+    return number
+
+
+def _require_room(prompt: int, new: int, longest: int) -> None:
+    if prompt + new > longest:
+        raise RequestError(
+            f"the prompt has {prompt} tokens, so that {new} new ones exceed the model's {longest}",
+            next_step="shorten the prompt, or generate fewer tokens",
+        )
+
+
+def _warnings(direction: Direction, theirs: Provenance | None, mine: Provenance) -> list[str]:
+    warnings = [] if theirs else [unknown_origin({direction["layer"]: direction})]
+    if theirs:
+        warnings += [
+            f"the model differs from that of the direction in {field}: {one} there, {other} here"
+            for field, one, other in model_differences(theirs, mine)
+        ]
+    if direction["positive_mean"] == direction["negative_mean"]:
+        warnings.append("the direction has no class means: projections are in the units of the states")
+    return warnings
+
+
+def _control(data: ContrastData | None, direction: Direction, seed: int, warnings: list[str]) -> list[Direction]:
+    """Draw the random direction; without the pairs, return none and add a warning."""
+    layer = direction["layer"]
+    if data is None:
+        warnings.append("no control: the pairs of the direction are needed to draw a random one")
+        return []
+    if layer not in data["layers"] or data["positive"][0]["activations"][layer].shape[-1] != len(direction["vector"]):
+        warnings.append(f"no control: the pairs do not have layer {layer} of the direction's width")
+        return []
+    return random_directions(data, direction, 1, seed)

@@ -1,0 +1,127 @@
+"""Generate one text, and read it with the unsteered model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from engine.models.forward import TokenBatch, evaluating, input_device, read_blocks, run_decoder
+from engine.models.structure import find_blocks
+from engine.records.files import Direction
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Written(NamedTuple):
+    """A generated text with its measurements, see `SteeredText`."""
+
+    text: str
+    tokens: int
+    ended: bool
+    perplexity: float
+    projection: float
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Continues a prompt and measures the new tokens.
+
+    Attributes:
+        model: The model.
+        tokenizer: Its tokenizer.
+        prompt: Token ids of the prompt.
+        direction: The direction on which new tokens are projected.
+        max_new_tokens: Maximum number of new tokens.
+        sample: Whether to sample, with the model's own generation settings.
+        seed: Seed for sampling.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    prompt: list[int]
+    direction: Direction
+    max_new_tokens: int
+    sample: bool
+    seed: int
+
+    def write(self, steering: AbstractContextManager[None], report: Callable[[int], None]) -> Written:
+        """Generate a text under steering, then leave the steering and measure the text.
+
+        Args:
+            steering: Context for the generation.
+            report: Called with the number of new tokens after each.
+        """
+        decoder = find_blocks(self.model).decoder
+        with evaluating(self.model, decoder):
+            with steering:
+                new = self._generate(report)
+            ends = self._ends()
+            ended = new[-1] in ends
+            counted = new[:-1] if ended and len(new) > 1 else new
+            return Written(
+                text=str(self.tokenizer.decode(counted, skip_special_tokens=True)).strip(),
+                tokens=len(counted),
+                ended=ended,
+                perplexity=self._perplexity(counted),
+                projection=self._projection(counted),
+            )
+
+    def _generate(self, report: Callable[[int], None]) -> list[int]:
+        from transformers import StoppingCriteriaList
+
+        def after_token(ids: Tensor, _scores: Any, **_more: Any) -> Tensor:  # noqa: ANN401 - transformers' signature
+            report(ids.shape[1] - len(self.prompt))
+            return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+
+        device = input_device(self.model)
+        ids = torch.tensor([self.prompt], device=device)
+        pad = self.tokenizer.pad_token_id
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(self.seed)
+            output: Any = self.model.generate(  # type: ignore[operator]  # a mixin that type checkers do not see
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=self.max_new_tokens,
+                do_sample=self.sample,
+                use_cache=True,
+                pad_token_id=0 if pad is None else pad,
+                stopping_criteria=StoppingCriteriaList([after_token]),
+            )
+        new: list[int] = output[0, len(self.prompt) :].tolist()
+        return new
+
+    def _ends(self) -> set[int]:
+        """Ids of the tokens that end a text."""
+        settings: Any = self.model.generation_config
+        given = settings.eos_token_id
+        return {*given} if isinstance(given, list) else {given}
+
+    def _perplexity(self, new: list[int]) -> float:
+        """Perplexity of new tokens after the prompt."""
+        batch = TokenBatch.of([[*self.prompt, *new]], input_device(self.model))
+        logits = run_decoder(self.model, batch).logits  # (1, prompt + new, vocabulary)
+        scores = logits[0, len(self.prompt) - 1 : -1].float()  # (new, vocabulary): each row predicts a new token
+        targets = torch.tensor(new, device=scores.device)
+        return math.exp(min(float(torch.nn.functional.cross_entropy(scores, targets)), 700.0))
+
+    def _projection(self, new: list[int]) -> float:
+        """Mean projection of new tokens, 0 at the mean of the negative class and 1 at that of the positive class."""
+        layer, direction = self.direction["layer"], self.direction
+        batch = TokenBatch.of([[*self.prompt, *new]], input_device(self.model))
+
+        def keep(states: Tensor) -> Tensor:
+            return states[0, len(self.prompt) :].to("cpu", torch.float64, copy=True)
+
+        states = read_blocks(self.model, find_blocks(self.model), batch, [layer], keep)[layer]  # (new, hidden)
+        gap = (
+            direction["positive_mean"] - direction["negative_mean"] or 1.0
+        )  # a direction made by hand may have no class means
+        projected = (states @ direction["vector"].double().cpu()).mean()
+        return (float(projected) - direction["negative_mean"]) / gap

@@ -1,0 +1,226 @@
+"""Steered texts against a plain greedy loop and plain passes of the unsteered model."""
+
+import math
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+import engine
+from engine.errors import CaptureError, LayerscopeError
+from engine.records.captures import ContrastData
+from engine.records.files import Direction
+from engine.records.steering import SteeredText
+from tests.conftest import Loaded
+from tests.engine.steering.directions import hook_count, logits_of, patched
+
+PROMPT = "w5 w60 w9"
+IDS = [5, 60, 9]
+LAYER = 1
+
+
+@pytest.fixture
+def data(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> ContrastData:
+    positive = [f"w{20 + n} w{40 + n} w7" for n in range(8)]
+    return engine.capture_contrastive_activations(
+        tiny_llama, tiny_tokenizer, positive, [f"{text} w8" for text in positive], positions="last"
+    )
+
+
+@pytest.fixture
+def direction(data: ContrastData) -> Direction:
+    return engine.extract_direction(data, LAYER)
+
+
+def greedy(model: PreTrainedModel, number: int) -> list[int]:
+    """New tokens of a greedy loop without a cache, up to the end of text."""
+    ids = list(IDS)
+    while len(ids) < len(IDS) + number and ids[-1] != 2:
+        ids.append(int(logits_of(model, torch.tensor([ids]))[0, -1].argmax()))
+    return ids[len(IDS) :]
+
+
+def measured(model: PreTrainedModel, new: list[int], direction: Direction) -> tuple[float, float]:
+    """Perplexity and mean projection of new tokens, from a plain pass of the unsteered model."""
+    ids = torch.tensor([[*IDS, *new]])
+    with torch.no_grad():
+        output = model(ids, output_hidden_states=True, use_cache=False)
+    chances = output.logits[0].log_softmax(-1)
+    losses = [-float(chances[len(IDS) - 1 + place, token]) for place, token in enumerate(new)]
+    states: Tensor = output.hidden_states[LAYER + 1][0, len(IDS) :]
+    gap = direction["positive_mean"] - direction["negative_mean"]
+    values = (states @ direction["vector"] - direction["negative_mean"]) / gap
+    return math.exp(sum(losses) / len(losses)), float(values.mean())
+
+
+def words(new: list[int]) -> str:
+    return " ".join(f"w{token}" for token in new)
+
+
+def test_the_texts_and_their_measurements(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, data: ContrastData, direction: Direction
+) -> None:
+    texts = engine.steer_text(
+        tiny_llama, tiny_tokenizer, direction, PROMPT, strengths=[0.5, -2], data=data, chat=False, max_new_tokens=6
+    )
+    assert [(text["kind"], text["strength"]) for text in (*texts["steered"], *texts["controls"])] == [
+        ("steered", 0.5),
+        ("steered", -2.0),
+        ("control", 0.5),
+        ("control", -2.0),
+    ]
+
+    def require(text: SteeredText, new: list[int]) -> None:
+        perplexity, projection = measured(tiny_llama, new, direction)
+        assert (text["text"], text["tokens"]) == (words(new), len(new))
+        assert text["perplexity"] == pytest.approx(perplexity, rel=1e-4)
+        assert text["projection"] == pytest.approx(projection, rel=1e-3, abs=1e-3)
+        shift = text["projection"] - texts["baseline"]["projection"]
+        assert text["shift"] == pytest.approx(shift)
+
+    require(texts["baseline"], greedy(tiny_llama, 6))
+    for text in texts["steered"]:
+        assert text["strength"] is not None
+        pushed = text["strength"] * direction["norm"] * direction["vector"]
+        with patched(tiny_llama, LAYER, partial(torch.add, pushed)):
+            new = greedy(tiny_llama, 6)
+        require(text, new)
+    assert len({text["text"] for text in (texts["baseline"], *texts["steered"])}) == 3
+    assert texts["unit_length"] == direction["norm"]
+    assert -1 < texts["control_cosine"] < 1
+    assert texts["warnings"] == []
+
+
+def test_the_control_adds_a_random_vector_of_the_same_length(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, data: ContrastData, direction: Direction
+) -> None:
+    from engine.steering.controls import random_directions
+
+    (control,) = random_directions(data, direction, 1, seed=7)
+    texts = engine.steer_text(
+        tiny_llama, tiny_tokenizer, direction, PROMPT, strengths=[2], unit="gap", data=data, seed=7, chat=False,
+        max_new_tokens=6,
+    )  # fmt: skip
+    gap = direction["positive_mean"] - direction["negative_mean"]
+    with patched(tiny_llama, LAYER, lambda states: states + 2 * gap * control["vector"]):
+        assert texts["controls"][0]["text"] == words(greedy(tiny_llama, 6))
+    assert texts["unit_length"] == pytest.approx(gap)
+
+
+def test_ablation(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, data: ContrastData, direction: Direction
+) -> None:
+    texts = engine.steer_text(
+        tiny_llama, tiny_tokenizer, {LAYER: direction}, PROMPT, ablation=True, data=data, chat=False, max_new_tokens=6
+    )
+    vector = direction["vector"]
+    with patched(tiny_llama, LAYER, lambda states: states - (states @ vector)[..., None] * vector):
+        assert texts["steered"][0]["text"] == words(greedy(tiny_llama, 6))
+    assert [text["kind"] for text in (*texts["steered"], *texts["controls"])] == ["ablated", "control"]
+    assert "unit_length" not in texts
+
+
+def test_samples_repeat_with_their_seed_and_leave_the_generator_alone(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, direction: Direction
+) -> None:
+    def sampled(seed: int) -> str:
+        texts = engine.steer_text(
+            tiny_llama, tiny_tokenizer, direction, PROMPT, strengths=[0.5], chat=False, sample=True, seed=seed
+        )
+        return texts["steered"][0]["text"]
+
+    state = torch.get_rng_state()
+    assert sampled(1) == sampled(1) != sampled(2)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert hook_count(tiny_llama) == 0
+
+
+def test_an_end_of_text_is_not_counted(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, direction: Direction
+) -> None:
+    first, second = greedy(tiny_llama, 2)
+    settings: Any = tiny_llama.generation_config
+    settings.eos_token_id = [second, 2]
+    text = engine.steer_text(tiny_llama, tiny_tokenizer, direction, PROMPT, strengths=[0], chat=False)["baseline"]
+    assert (text["text"], text["tokens"], text["ended"]) == (words([first]), 1, True)
+    assert text["perplexity"] == pytest.approx(measured(tiny_llama, [first], direction)[0], rel=1e-4)
+
+
+def test_progress_counts_tokens_and_an_error_in_it_stops_the_writing(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, direction: Direction
+) -> None:
+    told: list[tuple[str, int, int]] = []
+    options: dict[str, Any] = {"chat": False, "max_new_tokens": 3}
+    engine.steer_text(tiny_llama, tiny_tokenizer, direction, PROMPT, steps=lambda *said: told.append(said), **options)
+    assert told == [(f"writing: {kind}", done, 6) for kind, done in (
+        *[("baseline", done) for done in range(4)], *[("steered", done) for done in range(3, 7)]
+    )]  # fmt: skip
+
+    def stop(_step: str, done: int, _total: int) -> None:
+        if done == 4:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        engine.steer_text(tiny_llama, tiny_tokenizer, direction, PROMPT, steps=stop, **options)
+    assert hook_count(tiny_llama) == 0
+
+
+def test_what_limits_the_comparison_is_said(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, data: ContrastData, direction: Direction
+) -> None:
+    direction["provenance"] = None
+    texts = engine.steer_text(tiny_llama, tiny_tokenizer, direction, PROMPT, max_new_tokens=2)
+    said = " ".join(texts["warnings"])
+    assert "have no provenance" in said
+    assert "no chat template" in said
+    assert "no control" in said
+    assert texts["controls"] == []
+    del data["positive"][0]["activations"][LAYER]
+    data["layers"].remove(LAYER)
+    texts = engine.steer_text(tiny_llama, tiny_tokenizer, direction, PROMPT, data=data, max_new_tokens=2)
+    assert "the pairs do not have layer 1" in " ".join(texts["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"strengths": []}, "there is no strength to steer with"),
+        ({"strengths": 0.1}, "the strengths cannot be 0.1"),
+        ({"layer": 9}, r"there is no direction at layer 9. Expected: one of \[1\]"),
+        ({"max_new_tokens": 0}, "the number of new tokens cannot be 0"),
+        ({"max_new_tokens": 100}, "the prompt has 3 tokens, so that 100 new ones exceed the model's 64"),
+        ({"seed": -1}, "the seed cannot be -1"),
+        ({"unit": "meters"}, "the unit cannot be 'meters'"),
+        ({"tokens": "some"}, "tokens cannot be 'some'"),
+    ],
+)
+def test_invalid_arguments_are_refused(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    direction: Direction,
+    options: dict[str, Any],
+    said: str,
+) -> None:
+    with pytest.raises(LayerscopeError, match=said):
+        engine.steer_text(tiny_llama, tiny_tokenizer, direction, PROMPT, **options)
+
+
+def test_an_empty_prompt_is_refused(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, direction: Direction
+) -> None:
+    with pytest.raises(CaptureError, match="is empty"):
+        engine.steer_text(tiny_llama, tiny_tokenizer, direction, "", chat=False)
+
+
+def test_the_prompt_goes_through_the_chat_template(smollm2: Loaded) -> None:
+    contrast = engine.capture_from_concept(*smollm2, "honesty", layers=[16], max_samples=8, positions="last")
+    direction = engine.extract_direction(contrast, 16)
+    texts = engine.steer_text(*smollm2, direction, "Who broke it?", data=contrast, max_new_tokens=3)
+    assert texts["rendered"].endswith("<|im_start|>user\nWho broke it?<|im_end|>\n<|im_start|>assistant\n")
+    raw = engine.steer_text(*smollm2, direction, "Who broke it?", chat=False, max_new_tokens=3)
+    assert raw["rendered"] == "Who broke it?"
+    assert raw["baseline"]["text"] != texts["baseline"]["text"]
+    assert texts["warnings"] == []
