@@ -8,7 +8,7 @@ from itertools import pairwise
 from engine.plots.specificity_text import neighbour_sentences
 from engine.records.captures import CaptureEstimate
 from engine.records.files import CaptureRecord
-from engine.records.results import Confound, RankedLayer, Ranking
+from engine.records.results import SIGNIFICANT, Confound, RankedLayer, Ranking
 
 
 def cost_in_words(estimate: CaptureEstimate) -> str:
@@ -56,8 +56,6 @@ def norm_in_words(value: float) -> str:
             return format(value, form)
     return f"{value:.2e}"
 
-
-SIGNIFICANT = 0.05
 
 _SATURATED = 0.995
 _TELLING, _TELLING_PAIRS = 0.025, 0.1  # distance from chance
@@ -211,17 +209,21 @@ def _order(ranking: Ranking) -> list[str]:
             " order means nothing. Prompts that differ less between the classes would tell the layers apart."
         ]
     found = significant_layers(ranking)
-    if not found:
-        return []
-    if len(found) == 1:
-        return ["It is the only captured layer."] if len(ranking["layers"]) == 1 else []
     tied = [row["layer"] for row in ranking["layers"] if may_be_best(row)]
+    if not tied:
+        return []
+    if len(ranking["layers"]) == 1:
+        return ["It is the only captured layer."]
+    if sum(row["tied"] for row in ranking["layers"]) == 1:
+        return [f"Layer {tied[0]} is ahead of every other layer (95%)."]
+    if len(found) == 1:
+        return []
     if len(tied) == len(found):
         return [f"They cannot be ordered: each of layers {layers_in_words(found)} may be the best (95%)."]
     behind = len(found) - len(tied)
     rest = "The other one scores" if behind == 1 else f"The other {behind} score"
     if len(tied) == 1:
-        return [f"Layer {tied[0]} is ahead of every other layer (95%)."]
+        return [f"Of these, only layer {tied[0]} may be the best (95%). {rest} lower."]
     return [f"Layers {layers_in_words(tied)} cannot be ordered: each may be the best (95%). {rest} lower."]
 
 
@@ -242,14 +244,28 @@ def _beginning(ranking: Ranking) -> list[str]:
     rows = sorted(ranking["layers"], key=lambda row: row["layer"])
     if not found or len(rows) < 3 or is_saturated(ranking):
         return []
-    first = min(found)
-    if first == rows[0]["layer"]:
+    first, steady = min(found), _steady(rows)
+    if steady == rows[0]["layer"]:
         return [f"The concept shows from the first captured layer, {first}, on."]
+    begins = f"The concept shows from layer {first} on"
+    if steady != first:
+        begins = f"The concept first shows at layer {first}"
+        begins += f", and without a gap from layer {steady} on" if steady is not None else ""
     before, after = max(pairwise(rows), key=lambda two: two[1]["d_prime"] - two[0]["d_prime"])
     return [
-        f"The concept shows from layer {first} on; the largest rise is from layer {before['layer']} (d'"
+        f"{begins}; the largest rise is from layer {before['layer']} (d'"
         f" {before['d_prime']:.2f}) to {after['layer']} (d' {after['d_prime']:.2f})."
     ]
+
+
+def _steady(rows: Sequence[RankedLayer]) -> int | None:
+    """The layer from which on every captured layer exceeds the null; None if the last does not."""
+    start = None
+    for row in reversed(rows):
+        if row["p_value"] > SIGNIFICANT:
+            break
+        start = row["layer"]
+    return start
 
 
 def _limits(ranking: Ranking) -> list[str]:

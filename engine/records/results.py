@@ -13,6 +13,10 @@ Real = Annotated[float, msgspec.Meta(ge=-1e45, le=1e45)]
 """A number in a JSON file, of at most 46 digits before the point."""
 
 
+SIGNIFICANT = 0.05
+"""Level at which a layer is said to separate the classes."""
+
+
 class LayerStats(TypedDict):
     """Summary of the states at one layer.
 

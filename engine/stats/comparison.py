@@ -11,7 +11,7 @@ import torch
 from engine.errors import RequestError
 from engine.records.captures import ContrastData
 from engine.records.files import CaptureRecord
-from engine.records.results import ComparedLayer, Comparison, DepthRow
+from engine.records.results import SIGNIFICANT, ComparedLayer, Comparison, DepthRow
 from engine.stats.comparison_rules import differences_between, provenance_of, require_contrasts, require_same_reading
 from engine.stats.groups import MOST_UNITS, group_pairs, pairs_at, resampled_units
 from engine.stats.held_out import sum_units
@@ -55,6 +55,7 @@ def compare_captures(
     names = _two_names(one["name"], other["name"])
     require_same_reading(one, other)
     first, second = provenance_of(one), provenance_of(other)
+    not_found = [warning for record in (one, other) for warning in _not_found(record)]
     if first["model"] == second["model"]:
         return Comparison(
             kind="directions",
@@ -62,7 +63,7 @@ def compare_captures(
             titles=(one["concept"] or one["name"], other["concept"] or other["name"]),
             directions=compare_directions(load(one), load(other)),
             depths=[],
-            warnings=differences_between(one, other),
+            warnings=[*not_found, *differences_between(one, other)],
         )
     if one["concept"] is None or one["concept"] != other["concept"]:
         raise RequestError(
@@ -77,10 +78,22 @@ def compare_captures(
         titles=(first["model"], second["model"]),
         directions=[],
         depths=[*_depths(one, names[0]), *_depths(other, names[1])],
-        warnings=[]
-        if _same_pairs(one, other)
-        else ["they were not made from the same pairs: use the same number of pairs and the same seed"],
+        warnings=[
+            *not_found,
+            *(
+                []
+                if _same_pairs(one, other)
+                else ["they were not made from the same pairs: use the same number of pairs and the same seed"]
+            ),
+        ],
     )
+
+
+def _not_found(record: CaptureRecord) -> list[str]:
+    ranking = record["ranking"]
+    if ranking is None or any(row["p_value"] <= SIGNIFICANT for row in ranking["layers"]):
+        return []
+    return [f"no layer of {record['name']} separates its classes better than chance: its direction may be noise"]
 
 
 def compare_directions(one: ContrastData, other: ContrastData, *, seed: int = 0) -> list[ComparedLayer]:

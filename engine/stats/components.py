@@ -45,14 +45,14 @@ def variance_components(values: Tensor, groupings: Mapping[str, Tensor]) -> dict
     return dict(zip([*groupings, RESIDUAL], found.tolist(), strict=True))
 
 
-def error_shares(components: Mapping[str, float], groups: Mapping[str, int], pairs: int) -> dict[str, float]:
+def error_shares(components: Mapping[str, float], groups: Mapping[str, float], pairs: int) -> dict[str, float]:
     """Split the squared standard error of a mean over pairs into the shares of its variance components.
 
     A factor's variance is divided by its number of groups, that of single pairs by the number of pairs.
 
     Args:
         components: Variances, see `variance_components`.
-        groups: Number of groups of each factor.
+        groups: Effective number of groups of each factor, see `effective_groups`.
         pairs: Number of pairs.
 
     Returns:
@@ -68,7 +68,7 @@ def error_shares(components: Mapping[str, float], groups: Mapping[str, int], pai
 
 
 def combine(
-    resampled: Mapping[str, Tensor], components: Mapping[str, float], groups: Mapping[str, int], pairs: int
+    resampled: Mapping[str, Tensor], components: Mapping[str, float], groups: Mapping[str, float], pairs: int
 ) -> tuple[Tensor, float]:
     """Combine the bootstrap deviations of a score over each factor into those over all factors at once.
 
@@ -80,7 +80,7 @@ def combine(
     Args:
         resampled: Factor to the deviations of the score when its groups are resampled, `(resamples,)`.
         components: Variances of the held-out pair differences, see `variance_components`.
-        groups: Number of groups of each factor.
+        groups: Effective number of groups of each factor, see `effective_groups`.
         pairs: Number of pairs.
 
     Returns:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from scipy.special import chdtri
 
-from engine.stats.groups import Pairs, Sides
+from engine.stats.groups import Pairs, Sides, effective_groups
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,31 +64,24 @@ class Kept:
         return torch.cat(self._parts)
 
 
-def chosen_pairs(count: int, seed: int) -> Tensor:
-    """Choose the pairs that the crossed test compares: all, or a random `MOST_PAIRS` of them, ascending.
-
-    Example:
-        >>> chosen_pairs(4, seed=0).tolist(), len(chosen_pairs(5000, seed=0))
-        ([0, 1, 2, 3], 1024)
-    """
-    if count <= MOST_PAIRS:
-        return torch.arange(count)
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:MOST_PAIRS].sort().values
-
-
 @dataclass(frozen=True)
 class _Factor:
     """One factor of the design.
 
     Attributes:
         member: 1 where a pair belongs to a group, `(pairs, groups)`.
-        correction: g / (g - 1) for g groups: centering takes one degree of freedom.
-        signs: Random signs of the groups times the root of the correction, `(groups, resamples)`.
+        effective: Effective number of groups g; groups of unequal size count less.
+        signs: Random signs of the groups, `(groups, resamples)`.
     """
 
     member: Tensor
-    correction: float
+    effective: float
     signs: Tensor
+
+    @property
+    def correction(self) -> float:
+        """G / (g - 1): centering takes one degree of freedom."""
+        return self.effective / (self.effective - 1)
 
     def widening(self, products: Tensor, apart: Tensor, generator: Generator) -> Tensor:
         """Random factors that widen the null for the uncertain variance of few groups, `(resamples,)`.
@@ -107,7 +100,7 @@ class _Factor:
         total = float(((products @ weights) * weights).sum()) * self.correction / groups
         squared = float((weights.T @ apart @ weights).square().sum()) * self.correction**2 / (groups * (groups - 1))
         directions = max(total**2 / squared, 1.0) if squared > 0 else 1.0
-        freedom = (groups - 1) * directions
+        freedom = (self.effective - 1) * directions
         chances = torch.rand(self.signs.shape[1], generator=generator, dtype=torch.float64)
         return torch.from_numpy(freedom / chdtri(freedom, chances.numpy())).sqrt()
 
@@ -149,11 +142,11 @@ class CrossedTest:
         self._generator = generator
         for groups, together in zip(numbered, same, strict=True):
             count = int(groups.max()) + 1
-            correction = count / (count - 1)
             signs = 1.0 - 2.0 * torch.randint(2, (count, resamples), generator=generator).double()
             member = torch.nn.functional.one_hot(groups, count).double()
-            self._factors.append(_Factor(member, correction, signs * correction**0.5))
-            self._weights += correction * together
+            factor = _Factor(member, effective_groups(groups), signs)
+            self._factors.append(factor)
+            self._weights += factor.correction * together
 
     def layer(self, differences: Tensor) -> CrossedLayer:
         """Score one layer and draw its null.
@@ -170,9 +163,10 @@ class CrossedTest:
             return CrossedLayer(0.0, torch.zeros(self._factors[0].signs.shape[1], dtype=torch.float64))
         member = torch.cat([factor.member for factor in self._factors], dim=1)
         between = member.T @ apart @ member  # (groups, groups), groups of all factors
-        signs = torch.cat([factor.signs for factor in self._factors])  # (groups, resamples)
+        signs = torch.cat([f.signs * f.correction**0.5 for f in self._factors])  # (groups, resamples)
         # Drawn for each layer: the best one is often one whose variance came out too small.
-        widened = torch.cat([f.signs * f.widening(products, apart, self._generator) for f in self._factors])
+        widening = [f.correction**0.5 * f.widening(products, apart, self._generator) for f in self._factors]
+        widened = torch.cat([f.signs * factor for f, factor in zip(self._factors, widening, strict=True)])
         unit = (signs * (between @ signs)).sum(dim=0).square().mean().sqrt()
         null = (widened * (between @ widened)).sum(dim=0) / unit if unit > 0 else torch.zeros(signs.shape[1])
         return CrossedLayer(score / error, null)

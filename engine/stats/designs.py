@@ -62,3 +62,14 @@ def ranking_warnings(data: ContrastData, counts: Mapping[str, int]) -> list[str]
     if data["num_pairs"] < 20:
         warnings.append(f"{data['num_pairs']} pairs are few: use 30 or more")
     return warnings
+
+
+def few_values(data: ContrastData) -> list[str]:
+    """Factors that vary, but have too few values to hold any out: their variance cannot be told from that of others."""
+    factors = data.get("factors") or []
+    values = {
+        "persona": {pair["persona"] for pair in factors},
+        "template": {pair["template"] for pair in factors},
+        "topic": {pair["topic"] for pair in factors},
+    }
+    return [factor for factor, found in values.items() if 1 < len(found) < FEWEST_GROUPS]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -67,6 +67,48 @@ def resampled_units(factor: str, groups: Tensor) -> Tensor:
         Unit index of each pair, `(pairs,)`.
     """
     return torch.arange(len(groups)) % MOST_UNITS if factor == PAIRS else groups
+
+
+def sample_pairs(groupings: Mapping[str, Tensor], most: int, seed: int = 0) -> Tensor:
+    """Choose pairs for work whose cost grows with their square: all of them, or a random sample with every group in it.
+
+    Args:
+        groupings: Factor to the group index of each pair, `(pairs,)`; at least one factor.
+        most: Number of pairs to choose; more if there are more groups than that.
+        seed: Seed for the sample.
+
+    Returns:
+        Numbers of the chosen pairs, ascending.
+
+    Example:
+        >>> groups = torch.tensor([0] * 50 + [1])
+        >>> sample_pairs({"persona": groups}, 100).tolist() == [*range(51)], 50 in sample_pairs({"persona": groups}, 9)
+        (True, True)
+    """
+    count = len(next(iter(groupings.values())))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    if count <= most:
+        return torch.arange(count)
+    needed: set[int] = set()
+    for groups in groupings.values():
+        for group in range(int(groups.max()) + 1):
+            needed.update(order[groups[order] == group][:1].tolist())
+    others = (pair for pair in order.tolist() if pair not in needed)
+    return torch.tensor(sorted([*needed, *islice(others, max(most - len(needed), 0))]))
+
+
+def effective_groups(groups: Tensor) -> float:
+    """Number of equally large groups that would average an effect as well: 1 over the sum of squared shares.
+
+    Args:
+        groups: Group index of each pair, `(pairs,)`.
+
+    Example:
+        >>> effective_groups(torch.tensor([0, 0, 1, 1])), effective_groups(torch.tensor([0, 0, 0, 1]))
+        (2.0, 1.6)
+    """
+    shares = torch.bincount(groups).double() / len(groups)
+    return float(1 / shares.square().sum())
 
 
 def _numbered(values: Sequence[str]) -> Tensor:

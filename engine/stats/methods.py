@@ -11,7 +11,7 @@ from engine.records.captures import ActivationData, ContrastData
 from engine.records.files import METHODS, Method, MethodComparison, MethodScore
 from engine.stats.contrast import require_contrast
 from engine.stats.fitting import NoDifferenceError, fit_direction, require_finite
-from engine.stats.groups import group_pairs, last_states
+from engine.stats.groups import group_pairs, last_states, sample_pairs
 from engine.stats.moments import d_prime_of
 from engine.stats.separation import share_in_order
 
@@ -58,7 +58,7 @@ def compare_methods(data: ContrastData, layer: int) -> MethodComparison:
     if not groupings:
         return MethodComparison(layer=layer, held_out="", scores=[], best=_SIMPLEST)
     factor = next(iter(groupings))
-    chosen = _sample(data["num_pairs"])
+    chosen = sample_pairs({factor: groupings[factor]}, _MOST_PAIRS)
     positive, negative = (_states(prompts, layer, chosen) for prompts in (data["positive"], data["negative"]))
     require_finite(positive, negative, layer)
     folds = groupings[factor][chosen] % _MOST_FOLDS
@@ -76,14 +76,6 @@ def best_method(scores: list[MethodScore]) -> Method:
     if not scores or any(s["method"] == _SIMPLEST and s["auroc"] >= scores[0]["auroc"] - _TIE for s in scores):
         return _SIMPLEST
     return scores[0]["method"]
-
-
-def _sample(num_pairs: int) -> Tensor:
-    """Numbers of the pairs to use, ascending."""
-    if num_pairs <= _MOST_PAIRS:
-        return torch.arange(num_pairs)
-    order = torch.randperm(num_pairs, generator=torch.Generator().manual_seed(0))
-    return order[:_MOST_PAIRS].sort().values
 
 
 def _states(prompts: list[ActivationData], layer: int, chosen: Tensor) -> Tensor:

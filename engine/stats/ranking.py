@@ -14,9 +14,17 @@ from engine.records.results import LayerSeparation, RankedLayer, Ranking
 from engine.runtime import Progress
 from engine.stats.components import combine, error_shares, variance_components
 from engine.stats.contrast import require_contrast
-from engine.stats.crossed import CROSSED, CrossedLayer, CrossedTest, Kept, chosen_pairs, crossed_p_values
-from engine.stats.designs import nothing_to_leave_out, ranking_warnings
-from engine.stats.groups import ENOUGH_GROUPS, group_pairs, pairs_at, resampled_units
+from engine.stats.crossed import CROSSED, MOST_PAIRS, CrossedLayer, CrossedTest, Kept, crossed_p_values
+from engine.stats.designs import few_values, nothing_to_leave_out, ranking_warnings
+from engine.stats.groups import (
+    ENOUGH_GROUPS,
+    PAIRS,
+    effective_groups,
+    group_pairs,
+    pairs_at,
+    resampled_units,
+    sample_pairs,
+)
 from engine.stats.held_out import HeldOutLayer, hold_out
 from engine.stats.resampling import (
     bootstrap_deviations,
@@ -93,7 +101,7 @@ def rank_layers(
         raise nothing_to_leave_out(data["num_pairs"])
     work = _measure(data, groupings, resamples, permutations, seed, progress, look)
     ranked = _ranked(work)
-    return Ranking(
+    ranking = Ranking(
         layers=ranked,
         groups={factor: work.counts[factor] for factor in groupings},
         tested=work.tested,
@@ -104,9 +112,11 @@ def rank_layers(
         resamples=resamples,
         permutations=max(distinct_shuffles(work.counts[factor], permutations) for factor in work.tested),
         seed=seed,
-        limits=work.limits(data["layers"].index(ranked[0]["layer"])),
         warnings=ranking_warnings(data, work.counts),
     )
+    if PAIRS not in groupings and not few_values(data):
+        ranking["limits"] = work.limits(data["layers"].index(ranked[0]["layer"]))
+    return ranking
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,7 @@ class _Work:
         layers: Layer numbers.
         pairs: Number of pairs.
         counts: Number of resampled units of each factor.
+        effective: Effective number of them, see `effective_groups`.
         tested: Factors to permute.
         permutations: Maximum number of permutations per factor.
         separations: Held-out separation of each layer.
@@ -130,6 +141,7 @@ class _Work:
     layers: Sequence[int]
     pairs: int
     counts: dict[str, int]
+    effective: dict[str, float]
     tested: list[str]
     permutations: int
     separations: list[LayerSeparation]
@@ -151,7 +163,7 @@ class _Work:
 
     def limits(self, row: int) -> dict[str, float]:
         """Shares of the variance of a layer's score, see `error_shares`."""
-        return error_shares(self.components[row], self.counts, self.pairs)
+        return error_shares(self.components[row], self.effective, self.pairs)
 
 
 def _tested(groupings: Mapping[str, Tensor]) -> list[str]:
@@ -176,8 +188,9 @@ def _measure(
 ) -> _Work:
     """Score and resample the layers one at a time, keeping no states."""
     counts = {factor: _units(factor, groups) for factor, groups in groupings.items()}
+    effective = {name: effective_groups(resampled_units(name, groups)) for name, groups in groupings.items()}
     tested = _tested(groupings)
-    chosen = chosen_pairs(data["num_pairs"], seed)
+    chosen = sample_pairs(groupings, MOST_PAIRS, seed)
     of_chosen = {factor: groups[chosen] for factor, groups in groupings.items()}
     test = None
     if len(tested) > 1:
@@ -201,7 +214,7 @@ def _measure(
             resampled[factor] = bootstrap_deviations(projected.moments, resamples, other)
         separations.append(separation)
         components.append(variance_components(held_out.by_factor[separation["worst"]].differences[chosen], of_chosen))
-        combined.append(combine(resampled, components[-1], counts, data["num_pairs"]))
+        combined.append(combine(resampled, components[-1], effective, data["num_pairs"]))
         if test is not None:
             crossed.append(test.layer(pairs.differences))
         if look is not None:
@@ -212,6 +225,7 @@ def _measure(
         layers=data["layers"],
         pairs=data["num_pairs"],
         counts=counts,
+        effective=effective,
         tested=tested,
         permutations=permutations,
         separations=separations,

@@ -80,7 +80,7 @@ def test_the_findings_are_below_the_table(layerscope: Program, record: CaptureRe
     assert record["ranking"] is not None
     shown = " ".join(layerscope("rank", "some_honesty").stdout.split())
     assert "someone/some-model, 72 pairs, positions: last" in shown
-    assert "Layer 17 leads with held-out d' 1.50 (95% interval 1.00 to 2.00, leave-one-persona-out)" in shown
+    assert "Highest: layer 17, held-out d' 1.50 (95% interval 1.00 to 2.00, leave-one-persona-out)" in shown
     assert "Tied with layer 17 at 95%: 16, 18. The remaining 27 layers score lower." in shown
     assert "would have picked layer 29" in shown
     assert "warning: 3 templates are few" in shown
@@ -91,7 +91,7 @@ def test_top_shows_the_first_and_counts_the_others(layerscope: Program) -> None:
     result = layerscope("rank", "some_honesty", "--top", "3")
     assert [line.split()[:2] for line in table_lines(result)] == [["1=", "17"], ["2=", "16"], ["3=", "18"]]
     assert "\nand 27 more\n" in re.sub(" +\n", "\n", result.stdout)
-    assert "Tied with layer 17 at 95%: 16, 18." in result.stdout
+    assert "Layers 16-18 cannot be ordered" in " ".join(result.stdout.split())
     everything = layerscope("rank", "some_honesty", "--top", "99")
     assert len(table_lines(everything)) == 30
     assert " more\n" not in everything.stdout

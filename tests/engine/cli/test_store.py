@@ -140,7 +140,7 @@ def test_show_draws_the_ranking_as_visualize_does(layerscope: Program) -> None:
     shown = layerscope("show", "some_honesty").stdout
     assert widest(shown) <= 80
     assert shown.endswith("\n" + layerscope("visualize", "some_honesty", "--no-plot").stdout)
-    assert "Layer 1 is ahead of every other layer at 95%." in shown
+    assert "Layer 1 is ahead of every other layer (95%)." in shown
 
 
 def test_a_capture_of_an_older_version_is_distinguished_from_a_damaged_one(layerscope: Program) -> None:
@@ -211,7 +211,7 @@ def test_show_of_a_ranking_works_in_such_a_pipe_too(layerscope: Program, encodin
     save_record(contrast_record(), layerscope.folder / "activations")
     result = layerscope("show", "some_honesty", PYTHONIOENCODING=encoding)
     assert (result.returncode, result.stderr) == (0, "")
-    assert "Layer 1 leads" in result.stdout
+    assert "Highest: layer 1" in " ".join(result.stdout.split())
     assert widest(result.stdout) <= 80
 
 

@@ -104,6 +104,30 @@ def test_layers_that_cannot_be_ordered_are_not_said_to_lead() -> None:
     assert order == "They cannot be ordered: each of layers 0-3 may be the best (95%)."
 
 
+def test_a_layer_is_ahead_only_of_layers_that_are_not_tied_with_it() -> None:
+    """Layers without significance can be tied with the best, and can even score higher."""
+    tied_noise = ranking_of([1.1, 2.0, 1.7, 0.2], tied=[0, 1], p_values=[0.06, 0.004, 0.02, 0.6])
+    _, order, *_ = findings(tied_noise)
+    assert order == "Of these, only layer 1 may be the best (95%). The other one scores lower."
+    higher = ranking_of([1.1, 2.0, 1.7, 0.2], tied=[1, 2], p_values=[0.02, 0.06, 0.02, 0.6])
+    assert findings(higher)[1] == "Of these, only layer 2 may be the best (95%). The other one scores lower."
+    none = ranking_of([1.1, 2.0, 1.7, 0.2], tied=[1], p_values=[0.02, 0.06, 0.02, 0.6])
+    assert not about("ordered", none) and not about("ahead", none) and not about("may be the best", none)
+
+
+def test_where_a_concept_begins_takes_gaps_into_account() -> None:
+    scores = [0.1, 0.9, 0.2, 1.5, 2.0]
+    with_gap = ranking_of(scores, p_values=[0.5, 0.03, 0.5, 0.01, 0.001])
+    assert about("shows", with_gap) == [
+        "The concept first shows at layer 1, and without a gap from layer 3 on; the largest rise is from layer 2 (d'"
+        " 0.20) to 3 (d' 1.50)."
+    ]
+    early = ranking_of(scores, p_values=[0.03, 0.5, 0.5, 0.5, 0.5])
+    assert about("shows", early)[0].startswith("The concept first shows at layer 0; the largest rise")
+    throughout = ranking_of(scores, p_values=[0.03] * 5)
+    assert about("shows", throughout) == ["The concept shows from the first captured layer, 0, on."]
+
+
 def test_a_layer_without_significance_is_not_tied_with_the_best() -> None:
     """Layer 0 with p = .89 was marked as tied: its rank interval reached 1 only because it was wide."""
     ranking = ranking_of([1.1, 2.0, 1.7, 0.2], tied=range(4), p_values=[0.89, 0.004, 0.02, 0.6])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine.stats.crossed import MOST_PAIRS, CrossedLayer, CrossedTest, Kept, chosen_pairs, crossed_p_values
-from engine.stats.groups import Sides, pairs_of
+from engine.stats.crossed import MOST_PAIRS, CrossedLayer, CrossedTest, Kept, crossed_p_values
+from engine.stats.groups import Sides, pairs_of, sample_pairs
 from tests.engine.stats.contrasts import Array
 
 FACTORS = ("persona", "template", "topic")
@@ -115,7 +115,7 @@ def test_chosen_pairs_are_kept_while_all_are_read(count: int) -> None:
         for start in range(0, count, 100):
             yield positive[start : start + 100], negative[start : start + 100]
 
-    chosen = chosen_pairs(count, seed=4)
+    chosen = sample_pairs({"persona": torch.arange(count) % 3}, MOST_PAIRS, seed=4)
     for pairs in (pairs_of(positive, negative), in_chunks):
         kept = Kept(pairs, chosen)
         for _ in range(2):  # a second reading replaces the first
@@ -123,3 +123,29 @@ def test_chosen_pairs_are_kept_while_all_are_read(count: int) -> None:
             assert sum(len(one) for one, _ in read) == count
         assert kept.differences[:, 0].tolist() == (2 * chosen).tolist()
     assert len(set(chosen.tolist())) == min(count, MOST_PAIRS)
+
+
+def test_groups_of_unequal_size_give_less_certainty() -> None:
+    """One persona with most of the pairs: its effect hardly averages out, so that the null is wider."""
+    rng = np.random.default_rng(6)
+    even = design(personas=8, templates=8, topics=8)
+    uneven = even | {"persona": torch.where(torch.arange(64) < 40, 0, even["persona"])}
+    differences = torch.from_numpy(rng.normal(size=(64, 1)))
+    spread = [
+        crossed_test(groupings, 4000).layer(differences).null.square().mean().sqrt() for groupings in (even, uneven)
+    ]
+    assert spread[1] > 1.1 * spread[0]
+
+
+def test_a_factor_whose_groups_are_rare_is_tested_in_a_large_capture() -> None:
+    """A random sample of 1024 of 5000 pairs would miss most of the small groups."""
+    count = 5000
+    rare = torch.zeros(count, dtype=torch.long)
+    rare[:5] = torch.arange(1, 6)
+    groupings = {"persona": rare, "topic": torch.arange(count) % 7}
+    chosen = sample_pairs(groupings, MOST_PAIRS)
+    assert len(chosen) == MOST_PAIRS
+    assert set(rare[chosen].tolist()) == set(range(6))
+    test = crossed_test({factor: groups[chosen] for factor, groups in groupings.items()})
+    differences = torch.from_numpy(np.random.default_rng(7).normal(size=(MOST_PAIRS, 3)))
+    assert crossed_p_values([test.layer(differences)]).item() > 0.01
