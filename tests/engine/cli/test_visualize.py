@@ -8,6 +8,7 @@ import matplotlib.image
 import pytest
 
 import engine
+from engine.plots.findings import may_be_best
 from engine.stats.scores import wrong_pairs
 from engine.store.read import load_contrast
 from tests.engine.cli.conftest import assert_failed, save_record, widest
@@ -30,7 +31,7 @@ def test_the_text_shows_the_ranking_of_the_record(ranked_run: Run) -> None:
     record = json.loads(ranked_run.record.read_text())
     ranked = sorted(record["ranking"]["layers"], key=lambda row: int(row["layer"]))
     for row, line in zip(ranked, table_rows(result.stdout), strict=True):
-        shown = f"{row['layer']} {row['rank']}{'=' if row['tied'] else ''} {row['rank_low']}-{row['rank_high']}"
+        shown = f"{row['layer']} {row['rank']}{'=' if may_be_best(row) else ''} {row['rank_low']}-{row['rank_high']}"
         scores = f"{row['d_prime']:.2f} {row['low']:.2f} to {row['high']:.2f}"
         assert line.split()[:7] == f"{shown} {scores}".split()
         assert line.count("●") == 1

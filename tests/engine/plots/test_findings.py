@@ -85,7 +85,7 @@ def test_a_clear_winner() -> None:
         "Layers 1-2 separate held-out prompts better than chance. Highest: layer 1, held-out d' 2.00 (95% interval 1.50"
         " to 2.50, leave-one-persona-out), AUROC 0.83, p = 0.004 (labels permuted by persona).",
         "Layer 1 is ahead of every other layer (95%).",
-        "The concept shows from layer 1 on; the largest rise is from layer 0 (d' 0.40) to 1 (d' 2.00).",
+        "The concept first shows at layer 1; the largest rise is from layer 0 (d' 0.40) to 1 (d' 2.00).",
         LIMITS,
         BASELINES,
         RAW_NORM,

@@ -37,7 +37,8 @@ def score_by_hand(differences: Array, groupings: dict[str, torch.Tensor]) -> flo
     weights = np.zeros((len(differences), len(differences)))
     for i, j in itertools.product(pairs, pairs):
         shared = [column for column in groups if column[i] == column[j]]
-        corrections = [len(set(column)) / (len(set(column)) - 1) for column in shared]
+        effective = [1 / np.square(np.bincount(column) / len(column)).sum() for column in shared]
+        corrections = [count / (count - 1) for count in effective]
         weights[i, j] = sum(corrections) - (len(shared) - 1) if shared else 0.0
     variance = 2 * np.trace(weights @ products @ weights @ products)
     return score / float(variance**0.5)
@@ -131,10 +132,8 @@ def test_groups_of_unequal_size_give_less_certainty() -> None:
     even = design(personas=8, templates=8, topics=8)
     uneven = even | {"persona": torch.where(torch.arange(64) < 40, 0, even["persona"])}
     differences = torch.from_numpy(rng.normal(size=(64, 1)))
-    spread = [
-        crossed_test(groupings, 4000).layer(differences).null.square().mean().sqrt() for groupings in (even, uneven)
-    ]
-    assert spread[1] > 1.1 * spread[0]
+    nulls = [crossed_test(groupings, 4000).layer(differences).null for groupings in (even, uneven)]
+    assert nulls[1].square().mean() > 1.2 * nulls[0].square().mean()
 
 
 def test_a_factor_whose_groups_are_rare_is_tested_in_a_large_capture() -> None:
