@@ -49,7 +49,8 @@ class Setting:
         effects: Standard deviation of the effects of each factor.
         strength: Distance between the classes in the population; 0 is the null.
         pairs: Number of pairs drawn from 24 personas, 12 templates and 40 topics.
-        design: `crossed`, `personas` (8 of them, 9 pairs each) or `none` (independent pairs without factors).
+        design: `crossed`; `uneven`, where the n-th persona, template or topic is drawn with weight 1 / n; `personas` (8
+            of them, 9 pairs each); or `none` (independent pairs without factors).
         heavy: Whether noise and effects follow Student's t with three degrees of freedom, else the normal distribution.
         decay: Exponent of the power law by which coordinates shrink; 0 for equal ones.
         unequal: Whether groups and pairs differ in their variance (log-normal, by factors of about two).
@@ -70,6 +71,11 @@ class Setting:
             return None
         if self.design == "personas":
             return [Factors(persona=f"p{i % 8}", template="only", topic="only") for i in range(72)]
+        if self.design == "uneven":
+            rng = np.random.default_rng(0)
+            weights = {count: 1 / np.arange(1, count + 1) for count in (24, 12, 40)}
+            drawn = [rng.choice(count, size=self.pairs, p=w / w.sum()) for count, w in weights.items()]
+            return [Factors(persona=f"p{i}", template=f"t{j}", topic=f"o{k}") for i, j, k in zip(*drawn, strict=True)]
         concept = Concept(
             name="any",
             description="any",
@@ -139,6 +145,8 @@ NULLS = (
         decay=0.5,
         unequal=True,
     ),
+    Setting("all three 1, few pairs of most groups", dict.fromkeys(FACTORS, 1.0), design="uneven", decay=0.5),
+    Setting("all three 1, very anisotropic, 72 pairs", dict.fromkeys(FACTORS, 1.0), pairs=QUICK_SAMPLES, decay=1.5),
 )
 """Populations without an effect."""
 

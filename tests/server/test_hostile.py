@@ -8,6 +8,7 @@ from mcp import Client
 from mcp.types import CallToolResult
 
 import engine
+from engine.concepts.catalog import default_templates
 from server.app import LayerscopeServer
 from tests.server.conftest import MOST_BYTES, call, contents, only_text, refused
 from tests.server.test_journey import finished
@@ -146,7 +147,7 @@ async def test_a_concept_as_large_as_allowed_is_shown_in_part_and_in_full_on_dem
             pages.append(await call(client, "list_concepts", name="large", offset=pages[-1]["next_offset"]))
         assert [text for page in pages for text in page["personas"]] == personas
         assert [text for page in pages for text in page["topics"]] == topics
-        total = len(personas) + len(made["templates"]) + len(topics)
+        total = len(personas) + len(default_templates()) + len(topics)
         for page in pages:
             assert page["total"] == total
             assert page["left_out"] == total - sum(len(page[kind]) for kind in ("personas", "templates", "topics"))
