@@ -21,7 +21,7 @@ from engine.stats.designs import nothing_to_leave_out
 from engine.stats.groups import PAIRS, Pairs, Sides, group_pairs, pairs_at
 from engine.stats.held_out import HeldOutLayer, hold_out
 from engine.stats.separation import require_usable, separate
-from engine.stats.transfer import mean_direction, own_transfer, resampled, shared_layers, transfer
+from engine.stats.transfer import mean_direction, own_transfer, resampled_factors, shared_layers, transfer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ def measure_specificity(
 
     - Transfer: the AUROC of each neighbour's mean difference on the pairs of the contrast, and of the contrast's mean
       difference on the pairs of the neighbour, next to the contrast's own held-out AUROC. The 95% intervals resample
-      personas with the Bayesian bootstrap and take the directions as given.
+      personas, templates and topics with the Bayesian bootstrap and take the directions as given.
     - What is left: held-out d' (see `compute_separation`) after the mean differences of the neighbours, made
       orthonormal, are projected out of both classes; for each neighbour alone, and for all together.
 
@@ -86,7 +86,7 @@ def measure_specificity(
     return SpecificityReport(
         layer=max(rows, key=lambda row: row["d_prime"])["layer"] if layer is None else layer,
         layers=rows,
-        resampled=resampled(data)[0],
+        resampled=", ".join(resampled_factors(data)),
         reason="",
         warnings=_warnings(neighbours),
     )
@@ -160,5 +160,5 @@ def not_measured(reason: str) -> SpecificityReport:
 
 
 def _warnings(neighbours: Mapping[str, ContrastData]) -> list[str]:
-    without = [name for name, data in neighbours.items() if resampled(data)[0] == PAIRS]
+    without = [name for name, data in neighbours.items() if PAIRS in resampled_factors(data)]
     return [f"the pairs of {', '.join(without)} carry no factors: intervals resample pairs"] if without else []
