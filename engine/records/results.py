@@ -339,8 +339,8 @@ class SpecificityLayer(TypedDict):
         layer: Layer number.
         own: The contrast's own held-out direction on its pairs, for the factor with the lowest d'.
         d_prime: Held-out d' of the contrast: its score at this layer.
-        d_prime_left: Held-out d' without the directions of all neighbours.
-        neighbours: One entry per neighbour.
+        d_prime_left: Held-out d' without the directions of these neighbours.
+        neighbours: One entry per neighbour that has this layer.
     """
 
     layer: Count

@@ -13,6 +13,7 @@ from engine.errors import RequestError
 from engine.records.captures import ContrastData
 from engine.records.files import CaptureRecord
 from engine.records.results import Transfer, TransferMatrix
+from engine.remedies import Remedy
 from engine.stats.comparison_rules import differences_between, require_contrasts, require_same_reading
 from engine.stats.components import combine, variance_components
 from engine.stats.crossed import chosen_pairs
@@ -70,7 +71,7 @@ def compare_transfer(
     captures = [load(record) for record in records]
     for record, data in zip(records, captures, strict=True):
         _require_groups(record, data)
-    chosen = _common_layer(captures, layer)
+    chosen = _common_layer(records, captures, layer)
     directions = [mean_direction(pairs_at(data, chosen)) for data in captures]
     cells = [
         [
@@ -125,8 +126,12 @@ def transfer(direction: Tensor, data: ContrastData, layer: int, *, seed: int = 0
         data: The contrast.
         layer: A captured layer.
         seed: Seed for resampling.
+
+    Raises:
+        RequestError: The direction has another width than the states, or one of them is not finite.
     """
     positive, negative = project(pairs_at(data, layer), direction)
+    _require_finite(layer, positive - negative)
     return sort_pairs(positive, negative, resampled_factors(data), seed=seed)
 
 
@@ -140,12 +145,22 @@ def own_transfer(data: ContrastData, layer: int, held_out: HeldOutLayer | None =
 
     Returns:
         The transfer for the factor with the lowest d'; None if no group can be held out.
+
+    Raises:
+        RequestError: States are not finite.
     """
     groupings = group_pairs(data.get("factors"), data["num_pairs"])
     if not groupings:
         return None
     held = held_out or hold_out(pairs_at(data, layer), groupings)
-    return sort_pairs(*held.by_factor[separate(held)["worst"]].sides, groupings)
+    worst = held.by_factor[separate(held)["worst"]]
+    _require_finite(layer, worst.differences)
+    return sort_pairs(*worst.sides, groupings)
+
+
+def _require_finite(layer: int, projected: Tensor) -> None:
+    if not projected.isfinite().all():
+        raise RequestError(f"layer {layer} has non-finite values", next_step=Remedy.CAPTURE_IN_FLOAT32)
 
 
 def mean_direction(pairs: Pairs) -> Tensor:
@@ -247,21 +262,16 @@ def _interval(
     return float((middle - half).sigmoid()), float((middle + half).sigmoid())
 
 
-def shared_layers(captures: Mapping[str, ContrastData]) -> list[int]:
-    """The layers that all captures have, ascending.
+def no_shared_layer(captures: Mapping[str, ContrastData]) -> RequestError:
+    """Build the error for captures that share no layer; it names the layers of each."""
+    held = "; ".join(f"{name}: {data['layers']}" for name, data in captures.items())
+    return RequestError(f"the captures share no layer ({held})", next_step="capture the same layers")
 
-    Raises:
-        RequestError: They share no layer.
-    """
-    layers = sorted(set.intersection(*({*data["layers"]} for data in captures.values())))
+
+def _common_layer(records: Sequence[CaptureRecord], captures: Sequence[ContrastData], layer: int | None) -> int:
+    layers = sorted(set.intersection(*({*data["layers"]} for data in captures)))
     if not layers:
-        held = "; ".join(f"{name}: {data['layers']}" for name, data in captures.items())
-        raise RequestError(f"the captures share no layer ({held})", next_step="capture the same layers")
-    return layers
-
-
-def _common_layer(captures: Sequence[ContrastData], layer: int | None) -> int:
-    layers = shared_layers({str(number): data for number, data in enumerate(captures)})
+        raise no_shared_layer({record["name"]: data for record, data in zip(records, captures, strict=True)})
     if layer is not None:
         return captured_layer(layer, layers)
     return max(layers, key=lambda number: sum(_own(data, number)["auroc"] for data in captures))

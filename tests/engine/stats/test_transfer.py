@@ -292,3 +292,13 @@ def test_a_capture_that_cannot_be_held_out_is_refused() -> None:
     data = matrix_captures() | {"b": capture_of(planted(np.random.default_rng(6), [0.5, 0.5], 3), None)}
     with pytest.raises(RequestError, match=r"no group of pairs of b can be held out.*at least 4 pairs"):
         compare_transfer(records_of("ab"), lambda record: data[record["name"]])  # type: ignore[arg-type]
+
+
+def test_states_that_are_not_finite_are_refused() -> None:
+    data = matrix_captures()["a"]
+    axis = mean_direction(pairs_at(data, 0))
+    data["negative"][5]["activations"][0][0, 0, 0] = float("nan")
+    with pytest.raises(RequestError, match="layer 0 has non-finite values"):
+        transfer(axis, data, 0)
+    with pytest.raises(RequestError, match="layer 0 has non-finite values"):
+        own_transfer(data, 0)
