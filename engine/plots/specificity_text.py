@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.records.results import NeighbourAt, SpecificityLayer, SpecificityReport, Transfer, TransferMatrix
+from engine.stats.sorting import CHANCE, Verdict, compare_sorting, strength
 
-_CHANCE = 0.5
 _LONGEST = 16  # characters of a name in a table
 
 
@@ -21,40 +21,56 @@ def neighbour_sentences(report: SpecificityReport | None) -> list[str]:
         report: From `measure_specificity`; None if it was not measured.
 
     Returns:
-        Two sentences, about the layer to read first; none if nothing was measured.
+        Sentences about the layer to read first: the neighbours that sort as well, those that cannot be told apart, or
+        else the nearest one; and what is left. None if nothing was measured.
     """
     row = leading_row(report)
     if row is None:
         return []
-    own, layer = row["own"], row["layer"]
-    as_well = [neighbour for neighbour in row["neighbours"] if sorts_as_well(neighbour["transfer"], own)]
-    if as_well:
-        one = len(as_well) == 1
-        behind = any(_strength(each["transfer"]) < own["auroc"] for each in as_well)
-        within = "" if not behind else ", within its interval" if one else ", within their intervals"
-        first = (
-            f"At layer {layer}, the direction{'' if one else 's'} of {_listed([_measured(each) for each in as_well])}"
-            f" sort{'s' if one else ''} these pairs as well as their own held-out direction (AUROC"
-            f" {own['auroc']:.2f}){within}: the contrast may measure {'it' if one else 'one of them'} instead."
-        )
-    else:
-        nearest = max(row["neighbours"], key=lambda neighbour: _strength(neighbour["transfer"]))
-        first = (
-            f"At layer {layer}, no neighbour's direction sorts these pairs as well as their own held-out direction"
-            f" (AUROC {own['auroc']:.2f}). The nearest is {_measured(nearest)}."
-        )
     names = [neighbour["name"] for neighbour in row["neighbours"]]
     return [
-        first,
+        *(_as_well(row) + _not_apart(row) or [_nearest(row)]),
         f"Without the direction{'' if len(names) == 1 else 's'} of {_listed(names)}, held-out d' there is"
         f" {row['d_prime_left']:.2f} instead of {row['d_prime']:.2f}.",
     ]
 
 
-def sorts_as_well(found: Transfer, own: Transfer) -> bool:
-    """Whether a direction sorts pairs, and its interval reaches the AUROC of their own; reversed directions count."""
-    above = found["low"] > _CHANCE and found["high"] >= own["auroc"]
-    return above or (found["high"] < _CHANCE and 1 - found["low"] >= own["auroc"])
+def _found(row: SpecificityLayer, verdict: Verdict) -> list[NeighbourAt]:
+    return [each for each in row["neighbours"] if compare_sorting(each["transfer"], row["own"]) == verdict]
+
+
+def _as_well(row: SpecificityLayer) -> list[str]:
+    found, own = _found(row, "as well"), row["own"]["auroc"]
+    if not found:
+        return []
+    one = len(found) == 1
+    behind = any(strength(each["transfer"]) < own for each in found)
+    within = "" if not behind else ", within its interval" if one else ", within their intervals"
+    return [
+        f"At layer {row['layer']}, the direction{'' if one else 's'} of {_listed([_measured(each) for each in found])}"
+        f" sort{'s' if one else ''} these pairs as well as their own held-out direction (AUROC {own:.2f}){within}: the"
+        f" contrast may measure {'it' if one else 'one of them'} instead."
+    ]
+
+
+def _not_apart(row: SpecificityLayer) -> list[str]:
+    found = _found(row, "not apart")
+    if not found:
+        return []
+    one = len(found) == 1
+    return [
+        f"At layer {row['layer']}, the direction{'' if one else 's'} of {_listed([_measured(each) for each in found])}"
+        f" cannot be told apart from these pairs' own held-out direction (AUROC {row['own']['auroc']:.2f}) by how"
+        f" {'it sorts' if one else 'they sort'} them: {'its interval is' if one else 'their intervals are'} too wide."
+    ]
+
+
+def _nearest(row: SpecificityLayer) -> str:
+    nearest = max(row["neighbours"], key=lambda neighbour: strength(neighbour["transfer"]))
+    return (
+        f"At layer {row['layer']}, no neighbour's direction sorts these pairs as well as their own held-out direction"
+        f" (AUROC {row['own']['auroc']:.2f}). The nearest is {_measured(nearest)}."
+    )
 
 
 def leading_row(report: SpecificityReport | None) -> SpecificityLayer | None:
@@ -118,19 +134,27 @@ def describe_transfer(matrix: TransferMatrix) -> list[str]:
         matrix: From `compare_transfer`.
 
     Returns:
-        What the cells are, one sentence per contrast that another direction sorts as well, and the mean.
+        What the cells are, one sentence per contrast that other directions sort as well, one per contrast whose own
+        direction others cannot be told apart from, and the mean.
     """
     titles, cells = matrix["titles"], matrix["cells"]
     lines = ["AUROC of the direction in the row on the pairs of the column; on the diagonal, held out."]
     for column, title in enumerate(titles):
         own = cells[column][column]
-        found = [
-            f"{titles[row]} ({_interval(line[column])})"
-            for row, line in enumerate(cells)
-            if row != column and sorts_as_well(line[column], own)
+        verdicts = {row: compare_sorting(line[column], own) for row, line in enumerate(cells) if row != column}
+        as_well = [
+            f"{titles[row]} ({_interval(cells[row][column])})" for row, said in verdicts.items() if said == "as well"
         ]
-        if found:
-            lines.append(f"{title} (AUROC {own['auroc']:.2f}) is sorted as well by the direction of {_listed(found)}.")
+        not_apart = [titles[row] for row, said in verdicts.items() if said == "not apart"]
+        if as_well:
+            lines.append(
+                f"{title} (AUROC {own['auroc']:.2f}) is sorted as well by the direction of {_listed(as_well)}."
+            )
+        if not_apart:
+            lines.append(
+                f"On the pairs of {title} (AUROC {own['auroc']:.2f}), its own direction cannot be told apart from that"
+                f" of {_listed(not_apart)}."
+            )
     lines.append(
         "Mean share of pairs in one order, whichever is more frequent, off the diagonal:"
         f" {matrix['off_diagonal']:.2f} (0.50 is the least)."
@@ -144,13 +168,8 @@ def shortened(name: str, most: int = _LONGEST) -> str:
 
 
 def _measured(neighbour: NeighbourAt) -> str:
-    reversed_ = ", reversed" if neighbour["transfer"]["auroc"] < _CHANCE else ""
+    reversed_ = ", reversed" if neighbour["transfer"]["auroc"] < CHANCE else ""
     return f"{neighbour['name']}{reversed_} ({_interval(neighbour['transfer'])})"
-
-
-def _strength(found: Transfer) -> float:
-    """AUROC of the direction or of its reverse, whichever is higher."""
-    return max(found["auroc"], 1 - found["auroc"])
 
 
 def _interval(found: Transfer) -> str:

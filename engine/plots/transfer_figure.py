@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from engine.plots.specificity_text import shortened, sorts_as_well
+from engine.plots.specificity_text import shortened
 from engine.plots.style import INK, head
+from engine.stats.sorting import compare_sorting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,5 +66,5 @@ def _write(axes: Axes, matrix: TransferMatrix) -> None:
             axes.text(column, row - 0.12, f"{cell['auroc']:.2f}", ha="center", va="center", color=color)
             interval = f"{cell['low']:.2f}–{cell['high']:.2f}"  # noqa: RUF001 - an en dash is narrow
             axes.text(column, row + 0.22, interval, ha="center", va="center", color=color, fontsize=5)
-            if row != column and sorts_as_well(cell, matrix["cells"][column][column]):
+            if row != column and compare_sorting(cell, matrix["cells"][column][column]) == "as well":
                 axes.add_patch(Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, fill=False, edgecolor=INK))

@@ -306,7 +306,8 @@ class Transfer(TypedDict):
 
     Attributes:
         auroc: Share of (positive, negative) prompts in the right order; ties count half.
-        low: Lower end of the 95% interval of `auroc`, with the direction fixed and the pairs' groups resampled.
+        low: Lower end of the 95% interval of `auroc`, with the direction fixed and the groups of every
+            factor resampled.
         high: Upper end of that interval.
         in_order: Share of pairs whose positive prompt projects higher than its negative partner; ties count half.
     """
@@ -342,8 +343,8 @@ class SpecificityLayer(TypedDict):
         layer: Layer number.
         own: The contrast's own held-out direction on its pairs, for the factor with the lowest d'.
         d_prime: Held-out d' of the contrast: its score at this layer.
-        d_prime_left: Held-out d' without the directions of all neighbours.
-        neighbours: One entry per neighbour.
+        d_prime_left: Held-out d' without the directions of these neighbours.
+        neighbours: One entry per neighbour that has this layer.
     """
 
     layer: Count
@@ -359,7 +360,8 @@ class SpecificityReport(TypedDict):
     Attributes:
         layer: The layer to read first: the top-ranked one. None if nothing was measured.
         layers: One entry per layer, ascending; empty if nothing was measured.
-        resampled: What the intervals resample: `persona`, or another factor if the pairs have too few.
+        resampled: What the intervals resample, such as `persona, template, topic`; reports of older versions name the
+            first only.
         reason: Why nothing was measured; empty if it was.
         warnings: What limits the comparison.
     """

@@ -15,13 +15,14 @@ from engine.capture.selection import captured_layer
 from engine.errors import RequestError
 from engine.records.captures import ContrastData
 from engine.records.results import NeighbourAt, SpecificityLayer, SpecificityReport
+from engine.remedies import Remedy
 from engine.runtime import Progress, ignore_progress
 from engine.stats.contrast import require_contrast
 from engine.stats.designs import nothing_to_leave_out
 from engine.stats.groups import PAIRS, Pairs, Sides, group_pairs, pairs_at
 from engine.stats.held_out import HeldOutLayer, hold_out
 from engine.stats.separation import require_usable, separate
-from engine.stats.transfer import mean_direction, own_transfer, resampled, shared_layers, transfer
+from engine.stats.transfer import mean_direction, no_shared_layer, own_transfer, resampled_factors, transfer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +42,7 @@ def measure_specificity(
 
     - Transfer: the AUROC of each neighbour's mean difference on the pairs of the contrast, and of the contrast's mean
       difference on the pairs of the neighbour, next to the contrast's own held-out AUROC. The 95% intervals resample
-      personas with the Bayesian bootstrap and take the directions as given.
+      personas, templates and topics with the Bayesian bootstrap and take the directions as given.
     - What is left: held-out d' (see `compute_separation`) after the mean differences of the neighbours, made
       orthonormal, are projected out of both classes; for each neighbour alone, and for all together.
 
@@ -52,11 +53,12 @@ def measure_specificity(
         progress: Called before each layer and after the last with the number of finished layers and the total.
 
     Returns:
-        The report, for every layer that all captures have.
+        The report, for every layer that the contrast and a neighbour have; each layer has the neighbours that have it,
+        and a warning names those that lack some.
 
     Raises:
-        RequestError: There are no neighbours, no group of pairs can be held out, the captures share no layer or differ
-            in width, or states are not finite.
+        RequestError: There are no neighbours, no group of pairs can be held out, no neighbour has the layer or any,
+            the captures differ in width, or states are not finite; the message names the capture.
 
     Example:
         >>> honest, formal = (
@@ -75,9 +77,7 @@ def measure_specificity(
     groupings = group_pairs(data.get("factors"), data["num_pairs"])
     if not groupings:
         raise nothing_to_leave_out(data["num_pairs"])
-    layers = shared_layers({"the contrast": data, **neighbours})
-    if layer is not None:
-        captured_layer(layer, layers)
+    layers = _measured_layers(data, neighbours, layer)
     report, rows = progress or ignore_progress, []
     for done, number in enumerate(layers):
         report(done, len(layers))
@@ -86,14 +86,25 @@ def measure_specificity(
     return SpecificityReport(
         layer=max(rows, key=lambda row: row["d_prime"])["layer"] if layer is None else layer,
         layers=rows,
-        resampled=resampled(data)[0],
+        resampled=", ".join(resampled_factors(data)),
         reason="",
-        warnings=_warnings(neighbours),
+        warnings=_warnings(neighbours, layers),
     )
 
 
+def _measured_layers(data: ContrastData, neighbours: Mapping[str, ContrastData], layer: int | None) -> list[int]:
+    """The layers of the contrast that any neighbour has, ascending; with `layer` among them, if it is given."""
+    layers = sorted({*data["layers"]} & {number for other in neighbours.values() for number in other["layers"]})
+    if not layers:
+        raise no_shared_layer({"the contrast": data, **neighbours})
+    if layer is not None and captured_layer(layer, data["layers"]) not in layers:
+        held = "; ".join(f"{name}: {other['layers']}" for name, other in neighbours.items())
+        raise RequestError(f"no neighbour has layer {layer} ({held})", expected=f"one of {layers}")
+    return layers
+
+
 def _measure(
-    data: ContrastData, neighbours: Mapping[str, ContrastData], layer: int, groupings: Mapping[str, Tensor]
+    data: ContrastData, captures: Mapping[str, ContrastData], layer: int, groupings: Mapping[str, Tensor]
 ) -> SpecificityLayer:
     pairs = pairs_at(data, layer)
     held_out = hold_out(pairs, groupings)
@@ -102,7 +113,8 @@ def _measure(
     if own is None:
         raise nothing_to_leave_out(data["num_pairs"])
     direction = mean_direction(pairs)
-    directions = [mean_direction(pairs_at(neighbour, layer)) for neighbour in neighbours.values()]
+    neighbours = {name: neighbour for name, neighbour in captures.items() if layer in neighbour["layers"]}
+    directions = [_direction(name, neighbour, layer) for name, neighbour in neighbours.items()]
     rows = [
         NeighbourAt(
             name=name,
@@ -120,6 +132,16 @@ def _measure(
         d_prime_left=_left(pairs, directions, groupings, held_out),
         neighbours=rows,
     )
+
+
+def _direction(name: str, neighbour: ContrastData, layer: int) -> Tensor:
+    """Mean difference of a neighbour; one value that is not finite would make it so."""
+    direction = mean_direction(pairs_at(neighbour, layer))
+    if not direction.isfinite().all():
+        raise RequestError(
+            f"layer {layer} of the neighbour {name} has non-finite values", next_step=Remedy.CAPTURE_IN_FLOAT32
+        )
+    return direction
 
 
 def _worst(held_out: HeldOutLayer) -> float:
@@ -159,6 +181,15 @@ def not_measured(reason: str) -> SpecificityReport:
     return SpecificityReport(layer=None, layers=[], resampled="", reason=reason, warnings=[])
 
 
-def _warnings(neighbours: Mapping[str, ContrastData]) -> list[str]:
-    without = [name for name, data in neighbours.items() if resampled(data)[0] == PAIRS]
-    return [f"the pairs of {', '.join(without)} carry no factors: intervals resample pairs"] if without else []
+def _warnings(neighbours: Mapping[str, ContrastData], layers: Sequence[int]) -> list[str]:
+    without = [name for name, data in neighbours.items() if PAIRS in resampled_factors(data)]
+    missing = {name: [layer for layer in layers if layer not in data["layers"]] for name, data in neighbours.items()}
+    return [
+        *([f"the pairs of {', '.join(without)} carry no factors: intervals resample pairs"] if without else []),
+        *(
+            f"{name} lacks layer{'' if len(lacking) == 1 else 's'} {', '.join(map(str, lacking))}"
+            " and is not compared there"
+            for name, lacking in missing.items()
+            if lacking
+        ),
+    ]

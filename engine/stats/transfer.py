@@ -13,7 +13,11 @@ from engine.errors import RequestError
 from engine.records.captures import ContrastData
 from engine.records.files import CaptureRecord
 from engine.records.results import Transfer, TransferMatrix
+from engine.remedies import Remedy
 from engine.stats.comparison_rules import differences_between, require_contrasts, require_same_reading
+from engine.stats.components import combine, variance_components
+from engine.stats.crossed import chosen_pairs
+from engine.stats.designs import nothing_to_leave_out
 from engine.stats.groups import FEWEST_GROUPS, PAIRS, Pairs, group_pairs, pairs_at, resampled_units
 from engine.stats.held_out import HeldOutLayer, hold_out
 from engine.stats.resampling import half_width
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+_FEWEST_CAPTURES = 2
 _TIE = 1e-10  # relative to the range of the projections
 
 
@@ -42,29 +47,36 @@ def compare_transfer(
         direction, held out.
 
     Raises:
-        RequestError: The captures cannot be compared; the message says why.
+        RequestError: There are fewer than two captures, one is given twice, one has no group of pairs to hold out, or
+            they cannot be compared; the message says which and why.
 
     Example:
         >>> from engine.store.catalog import show_capture
-        >>> record = show_capture("activations/smollm2_honesty")
-        >>> whole = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=12, positions="last")
-        >>> matrix = compare_transfer([record, record], lambda record: whole)
+        >>> for name in ("honesty", "formality"):
+        ...     data = capture_from_concept(model, tokenizer, name, layers=[16], max_samples=12, positions="last")
+        ...     paths = save_activations(data, f"runs/sorted_{name}", force=True)
+        >>> records = [show_capture(f"runs/sorted_{name}") for name in ("honesty", "formality")]
+        >>> matrix = compare_transfer(records, lambda record: load_activations(f"runs/{record['name']}"))
         >>> matrix["layer"], len(matrix["cells"])
         (16, 2)
     """
+    if len(records) < _FEWEST_CAPTURES:
+        raise RequestError("there is nothing to compare it with", expected="two or more captures")
     require_contrasts(*records)
     warnings: list[str] = []
     for record in records[1:]:
         require_same_reading(records[0], record, same_model=True)
         warnings += differences_between(records[0], record)
+    _require_distinct(records)
     captures = [load(record) for record in records]
-    chosen = _common_layer(captures, layer)
-    held = [own_transfer(data, chosen) for data in captures]
+    for record, data in zip(records, captures, strict=True):
+        _require_groups(record, data)
+    chosen = _common_layer(records, captures, layer)
     directions = [mean_direction(pairs_at(data, chosen)) for data in captures]
     cells = [
         [
-            own if own is not None and row == column else transfer(direction, data, chosen)
-            for column, (data, own) in enumerate(zip(captures, held, strict=True))
+            _own(data, chosen) if row == column else transfer(direction, data, chosen)
+            for column, data in enumerate(captures)
         ]
         for row, direction in enumerate(directions)
     ]
@@ -79,6 +91,33 @@ def compare_transfer(
     )
 
 
+def _require_distinct(records: Sequence[CaptureRecord]) -> None:
+    """Refuse a capture given twice, also under another name: off the diagonal it would not be held out."""
+    seen: dict[str, str] = {}
+    for record in records:
+        name, content = record["name"], record["data"]["sha256"]
+        if content in seen:
+            raise RequestError(
+                f"{name} is given twice"
+                if seen[content] == name
+                else f"{seen[content]} and {name} are the same capture",
+                expected="different captures",
+                next_step="omit one of them",
+            )
+        seen[content] = name
+
+
+def _require_groups(record: CaptureRecord, data: ContrastData) -> None:
+    """Require groups of pairs to hold out: without them, the diagonal would be in-sample."""
+    if not group_pairs(data.get("factors"), data["num_pairs"]):
+        refused = nothing_to_leave_out(data["num_pairs"])
+        raise RequestError(
+            f"no group of pairs of {record['name']} can be held out: {refused.problem}",
+            expected=refused.expected,
+            next_step=refused.next_step,
+        )
+
+
 def transfer(direction: Tensor, data: ContrastData, layer: int, *, seed: int = 0) -> Transfer:
     """Sort the pairs of a contrast by a direction from other prompts.
 
@@ -87,9 +126,13 @@ def transfer(direction: Tensor, data: ContrastData, layer: int, *, seed: int = 0
         data: The contrast.
         layer: A captured layer.
         seed: Seed for resampling.
+
+    Raises:
+        RequestError: The direction has another width than the states, or one of them is not finite.
     """
     positive, negative = project(pairs_at(data, layer), direction)
-    return sort_pairs(positive, negative, resampled(data)[1], seed=seed)
+    _require_finite(layer, positive - negative)
+    return sort_pairs(positive, negative, resampled_factors(data), seed=seed)
 
 
 def own_transfer(data: ContrastData, layer: int, held_out: HeldOutLayer | None = None) -> Transfer | None:
@@ -102,12 +145,22 @@ def own_transfer(data: ContrastData, layer: int, held_out: HeldOutLayer | None =
 
     Returns:
         The transfer for the factor with the lowest d'; None if no group can be held out.
+
+    Raises:
+        RequestError: States are not finite.
     """
     groupings = group_pairs(data.get("factors"), data["num_pairs"])
     if not groupings:
         return None
     held = held_out or hold_out(pairs_at(data, layer), groupings)
-    return sort_pairs(*held.by_factor[separate(held)["worst"]].sides, resampled(data)[1])
+    worst = held.by_factor[separate(held)["worst"]]
+    _require_finite(layer, worst.differences)
+    return sort_pairs(*worst.sides, groupings)
+
+
+def _require_finite(layer: int, projected: Tensor) -> None:
+    if not projected.isfinite().all():
+        raise RequestError(f"layer {layer} has non-finite values", next_step=Remedy.CAPTURE_IN_FLOAT32)
 
 
 def mean_direction(pairs: Pairs) -> Tensor:
@@ -135,42 +188,42 @@ def project(pairs: Pairs, direction: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(found[0]), torch.cat(found[1])
 
 
-def resampled(data: ContrastData) -> tuple[str, Tensor]:
-    """Choose the groups to resample: personas, or else templates, topics or pairs.
+def resampled_factors(data: ContrastData) -> dict[str, Tensor]:
+    """Choose the groups to resample: those that a ranking holds out, or else single pairs.
 
     Returns:
-        Name of the factor, and the unit index of each pair, `(pairs,)`.
+        Factor to the group index of each pair, `(pairs,)`.
     """
-    groupings = group_pairs(data.get("factors"), data["num_pairs"])
-    name = next(iter(groupings), PAIRS)
-    return name, resampled_units(name, groupings.get(name, torch.arange(data["num_pairs"])))
+    return group_pairs(data.get("factors"), data["num_pairs"]) or {PAIRS: torch.arange(data["num_pairs"])}
 
 
-def sort_pairs(positive: Tensor, negative: Tensor, units: Tensor, *, seed: int = 0) -> Transfer:
+def sort_pairs(positive: Tensor, negative: Tensor, groupings: Mapping[str, Tensor], *, seed: int = 0) -> Transfer:
     """Compute AUROC, its 95% interval, and the share of pairs in the right order.
 
-    The interval is the Bayesian bootstrap over units (Rubin 1981, "The Bayesian Bootstrap"), corrected and widened for
-    few units as in `rank_layers`. It is symmetric in the log-odds of AUROC, which keeps its coverage near 0 and 1.
+    The interval is the Bayesian bootstrap over the groups of every factor (Rubin 1981, "The Bayesian Bootstrap"),
+    corrected, combined and widened for few groups as in `rank_layers`. It is symmetric in the log-odds of AUROC, which
+    keeps its coverage near 0 and 1.
 
     Args:
         positive: Projection of each positive prompt, `(pairs,)`, float64.
         negative: Projection of its negative partner, `(pairs,)`.
-        units: Unit index of each pair, `(pairs,)`; a unit is resampled as a whole.
+        groupings: Factor to the group index of each pair, `(pairs,)`; a group is resampled as a whole.
         seed: Seed for resampling.
 
     Example:
         >>> import torch
-        >>> found = sort_pairs(torch.tensor([2.0, 4.0]), torch.tensor([1.0, 3.0]), torch.arange(2))
+        >>> found = sort_pairs(torch.tensor([2.0, 4.0]), torch.tensor([1.0, 3.0]), {"persona": torch.arange(2)})
         >>> found["auroc"], found["in_order"]
         (0.75, 1.0)
     """
     low, high = torch.cat([positive, negative]).aminmax()
     tie = float(_TIE * (high - low))
-    ordered = _ordered(positive, negative, units, tie)
+    units = {factor: resampled_units(factor, groups) for factor, groups in groupings.items()}
+    ordered = {factor: _ordered(positive, negative, numbers, tie) for factor, numbers in units.items()}
     gaps = positive - negative
     in_order = ((gaps > tie).double() + (gaps.abs() <= tie).double() / 2).mean()
-    auroc = float(ordered.sum()) / len(positive) ** 2
-    ends = _interval(ordered, torch.bincount(units).double(), seed)
+    auroc = float(next(iter(ordered.values())).sum()) / len(positive) ** 2
+    ends = _interval(auroc, ordered, units, gaps, seed)
     return Transfer(auroc=auroc, low=min(ends[0], auroc), high=max(ends[1], auroc), in_order=float(in_order))
 
 
@@ -185,36 +238,47 @@ def _ordered(positive: Tensor, negative: Tensor, units: Tensor, tie: float) -> T
     return ordered
 
 
-def _interval(ordered: Tensor, pairs: Tensor, seed: int) -> tuple[float, float]:
-    """95% interval of AUROC, symmetric in its log-odds; everything from 0 to 1 with too few units to tell."""
-    count, total = len(pairs), float(pairs.sum()) ** 2
-    if count < FEWEST_GROUPS:
+def _interval(
+    auroc: float, ordered: Mapping[str, Tensor], units: Mapping[str, Tensor], gaps: Tensor, seed: int
+) -> tuple[float, float]:
+    """95% interval of AUROC, symmetric in its log-odds; everything from 0 to 1 with too few groups to tell."""
+    counts = {factor: len(found) for factor, found in ordered.items()}
+    if min(counts.values()) < FEWEST_GROUPS:
         return 0.0, 1.0
-    generator = torch.Generator().manual_seed(seed)
-    weights = torch.empty((count, RESAMPLES), dtype=torch.float64).exponential_(generator=generator)
-    scores = (weights * (ordered @ weights)).sum(dim=0) / (pairs @ weights).square()  # (resamples,)
-    resolution = 0.5 / total  # half of one prompt in the wrong order: log-odds of 0 and 1 are infinite
-    error = float(scores.logit(resolution).std()) * math.sqrt((count + 1) / (count - 1))
-    half, middle = half_width(count, CONFIDENCE) * error, (ordered.sum() / total).logit(resolution)
+    resolution = 0.5 / len(gaps) ** 2  # half of one prompt in the wrong order: log-odds of 0 and 1 are infinite
+    deviations = {}
+    for number, (factor, found) in enumerate(ordered.items()):
+        generator = torch.Generator().manual_seed(seed * len(ordered) + number)
+        weights = torch.empty((len(found), RESAMPLES), dtype=torch.float64).exponential_(generator=generator)
+        pairs = torch.bincount(units[factor]).double()
+        scores = (weights * (found @ weights)).sum(dim=0) / (pairs @ weights).square()  # (resamples,)
+        odds = scores.logit(resolution)
+        deviations[factor] = (odds - odds.mean()) * math.sqrt((counts[factor] + 1) / (counts[factor] - 1))
+    chosen = chosen_pairs(len(gaps), seed)
+    components = variance_components(gaps[chosen], {factor: groups[chosen] for factor, groups in units.items()})
+    combined, freedom = combine(deviations, components, counts, len(gaps))
+    half = half_width(freedom, CONFIDENCE) * float(combined.std())
+    middle = torch.tensor(auroc, dtype=torch.float64).logit(resolution)
     return float((middle - half).sigmoid()), float((middle + half).sigmoid())
 
 
-def shared_layers(captures: Mapping[str, ContrastData]) -> list[int]:
-    """The layers that all captures have, ascending.
+def no_shared_layer(captures: Mapping[str, ContrastData]) -> RequestError:
+    """Build the error for captures that share no layer; it names the layers of each."""
+    held = "; ".join(f"{name}: {data['layers']}" for name, data in captures.items())
+    return RequestError(f"the captures share no layer ({held})", next_step="capture the same layers")
 
-    Raises:
-        RequestError: They share no layer.
-    """
-    layers = sorted(set.intersection(*({*data["layers"]} for data in captures.values())))
+
+def _common_layer(records: Sequence[CaptureRecord], captures: Sequence[ContrastData], layer: int | None) -> int:
+    layers = sorted(set.intersection(*({*data["layers"]} for data in captures)))
     if not layers:
-        held = "; ".join(f"{name}: {data['layers']}" for name, data in captures.items())
-        raise RequestError(f"the captures share no layer ({held})", next_step="capture the same layers")
-    return layers
-
-
-def _common_layer(captures: Sequence[ContrastData], layer: int | None) -> int:
-    layers = shared_layers({str(number): data for number, data in enumerate(captures)})
+        raise no_shared_layer({record["name"]: data for record, data in zip(records, captures, strict=True)})
     if layer is not None:
         return captured_layer(layer, layers)
-    own = {number: [own_transfer(data, number) for data in captures] for number in layers}
-    return max(layers, key=lambda number: sum(found["auroc"] for found in own[number] if found is not None))
+    return max(layers, key=lambda number: sum(_own(data, number)["auroc"] for data in captures))
+
+
+def _own(data: ContrastData, layer: int) -> Transfer:
+    found = own_transfer(data, layer)
+    if found is None:
+        raise nothing_to_leave_out(data["num_pairs"])
+    return found

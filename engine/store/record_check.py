@@ -67,4 +67,5 @@ def _in_specificity(record: CaptureRecord) -> str:
     measured = report["layer"] in layers if rows else report["layer"] is None and bool(report["reason"])
     if not measured or not {*layers} <= {*record["captured_layers"]} or len({*layers}) < len(layers):
         return "its specificity does not match its layers"
-    return "its neighbours differ between layers" if any(row != names[0] or not row for row in names) else ""
+    repeated = any(not row or len({*row}) < len(row) for row in names)
+    return "a layer has no neighbours, or one twice" if repeated else ""

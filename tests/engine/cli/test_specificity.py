@@ -143,7 +143,8 @@ def test_a_matrix_needs_comparable_captures(layerscope: Program) -> None:
         (("loudness", "warmth", "loudness_all"), "differ in site or positions"),
         (("loudness", "warmth", "prompt"), "capture of prompts"),
         (("loudness", "loudness_low", "loudness_high"), "share no layer"),
-        (("loudness", "warmth", "loudness", "--layer", "9"), "layer 9 was not captured"),
+        (("loudness", "warmth", "loudness_few", "--layer", "9"), "layer 9 was not captured"),
+        (("loudness", "warmth", "loudness"), "loudness is given twice"),
         (("loudness", "warmth", "--layer", "1"), "--layer applies to the matrix"),
     ):
         result = layerscope("compare", *arguments)

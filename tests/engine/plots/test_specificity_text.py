@@ -13,7 +13,6 @@ from engine.plots.layers_text import render_text
 from engine.plots.specificity_text import (
     describe_transfer,
     neighbour_sentences,
-    sorts_as_well,
     specificity_as_text,
     transfer_as_text,
 )
@@ -41,25 +40,6 @@ def report_of(*neighbours: NeighbourAt, own: float = 0.9, **changes: Any) -> Spe
     )
     made = SpecificityReport(layer=16, layers=[before, row], resampled="persona", reason="", warnings=[])
     return made | changes  # type: ignore[return-value]  # merging with a plain dict loses the TypedDict
-
-
-@pytest.mark.parametrize(
-    ("found", "own", "as_well"),
-    [
-        ((0.80, 0.75, 0.85), 0.90, False),
-        ((0.80, 0.70, 0.90), 0.90, True),  # the interval reaches it
-        ((0.95, 0.90, 0.98), 0.90, True),
-        ((0.20, 0.15, 0.25), 0.90, False),
-        ((0.08, 0.04, 0.12), 0.90, True),  # reversed
-        ((0.52, 0.45, 0.60), 0.55, False),  # sorts nothing itself
-        ((0.60, 0.55, 0.65), 0.55, True),
-    ],
-)
-def test_a_neighbour_sorts_as_well_if_its_interval_reaches_the_own_auroc(
-    found: tuple[float, float, float], own: float, as_well: bool
-) -> None:
-    auroc, low, high = found
-    assert sorts_as_well(Transfer(auroc=auroc, low=low, high=high, in_order=auroc), sorted_pairs(own)) is as_well
 
 
 def test_the_neighbour_that_sorts_as_well_is_named() -> None:
@@ -96,6 +76,35 @@ def test_without_such_a_neighbour_the_nearest_is_given() -> None:
     )
     assert "formality and sentiment" in second
     assert "the direction of formality," in neighbour_sentences(report_of(neighbour("formality", 0.55)))[1]
+
+
+def wide(name: str, auroc: float, low: float, high: float) -> NeighbourAt:
+    return neighbour(name, auroc) | {"transfer": Transfer(auroc=auroc, low=low, high=high, in_order=auroc)}
+
+
+def test_a_wide_interval_is_not_called_as_good_or_worse() -> None:
+    report = report_of(wide("formality", 0.6, 0.3, 0.92), neighbour("sentiment", 0.3))
+    assert neighbour_sentences(report)[:-1] == [
+        "At layer 16, the direction of formality (AUROC 0.60, 95% interval 0.30 to 0.92) cannot be told apart from"
+        " these pairs' own held-out direction (AUROC 0.90) by how it sorts them: its interval is too wide."
+    ]
+
+
+def test_those_that_sort_as_well_come_before_those_that_cannot_be_told_apart() -> None:
+    report = report_of(wide("a", 0.6, 0.3, 0.92), neighbour("b", 0.88), wide("c", 0.45, 0.05, 0.9))
+    first, second, left = neighbour_sentences(report)
+    assert first.startswith("At layer 16, the direction of b (")
+    assert second.startswith(
+        "At layer 16, the directions of a (AUROC 0.60, 95% interval 0.30 to 0.92) and c, reversed ("
+    )
+    assert second.endswith("by how they sort them: their intervals are too wide.")
+    assert left.startswith("Without the directions of a, b and c")
+
+
+def test_a_neighbour_with_a_higher_auroc_is_never_behind() -> None:
+    """An interval that includes chance does not make it worse."""
+    (first, _) = neighbour_sentences(report_of(wide("formality", 0.72, 0.45, 0.9), own=0.7))
+    assert first.startswith("At layer 16, the direction of formality (AUROC 0.72, 95% interval 0.45 to 0.90) sorts")
 
 
 def test_nothing_measured_says_nothing() -> None:
@@ -156,6 +165,16 @@ def test_the_matrix_in_full() -> None:
     ]
 
 
+def test_directions_that_cannot_be_told_apart_are_named() -> None:
+    unsure = Transfer(auroc=0.55, low=0.2, high=0.85, in_order=0.55)
+    cells = [[sorted_pairs(0.8), sorted_pairs(0.5)], [unsure, sorted_pairs(0.9)]]
+    _, line, mean = describe_transfer(MATRIX | {"titles": ["honesty", "empathy"], "cells": cells})
+    assert line == (
+        "On the pairs of honesty (AUROC 0.80), its own direction cannot be told apart from that of empathy."
+    )
+    assert mean.startswith("Mean share")
+
+
 def test_twelve_captures_fit_the_width() -> None:
     count = 12
     large = MATRIX | {
@@ -164,7 +183,7 @@ def test_twelve_captures_fit_the_width() -> None:
     }
     shown = render_text(transfer_as_text(large))
     assert max(cell_len(line) for line in shown.splitlines()) <= 80
-    assert describe_transfer(large)[1].startswith("Mean share")
+    assert len(describe_transfer(large)) == 2 + count
 
 
 def test_the_figure_shows_every_cell(tmp_path: Any) -> None:

@@ -164,3 +164,43 @@ def test_what_cannot_be_measured_is_refused() -> None:
     broken["positive"][0]["activations"][0][0, 0, 0] = float("nan")
     with pytest.raises(RequestError, match="non-finite"):
         measure_specificity(broken, {"other": data})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("side", ["positive", "negative"])
+def test_a_neighbour_that_is_not_finite_is_named(value: float, side: str) -> None:
+    rng = np.random.default_rng(10)
+    data, broken = shifted(rng, OWN), shifted(rng, OWN)
+    dict(broken)[side][3]["activations"][0][0, 0, 5] = value  # type: ignore[index]
+    with pytest.raises(RequestError, match="layer 0 of the neighbour formality has non-finite values"):
+        measure_specificity(data, {"sentiment": data, "formality": broken})
+
+
+def at_layers(data: ContrastData, *layers: int) -> ContrastData:
+    """Only these layers of a contrast."""
+    for prompt in data["positive"] + data["negative"]:
+        prompt["activations"] = {layer: prompt["activations"][layer] for layer in layers}
+        prompt["captured_layers"] = [*layers]
+    data["layers"] = [*layers]
+    return data
+
+
+def test_a_neighbour_with_fewer_layers_is_compared_where_it_has_them() -> None:
+    rng = np.random.default_rng(11)
+    data, whole = (shifted(rng, OWN, 2 * OWN, 3 * OWN) for _ in range(2))
+    few = at_layers(shifted(rng, OWN, OWN, OWN), 1)
+    report = measure_specificity(data, {"whole": whole, "few": few}, layer=2)
+    compared = [[each["name"] for each in row["neighbours"]] for row in report["layers"]]
+    assert compared == [["whole"], ["whole", "few"], ["whole"]]
+    alone = measure_specificity(data, {"whole": whole}, layer=2)
+    assert [report["layers"][layer] for layer in (0, 2)] == [alone["layers"][layer] for layer in (0, 2)]
+    assert report["warnings"] == ["few lacks layers 0, 2 and is not compared there"]
+
+
+def test_a_layer_that_no_neighbour_has_is_refused() -> None:
+    rng = np.random.default_rng(12)
+    data, few = shifted(rng, OWN, OWN, OWN), at_layers(shifted(rng, OWN, OWN, OWN), 1)
+    with pytest.raises(RequestError, match=r"no neighbour has layer 2 \(few: \[1\]\). Expected: one of \[1\]"):
+        measure_specificity(data, {"few": few}, layer=2)
+    with pytest.raises(RequestError, match=r"share no layer \(the contrast: \[2\]; few: \[1\]\)"):
+        measure_specificity(at_layers(data, 2), {"few": few})

@@ -171,6 +171,16 @@ def test_other_captures_are_neighbours_too(tiny: Tiny, concepts: dict[str, Conce
     assert calm | {"name": "mine"} == mine
 
 
+def test_a_neighbour_with_fewer_layers_is_left_out_of_the_others(tiny: Tiny, concepts: dict[str, Concept]) -> None:
+    tiny.capture(concepts["loudness"], "loudness", specificity=False)
+    tiny.capture(concepts["calm"], "mine", layers=[1], specificity=False)
+    report = tiny.add("loudness", "mine")
+    assert report == tiny.report("loudness")
+    with_it = [row["layer"] for row in report["layers"] if "mine" in [each["name"] for each in row["neighbours"]]]
+    assert (with_it, len(report["layers"])) == ([1], 4)
+    assert report["warnings"] == ["mine lacks layers 0, 2, 3 and is not compared there"]
+
+
 def test_pairs_of_ones_own_are_compared_on_request(tiny: Tiny) -> None:
     pairs = [(f"w{5 + i} w{30 + i % 3} w9", f"w{5 + i} w{30 + i % 3} w8") for i in range(20)]
     source = written_pairs(*zip(*pairs, strict=True))
@@ -221,6 +231,12 @@ def test_a_record_that_contradicts_itself_is_refused(tiny: Tiny, concepts: dict[
         {"layers": []},
         {"layers": [report["layers"][0] | {"layer": 99}, *report["layers"]]},
         {"layers": [report["layers"][0] | {"neighbours": []}, *report["layers"][1:]]},
+        {
+            "layers": [
+                report["layers"][0] | {"neighbours": report["layers"][0]["neighbours"] * 2},
+                *report["layers"][1:],
+            ]
+        },
     ]
     for change in changes:
         good["specificity"] = report | change  # type: ignore[typeddict-item]  # merging loses the TypedDict

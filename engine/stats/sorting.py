@@ -1,0 +1,56 @@
+"""Compare how well two directions sort the same pairs, from records and without torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from engine.records.results import Transfer
+
+CHANCE = 0.5
+_ENOUGH = 0.5  # share of the own direction's excess over chance
+
+Verdict = Literal["as well", "not apart", "worse"]
+"""What a comparison says: sorts as well, cannot be told apart, or sorts worse."""
+
+
+def strength(found: Transfer) -> float:
+    """AUROC of the direction or of its reverse, whichever is higher.
+
+    Args:
+        found: A direction on some pairs.
+
+    Example:
+        >>> strength({"auroc": 0.25, "low": 0.125, "high": 0.5, "in_order": 0.25})
+        0.75
+    """
+    return max(found["auroc"], 1 - found["auroc"])
+
+
+def compare_sorting(found: Transfer, own: Transfer) -> Verdict:
+    """Compare a direction with the own direction of the pairs that it sorts.
+
+    It sorts as well if its AUROC is at least that of the own direction, or if its interval reaches that and its AUROC
+    is above chance by at least half as much. A wide interval alone, which reaches both, tells nothing apart. If the
+    own direction is not above chance, only one whose interval is above chance sorts as well. The reverse of a direction
+    counts like the direction.
+
+    Args:
+        found: The direction on the pairs.
+        own: The own direction of these pairs, held out.
+
+    Example:
+        >>> own = {"auroc": 0.9, "low": 0.8, "high": 0.95, "in_order": 0.9}
+        >>> near = {"auroc": 0.85, "low": 0.7, "high": 0.92, "in_order": 0.85}
+        >>> compare_sorting(near, own), compare_sorting(near | {"auroc": 0.6, "low": 0.3}, own)
+        ('as well', 'not apart')
+        >>> compare_sorting(near | {"high": 0.88}, own)
+        'worse'
+    """
+    backwards = found["auroc"] < CHANCE
+    low, high = (1 - found["high"], 1 - found["low"]) if backwards else (found["low"], found["high"])
+    auroc, target = strength(found), own["auroc"]
+    if target <= CHANCE:
+        return "as well" if low > CHANCE else "not apart"
+    if auroc < target and high < target:
+        return "worse"
+    return "as well" if auroc >= target or auroc - CHANCE >= _ENOUGH * (target - CHANCE) else "not apart"
