@@ -331,7 +331,7 @@ def _run(
             paths = capture_and_save(model, tokenizer, request, progress=progress, steps=steps, processes=processes)
         except KeyboardInterrupt:
             if processes.is_main and request.paths is not None:
-                saved = _changed(request.paths) != before
+                saved = _changed(request.paths) not in (0, before)  # 0: --force deleted the old record
                 Narrator(quiet=False).say(_without_specificity(request.paths) if saved else _left(request.paths))
             raise
     if paths.in_shards:
