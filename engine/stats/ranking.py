@@ -19,6 +19,8 @@ from engine.stats.designs import nothing_to_leave_out, ranking_warnings
 from engine.stats.groups import ENOUGH_GROUPS, group_pairs, pairs_at, resampled_units
 from engine.stats.held_out import HeldOutLayer, hold_out
 from engine.stats.resampling import (
+    PERMUTATIONS,
+    RESAMPLES,
     bootstrap_deviations,
     distinct_shuffles,
     half_width,
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
 Look = Callable[[int, HeldOutLayer], None]
 """Called with a layer and its held-out projections."""
 
-RESAMPLES = 2000
-PERMUTATIONS = 4096  # all of up to 13 groups
 CONFIDENCE = 0.95
 _MARGIN_DIGITS = 4  # margins grow with the square of the number of layers, so the JSON keeps them short
 

@@ -102,7 +102,20 @@ def test_a_reason_is_shown(layerscope: Program, contrasts: Path) -> None:
         layer=None, layers=[], resampled="", reason="some weights are offloaded", warnings=[]
     )
     (contrasts / "loudness.json").write_bytes(encode_record(record))
-    assert "not compared with neighbours: some weights are offloaded" in layerscope("rank", "loudness").stdout
+    for command in ("rank", "show"):
+        shown = layerscope(command, "loudness").stdout
+        assert shown.count("not compared with neighbours: some weights are offloaded") == 1, command
+
+
+@pytest.mark.usefixtures("tiny_neighbours")
+def test_a_warning_is_shown_once(layerscope: Program, contrasts: Path, tiny_folder: Path) -> None:
+    assert layerscope("specificity", "loudness", "--model", str(tiny_folder)).returncode == 0
+    record = read_record(contrasts / "loudness.json")
+    assert record["specificity"] is not None
+    record["specificity"]["warnings"] = ["they differ in dtype"]
+    (contrasts / "loudness.json").write_bytes(encode_record(record))
+    for command in ("rank", "show"):
+        assert layerscope(command, "loudness").stdout.count("warning: they differ in dtype") == 1, command
 
 
 @pytest.mark.usefixtures("contrasts", "tiny_neighbours")
