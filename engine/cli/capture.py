@@ -220,6 +220,7 @@ def capture(
         shards=shards,
         store_dtype=store_dtype or AS_CAPTURED,
         specificity=not no_specificity,
+        new_neighbours=not quick,
     )
     listed = isinstance(request.source, str | tuple)
     if shards and listed:

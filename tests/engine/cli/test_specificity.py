@@ -79,6 +79,21 @@ def test_a_capture_is_compared_unless_switched_off(
     ]
 
 
+def test_a_quick_capture_runs_no_prompts_of_neighbours(
+    layerscope: Program, tiny_folder: Path, tiny_neighbours: Path
+) -> None:
+    (layerscope.folder / "loudness.toml").write_text(concept_text("loudness"))
+    capture = ("capture", "--model", str(tiny_folder), "--concept", "loudness.toml", "--quick")
+    result = layerscope(*capture)
+    assert result.returncode == 0, result.stderr
+    command = "layerscope specificity tiny_loudness"
+    assert f"warning: not compared with neighbours: a quick capture; {command} adds it" in spaced(result.stdout)
+    assert not tiny_neighbours.exists()
+    assert layerscope(*command.split()[1:], "--model", str(tiny_folder)).returncode == 0
+    result = layerscope(*capture, "--force", "--json")
+    assert len(json.loads(result.stdout)["specificity"]["layers"][0]["neighbours"]) == 2
+
+
 def test_an_interrupt_after_the_save_says_so(
     layerscope: Program, tiny_folder: Path, tiny_neighbours: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
