@@ -378,14 +378,19 @@ def _estimate(
 ) -> None:
     from engine.capture.estimate import estimate_capture
     from engine.capture.prepare import prepare_capture
+    from engine.store.specificity import neighbour_prompts
 
     with narrator.steps() as steps:
-        estimate = estimate_capture(prepare_capture(model, tokenizer, request, steps=steps), timed=timed)
+        prepared = prepare_capture(model, tokenizer, request, steps=steps)
+        estimate = estimate_capture(prepared, timed=timed)
+        estimate["neighbours"] = neighbour_prompts(prepared)
     if as_json:
         print_json(msgspec.json.format(msgspec.json.encode(estimate)))
     else:
         where = "shards" if estimate["in_shards"] else "one file"
         print_data(f"{cost_in_words(estimate)}, saved as {where}")
+        if estimate["neighbours"]:
+            print_data(f"and {estimate['neighbours']} prompts of neighbours, once for this model")
 
 
 COMMANDS = {

@@ -22,6 +22,7 @@ from engine.capture.request import CaptureRequest
 from engine.capture.run_settings import Settings
 from engine.concepts.catalog import load_concept
 from engine.concepts.chat import chat_template_hash
+from engine.concepts.pairs import draw_pairs
 from engine.errors import RequestError, StoreError
 from engine.records.captures import Concept, ContrastData, Provenance, model_differences
 from engine.runtime import Steps, ignore_progress
@@ -117,6 +118,11 @@ def missing_neighbours(
     """
     requests = _requests(model, tokenizer, like, concepts, folder)
     return [concept for concept, _, paths in requests if not paths.record.exists()]
+
+
+def count_neighbour_prompts(concept: Concept) -> int:
+    """Number of prompts of a concept that is captured as a neighbour."""
+    return 2 * len(draw_pairs(concept, _PAIRS, 0))
 
 
 def _requests(

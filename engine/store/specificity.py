@@ -20,7 +20,7 @@ from engine.stats.specificity import measure_specificity, not_measured
 from engine.store.catalog import show_capture
 from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, locate
-from engine.store.neighbours import built_in_neighbours, capture_neighbours, missing_neighbours
+from engine.store.neighbours import built_in_neighbours, capture_neighbours, count_neighbour_prompts, missing_neighbours
 from engine.store.read import load_contrast
 from engine.store.record import encode_record, read_record
 from engine.store.unfinished import clear_leftovers
@@ -29,6 +29,7 @@ from engine.store.write import write_atomically
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from engine.capture.prepare import PreparedCapture
     from engine.capture.request import CaptureRequest
 
 log = logging.getLogger(__name__)
@@ -112,6 +113,23 @@ def add_captured_specificity(
         log.info("cancelled after the capture was saved: it was not compared with its neighbours")
     except StoreError as error:  # replaced or deleted by another process meanwhile
         log.warning("%s", error)
+
+
+def neighbour_prompts(prepared: PreparedCapture) -> int:
+    """Number of prompts of neighbours that a capture runs besides its own; 0 if they are all cached."""
+    from engine.models.offload import is_offloaded
+
+    request, model = prepared.request, prepared.model
+    if not (request.specificity and request.new_neighbours and isinstance(request.source, Concept)):
+        return 0
+    if is_offloaded(model):
+        return 0
+    like, concepts = prepared.provenance(prepared.settings), _built_in(request.source.name)
+    try:
+        missing = missing_neighbours(model, prepared.tokenizer, like, concepts=concepts)
+    except RequestError:  # the neighbours cannot be captured, as the record will say
+        return 0
+    return sum(count_neighbour_prompts(concept) for concept in missing)
 
 
 def _attempt(

@@ -94,6 +94,27 @@ def test_a_quick_capture_runs_no_prompts_of_neighbours(
     assert len(json.loads(result.stdout)["specificity"]["layers"][0]["neighbours"]) == 2
 
 
+@pytest.mark.usefixtures("tiny_neighbours")
+def test_a_dry_run_counts_the_prompts_of_neighbours(layerscope: Program, tiny_folder: Path) -> None:
+    (layerscope.folder / "loudness.toml").write_text(concept_text("loudness"))
+    capture = ("capture", "--model", str(tiny_folder), "--concept", "loudness.toml")
+    dry = (*capture, "--dry-run")
+
+    def counted(*options: str) -> int:
+        found: int = json.loads(layerscope(*dry, *options, "--json").stdout)["neighbours"]
+        return found
+
+    result = layerscope(*capture, "--no-specificity", "--json")
+    own = 2 * json.loads(result.stdout)["num_pairs"]
+    assert counted() == 2 * own  # warmth and calm have as many pairs
+    assert layerscope(*dry).stdout.endswith(f"\nand {2 * own} prompts of neighbours, once for this model\n")
+    assert counted("--no-specificity") == counted("--quick") == counted("--positions", "2:4") == 0
+    assert layerscope(*capture, "--force").returncode == 0
+    assert counted() == 0
+    assert counted("--site", "mlp_out") == 2 * own
+    assert "neighbours" not in layerscope(*dry).stdout
+
+
 def test_an_interrupt_after_the_save_says_so(
     layerscope: Program, tiny_folder: Path, tiny_neighbours: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

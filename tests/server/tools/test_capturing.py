@@ -63,6 +63,7 @@ async def test_an_estimate_costs_nothing_and_saves_nothing(app: LayerscopeServer
         assert said["status"] == "estimated"
         assert (said["estimate"]["prompts"], said["estimate"]["tokens"]) == (24, 24 * 3)
         assert said["estimate"]["bytes"] == 24 * 4 * 32 * 4  # prompts, layers, width, bytes of a float32
+        assert said["estimate"].get("neighbours", 0) == 0  # pairs of one's own are not compared
     assert contents(store) == before
 
 
