@@ -27,7 +27,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # measure this checkout, not an installed version
 
 from engine.records.captures import ActivationData, ContrastData, Factors
-from engine.stats.ranking import RESAMPLES, rank_layers
+from engine.stats.ranking import rank_layers
+from engine.stats.resampling import RESAMPLES
 
 LAYERS, WIDTH = 30, 576
 FACTORS = [

@@ -66,6 +66,8 @@ class CaptureRequest:
         shards: Save as shards, regardless of size.
         store_dtype: Dtype of the states in shards, one of `STORE_DTYPES`.
         specificity: Compare a concept with its neighbours after it is saved, see `add_specificity`.
+        new_neighbours: Capture the neighbours that are not cached for this model. If False and one is missing, the
+            concept is not compared, and its record says why.
         most_in_memory: Bytes of states above which to save as shards; half of the free memory, if that is less.
         kept: The parsed positions.
 
@@ -95,6 +97,7 @@ class CaptureRequest:
     shards: bool = False
     store_dtype: str = AS_CAPTURED
     specificity: bool = True
+    new_neighbours: bool = True
     most_in_memory: int = MOST_IN_MEMORY
     kept: Positions = field(init=False)
 

@@ -220,6 +220,7 @@ def capture(
         shards=shards,
         store_dtype=store_dtype or AS_CAPTURED,
         specificity=not no_specificity,
+        new_neighbours=not quick,
     )
     listed = isinstance(request.source, str | tuple)
     if shards and listed:
@@ -331,7 +332,7 @@ def _run(
             paths = capture_and_save(model, tokenizer, request, progress=progress, steps=steps, processes=processes)
         except KeyboardInterrupt:
             if processes.is_main and request.paths is not None:
-                saved = _changed(request.paths) != before
+                saved = _changed(request.paths) not in (0, before)  # 0: --force deleted the old record
                 Narrator(quiet=False).say(_without_specificity(request.paths) if saved else _left(request.paths))
             raise
     if paths.in_shards:
@@ -377,14 +378,19 @@ def _estimate(
 ) -> None:
     from engine.capture.estimate import estimate_capture
     from engine.capture.prepare import prepare_capture
+    from engine.store.specificity import neighbour_prompts
 
     with narrator.steps() as steps:
-        estimate = estimate_capture(prepare_capture(model, tokenizer, request, steps=steps), timed=timed)
+        prepared = prepare_capture(model, tokenizer, request, steps=steps)
+        estimate = estimate_capture(prepared, timed=timed)
+        estimate["neighbours"] = neighbour_prompts(prepared)
     if as_json:
         print_json(msgspec.json.format(msgspec.json.encode(estimate)))
     else:
         where = "shards" if estimate["in_shards"] else "one file"
         print_data(f"{cost_in_words(estimate)}, saved as {where}")
+        if estimate["neighbours"]:
+            print_data(f"and {estimate['neighbours']} prompts of neighbours, once for this model")
 
 
 COMMANDS = {

@@ -101,10 +101,12 @@ def _print_table(record: CaptureRecord, score: str, layers: list[ScoredLayer], t
         Narrator(quiet=False).say(f"ordered by {score}; 95% interval, ranks and p are those of held-out d'")
     for sentence in chart.findings:
         print_data(Text(sentence))
-    if report := record.get("specificity"):
+    report = record.get("specificity")
+    if report and report["layers"]:  # shows its own warnings
         print_data(specificity_as_text(report))
     for warning in chart.warnings:
-        print_data(Text(f"warning: {warning}", style="yellow"))
+        if report is None or warning not in report["warnings"]:
+            print_data(Text(f"warning: {warning}", style="yellow"))
 
 
 def _table(layers: list[ScoredLayer], score: str) -> Table:

@@ -245,6 +245,8 @@ class CaptureEstimate(TypedDict):
         bytes: Size of the kept states, in bytes.
         in_shards: Whether the capture is saved as shards, which are resumable and need bounded memory.
         seconds: Duration of the forward passes, in seconds; present if a forward pass was timed.
+        neighbours: Number of further prompts, of the neighbours that are not cached for this model; 0 if all are cached
+            or the capture is not compared with any. Absent unless counted.
     """
 
     prompts: int
@@ -252,3 +254,4 @@ class CaptureEstimate(TypedDict):
     bytes: int
     in_shards: bool
     seconds: NotRequired[float]
+    neighbours: NotRequired[int]

@@ -272,12 +272,14 @@ def record_warnings(record: CaptureRecord) -> list[str]:
     changes = [*provenance.get("altered", [])] if provenance else []
     if provenance and "autocast" in provenance:
         changes.append(f"autocast to {provenance['autocast']}")
-    ranking, confounds = record["ranking"], record["confounds"]
+    ranking, confounds, specificity = record["ranking"], record["confounds"], record.get("specificity")
     return [
         *([f"the model differed from its checkpoint: {'; '.join(changes)}"] if changes else []),
         *([f"not ranked: {record['unranked']}"] if record["unranked"] else []),
         *(ranking["warnings"] if ranking else []),
         *(confounds["warnings"] if confounds else []),
+        *([f"not compared with neighbours: {specificity['reason']}"] if specificity and specificity["reason"] else []),
+        *(specificity["warnings"] if specificity else []),
     ]
 
 

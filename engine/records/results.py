@@ -266,7 +266,8 @@ class ConfoundReport(TypedDict):
 
     Attributes:
         checks: One entry per baseline.
-        warnings: One sentence per baseline that separates held-out prompts; empty if none does.
+        warnings: One sentence per baseline that separates held-out prompts, or one that says that there are too few
+            groups to test the baselines; empty if none does.
     """
 
     checks: list[Confound]
@@ -280,7 +281,8 @@ class ConceptCheck(TypedDict):
         concept: Name of the concept.
         pairs: Number of pairs drawn.
         groups: Number of personas, templates and topics in these pairs.
-        smallest_p: Smallest permutation p-value possible for each of these factors.
+        smallest_p: Smallest p-value possible when each of these factors is permuted, and, if two or more have six
+            groups, that of the `crossed` test of them all.
         confounds: Baselines without the model, for these pairs.
         negations: Number of personas with a negation in the text of one class only, by class.
         telltale: Words in the texts of several personas of one class, most telling first.

@@ -15,7 +15,7 @@ from engine.records.results import Confound
 from engine.stats.groups import ENOUGH_GROUPS, Pairs, pairs_of
 from engine.stats.held_out import hold_out
 from engine.stats.moments import UnitMoments
-from engine.stats.resampling import all_shuffles
+from engine.stats.resampling import PERMUTATIONS, all_shuffles
 from engine.stats.separation import separate
 from engine.stats.text_features import (
     Bag,
@@ -36,8 +36,6 @@ Groupings = Mapping[str, "Tensor"]
 
 Baseline = Callable[[Groupings, Tell], Confound]
 """Scores one property of the prompts."""
-
-PERMUTATIONS = 10_000
 
 
 @dataclass(frozen=True)

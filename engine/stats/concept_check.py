@@ -12,10 +12,11 @@ from engine.concepts.catalog import load_concept
 from engine.concepts.pairs import DEFAULT_SAMPLES, draw_pairs, render_pairs
 from engine.records.captures import Concept, Message, Pair
 from engine.records.results import ConceptCheck, ConfoundReport, Telltale
-from engine.stats.baselines import PERMUTATIONS, Texts
+from engine.stats.baselines import Texts
 from engine.stats.confounds import ALPHA, check_texts
+from engine.stats.crossed import CROSSED
 from engine.stats.groups import ENOUGH_GROUPS, group_pairs
-from engine.stats.resampling import smallest_p
+from engine.stats.resampling import PERMUTATIONS, RESAMPLES, smallest_p
 from engine.stats.text_features import most_telling, words_of
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def check_concept(
         concept=concept.name,
         pairs=len(pairs),
         groups=groups,
-        smallest_p={factor: smallest_p(count, PERMUTATIONS) for factor, count in groups.items()},
+        smallest_p=_smallest_p(groups),
         confounds=confounds,
         negations=negations,
         telltale=_repeated_words(concept),
@@ -87,6 +88,13 @@ def check_concept(
         unchecked=[VALENCE],
         warnings=[*confounds["warnings"], *_unbalanced(negations, len(concept.personas)), *_too_small(groups)],
     )
+
+
+def _smallest_p(groups: Mapping[str, int]) -> dict[str, float]:
+    """Smallest p-value that each test of a ranking can reach."""
+    found = {factor: smallest_p(count, PERMUTATIONS) for factor, count in groups.items()}
+    crossed = sum(count >= ENOUGH_GROUPS for count in groups.values()) > 1
+    return found | ({CROSSED: 1 / (RESAMPLES + 1)} if crossed else {})
 
 
 def _plain(pairs: Sequence[Pair]) -> Texts:

@@ -13,9 +13,9 @@ from engine.capture.selection import Positions, parse_positions
 from engine.records.captures import ActivationData, ContrastData
 from engine.records.results import Confound, ConfoundReport, Ranking
 from engine.runtime import Progress, ignore_progress
-from engine.stats.baselines import PERMUTATIONS, Groupings, Scores, Texts, baselines_of, main_factor
-from engine.stats.groups import group_pairs, resampled_units
-from engine.stats.resampling import smallest_p
+from engine.stats.baselines import Groupings, Scores, Texts, baselines_of, main_factor
+from engine.stats.groups import ENOUGH_GROUPS, group_pairs, resampled_units
+from engine.stats.resampling import PERMUTATIONS, smallest_p
 
 ALPHA = 0.05
 """Chance that any baseline gets a warning if none tells new prompts apart."""
@@ -40,7 +40,8 @@ def find_confounds(
     A baseline gets a warning if both of the following hold.
 
     - Its permutation p-value is at most 5%, divided by the number of baselines that differ within pairs. If there are
-      too few groups for that, the smallest possible p-value counts.
+      too few groups for that, the smallest possible p-value counts. Fewer than six groups cannot reach 5%: one
+      warning then says that the baselines were not tested.
     - Its share of pairs in the right order, or its AUROC, is at least halfway from 0.5 to that of the best layer: it
       could explain half or more of what that layer shows. Without a ranking, 0.8 stands for the best layer.
 
@@ -85,13 +86,11 @@ def check_texts(
         tell = partial(report, done, len(baselines))
         tell()
         checks.append(baseline(groupings, tell))
-    units = _units(groupings)
-    return ConfoundReport(checks=checks, warnings=_warnings(checks, units, ranking))
-
-
-def _units(groupings: Groupings) -> int:
     factor = main_factor(groupings)
-    return int(resampled_units(factor, groupings[factor]).max()) + 1
+    units = int(resampled_units(factor, groupings[factor]).max()) + 1
+    few = f"too few groups to test the baselines: {units} {factor.removesuffix('s')}s, {ENOUGH_GROUPS} are needed"
+    warnings = _warnings(checks, units, ranking) if units >= ENOUGH_GROUPS else [few]
+    return ConfoundReport(checks=checks, warnings=warnings)
 
 
 def _warnings(checks: Sequence[Confound], units: int, ranking: Ranking | None) -> list[str]:

@@ -27,6 +27,8 @@ from engine.stats.groups import (
 )
 from engine.stats.held_out import HeldOutLayer, hold_out
 from engine.stats.resampling import (
+    PERMUTATIONS,
+    RESAMPLES,
     bootstrap_deviations,
     distinct_shuffles,
     half_width,
@@ -44,8 +46,6 @@ if TYPE_CHECKING:
 Look = Callable[[int, HeldOutLayer], None]
 """Called with a layer and its held-out projections."""
 
-RESAMPLES = 2000
-PERMUTATIONS = 4096  # all of up to 13 groups
 CONFIDENCE = 0.95
 _MARGIN_DIGITS = 4  # margins grow with the square of the number of layers, so the JSON keeps them short
 

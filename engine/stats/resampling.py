@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 
+RESAMPLES = 2000
+PERMUTATIONS = 4096  # all of up to 13 groups
 _AT_ONCE = 1000  # resamples per chunk, so that peak memory does not grow with their number
 _COUNTABLE = 40  # groups beyond which enumerating all permutations is out of the question
 

@@ -22,14 +22,16 @@ from engine.capture.request import CaptureRequest
 from engine.capture.run_settings import Settings
 from engine.concepts.catalog import load_concept
 from engine.concepts.chat import chat_template_hash
+from engine.concepts.pairs import draw_pairs
 from engine.errors import RequestError, StoreError
 from engine.records.captures import Concept, ContrastData, Provenance, model_differences
 from engine.runtime import Steps, ignore_progress
 from engine.store.locks import try_lock
 from engine.store.names import CapturePaths, locate
+from engine.store.plan import ChangedPlanError
 from engine.store.read import load_contrast
 from engine.store.resume import capture_in_shards, saved_template_time
-from engine.store.verify import verify_capture
+from engine.store.verify import Status, verify_capture
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -92,49 +94,103 @@ def capture_neighbours(
         >>> found["formality"]["num_pairs"]
         72
     """
+    steps = steps or ignore_progress
+    return {
+        concept.name: _one(model, tokenizer, request, paths, steps)
+        for concept, request, paths in _requests(model, tokenizer, like, concepts, folder)
+    }
+
+
+def missing_neighbours(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    like: Provenance,
+    *,
+    concepts: Sequence[Concept] | None = None,
+    folder: Path | None = None,
+) -> list[Concept]:
+    """Neighbours that `capture_neighbours`, with the same arguments, would have to capture first.
+
+    Files are not verified: a damaged neighbour is not missing.
+
+    Raises:
+        RequestError: See `capture_neighbours`.
+    """
+    requests = _requests(model, tokenizer, like, concepts, folder)
+    return [concept for concept, _, paths in requests if not paths.record.exists()]
+
+
+def count_neighbour_prompts(concept: Concept) -> int:
+    """Number of prompts of a concept that is captured as a neighbour."""
+    return 2 * len(draw_pairs(concept, _PAIRS, 0))
+
+
+def _requests(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    like: Provenance,
+    concepts: Sequence[Concept] | None,
+    folder: Path | None,
+) -> list[tuple[Concept, CaptureRequest, CapturePaths]]:
     if like["positions"] not in _ONE_STATE:
         raise RequestError(
             f"neighbours are not captured at positions {like['positions']}", expected="positions last, mean or all"
         )
-    kept, report = folder or neighbours_path(), steps or ignore_progress
-    return {
-        concept.name: _one(model, tokenizer, concept, like, kept, report)
-        for concept in (built_in_neighbours() if concepts is None else concepts)
-    }
+    made = []
+    for concept in built_in_neighbours() if concepts is None else concepts:
+        request = CaptureRequest(
+            concept,
+            site=like["site"],
+            positions=_ONE_STATE[like["positions"]],
+            max_samples=_PAIRS,
+            alias=like["alias"],
+            shards=True,
+        )
+        now = trace_provenance(
+            model,
+            Settings.for_model(model, request),
+            alias=like["alias"],
+            chat_template=chat_template_hash(tokenizer),
+            seed=request.seed,
+        )
+        _require_same_model(like, now)
+        paths = locate(f"{concept.name}-{_fingerprint(now, concept)}", folder or neighbours_path())
+        made.append((concept, replace(request, paths=paths), paths))
+    return made
 
 
 def _one(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    concept: Concept,
-    like: Provenance,
-    folder: Path,
+    request: CaptureRequest,
+    paths: CapturePaths,
     steps: Steps,
 ) -> ContrastData:
-    request = CaptureRequest(
-        concept,
-        site=like["site"],
-        positions=_ONE_STATE[like["positions"]],
-        max_samples=_PAIRS,
-        alias=like["alias"],
-        shards=True,
-    )
-    now = trace_provenance(
-        model,
-        Settings.for_model(model, request),
-        alias=like["alias"],
-        chat_template=chat_template_hash(tokenizer),
-        seed=request.seed,
-    )
-    _require_same_model(like, now)
-    paths = locate(f"{concept.name}-{_fingerprint(now, concept)}", folder)
-    with _alone(paths, steps):
-        status = verify_capture(paths.name, store=folder).status if paths.exist else "unfinished"
-        if status != "ok":
-            log.info("capturing %s once for this model, to compare with; kept in %s", concept.name, folder)
-            request = replace(request, paths=paths, force=status == "damaged")
-            _capture(model, tokenizer, request, paths, partial(_named, steps, concept.name))
-    return load_contrast(paths.name, store=folder)
+    if _status(paths) != "ok":  # a complete one is only read, so that a shared cache can be read-only
+        with _alone(paths, steps):
+            _complete(model, tokenizer, request, paths, steps)
+    return load_contrast(paths.name, store=paths.store)
+
+
+def _status(paths: CapturePaths) -> Status:
+    try:
+        return verify_capture(paths.name, store=paths.store).status
+    except StoreError:  # there is none yet, or another process is replacing a damaged one
+        return "unfinished"
+
+
+def _complete(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    request: CaptureRequest,
+    paths: CapturePaths,
+    steps: Steps,
+) -> None:
+    """Capture a neighbour, unless another process has done it while this one waited."""
+    status, name = _status(paths), paths.name.rpartition("-")[0]
+    if status != "ok":
+        log.info("capturing %s once for this model, to compare with; kept in %s", name, paths.store)
+        _capture(model, tokenizer, replace(request, force=status == "damaged"), paths, partial(_named, steps, name))
 
 
 def _capture(
@@ -150,9 +206,7 @@ def _capture(
     progress = partial(steps, "running prompts")
     try:
         capture_in_shards(prepared, paths, progress=progress, steps=steps)
-    except StoreError:
-        if request.force:
-            raise
+    except ChangedPlanError:
         # What an interrupted run left does not fit this one, for example because it was on another device.
         prepared = replace(prepared, request=replace(request, force=True))
         capture_in_shards(prepared, paths, progress=progress, steps=steps)

@@ -25,6 +25,10 @@ PLAN_SCHEMA = 3
 _PLAN = msgspec.json.Decoder(ShardPlan)
 
 
+class ChangedPlanError(StoreError):
+    """The saved shards of a capture were made with other settings than the requested ones."""
+
+
 def encode_plan(plan: ShardPlan) -> bytes:
     """Encode a plan as indented, readable JSON."""
     return msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n"

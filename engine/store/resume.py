@@ -20,6 +20,7 @@ from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, require_free
 from engine.store.plan import (
     PLAN_SCHEMA,
+    ChangedPlanError,
     clear_unfinished,
     encode_plan,
     hold_plan,
@@ -204,14 +205,14 @@ def require_same_plan(paths: CapturePaths, wanted: ShardPlan) -> None:
     """Refuse to resume a capture with different settings.
 
     Raises:
-        StoreError: The requested settings differ from the saved plan; the message lists the differences.
+        ChangedPlanError: The requested settings differ from the saved plan; the message lists the differences.
     """
     saved = read_plan(paths.plan)
     changed = plan_changes(saved, wanted)
     if "added_code" in saved["provenance"] or "added_code" in wanted["provenance"]:
         changed.append("code was added to the model, and layerscope cannot check that it is still the same")
     if changed:
-        raise StoreError(
+        raise ChangedPlanError(
             f"the unfinished capture {paths.name!r} was started with different settings: {'; '.join(changed)}",
             expected="the same settings, to resume from the saved shards",
             next_step=Remedy.RENAME_OR_REPLACE,

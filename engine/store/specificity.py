@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from engine.stats.specificity import measure_specificity, not_measured
 from engine.store.catalog import show_capture
 from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, locate
-from engine.store.neighbours import built_in_neighbours, capture_neighbours
+from engine.store.neighbours import built_in_neighbours, capture_neighbours, count_neighbour_prompts, missing_neighbours
 from engine.store.read import load_contrast
 from engine.store.record import encode_record, read_record
 from engine.store.unfinished import clear_leftovers
@@ -28,6 +29,7 @@ from engine.store.write import write_atomically
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from engine.capture.prepare import PreparedCapture
     from engine.capture.request import CaptureRequest
 
 log = logging.getLogger(__name__)
@@ -106,14 +108,32 @@ def add_captured_specificity(
     try:
         record = read_record(paths.record)
         if record["ranking"] is not None:
-            _keep(paths, record, _attempt(record, paths, data, model, tokenizer, steps, processes))
+            _keep(paths, record, _attempt(request, record, paths, data, model, tokenizer, steps, processes))
     except JobCancelled:
         log.info("cancelled after the capture was saved: it was not compared with its neighbours")
     except StoreError as error:  # replaced or deleted by another process meanwhile
         log.warning("%s", error)
 
 
+def neighbour_prompts(prepared: PreparedCapture) -> int:
+    """Number of prompts of neighbours that a capture runs besides its own; 0 if they are all cached."""
+    from engine.models.offload import is_offloaded
+
+    request, model = prepared.request, prepared.model
+    if not (request.specificity and request.new_neighbours and isinstance(request.source, Concept)):
+        return 0
+    if is_offloaded(model):
+        return 0
+    like, concepts = prepared.provenance(prepared.settings), _built_in(request.source.name)
+    try:
+        missing = missing_neighbours(model, prepared.tokenizer, like, concepts=concepts)
+    except RequestError:  # the neighbours cannot be captured, as the record will say
+        return 0
+    return sum(count_neighbour_prompts(concept) for concept in missing)
+
+
 def _attempt(
+    request: CaptureRequest,
     record: CaptureRecord,
     paths: CapturePaths,
     data: ContrastData | None,
@@ -129,6 +149,10 @@ def _attempt(
     if is_offloaded(model):
         return not_measured("some weights are offloaded, and neighbours would take as long as the capture")
     try:
+        if not request.new_neighbours and missing_neighbours(
+            model, tokenizer, provenance_of(record), concepts=_built_in(record["concept"])
+        ):
+            return not_measured(f"a quick capture; layerscope specificity {shlex.quote(record['name'])} adds it")
         whole = data or load_contrast(paths.store / paths.name)
         return _measure(record, whole, model, tokenizer, {}, steps)
     except LayerscopeError as error:
@@ -146,13 +170,17 @@ def _measure(
     ranking = record["ranking"]
     if ranking is None:
         raise RequestError(f"{record['name']} has no ranking: {record['unranked']}", expected="a ranked contrast")
-    concepts = [concept for concept in built_in_neighbours() if concept.name not in {record["concept"], *others}]
+    concepts = _built_in(record["concept"], *others)
     provenance, layer = provenance_of(record), ranking["layers"][0]["layer"]
     built_in = capture_neighbours(model, tokenizer, provenance, concepts=concepts, steps=steps)
     report = measure_specificity(data, built_in | others, layer=layer, progress=partial(steps, SPECIFICITY))
     if any(found["provenance"]["chat_template"] != provenance["chat_template"] for found in built_in.values()):
         report["warnings"].append("the built-in neighbours went through another chat template than these pairs")
     return report
+
+
+def _built_in(*but: str | None) -> list[Concept]:
+    return [concept for concept in built_in_neighbours() if concept.name not in but]
 
 
 def _others(

@@ -218,9 +218,12 @@ def _estimate(bench: Workbench, run: CaptureJob, request: CaptureRequest, job: S
     loaded = bench.models.get(str(request.alias))
     from engine.capture.estimate import estimate_capture  # imports torch
     from engine.capture.prepare import prepare_capture
+    from engine.store.specificity import neighbour_prompts
 
     prepared = prepare_capture(loaded.model, loaded.tokenizer, request, steps=job.tell)
-    return estimate_capture(prepared, timed=run.timed)
+    estimate = estimate_capture(prepared, timed=run.timed)
+    estimate["neighbours"] = neighbour_prompts(prepared)
+    return estimate
 
 
 def _capture(bench: Workbench, request: CaptureRequest, paths: CapturePaths, job: ServerJob) -> JobResult:

@@ -28,6 +28,7 @@ class Estimate(BaseModel):
     bytes: int
     in_shards: bool = False
     seconds: float | None = None
+    neighbours: int = 0
 
 
 class JobResult(Reply):

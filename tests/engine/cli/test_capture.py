@@ -377,7 +377,7 @@ def test_a_dry_run_counts_and_saves_nothing_and_gives_seconds_only_when_timed(
     command = ("capture", "--model", str(tiny_folder), "--prompt", "w5 w6 w7", "--prompt", "w8", "--dry-run")
     assert layerscope(*command).stdout == "2 prompts, 4 tokens, 0.0 MB, saved as one file\n"
     told = json.loads(layerscope(*command, "--json").stdout)
-    assert told == {"prompts": 2, "tokens": 4, "bytes": 2 * 4 * 32 * 4, "in_shards": False}
+    assert told == {"prompts": 2, "tokens": 4, "bytes": 2 * 4 * 32 * 4, "in_shards": False, "neighbours": 0}
     timed = json.loads(layerscope(*command, "--timed", "--json").stdout)
     assert timed.keys() - told.keys() == {"seconds"}
     assert not (layerscope.folder / "activations").exists()

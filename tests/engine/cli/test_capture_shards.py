@@ -81,13 +81,16 @@ def test_an_unfinished_capture_in_shards_is_resumed_without_the_option(layerscop
     assert not folder.with_suffix(".pt").exists()
 
 
+@pytest.mark.parametrize("replaced", [False, True])
 def test_ctrl_c_says_what_is_saved_and_which_command_resumes(
-    layerscope: Program, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+    layerscope: Program, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
 ) -> None:
     rows = [{"positive": f"w5 w{20 + i}", "negative": f"w6 w{20 + i}"} for i in range(9)]
     (layerscope.folder / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
     monkeypatch.setattr(resume, "_SHARD_PROMPTS", 6)
     command = ("capture", "--model", str(tiny_folder), "--pairs", "mine.jsonl", "--shards")
+    if replaced:
+        assert layerscope(*command).returncode == 0
 
     def interrupted(shard: Shard, content: bytes) -> None:
         write_shard(shard, content)

@@ -38,7 +38,7 @@ def test_check_prints_baselines_advice_and_warnings(layerscope: Program, suspici
     assert widest(result.stdout) <= 80
     shown = " ".join(result.stdout.split())
     assert "made-up: 288 pairs from 12 personas, 6 templates and 20 topics" in shown
-    assert "can reach: persona <0.001, template 0.031, topic <0.001." in shown
+    assert "can reach: persona <0.001, template 0.031, topic <0.001, crossed <0.001." in shown
     assert "Words of several personas of one class (positive/negative): 'truly' 9/0." in shown
     assert "add personas: these pairs have 12, a built-in concept 24" in shown
     assert "Not checked: valence" in shown

@@ -79,6 +79,42 @@ def test_a_capture_is_compared_unless_switched_off(
     ]
 
 
+def test_a_quick_capture_runs_no_prompts_of_neighbours(
+    layerscope: Program, tiny_folder: Path, tiny_neighbours: Path
+) -> None:
+    (layerscope.folder / "loudness.toml").write_text(concept_text("loudness"))
+    capture = ("capture", "--model", str(tiny_folder), "--concept", "loudness.toml", "--quick")
+    result = layerscope(*capture)
+    assert result.returncode == 0, result.stderr
+    command = "layerscope specificity tiny_loudness"
+    assert f"warning: not compared with neighbours: a quick capture; {command} adds it" in spaced(result.stdout)
+    assert not tiny_neighbours.exists()
+    assert layerscope(*command.split()[1:], "--model", str(tiny_folder)).returncode == 0
+    result = layerscope(*capture, "--force", "--json")
+    assert len(json.loads(result.stdout)["specificity"]["layers"][0]["neighbours"]) == 2
+
+
+@pytest.mark.usefixtures("tiny_neighbours")
+def test_a_dry_run_counts_the_prompts_of_neighbours(layerscope: Program, tiny_folder: Path) -> None:
+    (layerscope.folder / "loudness.toml").write_text(concept_text("loudness"))
+    capture = ("capture", "--model", str(tiny_folder), "--concept", "loudness.toml")
+    dry = (*capture, "--dry-run")
+
+    def counted(*options: str) -> int:
+        found: int = json.loads(layerscope(*dry, *options, "--json").stdout)["neighbours"]
+        return found
+
+    result = layerscope(*capture, "--no-specificity", "--json")
+    own = 2 * json.loads(result.stdout)["num_pairs"]
+    assert counted() == 2 * own  # warmth and calm have as many pairs
+    assert layerscope(*dry).stdout.endswith(f"\nand {2 * own} prompts of neighbours, once for this model\n")
+    assert counted("--no-specificity") == counted("--quick") == counted("--positions", "2:4") == 0
+    assert layerscope(*capture, "--force").returncode == 0
+    assert counted() == 0
+    assert counted("--site", "mlp_out") == 2 * own
+    assert "neighbours" not in layerscope(*dry).stdout
+
+
 def test_an_interrupt_after_the_save_says_so(
     layerscope: Program, tiny_folder: Path, tiny_neighbours: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,7 +138,20 @@ def test_a_reason_is_shown(layerscope: Program, contrasts: Path) -> None:
         layer=None, layers=[], resampled="", reason="some weights are offloaded", warnings=[]
     )
     (contrasts / "loudness.json").write_bytes(encode_record(record))
-    assert "not compared with neighbours: some weights are offloaded" in layerscope("rank", "loudness").stdout
+    for command in ("rank", "show"):
+        shown = layerscope(command, "loudness").stdout
+        assert shown.count("not compared with neighbours: some weights are offloaded") == 1, command
+
+
+@pytest.mark.usefixtures("tiny_neighbours")
+def test_a_warning_is_shown_once(layerscope: Program, contrasts: Path, tiny_folder: Path) -> None:
+    assert layerscope("specificity", "loudness", "--model", str(tiny_folder)).returncode == 0
+    record = read_record(contrasts / "loudness.json")
+    assert record["specificity"] is not None
+    record["specificity"]["warnings"] = ["they differ in dtype"]
+    (contrasts / "loudness.json").write_bytes(encode_record(record))
+    for command in ("rank", "show"):
+        assert layerscope(command, "loudness").stdout.count("warning: they differ in dtype") == 1, command
 
 
 @pytest.mark.usefixtures("contrasts", "tiny_neighbours")

@@ -5,7 +5,7 @@ import pytest
 from engine.plots.findings import describe_findings
 from engine.plots.layers_chart import Scale, layers_chart, whiskers
 from engine.records.files import CaptureRecord
-from engine.records.results import RankedLayer
+from engine.records.results import RankedLayer, SpecificityReport
 from tests.engine.plots.records import (
     TOO_FEW,
     confounds_of,
@@ -33,6 +33,16 @@ def test_warnings_on_ranking_and_confounds_are_passed_on() -> None:
     ranking = ranking_of(warnings=["3 templates are few"])
     record = contrast_record(ranking=ranking, confounds=confounds_of(0.9, ["prompt length alone tells them apart"]))
     assert layers_chart(record).warnings == ("3 templates are few", "prompt length alone tells them apart")
+
+
+def test_warnings_on_neighbours_and_why_there_are_none_are_passed_on() -> None:
+    record = contrast_record()
+    for reason, warnings, said in (
+        ("", ["warmth: they differ in dtype"], ("warmth: they differ in dtype",)),
+        ("no space left", [], ("not compared with neighbours: no space left",)),
+    ):
+        report = SpecificityReport(layer=None, layers=[], resampled="", reason=reason, warnings=warnings)
+        assert layers_chart({**record, "specificity": report}).warnings == said
 
 
 def test_an_unranked_contrast_says_why_and_has_no_findings() -> None:

@@ -15,6 +15,7 @@ from engine.records.captures import Concept, Persona, Template
 from engine.records.results import ConceptCheck
 from engine.stats.concept_check import BUILT_IN_SIZE, check_concept
 from engine.stats.confounds import find_confounds
+from engine.stats.ranking import rank_layers
 from tests.conftest import Loaded
 from tests.engine.stats.test_confounds import VOCABULARY, contrast_of
 
@@ -157,12 +158,26 @@ def test_unbalanced_negations_are_counted() -> None:
 
 def test_the_smallest_p_and_what_to_add() -> None:
     check = check_concept(concept_of(5, 4, 40))
-    assert check["smallest_p"] == {"persona": 1 / 16, "template": 1 / 8, "topic": pytest.approx(1e-4, rel=1e-3)}
+    assert check["smallest_p"] == {"persona": 1 / 16, "template": 1 / 8, "topic": 1 / 4097}
     assert check["advice"] == [
         "add personas: these pairs have 5, a built-in concept 24",
         "then add templates: these pairs have 4, a built-in concept 12",
     ]
     assert check["warnings"][-1].startswith("too few to test: 5 personas, 4 templates. Permuting fewer than 6 groups")
+
+
+@pytest.mark.parametrize(("personas", "templates", "topics"), [(24, 12, 40), (8, 4, 5), (8, 3, 9), (4, 3, 5)])
+def test_the_smallest_p_is_that_of_a_ranking(personas: int, templates: int, topics: int) -> None:
+    """The largest over all tests counts."""
+    concept = concept_of(personas, templates, topics)
+    pairs = draw_pairs(concept, 96)
+    data = contrast_of(["w"] * len(pairs), ["w"] * len(pairs), [pair.factors for pair in pairs])
+    for prompt in (*data["positive"], *data["negative"]):
+        prompt["activations"][0].normal_()
+    ranking = rank_layers(data)
+    found = check_concept(concept, max_samples=96)["smallest_p"]
+    assert max(found[test] for test in ranking["layers"][0]["p_by_factor"]) == ranking["smallest_p"]
+    assert ("crossed" in found) == ("crossed" in ranking["layers"][0]["p_by_factor"])
 
 
 def test_pairs_that_cannot_be_held_out_are_only_counted() -> None:

@@ -176,6 +176,20 @@ def test_clean_sets_get_no_warning(rng: np.random.Generator, personas: int) -> N
     assert find_confounds(prompts_of(clean_personas(rng, personas)))["warnings"] == []
 
 
+@pytest.mark.parametrize(("personas", "said"), [(3, "3 personas"), (4, "4 personas"), (5, "5 personas")])
+def test_few_groups_are_not_tested(rng: np.random.Generator, personas: int, said: str) -> None:
+    """With three, a clean set would reach the smallest p-value, 1/4, in many of the baselines."""
+    texts = [(f"{one}!", f"{other}.") for one, other in personas_of(rng, personas)]
+    report = find_confounds(prompts_of(texts))
+    assert report["warnings"] == [f"too few groups to test the baselines: {said}, 6 are needed"]
+    assert checks(report)["punctuation"]["within_pairs"] == 1.0
+
+
+def test_few_pairs_without_factors_are_not_tested(rng: np.random.Generator) -> None:
+    report = find_confounds(contrast_of([f"{text} !" for text in sayings(rng, 5)], sayings(rng, 5)))
+    assert report["warnings"] == ["too few groups to test the baselines: 5 pairs, 6 are needed"]
+
+
 @pytest.mark.slow
 def test_a_clean_set_is_rarely_suspicious(rng: np.random.Generator) -> None:
     """At 5% for all baselines together, more than 16 of 200 sets have a probability of 1.5%."""
@@ -409,9 +423,9 @@ def test_a_warning_is_relative_to_the_best_layer(rng: np.random.Generator) -> No
 
 
 def test_few_groups_are_judged_by_the_smallest_possible_p() -> None:
-    """With four pairs p is never below 1/8; one that is longer could be chance, four could not."""
-    texts = ["a b c", "a b", "a b c d", "a b c d e"]
-    for longer, suspicious in ((1, False), (4, True)):
+    """With six pairs p is never below 1/32; one that is longer could be chance, six could not."""
+    texts = ["a b c", "a b", "a b c d", "a b c d e", "a", "a b d"]
+    for longer, suspicious in ((1, False), (6, True)):
         positive = [f"{text} x y z" if number < longer else text for number, text in enumerate(texts)]
         report = find_confounds(contrast_of(positive, texts))
         assert ("prompt length" in warned(report)) is suspicious

@@ -15,9 +15,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
 from engine.concepts.catalog import load_concept
-from engine.errors import RequestError
+from engine.errors import RequestError, StoreError
 from engine.records.captures import Concept, ContrastData, Provenance
-from engine.store.neighbours import NEIGHBOURS, built_in_neighbours, capture_neighbours, neighbours_path
+from engine.store import resume
+from engine.store.neighbours import (
+    NEIGHBOURS,
+    built_in_neighbours,
+    capture_neighbours,
+    missing_neighbours,
+    neighbours_path,
+)
 from tests.conftest import family_called
 from tests.engine.cli.conftest import concept_text
 from tests.families import build
@@ -121,9 +128,14 @@ def test_the_second_use_makes_no_pass(capture: Capture, tmp_path: Path) -> None:
     first, second = Steps(), Steps()
     found = capture(steps=first)
     assert first.passes == {"warmth", "calm"}
+    locks = [*(tmp_path / "kept").glob(".*.lock")]
+    assert len(locks) == 2
+    for lock in locks:
+        lock.unlink()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*") if not path.is_dir()}
     assert_same(capture(steps=second), found)
     assert not second.said
+    assert not [*(tmp_path / "kept").glob(".*.lock")]  # nothing is opened for writing: the folder may be read-only
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*") if not path.is_dir()} == before
 
 
@@ -162,17 +174,76 @@ def test_all_positions_are_compared_at_the_last_token(capture: Capture, like: Pr
 
 
 def test_an_interrupted_capture_is_resumed(capture: Capture) -> None:
+    interrupted_at_ranking(capture)
+    steps = Steps()
+    resumed = capture(steps=steps)
+    assert ("warmth: ranking layers", 0, 4) in steps.said
+    assert [done for step, done, _ in steps.said if step == "warmth: running prompts"] == [0, 48]  # its shard was saved
+    assert_same(resumed, capture())
+
+
+def interrupted_at_ranking(capture: Capture) -> None:
+    """Save the shards of the first neighbour, but not its record."""
+
     def stop(step: str, _done: int, _total: int) -> None:
         if step == "warmth: ranking layers":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         capture(steps=stop)
-    steps = Steps()
-    resumed = capture(steps=steps)
-    assert ("warmth: ranking layers", 0, 4) in steps.said
-    assert [done for step, done, _ in steps.said if step == "warmth: running prompts"] == [0, 48]  # its shard was saved
-    assert_same(resumed, capture())
+
+
+def test_an_error_keeps_the_saved_shards(capture: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Only other settings make them useless, not a full disk."""
+    interrupted_at_ranking(capture)
+    (shard,) = (tmp_path / "kept").glob("warmth-*/*.safetensors")
+    saved = shard.stat().st_ino, shard.stat().st_mtime_ns
+
+    def full(*_: Any, **__: Any) -> None:
+        raise StoreError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "record_shards", full)
+        with pytest.raises(StoreError, match="no space left"):
+            capture()
+    assert (shard.stat().st_ino, shard.stat().st_mtime_ns) == saved
+    capture()
+    assert (shard.stat().st_ino, shard.stat().st_mtime_ns) == saved
+
+
+def test_shards_from_another_device_are_replaced(capture: Capture, tmp_path: Path) -> None:
+    interrupted_at_ranking(capture)
+    (path,) = (tmp_path / "kept").glob("warmth-*/plan.json")
+    plan = json.loads(path.read_text())
+    plan["provenance"]["device"] = "cuda:0"
+    path.write_text(json.dumps(plan))
+    found = capture()
+    assert found["warmth"]["provenance"]["device"] == "cpu"
+
+
+def test_the_missing_are_named(
+    capture: Capture,
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    concepts: list[Concept],
+    like: Provenance,
+    tmp_path: Path,
+) -> None:
+    def missing(like: Provenance) -> list[str]:
+        found = missing_neighbours(tiny_llama, tiny_tokenizer, like, concepts=concepts, folder=tmp_path / "kept")
+        return [concept.name for concept in found]
+
+    assert missing(like) == ["warmth", "calm"]
+    assert not (tmp_path / "kept").exists()
+    capture(concepts=concepts[1:])
+    assert missing(like) == ["warmth"]
+    interrupted_at_ranking(capture)
+    assert missing(like) == ["warmth"]
+    capture()
+    assert missing(like) == []
+    assert missing(like | {"site": "mlp_out"}) == ["warmth", "calm"]
+    with pytest.raises(RequestError, match="not captured at positions 2:10"):
+        missing(like | {"positions": "2:10"})
 
 
 def test_a_damaged_capture_is_made_again(capture: Capture, tmp_path: Path) -> None:

@@ -136,6 +136,24 @@ def test_several_processes_and_offloaded_models_are_left_out(
     assert "offloaded" in tiny.report("loudness")["reason"]
 
 
+def test_neighbours_that_are_not_cached_can_be_left_out(
+    tiny: Tiny, concepts: dict[str, Concept], tmp_path: Path
+) -> None:
+    tiny.capture(concepts["loudness"], "quick", new_neighbours=False)
+    assert tiny.report("quick")["reason"] == "a quick capture; layerscope specificity quick adds it"
+    assert not (tmp_path / "kept").exists()
+    added = tiny.add("quick")
+    assert [row["name"] for row in added["layers"][0]["neighbours"]] == ["warmth", "calm"]
+    tiny.capture(concepts["loudness"], "cached", new_neighbours=False)
+    assert tiny.report("cached") == added
+    for record in (tmp_path / "kept").glob("calm-*.json"):
+        record.unlink()
+    tiny.capture(concepts["calm"], "calm", new_neighbours=False)
+    assert [row["name"] for row in tiny.report("calm")["layers"][0]["neighbours"]] == ["warmth"]
+    tiny.capture(concepts["loudness"], "one_missing", new_neighbours=False)
+    assert "a quick capture" in tiny.report("one_missing")["reason"]
+
+
 def test_an_interrupted_comparison_leaves_the_capture(tiny: Tiny, concepts: dict[str, Concept]) -> None:
     def stop(step: str, *_: int) -> None:
         if step == specificity.SPECIFICITY:

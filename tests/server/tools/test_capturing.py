@@ -9,9 +9,13 @@ import pytest
 from mcp import Client
 
 import engine
+from engine.concepts.catalog import load_concept
+from engine.concepts.pairs import draw_pairs
+from engine.store import neighbours, specificity
 from engine.store.catalog import show_capture
 from server.app import LayerscopeServer, build_server
 from server.settings import ServerSettings
+from tests.engine.cli.conftest import concept_text
 from tests.server.conftest import Json, call, contents, failed, many_pairs, refused
 from tests.server.test_journey import finished
 
@@ -63,7 +67,24 @@ async def test_an_estimate_costs_nothing_and_saves_nothing(app: LayerscopeServer
         assert said["status"] == "estimated"
         assert (said["estimate"]["prompts"], said["estimate"]["tokens"]) == (24, 24 * 3)
         assert said["estimate"]["bytes"] == 24 * 4 * 32 * 4  # prompts, layers, width, bytes of a float32
+        assert said["estimate"].get("neighbours", 0) == 0  # pairs of one's own are not compared
     assert contents(store) == before
+
+
+async def test_an_estimate_counts_the_prompts_of_neighbours(
+    app: LayerscopeServer, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "calm.toml"
+    path.write_text(concept_text("calm"))
+    calm = load_concept(path)
+    monkeypatch.setattr(specificity, "built_in_neighbours", lambda: [calm])
+    monkeypatch.setattr(neighbours, "neighbours_path", lambda: tmp_path / "kept")
+    (store / "concepts").mkdir(exist_ok=True)
+    (store / "concepts" / "loudness.toml").write_text(concept_text("loudness"))
+    async with Client(app) as client:
+        asked = {"concept": "loudness", "model": "tiny", "dry_run": True}
+        said = await finished(client, await call(client, "capture_contrast", **asked))
+        assert said["estimate"]["neighbours"] == 2 * len(draw_pairs(calm, 72, 0)) > 0
 
 
 async def test_a_taken_name_is_replaced_only_on_request(app: LayerscopeServer, store: Path) -> None:

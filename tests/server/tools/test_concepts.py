@@ -123,5 +123,5 @@ async def test_a_dry_run_checks_the_texts_and_saves_nothing(app: LayerscopeServe
         assert reply["check"]["pairs_in_order"]["all words"] == 1.0
         assert reply["check"]["smallest_p"]["persona"] == 0.125
         assert reply["check"]["unchecked"] == expected["unchecked"]
-    assert "all words alone" in checked["warnings"][0]
+    assert "too few groups to test the baselines: 4 personas" in checked["warnings"][0]
     assert "too few to test" in checked["warnings"][-1]
