@@ -16,9 +16,18 @@ from engine.records.results import Transfer, TransferMatrix
 from engine.remedies import Remedy
 from engine.stats.comparison_rules import differences_between, require_contrasts, require_same_reading
 from engine.stats.components import combine, variance_components
-from engine.stats.crossed import chosen_pairs
+from engine.stats.crossed import MOST_PAIRS
 from engine.stats.designs import nothing_to_leave_out
-from engine.stats.groups import FEWEST_GROUPS, PAIRS, Pairs, group_pairs, pairs_at, resampled_units
+from engine.stats.groups import (
+    FEWEST_GROUPS,
+    PAIRS,
+    Pairs,
+    effective_groups,
+    group_pairs,
+    pairs_at,
+    resampled_units,
+    sample_pairs,
+)
 from engine.stats.held_out import HeldOutLayer, hold_out
 from engine.stats.resampling import half_width
 from engine.stats.separation import separate
@@ -254,9 +263,10 @@ def _interval(
         scores = (weights * (found @ weights)).sum(dim=0) / (pairs @ weights).square()  # (resamples,)
         odds = scores.logit(resolution)
         deviations[factor] = (odds - odds.mean()) * math.sqrt((counts[factor] + 1) / (counts[factor] - 1))
-    chosen = chosen_pairs(len(gaps), seed)
+    chosen = sample_pairs(units, MOST_PAIRS, seed)
     components = variance_components(gaps[chosen], {factor: groups[chosen] for factor, groups in units.items()})
-    combined, freedom = combine(deviations, components, counts, len(gaps))
+    effective = {factor: effective_groups(groups) for factor, groups in units.items()}
+    combined, freedom = combine(deviations, components, effective, len(gaps))
     half = half_width(freedom, CONFIDENCE) * float(combined.std())
     middle = torch.tensor(auroc, dtype=torch.float64).logit(resolution)
     return float((middle - half).sigmoid()), float((middle + half).sigmoid())

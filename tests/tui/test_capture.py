@@ -194,7 +194,7 @@ async def test_cancel_saves_nothing_and_keeps_the_app_usable(real_store: Path, t
         await wait_for(pilot, "New capture")
         fill(pilot, model="tiny", concept=str(many), name="never")
         await pilot.click("#run")
-        await wait_for(pilot, "capturing never", "/16000", "ctrl+x cancels", "tiny_loud", "leads")
+        await wait_for(pilot, "capturing never", "/16000", "ctrl+x cancels", "tiny_loud", "Highest:")
         await pilot.press("ctrl+x")
         text = await wait_for(pilot, "cancelled; nothing was saved")
         assert text.count("cancelled; nothing") == 1
