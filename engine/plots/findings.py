@@ -162,8 +162,8 @@ def _exceed(ranking: Ranking) -> str:
     if not found:
         lowest = min(ranking["layers"], key=lambda row: row["p_value"])
         return (
-            f"No layer separates the classes better than chance: smallest {_p(ranking, lowest)}. The highest score,"
-            f" {score} at layer {best['layer']}, may be noise."
+            f"No layer separates the classes better than chance: the smallest p-value, at layer {lowest['layer']}, is"
+            f" {_p(ranking, lowest)}. The highest score, {score} at layer {best['layer']}, may be noise."
         )
     layers = f"Layer {found[0]} separates" if len(found) == 1 else f"Layers {layers_in_words(found)} separate"
     if len(found) == len(ranking["layers"]) > 1:
@@ -221,10 +221,10 @@ def _order(ranking: Ranking) -> list[str]:
     if len(tied) == len(found):
         return [f"They cannot be ordered: each of layers {layers_in_words(found)} may be the best (95%)."]
     behind = len(found) - len(tied)
-    rest = "The other one scores" if behind == 1 else f"The other {behind} score"
+    rest = "The other one is" if behind == 1 else f"The other {behind} are"
     if len(tied) == 1:
-        return [f"Of these, only layer {tied[0]} may be the best (95%). {rest} lower."]
-    return [f"Layers {layers_in_words(tied)} cannot be ordered: each may be the best (95%). {rest} lower."]
+        return [f"Of these, only layer {tied[0]} may be the best (95%). {rest} behind."]
+    return [f"Layers {layers_in_words(tied)} cannot be ordered: each may be the best (95%). {rest} behind."]
 
 
 def _below_chance(ranking: Ranking) -> list[str]:
@@ -312,10 +312,13 @@ def misordered_in_words(wrong: int, pairs: int) -> str:
 
 def _raw_norm(record: CaptureRecord, ranking: Ranking) -> str:
     largest = max(record["statistics"], key=lambda row: row["diff_norm"] or 0.0)["layer"]
-    rank = next(row["rank"] for row in ranking["layers"] if row["layer"] == largest)
-    if rank == 1:
+    row = next(row for row in ranking["layers"] if row["layer"] == largest)
+    if row["rank"] == 1:
         return f"The raw difference norm is also largest at layer {largest}."
-    return f"The raw difference norm, which grows with depth, would have picked layer {largest} (rank {rank} here)."
+    grows = "The raw difference norm, which grows with depth,"
+    if may_be_best(row):
+        return f"{grows} is largest at layer {largest}, which may be the best too."
+    return f"{grows} would have picked layer {largest} (rank {row['rank']} here)."
 
 
 def _confounds(record: CaptureRecord) -> list[str]:

@@ -55,7 +55,9 @@ def compare_captures(
     names = _two_names(one["name"], other["name"])
     require_same_reading(one, other)
     first, second = provenance_of(one), provenance_of(other)
-    not_found = [warning for record in (one, other) for warning in _not_found(record)]
+    cautions = [warning for record in (one, other) for warning in _not_found(record)]
+    if one == other:
+        cautions.append("both are the same capture: its direction comes from the pairs that it sorts here")
     if first["model"] == second["model"]:
         return Comparison(
             kind="directions",
@@ -63,7 +65,7 @@ def compare_captures(
             titles=(one["concept"] or one["name"], other["concept"] or other["name"]),
             directions=compare_directions(load(one), load(other)),
             depths=[],
-            warnings=[*not_found, *differences_between(one, other)],
+            warnings=[*cautions, *differences_between(one, other)],
         )
     if one["concept"] is None or one["concept"] != other["concept"]:
         raise RequestError(
@@ -79,7 +81,7 @@ def compare_captures(
         directions=[],
         depths=[*_depths(one, names[0]), *_depths(other, names[1])],
         warnings=[
-            *not_found,
+            *cautions,
             *(
                 []
                 if _same_pairs(one, other)

@@ -81,7 +81,7 @@ def test_the_findings_are_below_the_table(layerscope: Program, record: CaptureRe
     shown = " ".join(layerscope("rank", "some_honesty").stdout.split())
     assert "someone/some-model, 72 pairs, positions: last" in shown
     assert "Highest: layer 17, held-out d' 1.50 (95% interval 1.00 to 2.00, leave-one-persona-out)" in shown
-    assert "Layers 16-18 cannot be ordered: each may be the best (95%). The other 27 score lower." in shown
+    assert "Layers 16-18 cannot be ordered: each may be the best (95%). The other 27 are behind." in shown
     assert "would have picked layer 29" in shown
     assert "warning: 3 templates are few" in shown
 

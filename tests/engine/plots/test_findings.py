@@ -96,9 +96,9 @@ def test_layers_that_cannot_be_ordered_are_not_said_to_lead() -> None:
     """`Layer 17 leads` followed by `no layer can be told apart from layer 17` misled readers."""
     first, order, *_ = findings(ranking_of([2.0, 1.9, 1.8, 0.1, 1.7, 0.0], tied=[0, 1, 2, 4]))
     assert "leads" not in first
-    assert order == "Layers 0-2, 4 cannot be ordered: each may be the best (95%). The other 2 score lower."
+    assert order == "Layers 0-2, 4 cannot be ordered: each may be the best (95%). The other 2 are behind."
     _, order, *_ = findings(ranking_of(tied=[0, 1, 2]))
-    assert order == "Layers 0-2 cannot be ordered: each may be the best (95%). The other one scores lower."
+    assert order == "Layers 0-2 cannot be ordered: each may be the best (95%). The other one is behind."
     first, order, *_ = findings(ranking_of(tied=range(4)))
     assert first.startswith("All 4 layers separate held-out prompts better than chance.")
     assert order == "They cannot be ordered: each of layers 0-3 may be the best (95%)."
@@ -108,9 +108,9 @@ def test_a_layer_is_ahead_only_of_layers_that_are_not_tied_with_it() -> None:
     """Layers without significance can be tied with the best, and can even score higher."""
     tied_noise = ranking_of([1.1, 2.0, 1.7, 0.2], tied=[0, 1], p_values=[0.06, 0.004, 0.02, 0.6])
     _, order, *_ = findings(tied_noise)
-    assert order == "Of these, only layer 1 may be the best (95%). The other one scores lower."
+    assert order == "Of these, only layer 1 may be the best (95%). The other one is behind."
     higher = ranking_of([1.1, 2.0, 1.7, 0.2], tied=[1, 2], p_values=[0.02, 0.06, 0.02, 0.6])
-    assert findings(higher)[1] == "Of these, only layer 2 may be the best (95%). The other one scores lower."
+    assert findings(higher)[1] == "Of these, only layer 2 may be the best (95%). The other one is behind."
     none = ranking_of([1.1, 2.0, 1.7, 0.2], tied=[1], p_values=[0.02, 0.06, 0.02, 0.6])
     assert not about("ordered", none) and not about("ahead", none) and not about("may be the best", none)
 
@@ -140,9 +140,9 @@ def test_a_layer_without_significance_is_not_tied_with_the_best() -> None:
 def test_without_a_significant_layer_none_is_best_and_nothing_begins() -> None:
     first, *others = findings(ranking_of(tied=range(4), p_values=[0.9, 0.21, 0.3, 1]))
     assert first == (
-        "No layer separates the classes better than chance: smallest p = 0.210 (labels permuted by persona). The"
-        " highest score, held-out d' 2.00 (95% interval 1.50 to 2.50, leave-one-persona-out), AUROC 0.83 at layer 1,"
-        " may be noise."
+        "No layer separates the classes better than chance: the smallest p-value, at layer 1, is p = 0.210 (labels"
+        " permuted by persona). The highest score, held-out d' 2.00 (95% interval 1.50 to 2.50, leave-one-persona-out),"
+        " AUROC 0.83 at layer 1, may be noise."
     )
     assert others == [LIMITS, BASELINES, RAW_NORM]
 
@@ -246,7 +246,7 @@ def test_layers_are_named_by_number_and_not_by_index() -> None:
         ranked["layer"] = (14, 15, 20, 29)[ranked["layer"]]
     first, order, *_, raw = describe_findings(contrast_record(rows, ranking))
     assert "Highest: layer 15" in first
-    assert order == "Layers 15, 20 cannot be ordered: each may be the best (95%). The other 2 score lower."
+    assert order == "Layers 15, 20 cannot be ordered: each may be the best (95%). The other 2 are behind."
     assert "would have picked layer 29 (rank 4 here)" in raw
 
 
