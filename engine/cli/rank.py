@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -104,6 +105,9 @@ def _print_table(record: CaptureRecord, score: str, layers: list[ScoredLayer], t
     report = record.get("specificity")
     if report and report["layers"]:  # shows its own warnings
         print_data(specificity_as_text(report))
+    elif report is None and record["concept"] and record["ranking"]:
+        name = shlex.quote(record["name"])
+        Narrator(quiet=False).say(f"not compared with neighbours yet: layerscope specificity {name}")
     for warning in chart.warnings:
         if report is None or warning not in report["warnings"]:
             print_data(Text(f"warning: {warning}", style="yellow"))
