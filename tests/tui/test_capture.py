@@ -65,7 +65,7 @@ async def test_a_cancelled_file_of_prompts_resumes_from_its_shards(real_store: P
         await pilot.press("enter")
         await wait_for(pilot, "5,000 prompts, 300,000 tokens", "Saved as shards: if interrupted")
         await pilot.press("enter")
-        await wait_for(pilot, "capturing asked: running prompts", "/5000", "✗ asked: unfinish")
+        await wait_for(pilot, "capturing asked: running prompts", "/5000", "✗ asked: unfin")
         await wait_until(pilot, lambda _text: len(list(shards.glob("*.safetensors"))) > 1, "two shards")
         await pilot.press("ctrl+x")
         await wait_for(pilot, "the shards of asked are kept")
