@@ -62,8 +62,8 @@ def rank_layers(
     """Rank the layers of a contrast by held-out d', with intervals, ties and p-values.
 
     - Score: the lowest held-out d' over personas, templates and topics (see `compute_separation`).
-    - 95% confidence interval: Bayesian bootstrap over the groups of every held-out factor, with Student's t for their
-      number (see `combine`).
+    - 95% confidence interval: Bayesian bootstrap over the groups of the worst factor and of every factor with six
+      groups or more, with Student's t for their number (see `combine`).
     - 95% rank interval and ties: from the same resamples (see `open_places`).
     - p-value: by factor, the share of permutations, which swap the labels of whole groups, in which the best of all
       layers scores at least as high. This maximum statistic makes 5% the chance of a false positive among all layers
@@ -214,7 +214,9 @@ def _measure(
             resampled[factor] = bootstrap_deviations(projected.moments, resamples, other)
         separations.append(separation)
         components.append(variance_components(held_out.by_factor[separation["worst"]].differences[chosen], of_chosen))
-        combined.append(combine(resampled, components[-1], effective, data["num_pairs"]))
+        # Of factors with few groups only the worst: a variance of three groups is hardly known.
+        counting = {factor: resampled[factor] for factor in groupings if factor in {*tested, separation["worst"]}}
+        combined.append(combine(counting, components[-1], effective, data["num_pairs"]))
         if test is not None:
             crossed.append(test.layer(pairs.differences))
         if look is not None:

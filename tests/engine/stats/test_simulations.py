@@ -134,7 +134,7 @@ def coverage(population: Population, strength: float, contrasts: int) -> float:
         *slow(
             (PERSONAS_12, 2.0, 60, 0.90, 0.98),
             (INDEPENDENT, 2.0, 60, 0.90, 0.98),
-            (CROSSED, 2.0, 60, 0.90, 0.995),  # three groups of two factors
+            (CROSSED, 2.0, 60, 0.90, 0.98),
             # With few groups or a small effect the interval is conservative: six groups reached 0.99 in other
             # populations.
             (PERSONAS_6, 2.0, 60, 0.90, 0.995),
