@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, get_args
 
 from engine.records.captures import Factors, Provenance
+from engine.records.causal import CausalRanking
 from engine.records.results import ConfoundReport, Count, LayerRow, Ranking, Real, SideSummary, SpecificityReport
 
 if TYPE_CHECKING:
@@ -234,6 +235,7 @@ class CaptureRecord(TypedDict):
         unranked: Why a contrast has no ranking; empty if it has one.
         confounds: How well baselines without the model separate the classes of a contrast.
         specificity: How well the directions of neighbours sort the pairs of a contrast; absent if nobody asked.
+        causal: Layers by what steering there does; absent until it is measured.
         provenance: How the capture was made; None for data that did not come from a capture function.
     """
 
@@ -258,6 +260,7 @@ class CaptureRecord(TypedDict):
     unranked: str
     confounds: ConfoundReport | None
     specificity: NotRequired[SpecificityReport | None]
+    causal: NotRequired[CausalRanking]
     provenance: Provenance | None
 
 
