@@ -197,7 +197,7 @@ class Passes:
         try:
             rows = self._read(batch, wanted).rows  # not awaited: they arrive before those of any later pass
         except RuntimeError as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             raise self._too_large(trunk.prompts[0]) from error
         return _Past(cache, [*past.kept, _Trunk(first, len(wanted), rows)] if len(wanted) else past.kept)
@@ -214,7 +214,7 @@ class Passes:
             try:
                 pending = self._read_batch(batch, past)
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 if len(batch.prompts) == 1:
                     raise self._too_large(batch.prompts[0]) from error
@@ -222,9 +222,7 @@ class Passes:
             if pending is None:  # outside of `except`, where the traceback would keep tensors alive
                 self._most_tokens = tokens // 2
                 log.info("out of memory in a batch of %d tokens: continuing with %d", tokens, self._most_tokens)
-                gc.collect()
-                if self._device.type == "cuda":
-                    torch.cuda.empty_cache()
+                free_failed_pass(self._device)
                 waiting.append(batch)
             else:
                 yield pending
@@ -280,6 +278,13 @@ def _with_past(states: Rows, spans: Sequence[tuple[int, int]], own: Sequence[int
     }
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: RuntimeError) -> bool:
     """Whether an error means out of memory; PyTorch has no error type for the CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def free_failed_pass(device: torch.device) -> None:
+    """Free the memory of a forward pass that ran out of it."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,314 @@
+"""Let a model answer prompts, in batches whose answers do not depend on the other prompts."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.capture.batches import Batch, Limits, sorted_batches, token_budget
+from engine.capture.passes import free_failed_pass, out_of_memory
+from engine.capture.prompts import longest_prompt
+from engine.errors import CaptureError
+from engine.inputs import require_whole
+from engine.models.adapters import inner_model
+from engine.models.description import examine_model
+from engine.models.forward import evaluating, input_device
+from engine.models.structure import find_blocks
+from engine.remedies import Remedy
+from engine.runtime import Progress, ignore_progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+# A batch may have this many times the tokens of a forward pass: after the prompts, a pass has one token per prompt.
+_GENERATED = 8
+
+
+class Response(NamedTuple):
+    """A model's answer to a prompt.
+
+    Attributes:
+        ids: New token ids without the end token; may be empty.
+        ended: Whether the model ended the answer before the maximum number of tokens.
+    """
+
+    ids: list[int]
+    ended: bool
+
+
+def generate_responses(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    *,
+    sample: bool = False,
+    seed: int = 0,
+    first: int = 0,
+    batch_size: int | None = None,
+    progress: Progress = ignore_progress,
+) -> list[Response]:
+    """Let a model answer tokenized prompts, in batches and with its key-value cache.
+
+    Each answer equals that to the prompt alone, unless two tokens are equally likely up to rounding. Prompts of
+    different lengths share a batch only if the load check has shown that the model follows masks and token positions;
+    others are batched by length, without padding.
+
+    Args:
+        model: Any causal language model that passes the load check. It is not modified.
+        tokenizer: Its tokenizer.
+        prompts: Token ids of each prompt.
+        max_new_tokens: Maximum number of new tokens of each answer.
+        sample: Whether to sample, with the model's own generation settings, instead of taking the most likely token.
+        seed: Seed for sampling. A sampled answer depends on it, the prompt and the prompt's number.
+        first: Number of the first prompt, if the prompts are a slice of a longer list.
+        batch_size: Maximum number of prompts in a batch; None for as many as the token budget allows.
+        progress: Called with the number of finished answers and their total, after each token of a batch. An exception
+            that it raises stops the work.
+
+    Returns:
+        The answers, in the order of the prompts.
+
+    Raises:
+        RequestError: The number of tokens or the seed is not a whole number of the allowed range.
+        CaptureError: A prompt with its answer would be longer than the model allows, or memory does not suffice for a
+            single prompt.
+        ModelError: The model fails the load check.
+
+    Example:
+        >>> prompts = [tokenizer("Once upon a time")["input_ids"], tokenizer("The sky is")["input_ids"]]
+        >>> [len(response.ids) for response in generate_responses(model, tokenizer, prompts, 5)]
+        [5, 5]
+    """
+    limit, seed = require_whole(max_new_tokens, "the number of new tokens", 1), require_whole(seed, "the seed", 0)
+    longest = longest_prompt(model, tokenizer)
+    for number, ids in enumerate(prompts, first):
+        require_room(len(ids), limit, longest, f"prompt {number}")
+    known = examine_model(model).config
+    generator = _Generator(
+        model=model,
+        prompts=prompts,
+        limit=limit,
+        draws=_draws(seed, first, len(prompts), limit) if sample else None,
+        ends=_end_tokens(model, tokenizer),
+        progress=progress,
+    )
+    most = 1 if known.added else batch_size  # added code may treat the rows of a batch differently
+    limits = Limits(_GENERATED * token_budget(model), most)
+    window = known.receipt.get("window")
+    padded = (
+        known.receipt.get("separate", "not checked") == ""
+        and (window is None or max(map(len, prompts), default=0) + limit <= window)
+        and _places_tokens(model)
+    )
+    progress(0, len(prompts))
+    return generator.run(_plan([len(ids) + limit for ids in prompts], limits, padded=padded))
+
+
+def require_room(prompt: int, new: int, longest: int, name: str) -> None:
+    """Refuse a prompt that leaves too little room for its answer.
+
+    Args:
+        prompt: Number of tokens of the prompt.
+        new: Maximum number of tokens of its answer.
+        longest: Maximum number of tokens of both, from `longest_prompt`.
+        name: Name of the prompt in the message.
+
+    Raises:
+        CaptureError: They are longer than the model allows.
+    """
+    if prompt + new > longest:
+        raise CaptureError(
+            f"{name} has {prompt} tokens, so that {new} tokens of an answer exceed the model's {longest}",
+            expected=f"at most {max(longest - prompt, 0)} tokens for the answer",
+            next_step="shorten the prompt, or let the model answer with fewer tokens",
+        )
+
+
+def _places_tokens(model: PreTrainedModel) -> bool:
+    """Whether answers do not depend on padding before the prompt.
+
+    The model must take the positions of tokens, and no generation setting may count or compare padded tokens. A
+    repetition penalty does not: padding repeats the first token of the prompt.
+    """
+    settings: Any = model.generation_config
+    reads_padding = settings.no_repeat_ngram_size or settings.min_length or settings.guidance_scale
+    return not reads_padding and "position_ids" in inspect.signature(inner_model(model).forward).parameters
+
+
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of the tokens that end an answer: those of the model, else of the tokenizer."""
+    settings: Any = model.generation_config
+    named = tokenizer.eos_token_id if settings.eos_token_id is None else settings.eos_token_id
+    return [] if named is None else [named] if isinstance(named, int) else list(named)
+
+
+def _draws(seed: int, first: int, prompts: int, limit: int) -> Tensor:
+    """Random numbers from 0 to 1, one for each token of each answer, `(prompts, limit)`."""
+    rows = [np.random.default_rng([seed, number]).random(limit) for number in range(first, first + prompts)]
+    return torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, limit)
+
+
+def _plan(lengths: Sequence[int], limits: Limits, *, padded: bool) -> list[Batch]:
+    """Group prompts into batches: of similar length if padding is allowed, else of the same length."""
+    if padded:
+        return sorted_batches(lengths, limits)
+    plan: list[Batch] = []
+    for length in sorted(set(lengths), reverse=True):
+        same = [index for index, other in enumerate(lengths) if other == length]
+        plan += [
+            Batch([same[place] for place in batch.prompts]) for batch in sorted_batches([length] * len(same), limits)
+        ]
+    return plan
+
+
+class _Sampler:
+    """Chooses a token of each row by its next random number; the other tokens become impossible.
+
+    Args:
+        draws: Random numbers of each row, `(rows, tokens)`.
+        width: Number of tokens of the padded prompts.
+    """
+
+    def __init__(self, draws: Tensor, width: int) -> None:
+        self._draws, self._width = draws, width
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return scores, `(rows, vocabulary)`, that are finite only for the chosen tokens."""
+        precise = torch.float32 if scores.device.type == "mps" else torch.float64
+        step = input_ids.shape[1] - self._width
+        below = scores.to(precise).softmax(-1).cumsum(-1)
+        draws = self._draws[:, step, None].to(scores.device, precise) * below[:, -1:]
+        chosen = torch.searchsorted(below, draws, right=True).clamp_(max=scores.shape[1] - 1)  # (rows, 1)
+        return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
+
+
+@dataclass
+class _Generator:
+    """Runs batches of prompts and counts finished answers.
+
+    Attributes:
+        model: The model.
+        prompts: Token ids of all prompts.
+        limit: Maximum number of new tokens.
+        draws: Random numbers for sampling, `(prompts, limit)`; None to take the most likely token.
+        ends: Ids of the tokens that end an answer.
+        progress: Called with the number of finished answers and their total.
+        done: Largest number of finished answers reported.
+    """
+
+    model: PreTrainedModel
+    prompts: Sequence[Sequence[int]]
+    limit: int
+    draws: Tensor | None
+    ends: list[int]
+    progress: Progress
+    done: int = 0
+
+    def run(self, plan: Sequence[Batch]) -> list[Response]:
+        """Run batches; return all answers in the order of the prompts."""
+        answers: dict[int, Response] = {}
+        waiting, most_tokens = [*reversed(plan)], None
+        while waiting:
+            batch = waiting.pop()
+            tokens = len(batch.prompts) * max(len(self.prompts[index]) + self.limit for index in batch.prompts)
+            if len(batch.prompts) > 1 and most_tokens is not None and tokens > most_tokens:
+                waiting += reversed(batch.halves())
+                continue
+            found = None
+            try:
+                found = [*self._answers(batch.prompts, len(answers))]
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                if len(batch.prompts) == 1:
+                    raise _too_large(len(self.prompts[batch.prompts[0]]), self.limit) from error
+            if found is None:  # outside of `except`, where the traceback would keep tensors alive
+                most_tokens = tokens // 2
+                log.info("out of memory in a batch of %d answers: continuing with fewer", len(batch.prompts))
+                free_failed_pass(input_device(self.model))
+                waiting.append(batch)
+                continue
+            answers |= dict(zip(batch.prompts, found, strict=True))
+            self._report(len(answers))
+        return [answers[index] for index in range(len(self.prompts))]
+
+    def _report(self, done: int) -> None:
+        self.done = max(self.done, done)  # a batch that ran out of memory starts again
+        self.progress(self.done, len(self.prompts))
+
+    def _answers(self, batch: Sequence[int], before: int) -> Iterator[Response]:
+        """Answer the prompts of one batch, after `before` answers of other batches."""
+        rows = [self.prompts[index] for index in batch]
+        width, device = max(map(len, rows)), input_device(self.model)
+        # Padding is masked, so any id works; the first one is new to no setting that counts tokens.
+        ids = torch.tensor([[*[row[0]] * (width - len(row)), *row] for row in rows], device=device)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+        ends = torch.tensor(self.ends, dtype=torch.long, device=device)
+
+        def after_token(ids: Tensor, _scores: Any, **_more: Any) -> Tensor:  # noqa: ANN401 - transformers' signature
+            self._report(before + int(torch.isin(ids[:, width:], ends).any(-1).sum()))
+            return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+
+        draws = None if self.draws is None else self.draws[torch.tensor(batch)]
+        with evaluating(self.model, find_blocks(self.model).decoder):
+            output = self._generate(ids, mask, draws, after_token)
+        for new in output[:, width:].tolist():
+            stop = next((place for place, token in enumerate(new) if token in self.ends), None)
+            yield Response(new[:stop], stop is not None)
+
+    def _generate(self, ids: Tensor, mask: Tensor, draws: Tensor | None, after_token: Any) -> Tensor:  # noqa: ANN401
+        """Continue padded prompts, `(rows, width)`; rows that end early are filled with an end token."""
+        from transformers import StoppingCriteriaList
+
+        options: dict[str, Any] = {}
+        if draws is not None:
+            options["custom_generate"] = _sampling(_Sampler(draws, ids.shape[1]))
+        if self.ends:
+            options["eos_token_id"] = self.ends
+        with torch.random.fork_rng(devices=[ids.device] if ids.device.type == "cuda" else []):
+            output: Tensor = self.model.generate(  # type: ignore[operator]  # a mixin that type checkers do not see
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=self.limit,
+                do_sample=draws is not None,
+                num_beams=1,
+                num_return_sequences=1,
+                return_dict_in_generate=False,
+                use_cache=True,
+                cache_implementation="dynamic",
+                disable_compile=True,
+                pad_token_id=self.ends[0] if self.ends else 0,
+                stopping_criteria=StoppingCriteriaList([after_token]),
+                **options,
+            )
+        return output
+
+
+def _sampling(sampler: _Sampler) -> Any:  # noqa: ANN401 - a generation loop of transformers
+    """Return transformers' own loop with a sampler after all logits processors.
+
+    A processor given to `generate` itself would come before temperature, top-k and top-p.
+    """
+
+    def loop(model: Any, input_ids: Tensor, logits_processor: Any, **options: Any) -> Any:  # noqa: ANN401
+        logits_processor.append(sampler)
+        return model._sample(input_ids, logits_processor=logits_processor, **options)
+
+    return loop
+
+
+def _too_large(prompt: int, new: int) -> CaptureError:
+    return CaptureError(
+        f"memory does not suffice to answer a single prompt of {prompt} tokens with {new} tokens",
+        next_step=Remedy.USE_LESS_MEMORY,
+    )
