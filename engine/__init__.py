@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from engine.stats.transfer import compare_transfer as compare_transfer
     from engine.steering.apply import ablate as ablate
     from engine.steering.apply import steer as steer
+    from engine.steering.causal import rank_layers_causally as rank_layers_causally
+    from engine.steering.causal_request import CausalRequest as CausalRequest
+    from engine.steering.causal_store import add_causal_ranking as add_causal_ranking
     from engine.steering.texts import steer_text as steer_text
     from engine.steering.vectors import direction_cosines as direction_cosines
     from engine.steering.vectors import export_directions as export_directions
@@ -58,8 +61,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "CaptureRequest": "engine.capture.request",
+    "CausalRequest": "engine.steering.causal_request",
     "LayerscopeError": "engine.errors",
     "ablate": "engine.steering.apply",
+    "add_causal_ranking": "engine.steering.causal_store",
     "add_specificity": "engine.store.specificity",
     "capture_activations": "engine.capture.activations",
     "capture_and_save": "engine.store.save",
@@ -97,6 +102,7 @@ _HOMES = {
     "prepare_capture": "engine.capture.prepare",
     "project_sides": "engine.stats.classes",
     "rank_layers": "engine.stats.ranking",
+    "rank_layers_causally": "engine.steering.causal",
     "read_text": "engine.stats.reading",
     "rename_capture": "engine.store.manage",
     "save_activations": "engine.store.write",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import math
 import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from io import IOBase
 from numbers import Number
 from pathlib import Path, PurePath
-from typing import SupportsIndex
+from typing import SupportsIndex, cast
 
 from engine.errors import CaptureError, RequestError
 
@@ -197,3 +198,20 @@ def _require_possible(path: Path) -> None:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise RequestError(f"'{str(path)[:40]}…' is too long for the name of a file") from error
+
+
+def require_strength(strength: object) -> float:
+    """Convert a strength to a plain `float`.
+
+    Raises:
+        RequestError: It is not a finite number.
+    """
+    number = math.nan
+    if not isinstance(strength, bool | str | bytes):
+        try:
+            number = float(cast("float", strength))
+        except (TypeError, ValueError):
+            number = math.nan
+    if not math.isfinite(number):
+        raise RequestError(f"the strength cannot be {strength!r}", expected="a finite number, such as 0.1")
+    return number

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from engine.capture.request import CaptureRequest
     from engine.models.alterations import Snapshot
-    from engine.records.models import ModelConfig
+    from engine.records.models import ModelConfig, Receipt
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Settings:
         known, snapshot = examine_model(model)
         receipt, added = known.receipt, known.added
         layers = wanted_layers(request.site, request.layers, receipt)
-        error, separate = receipt.get("onednn_error"), receipt.get("separate", "not checked")
+        separate = receipt.get("separate", "not checked")
         batch_size = request.batch_size
         if added:
             log.info("running prompts one at a time because code was added to the model: %s", "; ".join(added))
@@ -82,7 +82,7 @@ class Settings:
             limits=Limits(token_budget(model), batch_size),
             prefix_reuse="off" if not reuse else f"no: {separate}" if separate else "on",
             window=receipt.get("window"),
-            onednn=None if error is None else error <= ONEDNN_TOLERANCE,
+            onednn=uses_onednn(receipt),
         )
 
     def plan(self, rows: Sequence[list[int]]) -> Plan:
@@ -107,3 +107,14 @@ class Settings:
         if self.prefix_reuse != "on":
             return self.prefix_reuse.removeprefix("no: ")
         return f"the longest prompt has {longest} tokens, more than the model's attention window of {self.window}"
+
+
+def uses_onednn(receipt: Receipt) -> bool | None:
+    """Whether float32 matrix products use oneDNN; None if that makes no difference."""
+    error = receipt.get("onednn_error")
+    return None if error is None else error <= ONEDNN_TOLERANCE
+
+
+def sharing_allowed(model: ModelConfig) -> bool:
+    """Whether prompts of a model may be packed into one row; code added to a model might not respect the mask."""
+    return not model.added and not model.receipt.get("separate", "not checked")

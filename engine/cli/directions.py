@@ -1,6 +1,5 @@
 """`layerscope directions` and `layerscope read`: extract and apply directions."""
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,11 +8,10 @@ import msgspec
 import typer
 
 from engine.cli.console import Command, Narrator, print_data, print_json, print_lines
-from engine.cli.load_options import HOW, DeviceMap, MaxMemory, read_load_options
+from engine.cli.load_options import HOW, DeviceMap, MaxMemory, load_captured_model, read_load_options
 from engine.cli.store import capture_path, is_path
 from engine.errors import RequestError
-from engine.models.placement import AUTO, DTYPE_NAMES, LoadOptions
-from engine.models.registry import find_source
+from engine.models.placement import AUTO, LoadOptions
 from engine.plots.tokens_text import compared_methods, tokens_as_text
 from engine.records.files import AUTO_METHOD, METHODS
 from engine.store.names import DEFAULT_STORE, locate
@@ -203,33 +201,9 @@ def load_model_of(
         RequestError: The model is unknown.
         ModelError: The model cannot be loaded.
     """
-    source = model or _model_of(found)
-    find_source(source)
-    provenance = next(iter(found.values()))["provenance"]
-    if dtype is None and provenance is not None and provenance["dtype"] in DTYPE_NAMES:
-        options = replace(options, dtype=provenance["dtype"])
-    from engine.models.loading import load_model_and_tokenizer
-
-    with narrator.working(f"loading {source}"):
-        loaded, tokenizer, _ = load_model_and_tokenizer(source, **options.arguments())
-    return loaded, tokenizer
-
-
-def _model_of(found: "dict[int, Direction]") -> str:
     some = next(iter(found.values()))
-    provenance = some["provenance"]
-    if "imported" in some:
-        return some["imported"]["model"]
-    if provenance is None:
-        raise RequestError("the directions do not record their model", next_step="name it with --model")
-    try:
-        find_source(provenance["alias"])
-    except RequestError as error:
-        raise RequestError(
-            f"the model of these directions, {provenance['model']}, has no alias on this machine",
-            next_step="name it with --model",
-        ) from error
-    return provenance["alias"]
+    named = model or (some["imported"]["model"] if "imported" in some else None)
+    return load_captured_model(some["provenance"], named, dtype, options, narrator)
 
 
 COMMANDS = {

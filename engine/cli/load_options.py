@@ -1,14 +1,34 @@
 """Options for loading a model, shared by all commands that load one."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from engine.cli.console import Narrator
 from engine.errors import RequestError
-from engine.models.placement import STRATEGIES, LoadOptions, read_max_memory, require_dtype, require_strategy
+from engine.models.placement import (
+    DTYPE_NAMES,
+    STRATEGIES,
+    LoadOptions,
+    read_max_memory,
+    require_dtype,
+    require_strategy,
+)
+from engine.models.registry import find_source
+from engine.records.captures import Provenance
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HOW = "How to run"
+
+OtherModel = Annotated[str | None, typer.Option("--model", "-m", help="Model to run (default: that of the capture).")]
+OtherDtype = Annotated[
+    str | None,
+    typer.Option("--dtype", help="Dtype of the model (default: that of the capture).", rich_help_panel=HOW),
+]
 
 Dtype = Annotated[
     str,
@@ -49,3 +69,43 @@ def read_load_options(dtype: str, device_map: str | None, max_memory: Sequence[s
     elif max_memory:
         raise RequestError("--max-memory needs --device-map", next_step="add --device-map auto")
     return LoadOptions(dtype, device_map, read_max_memory(max_memory) if max_memory else None)
+
+
+def load_captured_model(
+    provenance: Provenance | None, model: str | None, dtype: str | None, options: LoadOptions, narrator: Narrator
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """Load the model of a capture, in the dtype of the capture, unless the user named another.
+
+    Args:
+        provenance: Provenance of the capture, or of directions.
+        model: The model that the user named, if any.
+        dtype: The dtype that the user named, if any.
+        options: The other load options.
+        narrator: Shows the progress.
+
+    Raises:
+        RequestError: The model is unknown.
+        ModelError: The model cannot be loaded.
+    """
+    source = model or _model_of(provenance)
+    find_source(source)
+    if dtype is None and provenance is not None and provenance["dtype"] in DTYPE_NAMES:
+        options = replace(options, dtype=provenance["dtype"])
+    from engine.models.loading import load_model_and_tokenizer
+
+    with narrator.working(f"loading {source}"):
+        loaded, tokenizer, _ = load_model_and_tokenizer(source, **options.arguments())
+    return loaded, tokenizer
+
+
+def _model_of(provenance: Provenance | None) -> str:
+    if provenance is None:
+        raise RequestError("the capture does not record its model", next_step="name it with --model")
+    try:
+        find_source(provenance["alias"])
+    except RequestError as error:
+        raise RequestError(
+            f"the model of this capture, {provenance['model']}, has no alias on this machine",
+            next_step="name it with --model",
+        ) from error
+    return provenance["alias"]

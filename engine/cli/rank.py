@@ -12,27 +12,46 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.cli.console import Command, Narrator, print_data, print_json, print_lines
-from engine.cli.store import find_record
+from engine.cli.load_options import (
+    DeviceMap,
+    MaxMemory,
+    OtherDtype,
+    OtherModel,
+    load_captured_model,
+    read_load_options,
+)
+from engine.cli.store import capture_path, find_record
+from engine.concepts.text_files import PromptFile
 from engine.errors import RequestError
+from engine.models.placement import AUTO
+from engine.plots.causal_text import causal_as_text
 from engine.plots.findings import may_be_best, norm_in_words, p_in_words, score_in_words
 from engine.plots.layers_chart import layers_chart
 from engine.plots.specificity_text import specificity_as_text
 from engine.records.files import CaptureRecord
 from engine.stats.scores import DEFAULT_SCORE, SCORES, ScoredLayer, find_score, order_layers
+from engine.steering.causal_request import CausalRequest
 from engine.store.names import DEFAULT_STORE
 
 HELP = """Rank the layers of a contrast, with 95% intervals, ties and permutation p-values.
+
+With --causal, steer at the leading layers and measure whether the model then answers more like the positive persona,
+against random directions and directions of permuted labels. This takes minutes. An interrupted measurement is resumed
+by the same command. The result is kept in the record, and later calls without --causal show it too.
 
 [bold]Examples[/bold]
 
   layerscope rank smollm2_honesty
   layerscope rank smollm2_honesty --top 5 --json
   layerscope rank runs/mine.pt --score auroc --csv > mine.csv
+  layerscope rank smollm2_formality --causal
+  layerscope rank smollm2_formality --causal --layers 8-24 --strength 0.2 --prompts 64
 
 [bold]Scores[/bold]
 
 """ + "\n\n".join(f"  {score.key}: {score.meaning}" for score in SCORES)
 
+CAUSAL = "Causal ranking"
 _LEGEND = "ranks: 95% rank interval  =: tied with the best"
 
 
@@ -45,20 +64,90 @@ def rank(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    causal: Annotated[
+        bool, typer.Option("--causal", help="Measure what steering at the layers does.", rich_help_panel=CAUSAL)
+    ] = False,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers to steer at: all, recommended, 10,12 or 10-20 (default: those tied with the best, and next to"
+            " them).",
+            rich_help_panel=CAUSAL,
+        ),
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(help="Strength, in units of the mean norm of the states (default: 0.1).", rich_help_panel=CAUSAL),
+    ] = None,
+    prompts: Annotated[
+        int | None, typer.Option(help="Maximum number of neutral prompts (default: 48).", rich_help_panel=CAUSAL)
+    ] = None,
+    controls: Annotated[
+        int | None, typer.Option(help="Number of random directions (default: 10).", rich_help_panel=CAUSAL)
+    ] = None,
+    answer_tokens: Annotated[
+        int | None, typer.Option(help="Maximum length of what a persona says (default: 12).", rich_help_panel=CAUSAL)
+    ] = None,
+    no_ablation: Annotated[
+        bool, typer.Option("--no-ablation", help="Do not project the direction out as well.", rich_help_panel=CAUSAL)
+    ] = False,
+    neutral: Annotated[
+        Path | None,
+        typer.Option(
+            help="Text file with one neutral prompt per pair and line (default: the topics of a concept).",
+            rich_help_panel=CAUSAL,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed for folds, controls and resamples.", rich_help_panel=CAUSAL)
+    ] = None,
+    model: OtherModel = None,
+    dtype: OtherDtype = None,
+    device_map: DeviceMap = None,
+    max_memory: MaxMemory = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress messages.")] = False,
 ) -> None:
     """Rank the layers of a contrast."""
     if as_json and as_csv:
         raise RequestError("JSON and CSV cannot be printed together", expected="one of --json and --csv")
     find_score(score)
+    options = read_load_options(dtype or AUTO, device_map, max_memory)
+    given = {
+        "layers": layers,
+        "strength": strength,
+        "prompts": prompts,
+        "controls": controls,
+        "answer_tokens": answer_tokens,
+        "ablation": False if no_ablation else None,
+        "seed": seed,
+    }
+    wanted = {key: value for key, value in given.items() if value is not None}
+    if not causal and (wanted or neutral or model or dtype or device_map):
+        raise RequestError("these options choose how to steer, which needs --causal", next_step="add --causal")
     record = find_record(name, store)
-    layers = order_layers(record, score)
-    shown = layers[:top]
+    if causal:
+        narrator = Narrator(quiet=quiet)
+        request = CausalRequest(**wanted)  # type: ignore[arg-type]  # the keys are its fields
+        lines = None if neutral is None else _lines(neutral)
+        loaded, tokenizer = load_captured_model(record["provenance"], model, dtype, options, narrator)
+        from engine.steering.causal_store import add_causal_ranking
+
+        with narrator.steps() as steps:
+            add_causal_ranking(capture_path(name, store), loaded, tokenizer, request, neutral=lines, steps=steps)
+        record = find_record(name, store)
+    ordered = order_layers(record, score)
+    shown = ordered[:top]
     if as_json:
         print_json(msgspec.json.format(msgspec.json.encode(_document(record, score, shown))))
     elif as_csv:
         print_lines(_csv(shown))
     else:
-        _print_table(record, score, shown, len(layers))
+        _print_table(record, score, shown, len(ordered))
+
+
+def _lines(file: Path) -> list[str]:
+    """The prompts of a text file, one per line."""
+    return list(PromptFile(file).texts())
 
 
 def _document(record: CaptureRecord, score: str, layers: list[ScoredLayer]) -> dict[str, Any]:
@@ -72,6 +161,7 @@ def _document(record: CaptureRecord, score: str, layers: list[ScoredLayer]) -> d
         "ranking": ranking,
         "confounds": record["confounds"],
         "specificity": record.get("specificity"),
+        "causal": record.get("causal"),
     }
 
 
@@ -108,6 +198,8 @@ def _print_table(record: CaptureRecord, score: str, layers: list[ScoredLayer], t
     elif report is None and record["concept"] and record["ranking"]:
         name = shlex.quote(record["name"])
         Narrator(quiet=False).say(f"not compared with neighbours yet: layerscope specificity {name}")
+    if "causal" in record:
+        print_data(causal_as_text(record))
     for warning in chart.warnings:
         if report is None or warning not in report["warnings"]:
             print_data(Text(f"warning: {warning}", style="yellow"))

@@ -1,19 +1,26 @@
 """`layerscope visualize`: plot layers, or the classes at one layer."""
 
+import shlex
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from engine.cli.console import Command, Narrator, print_data
 from engine.cli.store import capture_path, find_record
 from engine.errors import RequestError
+from engine.plots.causal_text import causal_as_text
 from engine.plots.classes_text import pair_label, sides_as_text
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
+from engine.records.files import CaptureRecord
 from engine.records.results import SideProjections
 from engine.store.names import DEFAULT_STORE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 HELP = """Plot ranked layers, difference norm and cosine, as text and as a figure.
 
@@ -23,6 +30,7 @@ HELP = """Plot ranked layers, difference norm and cosine, as text and as a figur
   layerscope visualize activations/smollm2_honesty.pt --output honesty.png
   layerscope visualize activations/smollm2_honesty.pt --no-plot
   layerscope visualize smollm2_honesty --layer 17 --output classes.png
+  layerscope visualize smollm2_formality --causal --output causal.png
 """
 
 
@@ -37,10 +45,16 @@ def visualize(
     layer: Annotated[
         int | None, typer.Option("--layer", "-l", help="Layer at which to show the projections of both classes.")
     ] = None,
+    causal: Annotated[
+        bool, typer.Option("--causal", help="Plot what steering does against how well the layers read.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress messages.")] = False,
 ) -> None:
     """Plot ranked layers, difference norm and cosine, as text and as a figure."""
     record = find_record(file, store)
+    if causal:
+        _visualize_causal(record, layer, output, no_plot=no_plot, narrator=Narrator(quiet=quiet))
+        return
     chart = layers_chart(record)
     sides = None if layer is None else _sides(capture_path(file, store), layer)
     print_data(
@@ -50,12 +64,34 @@ def visualize(
         return
     from engine.plots.classes_figure import draw_sides
     from engine.plots.layers_figure import draw_layers
+
+    draw = partial(draw_layers, chart) if sides is None else partial(draw_sides, sides, chart.title)
+    _draw(draw, output, f"{chart.title}: {chart.subtitle}", Narrator(quiet=quiet))
+
+
+def _visualize_causal(
+    record: CaptureRecord, layer: int | None, output: Path | None, *, no_plot: bool, narrator: Narrator
+) -> None:
+    found = record.get("causal")
+    if layer is not None:
+        raise RequestError("--layer does not apply to --causal", next_step="omit one or the other")
+    if found is None:
+        raise RequestError(
+            f"the causal ranking of {record['name']} was not measured",
+            next_step=f"layerscope rank {shlex.quote(record['name'])} --causal",
+        )
+    print_data(causal_as_text(record))
+    if not no_plot:
+        from engine.plots.causal_figure import draw_causal
+
+        _draw(partial(draw_causal, record, found), output, f"{record['name']}: reading and cause", narrator)
+
+
+def _draw(draw: Callable[..., "Figure"], output: Path | None, title: str, narrator: Narrator) -> None:
     from engine.plots.style import save_figure, show_figure
 
-    narrator = Narrator(quiet=quiet)
-    draw = partial(draw_layers, chart) if sides is None else partial(draw_sides, sides, chart.title)
     if output:
-        narrator.say(f"saved {save_figure(draw, output, title=f'{chart.title}: {chart.subtitle}')}")
+        narrator.say(f"saved {save_figure(draw, output, title=title)}")
         return
     try:
         show_figure(draw)

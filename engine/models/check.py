@@ -204,8 +204,10 @@ def _trace(model: PreTrainedModel, blocks: Blocks, batch: TokenBatch, *, report:
         if blocks.final_norm is not None:
             stack.callback(blocks.final_norm.register_forward_pre_hook(watch_norm_input, prepend=True).remove)
             stack.callback(blocks.final_norm.register_forward_hook(watch_norm_output).remove)
-        reported = run_decoder(blocks.decoder, batch, **({"output_hidden_states": True} if report else {}))
-        trace.reported = reported if report else None
+        if report:
+            trace.reported = run_decoder(blocks.decoder, batch, output_hidden_states=True)
+        else:
+            run_decoder(blocks.decoder, batch)
     return trace
 
 

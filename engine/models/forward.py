@@ -227,12 +227,13 @@ def taken_in(args: Any, kwargs: Any) -> Tensor:  # noqa: ANN401 - the arguments 
     return cast("Tensor", args[0] if args else kwargs["hidden_states"])
 
 
-def run_decoder(decoder: nn.Module, batch: TokenBatch, **options: bool) -> Any:  # noqa: ANN401 - a model output
-    """Run a decoder without logits or gradients and return its model output.
+def run_decoder(decoder: nn.Module, batch: TokenBatch, *, logits_at: Tensor | None = None, **options: bool) -> Any:  # noqa: ANN401 - a model output
+    """Run a decoder, or a whole model, without gradients and return its model output.
 
     Args:
-        decoder: The decoder from `find_blocks`.
+        decoder: The decoder from `find_blocks`, which computes no logits, or the model.
         batch: The tokens.
+        logits_at: Indices of the tokens whose logits are needed; models that cannot choose compute all.
         options: Further arguments for the decoder, such as `output_hidden_states`.
     """
     accepted = inspect.signature(decoder.forward).parameters
@@ -241,6 +242,8 @@ def run_decoder(decoder: nn.Module, batch: TokenBatch, **options: bool) -> Any: 
         inputs["position_ids"] = batch.position_ids
     if batch.cache is not None:
         inputs["past_key_values"] = batch.cache
+    if logits_at is not None and "logits_to_keep" in accepted:
+        inputs["logits_to_keep"] = logits_at
     if "use_cache" in accepted:
         inputs["use_cache"] = batch.cache is not None
     packed = batch.attention_mask.dim() == 4

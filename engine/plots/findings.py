@@ -185,13 +185,14 @@ def _p(ranking: Ranking, row: RankedLayer) -> str:
     by_factor = row.get("p_by_factor", {})
     if len(by_factor) > 1:
         each = ", ".join(f"{_TESTS.get(test, test)} {p_in_words(p_value)}" for test, p_value in by_factor.items())
-        return f"{_relation(row['p_value'])} ({each})"
+        return f"{p_relation(row['p_value'])} ({each})"
     *first, last = (factor.removesuffix("s") for factor in ranking["tested"])
     factors = f"{', '.join(first)} and {last}" if first else last
-    return f"{_relation(row['p_value'])} (labels permuted by {factors})"
+    return f"{p_relation(row['p_value'])} (labels permuted by {factors})"
 
 
-def _relation(p_value: float) -> str:
+def p_relation(p_value: float) -> str:
+    """Format a p-value as `p = 0.031` or `p < 0.001`."""
     words = p_in_words(p_value)
     return f"p < {words[1:]}" if words.startswith("<") else f"p = {words}"
 

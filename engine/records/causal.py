@@ -2,7 +2,7 @@
 
 from typing import NotRequired, TypedDict
 
-from engine.records.results import Count, Real
+from engine.records.results import SIGNIFICANT, Count, Real
 
 
 class CausalLayer(TypedDict):
@@ -17,7 +17,7 @@ class CausalLayer(TypedDict):
         high: Upper end of that interval.
         p_value: The largest of `p_by_control`.
         p_by_control: Corrected for the number of layers. `prompts`: the effect is zero for new prompts and personas.
-            `random`: random directions do as much. `permuted`: directions of permuted labels do as much.
+            `controls`: random directions and directions of permuted labels do as much.
         random: Root mean square of the effects of the random directions.
         permuted: Root mean square of the effects of the directions of permuted labels.
         wrong_way: Share of prompts whose margin moves towards the negative class.
@@ -29,8 +29,8 @@ class CausalLayer(TypedDict):
             projected out; absent without ablation.
         ablation_low: Lower end of its simultaneous 95% interval.
         ablation_high: Upper end of that interval.
-        ablation_random: Largest share that a random direction removes.
-        ablation_p: As `p_value`, for ablation against the personas and the random directions.
+        ablation_control: Largest share that a control removes.
+        ablation_p: As `p_value`, for ablation: against chance, and against random and permuted directions together.
     """
 
     layer: Count
@@ -49,7 +49,7 @@ class CausalLayer(TypedDict):
     ablation: NotRequired[Real]
     ablation_low: NotRequired[Real]
     ablation_high: NotRequired[Real]
-    ablation_random: NotRequired[Real]
+    ablation_control: NotRequired[Real]
     ablation_p: NotRequired[Real]
 
 
@@ -115,9 +115,9 @@ class Calibration(TypedDict):
 
 def works(row: CausalLayer) -> bool:
     """Whether steering at a layer does more than chance and controls explain."""
-    return row["p_value"] <= 0.05 and row["effect"] > 0
+    return row["p_value"] <= SIGNIFICANT and row["effect"] > 0
 
 
 def ablation_works(row: CausalLayer) -> bool:
     """Whether projecting the direction out does more than chance and controls explain."""
-    return row.get("ablation_p", 1.0) <= 0.05 and row.get("ablation", 0.0) > 0
+    return row.get("ablation_p", 1.0) <= SIGNIFICANT and row.get("ablation", 0.0) > 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from engine.errors import RequestError, nearest
+from engine.inputs import require_strength
 from engine.models.description import describe_model
 from engine.records.files import Direction
 from engine.records.steering import TOKENS, UNITS, Tokens, Unit
@@ -75,7 +75,7 @@ def steer(
     require_choice("tokens", tokens, TOKENS)
     amount = require_strength(strength)
     changes, alterations = {}, {}
-    for layer, here in _by_layer(model, directions).items():
+    for layer, here in directions_by_layer(model, directions).items():
         added = torch.stack([amount * length_of(one, unit) * _unit_vector(one) for one in here])  # (directions, hidden)
         changes[layer] = Addition(added.sum(dim=0).float())
         along = " and ".join(_named(one) for one in here)
@@ -110,7 +110,7 @@ def ablate(model: PreTrainedModel, directions: Directions) -> Iterator[None]:
         tensor(True)
     """
     changes, alterations = {}, {}
-    for layer, here in _by_layer(model, directions).items():
+    for layer, here in directions_by_layer(model, directions).items():
         vectors = torch.stack([_unit_vector(one) for one in here])  # (directions, hidden)
         _, sizes, basis = torch.linalg.svd(vectors, full_matrices=False)
         changes[layer] = Projection(basis[sizes > 1e-6].float())  # the rest are combinations of the others
@@ -138,23 +138,6 @@ def length_of(direction: Direction, unit: Unit) -> float:
     return length
 
 
-def require_strength(strength: object) -> float:
-    """Convert a strength to a plain `float`.
-
-    Raises:
-        RequestError: It is not a finite number.
-    """
-    number = math.nan
-    if not isinstance(strength, bool | str | bytes):
-        try:
-            number = float(cast("float", strength))
-        except (TypeError, ValueError):
-            number = math.nan
-    if not math.isfinite(number):
-        raise RequestError(f"the strength cannot be {strength!r}", expected="a finite number, such as 0.1")
-    return number
-
-
 def require_choice(name: str, given: str, known: tuple[str, ...]) -> None:
     """Require one of the known words.
 
@@ -167,7 +150,7 @@ def require_choice(name: str, given: str, known: tuple[str, ...]) -> None:
         )
 
 
-def _by_layer(model: PreTrainedModel, directions: Directions) -> dict[int, list[Direction]]:
+def directions_by_layer(model: PreTrainedModel, directions: Directions) -> dict[int, list[Direction]]:
     """Check directions against a model and group them by layer.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,6 +14,9 @@ from engine.stats.groups import last_states
 from engine.store.directions import SUFFIX, path_of, read_header
 from engine.store.names import locate
 from engine.store.read import load_contrast
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def random_directions(data: ContrastData, direction: Direction, count: int, seed: int = 0) -> list[Direction]:
@@ -37,6 +41,31 @@ def random_directions(data: ContrastData, direction: Direction, count: int, seed
     """
     layer = direction["layer"]
     positive, negative = last_states(data["positive"], layer), last_states(data["negative"], layer)  # (pairs, hidden)
+    controls = []
+    for vector in draw_from_covariance(positive, negative, count, seed, layer):
+        control = direction.copy()
+        control["vector"] = vector.float()
+        control["negative_mean"] = float((negative @ vector).mean())
+        control["positive_mean"] = float((positive @ vector).mean())
+        controls.append(control)
+    return controls
+
+
+def draw_from_covariance(positive: Tensor, negative: Tensor, count: int, seed: int, layer: int) -> Tensor:
+    """Draw unit vectors from the covariance of states within the classes, `(count, hidden)`.
+
+    The same seed gives the same combinations of prompts at every layer.
+
+    Args:
+        positive: States of the positive prompts, `(pairs, hidden)`, float64.
+        negative: States of the negative prompts.
+        count: Number of vectors.
+        seed: Seed for drawing.
+        layer: Layer number, for the error message.
+
+    Raises:
+        RequestError: The states do not vary.
+    """
     within = torch.cat([positive - positive.mean(dim=0), negative - negative.mean(dim=0)])  # (prompts, hidden)
     weights = torch.randn(
         count, len(within), generator=torch.Generator().manual_seed(seed), dtype=within.dtype
@@ -48,14 +77,8 @@ def random_directions(data: ContrastData, direction: Direction, count: int, seed
             f"the states do not vary within the classes at layer {layer}: no random direction can be drawn",
             expected="two different prompts in a class",
         )
-    controls = []
-    for vector in drawn / lengths:
-        control = direction.copy()
-        control["vector"] = vector.float()
-        control["negative_mean"] = float((negative @ vector).mean())
-        control["positive_mean"] = float((positive @ vector).mean())
-        controls.append(control)
-    return controls
+    unit: Tensor = drawn / lengths
+    return unit
 
 
 def load_source(name: str | Path, *, store: str | Path | None = None) -> ContrastData | None:

@@ -11,13 +11,13 @@ from engine.capture.activations import capture_activations
 from engine.capture.prompts import longest_prompt
 from engine.concepts.chat import render_chat
 from engine.errors import RequestError
-from engine.inputs import plain_text, require_whole
+from engine.inputs import plain_text, require_strength, require_whole
 from engine.records.captures import ContrastData, Message, Provenance, model_differences
 from engine.records.files import Direction
 from engine.records.steering import UNITS, Kind, SteeredText, SteeredTexts, Tokens, Unit
 from engine.runtime import Steps, ignore_progress
 from engine.stats.reading import require_same_model, unknown_origin
-from engine.steering.apply import ablate, length_of, listed, require_choice, require_strength, steer
+from engine.steering.apply import ablate, length_of, listed, require_choice, steer
 from engine.steering.controls import random_directions
 from engine.steering.writing import Writer
 

@@ -18,13 +18,11 @@ from engine.runtime import ALONE, Processes, Steps, ignore_progress
 from engine.stats.comparison_rules import differences_between, provenance_of, require_contrasts, require_same_reading
 from engine.stats.specificity import measure_specificity, not_measured
 from engine.store.catalog import show_capture
-from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, locate
 from engine.store.neighbours import built_in_neighbours, capture_neighbours, count_neighbour_prompts, missing_neighbours
 from engine.store.read import load_contrast
-from engine.store.record import encode_record, read_record
-from engine.store.unfinished import clear_leftovers
-from engine.store.write import write_atomically
+from engine.store.record import read_record
+from engine.store.write import amend_record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -77,7 +75,7 @@ def add_specificity(
     others, warnings = _others(record, paths, neighbours, store)
     report = _measure(record, load_contrast(name, store=store), model, tokenizer, others, steps or ignore_progress)
     report["warnings"] += warnings
-    _keep(paths, record, report)
+    amend_record(paths, record, {"specificity": report}, "compared with its neighbours")
     return report
 
 
@@ -108,7 +106,8 @@ def add_captured_specificity(
     try:
         record = read_record(paths.record)
         if record["ranking"] is not None:
-            _keep(paths, record, _attempt(request, record, paths, data, model, tokenizer, steps, processes))
+            report = _attempt(request, record, paths, data, model, tokenizer, steps, processes)
+            amend_record(paths, record, {"specificity": report}, "compared with its neighbours")
     except JobCancelled:
         log.info("cancelled after the capture was saved: it was not compared with its neighbours")
     except StoreError as error:  # replaced or deleted by another process meanwhile
@@ -198,18 +197,3 @@ def _others(
         warnings += [f"{other['name']}: {warning}" for warning in differences_between(record, other)]
         found[other["name"] if other["name"] not in found else str(name)] = load_contrast(name, store=store)
     return found, warnings
-
-
-def _keep(paths: CapturePaths, record: CaptureRecord, report: SpecificityReport) -> None:
-    """Add the report to the record, if it still describes the same capture.
-
-    Raises:
-        StoreError: The capture was replaced, renamed or deleted meanwhile.
-    """
-    with folder_lock(paths.store):
-        now = read_record(paths.record)
-        if (now["data"], now["created"]) != (record["data"], record["created"]):
-            raise StoreError(f"the capture {paths.name!r} was replaced while it was compared with its neighbours")
-        now["specificity"] = report
-        write_atomically(paths.record, encode_record(now))
-    clear_leftovers(paths.record)

@@ -8,20 +8,20 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
 
 from engine.errors import StoreError
 from engine.records.captures import CaptureData
-from engine.records.files import DataFile
+from engine.records.files import CaptureRecord, DataFile
 from engine.remedies import Remedy
 from engine.runtime import Steps
 from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, locate, require_free
 from engine.store.plan import remove_shards
-from engine.store.record import encode_record, make_record
+from engine.store.record import encode_record, make_record, read_record
 from engine.store.unfinished import TakenError, UnfinishedFile, clear_leftovers, unfinished
 
 _ONLY_IN_RECORD = {"provenance", "factors"}
@@ -122,6 +122,27 @@ def write_atomically(path: Path, content: bytes, *, replace: bool = True) -> Non
             else:
                 file.claim()
         _sync_folder(path.parent)
+
+
+def amend_record(paths: CapturePaths, record: CaptureRecord, added: Mapping[str, object], meanwhile: str) -> None:
+    """Add fields to a capture's record, if it still describes the same capture.
+
+    Args:
+        paths: The capture.
+        record: Its record as it was when the work on it began.
+        added: Fields of `CaptureRecord` with their values.
+        meanwhile: What was done with the capture since, such as "compared with its neighbours".
+
+    Raises:
+        StoreError: The capture was replaced, renamed or deleted meanwhile, or the record cannot be written.
+    """
+    with folder_lock(paths.store):
+        now = read_record(paths.record)
+        if (now["data"], now["created"]) != (record["data"], record["created"]):
+            raise StoreError(f"the capture {paths.name!r} was replaced while it was {meanwhile}")
+        amended = cast("CaptureRecord", {**now, **added})
+        write_atomically(paths.record, encode_record(amended))
+    clear_leftovers(paths.record)
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - walks dictionaries, lists and tensors alike

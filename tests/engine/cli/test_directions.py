@@ -223,7 +223,7 @@ def test_the_real_model_is_found_by_the_name_it_was_captured_with(layerscope: Pr
     ("arguments", "said"),
     [
         (["probe", "--layer", "9", "--model", "./nowhere.gguf"], "no direction at layer 9. Expected: one of [0, 1, 2"),
-        (["probe"], "the model of these directions, tiny, has no alias on this machine. Next: name it with --model"),
+        (["probe"], "the model of this capture, tiny, has no alias on this machine. Next: name it with --model"),
         (["probe", "--model", "smolm2"], "did you mean 'smollm2'"),
         (["prompt", "--model", "./nowhere.gguf"], "is a capture of prompts"),
         (["probe", "--max-memory", "1GB"], "--max-memory needs --device-map. Next: add --device-map auto"),
@@ -301,4 +301,4 @@ def test_tensors_whose_record_is_gone_have_directions(layerscope: Program, contr
     assert (result.returncode, result.stdout) == (0, f"alone{SUFFIX}\n")
     refused = layerscope("read", "./alone", "--prompt", "w5")
     assert_failed(refused, 2)
-    assert "the directions do not record their model. Next: name it with --model" in refused.stderr
+    assert "the capture does not record its model. Next: name it with --model" in refused.stderr

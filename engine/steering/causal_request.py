@@ -1,0 +1,77 @@
+"""What a causal ranking measures, with every default; loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from engine.capture.selection import plain_layers
+from engine.errors import RequestError, nearest
+from engine.inputs import require_strength, require_whole
+from engine.records.files import METHODS, Method
+
+if TYPE_CHECKING:
+    from engine.capture.selection import LayerSpec
+
+FEWEST_CONTROLS = 10
+"""Fewest random directions. Each counts with both signs, and so does the direction, so that p < 0.05 is possible."""
+
+MOST_CANDIDATES = 12
+"""Layers that are tested unless the caller chooses."""
+
+_FEWEST_PROMPTS = 8
+
+
+@dataclass(frozen=True)
+class CausalRequest:
+    """What to measure in a causal ranking.
+
+    Attributes:
+        layers: Layers to steer at, see `parse_layers`; None for those tied with the best and their neighbours, at most
+            twelve of them.
+        strength: Strength of steering, in units of the mean norm of the states.
+        method: How directions are extracted.
+        prompts: Maximum number of held-out neutral prompts.
+        controls: Number of random directions.
+        permutations: Number of directions of permuted labels.
+        answer_tokens: Maximum number of tokens of what a persona says.
+        ablation: Whether to project the direction out too, where adding it works.
+        seed: Seed for folds, controls and resamples.
+
+    Raises:
+        RequestError: A value is invalid; the message names it.
+
+    Example:
+        >>> CausalRequest(layers=[12, 16]).controls
+        10
+    """
+
+    layers: LayerSpec = None
+    strength: float = 0.1
+    method: Method = "mean_diff"
+    prompts: int = 48
+    controls: int = FEWEST_CONTROLS
+    permutations: int = 2
+    answer_tokens: int = 12
+    ablation: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Validate every value."""
+        settle = object.__setattr__  # how a frozen dataclass sets its own fields
+        settle(self, "layers", plain_layers(self.layers))
+        settle(self, "strength", require_strength(self.strength))
+        if self.strength <= 0:
+            raise RequestError(f"the strength cannot be {self.strength:g}", expected="a number above 0, such as 0.1")
+        if self.method not in METHODS:
+            raise RequestError(
+                f"there is no method {self.method!r}",
+                expected=f"one of {', '.join(METHODS)}",
+                next_step=nearest(str(self.method), METHODS),
+            )
+        settle(self, "method", cast("Method", str(self.method)))
+        settle(self, "prompts", require_whole(self.prompts, "the number of prompts", _FEWEST_PROMPTS))
+        settle(self, "controls", require_whole(self.controls, "the number of controls", FEWEST_CONTROLS))
+        settle(self, "permutations", require_whole(self.permutations, "the number of permutations", 1))
+        settle(self, "answer_tokens", require_whole(self.answer_tokens, "the number of answer tokens", 1))
+        settle(self, "seed", require_whole(self.seed, "the seed", 0))

@@ -1,0 +1,80 @@
+"""Rank the layers of a saved contrast causally, and keep the result in its record."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import platformdirs
+
+from engine.records.causal import CausalRanking
+from engine.runtime import Steps
+from engine.stats.comparison_rules import require_contrasts
+from engine.steering.causal import rank_layers_causally
+from engine.steering.causal_request import CausalRequest
+from engine.store.catalog import show_capture
+from engine.store.names import CapturePaths, locate
+from engine.store.read import load_contrast
+from engine.store.write import amend_record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def add_causal_ranking(
+    name: str | Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    request: CausalRequest | None = None,
+    *,
+    neutral: Sequence[str] | None = None,
+    store: str | Path | None = None,
+    steps: Steps | None = None,
+) -> CausalRanking:
+    """Rank the layers of a saved contrast by what steering there does, and keep the result in its record.
+
+    An interrupted measurement is resumed by the same call: finished parts are kept in the user's cache folder until the
+    result is saved.
+
+    Args:
+        name: A path, such as "activations/honesty"; a plain name when `store` is given.
+        model: The model that it was captured with.
+        tokenizer: Its tokenizer.
+        request: What to measure.
+        neutral: See `rank_layers_causally`.
+        store: The store folder.
+        steps: Called with each step; an exception it raises stops the work.
+
+    Returns:
+        The causal ranking, see `rank_layers_causally`.
+
+    Raises:
+        RequestError: The capture is not a contrast, or see `rank_layers_causally`.
+        StoreError: The capture does not exist, is damaged, or was replaced meanwhile.
+
+    Example:
+        >>> contrast = capture_from_concept(model, tokenizer, "formality", layers=[14], positions="last")
+        >>> paths = save_activations(contrast, "runs/formal", force=True)
+        >>> wanted = CausalRequest(prompts=8, answer_tokens=2)
+        >>> found = add_causal_ranking("runs/formal", model, tokenizer, wanted)
+        >>> show_capture("runs/formal")["causal"]["layers"] == found["layers"]
+        True
+    """
+    record, paths = show_capture(name, store=store), locate(name, store)
+    require_contrasts(record)
+    keep = _kept_parts(paths)
+    data = load_contrast(name, store=store)
+    found = rank_layers_causally(
+        model, tokenizer, data, request, ranking=record["ranking"], neutral=neutral, steps=steps, keep=keep
+    )
+    amend_record(paths, record, {"causal": found}, "steered with")
+    keep.unlink(missing_ok=True)
+    return found
+
+
+def _kept_parts(paths: CapturePaths) -> Path:
+    """File for the finished parts of a measurement, named by the place of the capture."""
+    place = hashlib.sha256(str(paths.record.absolute()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return platformdirs.user_cache_path("layerscope") / "causal" / f"{place}.jsonl"

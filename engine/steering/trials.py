@@ -1,0 +1,238 @@
+"""What a causal ranking is tested on: neutral prompts, and what both personas themselves say."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from engine.capture.responses import generate_responses
+from engine.concepts.chat import render_chats
+from engine.errors import RequestError
+from engine.inputs import plain_texts
+from engine.records.captures import ContrastData, Factors, Message
+from engine.runtime import Steps
+from engine.steering.causal_request import CausalRequest
+from engine.steering.fan_out import Text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_FOLDS = 4
+_FEWEST_TRIALS = 4
+_SPARE = 1.5  # pairs for each prompt: the personas of some say the same
+_HELD_OUT = ("persona", "topic")
+_SIDES: tuple[Literal["positive", "negative"], ...] = ("positive", "negative")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A pair whose personas answer, and a neutral prompt.
+
+    Attributes:
+        pair: Number of the pair.
+        fold: Fold of its persona and topic; directions for it are fitted on pairs without either.
+        neutral: Token ids of the neutral prompt.
+        prompts: Token ids of the positive and the negative prompt.
+        answers: Token ids of what the model answers to them.
+    """
+
+    pair: int
+    fold: int
+    neutral: list[int]
+    prompts: tuple[list[int], list[int]]
+    answers: tuple[list[int], list[int]]
+
+    def neutral_texts(self) -> list[Text]:
+        """Both answers after the neutral prompt: positive, negative."""
+        return [Text([*self.neutral, *answer], len(self.neutral)) for answer in self.answers]
+
+    def persona_texts(self) -> list[Text]:
+        """Both answers after the positive prompt, then both after the negative one."""
+        return [Text([*prompt, *answer], len(prompt)) for prompt in self.prompts for answer in self.answers]
+
+
+@dataclass(frozen=True)
+class Design:
+    """Folds of the pairs of a contrast, and the pairs to test.
+
+    Attributes:
+        folds: Number of folds.
+        held_out: Factors that are held out; empty for pairs without them.
+        training: Pairs on which the directions of each fold are fitted.
+        tested: Pairs that may be tested in each fold, the first ones first.
+        groups: Factor to the group index of every pair, `(pairs,)`; `pair` for pairs without factors.
+        placed: Fold of every pair by each of these factors, `(factors, pairs)`.
+    """
+
+    folds: int
+    held_out: list[str]
+    training: list[torch.Tensor]
+    tested: list[list[int]]
+    groups: dict[str, torch.Tensor]
+    placed: torch.Tensor
+
+    @classmethod
+    def of(cls, data: ContrastData, request: CausalRequest) -> Design:
+        """Split the personas and the topics of a contrast into folds.
+
+        A pair is tested in a fold if its persona and its topic belong to it, and used for fitting if neither does.
+
+        Raises:
+            RequestError: There are too few pairs, personas or topics.
+        """
+        groups = _groups(data.get("factors"), data["num_pairs"])
+        counts = [int(numbers.max()) + 1 for numbers in groups.values()]
+        folds = min(_FOLDS, *counts)
+        drawing = torch.Generator().manual_seed(request.seed)
+        placed = torch.stack(
+            [
+                (torch.randperm(count, generator=drawing) % folds)[numbers]
+                for count, numbers in zip(counts, groups.values(), strict=True)
+            ]
+        )  # (factors, pairs): the fold of each pair's persona, and of its topic
+        inside = [(placed == fold).all(dim=0).nonzero().flatten() for fold in range(folds)]
+        outside = [(placed != fold).all(dim=0).nonzero().flatten() for fold in range(folds)]
+        if data["num_pairs"] < _FEWEST_TRIALS or not all(map(len, inside)) or min(map(len, outside)) < 2:
+            raise RequestError(
+                f"{data['num_pairs']} pairs are too few to hold out personas and topics",
+                expected="pairs of several personas with several topics, as the 288 of a built-in concept",
+                next_step="capture more pairs",
+            )
+        tested = _chosen(inside, list(groups.values()), math.ceil(_SPARE * request.prompts), drawing)
+        return cls(folds, [name for name in groups if name in _HELD_OUT], outside, tested, groups, placed)
+
+    def swaps(self, count: int, seed: int) -> torch.Tensor:
+        """Signs of every pair for permuted labels, `(count, pairs)`: half of the personas in each fold are swapped.
+
+        So the concept cancels, in every fold alike. Pairs without personas are swapped by topic, or one by one.
+        """
+        units, folds = next(iter(self.groups.values())), self.placed[0]
+        drawing = torch.Generator().manual_seed(seed)
+        signs = torch.ones(count, int(units.max()) + 1, dtype=torch.float64)
+        for fold in range(self.folds):
+            members = torch.tensor(sorted(set(units[folds == fold].tolist())))
+            for drawn in range(count):
+                order = members[torch.randperm(len(members), generator=drawing)]
+                odd = int(torch.randint(2, (), generator=drawing)) if len(order) % 2 else 0
+                signs[drawn, order[: len(order) // 2 + odd]] = -1.0
+        return signs[:, units]
+
+
+def _groups(factors: Sequence[Factors] | None, count: int) -> dict[str, torch.Tensor]:
+    found = {}
+    for name in _HELD_OUT if factors else ():
+        values = [pair["persona"] if name == "persona" else pair["topic"] for pair in factors or ()]
+        known = {value: number for number, value in enumerate(dict.fromkeys(values))}
+        if len(known) > 1:
+            found[name] = torch.tensor([known[value] for value in values])
+    return found or {"pair": torch.arange(count)}
+
+
+def _chosen(
+    inside: Sequence[torch.Tensor], groups: Sequence[torch.Tensor], most: int, drawing: torch.Generator
+) -> list[list[int]]:
+    """Choose pairs from each fold in turn, rarest personas and topics first."""
+    waiting = [fold[torch.randperm(len(fold), generator=drawing)].tolist() for fold in inside]
+    chosen: list[list[int]] = [[] for _ in inside]
+    used: Counter[tuple[int, int]] = Counter()
+
+    def rarity(pair: int) -> int:
+        return sum(used[place, int(numbers[pair])] for place, numbers in enumerate(groups))
+
+    while sum(map(len, chosen)) < most and any(waiting):
+        for fold, pairs in enumerate(waiting):
+            if pairs and sum(map(len, chosen)) < most:
+                pair = min(pairs, key=rarity)
+                pairs.remove(pair)
+                chosen[fold].append(pair)
+                used.update((place, int(numbers[pair])) for place, numbers in enumerate(groups))
+    return chosen
+
+
+def make_trials(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: ContrastData,
+    design: Design,
+    request: CausalRequest,
+    neutral: Sequence[str] | None,
+    steps: Steps,
+) -> tuple[list[Trial], int]:
+    """Let both personas of every tested pair answer, greedily.
+
+    Args:
+        model: The model of the contrast.
+        tokenizer: Its tokenizer.
+        data: The contrast.
+        design: Its folds.
+        request: What to measure.
+        neutral: One neutral prompt per pair of the contrast; the topics of a concept by default. They go through the
+            chat template.
+        steps: Called with the number of answers.
+
+    Returns:
+        The trials, at most as many as requested, without pairs whose personas say the same; and the number of those.
+
+    Raises:
+        RequestError: The pairs have no topics and no neutral prompts are given, or the personas hardly ever differ in
+            what they say.
+        CaptureError: A prompt is too long.
+    """
+    in_turn = zip_longest(*design.tested)  # a pair of each fold, then the next of each
+    pairs = [(pair, fold) for turn in in_turn for fold, pair in enumerate(turn) if pair is not None]
+    texts = _neutral_prompts(data, neutral)
+    provenance = data.get("provenance")
+    rendered = render_chats(
+        tokenizer,
+        [(Message(role="user", content=texts[pair]),) for pair, _ in pairs],
+        provenance.get("template_time") if provenance else None,
+    )
+    special = not tokenizer.chat_template  # a chat template writes the special tokens itself
+    neutral_ids = [list(ids) for ids in tokenizer(rendered, add_special_tokens=special)["input_ids"]]
+    prompts = [[int(token) for token in data[side][pair]["input_ids"][0]] for pair, _ in pairs for side in _SIDES]
+    answers = generate_responses(
+        model, tokenizer, prompts, request.answer_tokens, progress=partial(steps, "writing what the personas say")
+    )
+    made = [
+        Trial(
+            pair,
+            fold,
+            neutral_ids[number],
+            (prompts[2 * number], prompts[2 * number + 1]),
+            (answers[2 * number].ids, answers[2 * number + 1].ids),
+        )
+        for number, (pair, fold) in enumerate(pairs)
+    ]
+    usable = [trial for trial in made if trial.answers[0] != trial.answers[1] and all(trial.answers)]
+    if len(usable) < _FEWEST_TRIALS:
+        raise RequestError(
+            f"both personas say the same in {len(made) - len(usable)} of {len(made)} pairs",
+            expected="a model that answers differently in the two roles",
+            next_step="let them say more with answer_tokens, or choose prompts that ask for an answer",
+        )
+    return usable[: request.prompts], len(made) - len(usable)
+
+
+def _neutral_prompts(data: ContrastData, neutral: Sequence[str] | None) -> list[str]:
+    if neutral is not None:
+        texts = plain_texts(neutral, "neutral prompt")
+        if len(texts) != data["num_pairs"]:
+            raise RequestError(
+                f"there are {len(texts)} neutral prompts for {data['num_pairs']} pairs", expected="one per pair"
+            )
+        return texts
+    factors = data.get("factors")
+    if not data["concept"] or not factors or not all(pair["topic"] for pair in factors):
+        raise RequestError(
+            "these pairs have no neutral prompts to steer on",
+            expected="pairs of a concept, whose topics are prompts without a persona",
+            next_step="pass one neutral prompt per pair",
+        )
+    return [pair["topic"] for pair in factors]

@@ -1,0 +1,111 @@
+"""Statistics of a causal ranking: p-values by hand, intervals that cover, and error rates of the whole decision."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.stats.causal import (
+    AdditionResults,
+    compare_ablations,
+    compare_additions,
+    exceeds_controls,
+    interval_of_means,
+)
+
+LAYERS, PERSONAS, PROMPTS = 6, 24, 48
+
+
+def groups(seed: int) -> dict[str, Tensor]:
+    drawing = torch.Generator().manual_seed(seed)
+    return {"persona": torch.arange(PROMPTS) % PERSONAS, "topic": torch.randperm(PROMPTS, generator=drawing) % 30}
+
+
+def gradients(seed: int, mean: float) -> Tensor:
+    """Sensitivity of each prompt's margin, `(layers, prompts, 8)`: a mean, and effects of personas and topics."""
+    drawing = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=drawing, dtype=torch.float64)
+
+    crossed = groups(seed)
+    common = mean * draw(1, 1, 8)
+    persona, topic = 0.7 * draw(LAYERS, PERSONAS, 8), 0.5 * draw(LAYERS, 30, 8)
+    return common + persona[:, crossed["persona"]] + topic[:, crossed["topic"]] + draw(LAYERS, PROMPTS, 8)
+
+
+def results(seed: int, *, mean: float) -> AdditionResults:
+    """Effects of a direction and twelve controls, all of which are random."""
+    drawing = torch.Generator().manual_seed(10_000 + seed)
+    vectors = torch.randn(13, 8, generator=drawing, dtype=torch.float64)
+    vectors = vectors / vectors.norm(dim=1, keepdim=True)
+    effects = torch.einsum("lph,dh->ldp", gradients(seed, mean), vectors)
+    ones = torch.ones(LAYERS, 13, dtype=torch.float64)
+    return AdditionResults(effects, ones, ones[:, 0], groups(seed), permuted=2)
+
+
+def found(made: AdditionResults, seed: int) -> bool:
+    test = compare_additions(made, seed)
+    return bool(((test.p_values <= 0.05) & (test.interval.mean > 0)).any())
+
+
+def test_the_p_value_counts_directions_with_both_signs_over_all_layers() -> None:
+    observed = torch.tensor([3.0, 1.0])
+    controls = torch.tensor([[1.0, -2.0], [1.0, 1.0]])
+    scale = torch.tensor([14 / 3, 1.0]).sqrt()
+    best = [max((sign * column / scale).tolist()) for column in (observed, *controls.T) for sign in (1, -1)]
+    expected = [sum(one >= float(value) for one in best) / 6 for value in observed / scale]
+    assert exceeds_controls(observed, controls, signed=True).tolist() == pytest.approx(expected)
+    assert expected[0] == pytest.approx(1 / 6)
+
+
+def test_without_signs_each_control_counts_once() -> None:
+    p_values = exceeds_controls(torch.tensor([2.0]), torch.tensor([[1.0, 0.5, 2.5]]), signed=False)
+    assert p_values.tolist() == [0.5]
+
+
+def test_an_interval_of_equal_values_is_a_point() -> None:
+    found = interval_of_means(torch.full((1, 12), 0.3, dtype=torch.float64), {"pair": torch.arange(12)})
+    assert (float(found.low), float(found.high)) == pytest.approx((0.3, 0.3))
+    assert float(found.p_values) < 0.01
+
+
+def test_an_effect_shared_by_all_prompts_is_found() -> None:
+    made = results(3, mean=0.0)
+    own = made.effects.clone()
+    own[2, 0] += 1.5
+    test = compare_additions(AdditionResults(own, made.damage, made.perplexity, made.groups, made.permuted), seed=0)
+    assert test.p_values[2] <= 0.05
+    assert test.p_by_control["controls"][2] == pytest.approx(1 / 26)
+    assert float(test.wrong_way[2]) == float((own[2, 0] < 0).double().mean())
+    assert test.quantiles[2].tolist() == pytest.approx(
+        own[2, 0].quantile(torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)).tolist()
+    )
+
+
+def test_ablation_is_compared_with_the_mean_and_the_best_of_the_controls() -> None:
+    drawing = torch.Generator().manual_seed(0)
+    removed = 0.1 * torch.randn(2, 22, 24, generator=drawing, dtype=torch.float64)
+    removed[1, 0] += 0.4
+    removed[:, 1:] += 0.05
+    test = compare_ablations(removed, {"persona": torch.arange(24) % 12})
+    assert test.p_values[0] > 0.05 >= test.p_values[1]
+    assert test.p_values[1] == pytest.approx(1 / 22)
+    assert test.controls.tolist() == pytest.approx(removed[:, 1:].mean(dim=2).amax(dim=1).tolist())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mean", [0.0, 1.0], ids=["no prompt moves", "any direction moves the prompts"])
+def test_a_random_direction_is_found_in_at_most_one_set_of_twenty(mean: float) -> None:
+    """Where every direction moves the prompts somehow, only the controls keep a random direction from being found."""
+    assert sum(found(results(seed, mean=mean), seed) for seed in range(400)) / 400 <= 0.08
+
+
+@pytest.mark.slow
+def test_intervals_hold_for_all_layers_at_once() -> None:
+    """With the mean of the population at 0: 400 sets of six layers; the bound errs on the safe side."""
+    inside = 0
+    for seed in range(400):
+        values = results(seed, mean=0.0).effects[:, 0]
+        interval = interval_of_means(values, groups(seed), seed)
+        inside += bool(((interval.low <= 0) & (interval.high >= 0)).all())
+    assert inside / 400 >= 0.93

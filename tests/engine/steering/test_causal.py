@@ -1,0 +1,265 @@
+"""Causal rankings: effects against ones computed by hand, folds, layers, resuming, cancelling and refusals."""
+
+import copy
+import json
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+import engine
+from engine.capture.responses import generate_responses
+from engine.errors import RequestError
+from engine.records.captures import ContrastData, Factors
+from engine.records.causal import ablation_works, works
+from engine.records.results import Ranking
+from engine.steering.causal import candidate_layers
+from engine.steering.causal_request import CausalRequest
+from engine.steering.trials import Design
+from tests.conftest import family_called
+from tests.engine.steering.directions import logits_of
+from tests.families import build
+
+LAYER = 1
+NAMES = [Factors(template="", persona=f"w{20 + p}", topic=f"w{40 + t}") for p, t in product(range(8), range(8))]
+REQUEST = CausalRequest(layers=[LAYER, 2], prompts=16, answer_tokens=4)
+
+
+def contrast(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> ContrastData:
+    """Eight personas with eight topics; a positive prompt has w7, a negative one w8."""
+    sides = ([f"{pair['persona']} {word} {pair['topic']}" for pair in NAMES] for word in ("w7", "w8"))
+    return engine.capture_contrastive_activations(model, tokenizer, *sides, factors=NAMES, positions="last")
+
+
+@pytest.fixture
+def data(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> ContrastData:
+    return contrast(tiny_llama, tiny_tokenizer)
+
+
+TOPICS = [pair["topic"] for pair in NAMES]
+
+
+def ranked(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    data: ContrastData,
+    request: CausalRequest = REQUEST,
+    **more: Any,
+) -> Any:
+    return engine.rank_layers_causally(model, tokenizer, data, request, neutral=TOPICS, **more)
+
+
+def states(data: ContrastData, layer: int) -> tuple[Tensor, Tensor]:
+    return tuple(
+        torch.stack([prompt["activations"][layer][0, -1] for prompt in side]).double()
+        for side in (data["positive"], data["negative"])
+    )
+
+
+def margin(model: PreTrainedModel, prompt: list[int], answers: list[list[int]], added: Tensor | None = None) -> float:
+    """Log-probability of the first answer minus that of the second, per token, with a vector added to block 1.
+
+    The vector is added to the states that the rest of the model, copied, continues from: no hooks.
+    """
+    chances = []
+    for answer in answers:
+        ids = torch.tensor([[*prompt, *answer]])
+        if added is None:
+            logits = logits_of(model, ids)
+        else:
+            with torch.no_grad():
+                here = model(input_ids=ids, output_hidden_states=True).hidden_states[LAYER + 1]
+            rest = copy.deepcopy(model)
+            rest.model.layers = rest.model.layers[LAYER + 1 :]
+            with torch.no_grad():
+                logits = rest(inputs_embeds=here + added.float(), use_cache=False).logits
+        predicted = logits[0].double().log_softmax(-1)[len(prompt) - 1 : -1]
+        chances.append(float(predicted.gather(1, torch.tensor(answer)[:, None]).mean()))
+    return chances[0] - chances[1]
+
+
+def test_effects_equal_those_of_a_model_without_its_lower_blocks(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, data: ContrastData
+) -> None:
+    found = ranked(tiny_llama, tiny_tokenizer, data)
+    design = Design.of(data, REQUEST)
+    positive, negative = states(data, LAYER)
+    norm = float(torch.cat([positive, negative]).norm(dim=1).mean())
+    effects, margins = [], []  # of all 16 pairs whose persona and topic are in the same fold
+    for fold, pairs in enumerate(design.tested):
+        kept = [number for number in range(64) if number in set(design.training[fold].tolist())]
+        vector = (positive - negative)[kept].mean(dim=0)
+        added = 0.1 * norm * vector / vector.norm()
+        for pair in pairs:
+            prompts = [[int(token) for token in data[side][pair]["input_ids"][0]] for side in ("positive", "negative")]
+            answers = [list(response.ids) for response in generate_responses(tiny_llama, tiny_tokenizer, prompts, 4)]
+            if answers[0] == answers[1]:
+                continue
+            neutral = [int(TOPICS[pair][1:])]
+            margins.append(margin(tiny_llama, neutral, answers))
+            plus, minus = (margin(tiny_llama, neutral, answers, sign * added) for sign in (1, -1))
+            effects.append((plus - minus) / 2)
+    assert (found["prompts"], found["dropped"]) == (len(effects), 16 - len(effects))
+    row = found["layers"][0]
+    assert row["layer"] == LAYER
+    assert row["effect"] == pytest.approx(sum(effects) / len(effects), abs=2e-5)
+    assert row["wrong_way"] == sum(effect < 0 for effect in effects) / len(effects)
+    assert row["low"] < row["effect"] < row["high"]
+    assert row["damage"] > 0
+    assert found["margin"] == pytest.approx(sum(margins) / len(margins), abs=2e-5)
+
+
+def test_nobody_is_tested_with_a_direction_that_has_seen_them(data: ContrastData) -> None:
+    design = Design.of(data, REQUEST)
+    assert design.held_out == ["persona", "topic"]
+    for training, tested in zip(design.training, design.tested, strict=True):
+        for name in ("persona", "topic"):
+            seen = {NAMES[pair][name] for pair in training.tolist()}
+            assert not seen & {NAMES[pair][name] for pair in tested}
+            assert tested
+            assert seen
+
+
+def test_permuted_labels_swap_half_of_the_personas_of_every_fold(data: ContrastData) -> None:
+    design = Design.of(data, REQUEST)
+    signs = design.swaps(3, seed=0)
+    assert signs.shape == (3, 64)
+    for drawn in signs:
+        by_persona = {NAMES[pair]["persona"]: float(sign) for pair, sign in enumerate(drawn)}
+        assert all(by_persona[NAMES[pair]["persona"]] == float(sign) for pair, sign in enumerate(drawn))
+        assert sum(by_persona.values()) == 0
+
+
+def planted() -> PreTrainedModel:
+    """A model whose block 1 carries w7 and w8 to later tokens along one vector, which the head reads as w90 and w91.
+
+    Its attention looks at all tokens alike; all other blocks pass the stream on unchanged.
+    """
+    model = build(family_called("llama"))
+    plant = torch.nn.functional.normalize(torch.randn(32, generator=torch.Generator().manual_seed(5)), dim=0)
+    with torch.no_grad():
+        for weights in (model.model.embed_tokens.weight, model.lm_head.weight):
+            weights -= (weights @ plant)[:, None] * plant
+        model.model.embed_tokens.weight[7], model.model.embed_tokens.weight[8] = 5 * plant, -5 * plant
+        model.lm_head.weight[90], model.lm_head.weight[91] = 4 * plant, -4 * plant
+        for block in model.model.layers:
+            block.self_attn.o_proj.weight.zero_()
+            block.mlp.down_proj.weight.zero_()
+        attention = model.model.layers[LAYER].self_attn
+        attention.q_proj.weight.zero_()
+        attention.v_proj.weight[0] = plant
+        attention.o_proj.weight[:, 0] = 2 * plant
+    return model
+
+
+def test_a_planted_direction_is_found_and_needed(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    model = planted()
+    data = contrast(model, tiny_tokenizer)
+    found = ranked(model, tiny_tokenizer, data, CausalRequest(layers="all", prompts=16, answer_tokens=2))
+    assert "not steered at layers 0: the classes do not differ there" in found["warnings"]
+    assert [row["layer"] for row in found["layers"]] == [1, 2, 3]
+    for row in found["layers"]:
+        assert works(row)
+        assert ablation_works(row)
+        assert row["p_value"] == pytest.approx(1 / 26)
+        assert row["wrong_way"] == 0
+        assert row["ablation"] == pytest.approx(1, abs=1e-3)
+        assert row["effect"] > 5 * row["random"]
+
+
+def test_the_same_call_resumes_what_was_interrupted(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, data: ContrastData, tmp_path: Path
+) -> None:
+    keep = tmp_path / "parts.jsonl"
+    whole = ranked(tiny_llama, tiny_tokenizer, data)
+
+    def stop(step: str, done: int, _total: int) -> None:
+        if step == "steering" and done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ranked(tiny_llama, tiny_tokenizer, data, steps=stop, keep=keep)
+    saved = [json.loads(line) for line in keep.read_text().splitlines() if line]
+    assert len(saved) == 3
+    with keep.open("a") as file:
+        file.write('{"key": "cut of')
+    resumed = ranked(build(family_called("llama")), tiny_tokenizer, data, keep=keep)
+    assert [row["effect"] for row in resumed["layers"]] == pytest.approx([row["effect"] for row in whole["layers"]])
+
+
+def ranking_of(*tied: int, best: int) -> Ranking:
+    layers = [{"layer": layer, "tied": layer in tied} for layer in (best, *(n for n in range(30) if n != best))]
+    return {"layers": layers}  # type: ignore[return-value, typeddict-item]  # the only fields that are read
+
+
+def layered(num_layers: int) -> ContrastData:
+    return {"layers": [*range(num_layers)], "positive": [{"num_layers": num_layers}]}  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize(
+    ("ranking", "expected", "said"),
+    [
+        (ranking_of(10, best=10), [9, 10, 11], "the best layer and its neighbours"),
+        (ranking_of(10, 12, best=12), [9, 10, 11, 12, 13], "the 2 layers tied with the best and their neighbours"),
+        (ranking_of(0, 29, best=0), [0, 1, 28, 29], "the 2 layers tied with the best and their neighbours"),
+    ],
+    ids=["one", "two", "at the ends"],
+)
+def test_candidates_are_the_tied_layers_and_their_neighbours(ranking: Ranking, expected: list[int], said: str) -> None:
+    assert candidate_layers(layered(30), CausalRequest(), ranking) == (expected, said)
+
+
+def test_at_most_twelve_layers_are_tested_unless_told() -> None:
+    layers, said = candidate_layers(layered(30), CausalRequest(), ranking_of(*range(5, 25), best=16))
+    assert len(layers) == 12
+    assert 16 in layers
+    assert (layers[0], layers[-1]) == (4, 25)
+    assert said == "12 of the 20 layers tied with the best and their neighbours, evenly spaced"
+    assert len(candidate_layers(layered(30), CausalRequest(layers="all"), None)[0]) == 30
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strength": 0}, "the strength cannot be 0"),
+        ({"strength": float("nan")}, "the strength cannot be nan"),
+        ({"method": "median"}, "there is no method 'median'"),
+        ({"controls": 3}, "controls"),
+        ({"prompts": 1}, "prompts"),
+        ({"answer_tokens": 0}, "answer tokens"),
+        ({"layers": []}, "no layers were requested"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_request_names_what_is_wrong(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        CausalRequest(**options)
+
+
+def test_pairs_without_topics_need_neutral_prompts(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, data: ContrastData
+) -> None:
+    with pytest.raises(RequestError, match="no neutral prompts to steer on"):
+        engine.rank_layers_causally(tiny_llama, tiny_tokenizer, data, REQUEST)
+    with pytest.raises(RequestError, match="there are 2 neutral prompts for 64 pairs"):
+        engine.rank_layers_causally(tiny_llama, tiny_tokenizer, data, REQUEST, neutral=["w3", "w4"])
+
+
+def test_another_model_and_another_layer_are_refused(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, data: ContrastData
+) -> None:
+    with pytest.raises(RequestError, match="layer 3 was not captured"):
+        few: Any = {**data, "layers": [0, 1, 2]}
+        ranked(tiny_llama, tiny_tokenizer, few, CausalRequest(layers=[3]))
+    with pytest.raises(RequestError, match="the directions come from"):
+        ranked(build(family_called("gpt2")), tiny_tokenizer, data)
+
+
+def test_few_pairs_are_refused(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    data = engine.capture_contrastive_activations(tiny_llama, tiny_tokenizer, ["w3 w7", "w4 w7"], ["w3 w8", "w4 w8"])
+    with pytest.raises(RequestError, match="2 pairs are too few"):
+        engine.rank_layers_causally(tiny_llama, tiny_tokenizer, data, REQUEST, neutral=["w3", "w4"])
