@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from engine.stats.transfer import compare_transfer as compare_transfer
     from engine.steering.apply import ablate as ablate
     from engine.steering.apply import steer as steer
+    from engine.steering.calibrate import calibrate_strength as calibrate_strength
     from engine.steering.causal import rank_layers_causally as rank_layers_causally
     from engine.steering.causal_request import CausalRequest as CausalRequest
     from engine.steering.causal_store import add_causal_ranking as add_causal_ranking
@@ -66,6 +67,7 @@ _HOMES = {
     "ablate": "engine.steering.apply",
     "add_causal_ranking": "engine.steering.causal_store",
     "add_specificity": "engine.store.specificity",
+    "calibrate_strength": "engine.steering.calibrate",
     "capture_activations": "engine.capture.activations",
     "capture_and_save": "engine.store.save",
     "capture_contrast_in_shards": "engine.store.save",

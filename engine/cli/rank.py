@@ -80,7 +80,7 @@ def rank(
         typer.Option(help="Strength, in units of the mean norm of the states (default: 0.1).", rich_help_panel=CAUSAL),
     ] = None,
     prompts: Annotated[
-        int | None, typer.Option(help="Maximum number of neutral prompts (default: 48).", rich_help_panel=CAUSAL)
+        int | None, typer.Option(help="Maximum number of neutral prompts (default: 40).", rich_help_panel=CAUSAL)
     ] = None,
     controls: Annotated[
         int | None, typer.Option(help="Number of random directions (default: 10).", rich_help_panel=CAUSAL)

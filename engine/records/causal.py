@@ -103,7 +103,8 @@ class Calibration(TypedDict):
         strength: The strength, in units of the mean norm of the states.
         low: Lower end of its 95% interval, over prompts.
         high: Upper end of that interval.
-        damage: Damage at that strength.
+        damage: KL divergence at that strength, in nats per token.
+        perplexity: Factor by which the perplexity of the continuations rises at that strength.
     """
 
     layer: Count
@@ -111,6 +112,7 @@ class Calibration(TypedDict):
     low: Real
     high: Real
     damage: Real
+    perplexity: Real
 
 
 def works(row: CausalLayer) -> bool:

@@ -14,6 +14,11 @@ Tokens = Literal["all", "prompt", "generated"]
 
 TOKENS: tuple[Tokens, ...] = get_args(Tokens)
 
+Damage = Literal["kl", "perplexity"]
+"""Measure of damage: the KL divergence from the unsteered prediction, or the factor by which perplexity rises."""
+
+DAMAGES: tuple[Damage, ...] = get_args(Damage)
+
 Kind = Literal["baseline", "steered", "ablated", "control"]
 """How a text was written: without steering, with it, without the direction, or with a random direction."""
 

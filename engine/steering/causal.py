@@ -27,6 +27,8 @@ from engine.steering.trials import Design, make_trials
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_MOST_ABLATED_LAYERS = 3
+
 
 def rank_layers_causally(
     model: PreTrainedModel,
@@ -48,8 +50,8 @@ def rank_layers_causally(
     exceeds that of random directions of the same length, drawn from the covariance of the states, and of directions
     fitted to permuted labels (half of the personas swapped, so that the concept cancels).
 
-    Where adding works, the direction is also projected out while the personas' own prompts run: how much of the
-    difference between their margins disappears?
+    At the three layers where adding does most, if it works, the direction is also projected out while the personas' own
+    prompts run: how much of the difference between their margins disappears?
 
     Args:
         model: The model that the contrast was captured from.
@@ -87,7 +89,8 @@ def rank_layers_causally(
     experiment = Experiment(FanOut(model), data, request, design, trials, layers, kept, steps)
     test = compare_additions(added := experiment.additions(), request.seed)
     rows = _rows(experiment.layers, added, test)
-    working = [row["layer"] for row in rows if works(row)]
+    best = sorted((row for row in rows if works(row)), key=lambda row: -row["effect"])[:_MOST_ABLATED_LAYERS]
+    working = sorted(row["layer"] for row in best)
     difference = 0.0
     if request.ablation and working:
         removed, groups, difference = experiment.ablations(working)

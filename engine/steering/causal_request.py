@@ -35,7 +35,7 @@ class CausalRequest:
         controls: Number of random directions.
         permutations: Number of directions of permuted labels.
         answer_tokens: Maximum number of tokens of what a persona says.
-        ablation: Whether to project the direction out too, where adding it works.
+        ablation: Whether to project the direction out too, at the three layers where adding it does most.
         seed: Seed for folds, controls and resamples.
 
     Raises:
@@ -49,7 +49,7 @@ class CausalRequest:
     layers: LayerSpec = None
     strength: float = 0.1
     method: Method = "mean_diff"
-    prompts: int = 48
+    prompts: int = 40
     controls: int = FEWEST_CONTROLS
     permutations: int = 2
     answer_tokens: int = 12

@@ -31,8 +31,8 @@ REQUEST = CausalRequest(layers=[LAYER, 2], prompts=16, answer_tokens=4)
 
 def contrast(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> ContrastData:
     """Eight personas with eight topics; a positive prompt has w7, a negative one w8."""
-    sides = ([f"{pair['persona']} {word} {pair['topic']}" for pair in NAMES] for word in ("w7", "w8"))
-    return engine.capture_contrastive_activations(model, tokenizer, *sides, factors=NAMES, positions="last")
+    one, other = ([f"{pair['persona']} {word} {pair['topic']}" for pair in NAMES] for word in ("w7", "w8"))
+    return engine.capture_contrastive_activations(model, tokenizer, one, other, factors=NAMES, positions="last")
 
 
 @pytest.fixture
@@ -54,10 +54,11 @@ def ranked(
 
 
 def states(data: ContrastData, layer: int) -> tuple[Tensor, Tensor]:
-    return tuple(
+    positive, negative = (
         torch.stack([prompt["activations"][layer][0, -1] for prompt in side]).double()
         for side in (data["positive"], data["negative"])
     )
+    return positive, negative
 
 
 def margin(model: PreTrainedModel, prompt: list[int], answers: list[list[int]], added: Tensor | None = None) -> float:
@@ -193,7 +194,7 @@ def test_the_same_call_resumes_what_was_interrupted(
 
 def ranking_of(*tied: int, best: int) -> Ranking:
     layers = [{"layer": layer, "tied": layer in tied} for layer in (best, *(n for n in range(30) if n != best))]
-    return {"layers": layers}  # type: ignore[return-value, typeddict-item]  # the only fields that are read
+    return {"layers": layers}  # type: ignore[typeddict-item]  # the only fields that are read
 
 
 def layered(num_layers: int) -> ContrastData:

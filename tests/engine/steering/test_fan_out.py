@@ -1,12 +1,14 @@
 """Texts scored under many steerings at once, against plain passes of the steered model, one at a time."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 import engine
-from engine.models.forward import run_decoder
+from engine.models.forward import TokenBatch, run_decoder
 from engine.steering import fan_out
 from engine.steering.fan_out import Conditions, FanOut, Row, Text
 from tests.conftest import family_called
@@ -94,8 +96,8 @@ def test_a_model_that_cannot_fan_out_runs_every_block_once_per_condition(
 ) -> None:
     right = scored(tiny_llama, Conditions(LAYER, vectors()))
 
-    def refuse(model: PreTrainedModel, batch: fan_out.TokenBatch, **options: Tensor) -> object:
-        output = run_decoder(model, batch, **options)
+    def refuse(model: PreTrainedModel, batch: TokenBatch, *, logits_at: Tensor) -> Any:
+        output = run_decoder(model, batch, logits_at=logits_at)
         if output.logits.shape[0] != len(batch.input_ids):
             raise RuntimeError("shapes cannot be broadcast")
         return output

@@ -1,0 +1,184 @@
+"""Find how strongly a direction may be added before it damages what the model says: `calibrate_strength`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from engine.capture.responses import generate_responses
+from engine.concepts.chat import render_chats
+from engine.errors import RequestError
+from engine.inputs import plain_texts, require_strength, require_whole
+from engine.records.captures import Message
+from engine.records.causal import Calibration
+from engine.records.files import Direction
+from engine.records.steering import DAMAGES, Damage
+from engine.runtime import Steps, ignore_progress
+from engine.stats.resampling import RESAMPLES
+from engine.steering.apply import directions_by_layer, length_of, require_choice
+from engine.steering.fan_out import Conditions, FanOut, Text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BOUNDS: dict[Damage, float] = {"kl": 0.1, "perplexity": 1.2}
+"""Default bound of each measure of damage."""
+
+_STRENGTHS = [0.01 * 2 ** (step / 2) for step in range(15)]  # 0.01 to 1.28
+_FEWEST_PROMPTS = 4
+_ENDS = (0.025, 0.975)
+
+
+def calibrate_strength(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directions: Direction | Mapping[int, Direction],
+    prompts: Iterable[str],
+    *,
+    damage: Damage = "kl",
+    bound: float | None = None,
+    chat: bool = True,
+    max_new_tokens: int = 12,
+    seed: int = 0,
+    steps: Steps | None = None,
+) -> list[Calibration]:
+    """Find the largest strength at each layer whose damage stays under a bound, with a 95% interval over prompts.
+
+    The unsteered model continues neutral prompts. Each continuation is then read under steering by 15 strengths from
+    0.01 to 1.28, towards either class; the class with more damage counts. Between these strengths, damage is
+    interpolated on logarithmic scales.
+
+    Args:
+        model: The model that the directions were extracted from.
+        tokenizer: Its tokenizer.
+        directions: A direction, or layer to direction, with the mean norm of the states.
+        prompts: Neutral prompts, at least four: what users say that has nothing to do with the concept.
+        damage: `kl`: mean KL divergence of the steered from the unsteered prediction of a token, in nats. `perplexity`:
+            factor by which the perplexity of the continuation rises.
+        bound: Largest damage; by default 0.1 nats, or a factor of 1.2.
+        chat: Whether the prompts go through the chat template.
+        max_new_tokens: Maximum length of a continuation.
+        seed: Seed for resampling prompts.
+        steps: Called with each step; an exception it raises stops the work.
+
+    Returns:
+        One entry per layer, ascending.
+
+    Raises:
+        RequestError: An argument is invalid, there are too few prompts, or see `steer`.
+        CaptureError: A prompt is too long.
+        ModelError: See `steer`.
+
+    Example:
+        >>> direction = extract_direction(data, 16)
+        >>> prompts = ["Name a fruit.", "What time is it?", "Tell me a story.", "Add 2 and 3."]
+        >>> [found] = calibrate_strength(model, tokenizer, direction, prompts, max_new_tokens=2)
+        >>> 0 < found["low"] <= found["strength"] <= found["high"]
+        True
+    """
+    require_choice("the measure of damage", damage, DAMAGES)
+    limit = require_strength(BOUNDS[damage] if bound is None else bound)
+    if limit <= (0 if damage == "kl" else 1):
+        least = "0 nats" if damage == "kl" else "a factor of 1"
+        raise RequestError(f"the bound cannot be {limit:g}", expected=f"more than {least}, which is no damage")
+    steps, texts = steps or ignore_progress, plain_texts(prompts, "neutral prompt")
+    if len(texts) < _FEWEST_PROMPTS:
+        raise RequestError(f"there are {len(texts)} neutral prompts", expected=f"{_FEWEST_PROMPTS} or more")
+    by_layer = {layer: here[0] for layer, here in sorted(directions_by_layer(model, directions).items())}
+    lengths = {layer: length_of(direction, "norm") for layer, direction in by_layer.items()}
+    new = require_whole(max_new_tokens, "the number of new tokens", 1)
+    continued = _continue(model, tokenizer, texts, new, steps, chat=chat)
+    runner = FanOut(model)
+    rows = runner.rows([[text] for text in continued])
+    drawing = torch.Generator().manual_seed(require_whole(seed, "the seed", 0))
+    weights = torch.empty(RESAMPLES, len(continued), dtype=torch.float64).exponential_(generator=drawing)
+    found: dict[int, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in by_layer}
+    for done, row in enumerate(rows):
+        unsteered = runner.predict(row)
+        plain = row.mean_of(unsteered.gather(1, row.targets.to(unsteered.device)[:, None])[:, 0])
+        for place, (layer, direction) in enumerate(by_layer.items()):
+            steps("steering", done * len(by_layer) + place, len(rows) * len(by_layer))
+            unit = direction["vector"] / direction["vector"].norm()
+            vectors = torch.stack([sign * by * lengths[layer] * unit for sign in (1, -1) for by in _STRENGTHS])
+            scores = runner.score(row, Conditions(layer, vectors.float()), unsteered)
+            found[layer].append((scores.divergences, plain - scores.log_probs))  # (2 strengths, texts) each
+    return [_calibrated(layer, parts, damage, limit, weights) for layer, parts in found.items()]
+
+
+def _continue(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    new: int,
+    steps: Steps,
+    *,
+    chat: bool,
+) -> list[Text]:
+    """Let the model continue the prompts, greedily; continuations without a token are left out."""
+    rendered = render_chats(tokenizer, [(Message(role="user", content=text),) for text in prompts]) if chat else prompts
+    special = not (chat and tokenizer.chat_template)  # a chat template writes the special tokens itself
+    rows = [list(ids) for ids in tokenizer(rendered, add_special_tokens=special)["input_ids"]]
+    answers = generate_responses(model, tokenizer, rows, new, progress=partial(steps, "continuing the prompts"))
+    texts = [Text([*row, *answer.ids], len(row)) for row, answer in zip(rows, answers, strict=True) if answer.ids]
+    if len(texts) < _FEWEST_PROMPTS:
+        raise RequestError(
+            f"the model continues only {len(texts)} of {len(prompts)} prompts",
+            expected=f"{_FEWEST_PROMPTS} or more prompts that it answers",
+        )
+    return texts
+
+
+def _calibrated(
+    layer: int, parts: list[tuple[Tensor, Tensor]], damage: Damage, bound: float, weights: Tensor
+) -> Calibration:
+    """Find where the damage at one layer crosses the bound, for all prompts and for resampled ones.
+
+    Args:
+        layer: Layer number.
+        parts: KL divergence and loss of log-probability of each row of texts, `(2 strengths, texts)`.
+        damage: What the bound is of.
+        bound: The bound.
+        weights: Bayesian bootstrap weights of the prompts, `(resamples, prompts)`.
+    """
+    divergences, losses = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))  # (2 strengths, prompts)
+    values, limit = (divergences, bound) if damage == "kl" else (losses, math.log(bound))
+    shares = torch.cat([torch.full((1, weights.shape[1]), 1.0, dtype=torch.float64), weights])
+    means = (shares / shares.sum(dim=1, keepdim=True)) @ values.T  # (1 + resamples, 2 strengths)
+    worse = torch.maximum(*means.chunk(2, dim=1))  # (1 + resamples, strengths)
+    crossed = torch.tensor([_crossing(row, limit) for row in worse.tolist()], dtype=torch.float64)
+    low, high = crossed[1:].quantile(torch.tensor(_ENDS, dtype=torch.float64)).tolist()
+    strength = float(crossed[0])
+    return Calibration(
+        layer=layer,
+        strength=strength,
+        low=min(low, strength),
+        high=max(high, strength),
+        damage=_at(strength, divergences),
+        perplexity=math.exp(_at(strength, losses)),
+    )
+
+
+def _crossing(damage: list[float], bound: float) -> float:
+    """The strength at which damage first exceeds a bound; the strongest one if it never does."""
+    points = [(math.log(by), math.log(max(value, 1e-12))) for by, value in zip(_STRENGTHS, damage, strict=True)]
+    wanted = math.log(bound)
+    if points[0][1] > wanted:  # below the weakest strength, damage grows with the square of the strength
+        return math.exp(points[0][0] - (points[0][1] - wanted) / 2)
+    for (before, less), (after, more) in pairwise(points):
+        if more > wanted:
+            return math.exp(before + (after - before) * (wanted - less) / (more - less))
+    return _STRENGTHS[-1]
+
+
+def _at(strength: float, values: Tensor) -> float:
+    """Mean damage of the worse class at a strength, interpolated, from values of `(2 strengths, prompts)`."""
+    worse = torch.maximum(*values.mean(dim=1).chunk(2)).tolist()
+    places = [math.log(by) for by in _STRENGTHS]
+    return float(np.interp(math.log(strength), places, worse))

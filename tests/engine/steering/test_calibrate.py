@@ -1,0 +1,83 @@
+"""Calibrated strengths: damage at the strength found, recomputed with plain steered passes."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+import engine
+from engine.capture.responses import generate_responses
+from engine.errors import RequestError
+from engine.records.steering import Damage
+from tests.engine.steering.directions import direction_at, logits_of
+
+LAYER = 1
+PROMPTS = [f"w{20 + number} w{50 + 2 * number} w9" for number in range(10)]
+NEW = 3
+
+
+def damage_at(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, strength: float) -> tuple[float, float]:
+    """Mean KL divergence and loss of log-probability of the continuations, towards the worse class."""
+    prompts = [tokenizer(text)["input_ids"] for text in PROMPTS]
+    answers = [response.ids for response in generate_responses(model, tokenizer, prompts, NEW)]
+    found = []
+    for sign in (1, -1):
+        divergences, losses = [], []
+        for prompt, answer in zip(prompts, answers, strict=True):
+            ids, start = torch.tensor([[*prompt, *answer]]), len(prompt)
+            plain = logits_of(model, ids)[0].double().log_softmax(-1)[start - 1 : -1]
+            with engine.steer(model, direction_at(LAYER), sign * strength):
+                steered = logits_of(model, ids)[0].double().log_softmax(-1)[start - 1 : -1]
+            targets = torch.tensor(answer)[:, None]
+            divergences.append(float((plain.exp() * (plain - steered)).sum(-1).mean()))
+            losses.append(float((plain - steered).gather(1, targets).mean()))
+        found.append((sum(divergences) / len(divergences), sum(losses) / len(losses)))
+    return max(one for one, _ in found), max(other for _, other in found)
+
+
+@pytest.mark.parametrize(("damage", "bound"), [("kl", 0.02), ("kl", 0.2), ("perplexity", 1.1)])
+def test_damage_reaches_the_bound_at_the_strength(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, damage: Damage, bound: float
+) -> None:
+    direction = direction_at(LAYER)
+    [found] = engine.calibrate_strength(
+        tiny_llama, tiny_tokenizer, direction, PROMPTS, damage=damage, bound=bound, max_new_tokens=NEW
+    )
+    divergence, loss = damage_at(tiny_llama, tiny_tokenizer, found["strength"])
+    assert (divergence if damage == "kl" else math.exp(loss)) == pytest.approx(bound, rel=0.05)
+    assert found["damage"] == pytest.approx(divergence, rel=0.1)
+    assert found["perplexity"] == pytest.approx(math.exp(loss), rel=0.05)
+    assert found["low"] < found["strength"] < found["high"]
+
+
+def test_a_smaller_bound_allows_less_and_layers_come_in_order(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    directions = {layer: direction_at(layer) for layer in (2, 0)}
+    found = [
+        engine.calibrate_strength(tiny_llama, tiny_tokenizer, directions, PROMPTS, bound=bound, max_new_tokens=NEW)
+        for bound in (1e-6, 0.05)
+    ]
+    assert [row["layer"] for row in found[1]] == [0, 2]
+    assert all(less["strength"] < more["strength"] for less, more in zip(*found, strict=True))
+    assert found[0][0]["strength"] < 0.01  # below the weakest strength that was run
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bound": 0}, "the bound cannot be 0"),
+        ({"bound": 1, "damage": "perplexity"}, "the bound cannot be 1"),
+        ({"damage": "taste"}, "the measure of damage cannot be 'taste'"),
+        ({"prompts": ["w3", "w4"]}, "there are 2 neutral prompts"),
+    ],
+    ids=["no damage", "no factor", "measure", "prompts"],
+)
+def test_refusals_say_what_is_wrong(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, options: dict[str, Any], message: str
+) -> None:
+    prompts = options.pop("prompts", PROMPTS)
+    with pytest.raises(RequestError, match=message):
+        engine.calibrate_strength(tiny_llama, tiny_tokenizer, direction_at(LAYER), prompts, **options)
