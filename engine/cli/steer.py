@@ -1,5 +1,6 @@
 """`layerscope steer`: let a model answer with and without steering."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -119,9 +120,7 @@ def steer(
             seed=seed,
         )
         result: SteeredTexts | list[SteeredTexts] = (
-            [write(layer=one, steps=_part(steps, place, len(swept), one)) for place, one in enumerate(swept)]
-            if sweep
-            else write(layer=chosen, steps=steps)
+            _write_sweep(write, swept, steps) if sweep else write(layer=chosen, steps=steps)
         )
     if as_json:
         print_json(msgspec.json.format(msgspec.json.encode(result)))
@@ -142,6 +141,15 @@ def _swept_layers(model: "PreTrainedModel", found: "dict[int, Direction]", layer
     if not wanted:
         raise RequestError(f"there is no direction at the layers {layers}", expected=f"some of {sorted(found)}")
     return wanted
+
+
+def _write_sweep(write: Callable[..., SteeredTexts], layers: list[int], steps: Steps) -> list[SteeredTexts]:
+    """Steer at each layer; all layers share one baseline."""
+    results: list[SteeredTexts] = []
+    for place, layer in enumerate(layers):
+        earlier = results[0] if results else None
+        results.append(write(layer=layer, steps=_part(steps, place, len(layers), layer), earlier=earlier))
+    return results
 
 
 def _part(steps: Steps, place: int, count: int, layer: int) -> Steps:

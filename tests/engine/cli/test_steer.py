@@ -35,6 +35,7 @@ def test_json_is_what_the_engine_returns(layerscope: Program, contrasts: Path, t
         (expected["baseline"], *expected["steered"], *expected["controls"]),
         strict=True,
     ):
+        assert one.pop("projections") == pytest.approx(other.pop("projections"), rel=1e-3)
         assert [one.pop(name) for name in numbers] == pytest.approx([other.pop(name) for name in numbers], rel=1e-3)
         assert one == other
     assert len(shown["controls"]) == 2
