@@ -49,13 +49,14 @@ class RankingScreen(LayerscopeScreen):
         Binding("space", "mark", "Compare", tooltip="Mark a layer to compare the others with"),
         Binding("s", "sort", "Sort", tooltip="Sort by the next column"),
         Binding("S", "reverse", "Reverse order", show=False),
-        Binding("r", "by_rank", "By rank", tooltip="Sort by rank or by layer"),
+        Binding("r", "by_rank", "Rank", tooltip="Sort by rank or by layer"),
         Binding("1", "tab('layer')", "Layer", show=False),
         Binding("2", "tab('chart')", "Chart", show=False),
         Binding("3", "tab('pairs')", "Misordered pairs", show=False),
         Binding("4", "tab('findings')", "Findings, warnings and baselines", show=False),
-        Binding("tab", "next_tab", "Next pane"),
+        Binding("tab", "next_tab", "Pane", tooltip="Next pane"),
         Binding("t", "tokens", "Tokens", tooltip="Project the tokens of a text on the direction"),
+        Binding("w", "steer", "Steer", tooltip="Let the model answer with and without the direction"),
         Binding("q", "back", "Back", show=False),
     ]
 
@@ -154,7 +155,20 @@ class RankingScreen(LayerscopeScreen):
         if self._record is not None and self._record["kind"] == "contrast":
             self.app.push_screen(TokensScreen(self.store, self.capture, self._selected()))
         else:
-            self.notify("this capture has no pairs: a direction needs two classes", severity="warning")
+            self._need_pairs()
+
+    def action_steer(self) -> None:
+        """Steer the model with the capture's direction at the selected layer."""
+        from tui.screens.steering import SteeringScreen
+
+        layer = self._selected()
+        if self._record is not None and self._record["kind"] == "contrast" and layer is not None:
+            self.app.push_screen(SteeringScreen(self.store, self.capture, layer))
+        else:
+            self._need_pairs()
+
+    def _need_pairs(self) -> None:
+        self.notify("this capture has no pairs: a direction needs two classes", severity="warning")
 
     def make_export(self) -> Export:
         """Return the table in its current order, and the figure."""
