@@ -15,15 +15,13 @@ from server.settings import MOST_WAIT_S
 LONGEST_NAME = 200
 LONGEST_TEXT = 100_000
 
-CaptureName = Annotated[
-    str, Field(description="Name of a capture from list_captures, e.g. smollm2_honesty", max_length=LONGEST_NAME)
-]
+CaptureName = Annotated[str, Field(description="A capture, e.g. smollm2_honesty", max_length=LONGEST_NAME)]
 ModelName = Annotated[
     str, Field(description="Name of a model from list_models, e.g. smollm2", max_length=10 * LONGEST_NAME)
 ]
 WaitS = Annotated[
     float,
-    Field(ge=0, le=MOST_WAIT_S, description="Seconds to wait before answering with a job handle"),
+    Field(ge=0, le=MOST_WAIT_S, description="Seconds to wait for the result"),
 ]
 Layers = Annotated[
     str,
