@@ -74,7 +74,7 @@ def extract_direction(
         str | None,
         Field(description="Name to save under; default: the capture's", min_length=1, max_length=LONGEST_NAME),
     ] = None,
-    replace: Annotated[bool, Field(description="Whether to replace directions of that name")] = False,
+    replace: Annotated[bool, Field(description="Replace directions of that name")] = False,
     format: Annotated[  # noqa: A002 - the word of the command line
         VectorFormat | None,
         Field(description="Also write control vectors, NAME.vectors.FORMAT in the store; gguf: llama.cpp, repeng"),
