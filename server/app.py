@@ -45,6 +45,9 @@ The usual order of calls: {way}.
 A contrast is a set of prompt pairs that differ only in a concept. A capture holds the hidden states of one run over a
 contrast or over prompts; the store keeps it under a name, and tools take and return such names.
 Layer i is the residual stream after decoder block i, counted from 0.
+A contrast also gives directions: read a text along one token by token, let the model answer with it added, next to a
+random control, rank layers by what that does, or save control vectors for other tools. A layer may read well and do
+nothing.
 Report intervals and ties, never the first layer alone, and pass on warnings: they name what could explain a result.
 Long work returns a job handle: wait_for_job(job=...). To resume a large capture that was stopped, repeat the call.
 In answers, next_step names the next call, warnings must be read before trusting a result, and absent fields have no

@@ -145,11 +145,13 @@ class LayerscopeApp(BackgroundApp):
             for line in screen.query(JobLine):
                 line.job = message.job
         job = message.job
-        if isinstance(message, JobEnded) and job.status == "failed":
+        if isinstance(message, JobMoved) or not message.wanted:
+            return
+        if job.status == "failed":
             self.notify(job.error, title=job.title, severity="error", timeout=15, markup=False)
-        elif isinstance(message, JobEnded) and isinstance(job.result, SavedCapture):
+        elif isinstance(job.result, SavedCapture):
             self._open_saved(job.result.name)
-        elif isinstance(message, JobEnded) and job.status == "cancelled":
+        elif job.status == "cancelled":
             self.notify(_after_cancel(job.kept), title=job.title, markup=False)
 
     def _open_saved(self, name: str) -> None:

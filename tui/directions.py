@@ -1,4 +1,4 @@
-"""Background jobs that read texts along directions and compare directions."""
+"""Background jobs that read texts along directions, steer with directions and compare them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING
 
 from engine.errors import RequestError
 from engine.jobs import Job
-from engine.records.files import CaptureRecord
+from engine.records.files import METHODS, CaptureRecord
 from engine.records.results import Comparison
 from tui.models import ModelCache
 
 if TYPE_CHECKING:
-    from engine.records.captures import ContrastData
+    from engine.records.captures import ContrastData, Provenance
     from engine.records.files import Direction, TokenReading
+    from engine.records.steering import SteeredTexts
+    from tui.models import Loaded
+
+_NEW_TOKENS = 40
 
 
 class DirectionCache:
@@ -91,20 +95,73 @@ def read_along(request: ReadingRequest, models: ModelCache, job: Job) -> TokenRe
     """
     from engine.stats.reading import read_text
 
-    job.checkpoint("extracting directions")
     directions = request.directions
-    extracted = directions.extract(request.method)
-    provenance = next(iter(extracted.values()))["provenance"]
-    if provenance is None:
-        raise RequestError(f"the model of {directions.name} is unknown", next_step="capture it again with layerscope")
-    job.checkpoint(f"loading {provenance['alias']}")
-    model, tokenizer, _ = models.get(models.name_of(provenance))
+    extracted, provenance = _extract(directions, request.method, job)
+    model, tokenizer, _ = _load(provenance, models, job)
     job.checkpoint("running the text")
     first = request.layer if request.layer in extracted else directions.leading
     captured = directions.contrast["negative" if request.prompt % 2 else "positive"][request.prompt // 2]
     rendered = not request.text and provenance["chat_template"] is not None
     text = request.text or str(captured["prompt"])
     return read_text(model, tokenizer, extracted, text, leading=first, rendered=rendered)
+
+
+@dataclass(frozen=True)
+class SteeringRequest:
+    """A prompt to answer with and without steering.
+
+    Attributes:
+        directions: Directions of the capture.
+        layer: The layer to steer at.
+        strength: How much of the direction to add.
+        prompt: What the user says.
+        earlier: An earlier result, whose baseline is used again.
+    """
+
+    directions: DirectionCache
+    layer: int
+    strength: float
+    prompt: str
+    earlier: SteeredTexts | None
+
+
+def steer_along(request: SteeringRequest, models: ModelCache, job: Job) -> SteeredTexts:
+    """Extract the directions, load the model and write the texts, with caches.
+
+    Raises:
+        LayerscopeError: One of these steps failed.
+    """
+    from engine.steering.texts import steer_text
+
+    directions = request.directions
+    extracted, provenance = _extract(directions, METHODS[0], job)
+    model, tokenizer, _ = _load(provenance, models, job)
+    return steer_text(
+        model,
+        tokenizer,
+        extracted,
+        request.prompt,
+        layer=request.layer,
+        strengths=[request.strength],
+        data=directions.contrast,
+        max_new_tokens=_NEW_TOKENS,
+        earlier=request.earlier,
+        steps=job.tell,
+    )
+
+
+def _extract(directions: DirectionCache, method: str, job: Job) -> tuple[dict[int, Direction], Provenance]:
+    job.checkpoint("extracting directions")
+    extracted = directions.extract(method)
+    provenance = next(iter(extracted.values()))["provenance"]
+    if provenance is None:
+        raise RequestError(f"the model of {directions.name} is unknown", next_step="capture it again with layerscope")
+    return extracted, provenance
+
+
+def _load(provenance: Provenance, models: ModelCache, job: Job) -> Loaded:
+    job.checkpoint(f"loading {provenance['alias']}")
+    return models.get(models.name_of(provenance))
 
 
 def compare_all(records: Sequence[CaptureRecord], store: Path, job: Job) -> dict[tuple[int, int], Comparison]:

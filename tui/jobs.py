@@ -29,9 +29,10 @@ class JobMoved(Message, bubble=False):
 
 @dataclass
 class JobEnded(Message, bubble=False):
-    """A job succeeded, failed or was cancelled."""
+    """A job succeeded, failed or was cancelled; `wanted` unless it was dropped for another one."""
 
     job: Job
+    wanted: bool = True
 
 
 class Jobs:
@@ -47,6 +48,7 @@ class Jobs:
         self._app = app
         self._turn = threading.Lock()
         self.current: Job | None = None
+        self._dropped: set[Job] = set()
 
     def start(self, title: str, work: Callable[[Job], Any], asker: MessagePump) -> Job:
         """Start a job; it runs when the jobs before it have ended.
@@ -66,6 +68,12 @@ class Jobs:
         self._app.run_worker(lambda: self._run(job, work, asker), thread=True, group="jobs", exit_on_error=False)
         return job
 
+    def drop(self, job: Job | None) -> None:
+        """Cancel a job whose result is not wanted any more; the user is not told of its end."""
+        if job is not None and not job.finished:
+            self._dropped.add(job)
+            job.cancel()
+
     def _run(self, job: Job, work: Callable[[Job], Any], asker: MessagePump) -> None:
         def explain(error: Exception) -> str:
             if isinstance(error, LayerscopeError):
@@ -79,8 +87,10 @@ class Jobs:
                 job.run(work, explain)
             finally:
                 self.current = None
+        wanted = job not in self._dropped
+        self._dropped.discard(job)
         for listener in self._listeners(asker):
-            listener.post_message(JobEnded(job))
+            listener.post_message(JobEnded(job, wanted))
 
     def _listeners(self, asker: MessagePump) -> list[MessagePump]:
         """Return the app and the asker, once if they are the same."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from rich.color import Color
 from rich.style import Style
 from textual.app import App
+from textual.color import Color as ScreenColor
 from textual.theme import Theme
 
 from engine.plots.layers_chart import Looks
@@ -73,3 +75,17 @@ def overlay_styles(app: App[object]) -> list[Style]:
     variables = app.theme_variables
     names = ("tied", "behind", "success", "error")
     return [Style(color=variables[name]) for name in names]
+
+
+def shade(app: App[object], ground: ScreenColor, share: float) -> Color:
+    """Return the color of a value on a scale between the classes.
+
+    Args:
+        app: The app, whose theme has the colors of the classes.
+        ground: Color of the value 0.
+        share: The value, from -1 (negative class) to 1 (positive class).
+    """
+    low = Color.parse(ground.hex6).get_truecolor()
+    high = Color.parse(app.theme_variables["tied" if share > 0 else "behind"]).get_truecolor()
+    mixed = [round(one + (other - one) * abs(share)) for one, other in zip(low, high, strict=True)]
+    return Color.from_rgb(*mixed)

@@ -1,5 +1,6 @@
 """`layerscope steer`: let a model answer with and without steering."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -35,6 +36,7 @@ For a capture without saved directions, the direction is the mean difference of 
   layerscope steer smollm2_honesty -p "Tell me a story" --strength -0.2 --strength 0.2
   layerscope steer smollm2_honesty -p "Once upon a time" --raw --layer 16 --ablate
   layerscope steer smollm2_honesty -p "Did you do it?" --sweep --layers 10-20 --strength -0.2 --strength 0.2
+  layerscope steer smollm2_honesty -p "Did you do it?" --sweep -o sweep.png
   layerscope steer honesty_probe -p "Tell me a story" --sample --seed 3 --json
 """
 
@@ -60,6 +62,9 @@ def steer(
     ablate: Annotated[bool, typer.Option("--ablate", help="Project the direction out instead of adding it.")] = False,
     sweep: Annotated[bool, typer.Option("--sweep", help="Steer at several layers; print effect and damage.")] = False,
     layers: Annotated[str, typer.Option(help="Layers of --sweep: all, recommended, 10,12 or 10-20.")] = "recommended",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File for a figure of --sweep: .png, .svg or .pdf.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of new tokens of each text.")] = 60,
     sample: Annotated[
         bool, typer.Option("--sample", help="Sample with the model's settings (default: the most likely token).")
@@ -87,6 +92,12 @@ def steer(
         )
     if sweep and (ablate or layer is not None):
         raise RequestError("--layer and --ablate do not apply to --sweep", next_step="choose the layers with --layers")
+    if output and not sweep:
+        raise RequestError("--output is the figure of a sweep", next_step="add --sweep, or omit --output")
+    if output:
+        from engine.plots.style import require_format
+
+        require_format(output)
     from engine.steering.controls import load_source
     from engine.store.directions import find_directions
 
@@ -119,14 +130,17 @@ def steer(
             seed=seed,
         )
         result: SteeredTexts | list[SteeredTexts] = (
-            [write(layer=one, steps=_part(steps, place, len(swept), one)) for place, one in enumerate(swept)]
-            if sweep
-            else write(layer=chosen, steps=steps)
+            _write_sweep(write, swept, steps) if sweep else write(layer=chosen, steps=steps)
         )
     if as_json:
         print_json(msgspec.json.format(msgspec.json.encode(result)))
     else:
         print_data(sweep_as_text(result) if isinstance(result, list) else steered_as_text(result))
+    if output and isinstance(result, list):
+        from engine.plots.steering_figure import draw_sweep
+        from engine.plots.style import save_figure
+
+        narrator.say(f"saved {save_figure(partial(draw_sweep, result), output, title=prompt)}")
 
 
 def _swept_layers(model: "PreTrainedModel", found: "dict[int, Direction]", layers: str) -> list[int]:
@@ -142,6 +156,15 @@ def _swept_layers(model: "PreTrainedModel", found: "dict[int, Direction]", layer
     if not wanted:
         raise RequestError(f"there is no direction at the layers {layers}", expected=f"some of {sorted(found)}")
     return wanted
+
+
+def _write_sweep(write: Callable[..., SteeredTexts], layers: list[int], steps: Steps) -> list[SteeredTexts]:
+    """Steer at each layer; all layers share one baseline."""
+    results: list[SteeredTexts] = []
+    for place, layer in enumerate(layers):
+        earlier = results[0] if results else None
+        results.append(write(layer=layer, steps=_part(steps, place, len(layers), layer), earlier=earlier))
+    return results
 
 
 def _part(steps: Steps, place: int, count: int, layer: int) -> Steps:

@@ -75,7 +75,7 @@ def _grid(rows: Sequence[tuple[int, list[SteeredText]]], result: SteeredTexts) -
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("layer", justify="right")
     for text in rows[0][1]:
-        table.add_column(_named(text, result), justify="right")
+        table.add_column(name_text(text, result), justify="right")
     for layer, texts in rows:
         table.add_row(str(layer), *(f"{text['shift']:+.2f} {text['perplexity']:6.2f}" for text in texts))
     return table
@@ -105,7 +105,7 @@ def _measurements(result: SteeredTexts) -> Table:
     for text in (result["baseline"], *result["steered"], *result["controls"]):
         shift = "" if text["kind"] == "baseline" else f"{text['shift']:+.2f}"
         numbers = (str(text["tokens"]), f"{text['perplexity']:.2f}", f"{text['projection']:.2f}", shift)
-        table.add_row(_named(text, result), *numbers)
+        table.add_row(name_text(text, result), *numbers)
     return table
 
 
@@ -114,7 +114,7 @@ def _rows(result: SteeredTexts, width: int) -> Iterator[list[tuple[str, SteeredT
     others = [text for pair in zip_longest(result["steered"], result["controls"]) for text in pair if text is not None]
     for start in range(0, len(others), width - 1):
         shown = (result["baseline"], *others[start : start + width - 1])
-        yield [(_named(text, result), text) for text in shown]
+        yield [(name_text(text, result), text) for text in shown]
 
 
 def _side_by_side(columns: list[tuple[str, SteeredText]]) -> Table:
@@ -125,8 +125,13 @@ def _side_by_side(columns: list[tuple[str, SteeredText]]) -> Table:
     return table
 
 
-def _named(text: SteeredText, result: SteeredTexts) -> str:
-    """Name of a text: what was done, and how much of it."""
+def name_text(text: SteeredText, result: SteeredTexts) -> str:
+    """Name a text by what was done, and how much of it.
+
+    Args:
+        text: One of the texts.
+        result: Result of `steer_text` that has it.
+    """
     if text["kind"] == "baseline":
         return "baseline"
     if text["strength"] is None:

@@ -49,11 +49,7 @@ def save_figure(draw: Callable[[], Figure], path: str | Path, *, title: str = ""
         RequestError: The suffix is not supported.
         StoreError: The file cannot be written. An existing file stays unchanged.
     """
-    target = user_path(path)
-    if target.suffix.lower() not in _FORMATS:
-        raise RequestError(
-            f"{target.name!r} has no supported image format", expected=f"a name ending in {', '.join(_FORMATS)}"
-        )
+    target = require_format(path)
     with mpl.rc_context(STYLE), _without_warnings():
         figure = draw()
         unfinished = target.with_name(f".{target.stem}.unfinished{target.suffix}")
@@ -67,6 +63,23 @@ def save_figure(draw: Callable[[], Figure], path: str | Path, *, title: str = ""
             raise StoreError(
                 f"{target} cannot be written: {error.strerror}", next_step="choose another path"
             ) from error
+    return target
+
+
+def require_format(path: str | Path) -> Path:
+    """Refuse a file whose suffix is not that of an image, before anything is computed.
+
+    Args:
+        path: See `save_figure`.
+
+    Raises:
+        RequestError: The suffix is not supported.
+    """
+    target = user_path(path)
+    if target.suffix.lower() not in _FORMATS:
+        raise RequestError(
+            f"{target.name!r} has no supported image format", expected=f"a name ending in {', '.join(_FORMATS)}"
+        )
     return target
 
 

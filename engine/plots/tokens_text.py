@@ -118,23 +118,26 @@ def readable_token(token: str) -> str:
         >>> readable_token("Ġtrue"), readable_token("Ċ")
         (' true', '⏎')
     """
-    return _shown(token.replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\n"))
+    return one_line(token.replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\n"))
 
 
 def shown_token(reading: TokenReading, token: int) -> str:
-    """The text of a token on one line: `⏎` for a line break, `⇥` for a tab.
-
-    Other non-printable characters are escapes, which cannot steer a terminal.
+    """The text of a token of a reading, see `one_line`.
 
     Args:
         reading: Reading from `read_text`.
         token: Index of the token, from 0.
     """
     texts = reading.get("texts")
-    return _shown(texts[token]) if texts else readable_token(reading["tokens"][token])
+    return one_line(texts[token]) if texts else readable_token(reading["tokens"][token])
 
 
-def _shown(text: str) -> str:
+def one_line(text: str) -> str:
+    """Put the text of a token on one line: `⏎` for a line break, `⇥` for a tab, escapes for other such characters.
+
+    Args:
+        text: The text.
+    """
     line = text.replace("\n", "⏎").replace("\t", "⇥")
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line)
 

@@ -36,6 +36,9 @@ class SteeredText(TypedDict):
         projection: Mean projection of its tokens at the layer: 0 at the mean of the negative class, 1 at that of the
             positive class.
         shift: Projection minus that of the baseline.
+        token_ids: Ids of its tokens; like the two fields below absent from older results.
+        token_texts: Readable text of each token.
+        projections: Projection of each token; their mean is `projection`.
     """
 
     kind: Kind
@@ -46,6 +49,9 @@ class SteeredText(TypedDict):
     perplexity: float
     projection: float
     shift: float
+    token_ids: NotRequired[list[int]]
+    token_texts: NotRequired[list[str]]
+    projections: NotRequired[list[float]]
 
 
 class SteeredTexts(TypedDict):

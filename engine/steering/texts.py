@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from engine.capture.activations import capture_activations
@@ -17,9 +18,10 @@ from engine.records.files import Direction
 from engine.records.steering import UNITS, Kind, SteeredText, SteeredTexts, Tokens, Unit
 from engine.runtime import Steps, ignore_progress
 from engine.stats.reading import require_same_model, unknown_origin
+from engine.stats.token_texts import token_texts
 from engine.steering.apply import ablate, length_of, listed, require_choice, steer
 from engine.steering.controls import random_directions
-from engine.steering.writing import Writer
+from engine.steering.writing import Writer, Written
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -58,6 +60,7 @@ def steer_text(
     max_new_tokens: int = 60,
     sample: bool = False,
     seed: int = 0,
+    earlier: SteeredTexts | None = None,
     steps: Steps | None = None,
 ) -> SteeredTexts:
     """Let a model answer a prompt with and without steering, next to a random direction of the same length.
@@ -81,6 +84,8 @@ def steer_text(
         max_new_tokens: Maximum number of new tokens of each text.
         sample: Whether to sample, with the model's own generation settings, instead of taking the most likely token.
         seed: Seed for sampling, the same for every text, and for the random direction.
+        earlier: An earlier result of the same model. Its baseline is used again, instead of being written again, if it
+            answers the same prompt with the same length and sampling.
         steps: Called with a step, the number of new tokens done, and the maximum number in total.
 
     Returns:
@@ -120,7 +125,8 @@ def steer_text(
         else _additions(model, direction, control, amounts, tokens=tokens, unit=unit)
     )
     writer = Writer(model, tokenizer, ids, direction, limit, bool(sample), number)
-    texts = _write_all(writer, plans, steps or ignore_progress)
+    baseline = _known_baseline(earlier, writer, rendered)
+    texts = _write_all(writer, plans, baseline, steps or ignore_progress)
     found = SteeredTexts(
         prompt=prompt,
         rendered=rendered,
@@ -175,7 +181,20 @@ def _ablations(model: PreTrainedModel, direction: Direction, control: Sequence[D
     ]
 
 
-def _write_all(writer: Writer, plans: Sequence[_Plan], steps: Steps) -> list[SteeredText]:
+def _known_baseline(earlier: SteeredTexts | None, writer: Writer, rendered: str) -> Written | None:
+    """Return the baseline of an earlier result if it is the one that would be written now."""
+    if earlier is None or "token_ids" not in earlier["baseline"]:
+        return None
+    asked = (rendered, writer.max_new_tokens, writer.sample, writer.seed if writer.sample else None)
+    given = (earlier["rendered"], earlier["max_new_tokens"], earlier["sampled"])
+    if asked != (*given, earlier["seed"] if earlier["sampled"] else None):
+        return None
+    text = earlier["baseline"]
+    return Written(text["text"], text["token_ids"], text["ended"], text["perplexity"])
+
+
+def _write_all(writer: Writer, plans: Sequence[_Plan], baseline: Written | None, steps: Steps) -> list[SteeredText]:
+    """Write and measure the texts, the baseline first, unless it is known."""
     texts: list[SteeredText] = []
     total = len(plans) * writer.max_new_tokens
     for number, plan in enumerate(plans):
@@ -185,20 +204,29 @@ def _write_all(writer: Writer, plans: Sequence[_Plan], steps: Steps) -> list[Ste
             steps(f"writing: {kind}", before + new, total)
 
         report(0)
-        written = writer.write(plan.steering, report)
-        texts.append(
-            SteeredText(
-                kind=plan.kind,
-                strength=plan.strength,
-                text=written.text,
-                tokens=written.tokens,
-                ended=written.ended,
-                perplexity=written.perplexity,
-                projection=written.projection,
-                shift=written.projection - (texts[0]["projection"] if texts else written.projection),
-            )
-        )
+        known = baseline if plan.kind == "baseline" else None
+        written = known or writer.write(plan.steering, report)
+        texts.append(_measured(writer, plan, written, texts[0] if texts else None))
     return texts
+
+
+def _measured(writer: Writer, plan: _Plan, written: Written, baseline: SteeredText | None) -> SteeredText:
+    values = writer.project(written.ids)
+    projection = fmean(values)
+    spelled = writer.tokenizer.convert_ids_to_tokens(written.ids)
+    return SteeredText(
+        kind=plan.kind,
+        strength=plan.strength,
+        text=written.text,
+        tokens=len(written.ids),
+        ended=written.ended,
+        perplexity=written.perplexity,
+        projection=projection,
+        shift=projection - baseline["projection"] if baseline else 0.0,
+        token_ids=written.ids,
+        token_texts=token_texts(writer.tokenizer, written.ids, spelled),
+        projections=values,
+    )
 
 
 def _chosen(directions: Direction | Mapping[int, Direction], layer: int | None) -> Direction:

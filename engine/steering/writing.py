@@ -20,13 +20,12 @@ if TYPE_CHECKING:
 
 
 class Written(NamedTuple):
-    """A generated text with its measurements, see `SteeredText`."""
+    """A generated text, see `SteeredText`."""
 
     text: str
-    tokens: int
+    ids: list[int]
     ended: bool
     perplexity: float
-    projection: float
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,34 @@ class Writer:
             counted = new[:-1] if ended and len(new) > 1 else new
             return Written(
                 text=str(self.tokenizer.decode(counted, skip_special_tokens=True)).strip(),
-                tokens=len(counted),
+                ids=counted,
                 ended=ended,
                 perplexity=self._perplexity(counted),
-                projection=self._projection(counted),
             )
+
+    def project(self, new: list[int]) -> list[float]:
+        """Project new tokens, as the unsteered model reads them after the prompt.
+
+        Args:
+            new: Token ids.
+
+        Returns:
+            One value per token: 0 at the mean of the negative class, 1 at that of the positive class.
+        """
+        layer, direction, blocks = self.direction["layer"], self.direction, find_blocks(self.model)
+        batch = TokenBatch.of([[*self.prompt, *new]], input_device(self.model))
+
+        def keep(states: Tensor) -> Tensor:
+            return states[0, len(self.prompt) :].to("cpu", torch.float64, copy=True)
+
+        with evaluating(self.model, blocks.decoder):
+            states = read_blocks(self.model, blocks, batch, [layer], keep)[layer]  # (new, hidden)
+        gap = (
+            direction["positive_mean"] - direction["negative_mean"] or 1.0
+        )  # a direction made by hand may have no class means
+        projected = (states @ direction["vector"].double().cpu() - direction["negative_mean"]) / gap
+        values: list[float] = projected.tolist()
+        return values
 
     def _generate(self, report: Callable[[int], None]) -> list[int]:
         from transformers import StoppingCriteriaList
@@ -110,18 +132,3 @@ class Writer:
         scores = logits[0, len(self.prompt) - 1 : -1].float()  # (new, vocabulary): each row predicts a new token
         targets = torch.tensor(new, device=scores.device)
         return math.exp(min(float(torch.nn.functional.cross_entropy(scores, targets)), 700.0))
-
-    def _projection(self, new: list[int]) -> float:
-        """Mean projection of new tokens, 0 at the mean of the negative class and 1 at that of the positive class."""
-        layer, direction = self.direction["layer"], self.direction
-        batch = TokenBatch.of([[*self.prompt, *new]], input_device(self.model))
-
-        def keep(states: Tensor) -> Tensor:
-            return states[0, len(self.prompt) :].to("cpu", torch.float64, copy=True)
-
-        states = read_blocks(self.model, find_blocks(self.model), batch, [layer], keep)[layer]  # (new, hidden)
-        gap = (
-            direction["positive_mean"] - direction["negative_mean"] or 1.0
-        )  # a direction made by hand may have no class means
-        projected = (states @ direction["vector"].double().cpu()).mean()
-        return (float(projected) - direction["negative_mean"]) / gap

@@ -1,4 +1,4 @@
-"""Delete captures and the directions saved under their names."""
+"""Delete captures, and the directions and control vectors saved under their names."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from pathlib import Path
 
 from engine.errors import StoreError, nearest
 from engine.inputs import user_path
+from engine.records.files import VECTOR_FORMATS
 from engine.remedies import Remedy
 from engine.store.directions import SUFFIX, derived_directions, list_directions, path_of
 from engine.store.locks import open_locked
-from engine.store.names import PLAN, SHARD, UNFINISHED, listed_name, locate
+from engine.store.names import PLAN, SHARD, UNFINISHED, CapturePaths, is_present, listed_name, locate
 from engine.store.record import read_content
 
 _OWN_FILE = re.compile(rf"[0-9]+{re.escape(SHARD)}|{re.escape(PLAN)}|\..*{re.escape(UNFINISHED)}")
 
 
 def delete_directions(name: str | Path, *, store: str | Path | None = None) -> list[str]:
-    """Delete the directions saved under a name, and no capture.
+    """Delete the directions saved under a name and control vectors exported under it, and no capture.
 
     Args:
         name: The name they were saved under, or a path with or without suffix; a plain name when `store` is given.
@@ -35,15 +36,17 @@ def delete_directions(name: str | Path, *, store: str | Path | None = None) -> l
     if not path.exists() and not path.is_symlink():
         saved = list_directions(paths.store) if paths.store.exists() else []
         raise StoreError(f"there are no directions called {paths.name!r}; {nearest(paths.name, saved)}")
+    files = [path, *_exported(paths)]
     try:
-        path.unlink()
+        for file in files:
+            file.unlink()
     except OSError as error:
         raise StoreError(f"{error.filename} cannot be deleted: {error.strerror}") from error
-    return [path.name]
+    return [file.name for file in files]
 
 
 def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list[str]:
-    """Delete a capture: its record, its tensors or shards, and the directions saved under its name.
+    """Delete a capture: its record, its tensors or shards, and the directions and control vectors under its name.
 
     Directions of the capture that were saved under another name stay. The record is deleted first. An interrupted
     deletion leaves tensors that the catalog lists as having no record.
@@ -133,11 +136,17 @@ def _parts(name: str | Path, store: str | Path | None) -> tuple[list[Path], Path
     files = [path for path in own if path.name.endswith((".json", ".pt"))]
     shards = next((path for path in own if path not in files), None)
     directions = [folder / f"{asked}{SUFFIX}"] if f"{asked}{SUFFIX}" in entries else []
+    directions += _exported(CapturePaths(folder, asked))
     if not own and not directions:
         raise StoreError(
             f"there is no capture called {asked!r} in the folder {str(folder)!r}", next_step=Remedy.LIST_CAPTURES
         )
     return files + directions, shards
+
+
+def _exported(paths: CapturePaths) -> list[Path]:
+    """The files of control vectors under a name."""
+    return [path for path in map(paths.vectors, VECTOR_FORMATS) if is_present(path)]
 
 
 def _entries(folder: Path) -> dict[str, str]:

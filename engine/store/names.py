@@ -44,6 +44,10 @@ class CapturePaths:
         """The file of the capture's saved directions; it may be a link, see `engine.store.directions.path_of`."""
         return self.store / f"{self.name}{DIRECTIONS}"
 
+    def vectors(self, file_format: str) -> Path:
+        """The file of control vectors that were exported from the saved directions, in one format."""
+        return self.store / f"{self.name}.vectors.{file_format}"
+
     @property
     def shards(self) -> Path:
         """The folder of shards, which replaces a `.pt` that would be too large."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from engine.errors import RequestError, nearest
-from server.tools import captures, capturing, concepts, directions, jobs, models, pictures, ranking, steering
+from server.tools import captures, capturing, causal, concepts, directions, jobs, models, pictures, ranking, steering
 from server.tools.spec import ToolSpec
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ TOOLS: tuple[ToolSpec, ...] = (
     *ranking.TOOLS,
     *directions.TOOLS,
     *steering.TOOLS,
+    *causal.TOOLS,
     *pictures.TOOLS,
     *jobs.TOOLS,
 )

@@ -61,8 +61,8 @@ class Page(Reply):
     """
 
     paged: ClassVar[tuple[str, ...]] = ()
-    total: int | None = Field(default=None, description="Number of entries on all pages")
-    next_offset: int | None = Field(default=None, description="offset of the next page, if there is one")
+    total: int | None = None
+    next_offset: int | None = Field(default=None, description="offset of the next page")
 
     def rest(self) -> str:
         """The next page."""

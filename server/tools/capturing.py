@@ -25,7 +25,7 @@ from engine.store.catalog import show_capture
 from engine.store.names import CapturePaths, default_name, locate, require_free
 from server.jobs import ServerJob
 from server.tools.captures import outline_capture
-from server.tools.jobs import JobOutline, JobReply, JobResult, answer
+from server.tools.jobs import JobOutline, JobResult, answer
 from server.tools.spec import (
     LONGEST_NAME,
     LONGEST_TEXT,
@@ -110,7 +110,7 @@ async def capture_contrast(
     dry_run: DryRun = False,
     timed: Timed = False,
     wait_s: WaitS = 40,
-) -> Annotated[CallToolResult, JobReply]:
+) -> Annotated[CallToolResult, JobOutline]:
     """Capture a contrast: run pairs of prompts through a model, save the hidden states, and rank the layers.
 
     This is the main tool. It loads the model, runs in the background if it takes long, and returns the leading layer

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, ClassVar, Literal
 
 from mcp.types import CallToolResult
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from engine.concepts import catalog
 from engine.records.captures import Concept
@@ -53,7 +53,7 @@ class ConceptReply(Reply):
     """One concept, with the first of its texts."""
 
     counted: ClassVar[tuple[str, ...]] = ("personas", "templates", "topics")
-    concept: ConceptSummary
+    concept: Annotated[ConceptSummary, WithJsonSchema({"type": "object", "description": "As in list_concepts"})]
     personas: list[dict[str, str]]
     templates: list[dict[str, str]]
     topics: list[str]

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from engine.errors import RequestError
 from engine.plots.findings import layers_in_words
 from engine.plots.tokens_text import compared_methods, shown_token, tokens_aside
-from engine.records.files import AUTO_METHOD, METHODS, Direction, TokenReading
+from engine.records.files import AUTO_METHOD, METHODS, Direction, TokenReading, VectorFormat
 from engine.remedies import Remedy
 from engine.store.names import locate
 from server.jobs import ServerJob
@@ -32,6 +32,9 @@ class DirectionReply(Reply):
     method: str
     compared: str = ""
     leading: int | None = None
+    path: str | None = Field(default=None, description="File of control vectors, with format")
+    format: str | None = None
+    python: str | None = Field(default=None, description="Loads the file")
 
 
 class TokenValue(BaseModel):
@@ -60,38 +63,69 @@ def extract_direction(
     ctx: Ctx,
     name: CaptureName,
     method: Annotated[
-        str,
+        str | None,
         Field(
-            description="auto: highest held-out AUROC",
+            description="Default: auto, the highest held-out AUROC; with format: mean_diff",
             max_length=LONGEST_NAME,
             json_schema_extra={"enum": list(_METHODS)},
         ),
-    ] = _METHODS[0],
+    ] = None,
     save_as: Annotated[
         str | None,
         Field(description="Name to save under; default: the capture's", min_length=1, max_length=LONGEST_NAME),
     ] = None,
-    replace: Annotated[bool, Field(description="Whether to replace directions of that name")] = False,
+    replace: Annotated[bool, Field(description="Replace directions of that name")] = False,
+    format: Annotated[  # noqa: A002 - the word of the command line
+        VectorFormat | None,
+        Field(description="Also write control vectors, NAME.vectors.FORMAT in the store; gguf: llama.cpp, repeng"),
+    ] = None,
 ) -> Annotated[CallToolResult, DirectionReply]:
-    """Extract the direction of a contrast (a unit vector, positive minus negative) at every layer, and save it."""
-    from engine.store.directions import SUFFIX, extract_captured, save_directions
+    """Extract the direction of a contrast (a unit vector, positive minus negative) at every layer, and save it.
 
-    store = workbench(ctx).settings.store
+    With format, also as control vectors for other tools, in which strength 0.1 means the same as in steer_text.
+    """
+    from engine.steering.vectors import export_directions
+    from engine.store.directions import SUFFIX, extract_captured, path_of, save_directions
+
+    settings = workbench(ctx).settings
     name = find_capture(ctx, name)["name"]
-    found, leading = extract_captured(store / name, method)
-    some = next(iter(found.values()))
-    saved = save_directions(found, save_as or name, store=store, leading=leading, capture=name, force=replace)
+    found, leading = extract_captured(settings.store / name, method or (AUTO_METHOD if format is None else METHODS[0]))
+    some, paths = next(iter(found.values())), locate((save_as or name).removesuffix(SUFFIX), settings.store)
+    vectors = None
+    if format is not None and (replace or not path_of(paths).exists()):  # else saving refuses the name
+        vectors = export_directions(found, paths.vectors(format), format, force=True)
+    saved = save_directions(found, save_as or name, store=settings.store, leading=leading, capture=name, force=replace)
     saved_as = saved.name.removesuffix(SUFFIX)
-    return send(
-        DirectionReply(
-            name=saved_as,
-            layers=layers_in_words(list(found)),
-            method=some["method"],
-            compared=compared_methods(some["methods"]) if "methods" in some else "",
-            leading=leading,
-            next_step=f"read_text(name='{saved_as}', text='...')",
-        )
+    reply = DirectionReply(
+        name=saved_as,
+        layers=layers_in_words(list(found)),
+        method=some["method"],
+        compared=compared_methods(some["methods"]) if "methods" in some else "",
+        leading=leading,
+        next_step=f"read_text(name='{saved_as}', text='...')",
     )
+    if vectors is not None and format is not None:
+        _describe_file(reply, vectors.name if settings.shared else str(vectors.absolute()), format, found)
+    return send(reply)
+
+
+def _describe_file(reply: DirectionReply, path: str, file_format: VectorFormat, found: Mapping[int, Direction]) -> None:
+    """Add the file of control vectors to a reply."""
+    layers = [layer for layer in sorted(found) if layer or file_format != "gguf"]
+    layer = reply.leading if reply.leading in layers else layers[len(layers) // 2]
+    provenance = found[layer]["provenance"]
+    model = provenance["alias"] if provenance else "..."
+    load = {
+        "gguf": f"import engine; vector = engine.import_directions({path!r}, 'llama.cpp', model={model!r})[{layer}]",
+        "safetensors": f"import safetensors.torch; vector = safetensors.torch.load_file({path!r})['direction.{layer}']",
+        "npz": f"import numpy; vector = numpy.load({path!r})['direction.{layer}']",
+    }
+    reply.path, reply.format, reply.python = path, file_format, load[file_format]
+    reply.next_step = f"0.1 * vector, added to the output of block {layer}, is strength 0.1"
+    if file_format == "gguf":
+        reply.next_step = f"llama.cpp: --control-vector-scaled {path}:0.1 --control-vector-layer-range {layer} {layer}"
+        if len(layers) < len(found):
+            reply.warnings.append("layer 0 is not in the file: llama.cpp cannot steer block 0")
 
 
 async def read_text(

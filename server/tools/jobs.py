@@ -32,7 +32,7 @@ class Estimate(BaseModel):
 
 
 class JobResult(Reply):
-    """The result of a job: a model, a capture, a reading or steered texts.
+    """The result of a job: a model, a capture, a reading, steered texts or a causal ranking.
 
     Models and captures have the fields that `list_models` and `list_captures` return.
     """
@@ -42,6 +42,7 @@ class JobResult(Reply):
     findings: list[str] = Field(default_factory=list)
     reading: Outline | None = None
     steering: Outline | None = None
+    causal: Outline | None = None
 
     def rest(self) -> str:
         """Where the rest of a capture or a reading is."""
@@ -49,6 +50,8 @@ class JobResult(Reply):
             return "call read_text with a part of the text"
         if self.steering is not None:
             return "call steer_text with fewer strengths or new tokens"
+        if self.causal is not None:
+            return "call rank_causally with fewer layers"
         return "describe_capture has more" if self.capture is not None else ""
 
 

@@ -80,7 +80,7 @@ class LayerReply(_AboutCapture):
     against: list[str] = Field(default_factory=list, description="Why one of the two layers ranks above the other")
     positive_quartiles: list[float] = Field(
         description="Minimum, quartiles and maximum of held-out projections; 0: midway between the classes, 1: the"
-        " spread within a class; from a histogram of 48 bins"
+        " spread within a class"
     )
     negative_quartiles: list[float]
     wrong_pairs: list[MisorderedPair] = Field(description="Misordered pairs, largest gap first")

@@ -15,15 +15,11 @@ from server.settings import MOST_WAIT_S
 LONGEST_NAME = 200
 LONGEST_TEXT = 100_000
 
-CaptureName = Annotated[
-    str, Field(description="Name of a capture from list_captures, e.g. smollm2_honesty", max_length=LONGEST_NAME)
-]
-ModelName = Annotated[
-    str, Field(description="Name of a model from list_models, e.g. smollm2", max_length=10 * LONGEST_NAME)
-]
+CaptureName = Annotated[str, Field(description="A capture, e.g. smollm2_honesty", max_length=LONGEST_NAME)]
+ModelName = Annotated[str, Field(description="A model of list_models", max_length=10 * LONGEST_NAME)]
 WaitS = Annotated[
     float,
-    Field(ge=0, le=MOST_WAIT_S, description="Seconds to wait before answering with a job handle"),
+    Field(ge=0, le=MOST_WAIT_S, description="Seconds to wait for the result"),
 ]
 Layers = Annotated[
     str,
@@ -42,11 +38,9 @@ NewName = Annotated[
     str | None,
     Field(description="Name to save under; default: made of model and concept", min_length=1, max_length=128),
 ]
-DryRun = Annotated[
-    bool, Field(description="Count prompts, tokens and bytes without capturing; in_shards: would be saved as shards")
-]
-Timed = Annotated[bool, Field(description="With dry_run: also estimate seconds, from a short timed pass")]
-Replace = Annotated[bool, Field(description="Whether to replace a capture of that name")]
+DryRun = Annotated[bool, Field(description="Only count prompts, tokens and bytes")]
+Timed = Annotated[bool, Field(description="With dry_run: also estimate seconds")]
+Replace = Annotated[bool, Field(description="Replace a capture of that name")]
 Offset = Annotated[int, Field(ge=0, description="Entries to skip: next_offset of the previous page")]
 
 

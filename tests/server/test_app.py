@@ -28,6 +28,7 @@ CHANGING = {
     "capture_prompts",
     "delete_capture",
     "extract_direction",
+    "rank_causally",
     "cancel_job",
 }
 
@@ -39,7 +40,7 @@ async def test_tools_have_a_fixed_order_and_every_annotation(app: LayerscopeServ
         assert client.instructions
         assert "rank_layers" in client.instructions
     assert [tool.name for tool in tools] == ORDER
-    assert len(tools) == 18
+    assert len(tools) == 19
     for tool in tools:
         hints = tool.annotations
         assert hints is not None

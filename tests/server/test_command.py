@@ -103,7 +103,7 @@ def test_ready_without_torch_and_nothing_but_protocol_on_stdout(tmp_path: Path) 
         assert said["serverInfo"]["name"] == "layerscope"
         assert said["capabilities"]["resources"]["listChanged"] is True  # as test_app.py does
         assert said["capabilities"]["tools"]["listChanged"] is False
-        assert len(talk.ask("tools/list")["result"]["tools"]) == 18
+        assert len(talk.ask("tools/list")["result"]["tools"]) == 19
         assert talk.call("list_concepts")["concepts"]
         assert talk.call("list_models")["models"]
         assert talk.call("list_captures")["total"] == 0

@@ -1,16 +1,18 @@
 """The ranking screen: the table with its intervals, the reasons and the panes."""
 
+import csv
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from textual.widgets import Input
 
 from engine.store.catalog import show_capture
-from tests.engine.plots.records import unranked_record
+from tests.engine.plots.records import causal_layer, causal_ranking, unranked_record
 from tests.program import Run
-from tests.tui.conftest import named, put
-from tests.tui.screen_text import screen_text, wait_for
+from tests.tui.conftest import named, put, ranked_record
+from tests.tui.screen_text import screen_text, wait_for, wait_until
 from tui.app import LayerscopeApp
 from tui.screens.ranking import RankingScreen
 
@@ -117,6 +119,46 @@ async def test_copies_the_scores_of_a_layer(store: Path) -> None:
         await pilot.press("y")
         await wait_for(pilot, "copied")
         assert pilot.app.clipboard == "small_warmth layer 16: rank 1, d' 2.00 (1.50 to 2.50), p 0.004"
+
+
+def causal_store(store: Path) -> Path:
+    """The store with a capture that was steered at three layers."""
+    record = ranked_record("small_steered", peak=16, day=9)
+    ablation = {"ablation": 0.4, "ablation_p": 0.01}
+    rows = [causal_layer(15, 0.03), causal_layer(16, -0.1), causal_layer(17, 0.2, **ablation)]
+    record["causal"] = causal_ranking(rows)
+    put(store, record)
+    return store
+
+
+async def test_the_effect_of_steering_is_a_column(store: Path) -> None:
+    async with LayerscopeApp(causal_store(store), capture="small_steered").run_test(size=(230, 60)) as pilot:
+        text = await wait_for(pilot, "projections at layer 16", "effect 95%", "Steering here: effect -0.100")
+        rows = {layer: line for line in text.splitlines() for layer in layers(line)}
+        assert "+0.030   -0.020 to +0.080" in rows[15]
+        assert "-0.100   -0.150 to -0.050" in rows[16]
+        assert "+0.200*† +0.150 to +0.250" in rows[17]
+        assert rows[18].count(" to ") == 1  # d' only
+        await pilot.press("j")
+        await wait_for(pilot, "p 0.010: it works (*)", "removes 40%", "it works (†)")
+        await pilot.press("y")
+        await pilot.pause(0.1)
+        assert pilot.app.clipboard.endswith("p 0.004; steering effect +0.200 (+0.150 to +0.250)")
+        await pilot.press(*"s" * 7)
+        assert layers(await wait_for(pilot, "effect▼"))[:4] == [17, 15, 16, 0]
+
+
+async def test_the_effect_of_steering_is_exported(store: Path, tmp_path: Path) -> None:
+    async with LayerscopeApp(causal_store(store), capture="small_steered").run_test(size=(80, 24)) as pilot:
+        await wait_for(pilot, "projections at layer 16", "effect", "-0.100")
+        await pilot.press("e")
+        await wait_for(pilot, "Save this view as")
+        pilot.app.screen.query_one(Input).value = str(tmp_path / "out.csv")
+        await pilot.press("enter")
+        await wait_until(pilot, lambda _text: (tmp_path / "out.csv").exists(), "the file")
+    rows = {int(row["layer"]): row for row in csv.DictReader((tmp_path / "out.csv").open())}
+    assert (rows[17]["effect"], rows[17]["effect_p"], rows[18]["effect"]) == ("0.2", "0.01", "")
+    assert rows[17]["low"] == "1.4"
 
 
 async def test_a_capture_damaged_while_it_is_opened(store: Path) -> None:

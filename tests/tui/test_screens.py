@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.plots.results import steered_texts
 from tests.tui.screen_text import screen_text, wait_for
 from tui.app import LayerscopeApp
 
@@ -16,7 +17,7 @@ FOLDER = Path(__file__).with_name("screens")
 Step = tuple[list[str], list[str]]
 """Keys to press, and texts that the screen then shows."""
 
-RANKING: Step = (["enter"], ["Held-out projections at layer 16", "tab Next pane", "? Help"])
+RANKING: Step = (["enter"], ["Held-out projections at layer 16", "tab Pane", "? Help"])
 SCREENS: dict[str, list[Step]] = {
     "library": [],
     "filtered": [(["slash", *"calm", "enter"], ["1 of 4 captures", "layer 9,", "? Help"])],
@@ -26,9 +27,15 @@ SCREENS: dict[str, list[Step]] = {
     "chart": [RANKING, (["2"], ["│ 95%"])],
     "pairs": [RANKING, (["3"], ["Be kind to guest 0."])],
     "findings": [RANKING, (["4"], ["All 30 layers separate"])],
+    "steering": [RANKING, (["w"], ["strength +0.10", "Type what the user says"])],
+    "steered": [
+        RANKING,
+        (["w", *"Hello", "enter"], ["warmth +0.1", "? Help"]),
+        (["right", "right"], ["token 2 ' glad'"]),
+    ],
     "prompt": [
         (["j", "j"], ["some_prompt  someone"]),
-        (["enter"], ["prompts has no classes", "tab Next"]),
+        (["enter"], ["prompts has no classes", "tab Pane"]),
     ],
     "capture": [(["n"], ["New capture", "Enter estimates", "esc Back"])],
     "delete": [(["d"], ["Delete small_warmth?", "y deletes"])],
@@ -48,6 +55,7 @@ pytestmark = pytest.mark.anyio
 @pytest.mark.parametrize("name", SCREENS)
 async def test_screen(name: str, size: tuple[int, int], store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(store.parent)
+    monkeypatch.setattr("tui.screens.steering.steer_along", lambda *_given: steered_texts())
     app = LayerscopeApp(Path(store.name))
     async with app.run_test(size=size) as pilot:
         await wait_for(pilot, "4 captures", "layer 16,", "? Help")

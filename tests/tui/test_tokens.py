@@ -116,7 +116,7 @@ async def test_starts_at_the_layer_selected_in_the_ranking(real_store: Path) -> 
         await pilot.press("l")
         await wait_for(pilot, "token 1 'w30' at layer 3")
         await pilot.press("escape")
-        await wait_for(pilot, "By rank")
+        await wait_for(pilot, "r Rank")
 
 
 async def test_leaving_the_text_field_changes_nothing(real_store: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from rich.text import Text
 from textual import on
@@ -19,6 +20,7 @@ from engine.plots.classes_text import histograms_as_text, side_summary, wrong_pa
 from engine.plots.findings import may_be_best, norm_in_words, p_in_words, score_in_words
 from engine.plots.layer_order import describe_order
 from engine.plots.layers_chart import LayersChart, Looks, Scale, layers_chart, whiskers
+from engine.records.causal import CausalLayer, ablation_works, works
 from engine.records.files import CaptureRecord
 from engine.records.results import LayerRow, RankedLayer
 from engine.store.catalog import show_capture
@@ -29,11 +31,24 @@ from tui.widgets.charts import LayerColumns
 from tui.widgets.rows import MARK, Column, RowsView
 from tui.widgets.words import Words
 
-Line = tuple[LayerRow, RankedLayer | None]
-"""A layer's statistics, and its rank if the capture has a ranking."""
+
+class Line(NamedTuple):
+    """What is known of a layer.
+
+    Attributes:
+        row: Its statistics.
+        ranked: Its rank, if the capture has a ranking.
+        causal: What steering there does, if it was measured.
+    """
+
+    row: LayerRow
+    ranked: RankedLayer | None
+    causal: CausalLayer | None
+
 
 _TABS = ("layer", "chart", "pairs", "findings")
-_LARGEST_FIRST = frozenset({"d_prime", "auroc", "pair_cosine", "relative_norm", "diff_norm", "norm", "std"})
+_LARGEST_FIRST = frozenset({"d_prime", "auroc", "pair_cosine", "relative_norm", "diff_norm", "norm", "std", "effect"})
+_WORKS, _ABLATION_WORKS = "*", "†"
 
 
 class RankingScreen(LayerscopeScreen):
@@ -49,13 +64,14 @@ class RankingScreen(LayerscopeScreen):
         Binding("space", "mark", "Compare", tooltip="Mark a layer to compare the others with"),
         Binding("s", "sort", "Sort", tooltip="Sort by the next column"),
         Binding("S", "reverse", "Reverse order", show=False),
-        Binding("r", "by_rank", "By rank", tooltip="Sort by rank or by layer"),
+        Binding("r", "by_rank", "Rank", tooltip="Sort by rank or by layer"),
         Binding("1", "tab('layer')", "Layer", show=False),
         Binding("2", "tab('chart')", "Chart", show=False),
         Binding("3", "tab('pairs')", "Misordered pairs", show=False),
         Binding("4", "tab('findings')", "Findings, warnings and baselines", show=False),
-        Binding("tab", "next_tab", "Next pane"),
+        Binding("tab", "next_tab", "Pane", tooltip="Next pane"),
         Binding("t", "tokens", "Tokens", tooltip="Project the tokens of a text on the direction"),
+        Binding("w", "steer", "Steer", tooltip="Let the model answer with and without the direction"),
         Binding("q", "back", "Back", show=False),
     ]
 
@@ -70,7 +86,7 @@ class RankingScreen(LayerscopeScreen):
     def compose_content(self) -> Iterator[Widget]:
         """Yield the table and the panes about the selected layer."""
         with Container(id="body"):
-            yield RowsView[Line]((), key=lambda line: line[0]["layer"], id="layers")
+            yield RowsView[Line]((), key=lambda line: line.row["layer"], id="layers")
             with TabbedContent(initial="layer", id="detail"):
                 for tab in _TABS:
                     with TabPane(tab.capitalize(), id=tab):
@@ -154,7 +170,20 @@ class RankingScreen(LayerscopeScreen):
         if self._record is not None and self._record["kind"] == "contrast":
             self.app.push_screen(TokensScreen(self.store, self.capture, self._selected()))
         else:
-            self.notify("this capture has no pairs: a direction needs two classes", severity="warning")
+            self._need_pairs()
+
+    def action_steer(self) -> None:
+        """Steer the model with the capture's direction at the selected layer."""
+        from tui.screens.steering import SteeringScreen
+
+        layer = self._selected()
+        if self._record is not None and self._record["kind"] == "contrast" and layer is not None:
+            self.app.push_screen(SteeringScreen(self.store, self.capture, layer))
+        else:
+            self._need_pairs()
+
+    def _need_pairs(self) -> None:
+        self.notify("this capture has no pairs: a direction needs two classes", severity="warning")
 
     def make_export(self) -> Export:
         """Return the table in its current order, and the figure."""
@@ -168,8 +197,12 @@ class RankingScreen(LayerscopeScreen):
             return draw_layers(chart)
 
         rows = [
-            {**row, **{key: value for key, value in (ranked or {}).items() if key != "by_factor"}}
-            for row, ranked in self.query_one(RowsView).rows
+            {
+                **line.row,
+                **{key: value for key, value in (line.ranked or {}).items() if key != "by_factor"},
+                **(_exported_effect(line.causal) if "causal" in record else {}),
+            }
+            for line in self.query_one(RowsView).rows
         ]
         return Export(record["name"], rows, draw, f"{chart.title}: {chart.subtitle}")
 
@@ -178,19 +211,20 @@ class RankingScreen(LayerscopeScreen):
         line = self.query_one(RowsView).row
         if self._record is None or line is None:
             return ""
-        layer, ranked = line[0]["layer"], line[1]
+        layer, ranked = line.row["layer"], line.ranked
         if self._record["ranking"] and self._marked not in (None, layer):
             return " ".join(describe_order(self._record, layer, self._marked or 0))
-        if ranked is None:
-            return f"{self.capture} layer {layer}"
-        return (
-            f"{self.capture} layer {layer}: rank {ranked['rank']}, d' {ranked['d_prime']:.2f}"
-            f" ({ranked['low']:.2f} to {ranked['high']:.2f}), p {p_in_words(ranked['p_value'])}"
-        )
+        facts = []
+        if ranked is not None:
+            facts.append(f"rank {ranked['rank']}, d' {ranked['d_prime']:.2f} ({ranked['low']:.2f} to")
+            facts[-1] += f" {ranked['high']:.2f}), p {p_in_words(ranked['p_value'])}"
+        if line.causal is not None:
+            facts.append(f"steering effect {_effect(line.causal)} ({_effect_interval(line.causal)})")
+        return f"{self.capture} layer {layer}{': ' if facts else ''}{'; '.join(facts)}"
 
     def _selected(self) -> int | None:
         line = self.query_one(RowsView).row
-        return line[0]["layer"] if line else None
+        return line.row["layer"] if line else None
 
     def _sort_by(self, key: str, descending: bool) -> None:
         self._sorted = (key, descending)
@@ -201,7 +235,8 @@ class RankingScreen(LayerscopeScreen):
             return
         ranking = self._record["ranking"]
         ranked = {row["layer"]: row for row in ranking["layers"]} if ranking else {}
-        lines: list[Line] = [(row, ranked.get(row["layer"])) for row in self._record["statistics"]]
+        causal = _causal(self._record)
+        lines = [Line(row, ranked.get(row["layer"]), causal.get(row["layer"])) for row in self._record["statistics"]]
         key, descending = self._sorted
         lines.sort(key=lambda line: -_value(key, line) if descending else _value(key, line))
         self.query_one(RowsView).show_rows(lines, sorted_by=self._sorted)
@@ -216,6 +251,7 @@ class RankingScreen(LayerscopeScreen):
         if record["ranking"] and self._marked not in (None, layer):
             reasons = describe_order(record, layer, self._marked or 0)
             lines += [Text(f"Layer {self._marked} vs. layer {layer}", style="bold"), *map(Text, reasons), Text()]
+        lines += _describe_effect(_causal(record).get(layer))
         summary = side_summary(record, layer)
         if summary is not None:
             lines.append(Text(f"Held-out projections at layer {layer}", style="bold"))
@@ -236,14 +272,16 @@ def _columns(
     record: CaptureRecord, is_marked: Callable[[int], bool], looks: Callable[[], Looks]
 ) -> Iterator[Column[Line]]:
     """Yield the columns; `looks` is called for every draw, as the theme may change."""
-    yield Column("", "", 1, lambda line, _width: MARK if is_marked(line[0]["layer"]) else "")
-    yield Column("layer", "layer", 6, lambda line, _width: str(line[0]["layer"]), right=True)
+    yield Column("", "", 1, lambda line, _width: MARK if is_marked(line.row["layer"]) else "")
+    yield Column("layer", "layer", 6, lambda line, _width: str(line.row["layer"]), right=True)
     if record["kind"] != "contrast":
         for key in ("mean", "std", "norm"):
             yield Column(key, key, 12, partial(_number, key), right=True)
         return
     if record["ranking"]:
         yield from _ranked_columns(record["ranking"]["layers"], looks)
+    if "causal" in record:
+        yield from _causal_columns()
     for key, title, width, order in (
         ("pair_cosine", "pair cosine", 11, 6),
         ("relative_norm", "rel. norm", 9, 7),
@@ -255,10 +293,10 @@ def _columns(
 
 def _ranked_columns(layers: Sequence[RankedLayer], looks: Callable[[], Looks]) -> Iterator[Column[Line]]:
     def cell(write: Callable[[RankedLayer], str]) -> Callable[[Line, int], str]:
-        return lambda line, _width: write(line[1]) if line[1] else ""
+        return lambda line, _width: write(line.ranked) if line.ranked else ""
 
     def bar(line: Line, width: int) -> Text:
-        return whiskers(line[1], Scale.of(layers, width), looks()) if line[1] else Text()
+        return whiskers(line.ranked, Scale.of(layers, width), looks()) if line.ranked else Text()
 
     yield Column("rank", "rank", 5, cell(lambda row: f"{row['rank']}{'=' if may_be_best(row) else ' '}"), right=True)
     yield Column(
@@ -272,9 +310,54 @@ def _ranked_columns(layers: Sequence[RankedLayer], looks: Callable[[], Looks]) -
     yield Column("wrong_way", "misordered", 10, cell(lambda row: f"{row['wrong_way']:.0%}"), right=True, order=4)
 
 
+def _causal_columns() -> Iterator[Column[Line]]:
+    def marked(row: CausalLayer) -> str:
+        marks = (_WORKS if works(row) else "") + (_ABLATION_WORKS if ablation_works(row) else "")
+        return f"{_effect(row)}{marks:<2}"
+
+    def cell(write: Callable[[CausalLayer], str]) -> Callable[[Line, int], str]:
+        return lambda line, _width: write(line.causal) if line.causal else ""
+
+    yield Column("effect", "effect", 8, cell(marked), right=True)
+    yield Column("", "effect 95%", 16, cell(_effect_interval), right=True, order=2)
+
+
+def _causal(record: CaptureRecord) -> dict[int, CausalLayer]:
+    return {row["layer"]: row for row in record["causal"]["layers"]} if "causal" in record else {}
+
+
+def _effect(row: CausalLayer) -> str:
+    return f"{row['effect']:+.3f}"
+
+
+def _effect_interval(row: CausalLayer) -> str:
+    return f"{row['low']:+.3f} to {row['high']:+.3f}"
+
+
+def _describe_effect(row: CausalLayer | None) -> Iterator[Text]:
+    """Say what steering at a layer does, with the meaning of the marks."""
+    if row is None:
+        return
+    p_value = p_in_words(row["p_value"])
+    said = f"Steering here: effect {_effect(row)} nats per token ({_effect_interval(row)}), p {p_value}"
+    said += f": it works ({_WORKS})." if works(row) else "."
+    if "ablation" in row:
+        said += f" Ablation removes {row['ablation']:.0%} of the personas' difference"
+        said += f": it works ({_ABLATION_WORKS})." if ablation_works(row) else "."
+    yield Text(said)
+
+
+def _exported_effect(row: CausalLayer | None) -> dict[str, float | None]:
+    """Effect columns of an exported row; empty where nothing was measured."""
+    keys = {"effect": "effect", "low": "effect_low", "high": "effect_high", "p_value": "effect_p"}
+    return {name: row[key] if row else None for key, name in keys.items()}  # type: ignore[literal-required]  # known keys
+
+
 def _value(key: str, line: Line) -> float:
-    """Return what a column sorts by; a missing value counts as 0."""
-    value = {**(line[1] or {}), **line[0]}.get(key)
+    """Return what a column sorts by; a missing value counts as 0, a missing effect as the lowest."""
+    if key == "effect":
+        return line.causal["effect"] if line.causal else -math.inf
+    value = {**(line.ranked or {}), **line.row}.get(key)
     return value if isinstance(value, int | float) else 0.0
 
 
@@ -283,7 +366,7 @@ def _interval(row: RankedLayer) -> str:
 
 
 def _number(key: str, line: Line, _width: int) -> str:
-    value = dict(line[0])[key]
+    value = dict(line.row)[key]
     if not isinstance(value, int | float):
         return ""
     return norm_in_words(value) if key in {"diff_norm", "norm", "std"} else f"{value:.4f}"

@@ -165,8 +165,7 @@ class TokensScreen(LayerscopeScreen):
     def _read(self) -> None:
         if self._record is None:
             return
-        if self._job is not None:
-            self._job.cancel()
+        self.jobs.drop(self._job)
         request = ReadingRequest(self._directions, self._method, self._layer, self._text, self._prompt)
         models = self.models
         self._update_title()

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rich.color import Color
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -21,7 +20,7 @@ from textual.strip import Strip
 
 from engine.plots.tokens_text import MOST_SPREADS, shown_token, stand_out, tokens_aside
 from engine.records.files import TokenReading
-from tui.looks import looks_of
+from tui.looks import looks_of, shade
 
 _TOKEN = 14  # width of the token column
 _WIDEST = 4  # maximum width of a layer
@@ -181,12 +180,4 @@ class HeatMap(ScrollView, can_focus=True, inherit_bindings=False):
         if self.app.no_color:
             sign = "·" if level == 0 else "+" if level > 0 else "-"
             return Segment((sign if abs(level) < _LEVELS else sign * 2)[: self._cell].ljust(self._cell))
-        return Segment(" " * self._cell, self._shade(level))
-
-    def _shade(self, level: int) -> Style:
-        variables = self.app.theme_variables
-        ground = Color.parse(self.background_colors[1].hex6).get_truecolor()
-        end = Color.parse(variables["tied" if level > 0 else "behind"]).get_truecolor()
-        share = abs(level) / _LEVELS
-        mixed = [round(low + (high - low) * share) for low, high in zip(ground, end, strict=True)]
-        return Style(bgcolor=Color.from_rgb(*mixed))
+        return Segment(" " * self._cell, Style(bgcolor=shade(self.app, self.background_colors[1], level / _LEVELS)))

@@ -9,6 +9,7 @@ import engine
 from engine.store.read import load_contrast
 from tests.engine.cli.conftest import assert_failed, widest
 from tests.engine.cli.test_directions import parsed
+from tests.engine.plots.pictures import svg_words
 from tests.program import Program
 
 PROMPT = "w5 w60 w9"
@@ -35,6 +36,7 @@ def test_json_is_what_the_engine_returns(layerscope: Program, contrasts: Path, t
         (expected["baseline"], *expected["steered"], *expected["controls"]),
         strict=True,
     ):
+        assert one.pop("projections") == pytest.approx(other.pop("projections"), rel=1e-3)
         assert [one.pop(name) for name in numbers] == pytest.approx([other.pop(name) for name in numbers], rel=1e-3)
         assert one == other
     assert len(shown["controls"]) == 2
@@ -83,6 +85,8 @@ def test_ablation_with_saved_directions_and_samples(layerscope: Program, contras
         (["loudness", "--ablate", "--tokens", "prompt"], "do not apply to --ablate"),
         (["loudness", "--sweep", "--layer", "1"], "do not apply to --sweep"),
         (["loudness", "--sweep", "--ablate"], "do not apply to --sweep"),
+        (["loudness", "--output", "a.png"], "--output is the figure of a sweep. Next: add --sweep"),
+        (["loudness", "--sweep", "-o", "a.txt"], "'a.txt' has no supported image format"),
         (["loudness", "--strength", "much"], "Invalid value for '--strength'"),
         (["loudness", "--max-new-tokens", "0"], "Invalid value for '--max-new-tokens'"),
         (["prompt"], "is a capture of prompts"),
@@ -131,8 +135,13 @@ def test_a_sweep_is_the_same_as_steering_at_each_layer(layerscope: Program, cont
         for mine, theirs in zip(one["steered"], expected["steered"], strict=True):
             assert mine["text"] == theirs["text"]
             assert mine["shift"] == pytest.approx(theirs["shift"], rel=1e-3, abs=1e-3)
-    shown = layerscope("steer", "loudness", "-p", PROMPT, *arguments)
+    shown = layerscope("steer", "loudness", "-p", PROMPT, *arguments, "--output", "sweep.svg")
     assert widest(shown.stdout) <= 80
+    assert shown.stderr.endswith("saved sweep.svg\n")
+    words = svg_words(layerscope.folder / "sweep.svg")
+    assert {f"{text['shift']:+.1f}" for one in swept for text in one["steered"] if abs(text["shift"]) > 0.05} <= {
+        *words
+    }
     (first, _) = swept
     row = next(line.split() for line in shown.stdout.splitlines() if line.split()[:1] == ["1"])
     cells = [(f"{text['shift']:+.2f}", f"{text['perplexity']:.2f}") for text in first["steered"]]

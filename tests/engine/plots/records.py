@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from engine.records.causal import CausalLayer, CausalRanking
 from engine.records.files import CaptureRecord
 from engine.records.results import Confound, ConfoundReport, LayerRow, RankedLayer, Ranking, Separation
 from tests.engine.stats.captures import provenance
@@ -156,3 +157,48 @@ def prompt_record(rows: list[LayerRow] | None = None, num_prompts: int = 1) -> C
     record["data"]["name"] = "some_prompt.pt"
     record["prompts"] = ["Tell me a story"] * num_prompts
     return record
+
+
+def causal_layer(layer: int, effect: float, **changes: Any) -> CausalLayer:
+    """A layer whose effect has an interval of 0.05 on either side; it works if the effect is above 0.05."""
+    p_value = 0.01 if effect > 0.05 else 0.5
+    made = CausalLayer(
+        layer=layer,
+        effect=effect,
+        low=effect - 0.05,
+        high=effect + 0.05,
+        p_value=p_value,
+        p_by_control={"prompts": 0.01, "random": p_value, "permuted": 0.01},
+        random=0.02,
+        permuted=0.02,
+        wrong_way=0.25,
+        quantiles=[effect - 0.2, effect - 0.1, effect, effect + 0.1, effect + 0.2],
+        damage=0.03,
+        damage_random=0.02,
+        perplexity=1.1,
+    )
+    return made | changes  # type: ignore[return-value]  # as above
+
+
+def causal_ranking(layers: Sequence[CausalLayer], **changes: Any) -> CausalRanking:
+    """What steering does at a few layers."""
+    made = CausalRanking(
+        layers=list(layers),
+        candidates="the tied layers and their neighbors",
+        strength=0.1,
+        method="mean_diff",
+        prompts=24,
+        personas=12,
+        dropped=0,
+        answer_tokens=16,
+        folds=3,
+        random_directions=19,
+        permutations=19,
+        smallest_p=0.05,
+        margin=0.4,
+        persona_margin=0.8,
+        seed=0,
+        seconds=60.0,
+        warnings=[],
+    )
+    return made | changes  # type: ignore[return-value]  # as above

@@ -1,10 +1,11 @@
-"""Synthetic comparisons, projections and readings."""
+"""Synthetic comparisons, projections, readings and steered texts."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from engine.records.files import TokenReading
 from engine.records.results import ComparedLayer, Comparison, DepthRow, SideProjections, Transfer
+from engine.records.steering import Kind, SteeredText, SteeredTexts
 
 # Layer, cosine, random 95%, split-half: both extremes, one within the random range and one outside it.
 COSINES = [(0, 1.0, 0.1, 0.9), (1, -1.0, 0.5, 0.8), (2, 0.05, 0.2, 0.95), (3, -0.3, 0.25, 0.7)]
@@ -99,6 +100,49 @@ def reading_of(tokens: Sequence[str], *values: Sequence[float], **changes: Any) 
         values={layer: list(row) for layer, row in zip(layers, values, strict=True)},
         concept="honesty",
         method="mean_diff",
+        warnings=[],
+    )
+    return made | changes  # type: ignore[return-value]  # as above
+
+
+def steered_text(kind: Kind, tokens: Sequence[str], values: Sequence[float], **changes: Any) -> SteeredText:
+    """A text of a few tokens, with a perplexity of 2 and no shift."""
+    made = SteeredText(
+        kind=kind,
+        strength=None if kind == "baseline" else 0.1,
+        text="".join(tokens).strip(),
+        tokens=len(tokens),
+        ended=True,
+        perplexity=2.0,
+        projection=sum(values) / len(values),
+        shift=0.0,
+        token_ids=list(range(len(tokens))),
+        token_texts=list(tokens),
+        projections=list(values),
+    )
+    return made | changes  # type: ignore[return-value]  # as above
+
+
+def steered_texts(**changes: Any) -> SteeredTexts:
+    """A greeting at layer 16: unsteered, steered and with a random direction."""
+    made = SteeredTexts(
+        prompt="Hello",
+        rendered="Hello",
+        layer=16,
+        concept="warmth",
+        method="mean_diff",
+        unit="norm",
+        steered_tokens="all",
+        unit_length=20.0,
+        sampled=False,
+        seed=0,
+        max_new_tokens=4,
+        baseline=steered_text("baseline", ["Good", " day", "."], [-0.5, 0.25, 0.5]),
+        steered=[
+            steered_text("steered", ["I", " am", " glad", "!"], [0.0, 0.5, 3.0, 1.0], perplexity=2.5, shift=1.125)
+        ],
+        controls=[steered_text("control", ["What", "\n", "?"], [0.0, -3.0, 0.5], shift=-0.833, ended=False)],
+        control_cosine=-0.03,
         warnings=[],
     )
     return made | changes  # type: ignore[return-value]  # as above

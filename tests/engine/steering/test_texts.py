@@ -3,6 +3,7 @@
 import math
 from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import engine
 from engine.errors import CaptureError, LayerscopeError
 from engine.records.captures import ContrastData
 from engine.records.files import Direction
-from engine.records.steering import SteeredText
+from engine.records.steering import SteeredText, SteeredTexts
 from tests.conftest import Loaded
 from tests.engine.steering.directions import hook_count, logits_of, patched
 
@@ -43,17 +44,17 @@ def greedy(model: PreTrainedModel, number: int) -> list[int]:
     return ids[len(IDS) :]
 
 
-def measured(model: PreTrainedModel, new: list[int], direction: Direction) -> tuple[float, float]:
-    """Perplexity and mean projection of new tokens, from a plain pass of the unsteered model."""
+def measured(model: PreTrainedModel, new: list[int], direction: Direction) -> tuple[float, list[float]]:
+    """Perplexity and projections of new tokens, from a plain pass of the unsteered model."""
     ids = torch.tensor([[*IDS, *new]])
     with torch.no_grad():
         output = model(ids, output_hidden_states=True, use_cache=False)
     chances = output.logits[0].log_softmax(-1)
     losses = [-float(chances[len(IDS) - 1 + place, token]) for place, token in enumerate(new)]
-    states: Tensor = output.hidden_states[LAYER + 1][0, len(IDS) :]
+    states: Tensor = output.hidden_states[direction["layer"] + 1][0, len(IDS) :]
     gap = direction["positive_mean"] - direction["negative_mean"]
     values = (states @ direction["vector"] - direction["negative_mean"]) / gap
-    return math.exp(sum(losses) / len(losses)), float(values.mean())
+    return math.exp(sum(losses) / len(losses)), values.tolist()
 
 
 def words(new: list[int]) -> str:
@@ -74,10 +75,12 @@ def test_the_texts_and_their_measurements(
     ]
 
     def require(text: SteeredText, new: list[int]) -> None:
-        perplexity, projection = measured(tiny_llama, new, direction)
+        perplexity, projections = measured(tiny_llama, new, direction)
         assert (text["text"], text["tokens"]) == (words(new), len(new))
         assert text["perplexity"] == pytest.approx(perplexity, rel=1e-4)
-        assert text["projection"] == pytest.approx(projection, rel=1e-3, abs=1e-3)
+        assert text["projections"] == pytest.approx(projections, rel=1e-3, abs=1e-3)
+        assert text["projection"] == pytest.approx(sum(projections) / len(new), rel=1e-3, abs=1e-3)
+        assert (text["token_ids"], text["token_texts"]) == (new, [f"w{token}" for token in new])
         shift = text["projection"] - texts["baseline"]["projection"]
         assert text["shift"] == pytest.approx(shift)
 
@@ -108,6 +111,41 @@ def test_the_control_adds_a_random_vector_of_the_same_length(
     with patched(tiny_llama, LAYER, lambda states: states + 2 * gap * control["vector"]):
         assert texts["controls"][0]["text"] == words(greedy(tiny_llama, 6))
     assert texts["unit_length"] == pytest.approx(gap)
+
+
+def test_the_baseline_of_an_earlier_result_is_measured_again_but_not_written_again(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    data: ContrastData,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    directions = engine.extract_directions(data)
+    generate = Mock(wraps=tiny_llama.generate)
+    monkeypatch.setattr(tiny_llama, "generate", generate)
+
+    def write(**options: Any) -> SteeredTexts:
+        given: dict[str, Any] = {"prompt": PROMPT, "layer": LAYER, "strengths": [0.5], "max_new_tokens": 6} | options
+        generate.reset_mock()
+        return engine.steer_text(tiny_llama, tiny_tokenizer, directions, data=data, chat=False, **given)
+
+    first = write()
+    assert generate.call_count == 3
+    same: list[dict[str, Any]] = [{"strengths": [-2.0]}, {"layer": 2}, {"seed": 3}, {"unit": "gap"}]
+    for change in same:
+        fresh = write(**change)
+        assert write(earlier=first, **change) == fresh
+        assert generate.call_count == 2
+    assert fresh["baseline"] == first["baseline"]
+    assert write(layer=2)["baseline"]["projections"] == pytest.approx(
+        measured(tiny_llama, greedy(tiny_llama, 6), directions[2])[1], rel=1e-3, abs=1e-3
+    )
+    others: list[dict[str, Any]] = [{"prompt": "w5 w9"}, {"max_new_tokens": 5}, {"sample": True}]
+    for change in others:
+        write(earlier=first, **change)
+        assert generate.call_count == 3
+    sampled = write(sample=True, seed=1)
+    write(sample=True, seed=2, earlier=sampled)
+    assert generate.call_count == 3
 
 
 def test_ablation(

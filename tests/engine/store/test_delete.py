@@ -7,9 +7,11 @@ import pytest
 import engine
 from engine.errors import StoreError
 from engine.records.captures import ContrastData
+from engine.records.files import VECTOR_FORMATS
 from engine.store.catalog import list_captures
 from engine.store.delete import delete_capture, delete_directions, kept_directions
 from engine.store.directions import list_directions
+from engine.store.names import locate
 
 
 def test_a_capture_is_deleted_with_its_directions_and_others_stay(contrast_data: ContrastData, tmp_path: Path) -> None:
@@ -34,6 +36,20 @@ def test_directions_under_another_name_are_kept_and_named(contrast_data: Contras
     delete_capture("mine", store=tmp_path)
     assert list_directions(tmp_path) == ["broken", "other", "probe"]
     assert delete_capture("probe", store=tmp_path) == ["probe.directions.safetensors"]
+
+
+def test_control_vectors_are_deleted_with_the_directions(contrast_data: ContrastData, tmp_path: Path) -> None:
+    directions = engine.extract_directions(contrast_data)
+    for name in ("mine", "other"):
+        engine.save_activations(contrast_data, name, store=tmp_path)
+        engine.save_directions(directions, name, store=tmp_path)
+        for file_format in VECTOR_FORMATS:
+            engine.export_directions(directions, locate(name, tmp_path).vectors(file_format), file_format)
+    vectors = [f"mine.vectors.{file_format}" for file_format in VECTOR_FORMATS]
+    assert delete_directions("mine", store=tmp_path) == ["mine.directions.safetensors", *vectors]
+    assert delete_capture("mine", store=tmp_path) == ["mine.json", "mine.pt"]
+    assert {"other.vectors.gguf", "other.pt"} < set(delete_capture("other", store=tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_leftovers_of_a_killed_save_can_be_deleted(contrast_data: ContrastData, tmp_path: Path) -> None:

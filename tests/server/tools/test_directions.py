@@ -1,17 +1,21 @@
 """Directions: extracted and saved, and texts read along them."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from mcp import Client
 
 import engine
-from engine.records.files import TokenReading
+from engine.records.files import VECTOR_FORMATS, TokenReading
 from engine.stats.direction import extract_directions
 from engine.store.catalog import show_capture
 from engine.store.directions import find_directions, load_directions
 from engine.store.read import load_contrast
-from server.app import LayerscopeServer
+from server.app import LayerscopeServer, build_server
+from server.settings import ServerSettings
 from server.tools.directions import describe_reading
 from tests.server.conftest import call, refused
 from tests.server.test_journey import finished
@@ -49,6 +53,39 @@ async def test_by_default_the_method_with_the_highest_auroc_is_used(app: Layersc
     )
     assert (read["reading"]["method"], read["reading"]["compared"]) == (said["method"], said["compared"])
     assert read["reading"] == unsaved["reading"]
+
+
+@pytest.mark.parametrize("file_format", VECTOR_FORMATS)
+async def test_control_vectors_are_written_into_the_store(
+    settings: ServerSettings, store: Path, tiny_folder: Path, file_format: str
+) -> None:
+    arguments = {"name": "loudness", "format": file_format, "save_as": "mine"}
+    async with Client(build_server(settings)) as client:
+        said = await call(client, "extract_direction", **arguments)
+        again = await refused(client, "extract_direction", **arguments)
+        await call(client, "extract_direction", **arguments, replace=True, method="pca")
+        await call(client, "extract_direction", **arguments, replace=True)
+        await refused(client, "extract_direction", **arguments | {"save_as": "../mine"})
+    assert again.endswith("Next: choose another save_as, or replace=true.")
+    assert (said["name"], said["method"], said["format"]) == ("mine", "mean_diff", file_format)
+    path = store / f"mine.vectors.{file_format}"
+    assert said["path"] == str(path.absolute())
+    assert {one.name for one in store.parent.iterdir()} == {"activations"}
+    layer = said["leading"] or 2
+    expected = extract_directions(load_contrast("loudness", store=store), "mean_diff")[layer]
+    given: dict[str, Any] = {}
+    alias = show_capture("loudness", store=store)["provenance"]["alias"]  # type: ignore[index]
+    exec(said["python"].replace(repr(alias), repr(str(tiny_folder))), given)  # noqa: S102 - the line under test
+    found = torch.as_tensor(given["vector"]["vector"] * expected["norm"] if file_format == "gguf" else given["vector"])
+    assert torch.allclose(found, expected["vector"] * expected["norm"], rtol=1e-5)
+    assert ("layer 0 is not in the file" in " ".join(said["warnings"])) == (file_format == "gguf")
+
+
+async def test_clients_that_share_a_server_learn_no_path(settings: ServerSettings) -> None:
+    async with Client(build_server(replace(settings, shared=True))) as client:
+        said = await call(client, "extract_direction", name="loudness", format="npz")
+    assert said["path"] == "loudness.vectors.npz"
+    assert "load('loudness.vectors.npz')" in said["python"]
 
 
 async def test_a_text_is_read_along_imported_vectors(app: LayerscopeServer, store: Path, tiny_folder: Path) -> None:

@@ -71,7 +71,7 @@ async def test_the_list_of_tools_is_short(era: str, app: LayerscopeServer) -> No
     async with Client(app, mode=era) as client:
         listed = await client.list_tools()
     assert isinstance(listed, ListToolsResult)
-    assert len(listed.tools) == 18
+    assert len(listed.tools) == 19
     text = listed.model_dump_json(by_alias=True, exclude_none=True)
     assert len(text) <= MOST_CHARACTERS
     assert not has_null(json.loads(text))
