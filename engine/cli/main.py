@@ -50,6 +50,7 @@ _MODULES = {
     "directions": "engine.cli.directions",
     "read": "engine.cli.directions",
     "steer": "engine.cli.steer",
+    "calibrate": "engine.cli.calibrate",
     "vectors": "engine.cli.vectors",
     "concepts": "engine.cli.concepts",
     "list": "engine.cli.store",

@@ -45,7 +45,7 @@ by the same command. The result is kept in the record, and later calls without -
   layerscope rank smollm2_honesty --top 5 --json
   layerscope rank runs/mine.pt --score auroc --csv > mine.csv
   layerscope rank smollm2_formality --causal
-  layerscope rank smollm2_formality --causal --layers 8-24 --strength 0.2 --prompts 64
+  layerscope rank smollm2_formality --causal --layers 8-24 --strength 0.2
 
 [bold]Scores[/bold]
 

@@ -84,7 +84,7 @@ def steer(
 ) -> None:
     """Let a model answer a prompt with and without steering."""
     narrator, options = Narrator(quiet=quiet), read_load_options(dtype or AUTO, device_map, max_memory)
-    chosen_unit, chosen_tokens = _one_of("--unit", unit, UNITS), _one_of("--tokens", tokens, TOKENS)
+    chosen_unit, chosen_tokens = one_of("--unit", unit, UNITS), one_of("--tokens", tokens, TOKENS)
     if ablate and (strength or (unit, tokens) != ("norm", "all")):
         raise RequestError(
             "--strength, --unit and --tokens do not apply to --ablate, which projects the direction out",
@@ -111,7 +111,7 @@ def steer(
     loaded, tokenizer = load_model_of(found, model, dtype, options, narrator)
     from engine.steering.texts import steer_text
 
-    swept = _swept_layers(loaded, found, layers) if sweep else []
+    swept = swept_layers(loaded, found, layers) if sweep else []
     with narrator.steps() as steps:
         write = partial(
             steer_text,
@@ -143,7 +143,7 @@ def steer(
         narrator.say(f"saved {save_figure(partial(draw_sweep, result), output, title=prompt)}")
 
 
-def _swept_layers(model: "PreTrainedModel", found: "dict[int, Direction]", layers: str) -> list[int]:
+def swept_layers(model: "PreTrainedModel", found: "dict[int, Direction]", layers: str) -> list[int]:
     """The requested layers that have a direction.
 
     Raises:
@@ -176,7 +176,12 @@ def _part(steps: Steps, place: int, count: int, layer: int) -> Steps:
     return report
 
 
-def _one_of(option: str, given: str, known: tuple[Choice, ...]) -> Choice:
+def one_of(option: str, given: str, known: tuple[Choice, ...]) -> Choice:
+    """Return the known word that was given.
+
+    Raises:
+        RequestError: It is none of them.
+    """
     for one in known:
         if one == given:
             return one

@@ -14,8 +14,10 @@ from engine.records.files import CaptureRecord
 from engine.records.results import SIGNIFICANT, RankedLayer
 
 LEGEND = (
-    "effect: change of the margin, nats per token  *: more than chance and controls  **: projecting out works too\n"
-    "random: the same for random directions  wrong way: share of prompts  KL: damage, nats per token"
+    "effect: change of the margin, nats per token  *: beyond chance and controls\n"
+    "**: projecting out works too  random: effect of random directions\n"
+    "wrong: share of prompts that move the wrong way  KL: damage, nats per token\n"
+    "ablated: share of the personas' difference that projecting out removes"
 )
 
 
@@ -136,7 +138,7 @@ def causal_as_text(record: CaptureRecord) -> RenderableType:
         return Text("the causal ranking was not measured", style="dim")
     ranked = {row["layer"]: row for row in record["ranking"]["layers"]} if record["ranking"] else {}
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    for name in ("layer", "d'", "rank", "effect", "95% interval", "p", "random", "wrong way", "KL", "projected out"):
+    for name in ("layer", "d'", "rank", "effect", "95% interval", "p", "random", "wrong", "KL", "ablated"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in causal["layers"]:
         table.add_row(*_cells(row, ranked.get(row["layer"])), style="bold" if works(row) else "")

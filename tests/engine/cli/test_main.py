@@ -15,7 +15,7 @@ from tests.engine.plots.records import contrast_record
 from tests.program import Program
 
 COMMANDS = ["capture", "visualize", "rank", "compare", "directions", "read", "list", "show"]
-COMMANDS += ["verify", "rename", "delete", "concepts", "vectors"]
+COMMANDS += ["verify", "rename", "delete", "concepts", "vectors", "calibrate"]
 
 WITH_A_BUG = """
 import sys

@@ -12,6 +12,7 @@ import pytest
 import engine
 from engine.records.files import CaptureRecord
 from engine.stats.scores import SCORES
+from engine.store.read import load_contrast
 from tests.engine.cli.conftest import assert_failed, save_record, widest
 from tests.engine.plots.records import (
     TOO_FEW,
@@ -261,3 +262,60 @@ def test_tensors_whose_record_is_gone_are_ranked_without_factors(layerscope: Pro
     document = json.loads(result.stdout)
     assert {layer["left_out"] for layer in document["layers"]} == {"pairs"}
     assert {layer["layer"] for layer in document["layers"]} == {4, 16, 29}
+
+
+# What steering does
+
+
+def causally(layerscope: Program, folder: Path, *more: str) -> Result:
+    how = ("--causal", "--layers", "1,2", "--prompts", "8", "--answer-tokens", "3", "--model", str(folder))
+    return layerscope("rank", "loudness", *how, *more)
+
+
+def test_causal_measures_keeps_and_shows(layerscope: Program, contrasts: Path, tiny_folder: Path) -> None:
+    result = causally(layerscope, tiny_folder, "--json")
+    assert result.returncode == 0, result.stderr
+    assert "steering at 2 layers, in 26 ways" in result.stderr
+    causal = json.loads(result.stdout)["causal"]
+    model, tokenizer, _ = engine.load_model_and_tokenizer(str(tiny_folder))
+    request = engine.CausalRequest(layers="1,2", prompts=8, answer_tokens=3)
+    expected = engine.rank_layers_causally(model, tokenizer, load_contrast(contrasts / "loudness"), request)
+    assert [row["layer"] for row in causal["layers"]] == [1, 2]
+    for row, other in zip(causal["layers"], expected["layers"], strict=True):
+        assert row["effect"] == pytest.approx(other["effect"], abs=1e-5)
+    shown = layerscope("rank", "loudness", COLUMNS="80")
+    assert "reading and cause, steering by 0.1" in shown.stdout
+    assert widest(shown.stdout) <= 80
+    assert f"{causal['layers'][0]['effect']:+.3f}" in shown.stdout
+    figure = layerscope("visualize", "loudness", "--causal", "--output", "causal.png")
+    assert figure.returncode == 0
+    assert (layerscope.folder / "causal.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--strength", "0.2"], "which needs --causal"),
+        (["--no-ablation"], "which needs --causal"),
+        (["--causal", "--controls", "3"], "the number of controls"),
+        (["--causal", "--strength", "-1"], "the strength cannot be -1"),
+        (["--causal", "--layers", "9", "--model", "TINY"], "layer 9 is out of range"),
+        (["--causal", "--neutral", "missing.txt"], "missing.txt"),
+    ],
+    ids=["strength", "ablation", "controls", "negative", "layer", "file"],
+)
+def test_wrong_causal_options_are_refused(
+    layerscope: Program, contrasts: Path, tiny_folder: Path, arguments: list[str], message: str
+) -> None:
+    del contrasts
+    named = [str(tiny_folder) if argument == "TINY" else argument for argument in arguments]
+    result = layerscope("rank", "loudness", *named)
+    assert result.returncode != 0
+    assert message in result.stderr
+
+
+def test_a_figure_before_the_measurement_says_what_to_do(layerscope: Program, contrasts: Path) -> None:
+    del contrasts
+    result = layerscope("visualize", "loudness", "--causal")
+    assert result.returncode != 0
+    assert "Next: layerscope rank loudness --causal" in result.stderr

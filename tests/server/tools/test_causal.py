@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from engine.plots.causal_text import causal_findings
 from mcp import Client
 
+from engine.plots.causal_text import causal_findings
 from engine.store.catalog import show_capture
 from server.app import LayerscopeServer
 from server.tools.causal import describe_ranking
