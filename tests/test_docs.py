@@ -57,7 +57,7 @@ def commands(page: Path, language: str = "console") -> list[list[str]]:
 
 def slow(page: Path) -> bool:
     """Whether a page needs a capture that the fast tests do not make; those of formality they share."""
-    return any(re.search("smollm2_(honesty|empathy)", " ".join(arguments)) for arguments in commands(page))
+    return any(re.search("smollm2_(honesty|empathy)|--causal", " ".join(arguments)) for arguments in commands(page))
 
 
 def each(pages: list[Path]) -> list[ParameterSet]:
