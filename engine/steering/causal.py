@@ -73,7 +73,8 @@ def rank_layers_causally(
         CaptureError: A prompt is too long.
 
     Example:
-        >>> contrast = capture_from_concept(model, tokenizer, "formality", layers=[14], positions="last")
+        >>> chosen = {"layers": [14], "max_samples": 96, "positions": "last"}
+        >>> contrast = capture_from_concept(model, tokenizer, "formality", **chosen)
         >>> wanted = CausalRequest(prompts=8, answer_tokens=2)
         >>> found = rank_layers_causally(model, tokenizer, contrast, wanted)
         >>> [row["layer"] for row in found["layers"]], found["prompts"] <= 8

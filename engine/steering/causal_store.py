@@ -55,7 +55,8 @@ def add_causal_ranking(
         StoreError: The capture does not exist, is damaged, or was replaced meanwhile.
 
     Example:
-        >>> contrast = capture_from_concept(model, tokenizer, "formality", layers=[14], positions="last")
+        >>> chosen = {"layers": [14], "max_samples": 96, "positions": "last"}
+        >>> contrast = capture_from_concept(model, tokenizer, "formality", **chosen)
         >>> paths = save_activations(contrast, "runs/formal", force=True)
         >>> wanted = CausalRequest(prompts=8, answer_tokens=2)
         >>> found = add_causal_ranking("runs/formal", model, tokenizer, wanted)
