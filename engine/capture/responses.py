@@ -54,7 +54,7 @@ def generate_responses(
     sample: bool = False,
     seed: int = 0,
     first: int = 0,
-    batch_size: int | None = None,
+    limits: Limits | None = None,
     progress: Progress = ignore_progress,
 ) -> list[Response]:
     """Let a model answer tokenized prompts, in batches and with its key-value cache.
@@ -71,7 +71,7 @@ def generate_responses(
         sample: Whether to sample, with the model's own generation settings, instead of taking the most likely token.
         seed: Seed for sampling. A sampled answer depends on it, the prompt and the prompt's number.
         first: Number of the first prompt, if the prompts are a slice of a longer list.
-        batch_size: Maximum number of prompts in a batch; None for as many as the token budget allows.
+        limits: Maximum size of a forward pass, from which that of a batch follows; None for the model's token budget.
         progress: Called with the number of finished answers and their total, after each token of a batch. An exception
             that it raises stops the work.
 
@@ -93,7 +93,7 @@ def generate_responses(
     longest = longest_prompt(model, tokenizer)
     for number, ids in enumerate(prompts, first):
         require_room(len(ids), limit, longest, f"prompt {number}")
-    known = examine_model(model).config
+    plan = response_batches(model, prompts, limit, limits or Limits(token_budget(model)))
     generator = _Generator(
         model=model,
         prompts=prompts,
@@ -102,16 +102,37 @@ def generate_responses(
         ends=_end_tokens(model, tokenizer),
         progress=progress,
     )
-    most = 1 if known.added else batch_size  # added code may treat the rows of a batch differently
-    limits = Limits(_GENERATED * token_budget(model), most)
-    window = known.receipt.get("window")
-    padded = (
-        known.receipt.get("separate", "not checked") == ""
-        and (window is None or max(map(len, prompts), default=0) + limit <= window)
-        and _places_tokens(model)
-    )
     progress(0, len(prompts))
-    return generator.run(_plan([len(ids) + limit for ids in prompts], limits, padded=padded))
+    return generator.run(plan)
+
+
+def response_batches(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, limits: Limits
+) -> list[Batch]:
+    """Group prompts into the batches in which a model responds to them.
+
+    Args:
+        model: The model.
+        prompts: Token ids of each prompt.
+        max_new_tokens: Maximum number of new tokens of each answer.
+        limits: Maximum size of a forward pass.
+
+    Raises:
+        ModelError: The model fails the load check.
+    """
+    known = examine_model(model).config
+    most = 1 if known.added else limits.prompts  # added code may treat the rows of a batch differently
+    allowed = Limits(_GENERATED * limits.tokens, most)
+    lengths, window = [len(ids) + max_new_tokens for ids in prompts], known.receipt.get("window")
+    fits = window is None or max(lengths, default=0) <= window
+    if known.receipt.get("separate", "not checked") == "" and fits and _places_tokens(model):
+        return sorted_batches(lengths, allowed)
+    plan: list[Batch] = []
+    for length in sorted(set(lengths), reverse=True):
+        same = [index for index, other in enumerate(lengths) if other == length]
+        batches = sorted_batches([length] * len(same), allowed)
+        plan += [Batch([same[place] for place in batch.prompts]) for batch in batches]
+    return plan
 
 
 def require_room(prompt: int, new: int, longest: int, name: str) -> None:
@@ -156,19 +177,6 @@ def _draws(seed: int, first: int, prompts: int, limit: int) -> Tensor:
     """Random numbers from 0 to 1, one for each token of each answer, `(prompts, limit)`."""
     rows = [np.random.default_rng([seed, number]).random(limit) for number in range(first, first + prompts)]
     return torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, limit)
-
-
-def _plan(lengths: Sequence[int], limits: Limits, *, padded: bool) -> list[Batch]:
-    """Group prompts into batches: of similar length if padding is allowed, else of the same length."""
-    if padded:
-        return sorted_batches(lengths, limits)
-    plan: list[Batch] = []
-    for length in sorted(set(lengths), reverse=True):
-        same = [index for index, other in enumerate(lengths) if other == length]
-        plan += [
-            Batch([same[place] for place in batch.prompts]) for batch in sorted_batches([length] * len(same), limits)
-        ]
-    return plan
 
 
 class _Sampler:

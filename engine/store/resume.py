@@ -92,7 +92,7 @@ def capture_in_shards(
             settings = _with_saved_budget(prepared.settings, paths)
             plan = _plan(prepared, settings)
             _require_started(paths, plan)
-        ShardRun(prepared, settings, plan, paths, progress, processes).run_missing()
+        ShardRun(prepared, settings, plan, paths, progress, steps, processes).run_missing()
         processes.wait()
         if processes.is_main:
             write_atomically(paths.record, encode_record(record_shards(paths, plan, steps)))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from engine.capture.batches import Limits
 from engine.capture.responses import Response, generate_responses
 from engine.errors import CaptureError, RequestError
 from tests.engine.capture.test_passes import limit_memory
@@ -161,7 +162,7 @@ def test_batch_size_and_progress(tiny_llama: PreTrainedModel, tiny_tokenizer: Pr
     went = limit_memory(tiny_llama, 10**9, RuntimeError())
     told: list[tuple[int, int]] = []
     answers = generate_responses(
-        tiny_llama, tiny_tokenizer, PROMPTS, 4, batch_size=2, progress=lambda *said: told.append(said)
+        tiny_llama, tiny_tokenizer, PROMPTS, 4, limits=Limits(512, 2), progress=lambda *said: told.append(said)
     )
     sizes = [size for size in went if size <= 2]
     assert set(sizes) == {1, 2}
