@@ -1,4 +1,4 @@
-"""Let a model answer prompts, in batches whose answers do not depend on the other prompts."""
+"""Let a model respond to prompts, in batches whose responses do not depend on the other prompts."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _GENERATED = 8
 
 
 class Response(NamedTuple):
-    """A model's answer to a prompt.
+    """A model's response to a prompt.
 
     Attributes:
         ids: New token ids without the end token; may be empty.
-        ended: Whether the model ended the answer before the maximum number of tokens.
+        ended: Whether the model ended the response before the maximum number of tokens.
     """
 
     ids: list[int]
@@ -57,9 +57,9 @@ def generate_responses(
     limits: Limits | None = None,
     progress: Progress = ignore_progress,
 ) -> list[Response]:
-    """Let a model answer tokenized prompts, in batches and with its key-value cache.
+    """Let a model respond to tokenized prompts, in batches and with its key-value cache.
 
-    Each answer equals that to the prompt alone, unless two tokens are equally likely up to rounding. Prompts of
+    Each response equals that to the prompt alone, unless two tokens are equally likely up to rounding. Prompts of
     different lengths share a batch only if the load check has shown that the model follows masks and token positions;
     others are batched by length, without padding.
 
@@ -67,20 +67,20 @@ def generate_responses(
         model: Any causal language model that passes the load check. It is not modified.
         tokenizer: Its tokenizer.
         prompts: Token ids of each prompt.
-        max_new_tokens: Maximum number of new tokens of each answer.
+        max_new_tokens: Maximum number of new tokens of each response.
         sample: Whether to sample, with the model's own generation settings, instead of taking the most likely token.
-        seed: Seed for sampling. A sampled answer depends on it, the prompt and the prompt's number.
+        seed: Seed for sampling. A sampled response depends on it, the prompt and the prompt's number.
         first: Number of the first prompt, if the prompts are a slice of a longer list.
         limits: Maximum size of a forward pass, from which that of a batch follows; None for the model's token budget.
-        progress: Called with the number of finished answers and their total, after each token of a batch. An exception
-            that it raises stops the work.
+        progress: Called with the number of finished responses and their total, after each token of a batch; an
+            exception it raises stops the work.
 
     Returns:
-        The answers, in the order of the prompts.
+        The responses, in the order of the prompts.
 
     Raises:
         RequestError: The number of tokens or the seed is not a whole number of the allowed range.
-        CaptureError: A prompt with its answer would be longer than the model allows, or memory does not suffice for a
+        CaptureError: A prompt with its response would be longer than the model allows, or memory does not suffice for a
             single prompt.
         ModelError: The model fails the load check.
 
@@ -114,7 +114,7 @@ def response_batches(
     Args:
         model: The model.
         prompts: Token ids of each prompt.
-        max_new_tokens: Maximum number of new tokens of each answer.
+        max_new_tokens: Maximum number of new tokens of each response.
         limits: Maximum size of a forward pass.
 
     Raises:
@@ -136,11 +136,11 @@ def response_batches(
 
 
 def require_room(prompt: int, new: int, longest: int, name: str) -> None:
-    """Refuse a prompt that leaves too little room for its answer.
+    """Refuse a prompt that leaves too little room for its response.
 
     Args:
         prompt: Number of tokens of the prompt.
-        new: Maximum number of tokens of its answer.
+        new: Maximum number of tokens of its response.
         longest: Maximum number of tokens of both, from `longest_prompt`.
         name: Name of the prompt in the message.
 
@@ -149,14 +149,14 @@ def require_room(prompt: int, new: int, longest: int, name: str) -> None:
     """
     if prompt + new > longest:
         raise CaptureError(
-            f"{name} has {prompt} tokens, so that {new} tokens of an answer exceed the model's {longest}",
-            expected=f"at most {max(longest - prompt, 0)} tokens for the answer",
-            next_step="shorten the prompt, or let the model answer with fewer tokens",
+            f"{name} has {prompt} tokens, so that {new} tokens of a response exceed the model's {longest}",
+            expected=f"at most {max(longest - prompt, 0)} tokens for the response",
+            next_step="shorten the prompt, or let the model respond with fewer tokens",
         )
 
 
 def _places_tokens(model: PreTrainedModel) -> bool:
-    """Whether answers do not depend on padding before the prompt.
+    """Whether responses do not depend on padding before the prompt.
 
     The model must take the positions of tokens, and no generation setting may count or compare padded tokens. A
     repetition penalty does not: padding repeats the first token of the prompt.
@@ -167,14 +167,14 @@ def _places_tokens(model: PreTrainedModel) -> bool:
 
 
 def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of the tokens that end an answer: those of the model, else of the tokenizer."""
+    """Ids of the tokens that end a response: those of the model, else of the tokenizer."""
     settings: Any = model.generation_config
     named = tokenizer.eos_token_id if settings.eos_token_id is None else settings.eos_token_id
     return [] if named is None else [named] if isinstance(named, int) else list(named)
 
 
 def _draws(seed: int, first: int, prompts: int, limit: int) -> Tensor:
-    """Random numbers from 0 to 1, one for each token of each answer, `(prompts, limit)`."""
+    """Random numbers from 0 to 1, one for each token of each response, `(prompts, limit)`."""
     rows = [np.random.default_rng([seed, number]).random(limit) for number in range(first, first + prompts)]
     return torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, limit)
 
@@ -202,16 +202,16 @@ class _Sampler:
 
 @dataclass
 class _Generator:
-    """Runs batches of prompts and counts finished answers.
+    """Runs batches of prompts and counts finished responses.
 
     Attributes:
         model: The model.
         prompts: Token ids of all prompts.
         limit: Maximum number of new tokens.
         draws: Random numbers for sampling, `(prompts, limit)`; None to take the most likely token.
-        ends: Ids of the tokens that end an answer.
-        progress: Called with the number of finished answers and their total.
-        done: Largest number of finished answers reported.
+        ends: Ids of the tokens that end a response.
+        progress: Called with the number of finished responses and their total.
+        done: Largest number of finished responses reported.
     """
 
     model: PreTrainedModel
@@ -223,8 +223,8 @@ class _Generator:
     done: int = 0
 
     def run(self, plan: Sequence[Batch]) -> list[Response]:
-        """Run batches; return all answers in the order of the prompts."""
-        answers: dict[int, Response] = {}
+        """Run batches; return all responses in the order of the prompts."""
+        responses: dict[int, Response] = {}
         waiting, most_tokens = [*reversed(plan)], None
         while waiting:
             batch = waiting.pop()
@@ -234,7 +234,7 @@ class _Generator:
                 continue
             found = None
             try:
-                found = [*self._answers(batch.prompts, len(answers))]
+                found = [*self._respond(batch.prompts, len(responses))]
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
@@ -242,20 +242,20 @@ class _Generator:
                     raise _too_large(len(self.prompts[batch.prompts[0]]), self.limit) from error
             if found is None:  # outside of `except`, where the traceback would keep tensors alive
                 most_tokens = tokens // 2
-                log.info("out of memory in a batch of %d answers: continuing with fewer", len(batch.prompts))
+                log.info("out of memory in a batch of %d responses: continuing with fewer", len(batch.prompts))
                 free_failed_pass(input_device(self.model))
                 waiting.append(batch)
                 continue
-            answers |= dict(zip(batch.prompts, found, strict=True))
-            self._report(len(answers))
-        return [answers[index] for index in range(len(self.prompts))]
+            responses |= dict(zip(batch.prompts, found, strict=True))
+            self._report(len(responses))
+        return [responses[index] for index in range(len(self.prompts))]
 
     def _report(self, done: int) -> None:
         self.done = max(self.done, done)  # a batch that ran out of memory starts again
         self.progress(self.done, len(self.prompts))
 
-    def _answers(self, batch: Sequence[int], before: int) -> Iterator[Response]:
-        """Answer the prompts of one batch, after `before` answers of other batches."""
+    def _respond(self, batch: Sequence[int], before: int) -> Iterator[Response]:
+        """Respond to the prompts of one batch, after `before` responses of other batches."""
         rows = [self.prompts[index] for index in batch]
         width, device = max(map(len, rows)), input_device(self.model)
         # Padding is masked, so any id works; the first one is new to no setting that counts tokens.
@@ -317,6 +317,6 @@ def _sampling(sampler: _Sampler) -> Any:  # noqa: ANN401 - a generation loop of 
 
 def _too_large(prompt: int, new: int) -> CaptureError:
     return CaptureError(
-        f"memory does not suffice to answer a single prompt of {prompt} tokens with {new} tokens",
+        f"memory does not suffice to respond to a single prompt of {prompt} tokens with {new} tokens",
         next_step=Remedy.USE_LESS_MEMORY,
     )

@@ -133,7 +133,7 @@ def test_batches_are_halved_until_they_fit(
             tiny_llama, tiny_tokenizer, PROMPTS, 6, progress=lambda done, _total: told.append(done)
         )
     assert answers == expected
-    assert "out of memory in a batch of 5 answers" in caplog.text
+    assert "out of memory in a batch of 5 responses" in caplog.text
     assert 0 < max(went) <= 20
     assert (told[0], told[-1]) == (0, 5)
     assert told == sorted(told)
@@ -144,7 +144,7 @@ def test_a_prompt_that_does_not_fit_into_memory_is_a_readable_error(
 ) -> None:
     generate_responses(tiny_llama, tiny_tokenizer, [[3]], 1)
     limit_memory(tiny_llama, 1, torch.OutOfMemoryError("CUDA out of memory"))
-    with pytest.raises(CaptureError, match="memory does not suffice to answer a single prompt of 7 tokens with 6"):
+    with pytest.raises(CaptureError, match="memory does not suffice to respond to a single prompt of 7 tokens with 6"):
         generate_responses(tiny_llama, tiny_tokenizer, PROMPTS, 6)
 
 
