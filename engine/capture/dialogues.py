@@ -23,7 +23,16 @@ RESPONDING = "generating responses"
 """Step name reported while the model responds."""
 
 # Endings of names in the generation config that do not change responses here.
-_NO_SETTINGS = ("_id", "_version", "_config", "_cache", "_implementation", "_length", "_attentions", "_hidden_states")
+_NO_SETTINGS = (
+    "_id",
+    "_version",
+    "_config",
+    "_cache",
+    "_implementation",
+    "max_length",
+    "_attentions",
+    "_hidden_states",
+)
 
 
 def respond_to(
@@ -66,11 +75,17 @@ def respond_to(
     return [
         prompt.followed_by(
             response.ids,
-            tokenizer.convert_ids_to_tokens(response.ids),
+            _spelt(tokenizer, response.ids),
             ResponseText(text=str(tokenizer.decode(response.ids)), tokens=len(response.ids), ended=response.ended),
         )
         for prompt, response in zip(prompts, responses, strict=True)
     ]
+
+
+def _spelt(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
+    """Token strings; a model may generate ids beyond the vocabulary of its tokenizer."""
+    known: Sequence[str | None] = tokenizer.convert_ids_to_tokens(ids)
+    return [f"<token {one}>" if token is None else token for one, token in zip(ids, known, strict=True)]
 
 
 def _tell_unusual(responses: Sequence[Response]) -> None:

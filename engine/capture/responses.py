@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,15 +23,18 @@ from engine.models.description import examine_model
 from engine.models.forward import evaluating, input_device
 from engine.models.structure import find_blocks
 from engine.remedies import Remedy
-from engine.runtime import Progress, ignore_progress
+from engine.runtime import Progress, ignore_progress, main_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from engine.records.models import ModelConfig
 
 log = logging.getLogger(__name__)
 
 # A batch may have this many times the tokens of a forward pass: after the prompts, a pass has one token per prompt.
 _GENERATED = 8
+_CACHED = 8  # on a CPU, their keys and values may take 1/8 of all memory: the system would kill the process, not refuse
 
 
 class Response(NamedTuple):
@@ -122,7 +126,7 @@ def response_batches(
     """
     known = examine_model(model).config
     most = 1 if known.added else limits.prompts  # added code may treat the rows of a batch differently
-    allowed = Limits(_GENERATED * limits.tokens, most)
+    allowed = Limits(min(_GENERATED * limits.tokens, _most_cached(model, known)), most)
     lengths, window = [len(ids) + max_new_tokens for ids in prompts], known.receipt.get("window")
     fits = window is None or max(lengths, default=0) <= window
     if known.receipt.get("separate", "not checked") == "" and fits and _places_tokens(model):
@@ -133,6 +137,14 @@ def response_batches(
         batches = sorted_batches([length] * len(same), allowed)
         plan += [Batch([same[place] for place in batch.prompts]) for batch in batches]
     return plan
+
+
+def _most_cached(model: PreTrainedModel, known: ModelConfig) -> int:
+    """Maximum number of tokens in the key-value cache of a model on a CPU; the same in every run on a machine."""
+    if input_device(model).type != "cpu":
+        return sys.maxsize  # a GPU says that memory ran out
+    token_bytes = 2 * known.num_layers * known.hidden_size * model.dtype.itemsize
+    return main_memory().total // _CACHED // token_bytes
 
 
 def require_room(prompt: int, new: int, longest: int, name: str) -> None:

@@ -1,6 +1,8 @@
 """States of responses, given or generated, against plain forward passes over prompt and response."""
 
+import json
 import logging
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -14,6 +16,7 @@ from engine.capture.request import CaptureRequest, written_pairs
 from engine.capture.responses import generate_responses
 from engine.errors import CaptureError, LayerscopeError, RequestError
 from engine.records.captures import ActivationData, ContrastData, ResponseText
+from engine.store.names import locate
 from tests.conftest import family_called
 from tests.engine.capture.test_families import plain_states
 from tests.families import build
@@ -180,6 +183,31 @@ def test_special_tokens_are_added_to_the_prompt_and_not_to_the_response(
     ending = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>")  # noqa: S106
     data = given(tiny_llama, ending)
     assert data["positive"][1]["input_ids"].tolist() == [[1, *ids_of(POSITIVE[1]), 2, 90]]
+
+
+def test_tokens_beyond_the_vocabulary_of_the_tokenizer_have_a_name(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """Embeddings are often padded to a round number, and nothing keeps a model from generating such an id."""
+    (first,) = generate_responses(tiny_llama, tiny_tokenizer, [[3]], 1)
+    backend = json.loads(tiny_tokenizer.backend_tokenizer.to_str())
+    backend["model"]["vocab"] = {word: one for word, one in backend["model"]["vocab"].items() if one not in first.ids}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(backend))
+    smaller = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    request = CaptureRequest(written_pairs(["w3"], ["w4"]), respond=1, shards=True, paths=locate("mine", tmp_path))
+    engine.capture_and_save(tiny_llama, smaller, request)
+    (shard,) = engine.open_shards("mine", store=tmp_path)
+    assert shard.tokens[0] == ["w3", f"<token {first.ids[0]}>"]
+    assert shard.responses[0] == ResponseText(text="", tokens=1, ended=False)
+
+
+@pytest.mark.parametrize(("name", "value"), [("repetition_penalty", 1.5), ("temperature", 0.5)])
+def test_generation_settings_are_in_the_provenance(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, name: str, value: float
+) -> None:
+    setattr(tiny_llama.generation_config, name, value)
+    data = engine.capture_activations(tiny_llama, tiny_tokenizer, POSITIVE[0], [LAYER], respond=2)
+    assert dict(data["provenance"].get("responses", {}))["settings"] == f"{name} {value}"
 
 
 def test_steps_name_the_responses(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -7,9 +7,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from engine.capture import responses
 from engine.capture.batches import Limits
-from engine.capture.responses import Response, generate_responses
+from engine.capture.responses import Response, generate_responses, response_batches
 from engine.errors import CaptureError, RequestError
+from engine.runtime import MainMemory
 from tests.engine.capture.test_passes import limit_memory
 from tests.families import FAMILIES, Family, build, each_of
 
@@ -196,3 +198,15 @@ def test_refusals(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokeniz
     with pytest.raises(RequestError, match="the seed cannot be -1"):
         generate_responses(tiny_llama, tiny_tokenizer, PROMPTS, 3, sample=True, seed=-1)
     assert generate_responses(tiny_llama, tiny_tokenizer, [], 3) == []
+
+
+def test_the_cache_of_a_batch_takes_a_part_of_main_memory(
+    tiny_llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU the system kills a process that takes too much."""
+    limits = Limits(512)
+    assert len(response_batches(tiny_llama, PROMPTS, 10, limits)) == 1
+    token = 2 * 4 * 32 * 4  # keys and values of four layers of width 32, in float32
+    memory = MainMemory(8 * 34 * token, 0, limited=False)
+    monkeypatch.setattr(responses, "main_memory", lambda: memory)
+    assert [batch.prompts for batch in response_batches(tiny_llama, PROMPTS, 10, limits)] == [[0, 2], [4, 1], [3]]
