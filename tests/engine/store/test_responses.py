@@ -36,7 +36,7 @@ SAMPLED: dict[str, Any] = {"respond": 5, "sample": True, "seed": 3}
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of two pairs, and records that show three."""
-    monkeypatch.setattr(resume, "_SHARD_PROMPTS", 4)
+    monkeypatch.setattr(resume, "_SHARD_PROMPTS", 32)
     monkeypatch.setattr(shard_run, "_SHOWN", 3)
 
 
