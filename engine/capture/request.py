@@ -76,6 +76,7 @@ class CaptureRequest:
             concept is not compared, and its record says why.
         most_in_memory: Bytes of states above which to save as shards; half of the free memory, if that is less.
         kept: The parsed positions.
+        gives_responses: Whether the source has responses to its prompts.
 
     Raises:
         RequestError: A value is invalid; the message names it.
@@ -108,6 +109,7 @@ class CaptureRequest:
     new_neighbours: bool = True
     most_in_memory: int = MOST_IN_MEMORY
     kept: Positions = field(init=False)
+    gives_responses: bool = field(init=False)
 
     def __post_init__(self) -> None:
         """Validate every value, and convert arrays and generators to plain values."""
@@ -132,7 +134,8 @@ class CaptureRequest:
 
     def _settle_responses(self) -> None:
         settle = object.__setattr__
-        given = self.gives_responses
+        given = _gives_responses(self.source)
+        settle(self, "gives_responses", given)
         if self.respond is not None:
             settle(self, "respond", require_whole(self.respond, "the number of tokens of a response", least=1))
             if given:
@@ -141,7 +144,10 @@ class CaptureRequest:
                     next_step="remove the given responses, or do not let the model respond",
                 )
         if self.sample and self.respond is None:
-            raise RequestError("sampling applies only to responses of the model", next_step=Remedy.ADD_RESPONSES)
+            raise RequestError(
+                "sampling applies only to responses of the model",
+                expected="also the maximum number of tokens of a response (respond)",
+            )
         if self.sample and self.seed < 0:
             raise RequestError(f"the seed cannot be {self.seed}", expected="a whole number, at least 0")
         default = SINGLE_PROMPT_POSITIONS if isinstance(self.source, str) else DEFAULT_POSITIONS
@@ -150,17 +156,6 @@ class CaptureRequest:
         settle(self, "kept", parse_positions(default if self.positions is None else self.positions))
         if self.kept.response and not given and self.respond is None:
             raise no_responses(self.kept.text)
-
-    @property
-    def gives_responses(self) -> bool:
-        """Whether the source has responses to its prompts.
-
-        Raises:
-            RequestError: The source is a file that cannot be read.
-        """
-        if isinstance(self.source, PairFile | PromptFile):
-            return self.source.answered
-        return isinstance(self.source, WrittenPairs) and self.source.positive_responses is not None
 
     @property
     def always_shards(self) -> bool:
@@ -235,6 +230,12 @@ def written_pairs(
             expected="a response to every prompt, or none at all",
         )
     return WrittenPairs(tuple(first), tuple(second), known, *responses)
+
+
+def _gives_responses(source: Source) -> bool:
+    if isinstance(source, PairFile | PromptFile):
+        return source.answered
+    return isinstance(source, WrittenPairs) and source.positive_responses is not None
 
 
 def _plain_source(source: Source) -> Source:
