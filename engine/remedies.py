@@ -26,6 +26,12 @@ class Remedy(Enum):
     One row per remedy, one column per face.
     """
 
+    ADD_RESPONSES = _Words(
+        python="pass respond=60 to let the model answer, give responses, or choose other positions",
+        command_line="add --respond 60 to let the model answer, give responses in a file, or choose other --positions",
+        server="choose other positions, or a file of prompts or pairs with responses",
+        app="choose other positions, or a file of prompts or pairs with responses",
+    )
     ADD_SHARDS = _Words(
         python="pass shards=True",
         command_line="add --shards",

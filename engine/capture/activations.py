@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from engine.capture.prepare import PreparedCapture, prepare_capture
+from engine.capture.dialogues import response_progress
+from engine.capture.prepare import HeldPrompts, PreparedCapture, prepare_capture
+from engine.capture.prompts import TokenizedPrompt
 from engine.capture.request import DEFAULT_BATCH_SIZE, CaptureRequest, written_pairs
 from engine.capture.run import align_rows, aligned_mask, capture_stacked, run_capture
 from engine.capture.selection import LayerSpec, PositionSpec
@@ -17,7 +19,7 @@ from engine.capture.sites import DEFAULT_SITE
 from engine.concepts.catalog import load_concept
 from engine.concepts.pairs import QUICK_SAMPLES
 from engine.records.captures import ActivationData, CaptureData, Concept, ContrastData, Factors
-from engine.runtime import Progress, ignore_progress
+from engine.runtime import Progress, Steps, ignore_progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,7 +34,10 @@ def capture_activations(
     *,
     rendered: bool = False,
     site: str = DEFAULT_SITE,
-    positions: PositionSpec = "all",
+    positions: PositionSpec | None = None,
+    respond: int | None = None,
+    sample: bool = False,
+    seed: int = 0,
     batch_size: int | None = DEFAULT_BATCH_SIZE,
     prefix_reuse: bool = True,
     progress: Progress | None = None,
@@ -51,7 +56,12 @@ def capture_activations(
             residual stream before a block. `attn_out` and `mlp_out`: the attention output and the MLP output, as added
             to the residual stream. `embed`, the input of block 0, and `final_norm`, the output of the final norm, have
             no layers; they are stored under the first and the last block.
-        positions: See `parse_positions`.
+        positions: See `parse_positions`; None for all tokens, or with `respond` for the mean over each response.
+        respond: Let the model respond to each prompt first, with at most this many tokens. The states are those of the
+            prompt followed by its response; `response` holds the texts.
+        sample: Sample the responses, with the model's own generation settings, instead of taking the most likely
+            tokens.
+        seed: Seed for sampling responses.
         batch_size: Maximum number of prompts in a forward pass; None for as many as the token budget allows. With 1,
             states do not depend on the shapes of other prompts.
         prefix_reuse: Run shared prefixes once, if the model allows it.
@@ -76,7 +86,10 @@ def capture_activations(
         prompt,
         layers=layers,
         site=site,
-        positions=positions,
+        positions=_or_all(positions, responses=respond is not None),
+        respond=respond,
+        sample=sample,
+        seed=seed,
         rendered=rendered,
         use_hooks=use_hooks,
         batch_size=batch_size,
@@ -94,8 +107,13 @@ def capture_contrastive_activations(
     use_hooks: bool = False,
     *,
     factors: Iterable[Factors] | None = None,
+    positive_responses: Iterable[str] | None = None,
+    negative_responses: Iterable[str] | None = None,
     site: str = DEFAULT_SITE,
-    positions: PositionSpec = "all",
+    positions: PositionSpec | None = None,
+    respond: int | None = None,
+    sample: bool = False,
+    seed: int = 0,
     batch_size: int | None = DEFAULT_BATCH_SIZE,
     prefix_reuse: bool = True,
     progress: Progress | None = None,
@@ -110,8 +128,14 @@ def capture_contrastive_activations(
         layers: See `parse_layers`; None for all.
         use_hooks: Stop each forward pass after the last requested layer.
         factors: Persona, template and topic of each pair, for leave-one-group-out statistics.
+        positive_responses: A response to each positive prompt, written by any model or person. Each is tokenized alone
+            and follows its prompt.
+        negative_responses: A response to each negative prompt.
         site: See `capture_activations`.
-        positions: See `parse_positions`.
+        positions: See `parse_positions`; None for all tokens, or with responses for `response`.
+        respond: Let the model respond to each prompt first, with at most this many tokens.
+        sample: Sample the responses, with the model's own generation settings.
+        seed: Seed for sampling responses.
         batch_size: Maximum number of prompts in a forward pass; None for as many as the token budget allows.
         prefix_reuse: See `capture_activations`.
         progress: Called with the number of finished prompts and their total.
@@ -121,7 +145,7 @@ def capture_contrastive_activations(
 
     Raises:
         CaptureError: The classes differ in length, are empty or have identical prompts, a pair has two identical
-            prompts, or a prompt cannot be captured.
+            prompts, a response is missing or empty, or a prompt cannot be captured.
         RequestError: The site, layers or positions do not exist.
         ModelError: The model fails the load check, or does not have the site.
 
@@ -131,10 +155,13 @@ def capture_contrastive_activations(
         torch.Size([1, 3, 576])
     """
     request = CaptureRequest(
-        written_pairs(positive_prompts, negative_prompts, factors),
+        written_pairs(positive_prompts, negative_prompts, factors, positive_responses, negative_responses),
         layers=layers,
         site=site,
-        positions=positions,
+        positions=_or_all(positions, responses=respond is not None or positive_responses is not None),
+        respond=respond,
+        sample=sample,
+        seed=seed,
         use_hooks=use_hooks,
         batch_size=batch_size,
         prefix_reuse=prefix_reuse,
@@ -152,7 +179,9 @@ def capture_from_concept(
     use_hooks: bool = False,
     *,
     site: str = DEFAULT_SITE,
-    positions: PositionSpec = "all",
+    positions: PositionSpec | None = None,
+    respond: int | None = None,
+    sample: bool = False,
     batch_size: int | None = DEFAULT_BATCH_SIZE,
     prefix_reuse: bool = True,
     seed: int = 0,
@@ -172,10 +201,12 @@ def capture_from_concept(
             command line, since all positions are kept by default.
         use_hooks: Stop each forward pass after the last requested layer.
         site: See `capture_activations`.
-        positions: See `parse_positions`.
+        positions: See `parse_positions`; None for all tokens, or with `respond` for the mean over each response.
+        respond: Let the model respond to each prompt first, with at most this many tokens.
+        sample: Sample the responses, with the model's own generation settings.
         batch_size: Maximum number of prompts in a forward pass; None for as many as the token budget allows.
         prefix_reuse: See `capture_activations`.
-        seed: Seed for sampling pairs.
+        seed: Seed for sampling pairs and responses.
         progress: Called with the number of finished prompts and their total.
 
     Returns:
@@ -195,7 +226,9 @@ def capture_from_concept(
         concept if isinstance(concept, Concept) else load_concept(concept),
         layers=layers,
         site=site,
-        positions=positions,
+        positions=_or_all(positions, responses=respond is not None),
+        respond=respond,
+        sample=sample,
         max_samples=max_samples,
         seed=seed,
         use_hooks=use_hooks,
@@ -206,12 +239,20 @@ def capture_from_concept(
     return cast("ContrastData", capture_in_memory(prepare_capture(model, tokenizer, request), progress))
 
 
-def capture_in_memory(prepared: PreparedCapture, progress: Progress | None = None) -> CaptureData:
+def _or_all(positions: PositionSpec | None, *, responses: bool) -> PositionSpec | None:
+    """The positions of a capture in memory, by default all; with responses, the default of the request."""
+    return "all" if positions is None and not responses else positions
+
+
+def capture_in_memory(
+    prepared: PreparedCapture, progress: Progress | None = None, steps: Steps | None = None
+) -> CaptureData:
     """Run a prepared capture and return its states in memory.
 
     Args:
         prepared: From `prepare_capture`.
         progress: Called with the number of finished prompts and their total.
+        steps: Called with the number of finished responses, if the model responds first.
 
     Returns:
         One prompt: its states. Several prompts: one left-padded batch. Pairs: one capture per prompt, each of shape
@@ -226,20 +267,22 @@ def capture_in_memory(prepared: PreparedCapture, progress: Progress | None = Non
         [16]
     """
     report = progress or ignore_progress
+    held = prepared.with_responses(
+        prepared.prompts(), prepared.settings, progress=response_progress(report, steps, prepared.found["count"])
+    )
     data: CaptureData
     if prepared.source.pairs:
-        data = _pairs(prepared, report)
+        data = _pairs(prepared, held, report)
     elif isinstance(prepared.request.source, str):
-        data = run_capture(prepared.model, prepared.prompts().prompts, prepared.settings, report)[0]
+        data = run_capture(prepared.model, held.prompts, prepared.settings, report)[0]
     else:
-        data = _as_batch(prepared, report)
+        data = _as_batch(prepared, held.prompts, report)
     data["provenance"] = prepared.provenance(prepared.settings)
     return data
 
 
-def _pairs(prepared: PreparedCapture, progress: Progress) -> ContrastData:
+def _pairs(prepared: PreparedCapture, held: HeldPrompts, progress: Progress) -> ContrastData:
     """Capture both classes in one run, so that prompts of a pair share a batch."""
-    held = prepared.prompts()
     captured = run_capture(prepared.model, held.prompts, prepared.settings, progress)
     data = ContrastData(
         positive=captured[0::2],
@@ -253,12 +296,12 @@ def _pairs(prepared: PreparedCapture, progress: Progress) -> ContrastData:
     return data
 
 
-def _as_batch(prepared: PreparedCapture, progress: Progress) -> ActivationData:
+def _as_batch(prepared: PreparedCapture, prompts: list[TokenizedPrompt], progress: Progress) -> ActivationData:
     """Capture several prompts as one batch, left-padded with zeros."""
-    prompts, settings = prepared.prompts().prompts, prepared.settings
+    settings = prepared.settings
     states = capture_stacked(prepared.model, prompts, settings, progress)
     ids = [prompt.ids for prompt in prompts]
-    return ActivationData(
+    data = ActivationData(
         activations={layer: align_rows(states.layers.pop(layer), states.kept) for layer in settings.layers},
         input_ids=align_rows(torch.tensor([*chain(*ids)]), [len(row) for row in ids]),
         tokens=[prompt.tokens for prompt in prompts],
@@ -267,3 +310,6 @@ def _as_batch(prepared: PreparedCapture, progress: Progress) -> ActivationData:
         captured_layers=list(settings.layers),
         attention_mask=aligned_mask(states.kept).long(),
     )
+    if responses := [prompt.response for prompt in prompts if prompt.response is not None]:
+        data["response"] = responses
+    return data

@@ -12,8 +12,10 @@ from engine.capture.batches import Limits
 from engine.capture.prefixes import planned_tokens
 from engine.capture.prepare import PreparedCapture
 from engine.capture.prompts import TokenizedPrompt
+from engine.capture.responses import generate_responses, response_batches
 from engine.capture.run import run_batches
 from engine.capture.run_settings import Settings
+from engine.capture.selection import DEFAULT_POSITIONS, parse_positions
 from engine.models.forward import input_device
 from engine.models.offload import is_offloaded
 from engine.records.captures import CaptureEstimate
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _TIMED_TOKENS = 128  # for a model in memory on a CPU; fewer would take nearly as long, because all weights are read
+_TIMED_STEPS = 4  # tokens of responses
 _SAMPLE = 512  # prompts; the size of a shard, so that the sample shares prefixes as much as the shards do
 
 
@@ -34,9 +37,10 @@ def estimate_capture(prepared: PreparedCapture, *, timed: bool = False) -> Captu
         timed: Also time a small forward pass, to estimate the seconds.
 
     Returns:
-        The estimate. Prompts, tokens and bytes of the states are exact. Seconds, only with `timed`, are for tokenizing
-        and capturing the first 512 prompts, scaled to all tokens. The timed pass has 128 tokens or one prompt on a CPU,
-        and a full batch on a GPU or with offloaded weights.
+        The estimate. Prompts, tokens and bytes of the states are exact, or the maximum if the model responds first.
+        Seconds, only with `timed`, are for tokenizing and capturing the first 512 prompts, scaled to all tokens. The
+        timed pass has 128 tokens or one prompt on a CPU, and a full batch on a GPU or with offloaded weights. Responses
+        of the maximum length are added, from a few timed tokens of one batch.
 
     Raises:
         CaptureError: With `timed`, states are not finite or all zero.
@@ -78,13 +82,32 @@ def bytes_in_memory(prepared: PreparedCapture) -> int:
 def _seconds(prepared: PreparedCapture) -> float:
     """Time the first prompts and scale to all."""
     source, settings = prepared.source, prepared.settings
+    if prepared.request.respond is not None:  # there are no responses yet to read
+        settings = replace(settings, positions=parse_positions(DEFAULT_POSITIONS))
     started = time.perf_counter()
     items = [*islice(source.items(), _SAMPLE // source.sides)]
     sample = source.tokenize(prepared.model, prepared.tokenizer, items, 0)
     tokenizing = time.perf_counter() - started
     rows = [prompt.ids for prompt in sample]
     running = planned_tokens(settings.plan(rows), rows) * _seconds_per_token(prepared.model, sample, settings)
-    return (tokenizing + running) * prepared.found["tokens"] / sum(map(len, rows))
+    seconds = (tokenizing + running) * prepared.found["tokens"] / sum(map(len, rows))
+    return seconds + _seconds_to_respond(prepared, rows) * prepared.found["count"] / len(rows)
+
+
+def _seconds_to_respond(prepared: PreparedCapture, rows: Sequence[list[int]]) -> float:
+    """Time a few tokens of the first batch of responses, and scale to all batches and tokens."""
+    model, limit, limits = prepared.model, prepared.request.respond, prepared.settings.limits
+    if limit is None:
+        return 0.0
+    batches = response_batches(model, rows, limit, limits)
+    first = [rows[index] for index in batches[0].prompts]
+    seconds: list[float] = []
+    for tokens in (1, 1 + min(_TIMED_STEPS, limit)):  # the first token takes a pass over the prompts
+        started = time.perf_counter()
+        generate_responses(model, prepared.tokenizer, first, tokens, limits=limits)
+        seconds.append(time.perf_counter() - started)
+    per_token = max(seconds[1] - seconds[0], 0.0) / min(_TIMED_STEPS, limit)
+    return len(batches) * (seconds[0] + per_token * (limit - 1))
 
 
 def _seconds_per_token(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings) -> float:

@@ -13,21 +13,22 @@ from typing import TYPE_CHECKING
 import msgspec
 import torch
 
-from engine.capture.prompts import PairCheck, TokenizedPrompt
+from engine.capture.dialogues import respond_to, response_source
+from engine.capture.prompts import PairCheck, TokenizedPrompt, longest_prompt
 from engine.capture.provenance import trace_provenance
+from engine.capture.responses import require_room
 from engine.capture.run_settings import Settings
 from engine.capture.sources import Item, PromptSource
 from engine.concepts.pair_files import names_factors
 from engine.errors import RequestError
 from engine.records.captures import Factors, Provenance
 from engine.records.files import PromptList
-from engine.runtime import Steps, ignore_progress
+from engine.runtime import Progress, Steps, ignore_progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from engine.capture.request import CaptureRequest
-    from engine.capture.selection import Positions
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,25 @@ class PreparedCapture:
             chat_template=self.source.chat_template,
             template_time=self.source.moment,
             seed=self.source.seed,
+            responses=response_source(self.model, self.request),
         )
+
+    def with_responses(
+        self, held: HeldPrompts, settings: Settings, start: int = 0, progress: Progress = ignore_progress
+    ) -> HeldPrompts:
+        """Let the model respond to prompts, if the request says so.
+
+        Args:
+            held: Prompts from this capture.
+            settings: Settings of this capture, or the saved ones of a resumed capture.
+            start: Number of the first prompt.
+            progress: Called with the number of finished responses and their total.
+
+        Raises:
+            CaptureError: See `generate_responses`.
+        """
+        prompts = respond_to(self.model, self.tokenizer, held.prompts, self.request, settings.limits, start, progress)
+        return HeldPrompts(prompts, held.factors)
 
 
 def prepare_capture(
@@ -152,7 +171,7 @@ def prepare_capture(
     if source.concept is not None and not source.rendered:
         log.info("the tokenizer has no chat template: using plain text, as for a base model")
     stamp = source.stamp()
-    survey = _Survey(request.kept, source)
+    survey = _Survey(request, source, longest_prompt(model, tokenizer))
     items, number = source.items(), 0
     while part := [*islice(items, _AT_ONCE)]:
         steps("counting prompts", number * source.sides, 0)
@@ -164,8 +183,9 @@ def prepare_capture(
 class _Survey:
     """Counts, checks and hashes prompts in chunks."""
 
-    def __init__(self, positions: Positions, source: PromptSource) -> None:
-        self._positions, self._source = positions, source
+    def __init__(self, request: CaptureRequest, source: PromptSource, longest: int) -> None:
+        self._positions, self._respond = request.kept, request.respond
+        self._source, self._longest = source, longest
         self._check = PairCheck()
         self._texts, self._ids, self._factors = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
         self._count = self._tokens = self._most = self._kept = 0
@@ -178,12 +198,13 @@ class _Survey:
         if self._source.pairs:
             self._check.add(prompts)
         for prompt in prompts:
-            encoded = prompt.text.encode()
-            self._texts.update(len(encoded).to_bytes(8, "little") + encoded)
+            for text in (prompt.text, *([prompt.response["text"]] if prompt.response else [])):
+                encoded = text.encode()
+                self._texts.update(len(encoded).to_bytes(8, "little") + encoded)
             self._ids.update(len(prompt.ids).to_bytes(8, "little") + array("q", prompt.ids).tobytes())
-            own = self._positions.kept(len(prompt.ids), prompt.name)
+            own = self._own(prompt)
             self._count += 1
-            self._tokens += len(prompt.ids)
+            self._tokens += len(prompt.ids) + (self._respond or 0)
             self._most = max(self._most, own)
             self._kept += own
         factors = _factors(items)
@@ -195,6 +216,16 @@ class _Survey:
             self._held_factors += factors
         else:
             self._held, self._held_factors = [], []
+
+    def _own(self, prompt: TokenizedPrompt) -> int:
+        """Number of states to keep of a prompt; the maximum, if the model has yet to respond."""
+        if self._respond is None:
+            return prompt.kept(self._positions)
+        prompt_tokens = len(prompt.ids)
+        require_room(prompt_tokens, self._respond, self._longest, prompt.name)
+        if not self._positions.response:
+            prompt.kept(self._positions)  # the response may be empty
+        return self._positions.kept(prompt_tokens + self._respond, prompt.name, prompt_tokens)
 
     def found(self) -> PromptList:
         """The counts and hashes; refuses pairs without a contrast."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from engine.errors import CaptureError, RequestError, first_line
+from engine.records.captures import ResponseText
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from engine.capture.selection import Positions
 
 
 _NO_LIMIT = 10**9  # tokenizers without a limit report 10**30
@@ -22,14 +25,41 @@ class TokenizedPrompt:
     Attributes:
         name: Name in error messages: its number in the list of prompts, and an excerpt.
         text: The text.
-        ids: Token ids.
+        ids: Token ids, those of the response included.
         tokens: Token strings as in the tokenizer's vocabulary.
+        response: The response that the last tokens belong to; None without one.
     """
 
     name: str
     text: str
     ids: list[int]
     tokens: list[str]
+    response: ResponseText | None = None
+
+    @property
+    def boundary(self) -> int | None:
+        """Number of tokens before the response; None without one."""
+        return None if self.response is None else len(self.ids) - self.response["tokens"]
+
+    def span(self, positions: Positions) -> tuple[int, int]:
+        """First token to keep and the token after the last.
+
+        Raises:
+            RequestError: The prompt does not have these tokens, or has no response.
+        """
+        return positions.span(len(self.ids), self.name, self.boundary)
+
+    def kept(self, positions: Positions) -> int:
+        """Number of states to keep per layer.
+
+        Raises:
+            RequestError: See `span`.
+        """
+        return positions.kept(len(self.ids), self.name, self.boundary)
+
+    def followed_by(self, ids: Sequence[int], tokens: Sequence[str], response: ResponseText) -> TokenizedPrompt:
+        """The prompt with the tokens of a response."""
+        return replace(self, ids=[*self.ids, *ids], tokens=[*self.tokens, *tokens], response=response)
 
 
 def tokenize_prompts(
@@ -61,14 +91,8 @@ def tokenize_prompts(
         for place, text in enumerate(texts)
     ]
     _require_tokenizer(tokenizer)
-    try:
-        rows = _encode(tokenizer, texts, rendered)
-    except Exception as error:  # a tokenizer may raise anything
-        raise CaptureError(
-            f"the tokenizer cannot encode the prompts: {type(error).__name__}: {first_line(error)}",
-            expected="the complete tokenizer that the model was trained with",
-            next_step="download its files again",
-        ) from error
+    rows = _encode(tokenizer, texts, rendered)
+    _require_tokens(names, rows)
     _require_length(names, rows, longest_prompt(model, tokenizer))
     known = list({token for row in rows for token in row})
     _require_embedded(model, tokenizer, names, rows, max(known, default=0))
@@ -76,6 +100,38 @@ def tokenize_prompts(
     return [
         TokenizedPrompt(name, text, row, [spelt[token] for token in row])
         for name, text, row in zip(names, texts, rows, strict=True)
+    ]
+
+
+def append_responses(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[TokenizedPrompt], texts: Sequence[str]
+) -> list[TokenizedPrompt]:
+    """Append given responses to tokenized prompts.
+
+    Each response is tokenized alone, without special tokens, so that its tokens do not depend on the prompt.
+
+    Args:
+        model: The model, which limits the length of prompts.
+        tokenizer: Its tokenizer.
+        prompts: The prompts.
+        texts: A response to each.
+
+    Raises:
+        CaptureError: A response is empty or not valid UTF-8, a token has no embedding, or a prompt with its response is
+            too long; the message names the prompt.
+    """
+    names = [_name(f"the response to {prompt.name}", text) for prompt, text in zip(prompts, texts, strict=True)]
+    rows = _encode(tokenizer, texts, rendered=True)
+    _require_tokens(names, rows)
+    whole = [[*prompt.ids, *row] for prompt, row in zip(prompts, rows, strict=True)]
+    longest = longest_prompt(model, tokenizer)
+    _require_length([f"{prompt.name}, with its response," for prompt in prompts], whole, longest)
+    _require_embedded(model, tokenizer, names, rows, max((token for row in rows for token in row), default=0))
+    return [
+        prompt.followed_by(
+            row, tokenizer.convert_ids_to_tokens(row), ResponseText(text=text, tokens=len(row), ended=None)
+        )
+        for prompt, row, text in zip(prompts, rows, texts, strict=True)
     ]
 
 
@@ -105,6 +161,17 @@ def _name(label: str, text: str) -> str:
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], rendered: bool) -> list[list[int]]:
     """Token ids of each text, encoded in bulk to use all CPU cores."""
+    try:
+        return _encoded(tokenizer, texts, rendered)
+    except Exception as error:  # a tokenizer may raise anything
+        raise CaptureError(
+            f"the tokenizer cannot encode the prompts: {type(error).__name__}: {first_line(error)}",
+            expected="the complete tokenizer that the model was trained with",
+            next_step="download its files again",
+        ) from error
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], rendered: bool) -> list[list[int]]:
     beginning = str(tokenizer.bos_token or "")
     whole = [rendered or (bool(beginning) and text.startswith(beginning)) for text in texts]
     rows: list[list[int]] = [[] for _ in texts]
@@ -117,10 +184,14 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], rendered: 
     return rows
 
 
-def _require_length(names: Sequence[str], rows: Sequence[list[int]], limit: int) -> None:
+def _require_tokens(names: Sequence[str], rows: Sequence[list[int]]) -> None:
     for name, row in zip(names, rows, strict=True):
         if not row:
             raise CaptureError(f"{name} has no tokens", expected="a text with at least one token")
+
+
+def _require_length(names: Sequence[str], rows: Sequence[list[int]], limit: int) -> None:
+    for name, row in zip(names, rows, strict=True):
         if limit < _NO_LIMIT and len(row) > limit:
             raise CaptureError(
                 f"{name} has {len(row)} tokens, more than the model's {limit}",

@@ -7,7 +7,7 @@ import platform
 from typing import TYPE_CHECKING
 
 from engine.models.forward import input_device
-from engine.records.captures import Provenance
+from engine.records.captures import Provenance, ResponseSource
 from engine.version import VERSION
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def trace_provenance(
     chat_template: str | None = None,
     template_time: str | None = None,
     seed: int | None = None,
+    responses: ResponseSource | None = None,
 ) -> Provenance:
     """Collect everything about the model and the run that affects the states.
 
@@ -34,6 +35,7 @@ def trace_provenance(
         chat_template: Hash of the chat template that rendered the prompts.
         template_time: The time passed to the chat template, if it reads the clock.
         seed: Seed for sampling pairs.
+        responses: Where the responses come from, if there are any.
     """
     known = settings.model
     provenance = Provenance(
@@ -66,6 +68,8 @@ def trace_provenance(
         provenance["added_code"] = True
     if known.autocast is not None:
         provenance["autocast"] = known.autocast
+    if responses is not None:
+        provenance["responses"] = responses
     if template_time is not None:
         provenance["template_time"] = template_time
     return provenance

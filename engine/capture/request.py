@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from engine.capture.selection import (
     DEFAULT_POSITIONS,
+    RESPONSE_POSITIONS,
     SINGLE_PROMPT_POSITIONS,
     LayerSpec,
     Positions,
     PositionSpec,
+    no_responses,
     parse_positions,
     plain_layers,
 )
@@ -53,9 +55,13 @@ class CaptureRequest:
         source: What to capture. Only concepts are rendered with the chat template; texts are used unchanged.
         layers: See `parse_layers`; None for all.
         site: See `capture_activations`.
-        positions: See `parse_positions`; None for all tokens of a single prompt, else the last token of each prompt.
+        positions: See `parse_positions`; None for the mean over the tokens of each response; without responses, for all
+            tokens of a single prompt, else the last token of each prompt.
         max_samples: Maximum number of pairs of a concept, sampled evenly; None for every combination.
-        seed: Seed for sampling pairs.
+        seed: Seed for sampling pairs and responses.
+        respond: Let the model respond to each prompt first, with at most this many tokens; None for no responses, or
+            for those given with the prompts.
+        sample: Sample responses, with the model's own generation settings, instead of taking the most likely tokens.
         rendered: Whether texts went through a chat template and already contain special tokens.
         use_hooks: Stop each forward pass after the last requested layer; the states are bit-identical.
         batch_size: Maximum number of prompts in a forward pass; None for as many as the token budget allows.
@@ -70,6 +76,7 @@ class CaptureRequest:
             concept is not compared, and its record says why.
         most_in_memory: Bytes of states above which to save as shards; half of the free memory, if that is less.
         kept: The parsed positions.
+        gives_responses: Whether the source has responses to its prompts.
 
     Raises:
         RequestError: A value is invalid; the message names it.
@@ -87,6 +94,8 @@ class CaptureRequest:
     positions: PositionSpec | None = None
     max_samples: int | None = DEFAULT_SAMPLES
     seed: int = 0
+    respond: int | None = None
+    sample: bool = False
     rendered: bool = False
     use_hooks: bool = True
     batch_size: int | None = DEFAULT_BATCH_SIZE
@@ -100,6 +109,7 @@ class CaptureRequest:
     new_neighbours: bool = True
     most_in_memory: int = MOST_IN_MEMORY
     kept: Positions = field(init=False)
+    gives_responses: bool = field(init=False)
 
     def __post_init__(self) -> None:
         """Validate every value, and convert arrays and generators to plain values."""
@@ -107,9 +117,8 @@ class CaptureRequest:
         settle(self, "source", _plain_source(self.source))
         settle(self, "site", str(parse_site(self.site, self.layers)))
         settle(self, "layers", plain_layers(self.layers))
-        default = SINGLE_PROMPT_POSITIONS if isinstance(self.source, str) else DEFAULT_POSITIONS
-        settle(self, "kept", parse_positions(default if self.positions is None else self.positions))
         settle(self, "seed", require_whole(self.seed, "the seed"))
+        self._settle_responses()
         if self.max_samples is not None:
             settle(self, "max_samples", require_whole(self.max_samples, "the number of pairs", least=1))
         if self.batch_size is not None:
@@ -122,6 +131,31 @@ class CaptureRequest:
             )
         if self.store_dtype != AS_CAPTURED and not self.always_shards:
             raise RequestError("a dtype for storing states applies only to shards", next_step=Remedy.ADD_SHARDS)
+
+    def _settle_responses(self) -> None:
+        settle = object.__setattr__
+        given = _gives_responses(self.source)
+        settle(self, "gives_responses", given)
+        if self.respond is not None:
+            settle(self, "respond", require_whole(self.respond, "the number of tokens of a response", least=1))
+            if given:
+                raise RequestError(
+                    "the prompts already have responses, so the model has nothing to say",
+                    next_step="remove the given responses, or do not let the model respond",
+                )
+        if self.sample and self.respond is None:
+            raise RequestError(
+                "sampling applies only to responses of the model",
+                expected="also the maximum number of tokens of a response (respond)",
+            )
+        if self.sample and self.seed < 0:
+            raise RequestError(f"the seed cannot be {self.seed}", expected="a whole number, at least 0")
+        default = SINGLE_PROMPT_POSITIONS if isinstance(self.source, str) else DEFAULT_POSITIONS
+        if given or self.respond is not None:
+            default = RESPONSE_POSITIONS
+        settle(self, "kept", parse_positions(default if self.positions is None else self.positions))
+        if self.kept.response and not given and self.respond is None:
+            raise no_responses(self.kept.text)
 
     @property
     def always_shards(self) -> bool:
@@ -159,7 +193,11 @@ def require_shards(request: CaptureRequest, processes: Processes) -> None:
 
 
 def written_pairs(
-    positive: Iterable[str], negative: Iterable[str], factors: Iterable[Factors] | None = None
+    positive: Iterable[str],
+    negative: Iterable[str],
+    factors: Iterable[Factors] | None = None,
+    positive_responses: Iterable[str] | None = None,
+    negative_responses: Iterable[str] | None = None,
 ) -> WrittenPairs:
     """Validate pairs of texts from a caller.
 
@@ -167,9 +205,12 @@ def written_pairs(
         positive: Prompts of the positive class.
         negative: The same number of prompts of the negative class, in the same order.
         factors: Persona, template and topic of each pair; None if unknown.
+        positive_responses: A response to each positive prompt; None without responses.
+        negative_responses: A response to each negative prompt; None without responses.
 
     Raises:
-        CaptureError: A prompt is not a text, the classes differ in length or are empty, or a pair has no factors.
+        CaptureError: A prompt is not a text, the classes differ in length or are empty, a pair has no factors, or
+            responses are missing.
     """
     first, second = plain_texts(positive, "positive prompt"), plain_texts(negative, "negative prompt")
     known = None if factors is None else tuple(_plain_factors(factors, len(first)))
@@ -178,12 +219,30 @@ def written_pairs(
             f"there are {len(first)} positive and {len(second)} negative prompts",
             expected="the same number of both, at least one each",
         )
-    return WrittenPairs(tuple(first), tuple(second), known)
+    responses = [
+        None if given is None else tuple(plain_texts(given, f"{side} response"))
+        for side, given in (("positive", positive_responses), ("negative", negative_responses))
+    ]
+    counts = [0 if given is None else len(given) for given in responses]
+    if responses != [None, None] and counts != [len(first)] * 2:
+        raise CaptureError(
+            f"there are {len(first)} pairs, {counts[0]} positive and {counts[1]} negative responses",
+            expected="a response to every prompt, or none at all",
+        )
+    return WrittenPairs(tuple(first), tuple(second), known, *responses)
+
+
+def _gives_responses(source: Source) -> bool:
+    if isinstance(source, PairFile | PromptFile):
+        return source.answered
+    return isinstance(source, WrittenPairs) and source.positive_responses is not None
 
 
 def _plain_source(source: Source) -> Source:
     if isinstance(source, WrittenPairs):
-        return written_pairs(source.positive, source.negative, source.factors)
+        return written_pairs(
+            source.positive, source.negative, source.factors, source.positive_responses, source.negative_responses
+        )
     if isinstance(source, Concept | PairFile | PromptFile):
         return source
     if is_text(source):

@@ -1,9 +1,10 @@
-"""Let a model answer prompts, in batches whose answers do not depend on the other prompts."""
+"""Let a model respond to prompts, in batches whose responses do not depend on the other prompts."""
 
 from __future__ import annotations
 
 import inspect
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,23 +23,26 @@ from engine.models.description import examine_model
 from engine.models.forward import evaluating, input_device
 from engine.models.structure import find_blocks
 from engine.remedies import Remedy
-from engine.runtime import Progress, ignore_progress
+from engine.runtime import Progress, ignore_progress, main_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from engine.records.models import ModelConfig
 
 log = logging.getLogger(__name__)
 
 # A batch may have this many times the tokens of a forward pass: after the prompts, a pass has one token per prompt.
 _GENERATED = 8
+_CACHED = 8  # on a CPU, their keys and values may take 1/8 of all memory: the system would kill the process, not refuse
 
 
 class Response(NamedTuple):
-    """A model's answer to a prompt.
+    """A model's response to a prompt.
 
     Attributes:
         ids: New token ids without the end token; may be empty.
-        ended: Whether the model ended the answer before the maximum number of tokens.
+        ended: Whether the model ended the response before the maximum number of tokens.
     """
 
     ids: list[int]
@@ -54,12 +58,12 @@ def generate_responses(
     sample: bool = False,
     seed: int = 0,
     first: int = 0,
-    batch_size: int | None = None,
+    limits: Limits | None = None,
     progress: Progress = ignore_progress,
 ) -> list[Response]:
-    """Let a model answer tokenized prompts, in batches and with its key-value cache.
+    """Let a model respond to tokenized prompts, in batches and with its key-value cache.
 
-    Each answer equals that to the prompt alone, unless two tokens are equally likely up to rounding. Prompts of
+    Each response equals that to the prompt alone, unless two tokens are equally likely up to rounding. Prompts of
     different lengths share a batch only if the load check has shown that the model follows masks and token positions;
     others are batched by length, without padding.
 
@@ -67,20 +71,20 @@ def generate_responses(
         model: Any causal language model that passes the load check. It is not modified.
         tokenizer: Its tokenizer.
         prompts: Token ids of each prompt.
-        max_new_tokens: Maximum number of new tokens of each answer.
+        max_new_tokens: Maximum number of new tokens of each response.
         sample: Whether to sample, with the model's own generation settings, instead of taking the most likely token.
-        seed: Seed for sampling. A sampled answer depends on it, the prompt and the prompt's number.
+        seed: Seed for sampling. A sampled response depends on it, the prompt and the prompt's number.
         first: Number of the first prompt, if the prompts are a slice of a longer list.
-        batch_size: Maximum number of prompts in a batch; None for as many as the token budget allows.
-        progress: Called with the number of finished answers and their total, after each token of a batch. An exception
-            that it raises stops the work.
+        limits: Maximum size of a forward pass, from which that of a batch follows; None for the model's token budget.
+        progress: Called with the number of finished responses and their total, after each token of a batch; an
+            exception it raises stops the work.
 
     Returns:
-        The answers, in the order of the prompts.
+        The responses, in the order of the prompts.
 
     Raises:
         RequestError: The number of tokens or the seed is not a whole number of the allowed range.
-        CaptureError: A prompt with its answer would be longer than the model allows, or memory does not suffice for a
+        CaptureError: A prompt with its response would be longer than the model allows, or memory does not suffice for a
             single prompt.
         ModelError: The model fails the load check.
 
@@ -93,7 +97,7 @@ def generate_responses(
     longest = longest_prompt(model, tokenizer)
     for number, ids in enumerate(prompts, first):
         require_room(len(ids), limit, longest, f"prompt {number}")
-    known = examine_model(model).config
+    plan = response_batches(model, prompts, limit, limits or Limits(token_budget(model)))
     generator = _Generator(
         model=model,
         prompts=prompts,
@@ -102,24 +106,53 @@ def generate_responses(
         ends=_end_tokens(model, tokenizer),
         progress=progress,
     )
-    most = 1 if known.added else batch_size  # added code may treat the rows of a batch differently
-    limits = Limits(_GENERATED * token_budget(model), most)
-    window = known.receipt.get("window")
-    padded = (
-        known.receipt.get("separate", "not checked") == ""
-        and (window is None or max(map(len, prompts), default=0) + limit <= window)
-        and _places_tokens(model)
-    )
     progress(0, len(prompts))
-    return generator.run(_plan([len(ids) + limit for ids in prompts], limits, padded=padded))
+    return generator.run(plan)
+
+
+def response_batches(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, limits: Limits
+) -> list[Batch]:
+    """Group prompts into the batches in which a model responds to them.
+
+    Args:
+        model: The model.
+        prompts: Token ids of each prompt.
+        max_new_tokens: Maximum number of new tokens of each response.
+        limits: Maximum size of a forward pass.
+
+    Raises:
+        ModelError: The model fails the load check.
+    """
+    known = examine_model(model).config
+    most = 1 if known.added else limits.prompts  # added code may treat the rows of a batch differently
+    allowed = Limits(min(_GENERATED * limits.tokens, _most_cached(model, known)), most)
+    lengths, window = [len(ids) + max_new_tokens for ids in prompts], known.receipt.get("window")
+    fits = window is None or max(lengths, default=0) <= window
+    if known.receipt.get("separate", "not checked") == "" and fits and _places_tokens(model):
+        return sorted_batches(lengths, allowed)
+    plan: list[Batch] = []
+    for length in sorted(set(lengths), reverse=True):
+        same = [index for index, other in enumerate(lengths) if other == length]
+        batches = sorted_batches([length] * len(same), allowed)
+        plan += [Batch([same[place] for place in batch.prompts]) for batch in batches]
+    return plan
+
+
+def _most_cached(model: PreTrainedModel, known: ModelConfig) -> int:
+    """Maximum number of tokens in the key-value cache of a model on a CPU; the same in every run on a machine."""
+    if input_device(model).type != "cpu":
+        return sys.maxsize  # a GPU says that memory ran out
+    token_bytes = 2 * known.num_layers * known.hidden_size * model.dtype.itemsize
+    return main_memory().total // _CACHED // token_bytes
 
 
 def require_room(prompt: int, new: int, longest: int, name: str) -> None:
-    """Refuse a prompt that leaves too little room for its answer.
+    """Refuse a prompt that leaves too little room for its response.
 
     Args:
         prompt: Number of tokens of the prompt.
-        new: Maximum number of tokens of its answer.
+        new: Maximum number of tokens of its response.
         longest: Maximum number of tokens of both, from `longest_prompt`.
         name: Name of the prompt in the message.
 
@@ -128,14 +161,14 @@ def require_room(prompt: int, new: int, longest: int, name: str) -> None:
     """
     if prompt + new > longest:
         raise CaptureError(
-            f"{name} has {prompt} tokens, so that {new} tokens of an answer exceed the model's {longest}",
-            expected=f"at most {max(longest - prompt, 0)} tokens for the answer",
-            next_step="shorten the prompt, or let the model answer with fewer tokens",
+            f"{name} has {prompt} tokens, so that {new} tokens of a response exceed the model's {longest}",
+            expected=f"at most {max(longest - prompt, 0)} tokens for the response",
+            next_step="shorten the prompt, or let the model respond with fewer tokens",
         )
 
 
 def _places_tokens(model: PreTrainedModel) -> bool:
-    """Whether answers do not depend on padding before the prompt.
+    """Whether responses do not depend on padding before the prompt.
 
     The model must take the positions of tokens, and no generation setting may count or compare padded tokens. A
     repetition penalty does not: padding repeats the first token of the prompt.
@@ -146,29 +179,16 @@ def _places_tokens(model: PreTrainedModel) -> bool:
 
 
 def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of the tokens that end an answer: those of the model, else of the tokenizer."""
+    """Ids of the tokens that end a response: those of the model, else of the tokenizer."""
     settings: Any = model.generation_config
     named = tokenizer.eos_token_id if settings.eos_token_id is None else settings.eos_token_id
     return [] if named is None else [named] if isinstance(named, int) else list(named)
 
 
 def _draws(seed: int, first: int, prompts: int, limit: int) -> Tensor:
-    """Random numbers from 0 to 1, one for each token of each answer, `(prompts, limit)`."""
+    """Random numbers from 0 to 1, one for each token of each response, `(prompts, limit)`."""
     rows = [np.random.default_rng([seed, number]).random(limit) for number in range(first, first + prompts)]
     return torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, limit)
-
-
-def _plan(lengths: Sequence[int], limits: Limits, *, padded: bool) -> list[Batch]:
-    """Group prompts into batches: of similar length if padding is allowed, else of the same length."""
-    if padded:
-        return sorted_batches(lengths, limits)
-    plan: list[Batch] = []
-    for length in sorted(set(lengths), reverse=True):
-        same = [index for index, other in enumerate(lengths) if other == length]
-        plan += [
-            Batch([same[place] for place in batch.prompts]) for batch in sorted_batches([length] * len(same), limits)
-        ]
-    return plan
 
 
 class _Sampler:
@@ -194,16 +214,16 @@ class _Sampler:
 
 @dataclass
 class _Generator:
-    """Runs batches of prompts and counts finished answers.
+    """Runs batches of prompts and counts finished responses.
 
     Attributes:
         model: The model.
         prompts: Token ids of all prompts.
         limit: Maximum number of new tokens.
         draws: Random numbers for sampling, `(prompts, limit)`; None to take the most likely token.
-        ends: Ids of the tokens that end an answer.
-        progress: Called with the number of finished answers and their total.
-        done: Largest number of finished answers reported.
+        ends: Ids of the tokens that end a response.
+        progress: Called with the number of finished responses and their total.
+        done: Largest number of finished responses reported.
     """
 
     model: PreTrainedModel
@@ -215,8 +235,8 @@ class _Generator:
     done: int = 0
 
     def run(self, plan: Sequence[Batch]) -> list[Response]:
-        """Run batches; return all answers in the order of the prompts."""
-        answers: dict[int, Response] = {}
+        """Run batches; return all responses in the order of the prompts."""
+        responses: dict[int, Response] = {}
         waiting, most_tokens = [*reversed(plan)], None
         while waiting:
             batch = waiting.pop()
@@ -226,7 +246,7 @@ class _Generator:
                 continue
             found = None
             try:
-                found = [*self._answers(batch.prompts, len(answers))]
+                found = [*self._respond(batch.prompts, len(responses))]
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
@@ -234,20 +254,20 @@ class _Generator:
                     raise _too_large(len(self.prompts[batch.prompts[0]]), self.limit) from error
             if found is None:  # outside of `except`, where the traceback would keep tensors alive
                 most_tokens = tokens // 2
-                log.info("out of memory in a batch of %d answers: continuing with fewer", len(batch.prompts))
+                log.info("out of memory in a batch of %d responses: continuing with fewer", len(batch.prompts))
                 free_failed_pass(input_device(self.model))
                 waiting.append(batch)
                 continue
-            answers |= dict(zip(batch.prompts, found, strict=True))
-            self._report(len(answers))
-        return [answers[index] for index in range(len(self.prompts))]
+            responses |= dict(zip(batch.prompts, found, strict=True))
+            self._report(len(responses))
+        return [responses[index] for index in range(len(self.prompts))]
 
     def _report(self, done: int) -> None:
         self.done = max(self.done, done)  # a batch that ran out of memory starts again
         self.progress(self.done, len(self.prompts))
 
-    def _answers(self, batch: Sequence[int], before: int) -> Iterator[Response]:
-        """Answer the prompts of one batch, after `before` answers of other batches."""
+    def _respond(self, batch: Sequence[int], before: int) -> Iterator[Response]:
+        """Respond to the prompts of one batch, after `before` responses of other batches."""
         rows = [self.prompts[index] for index in batch]
         width, device = max(map(len, rows)), input_device(self.model)
         # Padding is masked, so any id works; the first one is new to no setting that counts tokens.
@@ -309,6 +329,6 @@ def _sampling(sampler: _Sampler) -> Any:  # noqa: ANN401 - a generation loop of 
 
 def _too_large(prompt: int, new: int) -> CaptureError:
     return CaptureError(
-        f"memory does not suffice to answer a single prompt of {prompt} tokens with {new} tokens",
+        f"memory does not suffice to respond to a single prompt of {prompt} tokens with {new} tokens",
         next_step=Remedy.USE_LESS_MEMORY,
     )

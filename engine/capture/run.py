@@ -55,18 +55,20 @@ def run_capture(
         for layer, states in batch.layers.items():
             for index, rows in zip(batch.prompts, torch.split(states, batch.kept), strict=True):
                 captured[index][layer] = rows[None].clone()
-    num_layers = len(find_blocks(model).blocks)
-    return [
-        ActivationData(
-            activations=states,
+    num_layers, data = len(find_blocks(model).blocks), []
+    for prompt, layers in zip(prompts, captured, strict=True):
+        one = ActivationData(
+            activations=layers,
             input_ids=torch.tensor([prompt.ids]),
             tokens=prompt.tokens,
             prompt=prompt.text,
             num_layers=num_layers,
             captured_layers=list(settings.layers),
         )
-        for prompt, states in zip(prompts, captured, strict=True)
-    ]
+        if prompt.response is not None:
+            one["response"] = prompt.response
+        data.append(one)
+    return data
 
 
 def run_batches(
@@ -88,7 +90,7 @@ def run_batches(
         RequestError: See `run_capture`; raised before the first forward pass.
     """
     positions = settings.positions
-    spans = [positions.span(len(prompt.ids), prompt.name) for prompt in prompts]
+    spans = [prompt.span(positions) for prompt in prompts]
     rows = [prompt.ids for prompt in prompts]
     blocks = find_blocks(model)
     _require_unchanged(model, blocks, settings)
@@ -192,8 +194,8 @@ def capture_stacked(
         CaptureError: See `run_capture`.
         RequestError: See `run_capture`.
     """
-    starts = [settings.positions.span(len(prompt.ids), prompt.name)[0] for prompt in prompts]
-    kept = [settings.positions.kept(len(prompt.ids), prompt.name) for prompt in prompts]
+    starts = [prompt.span(settings.positions)[0] for prompt in prompts]
+    kept = [prompt.kept(settings.positions) for prompt in prompts]
     begins = list(accumulate(kept, initial=0))
     layers: dict[int, Tensor] = {}
     for batch in run_batches(model, prompts, settings, progress):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import RequestError
 from engine.inputs import whole_number, whole_numbers
+from engine.remedies import Remedy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -158,6 +159,8 @@ DEFAULT_POSITIONS = "last"
 """Default for contrasts and for lists and files of prompts, where all tokens would take too much space."""
 SINGLE_PROMPT_POSITIONS = "all"
 """Default for a single prompt."""
+RESPONSE_POSITIONS = "response"
+"""Default for prompts with responses."""
 
 _SPAN = re.compile(r"(-?\d{1,9})?:(-?\d{1,9})?")
 
@@ -171,23 +174,32 @@ class Positions:
         stop: Token after the last; None for the end of the prompt.
         mean: Whether to average the states of the span into one.
         text: The argument as written; saved with a capture.
+        response: Whether the span counts from the first token of the response.
     """
 
     start: int
     stop: int | None
     mean: bool
     text: str
+    response: bool = False
 
-    def span(self, length: int, prompt: str = "a prompt") -> tuple[int, int]:
+    def span(self, length: int, prompt: str = "a prompt", boundary: int | None = None) -> tuple[int, int]:
         """First token and the token after the last, for a prompt of `length` tokens.
 
+        Of an empty response, which the model ended at once, the last token of the prompt stands for every position.
+
         Args:
-            length: Number of tokens of the prompt.
+            length: Number of tokens of the prompt, its response included.
             prompt: Name of the prompt in error messages.
+            boundary: Number of tokens before the response; None without one.
 
         Raises:
-            RequestError: The prompt does not have these tokens.
+            RequestError: The prompt does not have these tokens, or has no response.
         """
+        if self.response:
+            if boundary is None:
+                raise no_responses(self.text)
+            return (length - 1 if self.start < 0 else min(boundary, length - 1)), length
         start = self.start + length if self.start < 0 else self.start
         stop = length if self.stop is None else self.stop + length if self.stop < 0 else self.stop
         if not 0 <= start < stop <= length:
@@ -197,13 +209,13 @@ class Positions:
             )
         return start, stop
 
-    def kept(self, length: int, prompt: str = "a prompt") -> int:
-        """Number of states kept per layer of a prompt of `length` tokens.
+    def kept(self, length: int, prompt: str = "a prompt", boundary: int | None = None) -> int:
+        """Number of states kept per layer of a prompt of `length` tokens; see `span`.
 
         Raises:
             RequestError: See `span`.
         """
-        start, stop = self.span(length, prompt)
+        start, stop = self.span(length, prompt, boundary)
         return 1 if self.mean else stop - start
 
     def finish(self, layers: dict[int, Tensor], lengths: Sequence[int]) -> dict[int, Tensor]:
@@ -236,7 +248,9 @@ def parse_positions(positions: PositionSpec) -> Positions:
     Args:
         positions: "all"; "last"; an index such as 3 or "-2"; a span such as "2:10", "-5:" or (2, 10), end excluded;
             "mean" for the mean of all tokens but the first, whose state is hundreds of times larger than the others in
-            many models; "mean:2:10" for the mean of a span ("mean:0:" for all tokens).
+            many models; "mean:2:10" for the mean of a span ("mean:0:" for all tokens). Of prompts with responses:
+            "response" for the mean of all tokens of the response, "response:all" for each of them, "response:last" for
+            the last one. The other positions count the tokens of a prompt and its response together.
 
     Raises:
         RequestError: The text cannot be parsed.
@@ -251,6 +265,9 @@ def parse_positions(positions: PositionSpec) -> Positions:
     named = {"all": (0, None, False), "last": (-1, None, False), "mean": (1, None, True)}
     if text in named:
         return Positions(*named[text], text)
+    of_response = {"response": (0, None, True), "response:all": (0, None, False), "response:last": (-1, None, False)}
+    if text in of_response:
+        return Positions(*of_response[text], text, response=True)
     body = text.removeprefix("mean:")
     if match := _SPAN.fullmatch(body):
         return Positions(int(match[1] or 0), int(match[2]) if match[2] else None, body != text, text)
@@ -259,5 +276,13 @@ def parse_positions(positions: PositionSpec) -> Positions:
         return Positions(index, index + 1 if index != -1 else None, False, text)
     raise RequestError(
         f"the positions {text!r} cannot be parsed",
-        expected="all, last, mean, an index such as -2, a span such as 2:10, or mean:2:10",
+        expected="all, last, mean, an index such as -2, a span such as 2:10, mean:2:10, response, response:all or"
+        " response:last",
+    )
+
+
+def no_responses(positions: str) -> RequestError:
+    """The error for positions of a response where there is none."""
+    return RequestError(
+        f"positions {positions!r} need responses, and the prompts have none", next_step=Remedy.ADD_RESPONSES
     )

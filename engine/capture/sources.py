@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
 
-from engine.capture.prompts import TokenizedPrompt, tokenize_prompts
+from engine.capture.prompts import TokenizedPrompt, append_responses, tokenize_prompts
 from engine.concepts.pair_files import PairFile, WrittenPairs
 from engine.concepts.pairs import render_pairs
 from engine.concepts.text_files import PromptFile
@@ -26,10 +27,12 @@ class Item(NamedTuple):
     Attributes:
         texts: One text, or the positive and the negative text of a pair.
         factors: Persona, template and topic of a pair, if known.
+        responses: A given response to each text; empty without responses.
     """
 
     texts: tuple[str, ...]
     factors: Factors | None = None
+    responses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,8 @@ class PromptSource:
     def tokenize(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[Item], first: int
     ) -> list[TokenizedPrompt]:
-        """Tokenize the prompts of some items, numbered from `first`."""
-        return tokenize_prompts(
+        """Tokenize the prompts of some items, numbered from `first`, and append given responses."""
+        prompts = tokenize_prompts(
             model,
             tokenizer,
             [text for item in items for text in item.texts],
@@ -101,6 +104,8 @@ class PromptSource:
             sides=("positive", "negative") if self.pairs else ("",),
             first=first,
         )
+        responses = [text for item in items for text in item.responses]
+        return append_responses(model, tokenizer, prompts, responses) if responses else prompts
 
     def require_unchanged(self, stamp: tuple[int, ...]) -> None:
         """Refuse prompts that changed since a capture started.
@@ -137,12 +142,13 @@ def _from_concept(
 def _written_items(pairs: WrittenPairs) -> Iterator[Item]:
     factors = pairs.factors or [None] * len(pairs.positive)
     texts = zip(pairs.positive, pairs.negative, strict=True)
-    return (Item(pair, known) for pair, known in zip(texts, factors, strict=True))
+    responses = zip(pairs.positive_responses or (), pairs.negative_responses or (), strict=True)
+    return map(Item, texts, factors, responses if pairs.positive_responses else repeat(()))
 
 
 def _pair_items(file: PairFile) -> Iterator[Item]:
-    return (Item((pair.positive, pair.negative), pair.factors) for pair in file.pairs())
+    return (Item((pair.positive, pair.negative), pair.factors, pair.responses) for pair in file.pairs())
 
 
 def _prompt_items(file: PromptFile) -> Iterator[Item]:
-    return (Item((text,)) for text in file.texts())
+    return (Item((prompt.text,), responses=prompt.responses) for prompt in file.prompts())

@@ -46,6 +46,7 @@ HELP = """Run prompts or a concept through a model and save hidden states of its
   layerscope capture --concept honesty --quick
   layerscope capture --pairs my_pairs.jsonl
   layerscope capture --prompts questions.jsonl
+  layerscope capture --concept honesty --respond 60
   layerscope capture --concept honesty --max-samples 0 --shards
   layerscope capture --concept honesty --max-samples 0 --dry-run
   layerscope capture --list-models
@@ -99,7 +100,23 @@ def capture(
             rich_help_panel=_WHAT,
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed for sampling pairs.", rich_help_panel=_WHAT)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for sampling pairs and responses.", rich_help_panel=_WHAT)] = 0,
+    respond: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Let the model respond to each prompt first, with at most this many tokens.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    sample: Annotated[
+        bool,
+        typer.Option(
+            "--sample",
+            help="Sample responses, with the model's own settings, instead of taking the most likely tokens.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = False,
     layers: Annotated[
         str,
         typer.Option(
@@ -110,8 +127,9 @@ def capture(
     positions: Annotated[
         str | None,
         typer.Option(
-            help="Tokens to keep: last, all, mean, an index (-2), a span (2:10) or mean:2:10"
-            " (default: last; all for a single --prompt).",
+            help="Tokens to keep: last, all, mean, an index (-2), a span (2:10) or mean:2:10; of responses: response"
+            " (their mean), response:all or response:last (default: response if there are any, else last; all for a"
+            " single --prompt).",
             rich_help_panel=_WHAT,
         ),
     ] = None,
@@ -202,7 +220,8 @@ def capture(
     options = read_load_options(dtype, device_map, max_memory)
     source = _source(prompt, concept, pairs, prompts, whole=not shards)
     if not concept:
-        _require_not_given(context, max_samples="--max-samples", seed="--seed", quick="--quick")
+        seeded: dict[str, str] = {} if sample else {"seed": "--seed"}
+        _require_not_given(context, max_samples="--max-samples", quick="--quick", **seeded)
     if quick:
         _require_one_size(context)
         max_samples = QUICK_SAMPLES
@@ -213,6 +232,8 @@ def capture(
         positions=positions,
         max_samples=max_samples or None,
         seed=seed,
+        respond=respond,
+        sample=sample,
         use_hooks=use_hooks,
         batch_size=batch_size,
         prefix_reuse=not no_prefix_reuse,

@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from engine.capture.prompts import excerpt
 from engine.cli.console import Command, Narrator, print_data, print_json
 from engine.concepts.catalog import list_concepts, user_concepts_path
 from engine.errors import StoreError, visible
@@ -20,6 +21,8 @@ from engine.store.catalog import UNFINISHED_SHARDS, list_captures, show_capture,
 from engine.store.names import DEFAULT_STORE, PLAN, locate
 from engine.store.record import encode_record
 from engine.store.verify import has_checksums
+
+_RESPONSES_SHOWN, _EXCERPT = 3, 200
 
 
 def print_models(*, as_json: bool) -> None:
@@ -163,7 +166,23 @@ def show(
         return
     print_data(_provenance_table(record, capture_path(name, store)))
     print_data("")
+    if "responses" in record:
+        print_data(_responses_table(record))
+        print_data("")
     print_data(layers_as_text(layers_chart(record)))
+
+
+def _responses_table(record: CaptureRecord) -> Table:
+    """The first few responses; of a contrast, to both prompts of a pair."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    positive, negative = record.get("responses", []), record.get("negative_responses", [])
+    for number, response in enumerate(positive[:_RESPONSES_SHOWN]):
+        label = f"positive response {number}" if negative else f"response {number}"
+        table.add_row(Text(label, style="bold"), Text(excerpt(response["text"], _EXCERPT)))
+        if negative:
+            text = excerpt(negative[number]["text"], _EXCERPT)
+            table.add_row(Text(f"negative response {number}", style="bold"), Text(text))
+    return table
 
 
 def _captures_table(records: list[CaptureRecord]) -> Table:
@@ -214,6 +233,17 @@ def _batches(provenance: Provenance) -> str:
     return batches + shared + (", oneDNN products" if provenance.get("products") == "oneDNN" else "")
 
 
+def _response_line(provenance: Provenance) -> dict[str, str]:
+    if "responses" not in provenance:
+        return {}
+    responses = provenance["responses"]
+    if responses["origin"] == "given":
+        return {"responses": "given with the prompts"}
+    how = f"sampled with seed {responses['seed']}" if responses["sampled"] else "most likely tokens"
+    settings = f", {responses['settings']}" if responses["settings"] else ""
+    return {"responses": f"at most {responses['max_new_tokens']} tokens, {how}{settings}"}
+
+
 def _provenance_lines(provenance: Provenance | None) -> dict[str, str]:
     if provenance is None:
         return {"provenance": "unknown: the tensors were not made by a capture function"}
@@ -226,6 +256,7 @@ def _provenance_lines(provenance: Provenance | None) -> dict[str, str]:
         f" {provenance['mode']}, {_batches(provenance)}",
         "read": f"{provenance['site']}, positions {provenance['positions']}, blocks at {receipt['blocks']}",
         "prompts": f"chat template {provenance['chat_template'][:12]}" if provenance["chat_template"] else "plain text",
+        **_response_line(provenance),
         "check": f"batching error {receipt['batched_error']:.1e} of the state norm"
         f" (tolerance {receipt['tolerance']:g})",
         "versions": ", ".join(f"{name} {version}" for name, version in provenance["versions"].items()),

@@ -5,6 +5,7 @@ Every error names the line or row and the field.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from engine.concepts.rows import (
@@ -26,6 +27,7 @@ PAIR_FILES = (".jsonl", ".csv")
 """Suffixes of pair files."""
 
 _TEXTS = ("positive", "negative")
+_RESPONSES = ("positive_response", "negative_response")
 _FACTORS = ("template", "persona", "topic")
 
 
@@ -37,11 +39,13 @@ class WrittenPair:
         positive: The positive prompt.
         negative: The negative prompt.
         factors: Factors of the pair; each is empty if the file does not give it.
+        responses: The responses to the positive and to the negative prompt; empty if the file does not give them.
     """
 
     positive: str
     negative: str
     factors: Factors
+    responses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,9 @@ class PairFile:
     """A file or saved dataset of pairs.
 
     A `.jsonl` file has one object per line; a `.csv` file has a header line. The fields are `positive` and `negative`,
-    and optionally `template`, `persona` and `topic`. A dataset is a folder written by `save_to_disk` of the `datasets`
-    library, with columns of these names; other columns are ignored.
+    and optionally `template`, `persona` and `topic`, and the responses to the prompts, `positive_response` and
+    `negative_response`. A dataset is a folder written by `save_to_disk` of the `datasets` library, with columns of
+    these names; other columns are ignored.
 
     Attributes:
         path: Path of the file or folder.
@@ -62,11 +67,24 @@ class PairFile:
         """Yield the pairs in file order, one at a time.
 
         Raises:
-            RequestError: The file cannot be read, or a line lacks a prompt or has an unknown field.
+            RequestError: The file cannot be read, or a line lacks a prompt or a response, or has an unknown field.
         """
         with readable_errors(self.path):
+            answered: bool | None = None
             for number, row in self._rows():
-                yield _checked(self.path, number, row)
+                pair = _checked(self.path, number, row)
+                answered = bool(pair.responses) if answered is None else answered
+                require_like_first(self.path, number, bool(pair.responses), answered)
+                yield pair
+
+    @property
+    def answered(self) -> bool:
+        """Whether the pairs have responses.
+
+        Raises:
+            RequestError: The first pair cannot be read.
+        """
+        return any(pair.responses for pair in islice(self.pairs(), 1))
 
     def stamp(self) -> tuple[int, int]:
         """Size and modification time of the file; see `file_stamp`."""
@@ -74,7 +92,7 @@ class PairFile:
 
     def _rows(self) -> Iterator[Row]:
         if self.path.is_dir():
-            return dataset_rows(self.path, _TEXTS, _FACTORS)
+            return dataset_rows(self.path, _TEXTS, (*_FACTORS, *_RESPONSES))
         if self.path.suffix.lower() == ".csv":
             return csv_rows(self.path)
         return jsonl_rows(self.path, '{"positive": …, "negative": …}')
@@ -89,11 +107,15 @@ class WrittenPairs:
         negative: Negative prompts, in the same order.
         factors: Factors of each pair; None if unknown. If only some pairs give a factor, it is empty for the others,
             which then form one group.
+        positive_responses: A response to each positive prompt; None without responses.
+        negative_responses: A response to each negative prompt; None without responses.
     """
 
     positive: tuple[str, ...]
     negative: tuple[str, ...]
     factors: tuple[Factors, ...] | None
+    positive_responses: tuple[str, ...] | None = None
+    negative_responses: tuple[str, ...] | None = None
 
 
 def open_pairs(path: str | Path) -> PairFile:
@@ -124,8 +146,8 @@ def names_factors(factors: Factors) -> bool:
 def _checked(path: Path, number: int, row: dict[str, object]) -> WrittenPair:
     if row.pop(MORE_CELLS, None):
         raise RequestError(f"{path}, line {number} has more cells than the header has columns")
-    for field in row.keys() - {*_TEXTS, *_FACTORS}:
-        hint = nearest(field, (*_TEXTS, *_FACTORS))
+    for field in row.keys() - {*_TEXTS, *_FACTORS, *_RESPONSES}:
+        hint = nearest(field, (*_TEXTS, *_FACTORS, *_RESPONSES))
         raise RequestError(f"{place_in(path, number)}: unknown field {field!r}; {hint}")
     for field in _TEXTS:
         text = row.get(field)
@@ -134,16 +156,51 @@ def _checked(path: Path, number: int, row: dict[str, object]) -> WrittenPair:
         if not isinstance(text, str) or not text.strip():
             raise RequestError(f"{place_in(path, number)}: {field} must be a non-empty string")
         require_whole(path, number, f"{field} prompt", text)
-    if row["positive"] == row["negative"]:
+    responses = _checked_responses(path, number, row)
+    if row["positive"] == row["negative"] and len({*responses}) < len(_TEXTS):
         raise RequestError(
             f"{place_in(path, number)}: positive and negative are the same text",
-            expected="two texts that differ in the concept",
+            expected="two texts, or two responses, that differ in the concept",
             next_step="fix or remove that pair",
         )
     for field in _FACTORS:
         if not isinstance(row.get(field) or "", str):
             raise RequestError(f"{place_in(path, number)}: {field} must be a string")
     template, persona, topic = (str(row.get(field) or "") for field in _FACTORS)
-    return WrittenPair(
-        str(row["positive"]), str(row["negative"]), Factors(template=template, persona=persona, topic=topic)
-    )
+    factors = Factors(template=template, persona=persona, topic=topic)
+    return WrittenPair(str(row["positive"]), str(row["negative"]), factors, responses)
+
+
+def _checked_responses(path: Path, number: int, row: dict[str, object]) -> tuple[str, ...]:
+    given = [row.get(field) for field in _RESPONSES]
+    if given == [None, None]:
+        return ()
+    for field, text in zip(_RESPONSES, given, strict=True):
+        require_response(path, number, field, text)
+    return tuple(str(text) for text in given)
+
+
+def require_response(path: Path, number: int, field: str, text: object) -> None:
+    """Refuse a response that is missing or empty.
+
+    Raises:
+        RequestError: It is.
+    """
+    if text is None:
+        raise RequestError(f"{place_in(path, number)}: {field} is missing", expected="a response to every prompt")
+    if not isinstance(text, str) or not text.strip():
+        raise RequestError(f"{place_in(path, number)}: {field} must be a non-empty string")
+    require_whole(path, number, field.replace("_", " "), text)
+
+
+def require_like_first(path: Path, number: int, answered: bool, first: bool) -> None:
+    """Refuse a file of which only some lines have responses.
+
+    Raises:
+        RequestError: A line has one, unlike the first, or the other way around.
+    """
+    if answered is not first:
+        raise RequestError(
+            f"{place_in(path, number)} has {'a response' if answered else 'no response'}, unlike the first",
+            expected="responses in every line, or in none",
+        )

@@ -6,9 +6,11 @@ Every error names the line or row.
 import csv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
-from engine.concepts.pair_files import PairFile, open_pairs
+from engine.concepts.pair_files import PairFile, open_pairs, require_like_first, require_response
 from engine.concepts.rows import (
     csv_rows,
     dataset_columns,
@@ -24,6 +26,18 @@ from engine.concepts.rows import (
 )
 from engine.errors import RequestError, nearest
 from engine.inputs import user_path
+
+
+class WrittenPrompt(NamedTuple):
+    """A prompt as written in a file.
+
+    Attributes:
+        text: The prompt.
+        responses: The response to it; empty if the file does not give one.
+    """
+
+    text: str
+    responses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,10 +56,32 @@ class PromptFile:
         Raises:
             RequestError: The file cannot be read, or a line or row has no prompt.
         """
+        return (prompt.text for prompt in self.prompts())
+
+    def prompts(self) -> Iterator[WrittenPrompt]:
+        """Yield the prompts with their responses; see `texts`.
+
+        Raises:
+            RequestError: See `texts`; or only some lines have a response.
+        """
         read = _read_dataset if self.path.is_dir() else _READERS[self.path.suffix.lower()]
         with readable_errors(self.path):
-            for number, text in read(self.path):
-                yield self._checked(number, text)
+            answered: bool | None = None
+            for number, text, response in read(self.path):
+                answered = response is not None if answered is None else answered
+                require_like_first(self.path, number, response is not None, answered)
+                if answered:
+                    require_response(self.path, number, "response", response)
+                yield WrittenPrompt(self._checked(number, text), (str(response),) if answered else ())
+
+    @property
+    def answered(self) -> bool:
+        """Whether the prompts have responses.
+
+        Raises:
+            RequestError: The first prompt cannot be read.
+        """
+        return any(prompt.responses for prompt in islice(self.prompts(), 1))
 
     def _checked(self, number: int, text: object) -> str:
         if text is None:
@@ -66,7 +102,8 @@ def open_prompts(path: str | Path) -> PromptFile:
     Args:
         path: UTF-8 file or dataset folder. `.txt`: one prompt per line. `.jsonl`: one object per line, with the field
             `prompt`. `.csv`: a header line with a column `prompt`. A dataset: a folder written by `save_to_disk` of
-            the `datasets` library, which must be installed, with a column `prompt`. Other fields are ignored.
+            the `datasets` library, which must be installed, with a column `prompt`. A field `response`, if there is
+            one, is the response to the prompt. Other fields are ignored.
 
     Raises:
         RequestError: The file type is not supported, the file cannot be read, or it does not start with a valid
@@ -83,23 +120,30 @@ def open_prompts(path: str | Path) -> PromptFile:
     return file
 
 
-def _read_jsonl(path: Path) -> Iterator[tuple[int, object]]:
+_Read = Iterator[tuple[int, object, object]]  # number of a line, its prompt and its response
+
+
+def _read_lines(path: Path) -> _Read:
+    return ((number, line, None) for number, line in text_lines(path))
+
+
+def _read_jsonl(path: Path) -> _Read:
     for number, row in jsonl_rows(path, '{"prompt": …}'):
-        yield number, row.get("prompt")
+        yield number, row.get("prompt"), row.get("response")
 
 
-def _read_csv(path: Path) -> Iterator[tuple[int, object]]:
+def _read_csv(path: Path) -> _Read:
     for number, row in csv_rows(path, "prompt"):
-        yield number, row["prompt"]
+        yield number, row["prompt"], row.get("response")
 
 
-def _read_dataset(path: Path) -> Iterator[tuple[int, object]]:
-    for number, row in dataset_rows(path, ["prompt"]):
-        yield number, row["prompt"]
+def _read_dataset(path: Path) -> _Read:
+    for number, row in dataset_rows(path, ["prompt"], ["response"]):
+        yield number, row["prompt"], row.get("response")
 
 
-_READERS: dict[str, Callable[[Path], Iterator[tuple[int, object]]]] = {
-    ".txt": text_lines,
+_READERS: dict[str, Callable[[Path], _Read]] = {
+    ".txt": _read_lines,
     ".jsonl": _read_jsonl,
     ".csv": _read_csv,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NotRequired, TypedDict, cast, final
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, cast, final
 
 from engine.records.models import Adapter, Receipt, SourceKind
 
@@ -69,6 +69,38 @@ class Pair:
     factors: Factors
 
 
+class ResponseText(TypedDict):
+    """A response to a prompt, whose tokens follow those of the prompt.
+
+    Attributes:
+        text: The response, without the end token.
+        tokens: Number of its tokens; 0 if the model ended it at once.
+        ended: Whether the model ended it before the maximum number of tokens; None for a given response.
+    """
+
+    text: str
+    tokens: int
+    ended: bool | None
+
+
+class ResponseSource(TypedDict):
+    """Where the responses of a capture come from.
+
+    Attributes:
+        origin: `generated` by the model, or `given` with the prompts.
+        max_new_tokens: Maximum number of tokens of a response; None if they were given.
+        sampled: Whether tokens were sampled; False for the most likely tokens and for given responses.
+        seed: Seed for sampling; None if nothing was sampled.
+        settings: The model's generation settings that may change responses, in words; empty if none are set.
+    """
+
+    origin: Literal["generated", "given"]
+    max_new_tokens: int | None
+    sampled: bool
+    seed: int | None
+    settings: str
+
+
 class Provenance(TypedDict):
     """How a capture was made: what must match, or be known to differ, in a comparison.
 
@@ -103,6 +135,7 @@ class Provenance(TypedDict):
             replaced forwards, edited weights. Present if there are any.
         added_code: True if `altered` names third-party code: two hooks of the same name may do different things.
         autocast: Dtype that autocast computed in, if it was on.
+        responses: Where the responses come from, if the captured prompts have any.
     """
 
     model: str
@@ -129,6 +162,7 @@ class Provenance(TypedDict):
     altered: NotRequired[list[str]]
     added_code: NotRequired[bool]
     autocast: NotRequired[str]
+    responses: NotRequired[ResponseSource]
 
 
 def describe_adapter(adapter: Adapter) -> str:
@@ -188,13 +222,15 @@ class ActivationData(TypedDict):
         activations: Layer number to states, `(batch, kept tokens, hidden)`, on the CPU in the model's dtype (float32
             for a mean). Rows are right-aligned: `[:, -1, :]` is the last kept token of every prompt, and shorter
             prompts start with zeros.
-        input_ids: Token ids of the full prompts, `(batch, sequence)`, aligned like the states.
-        tokens: Token strings of the prompt; one list per prompt if several were given.
+        input_ids: Token ids of the full prompts with their responses, `(batch, sequence)`, aligned like the states.
+        tokens: Token strings of the prompt and its response; one list per prompt if several were given.
         prompt: The text; a list if several were given.
         num_layers: Number of decoder blocks in the model.
         captured_layers: The keys of `activations`, ascending.
         attention_mask: 1 where `activations` holds the state of a token, 0 where it holds padding,
             `(batch, kept tokens)`; present if several prompts were given.
+        response: The response, if there is one; a list if several prompts were given. Stored in the JSON file, not in
+            the `.pt`.
         provenance: How the capture was made. Stored in the JSON file, not in the `.pt`.
     """
 
@@ -205,6 +241,7 @@ class ActivationData(TypedDict):
     num_layers: int
     captured_layers: list[int]
     attention_mask: NotRequired[Tensor]
+    response: NotRequired[ResponseText | list[ResponseText]]
     provenance: NotRequired[Provenance]
 
 
@@ -241,8 +278,8 @@ class CaptureEstimate(TypedDict):
 
     Attributes:
         prompts: Number of prompts.
-        tokens: Number of tokens in all prompts.
-        bytes: Size of the kept states, in bytes.
+        tokens: Number of tokens in all prompts and responses; at most, for responses that the model has yet to write.
+        bytes: Size of the kept states, in bytes; at most, for such responses.
         in_shards: Whether the capture is saved as shards, which are resumable and need bounded memory.
         seconds: Duration of the forward passes, in seconds; present if a forward pass was timed.
         neighbours: Number of further prompts, of the neighbours that are not cached for this model; 0 if all are cached

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, get_args
 
-from engine.records.captures import Factors, Provenance
+from engine.records.captures import Factors, Provenance, ResponseText
 from engine.records.causal import CausalRanking
 from engine.records.results import ConfoundReport, Count, LayerRow, Ranking, Real, SideSummary, SpecificityReport
 
@@ -226,6 +226,8 @@ class CaptureRecord(TypedDict):
             few, since the shards hold all of them.
         num_prompts: Total number of prompts; present if `prompts` holds only the first few.
         negative_prompts: The negative prompts of a contrast, in the same order.
+        responses: The responses to `prompts`; absent if the capture has none.
+        negative_responses: The responses to `negative_prompts`; absent if the capture has none.
         factors: Factors of each pair.
         other_pairs: Further pairs named in `sides` that `prompts` does not hold; for captures saved as shards.
         statistics: One row per captured layer.
@@ -252,6 +254,8 @@ class CaptureRecord(TypedDict):
     prompts: list[str]
     num_prompts: NotRequired[Count]
     negative_prompts: list[str]
+    responses: NotRequired[list[ResponseText]]
+    negative_responses: NotRequired[list[ResponseText]]
     factors: list[Factors]
     other_pairs: NotRequired[list[NumberedPair]]
     statistics: list[LayerRow]
@@ -310,7 +314,7 @@ class PromptList(TypedDict):
         file: Name of the file or concept that the prompts came from.
         pairs: Whether the prompts are pairs in the order positive, negative, positive, and so on.
         count: Number of prompts.
-        tokens: Number of tokens in all prompts.
+        tokens: Number of tokens in all prompts; with responses to come, the maximum, also of the two numbers below.
         kept: Maximum number of positions kept of one prompt.
         kept_in_all: Number of positions kept of all prompts.
         texts: SHA-256 of the texts.

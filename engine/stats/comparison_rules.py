@@ -40,6 +40,13 @@ def require_same_reading(one: CaptureRecord, other: CaptureRecord, *, same_model
         RequestError: The captures differ, or one has no provenance.
     """
     first, second = provenance_of(one), provenance_of(other)
+    if ("responses" in first) != ("responses" in second):
+        answered, bare = (one, other) if "responses" in first else (other, one)
+        raise RequestError(
+            f"{answered['name']} was captured with responses and {bare['name']} without",
+            expected="the same kind of text",
+            next_step="capture one of them again with the settings of the other",
+        )
     if first["site"] != second["site"] or first["positions"] != second["positions"]:
         raise RequestError(
             f"{one['name']} and {other['name']} differ in site or positions:"

@@ -118,7 +118,7 @@ def _reaches(check: Confound, best: Scores) -> bool:
 def _texts(data: ContrastData) -> Texts:
     positions = parse_positions(data["provenance"]["positions"] if "provenance" in data else "all")
     sides = data["positive"], data["negative"]
-    positive, negative = ([str(prompt["prompt"]) for prompt in side] for side in sides)
+    positive, negative = ([_text(prompt) for prompt in side] for side in sides)
     lengths = [[prompt["input_ids"].shape[-1] for prompt in side] for side in sides]
     read = [_last_kept(side, positions) for side in sides] if not positions.mean else None
     return Texts(
@@ -131,7 +131,19 @@ def _texts(data: ContrastData) -> Texts:
     )
 
 
+def _text(data: ActivationData) -> str:
+    """The prompt, followed by its response if there is one."""
+    response = data.get("response")
+    return (
+        str(data["prompt"])
+        if response is None or isinstance(response, list)
+        else f"{data['prompt']}\n{response['text']}"
+    )
+
+
 def _last_kept(prompts: Sequence[ActivationData], positions: Positions) -> list[str]:
     """Last kept token of every prompt, the one whose state the statistics use."""
     tokens = [prompt["tokens"] for prompt in prompts]
+    if positions.response:  # all of them end with the response
+        return [str(row[-1]) for row in tokens]
     return [str(row[positions.span(len(row))[1] - 1]) for row in tokens]

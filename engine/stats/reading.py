@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from engine.capture.activations import capture_activations
+from engine.capture.selection import parse_positions
 from engine.concepts.chat import render_chat, time_now
 from engine.errors import RequestError
 from engine.inputs import plain_text, whole_number
@@ -77,7 +78,7 @@ def read_text(
             f"the model differs from that of the directions in {field}: {theirs} there, {mine} here"
             for field, theirs, mine in model_differences(provenance, data["provenance"])
         ]
-    if provenance and not rendered and not provenance["positions"].startswith("mean"):
+    if provenance and not rendered and not parse_positions(provenance["positions"]).mean:
         warnings.append(_FROM_THE_END)
     ids: list[int] = data["input_ids"][0].tolist()
     aside = tokens_to_set_aside(tokenizer, prompt, ids, roles=roles, moment=moment)

@@ -61,7 +61,9 @@ def prompts_of(data: CaptureData) -> list[ActivationData]:
 
 def _begins_with_first_token(kept: int, length: int, positions: Positions | None) -> bool:
     """Whether the kept states of a prompt of `length` tokens include the first one."""
-    return positions.span(length)[0] == 0 if positions else kept == length
+    if positions is None:
+        return kept == length
+    return not positions.response and positions.span(length)[0] == 0
 
 
 def _token_states(

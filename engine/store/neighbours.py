@@ -132,6 +132,8 @@ def _requests(
     concepts: Sequence[Concept] | None,
     folder: Path | None,
 ) -> list[tuple[Concept, CaptureRequest, CapturePaths]]:
+    if "responses" in like:
+        raise RequestError("neighbours are captured without responses", expected="a contrast without responses")
     if like["positions"] not in _ONE_STATE:
         raise RequestError(
             f"neighbours are not captured at positions {like['positions']}", expected="positions last, mean or all"

@@ -53,7 +53,22 @@ def load_activations(name: str | Path, *, store: str | Path | None = None) -> Ca
         data["provenance"] = record["provenance"]
     if "positive" in data and record["factors"]:
         data["factors"] = record["factors"]
+    _add_responses(data, record)
     return data
+
+
+def _add_responses(data: CaptureData, record: CaptureRecord) -> None:
+    if "positive" not in data:
+        responses = record.get("responses", [])
+        if responses:
+            data["response"] = responses[0] if isinstance(data["prompt"], str) else responses
+        return
+    for prompts, responses in (
+        (data["positive"], record.get("responses", [])),
+        (data["negative"], record.get("negative_responses", [])),
+    ):
+        for prompt, response in zip(prompts, responses, strict=bool(responses)):
+            prompt["response"] = response
 
 
 def load_contrast(name: str | Path, *, store: str | Path | None = None) -> ContrastData:
@@ -101,9 +116,9 @@ def _map_shards(paths: CapturePaths) -> CaptureData:
         raise StoreError(f"the capture {paths.name!r} has no shards", next_step=Remedy.CAPTURE_AGAIN)
     data: CaptureData
     if record["kind"] == "contrast":
-        data = mapped_contrast(shards, record["num_layers"], record["concept"])
+        data = mapped_contrast(shards, record["num_layers"], record["concept"], responses="responses" in record)
     else:
-        data = mapped_prompts(shards, record["num_layers"])
+        data = mapped_prompts(shards, record["num_layers"], responses="responses" in record)
     if record["provenance"] is not None:
         data["provenance"] = record["provenance"]
     return data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar
 import msgspec
 
 from engine.errors import RequestError, StoreError
-from engine.records.captures import CaptureData
+from engine.records.captures import CaptureData, ResponseText
 from engine.records.files import CaptureRecord, DataFile
 from engine.records.results import Count
 from engine.remedies import Remedy
@@ -69,7 +70,7 @@ def make_record(data: CaptureData, name: str, file: DataFile, steps: Steps | Non
     layers = prompts[0]["captured_layers"]
     positive, negative = (data["positive"], data["negative"]) if "positive" in data else (prompts, [])
     findings = find_in(data, steps) if "positive" in data else NO_FINDINGS
-    return CaptureRecord(
+    record = CaptureRecord(
         schema=SCHEMA,
         name=name,
         kind="contrast" if "positive" in data else "prompt",
@@ -90,6 +91,28 @@ def make_record(data: CaptureData, name: str, file: DataFile, steps: Steps | Non
         confounds=findings["confounds"],
         provenance=data.get("provenance"),
     )
+    add_responses(record, responses_of(positive), responses_of(negative))
+    return record
+
+
+def responses_of(prompts: Sequence[ActivationData]) -> list[ResponseText]:
+    """The responses to prompts; empty without responses."""
+    given = [data["response"] for data in prompts if "response" in data]
+    return [one for entry in given for one in (entry if isinstance(entry, list) else [entry])]
+
+
+def add_responses(record: CaptureRecord, positive: list[ResponseText], negative: list[ResponseText]) -> None:
+    """Add responses to a record, if there are any.
+
+    Args:
+        record: The record.
+        positive: The responses to its `prompts`.
+        negative: The responses to its `negative_prompts`.
+    """
+    if positive:
+        record["responses"] = positive
+    if negative:
+        record["negative_responses"] = negative
 
 
 def find_in(data: ContrastData, steps: Steps | None = None) -> Findings:

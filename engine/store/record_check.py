@@ -33,6 +33,9 @@ def _in_texts(record: CaptureRecord) -> str:
         return "it does not have as many negative as positive prompts"
     if factors and len(factors) != len(texts):
         return "it does not have as many factors as pairs"
+    for prompts, responses in ((texts, record.get("responses")), (negative, record.get("negative_responses"))):
+        if responses is not None and len(responses) != len(prompts):
+            return "it does not have as many responses as prompts"
     return ""
 
 

@@ -52,6 +52,7 @@ _MEASURED = "provenance.receipt."
 _SHARD_BYTES = 64 * 2**20
 _SHARD_PROMPTS = 512
 _SHARD_TOKENS = 512  # token budget that these sizes are for
+_RESPONDING = 8  # fewer prompts in a shard by this factor if the model responds first: an interruption loses one shard
 _LARGEST = 16  # upper limit of the factor for larger token budgets
 
 
@@ -92,7 +93,7 @@ def capture_in_shards(
             settings = _with_saved_budget(prepared.settings, paths)
             plan = _plan(prepared, settings)
             _require_started(paths, plan)
-        ShardRun(prepared, settings, plan, paths, progress, processes).run_missing()
+        ShardRun(prepared, settings, plan, paths, progress, steps, processes).run_missing()
         processes.wait()
         if processes.is_main:
             write_atomically(paths.record, encode_record(record_shards(paths, plan, steps)))
@@ -108,7 +109,8 @@ def _plan(prepared: PreparedCapture, settings: Settings) -> ShardPlan:
         schema=PLAN_SCHEMA,
         prompts=prepared.found,
         concept=source.concept,
-        shard_prompts=source.sides * shard_items(item_bytes, source.sides, settings.limits.tokens),
+        shard_prompts=source.sides
+        * shard_items(item_bytes, source.sides, settings.limits.tokens, responding=request.respond is not None),
         layers=settings.layers,
         num_layers=known.num_layers,
         hidden_size=known.hidden_size,
@@ -118,8 +120,8 @@ def _plan(prepared: PreparedCapture, settings: Settings) -> ShardPlan:
     )
 
 
-def shard_items(item_bytes: int, sides: int = 1, tokens: int = _SHARD_TOKENS) -> int:
-    """Number of prompts or pairs in a shard: at most 512 prompts and 64 MiB of states.
+def shard_items(item_bytes: int, sides: int = 1, tokens: int = _SHARD_TOKENS, *, responding: bool = False) -> int:
+    """Number of prompts or pairs in a shard: at most 512 prompts, or 64 with responses, and 64 MiB of states.
 
     For token budgets above 512, as on a GPU, both limits grow in proportion, up to 16 times: a batch never spans two
     shards, so small shards would leave batches half empty.
@@ -128,6 +130,7 @@ def shard_items(item_bytes: int, sides: int = 1, tokens: int = _SHARD_TOKENS) ->
         item_bytes: Maximum bytes of the states of one prompt or pair.
         sides: Prompts per item: 1, or 2 for pairs.
         tokens: Token budget of a forward pass.
+        responding: Whether the model responds to each prompt first.
 
     Example:
         >>> shard_items(30 * 576 * 4), shard_items(30 * 576 * 4 * 100), shard_items(30 * 576 * 4 * 2, sides=2)
@@ -136,7 +139,8 @@ def shard_items(item_bytes: int, sides: int = 1, tokens: int = _SHARD_TOKENS) ->
         409
     """
     times = min(max(tokens // _SHARD_TOKENS, 1), _LARGEST)
-    return max(1, min(times * _SHARD_PROMPTS // sides, times * _SHARD_BYTES // item_bytes))
+    prompts = _SHARD_PROMPTS // (_RESPONDING if responding else 1)
+    return max(1, min(times * prompts // sides, times * _SHARD_BYTES // item_bytes))
 
 
 def _start(paths: CapturePaths, plan: ShardPlan, held: contextlib.ExitStack, *, force: bool) -> None:

@@ -11,7 +11,7 @@ from engine.capture.activations import capture_in_memory
 from engine.capture.estimate import bytes_in_memory, goes_into_shards
 from engine.capture.prepare import prepare_capture
 from engine.capture.request import AS_CAPTURED, DEFAULT_BATCH_SIZE, CaptureRequest, require_shards
-from engine.capture.selection import DEFAULT_POSITIONS, LayerSpec, PositionSpec
+from engine.capture.selection import LayerSpec, PositionSpec
 from engine.capture.sites import DEFAULT_SITE
 from engine.concepts.catalog import load_concept
 from engine.concepts.pair_files import PAIR_FILES, PairFile, open_pairs
@@ -94,7 +94,7 @@ def capture_and_save(
         capture_in_shards(prepared, paths, progress=progress or ignore_progress, steps=report, processes=processes)
         add_captured_specificity(request, paths, model, tokenizer, None, steps=report, processes=processes)
         return paths
-    data = capture_in_memory(prepared, progress)
+    data = capture_in_memory(prepared, progress, report)
     save_activations(data, paths.name, store=paths.store, force=request.force, steps=report)
     add_captured_specificity(request, paths, model, tokenizer, data if "positive" in data else None, steps=report)
     return paths
@@ -109,7 +109,10 @@ def capture_prompt_file(
     *,
     store: str | Path | None = None,
     site: str = DEFAULT_SITE,
-    positions: PositionSpec = DEFAULT_POSITIONS,
+    positions: PositionSpec | None = None,
+    respond: int | None = None,
+    sample: bool = False,
+    seed: int = 0,
     batch_size: int | None = DEFAULT_BATCH_SIZE,
     prefix_reuse: bool = True,
     store_dtype: str = AS_CAPTURED,
@@ -133,7 +136,10 @@ def capture_prompt_file(
         layers: See `parse_layers`; None for all.
         store: The store folder.
         site: See `capture_activations`.
-        positions: See `parse_positions`.
+        positions: See `parse_positions`; None for the last token, or with responses for the mean over each.
+        respond: Let the model respond to each prompt first, with at most this many tokens.
+        sample: Sample the responses, with the model's own generation settings.
+        seed: Seed for sampling responses.
         batch_size: Maximum number of prompts in a forward pass; None for as many as the token budget allows.
         prefix_reuse: See `capture_activations`; prefixes are shared within a shard.
         store_dtype: `as captured`, `float32` or `bfloat16`, which halves the size of float32 states on disk.
@@ -166,6 +172,9 @@ def capture_prompt_file(
         layers=layers,
         site=site,
         positions=positions,
+        seed=seed,
+        respond=respond,
+        sample=sample,
         batch_size=batch_size,
         prefix_reuse=prefix_reuse,
         alias=model_key,
@@ -186,7 +195,9 @@ def capture_contrast_in_shards(
     *,
     store: str | Path | None = None,
     site: str = DEFAULT_SITE,
-    positions: PositionSpec = DEFAULT_POSITIONS,
+    positions: PositionSpec | None = None,
+    respond: int | None = None,
+    sample: bool = False,
     batch_size: int | None = DEFAULT_BATCH_SIZE,
     prefix_reuse: bool = True,
     seed: int = 0,
@@ -212,10 +223,12 @@ def capture_contrast_in_shards(
         max_samples: Maximum number of pairs of a concept, sampled evenly; None for every combination.
         store: The store folder.
         site: See `capture_activations`.
-        positions: See `parse_positions`.
+        positions: See `parse_positions`; None for the last token, or with responses for the mean over each.
+        respond: Let the model respond to each prompt first, with at most this many tokens.
+        sample: Sample the responses, with the model's own generation settings.
         batch_size: Maximum number of prompts in a forward pass; None for as many as the token budget allows.
         prefix_reuse: See `capture_activations`; prefixes are shared within a shard.
-        seed: Seed for sampling pairs of a concept.
+        seed: Seed for sampling pairs of a concept and responses.
         store_dtype: `as captured`, `float32` or `bfloat16`, which halves the size of float32 states on disk.
         model_key: Short name of the model, for the record; defaults to the alias it was loaded by.
         force: Replace an existing capture of that name, finished or not.
@@ -244,6 +257,8 @@ def capture_contrast_in_shards(
         layers=layers,
         site=site,
         positions=positions,
+        respond=respond,
+        sample=sample,
         max_samples=max_samples,
         seed=seed,
         batch_size=batch_size,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.capture.dialogues import response_progress
 from engine.capture.prepare import HeldPrompts, PreparedCapture
 from engine.capture.request import AS_CAPTURED
 from engine.capture.run import StackedStates, capture_stacked
@@ -21,12 +22,12 @@ from engine.capture.run_settings import Settings
 from engine.records.captures import ContrastData
 from engine.records.files import CaptureRecord, DataFile, NumberedPair, ShardPlan
 from engine.records.results import LayerRow, SideSummary
-from engine.runtime import ALONE, Processes, Progress, Steps
+from engine.runtime import ALONE, Processes, Progress, Steps, ignore_progress
 from engine.stats.summary import StateSums, add_differences
 from engine.store.catalog import shard_files
 from engine.store.names import CapturePaths
 from engine.store.plan import shard_starts
-from engine.store.record import NO_FINDINGS, SCHEMA, find_in
+from engine.store.record import NO_FINDINGS, SCHEMA, add_responses, find_in
 from engine.store.shards import Shard, mapped_contrast, pack_shard, shard_at, write_shard
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class ShardRun:
         plan: What the shards will hold.
         paths: Where to save them.
         progress: Called with the number of finished prompts and their total.
+        steps: Called with the number of finished responses, if the model responds first.
         processes: The processes that share the work.
     """
 
@@ -59,6 +61,7 @@ class ShardRun:
     plan: ShardPlan
     paths: CapturePaths
     progress: Progress
+    steps: Steps = ignore_progress
     processes: Processes = ALONE
 
     def run_missing(self) -> None:
@@ -77,7 +80,8 @@ class ShardRun:
                 shard = shard_at(self.paths, start, self.settings.layers)
                 if not self.processes.owns(number) or shard.path.exists():
                     continue
-                held = part()
+                responding = response_progress(self.progress, self.steps, total, start)
+                held = self.prepared.with_responses(part(), self.settings, start, responding)
                 states = self._capture(held.prompts, start)
                 if writing is not None:
                     writing.result()
@@ -122,7 +126,8 @@ def record_shards(paths: CapturePaths, plan: ShardPlan, steps: Steps | None = No
     """
     shards = [shard_at(paths, start, plan["layers"]) for start in shard_starts(plan)]
     pairs = plan["prompts"]["pairs"]
-    data = mapped_contrast(shards, plan["num_layers"], plan["concept"]) if pairs else None
+    answered = "responses" in plan["provenance"]
+    data = mapped_contrast(shards, plan["num_layers"], plan["concept"], responses=answered) if pairs else None
     if data is not None:
         data["provenance"] = plan["provenance"]
         log.info("ranking the layers of %s pairs", f"{data['num_pairs']:,}")
@@ -152,6 +157,9 @@ def record_shards(paths: CapturePaths, plan: ShardPlan, steps: Steps | None = No
     )
     if data is not None:
         record["other_pairs"] = _wrong_pairs(data, findings["sides"])
+    if answered:
+        said = list(islice((response for shard in shards for response in shard.responses), len(shown)))
+        add_responses(record, said[0::2] if pairs else said, said[1::2] if pairs else [])
     return record
 
 

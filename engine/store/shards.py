@@ -17,7 +17,7 @@ from safetensors.torch import save
 from engine.capture.run import align_rows, aligned_mask
 from engine.capture.selection import captured_layer
 from engine.errors import RequestError, StoreError
-from engine.records.captures import ActivationData, ContrastData, Factors
+from engine.records.captures import ActivationData, ContrastData, Factors, ResponseText
 from engine.remedies import Remedy
 from engine.stats.summary import StateSums
 from engine.store.catalog import shard_files, show_capture
@@ -40,7 +40,7 @@ _DTYPES = {
     "input_ids": torch.int32,
     "sums": torch.float64,
     **dict.fromkeys(("kept", "lengths", "vocabulary", "text_lengths", "vocabulary_text_lengths"), torch.int64),
-    **dict.fromkeys(("factors", "texts", "vocabulary_texts"), torch.uint8),
+    **dict.fromkeys(("factors", "texts", "vocabulary_texts", "responses"), torch.uint8),
 }
 
 
@@ -83,6 +83,16 @@ class Shard:
         return self._read_texts("text")
 
     @property
+    def responses(self) -> list[ResponseText]:
+        """The responses to the prompts, in the same order.
+
+        Raises:
+            StoreError: The capture has no responses, or the shard is damaged.
+        """
+        with self._damage():
+            return msgspec.json.decode(bytes(self._read("responses")[0].tolist()), type=list[ResponseText])
+
+    @property
     def factors(self) -> list[Factors]:
         """Persona, template and topic of each pair; empty if unknown, and for prompts."""
         with self._damage():
@@ -90,7 +100,7 @@ class Shard:
 
     @property
     def tokens(self) -> list[list[str]]:
-        """Token strings of each prompt, including tokens that were not kept."""
+        """Token strings of each prompt with its response, including tokens that were not kept."""
         with self._damage():
             texts = self._read_texts("vocabulary_text")
             spelt = dict(zip(self._read("vocabulary")[0].tolist(), texts, strict=True))
@@ -98,7 +108,7 @@ class Shard:
 
     @property
     def input_ids(self) -> list[Tensor]:
-        """Token ids of each prompt, `(tokens,)`, including tokens that were not kept."""
+        """Token ids of each prompt with its response, `(tokens,)`, including tokens that were not kept."""
         with self._damage():
             ids, lengths = self._read("input_ids", "lengths")
             return list(torch.split(ids, lengths.tolist()))
@@ -191,6 +201,8 @@ def pack_shard(prompts: Sequence[TokenizedPrompt], states: StackedStates, factor
         **_packed_texts("text", [prompt.text for prompt in prompts]),
         **_packed_texts("vocabulary_text", [spelt[one] for one in vocabulary]),
     }
+    if responses := [prompt.response for prompt in prompts if prompt.response is not None]:
+        tensors["responses"] = _bytes(msgspec.json.encode(responses))
     return save(tensors, metadata=with_checksums(tensors))
 
 
@@ -295,7 +307,9 @@ class MappedBatch(Mapping[int, "Tensor"]):
         return len(self._shards[0].layers)
 
 
-def mapped_contrast(shards: list[Shard], num_layers: int, concept: str | None) -> ContrastData:
+def mapped_contrast(
+    shards: list[Shard], num_layers: int, concept: str | None, *, responses: bool = False
+) -> ContrastData:
     """The contrast in a set of shards, with states read on access.
 
     Factors are included if any are known.
@@ -304,8 +318,12 @@ def mapped_contrast(shards: list[Shard], num_layers: int, concept: str | None) -
         shards: All shards of the capture, in order.
         num_layers: Number of decoder blocks of the model.
         concept: Name of the concept.
+        responses: Whether the prompts have responses.
     """
     prompts = list(_prompts(shards, num_layers))
+    if responses:
+        for prompt, response in zip(prompts, _responses(shards), strict=True):
+            prompt["response"] = response
     factors: list[Factors] = [one for shard in shards for one in shard.factors]
     data = ContrastData(
         positive=prompts[0::2],
@@ -319,15 +337,16 @@ def mapped_contrast(shards: list[Shard], num_layers: int, concept: str | None) -
     return data
 
 
-def mapped_prompts(shards: list[Shard], num_layers: int) -> ActivationData:
+def mapped_prompts(shards: list[Shard], num_layers: int, *, responses: bool = False) -> ActivationData:
     """The prompts in a set of shards as one left-padded batch, read on access.
 
     Args:
         shards: All shards of the capture, in order.
         num_layers: Number of decoder blocks of the model.
+        responses: Whether the prompts have responses.
     """
     ids = [row for shard in shards for row in shard.input_ids]
-    return ActivationData(
+    data = ActivationData(
         activations=cast("dict[int, Tensor]", MappedBatch(shards)),
         input_ids=align_rows(torch.cat(ids).long(), [len(row) for row in ids]),
         tokens=[tokens for shard in shards for tokens in shard.tokens],
@@ -336,6 +355,13 @@ def mapped_prompts(shards: list[Shard], num_layers: int) -> ActivationData:
         captured_layers=shards[0].layers,
         attention_mask=aligned_mask([kept for shard in shards for kept in shard.kept]).long(),
     )
+    if responses:
+        data["response"] = _responses(shards)
+    return data
+
+
+def _responses(shards: list[Shard]) -> list[ResponseText]:
+    return [response for shard in shards for response in shard.responses]
 
 
 def _prompts(shards: list[Shard], num_layers: int) -> Iterator[ActivationData]:

@@ -24,7 +24,7 @@ from engine.store.plan import remove_shards
 from engine.store.record import encode_record, make_record, read_record
 from engine.store.unfinished import TakenError, UnfinishedFile, clear_leftovers, unfinished
 
-_ONLY_IN_RECORD = {"provenance", "factors"}
+_ONLY_IN_RECORD = {"provenance", "factors", "response"}
 
 
 def save_activations(

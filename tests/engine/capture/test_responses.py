@@ -7,8 +7,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from engine.capture.responses import Response, generate_responses
+from engine.capture import responses
+from engine.capture.batches import Limits
+from engine.capture.responses import Response, generate_responses, response_batches
 from engine.errors import CaptureError, RequestError
+from engine.runtime import MainMemory
 from tests.engine.capture.test_passes import limit_memory
 from tests.families import FAMILIES, Family, build, each_of
 
@@ -132,7 +135,7 @@ def test_batches_are_halved_until_they_fit(
             tiny_llama, tiny_tokenizer, PROMPTS, 6, progress=lambda done, _total: told.append(done)
         )
     assert answers == expected
-    assert "out of memory in a batch of 5 answers" in caplog.text
+    assert "out of memory in a batch of 5 responses" in caplog.text
     assert 0 < max(went) <= 20
     assert (told[0], told[-1]) == (0, 5)
     assert told == sorted(told)
@@ -143,7 +146,7 @@ def test_a_prompt_that_does_not_fit_into_memory_is_a_readable_error(
 ) -> None:
     generate_responses(tiny_llama, tiny_tokenizer, [[3]], 1)
     limit_memory(tiny_llama, 1, torch.OutOfMemoryError("CUDA out of memory"))
-    with pytest.raises(CaptureError, match="memory does not suffice to answer a single prompt of 7 tokens with 6"):
+    with pytest.raises(CaptureError, match="memory does not suffice to respond to a single prompt of 7 tokens with 6"):
         generate_responses(tiny_llama, tiny_tokenizer, PROMPTS, 6)
 
 
@@ -161,7 +164,7 @@ def test_batch_size_and_progress(tiny_llama: PreTrainedModel, tiny_tokenizer: Pr
     went = limit_memory(tiny_llama, 10**9, RuntimeError())
     told: list[tuple[int, int]] = []
     answers = generate_responses(
-        tiny_llama, tiny_tokenizer, PROMPTS, 4, batch_size=2, progress=lambda *said: told.append(said)
+        tiny_llama, tiny_tokenizer, PROMPTS, 4, limits=Limits(512, 2), progress=lambda *said: told.append(said)
     )
     sizes = [size for size in went if size <= 2]
     assert set(sizes) == {1, 2}
@@ -195,3 +198,15 @@ def test_refusals(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokeniz
     with pytest.raises(RequestError, match="the seed cannot be -1"):
         generate_responses(tiny_llama, tiny_tokenizer, PROMPTS, 3, sample=True, seed=-1)
     assert generate_responses(tiny_llama, tiny_tokenizer, [], 3) == []
+
+
+def test_the_cache_of_a_batch_takes_a_part_of_main_memory(
+    tiny_llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU the system kills a process that takes too much."""
+    limits = Limits(512)
+    assert len(response_batches(tiny_llama, PROMPTS, 10, limits)) == 1
+    token = 2 * 4 * 32 * 4  # keys and values of four layers of width 32, in float32
+    memory = MainMemory(8 * 34 * token, 0, limited=False)
+    monkeypatch.setattr(responses, "main_memory", lambda: memory)
+    assert [batch.prompts for batch in response_batches(tiny_llama, PROMPTS, 10, limits)] == [[0, 2], [4, 1], [3]]

@@ -53,6 +53,28 @@ def test_a_file_without_factors_has_empty_ones(tmp_path: Path) -> None:
         ("pairs.csv", "positive,negativ\na,b\n", "line 2: unknown field 'negativ'; did you mean 'negative'"),
         ("pairs.csv", "positive,negative\na,b,c\n", "line 2 has more cells than the header has columns"),
         ("pairs.csv", "positive,negative\na\n", "line 2: negative is missing"),
+        ("pairs.jsonl", '{"positive": "a", "negative": "b", "positive_response": "c"}', "negative_response is missing"),
+        (
+            "pairs.jsonl",
+            '{"positive": "a", "negative": "b"}\n{"positive": "a", "negative": "b", "negative_response": "c"}',
+            "line 2: positive_response is missing.*a response to every prompt",
+        ),
+        (
+            "pairs.jsonl",
+            '{"positive": "a", "negative": "b"}\n'
+            '{"positive": "a", "negative": "b", "positive_response": "c", "negative_response": "d"}',
+            "line 2 has a response, unlike the first",
+        ),
+        (
+            "pairs.csv",
+            "positive,negative,positive_response,negative_response\na,b,c,d\na,b,,d\n",
+            "line 3: positive_response must be a non-empty string",
+        ),
+        (
+            "pairs.jsonl",
+            '{"positive": "a", "negative": "a", "positive_response": "c", "negative_response": "c"}',
+            "positive and negative are the same text.*or two responses",
+        ),
         ("pairs.csv", "positive,negative\na,b\n\xff,b\n", r"pairs\.csv, line 3 is not UTF-8.*save the file in UTF-8"),
     ],
 )
@@ -65,3 +87,26 @@ def test_an_error_names_the_line_and_field(tmp_path: Path, name: str, content: s
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"pairs\.csv cannot be read: .*No such file"):
         read_pairs(tmp_path / "pairs.csv")
+
+
+ANSWERED = [
+    {"positive": "Go on.", "negative": "Go on.", "positive_response": "Gladly.\nHere:", "negative_response": "No!"},
+    {"positive": "You?", "negative": "Me?", "positive_response": "Yes", "negative_response": "Yes"},
+]
+
+
+def test_both_formats_give_the_same_responses(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text("\n".join(json.dumps(row) for row in ANSWERED))
+    (tmp_path / "pairs.csv").write_text(
+        'negative_response,positive,negative,positive_response\nNo!,Go on.,Go on.,"Gladly.\nHere:"\nYes,You?,Me?,Yes\n'
+    )
+    for name in ("pairs.jsonl", "pairs.csv"):
+        pairs = read_pairs(tmp_path / name)
+        assert [pair.responses for pair in pairs] == [("Gladly.\nHere:", "No!"), ("Yes", "Yes")]
+        assert open_pairs(tmp_path / name).answered
+
+
+def test_a_file_without_responses_is_not_answered(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("positive,negative\na,b\n")
+    assert not open_pairs(tmp_path / "pairs.csv").answered
+    assert read_pairs(tmp_path / "pairs.csv")[0].responses == ()

@@ -170,3 +170,37 @@ def test_json_that_is_too_deep_or_too_long_is_named_by_its_line(tmp_path: Path) 
         (tmp_path / "mine.jsonl").write_text('{"prompt": "w5"}\n' + hostile)
         with pytest.raises(RequestError, match="line 2 is not valid JSON"):
             list(open_prompts(tmp_path / "mine.jsonl").texts())
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"prompt": "one", "response": "yes"}\n{"response": "no", "prompt": "two"}\n'),
+        ("a.csv", "response,prompt,id\nyes,one,1\nno,two,2\n"),
+    ],
+)
+def test_a_field_of_responses_is_read(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    file = open_prompts(tmp_path / name)
+    assert file.answered
+    assert [(prompt.text, prompt.responses) for prompt in file.prompts()] == [("one", ("yes",)), ("two", ("no",))]
+    assert [*file.texts()] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        ('{"prompt": "two"}', "line 2 has no response, unlike the first"),
+        ('{"prompt": "two", "response": " "}', "line 2: response must be a non-empty string"),
+        ('{"prompt": "two", "response": 3}', "line 2: response must be a non-empty string"),
+        ('{"prompt": "two", "response": "\\ud83d"}', "line 2: the response contains a lone surrogate"),
+    ],
+)
+def test_a_missing_or_empty_response_is_named(tmp_path: Path, second: str, said: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt": "one", "response": "yes"}\n' + second)
+    with pytest.raises(RequestError, match=said):
+        list(open_prompts(path).prompts())
+    path.write_text('{"prompt": "one"}\n{"prompt": "two", "response": "yes"}')
+    with pytest.raises(RequestError, match="line 2 has a response, unlike the first"):
+        list(open_prompts(path).prompts())

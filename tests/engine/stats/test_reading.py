@@ -176,6 +176,13 @@ def test_the_hint_depends_on_the_positions_of_the_capture(tiny: Loaded, position
     assert any("positions=mean" in warning for warning in warnings) is hinted
 
 
+@pytest.mark.parametrize(("positions", "hinted"), [("response", False), ("response:last", True)])
+def test_a_direction_from_whole_responses_reads_running_text(tiny: Loaded, positions: str, hinted: bool) -> None:
+    data = engine.capture_contrastive_activations(*tiny, POSITIVE, NEGATIVE, respond=3, positions=positions)
+    warnings = read_text(*tiny, extract_directions(data), TEXT)["warnings"]
+    assert any("positions=mean" in warning for warning in warnings) is hinted
+
+
 def test_a_reading_has_the_comparison_that_chose_its_method(tiny: Loaded) -> None:
     directions = extract_directions(contrast_on(tiny), "auto", leading=1)
     reading = read_text(*tiny, directions, TEXT)

@@ -1,0 +1,101 @@
+"""`layerscope capture --respond` and given responses, and what `show` prints of them."""
+
+import json
+
+import pytest
+
+from tests.engine.cli.conftest import assert_failed, concept_text, widest
+from tests.program import Program
+
+ROWS = [
+    {
+        "positive": f"w5 w{20 + i}",
+        "negative": f"w6 w{20 + i}",
+        "positive_response": f"w50 w{70 + i}",
+        "negative_response": f"w51 w52 w{70 + i}",
+    }
+    for i in range(9)
+]
+
+
+@pytest.fixture
+def folder(layerscope: Program) -> Program:
+    """A folder with a concept, and files of pairs with and without responses."""
+    (layerscope.folder / "loudness.toml").write_text(concept_text("loudness"))
+    (layerscope.folder / "given.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    bare = [{"positive": row["positive"], "negative": row["negative"]} for row in ROWS]
+    (layerscope.folder / "bare.jsonl").write_text("\n".join(map(json.dumps, bare)))
+    return layerscope
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_the_model_answers_first(folder: Program, tiny_folder: object, shards: bool) -> None:
+    command = ("capture", "--model", str(tiny_folder), "--concept", "loudness.toml", "--respond", "5", "--sample")
+    extra = ("--shards",) if shards else ()
+    result = folder(*command, "--seed", "2", "--json", *extra)
+    assert result.returncode == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert record["provenance"]["positions"] == "response"
+    assert record["provenance"]["responses"] == {
+        "origin": "generated",
+        "max_new_tokens": 5,
+        "sampled": True,
+        "seed": 2,
+        "settings": "",
+    }
+    assert len(record["responses"]) == len(record["prompts"]) == len(record["negative_responses"])
+    assert all(0 <= one["tokens"] <= 5 for one in record["responses"])
+    assert "responses were cut at the maximum number of tokens" in result.stderr
+    shown = folder("show", "tiny_loudness")
+    assert "responses  at most 5 tokens, sampled with seed 2" in shown.stdout
+    assert f"positive response 2  {record['responses'][2]['text']!r}" in shown.stdout
+    assert f"negative response 2  {record['negative_responses'][2]['text']!r}" in shown.stdout
+    assert "response 3" not in shown.stdout
+    assert widest(shown.stdout) <= 80
+    other = folder(*command, "--seed", "3", "--json", "--output", "other", *extra)
+    assert json.loads(other.stdout)["responses"] != record["responses"]
+
+
+def test_given_responses(folder: Program, tiny_folder: object) -> None:
+    result = folder("capture", "--model", str(tiny_folder), "--pairs", "given.jsonl", "--json")
+    assert result.returncode == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert [one["text"] for one in record["negative_responses"]] == [row["negative_response"] for row in ROWS]
+    assert "responses  given with the prompts" in folder("show", "tiny_given").stdout
+
+
+def test_prompts_of_the_command_line(folder: Program, tiny_folder: object) -> None:
+    result = folder(
+        *("capture", "--model", str(tiny_folder), "--prompt", "w5 w6", "--respond", "4", "--sample", "--seed", "1"),
+        *("--positions", "response:all", "--json"),
+    )
+    assert result.returncode == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert record["provenance"]["responses"]["seed"] == 1
+    assert "negative_responses" not in record
+    shown = folder("show", "tiny_prompt")
+    assert f"response 0  {record['responses'][0]['text']!r}" in shown.stdout
+
+
+def test_a_dry_run_counts_the_longest_responses(folder: Program, tiny_folder: object) -> None:
+    command = ("capture", "--model", str(tiny_folder), "--pairs", "bare.jsonl", "--dry-run", "--timed", "--json")
+    told = json.loads(folder(*command, "--respond", "7").stdout)
+    assert (told["prompts"], told["tokens"]) == (18, 18 * 2 + 18 * 7)
+    assert told["seconds"] > 0
+    assert not (folder.folder / "activations").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--pairs", "bare.jsonl", "--positions", "response"), "need responses, and the prompts have none. Next: add"),
+        (("--pairs", "given.jsonl", "--respond", "5"), "the prompts already have responses"),
+        (("--pairs", "bare.jsonl", "--sample"), "sampling applies only to responses of the model"),
+        (("--pairs", "bare.jsonl", "--respond", "5", "--seed", "1"), "--seed without --concept would change nothing"),
+        (("--pairs", "bare.jsonl", "--positions", "response:first"), "cannot be parsed"),
+    ],
+)
+def test_refused_before_the_model_is_loaded(folder: Program, options: tuple[str, ...], said: str) -> None:
+    result = folder("capture", "--model", "nowhere/at-all", *options)
+    assert_failed(result, 2)
+    assert said in " ".join(result.stderr.split())
