@@ -168,7 +168,7 @@ def causal_layer(layer: int, effect: float, **changes: Any) -> CausalLayer:
         low=effect - 0.05,
         high=effect + 0.05,
         p_value=p_value,
-        p_by_control={"prompts": 0.01, "random": p_value, "permuted": 0.01},
+        p_by_control={"prompts": 0.01, "controls": p_value},
         random=0.02,
         permuted=0.02,
         wrong_way=0.25,
