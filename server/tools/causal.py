@@ -89,7 +89,9 @@ async def rank_causally(
             causal=describe_ranking(found),
             findings=causal_findings(show_capture(name, store=store)),
             warnings=found["warnings"],
-            next_step=f"steer_text(name='{name}', layer={working[0]}, prompt='...')" if working else "rank_layers",
+            next_step=f"steer_text(name='{name}', layer={working[0]}, prompt='...')"
+            if working
+            else f"rank_layers(name='{name}') shows how well the layers read",
         )
 
     return await answer(ctx, bench.jobs.start("rank_causally", work), wait_s)

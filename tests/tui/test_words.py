@@ -144,3 +144,22 @@ async def test_the_tokens_screen_shows_them_escaped(real_store: Path) -> None:
             await pilot.press("escape")
         assert "This is a bug" not in shown
     assert CONTROL.search(shown) is None
+
+
+async def test_the_steering_screen_shows_them_escaped(real_store: Path) -> None:
+    app = LayerscopeApp(real_store, capture="tiny_loud", layer=2)
+    async with app.run_test(size=(120, 40), notifications=True) as pilot:
+        await wait_for(pilot, "at layer 2")
+        await pilot.press("w")
+        shown = await wait_for(pilot, "Type what the user says")
+        for text in (f"w7 {HOSTILE} w8", "w7 \udcff w8", f"w7 {LONG}", "\x1b" * 500):
+            app.screen.query_one("#text", Input).value = text
+            app.screen.query_one("#text", Input).focus()
+            await pilot.press("enter")
+            await pilot.pause(0.5)  # the texts are written, or the prompt is refused
+            shown += screen_text(app)
+            await pilot.press("y", "i")
+            shown += screen_text(app)
+        assert "This is a bug" not in shown
+        assert r"\x1b]0;title" in shown
+    assert CONTROL.search(shown) is None
