@@ -16,7 +16,7 @@ from engine.capture.responses import generate_responses
 from engine.concepts.chat import render_chats
 from engine.errors import RequestError
 from engine.inputs import plain_texts
-from engine.records.captures import ContrastData, Factors, Message
+from engine.records.captures import ActivationData, ContrastData, Factors, Message
 from engine.runtime import Steps
 from engine.steering.causal_request import CausalRequest
 from engine.steering.fan_out import Text
@@ -165,7 +165,7 @@ def make_trials(
     neutral: Sequence[str] | None,
     steps: Steps,
 ) -> tuple[list[Trial], int]:
-    """Let both personas of every tested pair answer, greedily.
+    """Let both personas of every tested pair answer, greedily; of a capture with responses, take those.
 
     Args:
         model: The model of the contrast.
@@ -196,17 +196,20 @@ def make_trials(
     )
     special = not tokenizer.chat_template  # a chat template writes the special tokens itself
     neutral_ids = [list(ids) for ids in tokenizer(rendered, add_special_tokens=special)["input_ids"]]
-    prompts = [[int(token) for token in data[side][pair]["input_ids"][0]] for pair, _ in pairs for side in _SIDES]
-    answers = generate_responses(
-        model, tokenizer, prompts, request.answer_tokens, progress=partial(steps, "writing what the personas say")
-    )
+    captured = [_split(data[side][pair]) for pair, _ in pairs for side in _SIDES]
+    prompts, answers = [prompt for prompt, _ in captured], [answer for _, answer in captured]
+    if not any(answers):
+        written = generate_responses(
+            model, tokenizer, prompts, request.answer_tokens, progress=partial(steps, "writing what the personas say")
+        )
+        answers = [answer.ids for answer in written]
     made = [
         Trial(
             pair,
             fold,
             neutral_ids[number],
             (prompts[2 * number], prompts[2 * number + 1]),
-            (answers[2 * number].ids, answers[2 * number + 1].ids),
+            (answers[2 * number][: request.answer_tokens], answers[2 * number + 1][: request.answer_tokens]),
         )
         for number, (pair, fold) in enumerate(pairs)
     ]
@@ -218,6 +221,14 @@ def make_trials(
             next_step="let them say more with answer_tokens, or choose prompts that ask for an answer",
         )
     return usable[: request.prompts], len(made) - len(usable)
+
+
+def _split(captured: ActivationData) -> tuple[list[int], list[int]]:
+    """Token ids of a captured prompt, and of its response; the latter are empty without one."""
+    ids: list[int] = captured["input_ids"][0].tolist()
+    response = captured.get("response")
+    length = len(ids) - (response["tokens"] if isinstance(response, dict) else 0)
+    return ids[:length], ids[length:]
 
 
 def _neutral_prompts(data: ContrastData, neutral: Sequence[str] | None) -> list[str]:

@@ -114,6 +114,22 @@ def test_effects_equal_those_of_a_model_without_its_lower_blocks(
     assert found["margin"] == pytest.approx(sum(margins) / len(margins), abs=2e-5)
 
 
+def test_captured_responses_are_what_the_personas_say(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Greedy responses of the same length give the same measurement as none, at the same states."""
+    one, other = ([f"{pair['persona']} {word} {pair['topic']}" for pair in NAMES] for word in ("w7", "w8"))
+    plain = engine.capture_contrastive_activations(tiny_llama, tiny_tokenizer, one, other, factors=NAMES, positions=-1)
+    responded = engine.capture_contrastive_activations(
+        tiny_llama, tiny_tokenizer, one, other, factors=NAMES, positions="response:last", respond=6
+    )
+    for side in ("positive", "negative"):
+        for prompt, states in zip(responded[side], plain[side], strict=True):
+            prompt["activations"] = states["activations"]
+    expected = ranked(tiny_llama, tiny_tokenizer, plain)["layers"]
+    assert ranked(tiny_llama, tiny_tokenizer, responded)["layers"] == expected
+
+
 def test_nobody_is_tested_with_a_direction_that_has_seen_them(data: ContrastData) -> None:
     design = Design.of(data, REQUEST)
     assert design.held_out == ["persona", "topic"]
