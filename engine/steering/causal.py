@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from engine.capture.selection import parse_layers
 from engine.errors import RequestError
-from engine.models.description import describe_model
+from engine.models.description import examine_model
 from engine.records.captures import ContrastData
 from engine.records.causal import CausalLayer, CausalRanking, works
 from engine.records.results import Ranking
@@ -86,16 +86,19 @@ def rank_layers_causally(
     directions_by_layer(model, extract_directions(data, request.method))  # refuses another model or site
     design = Design.of(data, request)
     trials, dropped = make_trials(model, tokenizer, data, design, request, neutral, steps)
-    kept = KeptScores(keep, describe_model(model).weights)
+    kept = KeptScores(keep, examine_model(model).config)
     experiment = Experiment(FanOut(model), data, request, design, trials, layers, kept, steps)
     test = compare_additions(added := experiment.additions(), request.seed)
     rows = _rows(experiment.layers, added, test)
     best = sorted((row for row in rows if works(row)), key=lambda row: -row["effect"])[:_MOST_ABLATED_LAYERS]
     working = sorted(row["layer"] for row in best)
-    difference = 0.0
+    difference, warnings = 0.0, _warnings(design, dropped, experiment.skipped)
     if request.ablation and working:
         removed, groups, difference = experiment.ablations(working)
-        _add_ablations(rows, working, compare_ablations(removed / difference, groups, request.seed))
+        if difference > 0:
+            _add_ablations(rows, working, compare_ablations(removed / difference, groups, request.seed))
+        else:
+            warnings.append("not ablated: neither persona prefers its own answer")
     personas = design.groups.get("persona")
     return CausalRanking(
         layers=rows,
@@ -114,7 +117,7 @@ def rank_layers_causally(
         persona_margin=difference,
         seed=request.seed,
         seconds=time.monotonic() - started,
-        warnings=_warnings(design, dropped, experiment.skipped),
+        warnings=warnings,
     )
 
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.errors import RequestError
 from engine.records.captures import ContrastData
+from engine.records.models import ModelConfig
 from engine.runtime import Steps
 from engine.stats.causal import AdditionResults
 from engine.stats.fitting import NoDifferenceError, fit_direction
@@ -39,14 +41,15 @@ class KeptScores:
 
     Args:
         path: A file with one JSON object per line; None to keep nothing.
-        weights: Fingerprint of the model's weights.
+        model: The model now. Nothing is kept for one with added code, which may have changed unnoticed.
     """
 
-    def __init__(self, path: Path | None, weights: str) -> None:
-        self._path, self._weights = path, weights
+    def __init__(self, path: Path | None, model: ModelConfig) -> None:
+        self._path = None if model.added else path
+        self._model = repr((model.weights, model.receipt["dtype"], model.adapters, model.edited, model.autocast))
         self._known: dict[str, Scores] = {}
-        if path is not None and path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
+        if self._path is not None and self._path.exists():
+            for line in self._path.read_text(encoding="utf-8").splitlines():
                 try:
                     entry = json.loads(line)
                     values = torch.tensor(entry["log_probs"], dtype=torch.float64), torch.tensor(entry["divergences"])
@@ -69,7 +72,7 @@ class KeptScores:
 
     def _key(self, row: Row, conditions: Conditions) -> str:
         parts = [row.batch.input_ids, row.batch.position_ids, row.places, row.targets, row.owners, conditions.vectors]
-        digest = sha256(f"{self._weights} {conditions.layer} {conditions.project}".encode())
+        digest = sha256(f"{self._model} {conditions.layer} {conditions.project}".encode())
         for part in parts:
             digest.update(part.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
@@ -114,6 +117,10 @@ class Experiment:
             except NoDifferenceError:
                 self.skipped.append(layer)
         self.layers = [layer for layer in layers if layer in self._fitted]
+        if not self.layers:
+            raise RequestError(
+                f"the classes do not differ at the layers {list(layers)}", next_step="steer at later layers"
+            )
         self.margin = 0.0
 
     def _fit(self, data: ContrastData, layer: int) -> None:

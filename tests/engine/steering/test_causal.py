@@ -208,6 +208,19 @@ def test_the_same_call_resumes_what_was_interrupted(
     assert [row["effect"] for row in resumed["layers"]] == pytest.approx([row["effect"] for row in whole["layers"]])
 
 
+def test_kept_parts_of_a_changed_model_are_not_used(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, data: ContrastData, tmp_path: Path
+) -> None:
+    keep = tmp_path / "parts.jsonl"
+    before = ranked(tiny_llama, tiny_tokenizer, data, keep=keep)
+    assert ranked(tiny_llama, tiny_tokenizer, data, keep=keep)["layers"] == before["layers"]
+    with torch.no_grad():
+        tiny_llama.model.layers[3].mlp.down_proj.weight.mul_(3)
+    after = ranked(tiny_llama, tiny_tokenizer, data, keep=keep)
+    fresh = ranked(tiny_llama, tiny_tokenizer, data)
+    assert after["layers"] == fresh["layers"] != before["layers"]
+
+
 def ranking_of(*tied: int, best: int) -> Ranking:
     layers = [{"layer": layer, "tied": layer in tied} for layer in (best, *(n for n in range(30) if n != best))]
     return {"layers": layers}  # type: ignore[typeddict-item]  # the only fields that are read
