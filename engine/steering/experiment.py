@@ -52,8 +52,8 @@ class KeptScores:
             for line in self._path.read_text(encoding="utf-8").splitlines():
                 try:
                     entry = json.loads(line)
-                    values = torch.tensor(entry["log_probs"], dtype=torch.float64), torch.tensor(entry["divergences"])
-                    self._known[entry["key"]] = Scores(values[0], values[1].double())
+                    values = (torch.tensor(entry[name], dtype=torch.float64) for name in Scores._fields)
+                    self._known[entry["key"]] = Scores(*values)
                 except (ValueError, KeyError, TypeError):  # a line that a killed run did not finish
                     continue
 
@@ -64,8 +64,8 @@ class KeptScores:
             self._known[key] = measure()
             if self._path is not None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                found = self._known[key]
-                line = {"key": key, "log_probs": found.log_probs.tolist(), "divergences": found.divergences.tolist()}
+                found = self._known[key]._asdict()
+                line = {"key": key, **{name: values.tolist() for name, values in found.items()}}
                 with self._path.open("a", encoding="utf-8") as file:
                     file.write(f"\n{json.dumps(line)}\n")  # after a line that a killed run did not finish
         return self._known[key]
