@@ -25,10 +25,11 @@ from engine.concepts.text_files import PromptFile
 from engine.errors import RequestError
 from engine.models.placement import AUTO
 from engine.plots.causal_text import causal_as_text
-from engine.plots.findings import may_be_best, norm_in_words, p_in_words, score_in_words
+from engine.plots.findings import norm_in_words, p_in_words, score_in_words
 from engine.plots.layers_chart import layers_chart
 from engine.plots.specificity_text import specificity_as_text
 from engine.records.files import CaptureRecord
+from engine.records.results import may_be_best
 from engine.stats.scores import DEFAULT_SCORE, SCORES, ScoredLayer, find_score, order_layers
 from engine.steering.causal_request import CausalRequest
 from engine.store.names import DEFAULT_STORE

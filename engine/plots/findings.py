@@ -8,7 +8,7 @@ from itertools import pairwise
 from engine.plots.specificity_text import neighbour_sentences
 from engine.records.captures import CaptureEstimate
 from engine.records.files import CaptureRecord
-from engine.records.results import SIGNIFICANT, Confound, RankedLayer, Ranking
+from engine.records.results import SIGNIFICANT, Confound, RankedLayer, Ranking, may_be_best
 
 
 def cost_in_words(estimate: CaptureEstimate) -> str:
@@ -108,14 +108,6 @@ def significant_layers(ranking: Ranking) -> list[int]:
     tested.
     """
     return [row["layer"] for row in ranking["layers"] if row["p_value"] <= SIGNIFICANT]
-
-
-def may_be_best(row: RankedLayer) -> bool:
-    """Whether a layer is tied with the best, among those that exceed the null at 5%.
-
-    A layer without significance can have a rank interval that includes rank 1 only because it is wide.
-    """
-    return row["tied"] and row["p_value"] <= SIGNIFICANT
 
 
 def is_saturated(ranking: Ranking) -> bool:

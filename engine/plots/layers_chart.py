@@ -10,9 +10,9 @@ from rich.measure import Measurement
 from rich.style import Style
 from rich.text import Text
 
-from engine.plots.findings import describe_findings, may_be_best
+from engine.plots.findings import describe_findings
 from engine.records.files import CaptureRecord, count_prompts, record_warnings
-from engine.records.results import LayerRow, RankedLayer
+from engine.records.results import LayerRow, RankedLayer, may_be_best
 
 
 @dataclass(frozen=True)

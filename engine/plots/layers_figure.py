@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from engine.plots.findings import may_be_best
 from engine.plots.layers_chart import LayersChart
 from engine.plots.style import BAND, BLUE, GREY, INK, ORANGE, head, label_layers
-from engine.records.results import LayerRow
+from engine.records.results import LayerRow, may_be_best
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

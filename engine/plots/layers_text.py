@@ -7,10 +7,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from engine.plots.findings import may_be_best, norm_in_words, p_in_words, score_in_words
+from engine.plots.findings import norm_in_words, p_in_words, score_in_words
 from engine.plots.layers_chart import LayersChart, Whiskers
 from engine.plots.visible_text import VisibleConsole
-from engine.records.results import LayerRow, RankedLayer
+from engine.records.results import LayerRow, RankedLayer, may_be_best
 
 WIDTH = 80
 _LEGEND = (

@@ -185,6 +185,14 @@ class RankedLayer(TypedDict):
     by_factor: dict[str, Separation]
 
 
+def may_be_best(row: RankedLayer) -> bool:
+    """Whether a layer is tied with the best, among those that exceed the null at 5%.
+
+    A layer without significance can have a rank interval that includes rank 1 only because it is wide.
+    """
+    return row["tied"] and row["p_value"] <= SIGNIFICANT
+
+
 class Ranking(TypedDict):
     """Layers ranked by held-out d', with uncertainty.
 

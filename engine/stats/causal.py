@@ -38,10 +38,12 @@ class Interval(NamedTuple):
 def interval_of_means(values: Tensor, groups: Mapping[str, Tensor], seed: int = 0) -> Interval:
     """Estimate means over prompts that hold for new personas and new prompts, at several layers at once.
 
-    The wild bootstrap gives every persona and every prompt a random weight; a pair moves with the sum of both, so that
-    its own noise counts twice, which errs on the safe side. The largest studentized deviation over layers gives
-    simultaneous intervals and p-values corrected for the number of layers (Westfall and Young 1993,
-    "Resampling-Based Multiple Testing"); Student's t for the factor with the fewest groups widens both.
+    The variance is that of means over personas plus that over prompts, less that over single pairs, which both contain
+    (Cameron, Gelbach and Miller 2011, "Robust Inference With Multiway Clustering"), and at least the larger of the two.
+    The wild bootstrap, in which each pair moves with the random weights of its persona and its prompt, shows how the
+    layers deviate together: the largest studentized deviation gives simultaneous intervals and p-values corrected for
+    the number of layers (Westfall and Young 1993, "Resampling-Based Multiple Testing"). Student's t for the factor
+    with the fewest groups widens both.
 
     Args:
         values: One value per layer and prompt, `(layers, prompts)`, float64.
@@ -61,7 +63,7 @@ def interval_of_means(values: Tensor, groups: Mapping[str, Tensor], seed: int = 
     centred = (values - mean[:, None]) / values.shape[1]
     drawing = torch.Generator().manual_seed(seed)
     deviations = torch.zeros(len(values), RESAMPLES, dtype=torch.float64)
-    variance = torch.zeros(len(values), dtype=torch.float64)
+    parts = []
     fewest = values.shape[1]
     for numbers in groups.values():
         count = len(set(numbers.tolist()))
@@ -69,10 +71,13 @@ def interval_of_means(values: Tensor, groups: Mapping[str, Tensor], seed: int = 
         scale = math.sqrt(count / (count - 1))
         weights = torch.randn(sums.shape[1], RESAMPLES, generator=drawing, dtype=torch.float64)
         deviations += scale * sums @ weights
-        variance += scale**2 * sums.square().sum(dim=1)
+        parts.append(scale**2 * sums.square().sum(dim=1))
         fewest = min(fewest, count)
-    error = variance.sqrt().clamp_min(torch.finfo(torch.float64).tiny)
-    studentized = deviations / error[:, None]  # (layers, resamples)
+    summed = torch.stack(parts)  # (factors, layers)
+    both = summed.sum(dim=0) - (len(parts) - 1) * centred.square().sum(dim=1)
+    tiny = torch.finfo(torch.float64).tiny
+    error = torch.maximum(both, summed.amax(dim=0)).sqrt().clamp_min(tiny)
+    studentized = deviations / summed.sum(dim=0).sqrt().clamp_min(tiny)[:, None]  # (layers, resamples)
     reach = float(studentized.abs().amax(dim=0).quantile(_CONFIDENCE)) * widening(fewest - 1, _CONFIDENCE)
     observed = torch.from_numpy(ndtri(stdtr(fewest - 1, (mean / error).numpy())))  # as a normal deviate
     best = studentized.amax(dim=0)

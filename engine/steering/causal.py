@@ -12,7 +12,7 @@ from engine.errors import RequestError
 from engine.models.description import examine_model
 from engine.records.captures import ContrastData
 from engine.records.causal import CausalLayer, CausalRanking, works
-from engine.records.results import Ranking
+from engine.records.results import Ranking, may_be_best
 from engine.runtime import Steps, ignore_progress
 from engine.stats.causal import AblationTest, AdditionResults, AdditionTest, compare_ablations, compare_additions
 from engine.stats.contrast import require_contrast
@@ -138,7 +138,8 @@ def candidate_layers(data: ContrastData, request: CausalRequest, ranking: Rankin
         return wanted, "the requested layers"
     if ranking is None:
         return _spread(captured, captured[0]), "all captured layers"
-    tied = [row["layer"] for row in ranking["layers"] if row["tied"]]
+    tied = [row["layer"] for row in ranking["layers"] if may_be_best(row)]
+    tied = tied or [row["layer"] for row in ranking["layers"] if row["tied"]]
     places = [captured.index(layer) for layer in tied]
     near = sorted({captured[place] for at in places for place in (at - 1, at, at + 1) if 0 <= place < len(captured)})
     chosen = _spread(near, ranking["layers"][0]["layer"])

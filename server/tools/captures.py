@@ -8,9 +8,9 @@ from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
 from engine.errors import RequestError, visible
-from engine.plots.findings import describe_findings, layers_in_words, may_be_best
+from engine.plots.findings import describe_findings, layers_in_words
 from engine.records.files import CaptureRecord, count_prompts, record_warnings
-from engine.records.results import RankedLayer
+from engine.records.results import RankedLayer, may_be_best
 from engine.store.catalog import list_captures as list_store
 from server.tools.answer import Outline, Page, Reply, rounded, send, shorten
 from server.tools.spec import LONGEST_NAME, CaptureName, Offset, ToolSpec

@@ -8,10 +8,10 @@ from pydantic import BaseModel, Field
 from engine.errors import RequestError
 from engine.plots.classes_text import side_summary
 from engine.plots.comparison_text import describe_comparison
-from engine.plots.findings import describe_findings, may_be_best
+from engine.plots.findings import describe_findings
 from engine.plots.layer_order import describe_order
 from engine.records.files import CaptureRecord, NumberedPair, find_pair, record_warnings
-from engine.records.results import Comparison, RankedLayer, SideSummary, Transfer
+from engine.records.results import Comparison, RankedLayer, SideSummary, Transfer, may_be_best
 from engine.stats.scores import DEFAULT_SCORE, SCORES, ScoredLayer, order_layers, side_quartiles
 from server.tools.answer import Reply, rounded, send, shorten
 from server.tools.spec import LONGEST_NAME, CaptureName, ToolSpec

@@ -17,12 +17,12 @@ from textual.widgets import Static, TabbedContent, TabPane
 
 from engine.errors import LayerscopeError, RequestError
 from engine.plots.classes_text import histograms_as_text, side_summary, wrong_pairs_as_text
-from engine.plots.findings import may_be_best, norm_in_words, p_in_words, score_in_words
+from engine.plots.findings import norm_in_words, p_in_words, score_in_words
 from engine.plots.layer_order import describe_order
 from engine.plots.layers_chart import LayersChart, Looks, Scale, layers_chart, whiskers
 from engine.records.causal import CausalLayer, ablation_works, works
 from engine.records.files import CaptureRecord
-from engine.records.results import LayerRow, RankedLayer
+from engine.records.results import LayerRow, RankedLayer, may_be_best
 from engine.store.catalog import show_capture
 from tui.exporting import Export
 from tui.looks import looks_of

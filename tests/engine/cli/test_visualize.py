@@ -8,7 +8,7 @@ import matplotlib.image
 import pytest
 
 import engine
-from engine.plots.findings import may_be_best
+from engine.records.results import may_be_best
 from engine.stats.scores import wrong_pairs
 from engine.store.read import load_contrast
 from tests.engine.cli.conftest import assert_failed, save_record, widest

@@ -8,13 +8,12 @@ from engine.plots.findings import (
     describe_findings,
     describe_neighbours,
     layers_in_words,
-    may_be_best,
     norm_in_words,
     p_in_words,
     score_in_words,
     significant_layers,
 )
-from engine.records.results import NeighbourAt, Ranking, SpecificityLayer, SpecificityReport
+from engine.records.results import NeighbourAt, Ranking, SpecificityLayer, SpecificityReport, may_be_best
 from tests.engine.plots.records import (
     confounds_of,
     contrast_record,

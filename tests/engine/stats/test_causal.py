@@ -102,10 +102,10 @@ def test_a_random_direction_is_found_in_at_most_one_set_of_twenty(mean: float) -
 
 @pytest.mark.slow
 def test_intervals_hold_for_all_layers_at_once() -> None:
-    """With the mean of the population at 0: 400 sets of six layers; the bound errs on the safe side."""
+    """With the mean of the population at 0. At a true share of 95%, 400 sets have a standard error of 1.1%."""
     inside = 0
     for seed in range(400):
         values = results(seed, mean=0.0).effects[:, 0]
         interval = interval_of_means(values, groups(seed), seed)
         inside += bool(((interval.low <= 0) & (interval.high >= 0)).all())
-    assert inside / 400 >= 0.93
+    assert 0.92 <= inside / 400 <= 0.98

@@ -222,7 +222,10 @@ def test_kept_parts_of_a_changed_model_are_not_used(
 
 
 def ranking_of(*tied: int, best: int) -> Ranking:
-    layers = [{"layer": layer, "tied": layer in tied} for layer in (best, *(n for n in range(30) if n != best))]
+    layers = [
+        {"layer": layer, "tied": layer in tied, "p_value": 0.01}
+        for layer in (best, *(n for n in range(30) if n != best))
+    ]
     return {"layers": layers}  # type: ignore[typeddict-item]  # the only fields that are read
 
 
@@ -241,6 +244,15 @@ def layered(num_layers: int) -> ContrastData:
 )
 def test_candidates_are_the_tied_layers_and_their_neighbours(ranking: Ranking, expected: list[int], said: str) -> None:
     assert candidate_layers(layered(30), CausalRequest(), ranking) == (expected, said)
+
+
+def test_layers_that_may_be_chance_are_candidates_only_if_all_may_be() -> None:
+    ranking = ranking_of(5, 10, best=10)
+    next(row for row in ranking["layers"] if row["layer"] == 5)["p_value"] = 0.4
+    assert candidate_layers(layered(30), CausalRequest(), ranking)[0] == [9, 10, 11]
+    for row in ranking["layers"]:
+        row["p_value"] = 0.4
+    assert candidate_layers(layered(30), CausalRequest(), ranking)[0] == [4, 5, 6, 9, 10, 11]
 
 
 def test_at_most_twelve_layers_are_tested_unless_told() -> None:

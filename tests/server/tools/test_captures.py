@@ -9,8 +9,8 @@ from mcp import Client
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
-from engine.plots.findings import may_be_best
 from engine.records.files import record_warnings
+from engine.records.results import may_be_best
 from engine.store.catalog import show_capture
 from server.app import LayerscopeServer
 from server.tools.captures import outline_capture
