@@ -8,8 +8,8 @@ which is run once before them.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -76,6 +76,48 @@ def planned_tokens(plan: Plan, rows: Sequence[list[int]]) -> int:
         else:
             total += batch_tokens(step, rows)
     return total
+
+
+def share_of(plan: Plan, rows: Sequence[list[int]], rank: int, count: int) -> Plan:
+    """The share of a plan that one of several processes runs: whole batches, and the trunks that they continue.
+
+    Consecutive batches go to one process, with about as many tokens for each.
+
+    Args:
+        plan: The plan, the same in all processes.
+        rows: Token ids of each prompt.
+        rank: Index of the process.
+        count: Number of processes.
+
+    Example:
+        >>> plan = shared_batches([[1, 2], [3, 4], [5, 6], [7, 8]], Limits(2))
+        >>> [step.prompts for step in share_of(plan, [[1, 2], [3, 4], [5, 6], [7, 8]], 1, 2)]
+        [[2], [3]]
+    """
+    tokens = [batch_tokens(batch, rows) for batch in _batches(plan)]
+    until = np.cumsum(tokens)
+    owners = iter(((until - np.array(tokens) / 2) * count / until[-1]).astype(int).tolist())
+    return _kept(plan, owners, rank)
+
+
+def _batches(plan: Plan) -> Iterator[Batch]:
+    for step in plan:
+        if isinstance(step, Trunk):
+            yield from _batches(step.branches)
+        else:
+            yield step
+
+
+def _kept(plan: Plan, owners: Iterator[int], rank: int) -> Plan:
+    """The steps of a plan that one owner runs; `owners` names the owner of each batch."""
+    kept: Plan = []
+    for step in plan:
+        if not isinstance(step, Trunk):
+            if next(owners) == rank:
+                kept.append(step)
+        elif branches := _kept(step.branches, owners, rank):
+            kept.append(replace(step, branches=branches))
+    return kept
 
 
 def batch_tokens(batch: Batch, rows: Sequence[list[int]]) -> int:

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -122,6 +122,24 @@ def write_atomically(path: Path, content: bytes, *, replace: bool = True) -> Non
             else:
                 file.claim()
         _sync_folder(path.parent)
+
+
+@contextmanager
+def held_file(path: Path, content: bytes) -> Iterator[Path]:
+    """Write a hidden file for other processes of this run; it is deleted on exit, and counts as unfinished until then.
+
+    Args:
+        path: A path whose name the hidden file's name begins with, after a dot.
+        content: Its bytes.
+
+    Raises:
+        StoreError: The file cannot be written.
+    """
+    with ExitStack() as held:
+        with _readable_errors(path.parent):
+            file = held.enter_context(unfinished(path))
+            _fill(file, lambda out: out.write(content))
+        yield file.path
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - walks dictionaries, lists and tensors alike
