@@ -121,8 +121,9 @@ class PackedMask(Tensor):
             return scaled_dot_product_attention(query, key, value, **options | {"attn_mask": self._ordinary()})
         if self._blocks is None:
             self._blocks = self._find_blocks()
+        of_block = _by_products if _favor_products(query, key, options) else scaled_dot_product_attention
         parts = [
-            scaled_dot_product_attention(
+            of_block(
                 query[..., block.begin : block.end, :],
                 key.index_select(-2, block.keys),
                 value.index_select(-2, block.keys),
@@ -163,3 +164,22 @@ class PackedMask(Tensor):
         hidden = (query < torch.from_numpy(first).to(self.device)) | (query >= torch.from_numpy(last).to(self.device))
         mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
         return mask.masked_fill_(hidden, torch.finfo(self.dtype).min)[None, None]
+
+
+def _favor_products(query: Tensor, key: Tensor, options: Mapping[str, Any]) -> bool:
+    """Whether to write attention as products: for full precision on a CPU.
+
+    PyTorch's kernel makes many small products there, which are slow if they go through oneDNN; here they are batched
+    over the heads.
+    """
+    exact = query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64)
+    return exact and query.shape[:2] == key.shape[:2] and len(query) == 1 and not options.get("dropout_p")
+
+
+def _by_products(
+    query: Tensor, key: Tensor, value: Tensor, *, attn_mask: Tensor, scale: float | None = None, **_unused: object
+) -> Tensor:
+    """Attention of one batch row, `(1, heads, queries, head size)`."""
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = torch.baddbmm(attn_mask[0], query[0], key[0].transpose(1, 2), alpha=scale)  # (heads, queries, keys)
+    return torch.bmm(scores.softmax(dim=-1), value[0])[None]

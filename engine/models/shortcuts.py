@@ -116,6 +116,11 @@ def attention_window(config: PreTrainedConfig) -> int | None:
     return min(found, default=None)
 
 
+def attention_name(config: PreTrainedConfig) -> str:
+    """Return the name of the attention implementation that a model uses, without a prefix like `paged|`."""
+    return str(config.get_text_config(decoder=True)._attn_implementation).rpartition("|")[2]
+
+
 def why_not_shared(
     model: PreTrainedModel, blocks: Blocks, prompts: Sequence[list[int]], alone: Sequence[States], tolerance: float
 ) -> str:
@@ -131,8 +136,8 @@ def why_not_shared(
         tolerance: How far a state may move, relative to its norm.
     """
     window = attention_window(model.config)
-    attention = str(model.config.get_text_config(decoder=True)._attn_implementation)
-    if attention.rpartition("|")[2] not in _TAKE_MASKS:
+    attention = attention_name(model.config)
+    if attention not in _TAKE_MASKS:
         return f"its attention implementation, {attention}, is not known to accept an additive mask"
     if "position_ids" not in inspect.signature(blocks.decoder.forward).parameters:
         return "it does not accept position ids"

@@ -30,6 +30,8 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch declar
     def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if "scaled_dot_product" in str(func):
             self.sizes.append((args[0].shape[-2], args[1].shape[-2]))
+        if func is torch.ops.aten.baddbmm.default:
+            self.sizes.append((args[1].shape[-2], args[2].shape[-1]))
         return func(*args, **(kwargs or {}))
 
 
@@ -69,6 +71,21 @@ def test_grouped_query_attention(dtype: torch.dtype) -> None:
         found = scaled_dot_product_attention(query, key, key, attn_mask=mask, enable_gqa=True)
     torch.testing.assert_close(found, whole)
     assert sum(queries * keys for queries, keys in watch.sizes) < tokens**2 / 2
+
+
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2)], ids=["products", "kernel"])
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_each_way_of_a_block_gives_full_attention(heads: tuple[int, int], scale: float | None) -> None:
+    mask = pack_prompts([[i, *range(100)] for i in range(4)], CPU, torch.float32, start=5).batch.attention_mask
+    queries, keys = mask.shape[-2:]
+    query, key = random_states(queries, torch.float32, heads[0]), random_states(keys, torch.float32, heads[1])
+    value = random_states(keys + 1, torch.float32, heads[1])[..., 1:, :3]  # narrower than the keys
+    grouped = heads[0] != heads[1]
+    found, whole = (
+        scaled_dot_product_attention(query, key, value, attn_mask=one, scale=scale, enable_gqa=grouped)
+        for one in (mask, mask + 0)
+    )
+    torch.testing.assert_close(found, whole)
 
 
 def test_attention_under_another_mask_is_unchanged() -> None:
