@@ -132,4 +132,4 @@ def pass_bytes(model: PreTrainedModel, tokens: int) -> int:
     widest = max(4 * known.hidden_size, inner if isinstance(inner, int) else 0)
     numbers = 16 * known.hidden_size + 4 * widest
     heads = getattr(config, "num_attention_heads", 1) if config._attn_implementation == "eager" else 0
-    return model.dtype.itemsize * tokens * (numbers + tokens * (2 + 2 * heads))
+    return model.dtype.itemsize * tokens * (numbers + tokens * (1 + 2 * heads))

@@ -7,9 +7,10 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -234,10 +235,10 @@ class Passes:
             where[max(start - batch.start, 0) : max(stop - batch.start, 0)]
             for (start, stop), where in zip(spans, places, strict=True)
         ]
-        reading = self._read(tokens, torch.tensor(list(chain(*wanted)), dtype=torch.long))
+        reading = self._read(tokens, torch.from_numpy(np.concatenate(wanted)))
         return _Pending(batch.prompts, spans, [len(where) for where in wanted], reading, past.kept)
 
-    def _lay_out(self, batch: Batch, past: _Past) -> tuple[TokenBatch, list[list[int]]]:
+    def _lay_out(self, batch: Batch, past: _Past) -> tuple[TokenBatch, list[np.ndarray]]:
         """The tokens of a batch, and each prompt's indices into the flattened batch."""
         ids = [self._rows[index][batch.start :] for index in batch.prompts]
         if batch.packed and (len(ids) > 1 or batch.start):
@@ -245,7 +246,7 @@ class Passes:
             packed = pack_prompts(ids, self._device, self._dtype, start=batch.start, cache=cache)
             return packed.batch, packed.places
         width = max(map(len, ids))
-        places = [list(range(row * width, row * width + len(one))) for row, one in enumerate(ids)]
+        places = [np.arange(row * width, row * width + len(one)) for row, one in enumerate(ids)]
         return TokenBatch.of(ids, self._device), places
 
     def _too_large(self, index: int) -> CaptureError:
@@ -265,13 +266,13 @@ def _with_past(states: Rows, spans: Sequence[tuple[int, int]], own: Sequence[int
         trunks: States of the shared prefixes.
     """
     begins = list(accumulate((trunk.tokens for trunk in trunks), initial=0))
-    order: list[int] = []
+    order: list[np.ndarray] = []
     for (start, stop), count, begin in zip(spans, own, accumulate(own, initial=begins[-1]), strict=False):
         for trunk, offset in zip(trunks, begins, strict=False):
             low, high = (min(max(token - trunk.first, 0), trunk.tokens) for token in (start, stop))
-            order += range(offset + low, offset + high)
-        order += range(begin, begin + count)
-    places = torch.tensor(order)
+            order.append(np.arange(offset + low, offset + high))
+        order.append(np.arange(begin, begin + count))
+    places = torch.from_numpy(np.concatenate(order))
     return {
         layer: torch.cat([*(trunk.rows[layer] for trunk in trunks), last]).index_select(0, places)
         for layer, last in states.items()

@@ -8,11 +8,15 @@ which is run once before them.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
 
 from engine.capture.batches import Batch, Limits
+from engine.models.token_tree import TokenRows, distinct_tokens
 
 # A separate forward pass for a trunk reads all weights, which costs as much as this many tokens in another batch.
 _PASS_TOKENS = 64
@@ -43,7 +47,7 @@ def shared_batches(rows: Sequence[list[int]], limits: Limits) -> Plan:
     """Plan packed batches that run almost every shared prefix once.
 
     Args:
-        rows: Token ids of each prompt.
+        rows: Token ids of each prompt; at least one prompt, and one token each.
         limits: Maximum size of a batch; a shared token counts once.
 
     Returns:
@@ -54,8 +58,7 @@ def shared_batches(rows: Sequence[list[int]], limits: Limits) -> Plan:
         >>> plan.prompts, plan.packed
         ([0, 2, 1], True)
     """
-    planner = _Planner(rows, limits)
-    return planner.filled(planner.branches(0, len(rows), 0))
+    return _Planner(rows, limits).plan()
 
 
 def planned_tokens(plan: Plan, rows: Sequence[list[int]]) -> int:
@@ -75,13 +78,68 @@ def planned_tokens(plan: Plan, rows: Sequence[list[int]]) -> int:
     return total
 
 
+def share_of(plan: Plan, rows: Sequence[list[int]], rank: int, count: int) -> Plan:
+    """The share of a plan that one of several processes runs: whole batches, and the trunks that they continue.
+
+    Consecutive batches go to one process, with about as many tokens for each.
+
+    Args:
+        plan: The plan, the same in all processes.
+        rows: Token ids of each prompt.
+        rank: Index of the process.
+        count: Number of processes.
+
+    Example:
+        >>> plan = shared_batches([[1, 2], [3, 4], [5, 6], [7, 8]], Limits(2))
+        >>> [step.prompts for step in share_of(plan, [[1, 2], [3, 4], [5, 6], [7, 8]], 1, 2)]
+        [[2], [3]]
+    """
+    tokens = [batch_tokens(batch, rows) for batch in _batches(plan)]
+    until = np.cumsum(tokens)
+    owners = iter(((until - np.array(tokens) / 2) * count / until[-1]).astype(int).tolist())
+    return _kept(plan, owners, rank)
+
+
+def _batches(plan: Plan) -> Iterator[Batch]:
+    for step in plan:
+        if isinstance(step, Trunk):
+            yield from _batches(step.branches)
+        else:
+            yield step
+
+
+def _kept(plan: Plan, owners: Iterator[int], rank: int) -> Plan:
+    """The steps of a plan that one owner runs; `owners` names the owner of each batch."""
+    kept: Plan = []
+    for step in plan:
+        if not isinstance(step, Trunk):
+            if next(owners) == rank:
+                kept.append(step)
+        elif branches := _kept(step.branches, owners, rank):
+            kept.append(replace(step, branches=branches))
+    return kept
+
+
 def batch_tokens(batch: Batch, rows: Sequence[list[int]]) -> int:
     """Number of tokens that a batch runs, padding included."""
     if not batch.packed:
         return len(batch.prompts) * max(len(rows[index]) - batch.start for index in batch.prompts)
-    ordered = sorted(rows[index] for index in batch.prompts)
-    fresh = (len(row) - max(_common(before, row), batch.start) for before, row in pairwise(ordered))
-    return len(ordered[0]) - batch.start + sum(fresh)
+    return distinct_tokens([rows[index] for index in batch.prompts]) - batch.start
+
+
+class _Packed(NamedTuple):
+    """Prompts that will share a row.
+
+    Attributes:
+        ranges: Ranges of prompts in lexicographic order, in the order of the row.
+        start: Number of tokens already run.
+    """
+
+    ranges: list[tuple[int, int]]
+    start: int
+
+
+_Step = Trunk | _Packed
 
 
 class _Planner:
@@ -91,85 +149,99 @@ class _Planner:
     """
 
     def __init__(self, rows: Sequence[list[int]], limits: Limits) -> None:
-        self._rows = rows
-        self._order = sorted(range(len(rows)), key=lambda index: rows[index])
-        self._lengths = [len(rows[index]) for index in self._order]
-        self._shared = [0, *(_common(rows[one], rows[other]) for one, other in pairwise(self._order))]
-        fresh = (length - shared for length, shared in zip(self._lengths, self._shared, strict=True))
-        self._fresh = list(accumulate(fresh, initial=0))
+        prompts = TokenRows.of(rows)
+        order = prompts.sorted()
+        self._order: list[int] = order.tolist()
+        self._lengths = prompts.lengths[order]
+        self._shared = prompts.shared(order)
+        own = (self._lengths - self._shared).cumsum()
+        self._until: list[int] = [0, *own.tolist()]  # distinct tokens of all prompts before one
         self._limits = limits
 
-    def branches(self, low: int, high: int, start: int, depth: int = 0) -> Plan:
+    def plan(self) -> Plan:
+        """Plan all prompts."""
+        return self._filled(self._branches(0, len(self._order), 0))
+
+    def _branches(self, low: int, high: int, start: int, depth: int = 0) -> list[_Step]:
         """Plan a range of prompts, `depth` forks down, with `start` tokens already run."""
         if self._fits(low, high, start):
-            return [Batch(self._order[low:high], start, packed=True)]
-        common = min(self._shared[low + 1 : high])
-        stop = min(common, min(self._lengths[low:high]) - 1)
+            return [_Packed([(low, high)], start)]
+        common = int(self._shared[low + 1 : high].min())
+        stop = min(common, int(self._lengths[low:high].min()) - 1)
         passes = self._tokens(low, high, start) // self._limits.tokens
         if (stop - start) * passes > _PASS_TOKENS:
-            below = self.filled(self.branches(low, high, stop, depth + 1))
+            below = self._filled(self._branches(low, high, stop, depth + 1))
             return [Trunk(self._order[low:high], start, stop, below)]
         if depth >= _MOST_FORKS:
             return self._merged([(i, i + 1) for i in range(low, high)], start, depth)
         return self._merged(self._forks(low, high, common), start, depth)
 
-    def filled(self, plan: Plan) -> Plan:
+    def _filled(self, steps: list[_Step]) -> Plan:
         """Merge batches so that fewer are run.
 
         Each batch, largest first, joins the fullest batch with room for it. This is "best fit decreasing" (Johnson
         1973, "Near-Optimal Bin Packing Algorithms").
         """
-        passes: list[Batch] = []
+        passes: list[_Packed] = []
+        prompts: list[int] = []
         room: list[tuple[int, int]] = []  # (tokens that still fit, index of the batch), ascending
-        batches = [(batch_tokens(step, self._rows), step) for step in plan if isinstance(step, Batch)]
+        batches = [(self._row_tokens(step), step) for step in steps if isinstance(step, _Packed)]
         for tokens, batch in sorted(batches, key=lambda entry: -entry[0]):
+            count = sum(high - low for low, high in batch.ranges)
             place = bisect_left(room, (tokens, 0))
-            while place < len(room) and not self._limits.allow(
-                len(passes[room[place][1]].prompts) + len(batch.prompts), 0
-            ):
+            while place < len(room) and not self._limits.allow(prompts[room[place][1]] + count, 0):
                 place += 1
             if place == len(room):
                 insort(room, (self._limits.tokens - tokens, len(passes)))
                 passes.append(batch)
+                prompts.append(count)
                 continue
             _, number = room.pop(place)
-            passes[number] = replace(batch, prompts=passes[number].prompts + batch.prompts)
+            passes[number] = _Packed(passes[number].ranges + batch.ranges, batch.start)
+            prompts[number] += count
             # Counted again, because merged branches may share tokens, which are now run once.
-            insort(room, (self._limits.tokens - batch_tokens(passes[number], self._rows), number))
-        return [*(step for step in plan if isinstance(step, Trunk)), *passes]
+            insort(room, (self._limits.tokens - self._row_tokens(passes[number]), number))
+        return [*(step for step in steps if isinstance(step, Trunk)), *map(self._batch, passes)]
+
+    def _batch(self, packed: _Packed) -> Batch:
+        prompts = [index for low, high in packed.ranges for index in self._order[low:high]]
+        return Batch(prompts, packed.start, packed=True)
 
     def _forks(self, low: int, high: int, common: int) -> list[tuple[int, int]]:
         """Split the range wherever two neighbors share only the prefix common to all."""
-        cuts = [low, *(i for i in range(low + 1, high) if self._shared[i] == common), high]
-        return list(pairwise(cuts))
+        cuts = low + 1 + np.flatnonzero(self._shared[low + 1 : high] == common)
+        return list(pairwise([low, *cuts.tolist(), high]))
 
-    def _merged(self, forks: list[tuple[int, int]], start: int, depth: int) -> Plan:
+    def _merged(self, forks: list[tuple[int, int]], start: int, depth: int) -> list[_Step]:
         """Merge neighboring forks while they fit; split a fork that does not fit alone."""
-        plan: Plan = []
+        steps: list[_Step] = []
         low, high = forks[0][0], forks[0][0]
         for fork_low, fork_high in forks:
             if self._fits(low, fork_high, start):
                 high = fork_high
                 continue
             if low < high:
-                plan.append(Batch(self._order[low:high], start, packed=True))
+                steps.append(_Packed([(low, high)], start))
             low, high = fork_low, fork_high
             if not self._fits(low, high, start):
-                plan += self.branches(low, high, start, depth + 1)
+                steps += self._branches(low, high, start, depth + 1)
                 low = high
         if low < high:
-            plan.append(Batch(self._order[low:high], start, packed=True))
-        return plan
+            steps.append(_Packed([(low, high)], start))
+        return steps
 
     def _fits(self, low: int, high: int, start: int) -> bool:
         return self._limits.allow(high - low, self._tokens(low, high, start))
 
     def _tokens(self, low: int, high: int, start: int) -> int:
         """Number of tokens to run for the range from `start`, shared ones counted once."""
-        return self._lengths[low] - start + self._fresh[high] - self._fresh[low + 1]
+        return int(self._lengths[low]) - start + self._until[high] - self._until[low + 1]
 
-
-def _common(one: list[int], other: list[int]) -> int:
-    """Length of the prefix that two prompts share."""
-    shorter = min(len(one), len(other))
-    return next((i for i in range(shorter) if one[i] != other[i]), shorter)
+    def _row_tokens(self, packed: _Packed) -> int:
+        """Number of tokens to run for all ranges, shared ones counted once."""
+        ranges = sorted(packed.ranges)
+        repeated = (
+            max(int(self._shared[before[1] : after[0] + 1].min()), packed.start) - packed.start
+            for before, after in pairwise(ranges)
+        )
+        return sum(self._tokens(low, high, packed.start) for low, high in ranges) - sum(repeated)

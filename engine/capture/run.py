@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.capture.passes import Passes, PassStates, Reading
+from engine.capture.prefixes import share_of
 from engine.capture.prompts import TokenizedPrompt
 from engine.capture.run_settings import Settings
 from engine.capture.sites import find_taps
@@ -22,7 +23,7 @@ from engine.models.products import onednn_products
 from engine.models.structure import find_blocks
 from engine.records.captures import ActivationData
 from engine.remedies import Remedy
-from engine.runtime import Progress, ignore_progress
+from engine.runtime import ALONE, Processes, Progress, ignore_progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,7 +73,12 @@ def run_capture(
 
 
 def run_batches(
-    model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings, progress: Progress = ignore_progress
+    model: PreTrainedModel,
+    prompts: Sequence[TokenizedPrompt],
+    settings: Settings,
+    progress: Progress = ignore_progress,
+    *,
+    processes: Processes = ALONE,
 ) -> Iterator[PassStates]:
     """Run prompts and yield each batch, without holding everything in memory.
 
@@ -81,6 +87,7 @@ def run_batches(
         prompts: The prompts.
         settings: What to keep.
         progress: Called with the number of finished prompts and their total.
+        processes: The processes that share the batches; each runs its own. Batches do not depend on their number.
 
     Yields:
         The kept states of one batch. Each prompt appears once, in the order that is fastest to run.
@@ -98,7 +105,10 @@ def run_batches(
     passes = Passes(rows, spans, read, input_device(model), model.dtype, ahead=gpu_count(model))
     done = 0
     progress(done, len(prompts))
-    for found in passes.run(settings.plan(rows)):
+    plan = settings.plan(rows)
+    if processes.count > 1:
+        plan = share_of(plan, rows, processes.rank, processes.count)
+    for found in passes.run(plan):
         kept = [1] * len(found.kept) if positions.mean else found.kept
         batch = PassStates(found.prompts, kept, positions.finish(found.layers, found.kept))
         _require_usable(batch, prompts)
@@ -194,11 +204,28 @@ def capture_stacked(
         CaptureError: See `run_capture`.
         RequestError: See `run_capture`.
     """
+    return stack_states(run_batches(model, prompts, settings, progress), prompts, settings, dtype)
+
+
+def stack_states(
+    batches: Iterable[PassStates],
+    prompts: Sequence[TokenizedPrompt],
+    settings: Settings,
+    dtype: torch.dtype | None = None,
+) -> StackedStates:
+    """Concatenate the states of batches that together hold every prompt once.
+
+    Args:
+        batches: The batches, in any order.
+        prompts: The prompts.
+        settings: What was kept.
+        dtype: Dtype of the returned states; None for the captured dtype.
+    """
     starts = [prompt.span(settings.positions)[0] for prompt in prompts]
     kept = [prompt.kept(settings.positions) for prompt in prompts]
     begins = list(accumulate(kept, initial=0))
     layers: dict[int, Tensor] = {}
-    for batch in run_batches(model, prompts, settings, progress):
+    for batch in batches:
         places = torch.cat([torch.arange(begins[index], begins[index + 1]) for index in batch.prompts])
         for layer, states in batch.layers.items():
             if layer not in layers:

@@ -12,7 +12,7 @@ from engine.capture.prefixes import Plan, planned_tokens, shared_batches
 from engine.capture.selection import Positions
 from engine.capture.sites import DEFAULT_SITE, wanted_layers
 from engine.models.description import examine_model
-from engine.models.shortcuts import ONEDNN_TOLERANCE
+from engine.models.shortcuts import ONEDNN_TOLERANCE, attention_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Share prefixes only if at most this share of the tokens remains, because attention over packed rows costs extra.
+# Share prefixes only if at most this share of the tokens remains, because attention over packed rows costs extra on a
+# GPU and in half precision.
 _WORTH_SHARING = 0.9
 
 
@@ -42,6 +43,7 @@ class Settings:
         prefix_reuse: "on" or "off" for prefix sharing, or "no: " and why the model does not allow it.
         window: Maximum prompt length for prefix sharing; None for no limit.
         onednn: Whether float32 matrix products use oneDNN; None if that makes no difference.
+        pack_all: Whether to pack prompts that share no prefix as well, because attention in blocks is faster.
     """
 
     model: ModelConfig
@@ -54,6 +56,7 @@ class Settings:
     prefix_reuse: str = "off"
     window: int | None = None
     onednn: bool | None = None
+    pack_all: bool = False
 
     @classmethod
     def for_model(cls, model: PreTrainedModel, request: CaptureRequest) -> Settings:
@@ -72,6 +75,7 @@ class Settings:
             log.info("running prompts one at a time because code was added to the model: %s", "; ".join(added))
             batch_size = 1
         reuse = request.prefix_reuse and batch_size != 1
+        onednn = uses_onednn(receipt)
         return cls(
             model=known,
             snapshot=snapshot,
@@ -82,11 +86,12 @@ class Settings:
             limits=Limits(token_budget(model), batch_size),
             prefix_reuse="off" if not reuse else f"no: {separate}" if separate else "on",
             window=receipt.get("window"),
-            onednn=uses_onednn(receipt),
+            onednn=onednn,
+            pack_all=bool(onednn) and attention_name(model.config) == "sdpa",
         )
 
     def plan(self, rows: Sequence[list[int]]) -> Plan:
-        """Group prompts into batches: packed if they share enough prefixes, else padded.
+        """Group prompts into batches: packed if that is faster and the model allows it, else padded.
 
         Args:
             rows: Token ids of each prompt.
@@ -94,14 +99,13 @@ class Settings:
         padded: Plan = [*sorted_batches([len(row) for row in rows], self.limits)]
         if self.prefix_reuse == "off" or len(rows) < 2:
             return padded
-        shared = shared_batches(rows, self.limits)
-        if planned_tokens(shared, rows) > _WORTH_SHARING * sum(map(len, rows)):
-            return padded
-        longest = max(len(row) for row in rows)
-        if self.prefix_reuse != "on" or (self.window is not None and longest > self.window):
+        shared, longest = shared_batches(rows, self.limits), max(map(len, rows))
+        worth = planned_tokens(shared, rows) <= _WORTH_SHARING * sum(map(len, rows))
+        if self.prefix_reuse == "on" and (self.window is None or longest <= self.window):
+            return shared if worth or self.pack_all else padded
+        if worth:
             log.info("running shared prefixes once per prompt: %s", self._why_separate(longest))
-            return padded
-        return shared
+        return padded
 
     def _why_separate(self, longest: int) -> str:
         if self.prefix_reuse != "on":

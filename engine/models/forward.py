@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock, RLock, get_ident
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from engine.errors import CaptureError, ModelError
-from engine.models.attention import VisibleOnly
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -44,7 +44,7 @@ class TokenBatch:
 
     Attributes:
         input_ids: Token ids, `(batch, sequence)`.
-        attention_mask: 1 for a real token, 0 for padding, `(batch, sequence)`; or an additive attention mask,
+        attention_mask: 1 for a real token, 0 for padding, `(batch, sequence)`; or the `PackedMask` of packed prompts,
             `(1, 1, sequence, cached tokens + sequence)`.
         position_ids: Position of each token in its prompt, `(1, sequence)`.
         cache: Keys and values of the preceding tokens. The pass appends its own.
@@ -68,9 +68,12 @@ class TokenBatch:
         """
         width = max(len(row) for row in rows)
         # Padding is never read, so any valid id works: not every tokenizer has a pad token.
-        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        return cls(ids.to(device), mask.to(device), torch.arange(width, device=device)[None], cache)
+        ids, mask = np.zeros((2, len(rows), width), dtype=np.int64)
+        for number, row in enumerate(rows):
+            ids[number, : len(row)] = row
+            mask[number, : len(row)] = 1
+        inputs = torch.from_numpy(ids), torch.from_numpy(mask)
+        return cls(inputs[0].to(device), inputs[1].to(device), torch.arange(width, device=device)[None], cache)
 
 
 @dataclass(frozen=True)
@@ -246,8 +249,7 @@ def run_decoder(decoder: nn.Module, batch: TokenBatch, *, logits_at: Tensor | No
         inputs["logits_to_keep"] = logits_at
     if "use_cache" in accepted:
         inputs["use_cache"] = batch.cache is not None
-    packed = batch.attention_mask.dim() == 4
-    with torch.no_grad(), VisibleOnly(batch.attention_mask) if packed else nullcontext():
+    with torch.no_grad():
         return decoder(**inputs, **options, return_dict=True)
 
 

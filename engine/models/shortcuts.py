@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from engine.errors import first_line
+from engine.models.attention import PackedMask
 from engine.models.forward import TokenBatch, input_device, read_blocks
 from engine.models.offload import runs_on_cpu
 from engine.models.products import onednn_possible, onednn_products, product_error
+from engine.models.token_tree import TokenTree
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
@@ -35,7 +37,7 @@ class Packed(NamedTuple):
     """
 
     batch: TokenBatch
-    places: list[list[int]]
+    places: list[np.ndarray]
 
 
 def pack_prompts(
@@ -49,7 +51,7 @@ def pack_prompts(
     """Pack prompts into one row that holds each shared prefix once.
 
     Args:
-        rows: Token ids of each prompt, from `start` on.
+        rows: Token ids of each prompt, from `start` on; at least one each.
         device: Device of the row.
         dtype: Dtype of the model, used for the mask.
         start: Number of preceding tokens, which are the same in all prompts.
@@ -60,47 +62,17 @@ def pack_prompts(
 
     Example:
         >>> packed = pack_prompts([[5, 6, 7], [5, 6, 8, 9]], torch.device("cpu"), torch.float32)
-        >>> packed.batch.input_ids.tolist(), packed.places
+        >>> packed.batch.input_ids.tolist(), [places.tolist() for places in packed.places]
         ([[5, 6, 7, 8, 9]], [[0, 1, 2], [0, 1, 3, 4]])
     """
-    ids: list[int] = []
-    positions: list[int] = []
-    parents: list[int] = []
-    places: list[list[int]] = []
-    children: dict[tuple[int, int], int] = {}
-    for row in rows:
-        path: list[int] = []
-        for position, token in enumerate(row, start):
-            parent = path[-1] if path else -1
-            place = children.setdefault((parent, token), len(ids))
-            if place == len(ids):
-                ids.append(token)
-                positions.append(position)
-                parents.append(parent)
-            path.append(place)
-        places.append(path)
-    mask = torch.from_numpy(_hidden(parents, start)).to(device)
+    tree = TokenTree.of(rows)
     batch = TokenBatch(
-        torch.tensor([ids], device=device),
-        torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill_(mask, torch.finfo(dtype).min)[None, None],
-        torch.tensor([positions], device=device),
+        torch.from_numpy(tree.ids[None].astype(np.int64)).to(device),
+        PackedMask.of(tree.ends, device, dtype, cached=start),
+        torch.from_numpy(start + tree.depths[None]).to(device),
         cache,
     )
-    return Packed(batch, places)
-
-
-def _hidden(parents: Sequence[int], start: int) -> np.ndarray:
-    """Build the mask of hidden keys, `(row, cache + row)`.
-
-    It is False for cached tokens, a token's ancestors and the token itself.
-    """
-    hidden = np.ones((len(parents), start + len(parents)), dtype=bool)
-    hidden[:, :start] = False
-    for token, parent in enumerate(parents):
-        if parent >= 0:
-            hidden[token] = hidden[parent]
-        hidden[token, start + token] = False
-    return hidden
+    return Packed(batch, tree.places)
 
 
 def continued(cache: DynamicCache | None) -> DynamicCache:
@@ -144,6 +116,11 @@ def attention_window(config: PreTrainedConfig) -> int | None:
     return min(found, default=None)
 
 
+def attention_name(config: PreTrainedConfig) -> str:
+    """Return the name of the attention implementation that a model uses, without a prefix like `paged|`."""
+    return str(config.get_text_config(decoder=True)._attn_implementation).rpartition("|")[2]
+
+
 def why_not_shared(
     model: PreTrainedModel, blocks: Blocks, prompts: Sequence[list[int]], alone: Sequence[States], tolerance: float
 ) -> str:
@@ -159,8 +136,8 @@ def why_not_shared(
         tolerance: How far a state may move, relative to its norm.
     """
     window = attention_window(model.config)
-    attention = str(model.config.get_text_config(decoder=True)._attn_implementation)
-    if attention.rpartition("|")[2] not in _TAKE_MASKS:
+    attention = attention_name(model.config)
+    if attention not in _TAKE_MASKS:
         return f"its attention implementation, {attention}, is not known to accept an additive mask"
     if "position_ids" not in inspect.signature(blocks.decoder.forward).parameters:
         return "it does not accept position ids"
@@ -193,7 +170,7 @@ def _packed_errors(
     rest = [ids[start:] for ids in prompts]
     batch, places = pack_prompts(rest, device, model.dtype, start=start, cache=cache)
     states = read_all(model, blocks, batch)
-    own = len(set(places[0]) & set(places[1]))
+    own = len(np.intersect1d(places[0], places[1]))
     return [
         float(moved(states[layer][where[own:]], single[start + own :]).median())
         for where, one in zip(places, alone, strict=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 
 from engine.capture.run_settings import sharing_allowed, uses_onednn
@@ -226,12 +227,12 @@ class FanOut:
             packed = pack_prompts([text.ids for text in texts], device, self._model.dtype)
             batch, places = packed.batch, packed.places
         else:
-            batch, places = TokenBatch.of([texts[0].ids], device), [[*range(len(texts[0].ids))]]
+            batch, places = TokenBatch.of([texts[0].ids], device), [np.arange(len(texts[0].ids))]
         scored = [(owner, place) for owner, text in enumerate(texts) for place in range(text.start, len(text.ids))]
         return Row(
             texts=numbers,
             batch=batch,
-            places=torch.tensor([places[owner][place - 1] for owner, place in scored]),
+            places=torch.tensor([int(places[owner][place - 1]) for owner, place in scored]),
             targets=torch.tensor([texts[owner].ids[place] for owner, place in scored]),
             owners=torch.tensor([owner for owner, _ in scored]),
         )

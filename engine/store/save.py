@@ -148,7 +148,7 @@ def capture_prompt_file(
         progress: Called with the number of finished prompts and their total.
         steps: Called with each step before and after the forward passes.
         processes: The processes that share the work, from `find_processes`; every process of a launcher makes this
-            call, and they divide the shards.
+            call, and they divide the work evenly.
 
     Returns:
         Paths of the saved files.

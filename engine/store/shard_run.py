@@ -7,9 +7,11 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +19,7 @@ import torch
 from engine.capture.dialogues import response_progress
 from engine.capture.prepare import HeldPrompts, PreparedCapture
 from engine.capture.request import AS_CAPTURED
-from engine.capture.run import StackedStates, capture_stacked
+from engine.capture.run import StackedStates, capture_stacked, run_batches, stack_states
 from engine.capture.run_settings import Settings
 from engine.records.captures import ContrastData
 from engine.records.files import CaptureRecord, DataFile, NumberedPair, ShardPlan
@@ -29,6 +31,7 @@ from engine.store.names import CapturePaths
 from engine.store.plan import shard_starts
 from engine.store.record import NO_FINDINGS, SCHEMA, add_responses, find_in
 from engine.store.shards import Shard, mapped_contrast, pack_shard, shard_at, write_shard
+from engine.store.shares import hold_share, read_shares
 
 if TYPE_CHECKING:
     from engine.capture.prompts import TokenizedPrompt
@@ -67,29 +70,63 @@ class ShardRun:
     def run_missing(self) -> None:
         """Run this process's missing shards; write each while the next one is run.
 
+        Every process runs as many whole shards as every other one. Shards that remain are shared batch by batch, so
+        that no process waits long for another; those with responses to write are not. The files do not depend on the
+        number of processes.
+
         Raises:
-            CaptureError: States are not finite or all zero.
+            CaptureError: States are not finite or all zero, or another process exited.
             RequestError: The prompts changed during the capture.
             StoreError: The disk is full; saved shards are kept.
         """
-        total = self.plan["prompts"]["count"]
+        total, processes = self.plan["prompts"]["count"], self.processes
+        missing = [start for start in shard_starts(self.plan) if not self._shard(start).path.exists()]
+        processes.wait()  # before any of them saves a shard, which would no longer be missing
+        # Responses to prompts depend on no other prompts, but writing them once in each process would share no work.
+        alone = self.prepared.request.respond is not None
+        whole = len(missing) - (0 if alone else len(missing) % processes.count)
+        own, shared = {*missing[processes.rank : whole : processes.count]}, {*missing[whole:]}
+        remaining: dict[int, Callable[[], HeldPrompts]] = {}
         writing: Future[None] | None = None
-        with ThreadPoolExecutor(max_workers=1) as writer:
-            for number, (start, part) in enumerate(self._parts()):
+        with ThreadPoolExecutor(max_workers=1) as writer, ExitStack() as shares:
+            for start, part in self._parts():
                 self.progress(start, total)
-                shard = shard_at(self.paths, start, self.settings.layers)
-                if not self.processes.owns(number) or shard.path.exists():
-                    continue
-                responding = response_progress(self.progress, self.steps, total, start)
-                held = self.prepared.with_responses(part(), self.settings, start, responding)
-                states = self._capture(held.prompts, start)
-                if writing is not None:
-                    writing.result()
-                writing = writer.submit(write_shard, shard, pack_shard(held.prompts, states, held.factors))
-                del states  # before the next shard allocates its own
+                if start in own:
+                    responding = response_progress(self.progress, self.steps, total, start)
+                    held = self.prepared.with_responses(part(), self.settings, start, responding)
+                    states = self._capture(held.prompts, start)
+                    if writing is not None:
+                        writing.result()
+                    content = pack_shard(held.prompts, states, held.factors)
+                    writing = writer.submit(write_shard, self._shard(start), content)
+                    del states, content  # before the next shard allocates its own
+                elif start in shared:
+                    remaining[start] = part
+                    shares.enter_context(self._run_share(part().prompts, start))
             if writing is not None:
                 writing.result()
+            self._join_shares(remaining)
         self.progress(total, total)
+
+    def _run_share(self, prompts: list[TokenizedPrompt], start: int) -> AbstractContextManager[Path]:
+        batches = run_batches(
+            self.prepared.model, prompts, self.settings, self._progress(start), processes=self.processes
+        )
+        return hold_share(self._shard(start), batches, self.processes)
+
+    def _join_shares(self, shards: dict[int, Callable[[], HeldPrompts]]) -> None:
+        """Write the shared shards, each in one process, after all have run their shares."""
+        self.processes.wait()
+        for number, (start, part) in enumerate(shards.items()):
+            if self.processes.owns(number):
+                held, shard = part(), self._shard(start)
+                shares = read_shares(shard, self.processes)
+                states = stack_states(shares, held.prompts, self.settings, state_dtype(self.plan["store_dtype"]))
+                write_shard(shard, pack_shard(held.prompts, states, held.factors))
+        self.processes.wait()  # before the shares are deleted
+
+    def _shard(self, start: int) -> Shard:
+        return shard_at(self.paths, start, self.settings.layers)
 
     def _parts(self) -> Iterator[tuple[int, Callable[[], HeldPrompts]]]:
         """Yield each shard's first prompt number, and a function that gets its prompts."""
@@ -102,13 +139,12 @@ class ShardRun:
             yield start, partial(prepared.tokenized, part, start) if held is None else partial(held.part, start, size)
 
     def _capture(self, prompts: list[TokenizedPrompt], start: int) -> StackedStates:
-        total = self.plan["prompts"]["count"]
-
-        def progress(done: int, _of_shard: int) -> None:
-            self.progress(start + done, total)
-
         dtype = state_dtype(self.plan["store_dtype"])
-        return capture_stacked(self.prepared.model, prompts, self.settings, progress, dtype=dtype)
+        return capture_stacked(self.prepared.model, prompts, self.settings, self._progress(start), dtype=dtype)
+
+    def _progress(self, start: int) -> Progress:
+        """Progress of the shard that starts at a prompt, as progress of the capture."""
+        return lambda done, _of_shard: self.progress(start + done, self.plan["prompts"]["count"])
 
 
 log = logging.getLogger(__name__)

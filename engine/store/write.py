@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -143,6 +143,24 @@ def amend_record(paths: CapturePaths, record: CaptureRecord, added: Mapping[str,
         amended = cast("CaptureRecord", {**now, **added})
         write_atomically(paths.record, encode_record(amended))
     clear_leftovers(paths.record)
+
+
+@contextmanager
+def held_file(path: Path, content: bytes) -> Iterator[Path]:
+    """Write a hidden file for other processes of this run; it is deleted on exit, and counts as unfinished until then.
+
+    Args:
+        path: A path whose name the hidden file's name begins with, after a dot.
+        content: Its bytes.
+
+    Raises:
+        StoreError: The file cannot be written.
+    """
+    with ExitStack() as held:
+        with _readable_errors(path.parent):
+            file = held.enter_context(unfinished(path))
+            _fill(file, lambda out: out.write(content))
+        yield file.path
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - walks dictionaries, lists and tensors alike

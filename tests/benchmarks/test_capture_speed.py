@@ -52,7 +52,7 @@ def test_ways_by_hand_capture_what_layerscope_does(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """Including the last layer, which `output_hidden_states` returns after the final norm."""
-    for name in ("howto", "batched"):
+    for name in ("howto", "batched", "expert"):
         read, says = checked(name, Work(tiny_llama.eval(), tiny_tokenizer, [0, 3], "last"), TEXTS)
         assert read is not None
         (distance,) = re.findall(r"at most (\S+) of their norm", says)

@@ -110,7 +110,9 @@ def test_unusable_states_name_prompt_and_layer(
         framework_hook(lambda _m, _a, out: torch.where(torch.arange(len(out))[:, None, None] == 1, value, out))
     )
     with pytest.raises(CaptureError, match=rf"prompt 2 \('w101 w12 w13'\) has {said}"):
-        engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS, layers=[1], use_hooks=use_hooks)
+        engine.capture_activations(
+            tiny_llama, tiny_tokenizer, PROMPTS, layers=[1], use_hooks=use_hooks, prefix_reuse=False
+        )
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,9 @@ def test_states_equal_a_plain_forward(
     padding_side: str,
 ) -> None:
     monkeypatch.setattr(tiny_tokenizer, "padding_side", padding_side)
-    data = engine.capture_activations(model, tiny_tokenizer, PROMPTS, use_hooks=use_hooks, batch_size=batch_size)
+    data = engine.capture_activations(
+        model, tiny_tokenizer, PROMPTS, use_hooks=use_hooks, batch_size=batch_size, prefix_reuse=False
+    )
     layers = data["captured_layers"]
     assert layers == list(range(data["num_layers"]))
     for row, prompt in enumerate(PROMPTS):
@@ -152,9 +154,14 @@ def test_the_last_layer_is_before_the_final_norm(
 
 
 def test_both_modes_give_the_same_bits(model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    one = engine.capture_activations(model, tiny_tokenizer, PROMPTS, use_hooks=False)["activations"]
-    two = engine.capture_activations(model, tiny_tokenizer, PROMPTS, use_hooks=True)["activations"]
-    assert all(torch.equal(one[layer], two[layer]) for layer in one)
+    for packed in (False, True):
+        one, two = (
+            engine.capture_activations(model, tiny_tokenizer, PROMPTS, use_hooks=use_hooks, prefix_reuse=packed)[
+                "activations"
+            ]
+            for use_hooks in (False, True)
+        )
+        assert all(torch.equal(one[layer], two[layer]) for layer in one)
 
 
 def test_sites_equal_a_plain_forward(

@@ -59,6 +59,7 @@ def test_batches_are_halved_until_they_fit(
             tiny_tokenizer,
             prompts,
             use_hooks=use_hooks,
+            prefix_reuse=prompts is ALIKE,
             progress=lambda done, _total: told.append(done),
         )
     for layer, states in expected["activations"].items():
@@ -99,11 +100,17 @@ def test_passes_run_ahead_of_the_processing_of_their_states(
 ) -> None:
     """As many batches run ahead as the model has GPUs: here it has none, but three are reported."""
     monkeypatch.setitem(batches._RUN_WELL, "cpu", 16)
-    expected = engine.capture_activations(tiny_llama, tiny_tokenizer, prompts)["activations"]
+    expected = engine.capture_activations(tiny_llama, tiny_tokenizer, prompts, prefix_reuse=prompts is ALIKE)[
+        "activations"
+    ]
     monkeypatch.setattr(run, "gpu_count", lambda _model: 3)
     went, told = limit_memory(tiny_llama, 1000, RuntimeError()), list[tuple[int, int]]()
     captured = engine.capture_activations(
-        tiny_llama, tiny_tokenizer, prompts, progress=lambda done, _total: told.append((done, len(went)))
+        tiny_llama,
+        tiny_tokenizer,
+        prompts,
+        prefix_reuse=prompts is ALIKE,
+        progress=lambda done, _total: told.append((done, len(went))),
     )["activations"]
     assert all(torch.equal(states, expected[layer]) for layer, states in captured.items())
     trunks = len(went) - (len(told) - 1)

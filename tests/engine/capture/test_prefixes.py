@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.capture.batches import Batch, Limits
-from engine.capture.prefixes import Plan, Trunk, batch_tokens, planned_tokens, shared_batches
+from engine.capture.prefixes import Plan, Trunk, batch_tokens, planned_tokens, share_of, shared_batches
 
 ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=30)
 
@@ -70,6 +70,29 @@ def test_without_limits_each_distinct_prefix_is_run_once(rows: list[list[int]]) 
     plan = shared_batches(rows, Limits(10_000))
     distinct = {tuple(row[: stop + 1]) for row in rows for stop in range(len(row))}
     assert planned_tokens(plan, rows) == len(distinct)
+
+
+@given(ROWS, st.integers(1, 40), st.integers(1, 5))
+@settings(deadline=None)
+def test_processes_share_a_plan_evenly_in_whole_batches(rows: list[list[int]], tokens: int, count: int) -> None:
+    plan = shared_batches(rows, Limits(tokens))
+    shares = [share_of(plan, rows, rank, count) for rank in range(count)]
+    assert [batch for share in shares for batch in batches_of(share)] == batches_of(plan)
+    sizes = [batch_tokens(batch, rows) for batch in batches_of(plan)]
+    for share in shares:
+        own = sum(batch_tokens(batch, rows) for batch in batches_of(share))
+        assert abs(own - sum(sizes) / count) <= max(sizes)
+
+
+def test_a_share_keeps_the_trunks_of_its_batches() -> None:
+    rows = [[*range(150), 1000 + i, *range(30)] for i in range(100)]
+    (trunk,) = shared_batches(rows, Limits(310))
+    assert isinstance(trunk, Trunk)
+    for rank in range(4):
+        (own,) = share_of([trunk], rows, rank, 4)
+        assert isinstance(own, Trunk)
+        assert (own.prompts, own.start, own.stop) == (trunk.prompts, trunk.start, trunk.stop)
+        assert 2 <= len(own.branches) <= 3
 
 
 def test_a_long_shared_prefix_is_run_once_for_any_number_of_batches() -> None:

@@ -11,6 +11,7 @@ import engine
 from engine.capture import batches
 from engine.models import attention
 from engine.models.description import describe_model
+from engine.models.products import onednn_possible
 from tests.conftest import Loaded, family_called, framework_hook
 from tests.engine.capture.test_families import TOLERANCE, plain_states
 from tests.families import _HEADS, FAMILIES, REPRESENTATIVE, Family, _family, build, each_of
@@ -116,6 +117,26 @@ def test_fewer_tokens_are_run(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTr
     ran.clear()
     engine.capture_activations(tiny_llama, tiny_tokenizer, PROMPTS, positions="last", prefix_reuse=False)
     assert sum(ran) >= sum(len(prompt.split()) for prompt in PROMPTS)
+
+
+def test_prompts_that_share_nothing_are_packed_where_that_is_faster(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """In float32 on a CPU, unless the model computes attention over the whole row."""
+    unlike = [" ".join(f"w{3 + i * 9 + j}" for j in range(2 + i % 5)) for i in range(8)]
+    ran: list[torch.Size] = []
+    for attention_name, packed in (("sdpa", onednn_possible()), ("eager", False)):
+        tiny_llama.set_attn_implementation(attention_name)
+        engine.capture_activations(tiny_llama, tiny_tokenizer, "w3")  # runs the load check
+        seen = tiny_llama.get_submodule("model.layers.0").register_forward_hook(
+            framework_hook(lambda _module, _args, output: ran.append(output.shape[:2]))
+        )
+        shared = engine.capture_activations(tiny_llama, tiny_tokenizer, unlike, positions="last")["activations"]
+        seen.remove()
+        assert ran.pop() == ((1, sum(len(text.split()) for text in unlike)) if packed else (8, 6))
+        plain = engine.capture_activations(tiny_llama, tiny_tokenizer, unlike, positions="last", batch_size=1)
+        for layer, states in plain["activations"].items():
+            torch.testing.assert_close(shared[layer], states, rtol=1e-5, atol=1e-5)
 
 
 def test_a_prompt_longer_than_the_window_disables_sharing_with_a_message(

@@ -1,6 +1,5 @@
 """Attention in blocks gives the same numbers as full attention, from fewer keys."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,28 +8,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
 from engine.models import attention
-from engine.models.attention import VisibleOnly
+from engine.models.attention import PackedMask
 from engine.models.shortcuts import pack_prompts
 
 CPU = torch.device("cpu")
 ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=14)
 
 
-class Watch(TorchFunctionMode):
-    """Record the number of queries and keys of each attention call."""
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch declares no types here
+    """Record the number of queries and keys of each attention kernel."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.sizes: list[tuple[int, int]] = []
 
-    def __torch_function__(self, func: Callable[..., Any], _types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is scaled_dot_product_attention:
+    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "scaled_dot_product" in str(func):
             self.sizes.append((args[0].shape[-2], args[1].shape[-2]))
+        if func is torch.ops.aten.baddbmm.default:
+            self.sizes.append((args[1].shape[-2], args[2].shape[-1]))
         return func(*args, **(kwargs or {}))
 
 
@@ -46,12 +47,12 @@ def test_every_token_attends_to_its_own_prompt_only(rows: list[list[int]], start
         patch.setattr(attention, "_MOST_BLOCKS", {"cpu": most})
         packed = pack_prompts(rows, CPU, torch.float64, start=start)
         mask = packed.batch.attention_mask
+        assert isinstance(mask, PackedMask)
         query, (key, value) = (
             random_states(mask.shape[2], torch.float64),
             random_states(mask.shape[3], torch.float64)[None].expand(2, -1, -1, -1, -1),
         )
-        with VisibleOnly(mask):
-            found = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.5)
+        found = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.5)
     for places in packed.places:
         seen = [*range(start), *(start + place for place in places)]
         scores = query[:, :, places] @ key[:, :, seen].transpose(-1, -2) * 0.5
@@ -65,28 +66,45 @@ def test_grouped_query_attention(dtype: torch.dtype) -> None:
     mask = pack_prompts([[i, *range(100)] for i in range(4)], CPU, dtype).batch.attention_mask
     tokens = mask.shape[-1]
     query, key = random_states(tokens, dtype), random_states(tokens, dtype, heads=2)
-    whole = scaled_dot_product_attention(query, key, key, attn_mask=mask, enable_gqa=True)
-    with Watch() as watch, VisibleOnly(mask):
+    whole = scaled_dot_product_attention(query, key, key, attn_mask=mask + 0, enable_gqa=True)
+    with Watch() as watch:
         found = scaled_dot_product_attention(query, key, key, attn_mask=mask, enable_gqa=True)
     torch.testing.assert_close(found, whole)
     assert sum(queries * keys for queries, keys in watch.sizes) < tokens**2 / 2
 
 
-def test_attention_with_another_mask_is_unchanged() -> None:
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2)], ids=["products", "kernel"])
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_each_way_of_a_block_gives_full_attention(heads: tuple[int, int], scale: float | None) -> None:
+    mask = pack_prompts([[i, *range(100)] for i in range(4)], CPU, torch.float32, start=5).batch.attention_mask
+    queries, keys = mask.shape[-2:]
+    query, key = random_states(queries, torch.float32, heads[0]), random_states(keys, torch.float32, heads[1])
+    value = random_states(keys + 1, torch.float32, heads[1])[..., 1:, :3]  # narrower than the keys
+    grouped = heads[0] != heads[1]
+    found, whole = (
+        scaled_dot_product_attention(query, key, value, attn_mask=one, scale=scale, enable_gqa=grouped)
+        for one in (mask, mask + 0)
+    )
+    torch.testing.assert_close(found, whole)
+
+
+def test_attention_under_another_mask_is_unchanged() -> None:
+    """A mask that a model derives from this one is an ordinary tensor."""
     states = random_states(200, torch.float32)
-    mask = torch.zeros(1, 1, 200, 200)
-    with Watch() as watch, VisibleOnly(mask):
-        scaled_dot_product_attention(states, states, states, attn_mask=mask.clone())
+    mask = pack_prompts([[i, *range(99)] for i in range(2)], CPU, torch.float32).batch.attention_mask
+    with Watch() as watch:
+        scaled_dot_product_attention(states, states, states, attn_mask=mask[:, :, :, :200])
+        scaled_dot_product_attention(states, states, states, attn_mask=torch.zeros(1, 1, 200, 200))
         scaled_dot_product_attention(states, states, states, is_causal=True)
-    assert watch.sizes == [(200, 200), (200, 200)]
+    assert watch.sizes == [(200, 200)] * 3
 
 
-def test_a_copy_of_the_mask_is_the_mask() -> None:
+def test_a_copy_of_the_mask_is_such_a_mask() -> None:
     """With several GPUs, accelerate makes one for each block on another GPU."""
     mask = pack_prompts([[i, *range(100)] for i in range(4)], CPU, torch.float32).batch.attention_mask
     states = random_states(mask.shape[-1], torch.float32)
-    whole = scaled_dot_product_attention(states, states, states, attn_mask=mask)
-    with Watch() as watch, VisibleOnly(mask):
+    whole = scaled_dot_product_attention(states, states, states, attn_mask=mask + 0)
+    with Watch() as watch:
         for _block in range(2):
             copy = mask.to("cpu", copy=True)
             found = scaled_dot_product_attention(states, states, states, attn_mask=copy)
@@ -97,13 +115,22 @@ def test_a_copy_of_the_mask_is_the_mask() -> None:
     assert watch.sizes[-1] == tuple(mask.shape[-2:])
 
 
+def test_a_copy_for_another_device_describes_the_same_mask() -> None:
+    mask = pack_prompts([[5, 6, 7], [5, 8]], CPU, torch.float32, start=2).batch.attention_mask
+    copy = mask.to("meta")
+    assert (type(copy), copy.device.type, copy.shape, copy.dtype) == (PackedMask, "meta", mask.shape, mask.dtype)
+    assert mask.to("meta") is copy
+    assert torch.equal(copy.to("cpu") + 0, mask + 0)
+
+
 def test_a_capture_computes_few_masked_scores(
-    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = [
         " ".join(f"w{3 + (side * 31 + i // 2 + j) % 120}" for j in range(40)) for i in range(24) for side in (0, 1)
     ]
     engine.capture_activations(tiny_llama, tiny_tokenizer, "w3")  # runs the load check
+    monkeypatch.setattr(PackedMask, "_ordinary", lambda _mask: pytest.fail("the full mask was built"))
     with Watch() as watch:
         engine.capture_activations(tiny_llama, tiny_tokenizer, prompts, positions="last")
     tokens = 24 * 40
