@@ -16,7 +16,7 @@ from torch import Tensor
 from engine.capture.batches import Batch, Limits, sorted_batches, token_budget
 from engine.capture.passes import free_failed_pass, out_of_memory
 from engine.capture.prompts import longest_prompt
-from engine.errors import CaptureError
+from engine.errors import CaptureError, RequestError
 from engine.inputs import require_whole
 from engine.models.adapters import inner_model
 from engine.models.description import examine_model
@@ -83,7 +83,8 @@ def generate_responses(
         The responses, in the order of the prompts.
 
     Raises:
-        RequestError: The number of tokens or the seed is not a whole number of the allowed range.
+        RequestError: The number of tokens or the seed is not a whole number of the allowed range, or the model's
+            generation settings cannot be followed.
         CaptureError: A prompt with its response would be longer than the model allows, or memory does not suffice for a
             single prompt.
         ModelError: The model fails the load check.
@@ -94,6 +95,7 @@ def generate_responses(
         [5, 5]
     """
     limit, seed = require_whole(max_new_tokens, "the number of new tokens", 1), require_whole(seed, "the seed", 0)
+    _require_settings(model)
     longest = longest_prompt(model, tokenizer)
     for number, ids in enumerate(prompts, first):
         require_room(len(ids), limit, longest, f"prompt {number}")
@@ -167,6 +169,20 @@ def require_room(prompt: int, new: int, longest: int, name: str) -> None:
         )
 
 
+def _require_settings(model: PreTrainedModel) -> None:
+    """Refuse generation settings that need more than the model, or stop at texts.
+
+    Raises:
+        RequestError: The model has such a setting.
+    """
+    for name in ("stop_strings", "prompt_lookup_num_tokens", "assistant_early_exit"):
+        if getattr(model.generation_config, name, None):
+            raise RequestError(
+                f"the model's generation settings have {name}, which responses cannot follow",
+                next_step=f"load the model in Python, and set model.generation_config.{name} = None",
+            )
+
+
 def _places_tokens(model: PreTrainedModel) -> bool:
     """Whether responses do not depend on padding before the prompt.
 
@@ -175,6 +191,7 @@ def _places_tokens(model: PreTrainedModel) -> bool:
     """
     settings: Any = model.generation_config
     reads_padding = settings.no_repeat_ngram_size or settings.min_length or settings.guidance_scale
+    reads_padding = reads_padding or settings.forced_bos_token_id is not None
     return not reads_padding and "position_ids" in inspect.signature(inner_model(model).forward).parameters
 
 

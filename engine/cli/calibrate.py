@@ -13,7 +13,7 @@ from engine.cli.directions import load_model_of
 from engine.cli.load_options import DeviceMap, MaxMemory, OtherDtype, OtherModel, read_load_options
 from engine.cli.steer import one_of, swept_layers
 from engine.cli.store import is_path
-from engine.concepts.text_files import PromptFile
+from engine.concepts.text_files import open_prompts
 from engine.errors import RequestError
 from engine.models.placement import AUTO
 from engine.records.causal import Calibration
@@ -37,6 +37,7 @@ The model continues neutral prompts, by default the topics of the concept. Each 
 """
 
 _MOST_PROMPTS = 24
+_WEAKEST, _STRONGEST = 0.01, 1.28  # strengths that the engine tries
 
 
 def calibrate(
@@ -70,7 +71,7 @@ def calibrate(
     found, _, capture = find_directions(place, method="mean_diff")
     if capture:
         narrator.say(f"no saved directions for {capture}: the mean differences of the capture are used")
-    texts = _topics(load_source(place)) if prompts is None else list(PromptFile(prompts).texts())
+    texts = _topics(load_source(place)) if prompts is None else list(open_prompts(prompts).texts())
     loaded, tokenizer = load_model_of(found, model, dtype, options, narrator)
     from engine.steering.calibrate import calibrate_strength
 
@@ -92,7 +93,7 @@ def calibrate(
         print_json(msgspec.json.format(msgspec.json.encode(calibrated)))
         return
     print_data(_table(calibrated))
-    print_data(Text(f"on {len(texts)} neutral prompts; damage towards the worse class at that strength", style="dim"))
+    print_data(Text(f"{len(texts)} neutral prompts; damage towards the worse class at that strength", style="dim"))
 
 
 def _topics(data: "ContrastData | None") -> list[str]:
@@ -113,12 +114,17 @@ def _table(calibrated: list[Calibration]) -> Table:
     for row in calibrated:
         table.add_row(
             str(row["layer"]),
-            f"{row['strength']:.3f}",
+            _limited(row["strength"]),
             f"{row['low']:.3f} to {row['high']:.3f}",
             f"{row['damage']:.3f}",
             f"x {row['perplexity']:.2f}",
         )
     return table
+
+
+def _limited(strength: float) -> str:
+    """A strength, marked at the ends of the range that was tried."""
+    return f"{'<' if strength <= _WEAKEST else '>' if strength >= _STRONGEST else ''}{strength:.3f}"
 
 
 COMMANDS = {

@@ -21,7 +21,7 @@ from engine.cli.load_options import (
     read_load_options,
 )
 from engine.cli.store import capture_path, find_record
-from engine.concepts.text_files import PromptFile
+from engine.concepts.text_files import open_prompts
 from engine.errors import RequestError
 from engine.models.placement import AUTO
 from engine.plots.causal_text import causal_as_text
@@ -30,6 +30,7 @@ from engine.plots.layers_chart import layers_chart
 from engine.plots.specificity_text import specificity_as_text
 from engine.records.files import CaptureRecord
 from engine.records.results import may_be_best
+from engine.stats.comparison_rules import require_contrasts
 from engine.stats.scores import DEFAULT_SCORE, SCORES, ScoredLayer, find_score, order_layers
 from engine.steering.causal_request import CausalRequest
 from engine.store.names import DEFAULT_STORE
@@ -130,6 +131,7 @@ def rank(
         narrator = Narrator(quiet=quiet)
         request = CausalRequest(**wanted)  # type: ignore[arg-type]  # the keys are its fields
         lines = None if neutral is None else _lines(neutral)
+        require_contrasts(record)
         loaded, tokenizer = load_captured_model(record["provenance"], model, dtype, options, narrator)
         from engine.steering.causal_store import add_causal_ranking
 
@@ -148,7 +150,7 @@ def rank(
 
 def _lines(file: Path) -> list[str]:
     """The prompts of a text file, one per line."""
-    return list(PromptFile(file).texts())
+    return list(open_prompts(file).texts())
 
 
 def _document(record: CaptureRecord, score: str, layers: list[ScoredLayer]) -> dict[str, Any]:

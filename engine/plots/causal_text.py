@@ -40,7 +40,7 @@ def causal_findings(record: CaptureRecord) -> list[str]:
         *_wrong(causal),
         *_disagreement(causal, working, ranked),
         *_controls(causal),
-        *_ablation(working),
+        *_ablation(causal, working),
         _design(causal),
     ]
 
@@ -64,7 +64,9 @@ def _effect(causal: CausalRanking, working: Sequence[CausalLayer]) -> str:
 
 def _wrong(causal: CausalRanking) -> list[str]:
     against = [row for row in causal["layers"] if row["high"] < 0]
-    return [f"At {_layers(against)}, steering moves the answers the wrong way."] if against else []
+    if not against:
+        return []
+    return [f"At {_layers(against)}, steering moves the answers the wrong way, which random directions may do too."]
 
 
 def _disagreement(causal: CausalRanking, working: Sequence[CausalLayer], ranked: dict[int, RankedLayer]) -> list[str]:
@@ -82,7 +84,12 @@ def _disagreement(causal: CausalRanking, working: Sequence[CausalLayer], ranked:
 
 
 def _nothing(row: CausalLayer) -> str:
-    return f"steering there was not found to do anything ({_signed(row['effect'])}, {p_relation(row['p_value'])})"
+    said = f"({_signed(row['effect'])}, {p_relation(row['p_value'])})"
+    if row["high"] < 0:
+        return f"steering there moves the answers the wrong way {said}"
+    if row["p_by_control"]["prompts"] <= SIGNIFICANT:
+        return f"steering there does not clearly do more than the controls {said}"
+    return f"steering there was not found to do anything {said}"
 
 
 def _controls(causal: CausalRanking) -> list[str]:
@@ -99,23 +106,29 @@ def _controls(causal: CausalRanking) -> list[str]:
     ]
 
 
-def _ablation(working: Sequence[CausalLayer]) -> list[str]:
+def _ablation(causal: CausalRanking, working: Sequence[CausalLayer]) -> list[str]:
     measured = [row for row in working if "ablation" in row]
     if not measured:
         return []
     both = [row for row in measured if ablation_works(row)]
     if not both:
         return [
-            "Projecting the direction out at these layers was not found to remove more of the difference between the"
-            " personas than controls."
+            f"Projecting the direction out at {_layers(measured)} was not found to remove more of the difference"
+            f" between the personas than controls{_size(causal)}."
         ]
     best = max(both, key=lambda row: row["ablation"])
     return [
         f"Projecting the direction out works too at {_layers(both)}: at layer"
         f" {best['layer']} it removes {best['ablation']:.0%} of the difference between the personas (95% interval"
         f" {best['ablation_low']:.0%} to {best['ablation_high']:.0%}; a control removes at most"
-        f" {best['ablation_control']:.0%})."
+        f" {best['ablation_control']:.0%}{_size(causal)})."
     ]
+
+
+def _size(causal: CausalRanking) -> str:
+    if "ablation_prompts" not in causal:
+        return ""
+    return f"; {causal['ablation_prompts']} pairs, {causal['ablation_controls']} controls"
 
 
 def _design(causal: CausalRanking) -> str:

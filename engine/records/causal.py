@@ -63,14 +63,17 @@ class CausalRanking(TypedDict):
         method: How the directions were extracted.
         prompts: Number of held-out neutral prompts.
         personas: Number of personas tested; 0 for pairs without personas.
-        dropped: Number of pairs left out because both personas say the same.
+        dropped: Number of pairs left out because both personas say the same, or one says nothing.
         answer_tokens: Maximum number of tokens of what a persona says.
         folds: Number of folds of personas and prompts; directions are fitted without the fold that is tested.
         random_directions: Number of random directions.
         permutations: Number of directions of permuted labels.
         smallest_p: Smallest p-value that this number of controls allows.
         margin: Mean margin of the unsteered model on the neutral prompts, in nats per token.
-        persona_margin: Difference between the personas' own margins, in nats per token: what ablation can remove.
+        persona_margin: Difference between the personas' own margins, in nats per token: what ablation can remove; 0
+            without ablation.
+        ablation_prompts: Number of pairs whose personas' prompts were run with directions projected out.
+        ablation_controls: Number of random directions and directions of permuted labels that were projected out.
         seed: Seed for folds, controls and resamples.
         seconds: Duration of the measurement.
         warnings: Limits of the measurement.
@@ -90,6 +93,8 @@ class CausalRanking(TypedDict):
     smallest_p: Real
     margin: Real
     persona_margin: Real
+    ablation_prompts: NotRequired[Count]
+    ablation_controls: NotRequired[Count]
     seed: Count
     seconds: Real
     warnings: list[str]
@@ -100,7 +105,8 @@ class Calibration(TypedDict):
 
     Attributes:
         layer: Layer number.
-        strength: The strength, in units of the mean norm of the states.
+        strength: The strength, in units of the mean norm of the states, from 0.01 to 1.28: either end if the damage
+            there is still above or below the bound.
         low: Lower end of its 95% interval, over prompts.
         high: Upper end of that interval.
         damage: KL divergence at that strength, in nats per token.

@@ -166,24 +166,53 @@ def compare_additions(results: AdditionResults, seed: int = 0) -> AdditionTest:
     )
 
 
+@dataclass(frozen=True)
+class AblationResults:
+    """Effects of projecting directions out at several layers.
+
+    Attributes:
+        layers: The layers.
+        removed: Part of the difference between the personas' margins that disappears,
+            `(layers, 1 + controls, prompts)`.
+        difference: The difference, `(prompts,)`.
+        groups: Factor to the group index of each prompt.
+    """
+
+    layers: list[int]
+    removed: Tensor
+    difference: Tensor
+    groups: Mapping[str, Tensor]
+
+
 class AblationTest(NamedTuple):
-    """Tests of the effects of projecting a direction out: one value per layer in each tensor."""
+    """Tests of the effects of projecting a direction out: one value per layer in each tensor.
+
+    Attributes:
+        interval: The share of the difference that disappears.
+        p_values: For more than nothing, and more than with controls.
+        controls: The largest share that disappears with a control.
+    """
 
     interval: Interval
     p_values: Tensor
     controls: Tensor
 
 
-def compare_ablations(removed: Tensor, groups: Mapping[str, Tensor], seed: int = 0) -> AblationTest:
+def compare_ablations(results: AblationResults, seed: int = 0) -> AblationTest | None:
     """Compare how much of the difference between personas disappears without a direction, and without controls.
 
-    Args:
-        removed: Part of the margin difference that disappears, `(layers, 1 + controls, prompts)`.
-        groups: Factor to the group index of each prompt.
-        seed: Seed for resamples.
+    The interval is that of a ratio of means: of what is left over when the share is taken of each prompt's difference.
+
+    Returns:
+        The tests; None if it is not certain that there is a difference, so that no share of it can be stated.
     """
-    means = removed.mean(dim=2)
-    interval = interval_of_means(removed[:, 0] - removed[:, 1:].mean(dim=1), groups, seed)
+    if float(interval_of_means(results.difference[None], results.groups, seed).low) <= 0:
+        return None
+    removed, whole = results.removed, results.difference.mean()
+    means = removed.mean(dim=2)  # (layers, directions)
+    share = means[:, 0] / whole
+    rest = interval_of_means((removed[:, 0] - share[:, None] * results.difference) / whole, results.groups, seed)
+    own = Interval(share, share + rest.low, share + rest.high, rest.p_values)  # the mean of the rest is 0
+    more = interval_of_means(removed[:, 0] - removed[:, 1:].mean(dim=1), results.groups, seed)
     beats = exceeds_controls(means[:, 0], means[:, 1:], signed=False)
-    own = interval_of_means(removed[:, 0], groups, seed)
-    return AblationTest(own, torch.maximum(interval.p_values, beats), means[:, 1:].amax(dim=1))
+    return AblationTest(own, torch.maximum(more.p_values, beats), means[:, 1:].amax(dim=1) / whole)

@@ -76,7 +76,7 @@ def steer(
     amount = require_strength(strength)
     changes, alterations = {}, {}
     for layer, here in directions_by_layer(model, directions).items():
-        added = torch.stack([amount * length_of(one, unit) * _unit_vector(one) for one in here])  # (directions, hidden)
+        added = torch.stack([amount * length_of(one, unit) * unit_vector(one) for one in here])  # (directions, hidden)
         changes[layer] = Addition(added.sum(dim=0).float())
         along = " and ".join(_named(one) for one in here)
         alterations[layer] = f"is steered by {amount:g} times {_MEANING[unit]} along {along} ({tokens} tokens)"
@@ -111,7 +111,7 @@ def ablate(model: PreTrainedModel, directions: Directions) -> Iterator[None]:
     """
     changes, alterations = {}, {}
     for layer, here in directions_by_layer(model, directions).items():
-        vectors = torch.stack([_unit_vector(one) for one in here])  # (directions, hidden)
+        vectors = torch.stack([unit_vector(one) for one in here])  # (directions, hidden)
         _, sizes, basis = torch.linalg.svd(vectors, full_matrices=False)
         changes[layer] = Projection(basis[sizes > 1e-6].float())  # the rest are combinations of the others
         alterations[layer] = f"has {' and '.join(_named(one) for one in here)} projected out"
@@ -197,7 +197,12 @@ def listed(directions: Directions) -> list[Direction]:
     return found
 
 
-def _unit_vector(direction: Direction) -> Tensor:
+def unit_vector(direction: Direction) -> Tensor:
+    """The vector of a direction at length 1, `(hidden,)`, float64 on the CPU.
+
+    Raises:
+        RequestError: It has no length, or is not finite.
+    """
     vector = direction["vector"].double().cpu()
     length: Tensor = vector.norm()
     if not bool(torch.isfinite(length)) or length == 0:

@@ -8,7 +8,6 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from engine.capture.responses import generate_responses
@@ -21,7 +20,7 @@ from engine.records.files import Direction
 from engine.records.steering import DAMAGES, Damage
 from engine.runtime import Steps, ignore_progress
 from engine.stats.resampling import RESAMPLES
-from engine.steering.apply import directions_by_layer, length_of, require_choice
+from engine.steering.apply import directions_by_layer, length_of, require_choice, unit_vector
 from engine.steering.fan_out import Conditions, FanOut, Text
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 BOUNDS: dict[Damage, float] = {"kl": 0.1, "perplexity": 1.2}
 """Default bound of each measure of damage."""
 
-_STRENGTHS = [0.01 * 2 ** (step / 2) for step in range(15)]  # 0.01 to 1.28
+STRENGTHS = [0.01 * 2 ** (step / 2) for step in range(15)]  # 0.01 to 1.28
 _FEWEST_PROMPTS = 4
 _ENDS = (0.025, 0.975)
 
@@ -52,8 +51,9 @@ def calibrate_strength(
     """Find the largest strength at each layer whose damage stays under a bound, with a 95% interval over prompts.
 
     The unsteered model continues neutral prompts. Each continuation is then read under steering by 15 strengths from
-    0.01 to 1.28, towards either class; the class with more damage counts. Between these strengths, damage is
-    interpolated on logarithmic scales.
+    0.01 to 1.28, towards either class; the class with more damage counts, and a prediction that overflows counts as
+    infinite damage. Between these strengths, damage is interpolated on logarithmic scales. Where the weakest already
+    does too much damage, or the strongest too little, the result is that strength.
 
     Args:
         model: The model that the directions were extracted from.
@@ -105,9 +105,9 @@ def calibrate_strength(
         plain = row.mean_of(unsteered.gather(1, row.targets.to(unsteered.device)[:, None])[:, 0])
         for place, (layer, direction) in enumerate(by_layer.items()):
             steps("steering", done * len(by_layer) + place, len(rows) * len(by_layer))
-            unit = direction["vector"] / direction["vector"].norm()
-            vectors = torch.stack([sign * by * lengths[layer] * unit for sign in (1, -1) for by in _STRENGTHS])
-            scores = runner.score(row, Conditions(layer, vectors.float()), unsteered)
+            by = torch.tensor([sign * strength for sign in (1, -1) for strength in STRENGTHS], dtype=torch.float64)
+            vectors = (by[:, None] * lengths[layer] * unit_vector(direction)).float()  # (2 strengths, hidden)
+            scores = runner.score(row, Conditions(layer, vectors), unsteered)
             found[layer].append((scores.divergences, plain - scores.log_probs))  # (2 strengths, texts) each
     return [_calibrated(layer, parts, damage, limit, weights) for layer, parts in found.items()]
 
@@ -147,38 +147,52 @@ def _calibrated(
         bound: The bound.
         weights: Bayesian bootstrap weights of the prompts, `(resamples, prompts)`.
     """
-    divergences, losses = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))  # (2 strengths, prompts)
+    divergences, losses = (
+        torch.nan_to_num(torch.cat(each, dim=1), nan=torch.inf, posinf=torch.inf) for each in zip(*parts, strict=True)
+    )  # (2 strengths, prompts)
     values, limit = (divergences, bound) if damage == "kl" else (losses, math.log(bound))
     shares = torch.cat([torch.full((1, weights.shape[1]), 1.0, dtype=torch.float64), weights])
     means = (shares / shares.sum(dim=1, keepdim=True)) @ values.T  # (1 + resamples, 2 strengths)
-    worse = torch.maximum(*means.chunk(2, dim=1))  # (1 + resamples, strengths)
-    crossed = torch.tensor([_crossing(row, limit) for row in worse.tolist()], dtype=torch.float64)
-    low, high = crossed[1:].quantile(torch.tensor(_ENDS, dtype=torch.float64)).tolist()
+    crossed = torch.tensor([_crossing(row, limit) for row in _worse(means).tolist()], dtype=torch.float64)
     strength = float(crossed[0])
+    low, high = crossed[1:].quantile(torch.tensor(_ENDS, dtype=torch.float64)).tolist()
     return Calibration(
         layer=layer,
         strength=strength,
         low=min(low, strength),
         high=max(high, strength),
-        damage=_at(strength, divergences),
-        perplexity=math.exp(_at(strength, losses)),
+        damage=_damage_at(strength, _worse(divergences.mean(dim=1)).tolist()),
+        perplexity=math.exp(_damage_at(strength, _worse(losses.mean(dim=1)).tolist())),
     )
 
 
+def _worse(values: Tensor) -> Tensor:
+    """The damage towards the worse class: `(..., 2 strengths)` to `(..., strengths)`."""
+    return torch.maximum(*values.chunk(2, dim=-1))
+
+
 def _crossing(damage: list[float], bound: float) -> float:
-    """The strength at which damage first exceeds a bound; the strongest one if it never does."""
-    points = [(math.log(by), math.log(max(value, 1e-12))) for by, value in zip(_STRENGTHS, damage, strict=True)]
+    """The strength at which damage first exceeds a bound; either end if it always or never does."""
+    points = [(math.log(by), _log(value)) for by, value in zip(STRENGTHS, damage, strict=True)]
     wanted = math.log(bound)
-    if points[0][1] > wanted:  # below the weakest strength, damage grows with the square of the strength
-        return math.exp(points[0][0] - (points[0][1] - wanted) / 2)
+    if points[0][1] > wanted:
+        return STRENGTHS[0]
     for (before, less), (after, more) in pairwise(points):
         if more > wanted:
             return math.exp(before + (after - before) * (wanted - less) / (more - less))
-    return _STRENGTHS[-1]
+    return STRENGTHS[-1]
 
 
-def _at(strength: float, values: Tensor) -> float:
-    """Mean damage of the worse class at a strength, interpolated, from values of `(2 strengths, prompts)`."""
-    worse = torch.maximum(*values.mean(dim=1).chunk(2)).tolist()
-    places = [math.log(by) for by in _STRENGTHS]
-    return float(np.interp(math.log(strength), places, worse))
+def _damage_at(strength: float, damage: list[float]) -> float:
+    """Damage at a strength, interpolated as in `_crossing`."""
+    for (before, less), (after, more) in pairwise(zip(STRENGTHS, damage, strict=True)):
+        if strength <= before:
+            return less
+        if strength < after:
+            along = math.log(strength / before) / math.log(after / before)
+            return math.exp(_log(less) + along * (_log(more) - _log(less))) if math.isfinite(more) else less
+    return damage[-1]
+
+
+def _log(damage: float) -> float:
+    return math.log(max(damage, 1e-12))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,13 @@ from engine.errors import RequestError
 from engine.models.description import examine_model
 from engine.records.captures import ContrastData
 from engine.records.causal import CausalLayer, CausalRanking, works
+from engine.records.files import Direction
 from engine.records.results import Ranking, may_be_best
 from engine.runtime import Steps, ignore_progress
 from engine.stats.causal import AblationTest, AdditionResults, AdditionTest, compare_ablations, compare_additions
 from engine.stats.contrast import require_contrast
-from engine.stats.direction import extract_directions
+from engine.stats.direction import extract_direction
+from engine.stats.fitting import NoDifferenceError
 from engine.stats.groups import ENOUGH_GROUPS
 from engine.steering.apply import directions_by_layer
 from engine.steering.causal_request import MOST_CANDIDATES, CausalRequest
@@ -83,7 +86,7 @@ def rank_layers_causally(
     request, steps, started = request or CausalRequest(), steps or ignore_progress, time.monotonic()
     require_contrast(data)
     layers, reason = candidate_layers(data, request, ranking)
-    directions_by_layer(model, extract_directions(data, request.method))  # refuses another model or site
+    directions_by_layer(model, _some_direction(data, layers))  # refuses another model or site
     design = Design.of(data, request)
     trials, dropped = make_trials(model, tokenizer, data, design, request, neutral, steps)
     kept = KeptScores(keep, examine_model(model).config)
@@ -92,15 +95,19 @@ def rank_layers_causally(
     rows = _rows(experiment.layers, added, test)
     best = sorted((row for row in rows if works(row)), key=lambda row: -row["effect"])[:_MOST_ABLATED_LAYERS]
     working = sorted(row["layer"] for row in best)
-    difference, warnings = 0.0, _warnings(design, dropped, experiment.skipped)
-    if request.ablation and working:
-        removed, groups, difference = experiment.ablations(working)
-        if difference > 0:
-            _add_ablations(rows, working, compare_ablations(removed / difference, groups, request.seed))
+    warnings = _warnings(data, design, dropped)
+    ablated = experiment.ablations(working) if request.ablation and working else None
+    if ablated is not None:
+        compared = compare_ablations(ablated, request.seed)
+        if compared is None:
+            warnings.append("not ablated: it is not certain that the personas prefer their own answers")
         else:
-            warnings.append("not ablated: neither persona prefers its own answer")
+            _add_ablations(rows, ablated.layers, compared)
+    for reason, left_out in (("classes do not differ", experiment.skipped), ("states overflow", experiment.overflowed)):
+        if left_out:
+            warnings.append(f"left out layers {', '.join(map(str, sorted({*left_out})))}: the {reason} there")
     personas = design.groups.get("persona")
-    return CausalRanking(
+    found = CausalRanking(
         layers=rows,
         candidates=reason,
         strength=request.strength,
@@ -114,11 +121,22 @@ def rank_layers_causally(
         permutations=request.permutations,
         smallest_p=1 / (2 * (1 + request.controls + request.permutations)),
         margin=experiment.margin,
-        persona_margin=difference,
+        persona_margin=0.0 if ablated is None else float(ablated.difference.mean()),
         seed=request.seed,
         seconds=time.monotonic() - started,
         warnings=warnings,
     )
+    if ablated is not None:
+        found["ablation_prompts"], found["ablation_controls"] = len(ablated.difference), ablated.removed.shape[1] - 1
+    return found
+
+
+def _some_direction(data: ContrastData, layers: Sequence[int]) -> Direction:
+    """The direction at the last layer where the classes differ."""
+    for layer in reversed(layers):
+        with suppress(NoDifferenceError):
+            return extract_direction(data, layer)
+    return extract_direction(data, layers[-1])  # raises the error again
 
 
 def candidate_layers(data: ContrastData, request: CausalRequest, ranking: Ranking | None) -> tuple[list[int], str]:
@@ -137,7 +155,9 @@ def candidate_layers(data: ContrastData, request: CausalRequest, ranking: Rankin
             raise RequestError(f"layer {missing[0]} was not captured", expected=f"some of {captured}")
         return wanted, "the requested layers"
     if ranking is None:
-        return _spread(captured, captured[0]), "all captured layers"
+        chosen = _spread(captured, captured[0])
+        every = "all captured layers"
+        return chosen, every if len(chosen) == len(captured) else f"{len(chosen)} of {every}, evenly spaced"
     tied = [row["layer"] for row in ranking["layers"] if may_be_best(row)]
     tied = tied or [row["layer"] for row in ranking["layers"] if row["tied"]]
     places = [captured.index(layer) for layer in tied]
@@ -192,16 +212,15 @@ def _add_ablations(rows: Sequence[CausalLayer], layers: Sequence[int], test: Abl
         by_layer[layer]["ablation_p"] = float(test.p_values[place])
 
 
-def _warnings(design: Design, dropped: int, skipped: Sequence[int]) -> list[str]:
+def _warnings(data: ContrastData, design: Design, dropped: int) -> list[str]:
     warnings = []
-    if skipped:
-        layers = ", ".join(map(str, skipped))
-        warnings.append(f"not steered at layers {layers}: the classes do not differ there")
+    if "response" in data["positive"][0]:
+        warnings.append("what the personas say is taken from the responses in the capture")
     if not design.held_out:
         warnings.append("the pairs have no personas or topics: pairs were held out, which may share their wording")
     few = [name for name, numbers in design.groups.items() if name != "pair" and int(numbers.max()) + 1 < ENOUGH_GROUPS]
     if few:
         warnings.append(f"few values of {' and '.join(few)}: the effect may not hold for others")
     if dropped:
-        warnings.append(f"left out {dropped} pairs whose personas say the same")
+        warnings.append(f"left out {dropped} pairs whose personas say the same, or nothing")
     return warnings

@@ -20,6 +20,7 @@ MOST_CANDIDATES = 12
 """Layers that are tested unless the caller chooses."""
 
 _FEWEST_PROMPTS = 8
+_MOST_STRENGTH = 100  # times the mean norm of the states
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,10 @@ class CausalRequest:
         settle = object.__setattr__  # how a frozen dataclass sets its own fields
         settle(self, "layers", plain_layers(self.layers))
         settle(self, "strength", require_strength(self.strength))
-        if self.strength <= 0:
-            raise RequestError(f"the strength cannot be {self.strength:g}", expected="a number above 0, such as 0.1")
+        if not 0 < self.strength <= _MOST_STRENGTH:
+            raise RequestError(
+                f"the strength cannot be {self.strength:g}", expected=f"above 0, at most {_MOST_STRENGTH}, such as 0.1"
+            )
         if self.method not in METHODS:
             raise RequestError(
                 f"there is no method {self.method!r}",

@@ -17,7 +17,7 @@ from engine.errors import RequestError
 from engine.records.captures import ContrastData
 from engine.records.models import ModelConfig
 from engine.runtime import Steps
-from engine.stats.causal import AdditionResults
+from engine.stats.causal import AblationResults, AdditionResults
 from engine.stats.fitting import NoDifferenceError, fit_direction
 from engine.stats.groups import last_states
 from engine.steering.causal_request import CausalRequest
@@ -48,27 +48,40 @@ class KeptScores:
         self._path = None if model.added else path
         self._model = repr((model.weights, model.receipt["dtype"], model.adapters, model.edited, model.autocast))
         self._known: dict[str, Scores] = {}
-        if self._path is not None and self._path.exists():
-            for line in self._path.read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                    values = (torch.tensor(entry[name], dtype=torch.float64) for name in Scores._fields)
-                    self._known[entry["key"]] = Scores(*values)
-                except (ValueError, KeyError, TypeError):  # a line that a killed run did not finish
-                    continue
+        for line in self._lines():
+            try:
+                entry = json.loads(line)
+                values = (torch.tensor(entry[name], dtype=torch.float64) for name in Scores._fields)
+                self._known[entry["key"]] = Scores(*values)
+            except (ValueError, KeyError, TypeError):  # an empty line, or one that a killed run did not finish
+                continue
 
     def find(self, row: Row, conditions: Conditions, measure: Callable[[], Scores]) -> Scores:
         """Return the kept scores, or measure and keep them."""
         key = self._key(row, conditions)
-        if key not in self._known:
+        shape = (len(conditions.vectors), len(row.texts))
+        if key not in self._known or any(values.shape != shape for values in self._known[key]):
             self._known[key] = measure()
-            if self._path is not None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                found = self._known[key]._asdict()
-                line = {"key": key, **{name: values.tolist() for name, values in found.items()}}
-                with self._path.open("a", encoding="utf-8") as file:
-                    file.write(f"\n{json.dumps(line)}\n")  # after a line that a killed run did not finish
+            self._keep(key, self._known[key])
         return self._known[key]
+
+    def _lines(self) -> list[str]:
+        try:
+            return self._path.read_text(encoding="utf-8", errors="replace").splitlines() if self._path else []
+        except OSError:  # there is none yet, or none that can be read
+            return []
+
+    def _keep(self, key: str, scores: Scores) -> None:
+        if self._path is None:
+            return
+        line = {"key": key, **{name: values.tolist() for name, values in scores._asdict().items()}}
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(f"\n{json.dumps(line)}\n")  # after a line that a killed run did not finish
+        except OSError as error:
+            log.warning("finished parts cannot be kept in %s (%s): an interruption loses them", self._path, error)
+            self._path = None
 
     def _key(self, row: Row, conditions: Conditions) -> str:
         parts = [row.batch.input_ids, row.batch.position_ids, row.places, row.targets, row.owners, conditions.vectors]
@@ -110,6 +123,7 @@ class Experiment:
         self._random: dict[int, Tensor] = {}  # layer to unit vectors, (random directions, hidden)
         self._norms: dict[int, float] = {}
         self.skipped: list[int] = []
+        self.overflowed: list[int] = []
         for done, layer in enumerate(layers):
             steps("fitting directions", done, len(layers))
             try:
@@ -150,6 +164,7 @@ class Experiment:
             return Conditions(layer, torch.cat([added, -added]))
 
         scores, unsteered = self._score(groups, self.layers, conditions, "steering")
+        scores, self.layers = self._finite(scores, self.layers)
         plus, minus = scores.log_probs.chunk(2, dim=1)  # (layers, directions, texts)
         margins = [side[..., 0::2] - side[..., 1::2] for side in (plus, minus)]
         self.margin = float((unsteered[0::2] - unsteered[1::2]).mean())
@@ -162,13 +177,8 @@ class Experiment:
             permuted=self._request.permutations,
         )
 
-    def ablations(self, layers: Sequence[int]) -> tuple[Tensor, dict[str, Tensor], float]:
-        """Project every direction out at some layers while the personas' own prompts run.
-
-        Returns:
-            The part of the difference between the personas' margins that disappears, `(layers, directions, prompts)`;
-            the groups of these prompts; and the difference.
-        """
+    def ablations(self, layers: Sequence[int]) -> AblationResults:
+        """Project every direction out at some layers while the personas' own prompts run."""
         most = -(-_MOST_ABLATED // self._design.folds)
         folds = [fold[:most] for fold in self._folds]
         groups = [[trial.persona_texts() for trial in fold] for fold in folds]
@@ -177,9 +187,26 @@ class Experiment:
             return Conditions(layer, torch.cat([self._fitted[layer][fold], self._random[layer]]), project=True)
 
         scores, unsteered = self._score(groups, layers, conditions, "ablating")
+        scores, kept = self._finite(scores, layers)
         difference = _persona_difference(unsteered)  # (prompts,)
         removed = difference - _persona_difference(scores.log_probs)
-        return removed, self._groups(folds), float(difference.mean())
+        return AblationResults(kept, removed, difference, self._groups(folds))
+
+    def _finite(self, scores: Scores, layers: Sequence[int]) -> tuple[Scores, list[int]]:
+        """Leave out the layers where a state overflowed, which would spoil the tests of all others.
+
+        Raises:
+            RequestError: There is no other layer.
+        """
+        fine = torch.stack([values.isfinite().all(dim=2).all(dim=1) for values in scores]).all(dim=0)  # (layers,)
+        self.overflowed += [layer for layer, one in zip(layers, fine.tolist(), strict=True) if not one]
+        if not fine.any():
+            raise RequestError(
+                f"the predictions are not finite when steered by {self._request.strength:g}",
+                next_step="steer by less, or load the model in float32",
+            )
+        kept = [layer for layer, one in zip(layers, fine.tolist(), strict=True) if one]
+        return Scores(*(values[fine] for values in scores)), kept
 
     def _score(
         self,

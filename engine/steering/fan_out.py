@@ -10,12 +10,13 @@ import inspect
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
+from engine.capture.batches import token_budget
+from engine.capture.passes import free_failed_pass, out_of_memory
 from engine.capture.run_settings import sharing_allowed, uses_onednn
 from engine.errors import first_line
 from engine.models.adapters import inner_model
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _ROW_TOKENS = 400  # scored tokens of a row: a longer row gains little and needs more memory for its predictions
+_ROW_BUDGETS = 4  # tokens of its texts, in token budgets: the mask grows with the square of the row
 _SHARE = 8  # a forward pass may use 1/8 of the free memory
 _COPIES = 3  # of the predictions of one condition, in float32, while they are compared
 _STATES = 24  # of one token, alive in a block
@@ -67,7 +69,7 @@ class Row:
     def mean_of(self, values: Tensor) -> Tensor:
         """Average one value per scored token over the tokens of each text, `(texts,)` in float64."""
         counts = torch.bincount(self.owners, minlength=len(self.texts))
-        sums = torch.zeros(len(self.texts), dtype=torch.float64).index_add_(0, self.owners, values.double().cpu())
+        sums = torch.zeros(len(self.texts), dtype=torch.float64).index_add_(0, self.owners, values.cpu().double())
         return sums / counts
 
 
@@ -142,13 +144,15 @@ class FanOut:
         if not self._shared or (self._window is not None and longest > self._window):
             texts = [text for group in groups for text in group]
             return [self._lay_out([number], [text]) for number, text in enumerate(texts)]
+        longest_row = _ROW_BUDGETS * token_budget(self._model)
         rows: list[Row] = []
         numbers: list[int] = []
         waiting: list[Text] = []
         count = 0
         for group in groups:
-            scored = sum(len(text.ids) - text.start for text in [*waiting, *group])
-            if waiting and scored > _ROW_TOKENS:
+            together = [*waiting, *group]
+            scored, tokens = sum(len(text.ids) - text.start for text in together), sum(len(t.ids) for t in together)
+            if waiting and (scored > _ROW_TOKENS or tokens > longest_row):
                 rows.append(self._lay_out(numbers, waiting))
                 numbers, waiting = [], []
             numbers += range(count, count + len(group))
@@ -176,9 +180,21 @@ class FanOut:
         """
         if self._fans_out is None:
             self._fans_out = self._may_fan_out(row, conditions)
-        at_once = self._conditions_at_once(row, unsteered)
-        bounds = [*range(0, len(conditions.vectors), at_once), len(conditions.vectors)]
-        parts = [self._score(row, conditions.part(*bound), unsteered) for bound in pairwise(bounds)]
+        parts: list[Scores] = []
+        done, total, at_once = 0, len(conditions.vectors), self._conditions_at_once(row, unsteered)
+        while done < total:
+            part = None
+            try:
+                part = self._score(row, conditions.part(done, done + at_once), unsteered)
+            except RuntimeError as error:
+                if not out_of_memory(error) or at_once == 1:
+                    raise
+            if part is None:  # outside of `except`, where the traceback would keep tensors alive
+                at_once = max(1, at_once // 2)
+                free_failed_pass(input_device(self._model))
+                continue
+            parts.append(part)
+            done += at_once
         return Scores(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
     def _score(self, row: Row, conditions: Conditions, unsteered: Tensor) -> Scores:
@@ -217,9 +233,16 @@ class FanOut:
 
     def _conditions_at_once(self, row: Row, unsteered: Tensor) -> int:
         tokens = row.batch.input_ids.numel() * describe_model(self._model).hidden_size * _STATES
-        one = self._model.dtype.itemsize * (tokens + unsteered.numel())
-        room = free_bytes(input_device(self._model)) // _SHARE - _COPIES * 4 * unsteered.numel()
-        return max(1, room // one)
+        places = len(row.places) if self._chooses else row.batch.input_ids.numel()
+        one = self._model.dtype.itemsize * (tokens + places * unsteered.shape[1])
+        free = min(free_bytes(device) for device in self._devices())
+        return max(1, (free // _SHARE - _COPIES * 4 * unsteered.numel()) // one)
+
+    def _devices(self) -> set[torch.device]:
+        """Devices that the model's weights are on."""
+        return {weight.device for weight in self._model.parameters() if weight.device.type != "meta"} or {
+            input_device(self._model)
+        }
 
     def _lay_out(self, numbers: list[int], texts: Sequence[Text]) -> Row:
         device = input_device(self._model)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from engine.capture.responses import generate_responses
+from engine.capture.prompts import longest_prompt
+from engine.capture.responses import generate_responses, require_room
 from engine.concepts.chat import render_chats
-from engine.errors import RequestError
+from engine.errors import CaptureError, RequestError
 from engine.inputs import plain_texts
 from engine.records.captures import ActivationData, ContrastData, Factors, Message
 from engine.runtime import Steps
@@ -111,13 +112,16 @@ class Design:
     def swaps(self, count: int, seed: int) -> torch.Tensor:
         """Signs of every pair for permuted labels, `(count, pairs)`: half of the personas in each fold are swapped.
 
-        So the concept cancels, in every fold alike. Pairs without personas are swapped by topic, or one by one.
+        So the concept cancels. With fewer than two personas a fold, half of all personas are swapped. Pairs without
+        personas are swapped by topic, or one by one.
         """
         units, folds = next(iter(self.groups.values())), self.placed[0]
         drawing = torch.Generator().manual_seed(seed)
         signs = torch.ones(count, int(units.max()) + 1, dtype=torch.float64)
-        for fold in range(self.folds):
-            members = torch.tensor(sorted(set(units[folds == fold].tolist())))
+        together = [torch.tensor(sorted(set(units[folds == fold].tolist()))) for fold in range(self.folds)]
+        if min(map(len, together)) < 2:  # then balance over all folds at once
+            together = [torch.cat(together)]
+        for members in together:
             for drawn in range(count):
                 order = members[torch.randperm(len(members), generator=drawing)]
                 odd = int(torch.randint(2, (), generator=drawing)) if len(order) % 2 else 0
@@ -196,6 +200,11 @@ def make_trials(
     )
     special = not tokenizer.chat_template  # a chat template writes the special tokens itself
     neutral_ids = [list(ids) for ids in tokenizer(rendered, add_special_tokens=special)["input_ids"]]
+    longest = longest_prompt(model, tokenizer)
+    for (pair, _), ids in zip(pairs, neutral_ids, strict=True):
+        if not ids:
+            raise CaptureError(f"the neutral prompt of pair {pair} has no tokens", expected="a text")
+        require_room(len(ids), request.answer_tokens, longest, f"the neutral prompt of pair {pair}")
     captured = [_split(data[side][pair]) for pair, _ in pairs for side in _SIDES]
     prompts, answers = [prompt for prompt, _ in captured], [answer for _, answer in captured]
     if not any(answers):
@@ -218,9 +227,15 @@ def make_trials(
         raise RequestError(
             f"both personas say the same in {len(made) - len(usable)} of {len(made)} pairs",
             expected="a model that answers differently in the two roles",
-            next_step="let them say more with answer_tokens, or choose prompts that ask for an answer",
+            next_step="let them say more (answer_tokens, --answer-tokens), or choose prompts that ask for an answer",
         )
-    return usable[: request.prompts], len(made) - len(usable)
+    chosen = usable[: request.prompts]
+    for name in design.held_out:
+        if len({int(design.groups[name][trial.pair]) for trial in chosen}) < 2:
+            raise RequestError(
+                f"the pairs whose personas answer differently have one {name} only", next_step="capture more pairs"
+            )
+    return chosen, len(made) - len(usable)
 
 
 def _split(captured: ActivationData) -> tuple[list[int], list[int]]:
@@ -244,6 +259,6 @@ def _neutral_prompts(data: ContrastData, neutral: Sequence[str] | None) -> list[
         raise RequestError(
             "these pairs have no neutral prompts to steer on",
             expected="pairs of a concept, whose topics are prompts without a persona",
-            next_step="pass one neutral prompt per pair",
+            next_step="give one neutral prompt per pair: --neutral FILE, or neutral=[...] in Python",
         )
     return [pair["topic"] for pair in factors]

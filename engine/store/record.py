@@ -157,6 +157,18 @@ def encode_record(record: CaptureRecord) -> bytes:
     return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
 
 
+def decode_whole(path: Path, content: bytes) -> CaptureRecord:
+    """Decode a record that names its files as they are.
+
+    Raises:
+        StoreError: See `read_record`.
+    """
+    record = decode_record(path, content, _WHOLE)
+    if problem := contradiction(record):
+        raise StoreError(f"{path} is damaged: {problem}", next_step=Remedy.CAPTURE_AGAIN)
+    return record
+
+
 def read_record(path: Path) -> CaptureRecord:
     """Read the JSON record of a capture; the names in it become those of its files.
 
@@ -164,9 +176,7 @@ def read_record(path: Path) -> CaptureRecord:
         StoreError: The file is missing, is not JSON, has another schema, lacks a field or contradicts itself; the
             message says which.
     """
-    record = decode_record(path, read_content(path), _WHOLE)
-    if problem := contradiction(record):
-        raise StoreError(f"{path} is damaged: {problem}", next_step=Remedy.CAPTURE_AGAIN)
+    record = decode_whole(path, read_content(path))
     record["name"] = path.stem
     record["data"]["name"] = path.stem + ("/" if record["data"]["name"].endswith("/") else ".pt")
     return record

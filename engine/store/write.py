@@ -21,7 +21,7 @@ from engine.runtime import Steps
 from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, locate, require_free
 from engine.store.plan import remove_shards
-from engine.store.record import encode_record, make_record, read_record
+from engine.store.record import decode_whole, encode_record, make_record, read_record
 from engine.store.unfinished import TakenError, UnfinishedFile, clear_leftovers, unfinished
 
 _ONLY_IN_RECORD = {"provenance", "factors", "response"}
@@ -140,8 +140,9 @@ def amend_record(paths: CapturePaths, record: CaptureRecord, added: Mapping[str,
         now = read_record(paths.record)
         if (now["data"], now["created"]) != (record["data"], record["created"]):
             raise StoreError(f"the capture {paths.name!r} was replaced while it was {meanwhile}")
-        amended = cast("CaptureRecord", {**now, **added})
-        write_atomically(paths.record, encode_record(amended))
+        content = encode_record(cast("CaptureRecord", {**now, **added}))
+        decode_whole(paths.record, content)  # never replaces a record by one that cannot be read
+        write_atomically(paths.record, content)
     clear_leftovers(paths.record)
 
 

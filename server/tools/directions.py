@@ -93,7 +93,7 @@ def extract_direction(
     some, paths = next(iter(found.values())), locate((save_as or name).removesuffix(SUFFIX), settings.store)
     vectors = None
     if format is not None and (replace or not path_of(paths).exists()):  # else saving refuses the name
-        vectors = export_directions(found, paths.vectors(format), format, force=True)
+        vectors = export_directions(found, paths.vectors(format), format, force=replace)
     saved = save_directions(found, save_as or name, store=settings.store, leading=leading, capture=name, force=replace)
     saved_as = saved.name.removesuffix(SUFFIX)
     reply = DirectionReply(

@@ -198,6 +198,17 @@ def test_refusals(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokeniz
     with pytest.raises(RequestError, match="the seed cannot be -1"):
         generate_responses(tiny_llama, tiny_tokenizer, PROMPTS, 3, sample=True, seed=-1)
     assert generate_responses(tiny_llama, tiny_tokenizer, [], 3) == []
+    tiny_llama.generation_config.stop_strings = ["w5"]
+    with pytest.raises(RequestError, match="generation settings have stop_strings"):
+        generate_responses(tiny_llama, tiny_tokenizer, PROMPTS, 3)
+
+
+def test_a_forced_first_token_is_forced_alike_in_a_batch(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    tiny_llama.generation_config.forced_bos_token_id = 9
+    together = generate_responses(tiny_llama, tiny_tokenizer, PROMPTS, 3)
+    assert together == [generate_responses(tiny_llama, tiny_tokenizer, [prompt], 3)[0] for prompt in PROMPTS]
 
 
 def test_the_cache_of_a_batch_takes_a_part_of_main_memory(

@@ -40,12 +40,20 @@ def test_the_effect_is_stated_with_its_interval_and_the_control() -> None:
 
 
 def test_a_layer_that_reads_best_and_does_nothing_is_named() -> None:
-    found = causal_findings(record(causal_layer(1, 0.01), causal_layer(2, 0.2)))
+    without = {"prompts": 0.5, "controls": 0.5}
+    found = causal_findings(record(causal_layer(1, 0.01, p_by_control=without), causal_layer(2, 0.2)))
     assert (
         "Layer 1 reads best (held-out d' 2.00), but steering there was not found to do anything (+0.010, p = 0.500)."
         in found
     )
     assert "at layer 2, most at layer 2" in found[0]
+
+
+def test_a_leading_layer_no_better_than_controls_is_not_said_to_do_nothing() -> None:
+    shared = causal_layer(1, 0.04, p_by_control={"prompts": 0.01, "controls": 0.3})
+    found = " ".join(causal_findings(record(shared, causal_layer(2, 0.2))))
+    assert "but steering there does not clearly do more than the controls (+0.040, p = 0.500)" in found
+    assert "not found to do anything" not in found
 
 
 def test_the_best_layer_to_steer_is_named_where_intervals_do_not_meet() -> None:
@@ -68,7 +76,7 @@ def test_effects_that_controls_share_and_effects_the_wrong_way_are_named() -> No
     against = causal_layer(3, -0.2)
     against["p_by_control"]["prompts"] = 0.9
     found = causal_findings(record(causal_layer(1, 0.2), shared, against))
-    assert "At layer 3, steering moves the answers the wrong way." in found
+    assert "At layer 3, steering moves the answers the wrong way, which random directions may do too." in found
     assert any(sentence.startswith("At layer 2, the answers move as well, but not clearly more") for sentence in found)
 
 

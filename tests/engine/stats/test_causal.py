@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from engine.stats.causal import (
+    AblationResults,
     AdditionResults,
     compare_ablations,
     compare_additions,
@@ -87,10 +88,36 @@ def test_ablation_is_compared_with_the_mean_and_the_best_of_the_controls() -> No
     removed = 0.1 * torch.randn(2, 22, 24, generator=drawing, dtype=torch.float64)
     removed[1, 0] += 0.4
     removed[:, 1:] += 0.05
-    test = compare_ablations(removed, {"persona": torch.arange(24) % 12})
+    difference = 1 + 0.2 * torch.randn(24, generator=drawing, dtype=torch.float64)
+    crossed = {"persona": torch.arange(24) % 12}
+    test = compare_ablations(AblationResults([0, 1], removed, difference, crossed))
+    assert test is not None
+    whole = float(difference.mean())
+    assert test.interval.mean.tolist() == pytest.approx((removed[:, 0].mean(dim=1) / whole).tolist())
     assert test.p_values[0] > 0.05 >= test.p_values[1]
     assert test.p_values[1] == pytest.approx(1 / 22)
-    assert test.controls.tolist() == pytest.approx(removed[:, 1:].mean(dim=2).amax(dim=1).tolist())
+    assert test.controls.tolist() == pytest.approx((removed[:, 1:].mean(dim=2).amax(dim=1) / whole).tolist())
+
+
+def test_no_share_is_stated_of_an_uncertain_difference() -> None:
+    drawing = torch.Generator().manual_seed(0)
+    difference = torch.randn(16, generator=drawing, dtype=torch.float64)
+    removed = torch.randn(1, 20, 16, generator=drawing, dtype=torch.float64)
+    assert compare_ablations(AblationResults([0], removed, difference, {"pair": torch.arange(16)})) is None
+
+
+@pytest.mark.slow
+def test_the_interval_of_a_share_holds_whatever_removal_depends_on() -> None:
+    """Removal that does not grow with the difference: an interval that divides by its mean as if known covers half."""
+    inside = 0
+    for seed in range(300):
+        drawing = torch.Generator().manual_seed(seed)
+        noise = torch.randn(3, 16, generator=drawing, dtype=torch.float64)
+        difference, removed = 1 + 0.4 * noise[0], (0.3 + 0.05 * noise[1])[None, None].expand(1, 2, 16)
+        test = compare_ablations(AblationResults([0], removed, difference, {"pair": torch.arange(16)}), seed)
+        assert test is not None
+        inside += bool(test.interval.low <= 0.3 <= test.interval.high)
+    assert 0.91 <= inside / 300 <= 0.99
 
 
 @pytest.mark.slow

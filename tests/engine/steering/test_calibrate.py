@@ -62,7 +62,18 @@ def test_a_smaller_bound_allows_less_and_layers_come_in_order(
     ]
     assert [row["layer"] for row in found[1]] == [0, 2]
     assert all(less["strength"] < more["strength"] for less, more in zip(*found, strict=True))
-    assert found[0][0]["strength"] < 0.01  # below the weakest strength that was run
+    assert found[0][0]["strength"] == 0.01  # even the weakest strength does more damage
+    assert found[0][0]["damage"] > 1e-6
+
+
+def test_predictions_that_overflow_count_as_damage(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    direction = direction_at(LAYER)
+    direction["norm"] = 1e40  # the stronger ones overflow float32; the others destroy the text, but can be computed
+    [found] = engine.calibrate_strength(tiny_llama, tiny_tokenizer, direction, PROMPTS, bound=30, max_new_tokens=NEW)
+    assert found["strength"] < 1.28
+    assert math.isfinite(found["damage"])
 
 
 @pytest.mark.parametrize(

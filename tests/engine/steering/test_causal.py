@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
 from engine.capture.responses import generate_responses
-from engine.errors import RequestError
+from engine.errors import LayerscopeError, RequestError
 from engine.records.captures import ContrastData, Factors
 from engine.records.causal import ablation_works, works
 from engine.records.results import Ranking
@@ -177,7 +178,7 @@ def test_a_planted_direction_is_found_and_needed(tiny_tokenizer: PreTrainedToken
     model = planted()
     data = contrast(model, tiny_tokenizer)
     found = ranked(model, tiny_tokenizer, data, CausalRequest(layers="all", prompts=16, answer_tokens=2))
-    assert "not steered at layers 0: the classes do not differ there" in found["warnings"]
+    assert "left out layers 0: the classes do not differ there" in found["warnings"]
     assert [row["layer"] for row in found["layers"]] == [1, 2, 3]
     for row in found["layers"]:
         assert works(row)
@@ -206,6 +207,53 @@ def test_the_same_call_resumes_what_was_interrupted(
         file.write('{"key": "cut of')
     resumed = ranked(build(family_called("llama")), tiny_tokenizer, data, keep=keep)
     assert [row["effect"] for row in resumed["layers"]] == pytest.approx([row["effect"] for row in whole["layers"]])
+
+
+def test_a_layer_that_overflows_is_left_out_and_spoils_no_other(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, data: ContrastData
+) -> None:
+    strong = replace(REQUEST, strength=1)
+    expected = ranked(tiny_llama, tiny_tokenizer, data, strong)["layers"]
+    for prompt in (*data["positive"], *data["negative"]):
+        states = prompt["activations"][3]
+        prompt["activations"][3] = states / states.abs().max() * 3e38  # their norm is more than float32 can hold
+    found = ranked(tiny_llama, tiny_tokenizer, data, replace(strong, layers=[1, 2, 3]))
+    assert [row["effect"] for row in found["layers"]] == pytest.approx([row["effect"] for row in expected])
+    assert "left out layers 3: the states overflow there" in found["warnings"]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b'{"key": "x", "log_probs": 1, "divergences": []}', b"[]"])
+def test_a_damaged_file_of_parts_is_measured_again(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    data: ContrastData,
+    tmp_path: Path,
+    content: bytes,
+) -> None:
+    keep = tmp_path / "parts.jsonl"
+    keep.write_bytes(content)
+    expected = ranked(tiny_llama, tiny_tokenizer, data)["layers"]
+    assert ranked(tiny_llama, tiny_tokenizer, data, keep=keep)["layers"] == expected
+
+
+def test_parts_that_cannot_be_kept_are_not_kept(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    data: ContrastData,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert ranked(tiny_llama, tiny_tokenizer, data, keep=tmp_path / "file" / "parts.jsonl")["layers"]
+    assert caplog.text.count("an interruption loses them") == 1
+
+
+def test_neutral_prompts_must_fit_and_have_tokens(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, data: ContrastData
+) -> None:
+    for text, message in ((" ".join(["w5"] * 62), "the neutral prompt of pair"), ("", "has no tokens")):
+        with pytest.raises(LayerscopeError, match=message):
+            engine.rank_layers_causally(tiny_llama, tiny_tokenizer, data, REQUEST, neutral=[text] * len(NAMES))
 
 
 def test_kept_parts_of_a_changed_model_are_not_used(
