@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map_only
 _LEAST_QUERIES = 64  # smaller blocks would compute fewer masked scores but use the processor less well
 _MOST_BLOCKS = {"cpu": 32}
 _MOST_BLOCKS_ON_GPU = 4  # each block is a separate kernel launch, whose cost does not shrink with its size
+_MOST_KEYS = 512  # for products: oneDNN keeps up to some megabytes for every number of keys
 _LANES = 16  # SIMD width: padding the keys to a multiple of it is cheaper than a remainder
 
 
@@ -121,9 +122,9 @@ class PackedMask(Tensor):
             return scaled_dot_product_attention(query, key, value, **options | {"attn_mask": self._ordinary()})
         if self._blocks is None:
             self._blocks = self._find_blocks()
-        of_block = _by_products if _favor_products(query, key, options) else scaled_dot_product_attention
+        favored = _favor_products(query, key, options)
         parts = [
-            of_block(
+            (_by_products if favored and len(block.keys) <= _MOST_KEYS else scaled_dot_product_attention)(
                 query[..., block.begin : block.end, :],
                 key.index_select(-2, block.keys),
                 value.index_select(-2, block.keys),
