@@ -60,7 +60,7 @@ class PackedMask(Tensor):
     _ends: np.ndarray
     _cached: int
     _copies: dict[torch.device, PackedMask]
-    _blocks: list[_Block] | None
+    _blocks: list[_Block]
     _dense: Tensor | None
 
     @classmethod
@@ -75,8 +75,8 @@ class PackedMask(Tensor):
         """
         shape = (1, 1, len(ends), cached + len(ends))
         mask: PackedMask = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)
-        mask._ends, mask._cached, mask._blocks, mask._dense = ends, cached, None, None
-        mask._copies = {}
+        mask._ends, mask._cached, mask._copies, mask._dense = ends, cached, {}, None
+        mask._blocks = mask._find_blocks()  # now: between the states of a forward pass, they would fragment memory
         return mask
 
     @classmethod
@@ -120,8 +120,6 @@ class PackedMask(Tensor):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:  # noqa: ANN401
         if query.shape[-2] != self.shape[-2]:  # for one token, transformers puts heads in the token dimension
             return scaled_dot_product_attention(query, key, value, **options | {"attn_mask": self._ordinary()})
-        if self._blocks is None:
-            self._blocks = self._find_blocks()
         favored = _favor_products(query, key, options)
         parts = [
             (_by_products if favored and len(block.keys) <= _MOST_KEYS else scaled_dot_product_attention)(
