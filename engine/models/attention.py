@@ -21,7 +21,8 @@ from torch.utils._pytree import tree_map_only
 _LEAST_QUERIES = 64  # smaller blocks would compute fewer masked scores but use the processor less well
 _MOST_BLOCKS = {"cpu": 32}
 _MOST_BLOCKS_ON_GPU = 4  # each block is a separate kernel launch, whose cost does not shrink with its size
-_MOST_KEYS = 512  # for products: oneDNN keeps up to some megabytes for every number of keys
+_MOST_KEYS = 512  # for products: oneDNN keeps up to some megabytes for every number of keys,
+_MOST_QUERIES = 1024  # and rows larger than a usual batch have more of them
 _LANES = 16  # SIMD width: padding the keys to a multiple of it is cheaper than a remainder
 
 
@@ -172,7 +173,8 @@ def _favor_products(query: Tensor, key: Tensor, options: Mapping[str, Any]) -> b
     over the heads.
     """
     exact = query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64)
-    return exact and query.shape[:2] == key.shape[:2] and len(query) == 1 and not options.get("dropout_p")
+    small = len(query) == 1 and query.shape[-2] <= _MOST_QUERIES
+    return exact and small and query.shape[1] == key.shape[1] and not options.get("dropout_p")
 
 
 def _by_products(
