@@ -21,6 +21,8 @@ from torch.utils._pytree import tree_map_only
 _LEAST_QUERIES = 64  # smaller blocks would compute fewer masked scores but use the processor less well
 _MOST_BLOCKS = {"cpu": 32}
 _MOST_BLOCKS_ON_GPU = 4  # each block is a separate kernel launch, whose cost does not shrink with its size
+_MOST_KEYS = 512  # for products: oneDNN keeps up to some megabytes for every number of keys,
+_MOST_QUERIES = 1024  # and rows larger than a usual batch have more of them
 _LANES = 16  # SIMD width: padding the keys to a multiple of it is cheaper than a remainder
 
 
@@ -59,7 +61,7 @@ class PackedMask(Tensor):
     _ends: np.ndarray
     _cached: int
     _copies: dict[torch.device, PackedMask]
-    _blocks: list[_Block] | None
+    _blocks: list[_Block]
     _dense: Tensor | None
 
     @classmethod
@@ -74,8 +76,8 @@ class PackedMask(Tensor):
         """
         shape = (1, 1, len(ends), cached + len(ends))
         mask: PackedMask = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)
-        mask._ends, mask._cached, mask._blocks, mask._dense = ends, cached, None, None
-        mask._copies = {}
+        mask._ends, mask._cached, mask._copies, mask._dense = ends, cached, {}, None
+        mask._blocks = mask._find_blocks()  # now: between the states of a forward pass, they would fragment memory
         return mask
 
     @classmethod
@@ -119,11 +121,9 @@ class PackedMask(Tensor):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:  # noqa: ANN401
         if query.shape[-2] != self.shape[-2]:  # for one token, transformers puts heads in the token dimension
             return scaled_dot_product_attention(query, key, value, **options | {"attn_mask": self._ordinary()})
-        if self._blocks is None:
-            self._blocks = self._find_blocks()
-        of_block = _by_products if _favor_products(query, key, options) else scaled_dot_product_attention
+        favored = _favor_products(query, key, options)
         parts = [
-            of_block(
+            (_by_products if favored and len(block.keys) <= _MOST_KEYS else scaled_dot_product_attention)(
                 query[..., block.begin : block.end, :],
                 key.index_select(-2, block.keys),
                 value.index_select(-2, block.keys),
@@ -173,7 +173,8 @@ def _favor_products(query: Tensor, key: Tensor, options: Mapping[str, Any]) -> b
     over the heads.
     """
     exact = query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64)
-    return exact and query.shape[:2] == key.shape[:2] and len(query) == 1 and not options.get("dropout_p")
+    small = len(query) == 1 and query.shape[-2] <= _MOST_QUERIES
+    return exact and small and query.shape[1] == key.shape[1] and not options.get("dropout_p")
 
 
 def _by_products(
