@@ -28,6 +28,7 @@ from engine.plots.causal_text import causal_as_text
 from engine.plots.findings import norm_in_words, p_in_words, score_in_words
 from engine.plots.layers_chart import layers_chart
 from engine.plots.specificity_text import specificity_as_text
+from engine.records.causal import CausalRanking
 from engine.records.files import CaptureRecord
 from engine.records.results import may_be_best
 from engine.stats.comparison_rules import require_contrasts
@@ -54,6 +55,7 @@ by the same command. The result is kept in the record, and later calls without -
 """ + "\n\n".join(f"  {score.key}: {score.meaning}" for score in SCORES)
 
 CAUSAL = "Causal ranking"
+_CAUSES = ("effect", "low", "high", "p_value", "random", "wrong_way", "damage", "ablation")  # in CSV
 _LEGEND = "ranks: 95% rank interval  =: tied with the best"
 
 
@@ -135,15 +137,21 @@ def rank(
         loaded, tokenizer = load_captured_model(record["provenance"], model, dtype, options, narrator)
         from engine.steering.causal_store import add_causal_ranking
 
+        if earlier := record.get("causal"):
+            narrator.say(f"replaces the causal ranking of {len(earlier['layers'])} layers in the record")
         with narrator.steps() as steps:
-            add_causal_ranking(capture_path(name, store), loaded, tokenizer, request, neutral=lines, steps=steps)
+            try:
+                add_causal_ranking(capture_path(name, store), loaded, tokenizer, request, neutral=lines, steps=steps)
+            except KeyboardInterrupt:
+                narrator.say("interrupted: the measured parts are kept; run the same command again to resume")
+                raise
         record = find_record(name, store)
     ordered = order_layers(record, score)
     shown = ordered[:top]
     if as_json:
         print_json(msgspec.json.format(msgspec.json.encode(_document(record, score, shown))))
     elif as_csv:
-        print_lines(_csv(shown))
+        print_lines(_csv(shown, record.get("causal")))
     else:
         _print_table(record, score, shown, len(ordered))
 
@@ -173,8 +181,13 @@ def _flat(layer: ScoredLayer) -> dict[str, Any]:
     return {**layer.row, **(layer.ranked or {}), "rank": layer.rank}
 
 
-def _csv(layers: list[ScoredLayer]) -> str:
+def _csv(layers: list[ScoredLayer], causal: CausalRanking | None) -> str:
     rows = [{key: value for key, value in _flat(layer).items() if key != "by_factor"} for layer in layers]
+    if causal is not None:
+        steered = {row["layer"]: row for row in causal["layers"]}
+        for row in rows:
+            cause = dict(steered.get(row["layer"], {}))
+            row |= {f"causal_{key}": cause.get(key, "") for key in _CAUSES}
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=["rank", *(key for key in rows[0] if key != "rank")], lineterminator="\n")
     writer.writeheader()

@@ -13,6 +13,7 @@ from engine.cli.console import Command, Narrator, print_data, print_json
 from engine.concepts.catalog import list_concepts, user_concepts_path
 from engine.errors import StoreError, visible
 from engine.models.registry import list_models, user_registry_path
+from engine.plots.causal_text import causal_findings
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
 from engine.records.captures import Provenance, describe_adapter
@@ -170,6 +171,8 @@ def show(
         print_data(_responses_table(record))
         print_data("")
     print_data(layers_as_text(layers_chart(record)))
+    for sentence in causal_findings(record):
+        print_data(Text(sentence))
 
 
 def _responses_table(record: CaptureRecord) -> Table:

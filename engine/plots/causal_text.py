@@ -50,8 +50,8 @@ def _effect(causal: CausalRanking, working: Sequence[CausalLayer]) -> str:
     if not working:
         nearest = min(causal["layers"], key=lambda row: row["p_value"])
         return (
-            f"Steering by {strength} was not found to move the answers at any of {len(causal['layers'])} layers:"
-            f" {p_relation(nearest['p_value'])} at layer {nearest['layer']}, where it is lowest."
+            f"Steering by {strength} was not found to move the answers at"
+            f" {_any(causal)}: {p_relation(nearest['p_value'])} at layer {nearest['layer']}{_lowest(causal)}."
         )
     best = max(working, key=lambda row: row["effect"])
     return (
@@ -60,6 +60,15 @@ def _effect(causal: CausalRanking, working: Sequence[CausalLayer]) -> str:
         f" {_signed(best['effect'])} nats per token (95% interval {_signed(best['low'])} to {_signed(best['high'])};"
         f" random directions {best['random']:.3f}). {best['wrong_way']:.0%} of the prompts move the wrong way."
     )
+
+
+def _any(causal: CausalRanking) -> str:
+    rows = causal["layers"]
+    return f"any of {len(rows)} layers" if len(rows) > 1 else _layers(rows)
+
+
+def _lowest(causal: CausalRanking) -> str:
+    return ", where it is lowest" if len(causal["layers"]) > 1 else ""
 
 
 def _wrong(causal: CausalRanking) -> list[str]:
@@ -71,7 +80,7 @@ def _wrong(causal: CausalRanking) -> list[str]:
 
 def _disagreement(causal: CausalRanking, working: Sequence[CausalLayer], ranked: dict[int, RankedLayer]) -> list[str]:
     tested = [row for row in causal["layers"] if row["layer"] in ranked]
-    if not tested:
+    if len(tested) < 2:
         return []
     first = min(tested, key=lambda row: ranked[row["layer"]]["rank"])
     reads = f"Layer {first['layer']} reads best{'' if ranked[first['layer']]['rank'] == 1 else ' of these'}"

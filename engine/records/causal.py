@@ -70,8 +70,8 @@ class CausalRanking(TypedDict):
         permutations: Number of directions of permuted labels.
         smallest_p: Smallest p-value that this number of controls allows.
         margin: Mean margin of the unsteered model on the neutral prompts, in nats per token.
-        persona_margin: Difference between the personas' own margins, in nats per token: what ablation can remove; 0
-            without ablation.
+        persona_margin: Difference between the personas' own margins, in nats per token: what ablation can remove;
+            absent, like the two fields below, without ablation.
         ablation_prompts: Number of pairs whose personas' prompts were run with directions projected out.
         ablation_controls: Number of random directions and directions of permuted labels that were projected out.
         seed: Seed for folds, controls and resamples.
@@ -92,7 +92,7 @@ class CausalRanking(TypedDict):
     permutations: Count
     smallest_p: Real
     margin: Real
-    persona_margin: Real
+    persona_margin: NotRequired[Real]
     ablation_prompts: NotRequired[Count]
     ablation_controls: NotRequired[Count]
     seed: Count

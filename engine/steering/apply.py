@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -191,10 +191,21 @@ def listed(directions: Directions) -> list[Direction]:
                 )
         found = [*by_layer.values()]
     else:
-        found = [cast("Direction", directions)] if isinstance(directions, Mapping) else [*directions]
+        found = [cast("Direction", directions)] if isinstance(directions, Mapping) else _several(directions)
     if not found:
         raise RequestError("there are no directions to steer with", expected="at least one direction")
     return found
+
+
+def _several(directions: object) -> list[Direction]:
+    listed = isinstance(directions, Sequence) and not isinstance(directions, str)
+    several: list[Any] = [*directions] if listed else [directions]  # type: ignore[misc]  # a sequence, as checked
+    if not all(isinstance(one, Mapping) and "vector" in one for one in several):
+        raise RequestError(
+            f"the directions are {type(directions).__name__}s without layers, not directions",
+            expected="what extract_direction, extract_directions or load_directions returns",
+        )
+    return several
 
 
 def unit_vector(direction: Direction) -> Tensor:

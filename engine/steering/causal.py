@@ -84,6 +84,8 @@ def rank_layers_causally(
         ([14], True)
     """
     request, steps, started = request or CausalRequest(), steps or ignore_progress, time.monotonic()
+    if not isinstance(request, CausalRequest):
+        raise RequestError(f"the request is {request!r}", expected="a CausalRequest")
     require_contrast(data)
     layers, reason = candidate_layers(data, request, ranking)
     directions_by_layer(model, _some_direction(data, layers))  # refuses another model or site
@@ -95,7 +97,7 @@ def rank_layers_causally(
     rows = _rows(experiment.layers, added, test)
     best = sorted((row for row in rows if works(row)), key=lambda row: -row["effect"])[:_MOST_ABLATED_LAYERS]
     working = sorted(row["layer"] for row in best)
-    warnings = _warnings(data, design, dropped)
+    warnings = _warnings(data, design, dropped, len(trials), request.prompts)
     ablated = experiment.ablations(working) if request.ablation and working else None
     if ablated is not None:
         compared = compare_ablations(ablated, request.seed)
@@ -121,12 +123,12 @@ def rank_layers_causally(
         permutations=request.permutations,
         smallest_p=1 / (2 * (1 + request.controls + request.permutations)),
         margin=experiment.margin,
-        persona_margin=0.0 if ablated is None else float(ablated.difference.mean()),
         seed=request.seed,
         seconds=time.monotonic() - started,
         warnings=warnings,
     )
     if ablated is not None:
+        found["persona_margin"] = float(ablated.difference.mean())
         found["ablation_prompts"], found["ablation_controls"] = len(ablated.difference), ablated.removed.shape[1] - 1
     return found
 
@@ -212,7 +214,7 @@ def _add_ablations(rows: Sequence[CausalLayer], layers: Sequence[int], test: Abl
         by_layer[layer]["ablation_p"] = float(test.p_values[place])
 
 
-def _warnings(data: ContrastData, design: Design, dropped: int) -> list[str]:
+def _warnings(data: ContrastData, design: Design, dropped: int, count: int, wanted: int) -> list[str]:
     warnings = []
     if "response" in data["positive"][0]:
         warnings.append("what the personas say is taken from the responses in the capture")
@@ -222,5 +224,6 @@ def _warnings(data: ContrastData, design: Design, dropped: int) -> list[str]:
     if few:
         warnings.append(f"few values of {' and '.join(few)}: the effect may not hold for others")
     if dropped:
-        warnings.append(f"left out {dropped} pairs whose personas say the same, or nothing")
+        left_out = f"left out {dropped} pairs whose personas say the same, or nothing"
+        warnings.append(left_out if count == wanted else f"{left_out}: {count} of {wanted} prompts remain")
     return warnings

@@ -19,7 +19,12 @@ FEWEST_CONTROLS = 10
 MOST_CANDIDATES = 12
 """Layers that are tested unless the caller chooses."""
 
-_FEWEST_PROMPTS = 8
+_COUNTS = (
+    ("prompts", 8, 10_000),
+    ("controls", FEWEST_CONTROLS, 1000),
+    ("permutations", 1, 1000),
+    ("answer_tokens", 1, 1000),
+)  # field, least, most
 _MOST_STRENGTH = 100  # times the mean norm of the states
 
 
@@ -73,8 +78,10 @@ class CausalRequest:
                 next_step=nearest(str(self.method), METHODS),
             )
         settle(self, "method", cast("Method", str(self.method)))
-        settle(self, "prompts", require_whole(self.prompts, "the number of prompts", _FEWEST_PROMPTS))
-        settle(self, "controls", require_whole(self.controls, "the number of controls", FEWEST_CONTROLS))
-        settle(self, "permutations", require_whole(self.permutations, "the number of permutations", 1))
-        settle(self, "answer_tokens", require_whole(self.answer_tokens, "the number of answer tokens", 1))
+        for name, least, most in _COUNTS:
+            said = name.replace("_", " ")
+            number = require_whole(getattr(self, name), f"the number of {said}", least)
+            if number > most:
+                raise RequestError(f"the number of {said} cannot be {number}", expected=f"at most {most}")
+            settle(self, name, number)
         settle(self, "seed", require_whole(self.seed, "the seed", 0))

@@ -250,9 +250,10 @@ class Experiment:
         tokens = sum(row.batch.input_ids.numel() for row in rows) / rows[0].batch.input_ids.numel()
         shares = sum(self._runner.share_above(rows[0], layer) for layer in layers)
         log.info(
-            "%s at %d layers, in %d ways, %d texts: about %.0f s",
+            "%s at %d layer%s, in %d ways, %d texts: about %.0f s",
             step,
             len(layers),
+            "" if len(layers) == 1 else "s",
             len(conditions.vectors),
             sum(len(row.texts) for row in rows),
             seconds * tokens * len(conditions.vectors) * shares,

@@ -137,6 +137,12 @@ def amend_record(paths: CapturePaths, record: CaptureRecord, added: Mapping[str,
         StoreError: The capture was replaced, renamed or deleted meanwhile, or the record cannot be written.
     """
     with folder_lock(paths.store):
+        if not paths.record.exists():
+            raise StoreError(
+                f"the capture {paths.name!r} was deleted or renamed while it was {meanwhile}",
+                expected="the same capture until the work ends",
+                next_step="repeat it with the capture in its place",
+            )
         now = read_record(paths.record)
         if (now["data"], now["created"]) != (record["data"], record["created"]):
             raise StoreError(f"the capture {paths.name!r} was replaced while it was {meanwhile}")

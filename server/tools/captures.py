@@ -8,6 +8,7 @@ from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
 from engine.errors import RequestError, visible
+from engine.plots.causal_text import causal_findings
 from engine.plots.findings import describe_findings, layers_in_words
 from engine.records.files import CaptureRecord, count_prompts, record_warnings
 from engine.records.results import RankedLayer, may_be_best
@@ -133,7 +134,7 @@ def describe_capture(
     return send(
         CaptureReply(
             capture=outline_capture(record),
-            findings=describe_findings(record),
+            findings=[*describe_findings(record), *causal_findings(record)],
             confounds={check["what"]: round(check["auroc"], 3) for check in checks},
             provenance={key: str(value) for key, value in provenance if key != "receipt" and value is not None},
             example_prompts=[shorten(text, 160 if detail == "concise" else 600) for text in prompts[:shown]],

@@ -24,6 +24,7 @@ class CausalRow(BaseModel):
     effect: float
     interval: tuple[float, float]
     p_value: float
+    random: float
     works: bool
     wrong_way: float
     damage: float
@@ -116,6 +117,7 @@ def _row(row: CausalLayer) -> CausalRow:
         effect=rounded(row["effect"], 4),
         interval=(rounded(row["low"], 4), rounded(row["high"], 4)),
         p_value=rounded(row["p_value"], 4),
+        random=rounded(row["random"], 4),
         works=works(row),
         wrong_way=rounded(row["wrong_way"], 2),
         damage=rounded(row["damage"], 4),

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from engine.errors import RequestError
 from engine.plots.findings import layers_in_words
 from engine.plots.tokens_text import compared_methods, shown_token, tokens_aside
-from engine.records.files import AUTO_METHOD, METHODS, Direction, TokenReading, VectorFormat
+from engine.records.files import AUTO_METHOD, METHODS, VECTOR_FORMATS, Direction, TokenReading, VectorFormat
 from engine.remedies import Remedy
 from engine.store.names import locate
 from server.jobs import ServerJob
@@ -85,17 +85,25 @@ def extract_direction(
     With format, also as control vectors for other tools, in which strength 0.1 means the same as in steer_text.
     """
     from engine.steering.vectors import export_directions
-    from engine.store.directions import SUFFIX, extract_captured, path_of, save_directions
+    from engine.store.directions import SUFFIX, extract_captured, find_directions, path_of, save_directions
 
     settings = workbench(ctx).settings
     name = find_capture(ctx, name)["name"]
-    found, leading = extract_captured(settings.store / name, method or (AUTO_METHOD if format is None else METHODS[0]))
-    some, paths = next(iter(found.values())), locate((save_as or name).removesuffix(SUFFIX), settings.store)
-    vectors = None
-    if format is not None and (replace or not path_of(paths).exists()):  # else saving refuses the name
-        vectors = export_directions(found, paths.vectors(format), format, force=replace)
-    saved = save_directions(found, save_as or name, store=settings.store, leading=leading, capture=name, force=replace)
-    saved_as = saved.name.removesuffix(SUFFIX)
+    paths = locate((save_as or name).removesuffix(SUFFIX), settings.store)
+    if format is not None and method is None and not replace and path_of(paths).exists():  # export what is saved
+        found, leading, _ = find_directions(paths.name, store=settings.store)
+        saved_as = paths.name
+    else:
+        method = method or (AUTO_METHOD if format is None else METHODS[0])
+        found, leading = extract_captured(settings.store / name, method)
+        saved = save_directions(
+            found, save_as or name, store=settings.store, leading=leading, capture=name, force=replace
+        )
+        saved_as = saved.name.removesuffix(SUFFIX)
+        for other in VECTOR_FORMATS:  # vectors of the directions that were replaced
+            paths.vectors(other).unlink(missing_ok=True)
+    some = next(iter(found.values()))
+    vectors = None if format is None else export_directions(found, paths.vectors(format), format, force=True)
     reply = DirectionReply(
         name=saved_as,
         layers=layers_in_words(list(found)),

@@ -215,9 +215,12 @@ def _next_step(job: ServerJob) -> str:
     steps: dict[Any, str] = {
         "done": "repeat the call without dry_run to capture",
         "failed": "correct what the error names and call again",
-        "cancelled": _after_cancel(job.kept),
+        "cancelled": _AFTER_CAUSAL if job.title == "rank_causally" else _after_cancel(job.kept),
     }
     return steps.get(job.status, f"wait_for_job(job='{job.id}'), or cancel_job(job='{job.id}')")
+
+
+_AFTER_CAUSAL = "the measured parts are kept; repeat the call to resume"
 
 
 def _after_cancel(kept: str) -> str:

@@ -6,6 +6,7 @@ from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
 from engine.errors import RequestError
+from engine.plots.causal_text import causal_findings
 from engine.plots.classes_text import side_summary
 from engine.plots.comparison_text import describe_comparison
 from engine.plots.findings import describe_findings
@@ -143,7 +144,7 @@ def rank_layers(
             score=score,
             layers=[ranked_row(layer, full=detail == "full") for layer in layers[:top]],
             left_out=max(len(layers) - top, 0),
-            findings=describe_findings(record),
+            findings=[*describe_findings(record), *causal_findings(record)],
             warnings=record_warnings(record),
             next_step=_after_ranking(name, [layer.row["layer"] for layer in layers]),
         )

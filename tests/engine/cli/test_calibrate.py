@@ -42,7 +42,7 @@ def test_the_table_fits_80_columns(layerscope: Program, contrasts: Path, tiny_fo
     lines = [line.split() for line in result.stdout.splitlines()]
     assert lines[0] == ["layer", "strength", "95%", "interval", "KL", "perplexity"]
     assert [line[0] for line in lines[1:-1]] == ["0", "1", "2", "3"]
-    assert result.stdout.splitlines()[-1].startswith("on 5 neutral prompts")
+    assert result.stdout.splitlines()[-1].startswith("5 neutral prompts")
 
 
 @pytest.mark.parametrize(

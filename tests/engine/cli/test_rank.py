@@ -287,6 +287,13 @@ def test_causal_measures_keeps_and_shows(layerscope: Program, contrasts: Path, t
     assert "reading and cause, steering by 0.1" in shown.stdout
     assert widest(shown.stdout) <= 80
     assert f"{causal['layers'][0]['effect']:+.3f}" in shown.stdout
+    listed = list(csv.DictReader(io.StringIO(layerscope("rank", "loudness", "--csv").stdout)))
+    by_layer = {int(row["layer"]): row["causal_effect"] for row in listed}
+    assert float(by_layer[1]) == causal["layers"][0]["effect"]
+    assert by_layer[0] == ""
+    assert "Measured on" in layerscope("show", "loudness").stdout
+    again = causally(layerscope, tiny_folder, "--layers", "1")
+    assert "replaces the causal ranking of 2 layers in the record" in again.stderr
     figure = layerscope("visualize", "loudness", "--causal", "--output", "causal.png")
     assert figure.returncode == 0
     assert (layerscope.folder / "causal.png").read_bytes()[:4] == b"\x89PNG"
@@ -301,8 +308,10 @@ def test_causal_measures_keeps_and_shows(layerscope: Program, contrasts: Path, t
         (["--causal", "--strength", "-1"], "the strength cannot be -1"),
         (["--causal", "--layers", "9", "--model", "TINY"], "layer 9 is out of range"),
         (["--causal", "--neutral", "missing.txt"], "missing.txt"),
+        (["--causal", "--neutral", "notes.md"], "'notes.md' is not a supported file type"),
+        (["--causal", "--controls", "100000"], "the number of controls cannot be 100000"),
     ],
-    ids=["strength", "ablation", "controls", "negative", "layer", "file"],
+    ids=["strength", "ablation", "controls", "negative", "layer", "file", "type", "many"],
 )
 def test_wrong_causal_options_are_refused(
     layerscope: Program, contrasts: Path, tiny_folder: Path, arguments: list[str], message: str

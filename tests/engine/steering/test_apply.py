@@ -447,3 +447,11 @@ def test_a_compiled_model_is_refused(tiny_llama: PreTrainedModel) -> None:
     compiled(tiny_llama)
     with pytest.raises(ModelError, match="the model is compiled"), engine.steer(tiny_llama, direction_at(LAYER)):
         pass
+
+
+@pytest.mark.parametrize(
+    "given", [None, "honesty", 3, [None], torch.ones(32)], ids=["none", "text", "number", "in a list", "tensor"]
+)
+def test_what_is_not_a_direction_is_refused(tiny_llama: PreTrainedModel, given: Any) -> None:
+    with pytest.raises(RequestError, match="not directions"), engine.steer(tiny_llama, given, 0.1):
+        pass

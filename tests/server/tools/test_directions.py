@@ -62,12 +62,14 @@ async def test_control_vectors_are_written_into_the_store(
     arguments = {"name": "loudness", "format": file_format, "save_as": "mine"}
     async with Client(build_server(settings)) as client:
         said = await call(client, "extract_direction", **arguments)
-        again = await refused(client, "extract_direction", **arguments)
+        again = await refused(client, "extract_direction", **arguments, method="pca")
         await call(client, "extract_direction", **arguments, replace=True, method="pca")
+        saved = await call(client, "extract_direction", **arguments)
         await call(client, "extract_direction", **arguments, replace=True)
         await refused(client, "extract_direction", **arguments | {"save_as": "../mine"})
     assert again.endswith("Next: choose another save_as, or replace=true.")
     assert (said["name"], said["method"], said["format"]) == ("mine", "mean_diff", file_format)
+    assert (saved["method"], saved["path"]) == ("pca", said["path"])  # what is saved is exported, not extracted again
     path = store / f"mine.vectors.{file_format}"
     assert said["path"] == str(path.absolute())
     assert {one.name for one in store.parent.iterdir()} == {"activations"}
@@ -79,6 +81,14 @@ async def test_control_vectors_are_written_into_the_store(
     found = torch.as_tensor(given["vector"]["vector"] * expected["norm"] if file_format == "gguf" else given["vector"])
     assert torch.allclose(found, expected["vector"] * expected["norm"], rtol=1e-5)
     assert ("layer 0 is not in the file" in " ".join(said["warnings"])) == (file_format == "gguf")
+
+
+async def test_no_vectors_of_replaced_directions_stay(app: LayerscopeServer, store: Path) -> None:
+    async with Client(app) as client:
+        await call(client, "extract_direction", name="loudness", format="npz")
+        assert (store / "loudness.vectors.npz").exists()
+        await call(client, "extract_direction", name="loudness", method="lda", replace=True)
+    assert not (store / "loudness.vectors.npz").exists()
 
 
 async def test_clients_that_share_a_server_learn_no_path(settings: ServerSettings) -> None:
