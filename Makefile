@@ -106,6 +106,8 @@ figures: $(INSTALLED)
 	cd build/figures && for concept in formality honesty empathy; do ../../$(BIN)/layerscope capture --concept $$concept >/dev/null || exit 1; done
 	cd build/figures && for concept in formality honesty; do ../../$(BIN)/layerscope visualize smollm2_$$concept --output ../../docs/$$concept.png >/dev/null || exit 1; done
 	cd build/figures && ../../$(BIN)/layerscope visualize smollm2_formality --layer 21 --output ../../docs/sides.png >/dev/null
+	cd build/figures && ../../$(BIN)/layerscope rank smollm2_formality --causal >/dev/null
+	cd build/figures && ../../$(BIN)/layerscope visualize smollm2_formality --causal --output ../../docs/causal.png >/dev/null
 	cd build/figures && ../../$(BIN)/layerscope compare smollm2_formality smollm2_empathy --output ../../docs/comparison.png >/dev/null
 	cd build/figures && ../../$(BIN)/layerscope compare smollm2_formality smollm2_honesty smollm2_empathy --output ../../docs/transfer.png >/dev/null
 	cd build/figures && ../../$(BIN)/layerscope read smollm2_formality --output ../../docs/tokens.png --prompt "It would be a great honor to receive you at our ceremony. Anyway, just swing by whenever, it's gonna be super fun." >/dev/null
