@@ -92,11 +92,23 @@ class Remedy(Enum):
         server="call extract_direction(name=...)",
         app="extract them: layerscope directions CAPTURE",
     )
+    GIVE_NEUTRAL_PROMPTS = _Words(
+        python="pass neutral=[...], one neutral prompt per pair",
+        command_line="name a file with one neutral prompt per pair: --neutral FILE",
+        server="use a capture of a concept: this tool takes no neutral prompts",
+        app="use a capture of a concept",
+    )
     GIVE_RENDERED_PAIRS = _Words(
         python="render the prompts yourself and pass them to capture_contrastive_activations",
         command_line="render the prompts yourself and pass them with --pairs FILE",
         server="render the prompts yourself and pass them to capture_contrast as pairs",
         app="render the prompts yourself and enter a file of pairs as the concept",
+    )
+    LET_PERSONAS_SAY_MORE = _Words(
+        python="let them say more, as in CausalRequest(answer_tokens=24), or choose prompts that ask for an answer",
+        command_line="let them say more with --answer-tokens, or choose prompts that ask for an answer",
+        server="use a capture whose prompts ask for an answer",
+        app="use a capture whose prompts ask for an answer",
     )
     LIST_CAPTURES = _Words(
         python="list_captures shows the captures of a store",

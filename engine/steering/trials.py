@@ -18,6 +18,7 @@ from engine.concepts.chat import render_chats
 from engine.errors import CaptureError, RequestError
 from engine.inputs import plain_texts
 from engine.records.captures import ActivationData, ContrastData, Factors, Message
+from engine.remedies import Remedy
 from engine.runtime import Steps
 from engine.steering.causal_request import CausalRequest
 from engine.steering.fan_out import Text
@@ -227,7 +228,7 @@ def make_trials(
         raise RequestError(
             f"both personas say the same in {len(made) - len(usable)} of {len(made)} pairs",
             expected="a model that answers differently in the two roles",
-            next_step="let them say more (answer_tokens, --answer-tokens), or choose prompts that ask for an answer",
+            next_step=Remedy.LET_PERSONAS_SAY_MORE,
         )
     chosen = usable[: request.prompts]
     for name in design.held_out:
@@ -259,6 +260,6 @@ def _neutral_prompts(data: ContrastData, neutral: Sequence[str] | None) -> list[
         raise RequestError(
             "these pairs have no neutral prompts to steer on",
             expected="pairs of a concept, whose topics are prompts without a persona",
-            next_step="give one neutral prompt per pair: --neutral FILE, or neutral=[...] in Python",
+            next_step=Remedy.GIVE_NEUTRAL_PROMPTS,
         )
     return [pair["topic"] for pair in factors]
