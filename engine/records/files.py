@@ -282,12 +282,20 @@ def record_warnings(record: CaptureRecord) -> list[str]:
     ranking, confounds, specificity = record["ranking"], record["confounds"], record.get("specificity")
     return [
         *([f"the model differed from its checkpoint: {'; '.join(changes)}"] if changes else []),
+        *_same_responses(record),
         *([f"not ranked: {record['unranked']}"] if record["unranked"] else []),
         *(ranking["warnings"] if ranking else []),
         *(confounds["warnings"] if confounds else []),
         *([f"not compared with neighbours: {specificity['reason']}"] if specificity and specificity["reason"] else []),
         *(specificity["warnings"] if specificity else []),
     ]
+
+
+def _same_responses(record: CaptureRecord) -> list[str]:
+    one, other = record.get("responses", []), record.get("negative_responses", [])
+    pairs = [*zip(one, other, strict=False)]
+    same = sum(first["text"] == second["text"] for first, second in pairs)
+    return [f"both responses are the same in {same} of {len(pairs)} pairs"] if same else []
 
 
 def find_pair(record: CaptureRecord, number: int) -> NumberedPair:

@@ -17,7 +17,7 @@ from engine.concepts.pair_files import open_pairs
 from engine.concepts.text_files import open_prompts
 from engine.errors import RequestError, StoreError
 from engine.records.captures import ContrastData, Factors
-from engine.records.files import CaptureRecord
+from engine.records.files import CaptureRecord, record_warnings
 from engine.store import resume, shard_run
 from engine.store.catalog import show_capture
 from engine.store.names import locate
@@ -170,3 +170,19 @@ def test_a_record_with_too_few_responses_is_damaged(capture: Any, tmp_path: Path
     (tmp_path / "mine.json").write_bytes(msgspec.json.encode(record))
     with pytest.raises(StoreError, match="it does not have as many responses as prompts"):
         load_contrast("mine", store=tmp_path)
+
+
+def test_equal_responses_of_both_classes_are_counted(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    said = [f"w{60 + number}" for number in range(COUNT)]
+    data = engine.capture_contrastive_activations(
+        tiny_llama,
+        tiny_tokenizer,
+        POSITIVE,
+        NEGATIVE,
+        positive_responses=said,
+        negative_responses=[*said[:4], *(f"{text} w9" for text in said[4:])],
+    )
+    engine.save_activations(data, "said", store=tmp_path)
+    assert "both responses are the same in 4 of 10 pairs" in record_warnings(show_capture("said", store=tmp_path))
