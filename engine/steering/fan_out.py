@@ -131,7 +131,9 @@ class FanOut:
         self._onednn = uses_onednn(known.receipt)
         self._shared = sharing_allowed(known)
         self._window = known.receipt.get("window")
-        self._chooses = "logits_to_keep" in inspect.signature(self._model.forward).parameters
+        # With several devices, the indices would not be where the last states are.
+        one_device = len(self._devices()) == 1
+        self._chooses = one_device and "logits_to_keep" in inspect.signature(self._model.forward).parameters
         self._fans_out: bool | None = None  # measured at the first row
 
     def rows(self, groups: Sequence[Sequence[Text]]) -> list[Row]:
@@ -214,10 +216,10 @@ class FanOut:
 
     def _logits(self, batch: TokenBatch, places: Tensor) -> Tensor:
         """Logits at some places of every row of a batch, `(rows, places, vocabulary)`."""
-        where = places.to(batch.input_ids.device)
+        where = places.to(batch.input_ids.device) if self._chooses else None
         with evaluating(self._model, self._blocks.decoder), onednn_products(wanted=self._onednn):
             logits: Tensor = run_decoder(self._model, batch, logits_at=where).logits
-        return logits if self._chooses else logits[:, where]
+        return logits if self._chooses else logits[:, places.to(logits.device)]
 
     def _may_fan_out(self, row: Row, conditions: Conditions) -> bool:
         """Whether the blocks above the layer accept a larger batch than those below, with the same predictions."""

@@ -96,7 +96,7 @@ def test_a_model_that_cannot_fan_out_runs_every_block_once_per_condition(
 ) -> None:
     right = scored(tiny_llama, Conditions(LAYER, vectors()))
 
-    def refuse(model: PreTrainedModel, batch: TokenBatch, *, logits_at: Tensor) -> Any:
+    def refuse(model: PreTrainedModel, batch: TokenBatch, *, logits_at: Tensor | None) -> Any:
         output = run_decoder(model, batch, logits_at=logits_at)
         if output.logits.shape[0] != len(batch.input_ids):
             raise RuntimeError("shapes cannot be broadcast")
@@ -118,3 +118,22 @@ def test_groups_stay_together_and_rows_stay_short(tiny_llama: PreTrainedModel, m
 def test_a_recurrent_model_runs_one_text_per_row() -> None:
     rows = FanOut(build(family_called("mamba"))).rows(GROUPS)
     assert [row.texts for row in rows] == [[0], [1], [2], [3]]
+
+
+def test_a_model_on_several_devices_computes_all_logits(
+    tiny_llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last states are elsewhere than the indices of the scored tokens would be."""
+    right = scored(tiny_llama, Conditions(LAYER, vectors()))
+    monkeypatch.setattr(FanOut, "_devices", lambda _runner: {torch.device("cpu"), torch.device("cpu", 0)})
+    wanted: list[object] = []
+
+    def note(model: PreTrainedModel, batch: TokenBatch, *, logits_at: Tensor | None) -> Any:
+        wanted.append(logits_at)
+        return run_decoder(model, batch, logits_at=logits_at)
+
+    monkeypatch.setattr(fan_out, "run_decoder", note)
+    found = scored(tiny_llama, Conditions(LAYER, vectors()))
+    assert set(wanted) == {None}
+    for number, (log_probs, _) in right.items():
+        torch.testing.assert_close(found[number][0], log_probs, rtol=0, atol=1e-5)
