@@ -105,9 +105,9 @@ def rank_layers_causally(
             warnings.append("not ablated: it is not certain that the personas prefer their own answers")
         else:
             _add_ablations(rows, ablated.layers, compared)
-    for reason, left_out in (("classes do not differ", experiment.skipped), ("states overflow", experiment.overflowed)):
+    for why, left_out in (("classes do not differ", experiment.skipped), ("states overflow", experiment.overflowed)):
         if left_out:
-            warnings.append(f"left out layers {', '.join(map(str, sorted({*left_out})))}: the {reason} there")
+            warnings.append(f"left out layers {', '.join(map(str, sorted({*left_out})))}: the {why} there")
     personas = design.groups.get("persona")
     found = CausalRanking(
         layers=rows,

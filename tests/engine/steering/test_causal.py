@@ -113,6 +113,7 @@ def test_effects_equal_those_of_a_model_without_its_lower_blocks(
     assert row["low"] < row["effect"] < row["high"]
     assert row["damage"] > 0
     assert found["margin"] == pytest.approx(sum(margins) / len(margins), abs=2e-5)
+    assert found["candidates"] == "the requested layers"
 
 
 def test_captured_responses_are_what_the_personas_say(
