@@ -87,19 +87,19 @@ def measured(model: PreTrainedModel) -> int:
 def test_a_pass_needs_about_the_estimated_memory(name: str) -> None:
     model = build(family_called(name))
     share = measured(model) / pass_bytes(model, TOKENS)
-    assert 0.3 < share < 1
+    assert 0.35 < share < 1
 
 
 def test_a_pass_of_the_default_model(smollm2: Loaded) -> None:
     share = measured(smollm2.model) / pass_bytes(smollm2.model, TOKENS)
-    assert 0.3 < share < 1
+    assert 0.35 < share < 1
 
 
 def test_eager_attention_has_scores_of_all_heads(tiny_llama: PreTrainedModel) -> None:
     before = pass_bytes(tiny_llama, TOKENS)
     tiny_llama.set_attn_implementation("eager")
     share = measured(tiny_llama) / pass_bytes(tiny_llama, TOKENS)
-    assert 0.3 < share < 1
+    assert 0.35 < share < 1
     assert pass_bytes(tiny_llama, TOKENS) > 1.5 * before
 
 

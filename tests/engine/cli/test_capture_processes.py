@@ -108,6 +108,7 @@ def test_a_killed_process_ends_all_and_any_number_can_resume(layerscope: Program
     # Whether it was running prompts, or waiting for the other process.
     ended = ("terminated by the launcher, probably because another process ended", "error: another process exited")
     assert any(f"rank 0 of 2: {how}" in errors for how in ended)
+    assert "run the same command again to resume" in errors
     assert not (layerscope.folder / "mine.json").exists()
     saved = set(files(folder))
     assert 1 < len(saved) < len(whole)
