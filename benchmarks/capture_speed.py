@@ -26,12 +26,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 from dataclasses import replace
-from importlib.metadata import version
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,39 +38,20 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # measure this checkout, not an installed version
 
 import engine
+from benchmarks.comparison import (
+    ALL_WAYS,
+    ONLY_IF_REQUESTED,
+    amount_of_work,
+    checked,
+    choose_ways,
+    print_table,
+    skip,
+    summarize,
+)
 from benchmarks.machine import Machine
-from benchmarks.other_tools import TOOLS
 from benchmarks.tasks import TASKS, Task, read_prompts
-from benchmarks.ways import TOLERANCES, WAYS, Read, Way, Work, expected_states, furthest
+from benchmarks.ways import Work
 from engine.capture.selection import parse_layers
-from engine.models.structure import find_blocks
-from engine.models.token_tree import distinct_tokens
-
-ALL_WAYS = {**WAYS, **TOOLS}
-ONLY_IF_REQUESTED = {"plain_64", "hooks_disk"}
-
-
-def checked(name: str, work: Work, texts: list[str]) -> tuple[Read | None, str]:
-    """Prepare one method and check that it captures the same states as layerscope.
-
-    Returns:
-        The method, or None if it must not be timed, and a sentence with its deviation from layerscope's states or the
-        reason for skipping it.
-    """
-    way, sample = ALL_WAYS[name], texts[:: -(-len(texts) // 4)]
-    expected = expected_states(work, sample, way)  # first, because a tool may change the model
-    try:
-        read = way.prepare(work)
-        found = read(sample)
-    except Exception as error:
-        if name in WAYS:
-            raise
-        return None, f"it fails with {type(error).__name__}: {error}"
-    if name.startswith("plain"):
-        return read, "captures nothing"
-    distance = furthest(found, expected)
-    says = f"states differ from layerscope's by at most {distance:.1e} of their norm"
-    return (read if distance <= TOLERANCES[work.model.dtype] else None), says
 
 
 @torch.no_grad()
@@ -88,50 +67,14 @@ def serve_way(name: str, task: Task, arguments: argparse.Namespace) -> None:
         where = {"device_map": "auto", "max_memory": {"cpu": 0}}
     model, tokenizer, config = engine.load_model_and_tokenizer(arguments.model, dtype=task.dtype, **where)
     texts = read_prompts(tokenizer, task)
-    rows: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    layers = parse_layers(task.layers, config.num_layers)
-    needed = find_blocks(model).blocks[: layers[-1] + 1]
-    products = 2 * distinct_tokens(rows) * sum(weight.numel() for weight in needed.parameters() if weight.dim() == 2)
-    work = {"tokens": sum(map(len, rows)), "products": products, "gemm": machine.gemm_speed(model)}
-    read, says = checked(name, Work(model, tokenizer, layers, task.positions), texts)
-    print(json.dumps({**work, "says": says, "timed": read is not None}), flush=True)
-    machine.reset_peak()
+    work = Work(model, tokenizer, parse_layers(task.layers, config.num_layers), task.positions)
+    amount = amount_of_work(work, texts, machine)
+    read, says = checked(name, work, texts)
+    print(json.dumps({**amount, "says": says, "timed": read is not None}), flush=True)
     for _line in sys.stdin:
         if read is None:
             return
-        start = machine.clock()
-        kept = read(texts)
-        print(json.dumps({"seconds": machine.clock() - start, "peak": machine.peak_mb()}), flush=True)
-        del kept
-
-
-def choose_ways(requested: list[str] | None, task: Task) -> list[str]:
-    """Choose the methods to measure: the requested ones, or all that are available.
-
-    Raises:
-        SystemExit: A requested method is not available.
-    """
-    obstacles = {}
-    for name, way in ALL_WAYS.items():
-        if way.package and find_spec(way.package) is None:
-            obstacles[name] = "not installed, see benchmarks/requirements.txt"
-        elif task.positions not in way.positions:
-            obstacles[name] = f"cannot keep {task.positions} tokens"
-    for name in requested or TOOLS:
-        if name in obstacles:
-            skip(name, obstacles[name], requested)
-    return requested or [name for name in ALL_WAYS if name not in obstacles and name not in ONLY_IF_REQUESTED]
-
-
-def skip(name: str, reason: str, requested: list[str] | None) -> None:
-    """Report why a method is skipped.
-
-    Raises:
-        SystemExit: The method was requested.
-    """
-    if requested:
-        sys.exit(f"{name}: {reason}")
-    print(f"{name}: {reason}; skipped", file=sys.stderr)
+        print(json.dumps(machine.measure(partial(read, texts))), flush=True)
 
 
 def task_of(name: str, prompts: int | None) -> Task:
@@ -174,16 +117,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, dict[str, flo
     for child in children.values():
         child.communicate()
     gemm = max(entry["gemm"] for entry in work.values())
-    return {
-        way: {
-            "seconds": (seconds := statistics.median(entry["seconds"] for entry in entries)),
-            "peak": max(entry["peak"] for entry in entries),
-            "tokens": work[way]["tokens"],
-            "share": work[way]["products"] / gemm / seconds,
-            "gemm": gemm,
-        }
-        for way, entries in rows.items()
-    }
+    return {way: summarize({**work[way], "gemm": gemm}, entries) for way, entries in rows.items()}
 
 
 def read_line(child: subprocess.Popen[str]) -> dict[str, Any]:
@@ -195,30 +129,6 @@ def read_line(child: subprocess.Popen[str]) -> dict[str, Any]:
     sys.exit(f"a method failed: {child.args!r}")
 
 
-def label(way: Way) -> str:
-    """Label of a method in the table; tools get their version."""
-    return f"{way.distribution} {version(way.distribution)}, {way.says}" if way.distribution else way.says
-
-
-def print_table(task: Task, found: dict[str, dict[str, float]], rounds: int, *, markdown: bool) -> None:
-    """Print the table of one task; speed is relative to `expert`, `plain` or the first row."""
-    first = next(iter(found.values()))
-    base = found.get("expert", found.get("plain", first))["seconds"]
-    print(
-        f"\n{task.prompts} x {first['tokens'] / task.prompts:.0f} tokens, {task.says}; {task.dtype};"
-        f" medians of {rounds} rounds; matrix products reach {first['gemm'] / 1e9:.0f} GFLOP/s\n"
-    )
-    bar = "|" if markdown else ""
-    print(f"{bar}{'':<46}{bar} speed {bar} seconds {bar} tokens/s {bar} peak MB {bar} of limit {bar}")
-    if markdown:
-        print("| --- | --- | --- | --- | --- | --- |")
-    for way, row in found.items():
-        print(
-            f"{bar}{label(ALL_WAYS[way]):<46}{bar} {base / row['seconds']:>5.2f} {bar} {row['seconds']:>7.2f} {bar}"
-            f" {row['tokens'] / row['seconds']:>8,.0f} {bar} {row['peak']:>7,.0f} {bar} {row['share']:>8.0%} {bar}"
-        )
-
-
 def main() -> None:
     """Run the benchmark and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -227,7 +137,7 @@ def main() -> None:
         "--ways",
         nargs="+",
         choices=list(ALL_WAYS),
-        help=f"Methods to measure (default: all installed except {' and '.join(sorted(ONLY_IF_REQUESTED))})",
+        help=f"Methods to measure (default: all installed except {', '.join(sorted(ONLY_IF_REQUESTED))})",
     )
     parser.add_argument("--rounds", type=int, default=3, help="Number of rounds")
     parser.add_argument("--model", default="smollm2", help="Model, as for layerscope capture --model")
