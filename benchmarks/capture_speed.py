@@ -19,6 +19,12 @@ Examples:
     .venv/bin/python benchmarks/capture_speed.py --ways plain hooks nnsight # include another tool, if installed
     .venv/bin/python benchmarks/capture_speed.py --device cuda --prompts 512 --ways plain_64 expert hooks   # on a GPU
     .venv/bin/python benchmarks/capture_speed.py --ways hooks hooks_disk    # cost of weights on disk
+
+`--shapes` measures random models of 8B, 1.5B and 135M parameters in bfloat16 on a GPU, in less than two minutes. It
+needs the tokenizer of the default model, or of another, and no network. One process per model measures all methods in
+turns after a warm-up, then the host part of a capture (everything outside of the decoder) and the latency of a prompt.
+    .venv/bin/python benchmarks/capture_speed.py --shapes
+    .venv/bin/python benchmarks/capture_speed.py --shapes 1.5B 135M --compile --tokenizer my/folder
 """
 
 from __future__ import annotations
@@ -49,6 +55,7 @@ from benchmarks.comparison import (
     summarize,
 )
 from benchmarks.machine import Machine
+from benchmarks.random_shapes import GPU_SHAPES, SHAPES, measure_shapes
 from benchmarks.tasks import TASKS, Task, read_prompts
 from benchmarks.ways import Work
 from engine.capture.selection import parse_layers
@@ -61,8 +68,9 @@ def serve_way(name: str, task: Task, arguments: argparse.Namespace) -> None:
     It first prints the amount of work and the result of the check. Every message is one line of JSON on stdout.
     """
     torch.set_num_threads(arguments.threads)
-    machine = Machine(torch.device(arguments.device), arguments.threads)
-    where: dict[str, Any] = {"device": arguments.device}
+    device = arguments.device or "cpu"
+    machine = Machine(torch.device(device), arguments.threads)
+    where: dict[str, Any] = {"device": device}
     if name == "hooks_disk":
         where = {"device_map": "auto", "max_memory": {"cpu": 0}}
     model, tokenizer, config = engine.load_model_and_tokenizer(arguments.model, dtype=task.dtype, **where)
@@ -129,8 +137,8 @@ def read_line(child: subprocess.Popen[str]) -> dict[str, Any]:
     sys.exit(f"a method failed: {child.args!r}")
 
 
-def main() -> None:
-    """Run the benchmark and print the tables."""
+def read_arguments(options: list[str] | None = None) -> argparse.Namespace:
+    """Read the options, by default those of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=[*TASKS, "all"], default="contrast", help="Task to measure")
     parser.add_argument(
@@ -147,11 +155,36 @@ def main() -> None:
         default=torch.get_num_threads(),
         help="Number of torch threads (1: measure processor time, which other load does not affect)",
     )
-    parser.add_argument("--device", default="cpu", help="Device of the model: cpu or cuda")
+    parser.add_argument(
+        "--device", help="Device of the model: cpu or cuda (default: cpu; --shapes: a GPU if there is one)"
+    )
     parser.add_argument("--prompts", type=int, help="Number of prompts, even or 1 (default: that of the task)")
+    parser.add_argument(
+        "--shapes",
+        nargs="*",
+        choices=list(SHAPES),
+        help=f"Measure random models of these shapes instead of --model and --task (no value: {' '.join(GPU_SHAPES)})",
+    )
+    parser.add_argument(
+        "--tokenizer", help="Folder of a tokenizer with a chat template, for --shapes (default: smollm2)"
+    )
+    parser.add_argument("--compile", action="store_true", help="With --shapes, measure compiled layers too")
     parser.add_argument("--markdown", action="store_true", help="Print Markdown tables for docs/performance.md")
     parser.add_argument("--serve", choices=list(ALL_WAYS), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(options)
+    if arguments.shapes is None and (arguments.compile or arguments.tokenizer):
+        parser.error("--compile and --tokenizer need --shapes")
+    if arguments.shapes is not None and "hooks_disk" in (arguments.ways or []):
+        parser.error("hooks_disk needs a saved model, not --shapes")
+    return arguments
+
+
+def main() -> None:
+    """Run the benchmark and print the tables."""
+    arguments = read_arguments()
+    if arguments.shapes is not None:
+        measure_shapes(arguments)
+        return
     if arguments.serve:
         serve_way(arguments.serve, task_of(arguments.task, arguments.prompts), arguments)
         return

@@ -15,7 +15,7 @@ from engine.models.structure import find_blocks
 from engine.models.token_tree import distinct_tokens
 
 ALL_WAYS = {**WAYS, **TOOLS}
-ONLY_IF_REQUESTED = {"plain_64", "hooks_disk"}
+ONLY_IF_REQUESTED = {"compiled", "plain_64", "hooks_disk"}
 
 
 def choose_ways(requested: list[str] | None, task: Task) -> list[str]:

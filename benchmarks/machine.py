@@ -31,6 +31,10 @@ class Machine:
     device: torch.device
     threads: int
 
+    def name(self) -> str:
+        """Name of the GPU, or "CPU"."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+
     def clock(self) -> float:
         """Current time in seconds: processor time if there is one CPU thread.
 

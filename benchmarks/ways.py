@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -155,8 +155,8 @@ def forward_only(work: Work) -> Read:
     return read
 
 
-def with_layerscope(work: Work, *, use_hooks: bool, site: str = "resid_post") -> Read:
-    """Capture with layerscope."""
+def with_layerscope(work: Work, *, use_hooks: bool, site: str = "resid_post", **options: Any) -> Read:  # noqa: ANN401
+    """Capture with layerscope; `options` are further arguments of `capture_activations`."""
 
     def read(texts: list[str]) -> States:
         data = engine.capture_activations(
@@ -168,6 +168,7 @@ def with_layerscope(work: Work, *, use_hooks: bool, site: str = "resid_post") ->
             rendered=True,
             use_hooks=use_hooks,
             site=site,
+            **options,
         )
         return data["activations"]
 
@@ -190,6 +191,7 @@ WAYS = {
     "expert": Way("by hand: sorted, decoder only, hooks", by_an_expert),
     "hidden_states": Way("layerscope", partial(with_layerscope, use_hooks=False)),
     "hooks": Way("layerscope, --use-hooks", partial(with_layerscope, use_hooks=True)),
+    "compiled": Way("layerscope, --compile", partial(with_layerscope, use_hooks=True, compile=True)),
     "hooks_disk": Way("layerscope, --use-hooks, weights on disk", partial(with_layerscope, use_hooks=True)),
 }
 

@@ -41,3 +41,29 @@ def test_a_requested_tool_that_is_not_installed_is_an_error(
         main()
     assert end.value.code == "nnsight: not installed, see benchmarks/requirements.txt"
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--compile"], "--compile and --tokenizer need --shapes"),
+        (["--shapes", "--ways", "hooks_disk"], "hooks_disk needs a saved model, not --shapes"),
+    ],
+)
+def test_options_that_do_not_fit_together(
+    options: list[str], reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *options])
+    with pytest.raises(SystemExit):
+        main()
+    assert reason in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_each_shape_is_measured_in_a_process_of_its_own() -> None:
+    result = measure("--shapes", "tiny", "tiny", "--rounds", "1", "--prompts", "4", "--ways", "expert", "--markdown")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("|by hand: sorted, decoder only, hooks") == 2
+    failed = measure("--shapes", "tiny", "--tokenizer", str(SCRIPT.parent))
+    assert failed.returncode == 1
+    assert failed.stderr.rstrip().endswith("failed: tiny")
