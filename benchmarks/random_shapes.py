@@ -136,13 +136,15 @@ def load_tokenizer(folder: str | None) -> PreTrainedTokenizerBase:
 
 
 def random_model(shape: Shape, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> PreTrainedModel:
-    """Build a model in bfloat16 on its device, with the initial weights of the family.
+    """Build a model in bfloat16 on its device.
 
-    Its vocabulary covers that of the tokenizer.
+    Its vocabulary covers that of the tokenizer. Its weights have the scale of SmolLM2's initial ones, adjusted to the
+    width. Otherwise rounding errors would grow with the width, beyond what the check of the states tolerates.
     """
     largest = max(tokenizer.get_vocab().values())
     config = AutoConfig.for_model(shape.family, **shape.config)
     config.vocab_size = max(config.vocab_size, largest + 1)
+    config.initializer_range = 0.02 * (SHAPES["135M"].config["hidden_size"] / config.hidden_size) ** 0.5
     torch.manual_seed(0)
     with device:  # so that the weights never pass through main memory
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)

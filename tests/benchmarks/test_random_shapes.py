@@ -40,6 +40,13 @@ def test_the_vocabulary_covers_the_tokenizer(tiny_tokenizer: PreTrainedTokenizer
     assert model.vocab_size == smollm2.model.get_input_embeddings().num_embeddings
 
 
+def test_the_scale_of_the_weights_makes_up_for_the_width(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    model = random_model(SHAPES["tiny"], tiny_tokenizer, torch.device("cpu"))
+    states = torch.randn(1000, 64, dtype=torch.bfloat16)
+    gain = model.model.layers[1].mlp.up_proj(states).detach().float().std()
+    assert float(gain) == pytest.approx(0.02 * 576**0.5, rel=0.05)  # that of SmolLM2-135M
+
+
 def test_a_tokenizer_loads_without_a_model(
     tmp_path: Path, smollm2: Loaded, monkeypatch: pytest.MonkeyPatch, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
