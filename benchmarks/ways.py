@@ -191,7 +191,7 @@ WAYS = {
     "expert": Way("by hand: sorted, decoder only, hooks", by_an_expert),
     "hidden_states": Way("layerscope", partial(with_layerscope, use_hooks=False)),
     "hooks": Way("layerscope, --use-hooks", partial(with_layerscope, use_hooks=True)),
-    "compiled": Way("layerscope, --compile", partial(with_layerscope, use_hooks=True, compile=True)),
+    "compiled": Way("layerscope, --compile", partial(with_layerscope, use_hooks=True, compiled=True)),
     "hooks_disk": Way("layerscope, --use-hooks, weights on disk", partial(with_layerscope, use_hooks=True)),
 }
 

@@ -40,6 +40,7 @@ def capture_activations(
     seed: int = 0,
     batch_size: int | None = DEFAULT_BATCH_SIZE,
     prefix_reuse: bool = True,
+    compiled: bool = False,
     progress: Progress | None = None,
 ) -> ActivationData:
     """Capture hidden states of one or more prompts, by default the residual stream.
@@ -65,6 +66,7 @@ def capture_activations(
         batch_size: Maximum number of prompts in a forward pass; None for as many as the token budget allows. With 1,
             states do not depend on the shapes of other prompts.
         prefix_reuse: Run shared prefixes once, if the model allows it.
+        compiled: Compile the decoder blocks, if the model allows it: see `CaptureRequest`.
         progress: Called with the number of finished prompts and their total.
 
     Returns:
@@ -94,6 +96,7 @@ def capture_activations(
         use_hooks=use_hooks,
         batch_size=batch_size,
         prefix_reuse=prefix_reuse,
+        compiled=compiled,
     )
     return cast("ActivationData", capture_in_memory(prepare_capture(model, tokenizer, request), progress))
 
@@ -116,6 +119,7 @@ def capture_contrastive_activations(
     seed: int = 0,
     batch_size: int | None = DEFAULT_BATCH_SIZE,
     prefix_reuse: bool = True,
+    compiled: bool = False,
     progress: Progress | None = None,
 ) -> ContrastData:
     """Capture pairs of positive and negative prompts, paired in order.
@@ -138,6 +142,7 @@ def capture_contrastive_activations(
         seed: Seed for sampling responses.
         batch_size: Maximum number of prompts in a forward pass; None for as many as the token budget allows.
         prefix_reuse: See `capture_activations`.
+        compiled: See `CaptureRequest`.
         progress: Called with the number of finished prompts and their total.
 
     Returns:
@@ -165,6 +170,7 @@ def capture_contrastive_activations(
         use_hooks=use_hooks,
         batch_size=batch_size,
         prefix_reuse=prefix_reuse,
+        compiled=compiled,
     )
     return cast("ContrastData", capture_in_memory(prepare_capture(model, tokenizer, request), progress))
 
@@ -184,6 +190,7 @@ def capture_from_concept(
     sample: bool = False,
     batch_size: int | None = DEFAULT_BATCH_SIZE,
     prefix_reuse: bool = True,
+    compiled: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ContrastData:
@@ -206,6 +213,7 @@ def capture_from_concept(
         sample: Sample the responses, with the model's own generation settings.
         batch_size: Maximum number of prompts in a forward pass; None for as many as the token budget allows.
         prefix_reuse: See `capture_activations`.
+        compiled: See `CaptureRequest`.
         seed: Seed for sampling pairs and responses.
         progress: Called with the number of finished prompts and their total.
 
@@ -234,6 +242,7 @@ def capture_from_concept(
         use_hooks=use_hooks,
         batch_size=batch_size,
         prefix_reuse=prefix_reuse,
+        compiled=compiled,
         alias=model_key,
     )
     return cast("ContrastData", capture_in_memory(prepare_capture(model, tokenizer, request), progress))

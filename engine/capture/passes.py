@@ -1,21 +1,21 @@
-"""Run planned batches and shared prefixes; copies from a GPU overlap compute."""
+"""Run planned batches and shared prefixes."""
 
 from __future__ import annotations
 
 import gc
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from engine.capture.batches import Batch
 from engine.capture.prefixes import Plan, Trunk, batch_tokens
+from engine.capture.reading import Read, Reading, Rows
 from engine.errors import CaptureError
 from engine.models.forward import TokenBatch
 from engine.models.shortcuts import continued, pack_prompts
@@ -25,47 +25,7 @@ if TYPE_CHECKING:
     from transformers import DynamicCache
 
 
-Rows = dict[int, Tensor]
-"""Layer to states, `(tokens, hidden)`, on the CPU."""
-
-
-class Reading(NamedTuple):
-    """States of a forward pass, possibly still being copied from a GPU.
-
-    Attributes:
-        rows: The states; invalid until `arrive` returns.
-        events: CUDA events to wait for.
-    """
-
-    rows: Rows
-    events: list[torch.cuda.Event]
-
-    @classmethod
-    def started_on(cls, devices: Iterable[torch.device], rows: Rows) -> Reading:
-        """States whose copies to the CPU were started on these devices.
-
-        Only CUDA copies continue in the background; copies from other devices are awaited here.
-        """
-        events = []
-        for device in devices:
-            if device.type == "cuda":
-                with torch.cuda.device(device):
-                    events.append(torch.cuda.current_stream().record_event())
-            elif device.type != "cpu":
-                torch.accelerator.synchronize(device)
-        return cls(rows, events)
-
-    def arrive(self) -> Rows:
-        """Wait for the copies and return the states."""
-        for event in self.events:
-            event.synchronize()
-        return self.rows
-
-
 log = logging.getLogger(__name__)
-
-Read = Callable[[TokenBatch, "Tensor"], Reading]
-"""Runs a batch; returns the states of the requested tokens, given as indices into the flattened batch."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +36,13 @@ class PassStates:
         prompts: Indices of the prompts in the list of all prompts.
         kept: Number of states of each prompt.
         layers: Layer to states, prompt after prompt, `(states of all prompts, hidden)`.
+        checked: Whether a GPU found every state finite and none all zero; False if nobody has checked.
     """
 
     prompts: list[int]
     kept: list[int]
     layers: Rows
+    checked: bool = False
 
 
 class _Pending(NamedTuple):
@@ -102,10 +64,11 @@ class _Pending(NamedTuple):
 
     def finish(self) -> PassStates:
         """Wait for the states and prepend those of the shared prefixes."""
-        states = self.reading.arrive()
+        states = self.reading.arrive()  # those of the prefixes, from earlier passes, have arrived then
         if self.trunks:
             states = _with_past(states, self.spans, self.own, self.trunks)
-        return PassStates(self.prompts, [stop - start for start, stop in self.spans], states)
+        checked = all(reading.checked() for reading in (self.reading, *(trunk.reading for trunk in self.trunks)))
+        return PassStates(self.prompts, [stop - start for start, stop in self.spans], states, checked)
 
 
 class _Trunk(NamedTuple):
@@ -113,7 +76,7 @@ class _Trunk(NamedTuple):
 
     first: int
     tokens: int
-    rows: Rows
+    reading: Reading
 
 
 @dataclass(frozen=True)
@@ -139,6 +102,8 @@ class Passes:
         device: Device of the token ids.
         dtype: Dtype of the model.
         ahead: Number of batches to start before waiting for the states of one.
+        compiled_tokens: Length to which batches that fill at least half of it are padded, for compiled blocks; None
+            without those.
     """
 
     def __init__(
@@ -149,9 +114,11 @@ class Passes:
         device: torch.device,
         dtype: torch.dtype,
         ahead: int = 0,
+        compiled_tokens: int | None = None,
     ) -> None:
         self._rows, self._spans, self._read = rows, spans, read
         self._device, self._dtype, self._ahead = device, dtype, ahead
+        self._compiled_tokens = compiled_tokens
         self._most_tokens: int | None = None  # set once memory has run out
 
     def run(self, plan: Plan) -> Iterator[PassStates]:
@@ -188,20 +155,21 @@ class Passes:
         ids = self._rows[trunk.prompts[0]][trunk.start : trunk.stop]
         cache = continued(past.cache)
         if trunk.start:
-            batch = pack_prompts([ids], self._device, self._dtype, start=trunk.start, cache=cache).batch
+            packed = pack_prompts([ids], self._device, self._dtype, start=trunk.start, cache=cache, multiple=1)
+            batch = packed.batch
         else:
             batch = TokenBatch.of([ids], self._device, cache)
         spans = [self._spans[index] for index in trunk.prompts]
         first = max(min(start for start, _ in spans), trunk.start)
         last = min(max(stop for _, stop in spans), trunk.stop)
-        wanted = torch.arange(first, max(first, last)) - trunk.start
+        wanted = np.arange(first, max(first, last)) - trunk.start
         try:
-            rows = self._read(batch, wanted).rows  # not awaited: they arrive before those of any later pass
+            reading = self._read(batch, wanted)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
             raise self._too_large(trunk.prompts[0]) from error
-        return _Past(cache, [*past.kept, _Trunk(first, len(wanted), rows)] if len(wanted) else past.kept)
+        return _Past(cache, [*past.kept, _Trunk(first, len(wanted), reading)] if len(wanted) else past.kept)
 
     def _start_batch(self, batch: Batch, past: _Past) -> Iterator[_Pending]:
         """Start a batch; halve it, and later ones of that size, if memory runs out."""
@@ -235,7 +203,7 @@ class Passes:
             where[max(start - batch.start, 0) : max(stop - batch.start, 0)]
             for (start, stop), where in zip(spans, places, strict=True)
         ]
-        reading = self._read(tokens, torch.from_numpy(np.concatenate(wanted)))
+        reading = self._read(tokens, np.concatenate(wanted))
         return _Pending(batch.prompts, spans, [len(where) for where in wanted], reading, past.kept)
 
     def _lay_out(self, batch: Batch, past: _Past) -> tuple[TokenBatch, list[np.ndarray]]:
@@ -243,11 +211,20 @@ class Passes:
         ids = [self._rows[index][batch.start :] for index in batch.prompts]
         if batch.packed and (len(ids) > 1 or batch.start):
             cache = continued(past.cache) if batch.start else None
-            packed = pack_prompts(ids, self._device, self._dtype, start=batch.start, cache=cache)
+            multiple = None if batch.start else self._compiled_length(batch)
+            alike = multiple is not None
+            packed = pack_prompts(
+                ids, self._device, self._dtype, start=batch.start, cache=cache, multiple=multiple, alike=alike
+            )
             return packed.batch, packed.places
         width = max(map(len, ids))
         places = [np.arange(row * width, row * width + len(one)) for row, one in enumerate(ids)]
         return TokenBatch.of(ids, self._device), places
+
+    def _compiled_length(self, batch: Batch) -> int | None:
+        """The length of the row if it is to run compiled: padding costs less than compiling saves."""
+        most = self._compiled_tokens
+        return most if most is not None and most <= 2 * batch_tokens(batch, self._rows) <= 2 * most else None
 
     def _too_large(self, index: int) -> CaptureError:
         return CaptureError(
@@ -274,7 +251,7 @@ def _with_past(states: Rows, spans: Sequence[tuple[int, int]], own: Sequence[int
         order.append(np.arange(begin, begin + count))
     places = torch.from_numpy(np.concatenate(order))
     return {
-        layer: torch.cat([*(trunk.rows[layer] for trunk in trunks), last]).index_select(0, places)
+        layer: torch.cat([*(trunk.reading.rows[layer] for trunk in trunks), last]).index_select(0, places)
         for layer, last in states.items()
     }
 

@@ -18,8 +18,10 @@ import numpy as np
 from engine.capture.batches import Batch, Limits
 from engine.models.token_tree import TokenRows, distinct_tokens
 
-# A separate forward pass for a trunk reads all weights, which costs as much as this many tokens in another batch.
+# A separate forward pass for a trunk costs as much as this many tokens in another batch: it reads all weights, and on a
+# GPU it takes Python as long as any other. The token budget accounts for that, so it is a share of the budget there.
 _PASS_TOKENS = 64
+_PASS_SHARE = 8
 _MOST_FORKS = 100  # limits the recursion: a text and all its prefixes fork at every token
 
 
@@ -169,7 +171,7 @@ class _Planner:
         common = int(self._shared[low + 1 : high].min())
         stop = min(common, int(self._lengths[low:high].min()) - 1)
         passes = self._tokens(low, high, start) // self._limits.tokens
-        if (stop - start) * passes > _PASS_TOKENS:
+        if (stop - start) * passes > max(_PASS_TOKENS, self._limits.tokens // _PASS_SHARE):
             below = self._filled(self._branches(low, high, stop, depth + 1))
             return [Trunk(self._order[low:high], start, stop, below)]
         if depth >= _MOST_FORKS:

@@ -59,7 +59,7 @@ def trace_provenance(
         receipt=known.receipt,
         weights=known.weights,
     )
-    # Present only if the model differs from its checkpoint, or if the template time matters.
+    # Present only if the model differs from its checkpoint, if it was compiled, or if the template time matters.
     if known.adapters:
         provenance["adapters"] = list(known.adapters)
     if altered := [*known.added, *known.edited]:
@@ -70,6 +70,8 @@ def trace_provenance(
         provenance["autocast"] = known.autocast
     if responses is not None:
         provenance["responses"] = responses
+    if settings.compiled != "off":
+        provenance["compiled"] = settings.compiled
     if template_time is not None:
         provenance["template_time"] = template_time
     return provenance

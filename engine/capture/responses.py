@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.capture.batches import Batch, Limits, sorted_batches, token_budget
+from engine.capture.batches import Batch, Limits, sorted_batches
+from engine.capture.budget import token_budget
 from engine.capture.passes import free_failed_pass, out_of_memory
 from engine.capture.prompts import longest_prompt
 from engine.errors import CaptureError, RequestError

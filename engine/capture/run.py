@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
 
-from engine.capture.passes import Passes, PassStates, Reading
+from engine.capture.passes import Passes, PassStates
 from engine.capture.prefixes import share_of
 from engine.capture.prompts import TokenizedPrompt
+from engine.capture.reading import Reader
 from engine.capture.run_settings import Settings
-from engine.capture.sites import find_taps
 from engine.errors import CaptureError
 from engine.models.alterations import take_snapshot
-from engine.models.forward import TokenBatch, input_device, read_taps, turn_of
+from engine.models.forward import input_device, turn_of
 from engine.models.offload import gpu_count
-from engine.models.products import onednn_products
 from engine.models.structure import find_blocks
 from engine.records.captures import ActivationData
 from engine.remedies import Remedy
@@ -101,8 +99,8 @@ def run_batches(
     rows = [prompt.ids for prompt in prompts]
     blocks = find_blocks(model)
     _require_unchanged(model, blocks, settings)
-    read = partial(_read, model, blocks, settings)
-    passes = Passes(rows, spans, read, input_device(model), model.dtype, ahead=gpu_count(model))
+    read = Reader(model, blocks, settings)
+    passes = Passes(rows, spans, read, input_device(model), model.dtype, gpu_count(model), settings.compiled_tokens)
     done = 0
     progress(done, len(prompts))
     plan = settings.plan(rows)
@@ -110,8 +108,9 @@ def run_batches(
         plan = share_of(plan, rows, processes.rank, processes.count)
     for found in passes.run(plan):
         kept = [1] * len(found.kept) if positions.mean else found.kept
-        batch = PassStates(found.prompts, kept, positions.finish(found.layers, found.kept))
-        _require_usable(batch, prompts)
+        batch = PassStates(found.prompts, kept, positions.finish(found.layers, found.kept), found.checked)
+        if not batch.checked:
+            _require_usable(batch, prompts)
         yield batch
         done += len(batch.prompts)
         progress(done, len(prompts))
@@ -127,21 +126,6 @@ def _require_unchanged(model: PreTrainedModel, blocks: Blocks, settings: Setting
                 expected="the same weights, hooks, modules and adapters until the capture ends",
                 next_step="change the model before or after the capture, not from another thread during it",
             )
-
-
-def _read(model: PreTrainedModel, blocks: Blocks, settings: Settings, tokens: TokenBatch, wanted: Tensor) -> Reading:
-    places = wanted.to(tokens.input_ids.device)
-    devices: set[torch.device] = set()
-
-    def keep(states: Tensor) -> Tensor:
-        devices.add(states.device)
-        chosen = states.flatten(0, 1).index_select(0, places.to(states.device))
-        return chosen.to("cpu", non_blocking=True)  # lets a GPU continue with the next block during the copy
-
-    taps = find_taps(settings.site, settings.layers, blocks, settings.model.receipt)
-    with turn_of(blocks.decoder), onednn_products(wanted=settings.onednn):  # the lock order used everywhere
-        kept = read_taps(model, blocks, tokens, taps, keep, to_the_end=not settings.use_hooks)
-    return Reading.started_on(devices, kept)
 
 
 def _require_usable(batch: PassStates, prompts: Sequence[TokenizedPrompt]) -> None:

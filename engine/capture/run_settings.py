@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine.capture.batches import Limits, sorted_batches, token_budget
+from engine.capture.batches import Limits, sorted_batches
+from engine.capture.budget import token_budget
 from engine.capture.prefixes import Plan, planned_tokens, shared_batches
 from engine.capture.selection import Positions
-from engine.capture.sites import DEFAULT_SITE, wanted_layers
+from engine.capture.sites import BETWEEN_BLOCKS, DEFAULT_SITE, wanted_layers
+from engine.models.attention import batches_blocks
 from engine.models.description import examine_model
+from engine.models.forward import input_device
 from engine.models.shortcuts import ONEDNN_TOLERANCE, attention_name
+from engine.models.structure import find_blocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,6 +48,7 @@ class Settings:
         window: Maximum prompt length for prefix sharing; None for no limit.
         onednn: Whether float32 matrix products use oneDNN; None if that makes no difference.
         pack_all: Whether to pack prompts that share no prefix as well, because attention in blocks is faster.
+        compiled: "on" or "off" for compiled blocks, or "no: " and why they cannot be compiled.
     """
 
     model: ModelConfig
@@ -57,6 +62,7 @@ class Settings:
     window: int | None = None
     onednn: bool | None = None
     pack_all: bool = False
+    compiled: str = "off"
 
     @classmethod
     def for_model(cls, model: PreTrainedModel, request: CaptureRequest) -> Settings:
@@ -76,6 +82,12 @@ class Settings:
             batch_size = 1
         reuse = request.prefix_reuse and batch_size != 1
         onednn = uses_onednn(receipt)
+        limits = Limits(token_budget(model), batch_size)
+        why = ""
+        if request.compiled:
+            why = "prompts run in full" if not reuse else separate or _why_not_compiled(model, request, limits, receipt)
+            if why:
+                log.info("blocks are not compiled: %s", why)
         return cls(
             model=known,
             snapshot=snapshot,
@@ -83,12 +95,18 @@ class Settings:
             layers=layers,
             positions=request.kept,
             use_hooks=request.use_hooks or request.site != DEFAULT_SITE,
-            limits=Limits(token_budget(model), batch_size),
+            limits=limits,
             prefix_reuse="off" if not reuse else f"no: {separate}" if separate else "on",
             window=receipt.get("window"),
             onednn=onednn,
-            pack_all=bool(onednn) and attention_name(model.config) == "sdpa",
+            pack_all=(bool(onednn) or batches_blocks(input_device(model))) and attention_name(model.config) == "sdpa",
+            compiled="off" if not request.compiled else f"no: {why}" if why else "on",
         )
+
+    @property
+    def compiled_tokens(self) -> int | None:
+        """Length of the rows that run compiled; None without compiled blocks."""
+        return self.limits.tokens if self.compiled == "on" else None
 
     def plan(self, rows: Sequence[list[int]]) -> Plan:
         """Group prompts into batches: packed if that is faster and the model allows it, else padded.
@@ -111,6 +129,14 @@ class Settings:
         if self.prefix_reuse != "on":
             return self.prefix_reuse.removeprefix("no: ")
         return f"the longest prompt has {longest} tokens, more than the model's attention window of {self.window}"
+
+
+def _why_not_compiled(model: PreTrainedModel, request: CaptureRequest, limits: Limits, receipt: Receipt) -> str:
+    from engine.models.compiled import why_not_compiled
+
+    if request.site not in BETWEEN_BLOCKS:
+        return f"{request.site} is read inside the blocks"
+    return why_not_compiled(model, find_blocks(model), limits.tokens, receipt["tolerance"])
 
 
 def uses_onednn(receipt: Receipt) -> bool | None:

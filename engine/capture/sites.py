@@ -22,6 +22,8 @@ SITES = {
     "final_norm": "the output of the final norm",
 }
 _WITHOUT_LAYERS = ("embed", "final_norm")
+BETWEEN_BLOCKS = ("resid_post", "resid_pre", "embed", "final_norm")
+"""Sites that are read outside of the blocks' own code."""
 
 
 def parse_site(site: str, layers: LayerSpec = None) -> str:

@@ -233,7 +233,8 @@ def _batches(provenance: Provenance) -> str:
     batches = f"batches of {size}" if size else f"batches of {budget:,} tokens"
     reuse = provenance.get("prefix_reuse", "off")
     shared = ", prefix sharing" if reuse.startswith("on") else ""
-    return batches + shared + (", oneDNN products" if provenance.get("products") == "oneDNN" else "")
+    compiled = ", compiled blocks" if provenance.get("compiled") == "on" else ""
+    return batches + shared + compiled + (", oneDNN products" if provenance.get("products") == "oneDNN" else "")
 
 
 def _response_line(provenance: Provenance) -> dict[str, str]:

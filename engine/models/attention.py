@@ -2,6 +2,7 @@
 
 PyTorch computes the full attention matrix and then applies the mask, which hides most of a packed row. Here, blocks of
 queries attend only to the keys that some query in the block sees. The result is identical: masked keys had zero weight.
+On a GPU, where starting a kernel costs more than a few masked scores, blocks with about as many keys are one batch.
 
 The mask brings this with it, as a tensor that PyTorch asks before it computes attention. Nothing is registered with
 PyTorch or transformers, no setting changes, and other forward passes in the process are not affected.
@@ -9,7 +10,8 @@ PyTorch or transformers, no setting changes, and other forward passes in the pro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,28 +20,62 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._pytree import tree_map_only
 
+from engine.models.devices import send
+
 _LEAST_QUERIES = 64  # smaller blocks would compute fewer masked scores but use the processor less well
-_MOST_BLOCKS = {"cpu": 32}
-_MOST_BLOCKS_ON_GPU = 4  # each block is a separate kernel launch, whose cost does not shrink with its size
+_MOST_BLOCKS = 32
+BATCHED_QUERIES = 128
+"""Queries in a block on a GPU, where blocks are batched. Rows are padded to a multiple of it."""
+_MOST_BATCHES = 4  # each is several kernels, whose launches do not shrink with their size
+_WASTE = (1.5, 2.0, 4.0)  # keys of a batch per key that its blocks need: the first that gives few enough batches
 _MOST_KEYS = 512  # for products: oneDNN keeps up to some megabytes for every number of keys,
 _MOST_QUERIES = 1024  # and rows larger than a usual batch have more of them
 _LANES = 16  # SIMD width: padding the keys to a multiple of it is cheaper than a remainder
+_GPU_LANES = 64  # also the width of a kernel's tile
 
 
-class _Block(NamedTuple):
-    """A block of consecutive queries.
+class _Batch(NamedTuple):
+    """Consecutive blocks of queries that are computed together.
 
     Attributes:
         begin: Index of the first query.
-        end: Index after the last query.
-        keys: Indices of the keys that some query sees, padded with a few others, `(keys,)`.
-        mask: Additive mask of the block, `(1, 1, queries, keys)`.
+        queries: Number of queries in each block.
+        keys: Indices of the keys of each block: those that some query sees, padded, `(blocks, keys)`.
+        mask: Additive mask of each block, `(blocks, 1, queries, keys)`.
     """
 
     begin: int
-    end: int
+    queries: int
     keys: Tensor
     mask: Tensor
+
+    @property
+    def end(self) -> int:
+        """Index after the last query."""
+        return self.begin + len(self.keys) * self.queries
+
+    def chosen(self, states: Tensor) -> Tensor:
+        """The keys or values of each block, `(rows x blocks, heads, keys, size)`.
+
+        Args:
+            states: Those of all tokens, `(rows, heads, all keys, size)`.
+        """
+        found = states.index_select(2, self.keys.flatten())
+        return found.view(*found.shape[:2], *self.keys.shape, found.shape[3]).transpose(1, 2).flatten(0, 1)
+
+    def asking(self, query: Tensor) -> Tensor:
+        """The queries of each block, `(rows x blocks, heads, queries, size)`.
+
+        Args:
+            query: All queries, `(rows, heads, all queries, size)`.
+        """
+        rows, heads, _, size = query.shape
+        part = query[:, :, self.begin : self.end].view(rows, heads, len(self.keys), self.queries, size)
+        return part.transpose(1, 2).flatten(0, 1)
+
+    def hiding(self, rows: int) -> Tensor:
+        """The mask of each block in so many rows, `(rows x blocks, 1, queries, keys)`, or one that broadcasts to it."""
+        return self.mask if rows == 1 or len(self.mask) == 1 else self.mask.repeat(rows, 1, 1, 1)
 
 
 class PackedMask(Tensor):
@@ -60,12 +96,15 @@ class PackedMask(Tensor):
 
     _ends: np.ndarray
     _cached: int
+    _alike: bool
     _copies: dict[torch.device, PackedMask]
-    _blocks: list[_Block]
+    _batches: list[_Batch]
     _dense: Tensor | None
 
     @classmethod
-    def of(cls, ends: np.ndarray, device: torch.device, dtype: torch.dtype, *, cached: int = 0) -> PackedMask:
+    def of(
+        cls, ends: np.ndarray, device: torch.device, dtype: torch.dtype, *, cached: int = 0, alike: bool = False
+    ) -> PackedMask:
         """Make the mask of a row.
 
         Args:
@@ -73,11 +112,12 @@ class PackedMask(Tensor):
             device: Device of the mask.
             dtype: Dtype of the mask.
             cached: Number of preceding tokens, which all tokens see.
+            alike: Whether rows of equal length shall have batches of few different shapes, for compiled code.
         """
         shape = (1, 1, len(ends), cached + len(ends))
         mask: PackedMask = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)
-        mask._ends, mask._cached, mask._copies, mask._dense = ends, cached, {}, None
-        mask._blocks = mask._find_blocks()  # now: between the states of a forward pass, they would fragment memory
+        mask._ends, mask._cached, mask._copies, mask._dense, mask._alike = ends, cached, {}, None, alike
+        mask._batches = [*mask._batched()]  # now: between the states of a forward pass, they would fragment memory
         return mask
 
     @classmethod
@@ -104,10 +144,12 @@ class PackedMask(Tensor):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
-        """Copy the mask to another device, or run any other operation on an ordinary tensor."""
+        """Copy the mask to another device or repeat it, or run any other operation on an ordinary tensor."""
         kwargs = kwargs or {}
         if func is torch.ops.aten._to_copy.default and kwargs.get("dtype", args[0].dtype) == args[0].dtype:
             return args[0]._on(torch.device(kwargs.get("device") or args[0].device))
+        if func is torch.ops.aten.expand.default and args[1][0] > 0 and [*args[1][1:]] == [*args[0].shape[1:]]:
+            return args[0]._for_rows(args[1][0])
         return func(*tree_map_only(PackedMask, cls._ordinary, args), **tree_map_only(PackedMask, cls._ordinary, kwargs))
 
     def _on(self, device: torch.device) -> PackedMask:
@@ -115,55 +157,107 @@ class PackedMask(Tensor):
         if device == self.device:
             return self
         if device not in self._copies:
-            self._copies[device] = PackedMask.of(self._ends, device, self.dtype, cached=self._cached)
+            copy = PackedMask.of(self._ends, device, self.dtype, cached=self._cached, alike=self._alike)
+            self._copies[device] = copy._for_rows(len(self))
         return self._copies[device]
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:  # noqa: ANN401
         if query.shape[-2] != self.shape[-2]:  # for one token, transformers puts heads in the token dimension
             return scaled_dot_product_attention(query, key, value, **options | {"attn_mask": self._ordinary()})
-        favored = _favor_products(query, key, options)
-        parts = [
-            (_by_products if favored and len(block.keys) <= _MOST_KEYS else scaled_dot_product_attention)(
-                query[..., block.begin : block.end, :],
-                key.index_select(-2, block.keys),
-                value.index_select(-2, block.keys),
-                **(options | {"attn_mask": block.mask}),
-            )
-            for block in self._blocks
-        ]
-        return torch.cat(parts, dim=-2)
+        favored, parts = _favor_products(query, key, options), []
+        for batch in self._batches:
+            products = favored and len(batch.keys) == 1 and batch.keys.shape[1] <= _MOST_KEYS
+            by = _by_products if products else scaled_dot_product_attention
+            states = batch.asking(query), batch.chosen(key), batch.chosen(value)
+            found = by(*states, **(options | {"attn_mask": batch.hiding(len(query))}))
+            found = found.transpose(1, 2)  # (rows x blocks, queries, heads, size)
+            parts.append(found.reshape(len(query), -1, *found.shape[2:]))  # (rows, queries of all blocks, heads, size)
+        return (torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]).transpose(1, 2)
 
     def _ordinary(self) -> Tensor:
         if self._dense is None:
-            self._dense = self._part(0, self.shape[-2], np.arange(self.shape[-1]))
+            keys = np.arange(self.shape[-1])[None]
+            self._dense = self._batch_of(0, self.shape[-2], keys, np.array([keys.size])).mask.expand(self.shape)
         return self._dense
 
-    def _find_blocks(self) -> list[_Block]:
-        queries, keys = self.shape[-2:]
-        most = _MOST_BLOCKS.get(self.device.type, _MOST_BLOCKS_ON_GPU)
-        step = max(_LEAST_QUERIES, -(-queries // most))
-        blocks = []
+    def _for_rows(self, rows: int) -> PackedMask:
+        """The mask of equal rows, `(rows, 1, queries, keys)`."""
+        mask: PackedMask = Tensor._make_wrapper_subclass(
+            type(self), (rows, *self.shape[1:]), dtype=self.dtype, device=self.device
+        )
+        mask.__dict__ |= self.__dict__ | {"_copies": {}, "_dense": None}
+        return mask
+
+    def _batched(self) -> Iterator[_Batch]:
+        """Cut the row into blocks, and batch those next to each other on a GPU."""
+        queries, alone = self.shape[-2], not (batches_blocks(self.device) or self._alike)
+        step = max(_LEAST_QUERIES, -(-queries // _MOST_BLOCKS)) if alone else BATCHED_QUERIES
+        seen = [*self._seen(step)]
+        sizes = np.array([len(keys) for keys in seen])
+        whole = queries // step  # a smaller last block is a batch of its own
+        cuts = [*range(whole + 1)] if alone else _cuts(sizes[:whole], most=1 if self._alike else _MOST_BATCHES)
+        lanes = _LANES if alone else _GPU_LANES
+        for first, last in pairwise([*cuts, *([whole + 1] if queries % step else [])]):
+            width = -(-int(sizes[first:last].max()) // lanes) * lanes
+            if self._alike:
+                width = 1 << (width - 1).bit_length()  # a power of two
+            keys = np.zeros((last - first, width), dtype=np.int32)
+            for row, block in zip(keys, seen[first:last], strict=True):
+                row[: len(block)] = block
+            yield self._batch_of(first * step, min(step, queries - first * step), keys, sizes[first:last])
+
+    def _seen(self, step: int) -> Iterator[np.ndarray]:
+        """The keys that some query of each block sees: all cached ones, open ones before it, and its own."""
+        queries, cached = len(self._ends), np.arange(self._cached)
+        before = np.zeros(0, dtype=np.int64)
         for begin in range(0, queries, step):
             end = min(begin + step, queries)
-            # Some query of the block sees a key that is not after the block and ends after its first query.
-            seen = np.ones(keys, dtype=bool)
-            seen[self._cached :] = self._ends > begin
-            seen[self._cached + end :] = False
-            more = -int(seen.sum()) % _LANES
-            seen[np.flatnonzero(~seen)[:more]] = True
-            places = np.flatnonzero(seen)
-            blocks.append(_Block(begin, end, torch.from_numpy(places).to(self.device), self._part(begin, end, places)))
-        return blocks
+            own = np.concatenate([before[self._ends[before] > begin], np.arange(begin, end)])
+            yield np.concatenate([cached, self._cached + own])
+            before = own[self._ends[own] > end]
 
-    def _part(self, begin: int, end: int, keys: np.ndarray) -> Tensor:
-        """The mask of some queries and keys, built on the device, `(1, 1, queries, keys)`."""
-        queries = len(self._ends)
-        first = np.concatenate([np.zeros(self._cached, dtype=np.int64), np.arange(queries)])[keys]
-        last = np.concatenate([np.full(self._cached, queries), self._ends])[keys]
-        query = torch.arange(begin, end, device=self.device)[:, None]
-        hidden = (query < torch.from_numpy(first).to(self.device)) | (query >= torch.from_numpy(last).to(self.device))
+    def _batch_of(self, begin: int, queries: int, keys: np.ndarray, sizes: np.ndarray) -> _Batch:
+        """A batch with its mask, which is built on the device.
+
+        Args:
+            begin: Index of the first query.
+            queries: Number of queries in each block.
+            keys: Indices of the keys of each block, `(blocks, keys)`.
+            sizes: How many of them are not padding, `(blocks,)`.
+        """
+        own = keys - self._cached
+        ends = np.where(own < 0, len(self._ends), self._ends[np.maximum(own, 0)])
+        ends[np.arange(keys.shape[1]) >= sizes[:, None]] = 0  # no query sees padding
+        places, first, end = (send(part, self.device) for part in (keys, own[:, None], ends[:, None]))
+        query = torch.arange(begin, begin + len(keys) * queries, device=self.device).view(len(keys), queries, 1)
+        hidden = (query < first) | (query >= end)  # (blocks, queries, keys)
         mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
-        return mask.masked_fill_(hidden, torch.finfo(self.dtype).min)[None, None]
+        mask.masked_fill_(hidden, torch.finfo(self.dtype).min)
+        return _Batch(begin, queries, places, mask[:, None])
+
+
+def batches_blocks(device: torch.device) -> bool:
+    """Whether blocks are batched on a device: on all but a CPU."""
+    return device.type != "cpu"
+
+
+def _cuts(sizes: np.ndarray, most: int) -> list[int]:
+    """Where to cut consecutive blocks into few batches without many more keys than the blocks need.
+
+    Args:
+        sizes: Number of keys of each block.
+        most: Maximum number of batches.
+    """
+    for waste in (*_WASTE, np.inf) if len(sizes) else ():
+        cuts, largest, total = [0], 0, 0
+        for place, size in enumerate(sizes.tolist()):
+            largest, total = max(largest, size), total + size
+            if largest * (place + 1 - cuts[-1]) > waste * total:
+                cuts.append(place)
+                largest = total = size
+        if len(cuts) <= most:
+            return [*cuts, len(sizes)]
+    return [0]
 
 
 def _favor_products(query: Tensor, key: Tensor, options: Mapping[str, Any]) -> bool:
@@ -173,14 +267,15 @@ def _favor_products(query: Tensor, key: Tensor, options: Mapping[str, Any]) -> b
     over the heads.
     """
     exact = query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64)
-    small = len(query) == 1 and query.shape[-2] <= _MOST_QUERIES
+    small = query.shape[-2] <= _MOST_QUERIES
     return exact and small and query.shape[1] == key.shape[1] and not options.get("dropout_p")
 
 
 def _by_products(
     query: Tensor, key: Tensor, value: Tensor, *, attn_mask: Tensor, scale: float | None = None, **_unused: object
 ) -> Tensor:
-    """Attention of one batch row, `(1, heads, queries, head size)`."""
+    """Attention of one block in some rows, `(rows, heads, queries, head size)`."""
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    scores = torch.baddbmm(attn_mask[0], query[0], key[0].transpose(1, 2), alpha=scale)  # (heads, queries, keys)
-    return torch.bmm(scores.softmax(dim=-1), value[0])[None]
+    one, other, values = (states.flatten(0, 1) for states in (query, key, value))  # (rows x heads, tokens, head size)
+    scores = torch.baddbmm(attn_mask[0], one, other.transpose(1, 2), alpha=scale)  # (rows x heads, queries, keys)
+    return torch.bmm(scores.softmax(dim=-1), values).view(*query.shape[:3], value.shape[-1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from accelerate.utils import get_max_memory
 
@@ -14,6 +15,7 @@ from engine.remedies import Remedy
 from engine.runtime import Processes, find_processes, main_memory
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedConfig
 
 
@@ -61,6 +63,26 @@ def has_bfloat16_units() -> bool:
     """Whether the CPU has bfloat16 units; False if this version of torch cannot tell."""
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(unit) for unit in _BFLOAT16_UNITS)
+
+
+def send(values: np.ndarray, device: torch.device) -> Tensor:
+    """Copy an array to a device, without waiting for the work that a GPU has yet to do.
+
+    An ordinary copy waits, because the memory that it reads could change meanwhile. This one reads a copy in pinned
+    memory, which PyTorch keeps and uses again.
+
+    Args:
+        values: The array. On a CPU the tensor shares its memory.
+        device: The device.
+
+    Example:
+        >>> send(np.arange(3), torch.device("cpu")).tolist()
+        [0, 1, 2]
+    """
+    tensor = torch.from_numpy(values)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 GIGABYTE = 1e9

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import CaptureError, ModelError
+from engine.models.devices import send
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -48,12 +49,14 @@ class TokenBatch:
             `(1, 1, sequence, cached tokens + sequence)`.
         position_ids: Position of each token in its prompt, `(1, sequence)`.
         cache: Keys and values of the preceding tokens. The pass appends its own.
+        alike: Whether the row has the length and mask for which blocks can be compiled.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     position_ids: Tensor
     cache: DynamicCache | None = None
+    alike: bool = False
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]], device: torch.device, cache: DynamicCache | None = None) -> TokenBatch:
@@ -72,8 +75,7 @@ class TokenBatch:
         for number, row in enumerate(rows):
             ids[number, : len(row)] = row
             mask[number, : len(row)] = 1
-        inputs = torch.from_numpy(ids), torch.from_numpy(mask)
-        return cls(inputs[0].to(device), inputs[1].to(device), torch.arange(width, device=device)[None], cache)
+        return cls(send(ids, device), send(mask, device), torch.arange(width, device=device)[None], cache)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from engine.errors import first_line
-from engine.models.attention import PackedMask
+from engine.models.attention import BATCHED_QUERIES, PackedMask, batches_blocks
+from engine.models.devices import send
 from engine.models.forward import TokenBatch, input_device, read_blocks
 from engine.models.offload import runs_on_cpu
 from engine.models.products import onednn_possible, onednn_products, product_error
@@ -47,6 +48,8 @@ def pack_prompts(
     *,
     start: int = 0,
     cache: DynamicCache | None = None,
+    multiple: int | None = None,
+    alike: bool = False,
 ) -> Packed:
     """Pack prompts into one row that holds each shared prefix once.
 
@@ -56,6 +59,8 @@ def pack_prompts(
         dtype: Dtype of the model, used for the mask.
         start: Number of preceding tokens, which are the same in all prompts.
         cache: Keys and values of those tokens.
+        multiple: Length to a multiple of which the row is padded; None for what attention on the device needs.
+        alike: Whether rows of equal length shall have masks of few different shapes, for compiled code.
 
     Returns:
         The row, and the indices of each prompt's tokens in it.
@@ -65,12 +70,13 @@ def pack_prompts(
         >>> packed.batch.input_ids.tolist(), [places.tolist() for places in packed.places]
         ([[5, 6, 7, 8, 9]], [[0, 1, 2], [0, 1, 3, 4]])
     """
-    tree = TokenTree.of(rows)
+    tree = TokenTree.of(rows).padded(multiple or (BATCHED_QUERIES if batches_blocks(device) else 1))
     batch = TokenBatch(
-        torch.from_numpy(tree.ids[None].astype(np.int64)).to(device),
-        PackedMask.of(tree.ends, device, dtype, cached=start),
-        torch.from_numpy(start + tree.depths[None]).to(device),
+        send(tree.ids[None].astype(np.int64), device),
+        PackedMask.of(tree.ends, device, dtype, cached=start, alike=alike),
+        send(start + tree.depths[None], device),
         cache,
+        alike,
     )
     return Packed(batch, tree.places)
 

@@ -108,6 +108,24 @@ class TokenTree:
         ends, places = _follow(order, shared, prompts.lengths[order], begins, count)
         return cls(prompts.ids[chosen], chosen - first, ends, places)
 
+    def padded(self, multiple: int) -> TokenTree:
+        """Append tokens that no prompt has and no other token sees, up to a multiple of some length.
+
+        Args:
+            multiple: The length.
+
+        Example:
+            >>> TokenTree.of([[5, 6, 7]]).padded(4).ends.tolist()
+            [3, 3, 3, 4]
+        """
+        more = -len(self.ids) % multiple
+        if not more:
+            return self
+        nothing = np.zeros(more, dtype=self.ids.dtype)
+        ends = np.concatenate([self.ends, len(self.ids) + np.arange(1, more + 1)])
+        depths = np.concatenate([self.depths, nothing.astype(self.depths.dtype)])
+        return TokenTree(np.concatenate([self.ids, nothing]), depths, ends, self.places)
+
 
 def _follow(
     order: np.ndarray, shared: np.ndarray, lengths: np.ndarray, begins: np.ndarray, count: int

@@ -125,6 +125,7 @@ class Provenance(TypedDict):
         prefix_reuse: Whether shared prefixes were run once where that saved enough tokens: `on`, with the longest
             prompt that a sliding window allows; `off` if disabled; or `no` with the reason why the model does not
             support it.
+        compiled: `on` if the blocks were compiled; or `no` with the reason why they could not be. Present on request.
         products: Backend of matrix products: `oneDNN` for float32 where the load check found it as exact, or
             PyTorch's `default`.
         seed: Seed for sampling pairs; None if nothing was sampled.
@@ -154,6 +155,7 @@ class Provenance(TypedDict):
     batch_size: int | None
     token_budget: NotRequired[int]
     prefix_reuse: NotRequired[str]
+    compiled: NotRequired[str]
     products: NotRequired[str]
     seed: int | None
     receipt: Receipt

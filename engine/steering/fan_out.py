@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from engine.capture.batches import token_budget
+from engine.capture.budget import token_budget
 from engine.capture.passes import free_failed_pass, out_of_memory
 from engine.capture.run_settings import sharing_allowed, uses_onednn
 from engine.errors import first_line

@@ -115,6 +115,7 @@ def capture_prompt_file(
     seed: int = 0,
     batch_size: int | None = DEFAULT_BATCH_SIZE,
     prefix_reuse: bool = True,
+    compiled: bool = False,
     store_dtype: str = AS_CAPTURED,
     model_key: str | None = None,
     force: bool = False,
@@ -142,6 +143,7 @@ def capture_prompt_file(
         seed: Seed for sampling responses.
         batch_size: Maximum number of prompts in a forward pass; None for as many as the token budget allows.
         prefix_reuse: See `capture_activations`; prefixes are shared within a shard.
+        compiled: See `CaptureRequest`.
         store_dtype: `as captured`, `float32` or `bfloat16`, which halves the size of float32 states on disk.
         model_key: Short name of the model, for the record; defaults to the alias it was loaded by.
         force: Replace an existing capture of that name, finished or not.
@@ -177,6 +179,7 @@ def capture_prompt_file(
         sample=sample,
         batch_size=batch_size,
         prefix_reuse=prefix_reuse,
+        compiled=compiled,
         alias=model_key,
         paths=locate(name, store),
         force=force,
@@ -200,6 +203,7 @@ def capture_contrast_in_shards(
     sample: bool = False,
     batch_size: int | None = DEFAULT_BATCH_SIZE,
     prefix_reuse: bool = True,
+    compiled: bool = False,
     seed: int = 0,
     store_dtype: str = AS_CAPTURED,
     model_key: str | None = None,
@@ -228,6 +232,7 @@ def capture_contrast_in_shards(
         sample: Sample the responses, with the model's own generation settings.
         batch_size: Maximum number of prompts in a forward pass; None for as many as the token budget allows.
         prefix_reuse: See `capture_activations`; prefixes are shared within a shard.
+        compiled: See `CaptureRequest`.
         seed: Seed for sampling pairs of a concept and responses.
         store_dtype: `as captured`, `float32` or `bfloat16`, which halves the size of float32 states on disk.
         model_key: Short name of the model, for the record; defaults to the alias it was loaded by.
@@ -263,6 +268,7 @@ def capture_contrast_in_shards(
         seed=seed,
         batch_size=batch_size,
         prefix_reuse=prefix_reuse,
+        compiled=compiled,
         alias=model_key,
         paths=locate(name, store),
         force=force,

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 import engine
-from engine.capture.batches import token_budget
+from engine.capture.budget import token_budget
 from engine.capture.request import Source
 from engine.errors import CaptureError, RequestError
 from engine.models.structure import find_blocks

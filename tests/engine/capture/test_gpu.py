@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
-from engine.capture.batches import token_budget
+from engine.capture.budget import token_budget
 from engine.models.structure import EXCEPTIONS, Exceptional
 from tests.conftest import Loaded, family_called
 from tests.families import FAMILIES, VOCAB, Family, build

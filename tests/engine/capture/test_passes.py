@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
-from engine.capture import batches, run
+from engine.capture import budget, run
 from engine.errors import CaptureError
 from engine.models.structure import find_blocks
 from tests.conftest import framework_hook
@@ -99,7 +99,7 @@ def test_passes_run_ahead_of_the_processing_of_their_states(
     prompts: list[str],
 ) -> None:
     """As many batches run ahead as the model has GPUs: here it has none, but three are reported."""
-    monkeypatch.setitem(batches._RUN_WELL, "cpu", 16)
+    monkeypatch.setitem(budget._RUN_WELL, "cpu", 16)
     expected = engine.capture_activations(tiny_llama, tiny_tokenizer, prompts, prefix_reuse=prompts is ALIKE)[
         "activations"
     ]

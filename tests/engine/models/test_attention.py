@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import engine
 from engine.models import attention
 from engine.models.attention import PackedMask
-from engine.models.shortcuts import pack_prompts
+from engine.models.shortcuts import Packed, pack_prompts
 
 CPU = torch.device("cpu")
 ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=14)
@@ -39,20 +39,45 @@ def random_states(tokens: int, dtype: torch.dtype, heads: int = 4) -> Tensor:
     return torch.randn(1, heads, tokens, 8, generator=torch.Generator().manual_seed(tokens + heads), dtype=dtype)
 
 
-@given(ROWS, st.integers(0, 20), st.integers(1, 30), st.integers(1, 9))
+@given(ROWS, st.integers(0, 20), st.integers(1, 30), st.integers(1, 9), st.integers(1, 3))
 @settings(deadline=None)
-def test_every_token_attends_to_its_own_prompt_only(rows: list[list[int]], start: int, least: int, most: int) -> None:
+def test_every_token_attends_to_its_own_prompt_only(
+    rows: list[list[int]], start: int, least: int, most: int, count: int
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "_LEAST_QUERIES", least)
-        patch.setattr(attention, "_MOST_BLOCKS", {"cpu": most})
+        patch.setattr(attention, "_MOST_BLOCKS", most)
         packed = pack_prompts(rows, CPU, torch.float64, start=start)
-        mask = packed.batch.attention_mask
-        assert isinstance(mask, PackedMask)
-        query, (key, value) = (
-            random_states(mask.shape[2], torch.float64),
-            random_states(mask.shape[3], torch.float64)[None].expand(2, -1, -1, -1, -1),
-        )
-        found = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.5)
+        require_own_prompts_only(packed, start, count)
+
+
+@given(ROWS, st.integers(0, 20), st.integers(1, 9), st.integers(1, 4), st.integers(1, 3), st.booleans())
+@settings(deadline=None)
+def test_batched_blocks_attend_to_their_own_prompts_only(
+    rows: list[list[int]], start: int, queries: int, batches: int, count: int, alike: bool
+) -> None:
+    """On a GPU, blocks are computed together."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"BATCHED_QUERIES": queries, "_MOST_BATCHES": batches, "_GPU_LANES": 4}.items():
+            patch.setattr(attention, name, value)
+        patch.setattr(attention, "batches_blocks", lambda _device: True)
+        packed = pack_prompts(rows, CPU, torch.float64, start=start, multiple=7, alike=alike)
+        with Watch() as watch:
+            require_own_prompts_only(packed, start, count)
+    partial = packed.batch.input_ids.shape[1] % queries > 0  # the last block is smaller
+    assert len(watch.sizes) <= (1 if alike else batches) + partial
+
+
+def require_own_prompts_only(packed: Packed, start: int, count: int) -> None:
+    """Compare attention in equal rows with that of each prompt alone."""
+    mask = packed.batch.attention_mask
+    assert isinstance(mask, PackedMask)
+    query = random_states(mask.shape[2], torch.float64).expand(count, -1, -1, -1)
+    key = random_states(mask.shape[3], torch.float64).expand(count, -1, -1, -1)
+    key = value = key + torch.arange(count)[:, None, None, None]
+    mask = mask.expand(count, *mask.shape[1:])
+    assert isinstance(mask, PackedMask)
+    found = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.5)
     for places in packed.places:
         seen = [*range(start), *(start + place for place in places)]
         scores = query[:, :, places] @ key[:, :, seen].transpose(-1, -2) * 0.5

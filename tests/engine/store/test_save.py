@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 import engine
-from engine.capture.batches import pass_bytes
+from engine.capture.budget import pass_bytes
 from engine.capture.request import Source
 from engine.concepts.pair_files import WrittenPairs, open_pairs
 from engine.concepts.text_files import open_prompts

@@ -11,7 +11,7 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
-from engine.capture import batches
+from engine.capture import budget
 from engine.errors import StoreError
 from engine.runtime import ALONE, Processes
 from engine.store import resume, shard_run
@@ -43,7 +43,7 @@ def capture(
 ) -> Any:
     """Capture prompts in shards of thirty and batches of sixteen tokens; return the files by name."""
     monkeypatch.setattr(resume, "_SHARD_PROMPTS", 30)
-    monkeypatch.setitem(batches._RUN_WELL, "cpu", 16)
+    monkeypatch.setitem(budget._RUN_WELL, "cpu", 16)
     (tmp_path / "prompts.txt").write_text("\n".join(TEXTS))
     store = tmp_path / "store"
 

@@ -1,0 +1,119 @@
+"""Run decoder blocks compiled by torch.compile.
+
+All blocks of one class share a compiled graph, for rows of one length. Modules and settings of the model stay as they
+are; only passes of the thread that captures run compiled code.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engine.errors import first_line
+from engine.models.forward import input_device, read_blocks
+from engine.models.shortcuts import attention_name, moved, pack_prompts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from engine.models.structure import Blocks
+
+log = logging.getLogger(__name__)
+
+_PROMPT = 48  # tokens of the prompts of a trial pass
+_SHARED = 16
+_COMPARED = 256  # tokens
+
+_tried: WeakKeyDictionary[nn.Module, dict[tuple[int, torch.dtype], str]] = WeakKeyDictionary()
+
+
+@contextmanager
+def compiled_blocks(blocks: Blocks, *, wanted: bool) -> Iterator[None]:
+    """Run the blocks compiled in this thread while the context is open.
+
+    Args:
+        blocks: The blocks, from `find_blocks`. No other thread captures from them meanwhile.
+        wanted: False leaves them as they are.
+    """
+    if not wanted:
+        yield
+        return
+    owner, compiled = get_ident(), {kind: _compiled(kind.forward) for kind in {type(one) for one in blocks.blocks}}
+    for block in blocks.blocks:
+        block.forward = partial(_forward, block, owner, compiled[type(block)])
+    try:
+        yield
+    finally:
+        for block in blocks.blocks:
+            del block.forward
+
+
+def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The compiled function; PyTorch keeps compiled code with the original, and in files between processes."""
+    return torch.compile(forward, dynamic=False)
+
+
+def _forward(block: nn.Module, owner: int, compiled: Callable[..., Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401
+    run = compiled if get_ident() == owner else type(block).forward
+    return run(block, *args, **options)
+
+
+def why_not_compiled(model: PreTrainedModel, blocks: Blocks, tokens: int, tolerance: float) -> str:
+    """Compile the blocks for rows of some length, and return why that is not possible; empty if it is.
+
+    The first call for a kind of model takes up to a minute, later ones in other processes some seconds, because PyTorch
+    keeps compiled code in files, and later ones in this process no time. A row runs compiled and not compiled, and the
+    states are compared.
+
+    Args:
+        model: A checked model whose prompts can be packed.
+        blocks: Its blocks, from `find_blocks`.
+        tokens: Length of the rows.
+        tolerance: How far the median token's state may move, relative to its norm.
+    """
+    if attention_name(model.config) != "sdpa":
+        return f"its attention implementation is {attention_name(model.config)}, not sdpa"
+    if any("forward" in vars(block) for block in blocks.blocks):
+        return "the forward of its blocks was replaced, as accelerate does to spread a model over devices"
+    tried, kind = _tried.setdefault(blocks.decoder, {}), (tokens, model.dtype)
+    if kind not in tried:
+        log.info("compiling the decoder blocks for rows of %d tokens, which may take a minute", tokens)
+        tried[kind] = _try(model, blocks, tokens, tolerance)
+    return tried[kind]
+
+
+def _try(model: PreTrainedModel, blocks: Blocks, tokens: int, tolerance: float) -> str:
+    packed = pack_prompts(_prompts(model, tokens), input_device(model), model.dtype, multiple=tokens, alike=True)
+    some = torch.from_numpy(np.unique(np.concatenate(packed.places))[:: -(-tokens // _COMPARED)])
+
+    def keep(states: Tensor) -> Tensor:
+        return states[0, some.to(states.device)].double().cpu()
+
+    layers = range(len(blocks.blocks))
+    try:
+        with compiled_blocks(blocks, wanted=True):
+            found = read_blocks(model, blocks, packed.batch, layers, keep)
+    except Exception as failure:  # the compiler may fail with any exception
+        cause = getattr(failure, "inner_exception", failure)  # what PyTorch's own exception is about
+        return f"{type(cause).__name__}: {first_line(cause)}"
+    expected = read_blocks(model, blocks, packed.batch, layers, keep)
+    error = float(torch.stack([moved(found[layer], expected[layer]).median() for layer in layers]).max())
+    return "" if error <= tolerance else f"compiled blocks change a token's state by {error:.2g} of its norm"
+
+
+def _prompts(model: PreTrainedModel, tokens: int) -> Sequence[list[int]]:
+    """Seeded prompts with a shared prefix that fill a row of some length."""
+    vocabulary = model.config.get_text_config(decoder=True).vocab_size
+    count = max(1, (tokens - _SHARED) // (_PROMPT - _SHARED))
+    ids = torch.randint(3, vocabulary, (count, _PROMPT), generator=torch.Generator().manual_seed(0))
+    ids[:, :_SHARED] = ids[0, :_SHARED]
+    return [row[:tokens] for row in ids.tolist()]

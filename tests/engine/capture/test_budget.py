@@ -1,0 +1,107 @@
+"""The token budget follows from the device, the size of the model and free memory."""
+
+import logging
+import weakref
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import PreTrainedModel
+
+from engine.capture import budget
+from engine.capture.budget import Speeds, busy_tokens, pass_bytes, token_budget
+from engine.models.forward import TokenBatch, read_blocks
+from engine.models.shortcuts import pack_prompts
+from engine.models.structure import find_blocks
+from tests.conftest import Loaded, family_called
+from tests.families import build
+
+TOKENS = 96
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch declares no types here
+    """Tracks the peak number of bytes of live tensors, without weights."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        weights = [*model.parameters(), *model.buffers()]
+        self.most, self._now, self._known = 0, 0, {weight.untyped_storage().data_ptr() for weight in weights}
+
+    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        address, size = storage.data_ptr(), storage.nbytes()
+        if address in self._known or size == 0:
+            return
+        self._known.add(address)
+        self._now += size
+        self.most = max(self.most, self._now)
+        weakref.finalize(storage, self._gone, address, size)
+
+    def _gone(self, address: int, size: int) -> None:
+        self._known.discard(address)
+        self._now -= size
+
+
+def measured(model: PreTrainedModel) -> int:
+    """The measured peak memory of a packed forward pass, in bytes."""
+    blocks = find_blocks(model)
+    rows = [[3 + (7 * i + j) % 120 for j in range(TOKENS // 4)] for i in range(4)]
+    batch: TokenBatch = pack_prompts(rows, torch.device("cpu"), model.dtype).batch
+    with _Live(model) as live:
+        read_blocks(model, blocks, batch, [len(blocks.blocks) - 1], lambda _states: None)
+    most: int = live.most
+    return most
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "phi3", "mixtral", "deepseek_v3", "opt"])
+def test_a_pass_needs_about_the_estimated_memory(name: str) -> None:
+    model = build(family_called(name))
+    share = measured(model) / pass_bytes(model, TOKENS)
+    assert 0.35 < share < 1
+
+
+def test_a_pass_of_the_default_model(smollm2: Loaded) -> None:
+    share = measured(smollm2.model) / pass_bytes(smollm2.model, TOKENS)
+    assert 0.35 < share < 1
+
+
+def test_eager_attention_has_scores_of_all_heads(tiny_llama: PreTrainedModel) -> None:
+    before = pass_bytes(tiny_llama, TOKENS)
+    tiny_llama.set_attn_implementation("eager")
+    share = measured(tiny_llama) / pass_bytes(tiny_llama, TOKENS)
+    assert 0.35 < share < 1
+    assert pass_bytes(tiny_llama, TOKENS) > 1.5 * before
+
+
+def test_low_memory_reduces_the_token_budget(
+    tiny_llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert token_budget(tiny_llama) == 512
+    memory = psutil.virtual_memory()
+    free = 5 * pass_bytes(tiny_llama, 128)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=free))
+    with caplog.at_level(logging.INFO, "engine"):
+        assert token_budget(tiny_llama) == 128
+    assert "low memory on cpu: token budget reduced from 512 to 128" in caplog.text
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=0))
+    assert token_budget(tiny_llama) == budget._FEWEST
+
+
+def test_small_models_and_fast_gpus_need_many_tokens() -> None:
+    h100, slow = Speeds(800e12, 3e12), Speeds(80e12, 0.6e12)
+    shapes = {"135M": (3_540_096, 576), "1.5B": (46_797_824, 1536), "8B": (218_112_000, 4096)}  # weights, width
+    fast = {name: busy_tokens(*shape, 2, h100) for name, shape in shapes.items()}
+    assert fast == {"135M": 32_768, "1.5B": 8192, "8B": 4096}
+    for name, shape in shapes.items():
+        assert busy_tokens(*shape, 2, slow) <= fast[name]
+        assert busy_tokens(*shape, 4, h100) <= fast[name]
+    assert busy_tokens(1000, 16, 2, h100) == 65_536

@@ -1,0 +1,141 @@
+"""Compiled blocks give the same states, from one graph for all blocks, and only in the thread that captures."""
+
+import logging
+from collections.abc import Iterator
+from functools import partial
+from shutil import which
+from threading import Thread
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+import engine
+from engine.capture import budget
+from engine.models import compiled
+from engine.models.alterations import take_snapshot
+from engine.models.compiled import compiled_blocks, why_not_compiled
+from engine.models.structure import find_blocks
+from engine.records.captures import ActivationData
+from tests.conftest import family_called
+from tests.families import build
+
+START = " ".join(f"w{n}" for n in range(20, 36))
+PROMPTS = [f"{START} w{40 + n} w{60 + n % 7} w{80 + n % 3}" for n in range(30)]
+TOKENS = 128  # of a row; the distinct tokens of these prompts fill more than half of one
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounterWithBackend]:
+    """Count graphs; without code generation, which takes long on a CPU."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    monkeypatch.setitem(budget._RUN_WELL, "cpu", TOKENS)
+    yield counter
+    torch._dynamo.reset()
+
+
+def capture(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, **how: Any) -> ActivationData:
+    return engine.capture_activations(model, tokenizer, PROMPTS, positions="last", use_hooks=True, **how)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "mixtral"])
+def test_states_are_the_same_and_blocks_share_a_graph(
+    name: str, tiny_tokenizer: PreTrainedTokenizerFast, graphs: CompileCounterWithBackend
+) -> None:
+    model = build(family_called(name))
+    expected = capture(model, tiny_tokenizer)
+    assert "compiled" not in expected["provenance"]
+    assert graphs.frame_count == 0
+    before = take_snapshot(model)
+    found = capture(model, tiny_tokenizer, compiled=True)
+    assert found["provenance"]["compiled"] == "on"
+    assert take_snapshot(model) == before
+    for layer, states in expected["activations"].items():
+        torch.testing.assert_close(found["activations"][layer], states, rtol=1e-4, atol=1e-5)
+    made = graphs.frame_count
+    if name != "mixtral":  # which breaks graphs where it routes tokens
+        assert 0 < made < len(find_blocks(model).blocks)
+    capture(model, tiny_tokenizer, compiled=True)
+    assert graphs.frame_count == made
+
+
+def test_only_the_thread_that_captures_runs_compiled_code(
+    tiny_llama: PreTrainedModel, graphs: CompileCounterWithBackend
+) -> None:
+    blocks, ids = find_blocks(tiny_llama), torch.tensor([[3, 4, 5]])
+    with torch.no_grad():
+        expected = tiny_llama(ids).logits
+        with compiled_blocks(blocks, wanted=True):
+            found: list[torch.Tensor] = []
+            other = Thread(target=lambda: found.append(torch.no_grad()(tiny_llama)(ids).logits))
+            other.start()
+            other.join()
+            assert graphs.frame_count == 0
+            tiny_llama(ids)
+            assert graphs.frame_count > 0
+    assert torch.equal(found[0], expected)
+    assert not any("forward" in vars(block) for block in blocks.blocks)
+
+
+def test_a_compiler_that_fails_is_not_used(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(*_graph: object) -> None:
+        raise RuntimeError("no compiler was found")
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
+    expected = capture(tiny_llama, tiny_tokenizer)
+    with caplog.at_level(logging.INFO, "engine"):
+        found = capture(tiny_llama, tiny_tokenizer, compiled=True)
+    torch._dynamo.reset()
+    assert "no compiler was found" in found["provenance"]["compiled"]
+    assert "blocks are not compiled: " in caplog.text
+    for layer, states in expected["activations"].items():
+        assert torch.equal(found["activations"][layer], states)
+
+
+def test_wrong_states_are_not_used(tiny_llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = type(find_blocks(tiny_llama).blocks[0])
+    forward = kind.forward
+    monkeypatch.setattr(compiled, "_compiled", lambda _forward: lambda *args, **more: forward(*args, **more) * 1.01)
+    why = why_not_compiled(tiny_llama, find_blocks(tiny_llama), TOKENS, 1e-3)
+    assert why.startswith("compiled blocks change a token's state by 0.0")
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "why"),
+    [
+        ("llama", {"site": "mlp_out"}, "mlp_out is read inside the blocks"),
+        ("llama", {"prefix_reuse": False}, "prompts run in full"),
+        ("gemma2", {}, "its attention window is only 4 tokens"),
+        ("mamba", {}, "it does not accept position ids"),
+    ],
+)
+def test_what_cannot_be_compiled_is_captured_as_it_is(
+    name: str, how: dict[str, Any], why: str, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    data = capture(build(family_called(name)), tiny_tokenizer, compiled=True, **how)
+    assert data["provenance"]["compiled"].startswith(f"no: {why}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(which("c++") is None, reason="there is no C++ compiler")
+def test_generated_code_gives_the_same_states(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch._dynamo.reset()
+    monkeypatch.setitem(budget._RUN_WELL, "cpu", TOKENS)
+    expected = capture(tiny_llama, tiny_tokenizer)
+    found = capture(tiny_llama, tiny_tokenizer, compiled=True)
+    torch._dynamo.reset()
+    assert found["provenance"]["compiled"] == "on"
+    for layer, states in expected["activations"].items():
+        torch.testing.assert_close(found["activations"][layer], states, rtol=1e-4, atol=1e-5)
