@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -56,12 +56,12 @@ def run_capture(
     for batch in run_batches(model, prompts, settings, progress):
         with paused_collection():
             for layer, states in batch.layers.items():
-                for index, rows in zip(batch.prompts, split_copied(states, batch.kept), strict=True):
-                    captured[index][layer] = rows
-    ids = [prompt.ids for prompt in prompts]
-    rows = split_copied(flat_ids(ids), [*map(len, ids)])
+                for index, own in zip(batch.prompts, split_copied(states, batch.kept), strict=True):
+                    captured[index][layer] = own
+    rows = [prompt.ids for prompt in prompts]
+    ids = split_copied(flat_ids(rows), [*map(len, rows)])
     num_layers, data = len(find_blocks(model).blocks), []
-    for prompt, layers, input_ids in zip(prompts, captured, rows, strict=True):
+    for prompt, layers, input_ids in zip(prompts, captured, ids, strict=True):
         one = ActivationData(
             activations=layers,
             input_ids=input_ids,
@@ -90,7 +90,8 @@ def split_copied(values: Tensor, lengths: Sequence[int]) -> list[Tensor]:
         >>> [part.tolist() for part in split_copied(torch.tensor([1, 2, 3]), [1, 2])]
         [[[1]], [[2, 3]]]
     """
-    return list(torch.split_with_sizes_copy(values[None], list(lengths), dim=1))
+    split: Any = torch.split_with_sizes_copy  # its type stub says that it returns None
+    return [*split(values[None], [*lengths], dim=1)]
 
 
 def flat_ids(rows: Sequence[Sequence[int]]) -> Tensor:
