@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
 
 from engine.models.adapters import adapter_tensors, base_name, inner_model
-from engine.models.offload import each_module, own_parameters, raw_bytes, stored_buffers, weights_at_hand
+from engine.models.offload import (
+    each_module,
+    is_offloaded,
+    own_parameters,
+    raw_bytes,
+    stored_buffers,
+    weights_at_hand,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,22 +40,24 @@ def sample_weights(model: PreTrainedModel) -> str:
     Args:
         model: The model, with weights on any device or on disk. No other thread may be capturing from it.
     """
-    digest, samples, adapted = hashlib.sha256(), [], adapter_tensors(model)
+    digest, samples, adapted, offloaded = hashlib.sha256(), [], adapter_tensors(model), is_offloaded(model)
     for name, weight in weights_at_hand(model):
         if name not in adapted:
             digest.update(f"{base_name(name)} {tuple(weight.shape)} {weight.dtype}".encode())
-            samples.append(sample_of(weight))
+            # A view would keep a weight loaded from disk in memory.
+            samples.append(sample_of(weight).clone() if offloaded else sample_of(weight))
     for part in copied(samples):
         digest.update(raw_bytes(part))
     return digest.hexdigest()
 
 
 def sample_of(weight: Tensor) -> Tensor:
-    """Sample values of a weight, `(samples,)`."""
-    flat = weight.flatten()
+    """Sample values of a weight, `(samples,)`; usually a view."""
     step = weight.shape[-1] + 1 if weight.dim() > 1 else 1
-    step *= max(1, -(-len(flat) // (step * _MOST_SAMPLES)))
-    return flat[::step].clone()  # a view would keep a weight loaded from disk in memory
+    step *= max(1, -(-weight.numel() // (step * _MOST_SAMPLES)))
+    if type(weight) is Tensor and weight.is_contiguous():
+        return weight.as_strided((-(-weight.numel() // step),), (step,))  # one call instead of two
+    return weight.flatten()[::step]  # a quantization library's tensor may not know strides
 
 
 def copied(values: Sequence[Tensor]) -> list[Tensor]:
