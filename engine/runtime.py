@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +24,23 @@ Steps = Callable[[str, int, int], None]
 
 def ignore_progress(*_said: object) -> None:
     """Ignore progress; works as a `Progress` and as a `Steps` callback."""
+
+
+@contextmanager
+def paused_collection() -> Iterator[None]:
+    """Pause Python's garbage collector while many objects are made that all stay.
+
+    Each new tensor counts as possible garbage: tens of thousands of them start full collections, which take longer than
+    making the tensors.
+    """
+    if not gc.isenabled():  # paused by the caller, or by another thread
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 # A process may wait as long as another one needs for its share; an exit is noticed at once.

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
-
-import torch
 
 from engine.capture.dialogues import response_progress
 from engine.capture.prepare import HeldPrompts, PreparedCapture, prepare_capture
 from engine.capture.prompts import TokenizedPrompt
 from engine.capture.request import DEFAULT_BATCH_SIZE, CaptureRequest, written_pairs
-from engine.capture.run import align_rows, aligned_mask, capture_stacked, run_capture
+from engine.capture.run import align_rows, aligned_mask, capture_stacked, flat_ids, run_capture
 from engine.capture.selection import LayerSpec, PositionSpec
 from engine.capture.sites import DEFAULT_SITE
 from engine.concepts.catalog import load_concept
@@ -312,7 +309,7 @@ def _as_batch(prepared: PreparedCapture, prompts: list[TokenizedPrompt], progres
     ids = [prompt.ids for prompt in prompts]
     data = ActivationData(
         activations={layer: align_rows(states.layers.pop(layer), states.kept) for layer in settings.layers},
-        input_ids=align_rows(torch.tensor([*chain(*ids)]), [len(row) for row in ids]),
+        input_ids=align_rows(flat_ids(ids), [len(row) for row in ids]),
         tokens=[prompt.tokens for prompt in prompts],
         prompt=[prompt.text for prompt in prompts],
         num_layers=settings.model.num_layers,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 256  # prompts or pairs
+_AT_ONCE = 2048  # prompts or pairs tokenized in one call, which uses all cores
+_CHARACTERS_AT_ONCE = 2**22  # fewer, if they are long: bounds memory
 _HELD_TOKENS = 2**20  # beyond this, prompts are tokenized again for each shard, to bound memory
 
 
@@ -173,11 +174,22 @@ def prepare_capture(
     stamp = source.stamp()
     survey = _Survey(request, source, longest_prompt(model, tokenizer))
     items, number = source.items(), 0
-    while part := [*islice(items, _AT_ONCE)]:
+    while part := _next_items(items):
         steps("counting prompts", number * source.sides, 0)
         survey.add(part, source.tokenize(model, tokenizer, part, number))
         number += len(part)
     return PreparedCapture(model, tokenizer, request, source, settings, survey.found(), stamp, survey.held())
+
+
+def _next_items(items: Iterator[Item]) -> list[Item]:
+    """The next prompts or pairs to tokenize in one call; empty at the end."""
+    taken, characters = [], 0
+    for item in islice(items, _AT_ONCE):
+        taken.append(item)
+        characters += sum(map(len, item.texts))
+        if characters >= _CHARACTERS_AT_ONCE:
+            break
+    return taken
 
 
 class _Survey:
@@ -197,16 +209,20 @@ class _Survey:
         """Add a chunk of prompts."""
         if self._source.pairs:
             self._check.add(prompts)
+        texts, ids = [], array("q")
         for prompt in prompts:
-            for text in (prompt.text, *([prompt.response["text"]] if prompt.response else [])):
+            for text in (prompt.text, prompt.response["text"]) if prompt.response else (prompt.text,):
                 encoded = text.encode()
-                self._texts.update(len(encoded).to_bytes(8, "little") + encoded)
-            self._ids.update(len(prompt.ids).to_bytes(8, "little") + array("q", prompt.ids).tobytes())
-            own = self._own(prompt)
-            self._count += 1
-            self._tokens += len(prompt.ids) + (self._respond or 0)
-            self._most = max(self._most, own)
-            self._kept += own
+                texts += [len(encoded).to_bytes(8, "little"), encoded]
+            ids.append(len(prompt.ids))
+            ids.fromlist(prompt.ids)
+        self._texts.update(b"".join(texts))
+        self._ids.update(ids)
+        own = [self._own(prompt) for prompt in prompts]
+        self._count += len(prompts)
+        self._tokens += sum(len(prompt.ids) for prompt in prompts) + (self._respond or 0) * len(prompts)
+        self._most = max(self._most, *own)
+        self._kept += sum(own)
         factors = _factors(items)
         for known in factors:
             self._factors.update(msgspec.json.encode(known))
@@ -222,10 +238,10 @@ class _Survey:
         if self._respond is None:
             return prompt.kept(self._positions)
         prompt_tokens = len(prompt.ids)
-        require_room(prompt_tokens, self._respond, self._longest, prompt.name)
+        require_room(prompt_tokens, self._respond, self._longest, prompt)
         if not self._positions.response:
             prompt.kept(self._positions)  # the response may be empty
-        return self._positions.kept(prompt_tokens + self._respond, prompt.name, prompt_tokens)
+        return self._positions.kept(prompt_tokens + self._respond, prompt, prompt_tokens)
 
     def found(self) -> PromptList:
         """The counts and hashes; refuses pairs without a contrast."""

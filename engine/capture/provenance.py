@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from functools import cache
 from typing import TYPE_CHECKING
 
 from engine.models.forward import input_device
@@ -85,4 +86,9 @@ def _prefix_reuse(settings: Settings) -> str:
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that affect the states."""
     own = {"python": platform.python_version(), "layerscope": VERSION}
-    return own | {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+    return own | {name: _installed(name) for name in ("torch", "transformers")}
+
+
+@cache
+def _installed(name: str) -> str:
+    return importlib.metadata.version(name)

@@ -150,14 +150,14 @@ def _most_cached(model: PreTrainedModel, known: ModelConfig) -> int:
     return main_memory().total // _CACHED // token_bytes
 
 
-def require_room(prompt: int, new: int, longest: int, name: str) -> None:
+def require_room(prompt: int, new: int, longest: int, name: object) -> None:
     """Refuse a prompt that leaves too little room for its response.
 
     Args:
         prompt: Number of tokens of the prompt.
         new: Maximum number of tokens of its response.
         longest: Maximum number of tokens of both, from `longest_prompt`.
-        name: Name of the prompt in the message.
+        name: What the message calls the prompt.
 
     Raises:
         CaptureError: They are longer than the model allows.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from engine.capture.passes import Passes, PassStates
@@ -21,7 +22,7 @@ from engine.models.offload import gpu_count
 from engine.models.structure import find_blocks
 from engine.records.captures import ActivationData
 from engine.remedies import Remedy
-from engine.runtime import ALONE, Processes, Progress, ignore_progress
+from engine.runtime import ALONE, Processes, Progress, ignore_progress, paused_collection
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,14 +52,17 @@ def run_capture(
     """
     captured: list[dict[int, Tensor]] = [{} for _ in prompts]
     for batch in run_batches(model, prompts, settings, progress):
-        for layer, states in batch.layers.items():
-            for index, rows in zip(batch.prompts, torch.split(states, batch.kept), strict=True):
-                captured[index][layer] = rows[None].clone()
+        with paused_collection():
+            for layer, states in batch.layers.items():
+                for index, own in zip(batch.prompts, split_copied(states, batch.kept), strict=True):
+                    captured[index][layer] = own
+    rows = [prompt.ids for prompt in prompts]
+    ids = split_copied(flat_ids(rows), [*map(len, rows)])
     num_layers, data = len(find_blocks(model).blocks), []
-    for prompt, layers in zip(prompts, captured, strict=True):
+    for prompt, layers, input_ids in zip(prompts, captured, ids, strict=True):
         one = ActivationData(
             activations=layers,
-            input_ids=torch.tensor([prompt.ids]),
+            input_ids=input_ids,
             tokens=prompt.tokens,
             prompt=prompt.text,
             num_layers=num_layers,
@@ -68,6 +72,34 @@ def run_capture(
             one["response"] = prompt.response
         data.append(one)
     return data
+
+
+def split_copied(values: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+    """Copy the values of each prompt into a tensor of its own; one call for all prompts saves most of the time.
+
+    Args:
+        values: Values of all prompts, prompt after prompt, `(values of all prompts, ...)`.
+        lengths: Number of values of each prompt.
+
+    Returns:
+        One tensor per prompt, `(1, values, ...)`.
+
+    Example:
+        >>> [part.tolist() for part in split_copied(torch.tensor([1, 2, 3]), [1, 2])]
+        [[[1]], [[2, 3]]]
+    """
+    split: Any = torch.split_with_sizes_copy  # its type stub says that it returns None
+    return [*split(values[None], [*lengths], dim=1)]
+
+
+def flat_ids(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Token ids of all prompts, prompt after prompt; much faster than `torch.tensor` of a list.
+
+    Example:
+        >>> flat_ids([[5, 6], [7]])
+        tensor([5, 6, 7])
+    """
+    return torch.from_numpy(np.fromiter(chain.from_iterable(rows), dtype=np.int64))
 
 
 def run_batches(
@@ -205,20 +237,35 @@ def stack_states(
         settings: What was kept.
         dtype: Dtype of the returned states; None for the captured dtype.
     """
-    starts = [prompt.span(settings.positions)[0] for prompt in prompts]
-    kept = [prompt.kept(settings.positions) for prompt in prompts]
-    begins = list(accumulate(kept, initial=0))
+    spans = np.array([prompt.span(settings.positions) for prompt in prompts])  # (prompts, 2)
+    kept = np.ones(len(spans), dtype=np.int64) if settings.positions.mean else spans[:, 1] - spans[:, 0]
+    ends = kept.cumsum()
+    begins, count = ends - kept, int(ends[-1])
     layers: dict[int, Tensor] = {}
     for batch in batches:
-        places = torch.cat([torch.arange(begins[index], begins[index + 1]) for index in batch.prompts])
+        places = _places(begins[batch.prompts], kept[batch.prompts])
+        if len(places) == count and np.array_equal(places, np.arange(count)):  # already complete and in order
+            layers = {layer: _own(states, dtype or states.dtype) for layer, states in batch.layers.items()}
+            continue
+        rows = torch.from_numpy(places)
         for layer, states in batch.layers.items():
             if layer not in layers:
-                layers[layer] = states.new_empty((begins[-1], states.shape[-1]), dtype=dtype or states.dtype)
-            layers[layer].index_copy_(0, places, states.to(layers[layer].dtype))
-    counted = torch.ones(begins[-1], dtype=torch.bool)
-    for start, number, begin in zip(starts, kept, begins, strict=False):
-        counted[begin] = number == 1 or start > 0
-    return StackedStates({layer: layers[layer] for layer in settings.layers}, kept, counted)
+                layers[layer] = states.new_empty((count, states.shape[-1]), dtype=dtype or states.dtype)
+            layers[layer].index_copy_(0, rows, states.to(layers[layer].dtype))
+    counted = torch.ones(count, dtype=torch.bool)
+    counted[torch.from_numpy(begins)] = torch.from_numpy((kept == 1) | (spans[:, 0] > 0))
+    return StackedStates({layer: layers[layer] for layer in settings.layers}, kept.tolist(), counted)
+
+
+def _places(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Indices of the values of some rows, row after row; each row is a range."""
+    offsets = lengths.cumsum() - lengths
+    return np.repeat(begins - offsets, lengths) + np.arange(int(lengths.sum()))
+
+
+def _own(states: Tensor, dtype: torch.dtype) -> Tensor:
+    """The states in a dtype; copied if they are in pinned memory, which is scarce and may be reused."""
+    return states.to(dtype, copy=states.is_pinned())
 
 
 def align_rows(values: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -235,9 +282,10 @@ def align_rows(values: Tensor, lengths: Sequence[int]) -> Tensor:
         >>> align_rows(torch.tensor([1, 2, 3]), [1, 2]).tolist()
         [[0, 1], [2, 3]]
     """
+    longest = max(lengths)
+    if len(values) == longest * len(lengths):
+        return values.view(len(lengths), longest, *values.shape[1:])
     mask = aligned_mask(lengths)
-    if len(values) == mask.numel():
-        return values.view(*mask.shape, *values.shape[1:])
     aligned = values.new_zeros(*mask.shape, *values.shape[1:])
     aligned[mask] = values
     return aligned

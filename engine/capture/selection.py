@@ -183,14 +183,14 @@ class Positions:
     text: str
     response: bool = False
 
-    def span(self, length: int, prompt: str = "a prompt", boundary: int | None = None) -> tuple[int, int]:
+    def span(self, length: int, prompt: object = "a prompt", boundary: int | None = None) -> tuple[int, int]:
         """First token and the token after the last, for a prompt of `length` tokens.
 
         Of an empty response, which the model ended at once, the last token of the prompt stands for every position.
 
         Args:
             length: Number of tokens of the prompt, its response included.
-            prompt: Name of the prompt in error messages.
+            prompt: What error messages call the prompt.
             boundary: Number of tokens before the response; None without one.
 
         Raises:
@@ -209,7 +209,7 @@ class Positions:
             )
         return start, stop
 
-    def kept(self, length: int, prompt: str = "a prompt", boundary: int | None = None) -> int:
+    def kept(self, length: int, prompt: object = "a prompt", boundary: int | None = None) -> int:
         """Number of states kept per layer of a prompt of `length` tokens; see `span`.
 
         Raises:

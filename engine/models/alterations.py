@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
 
 from engine.models.adapters import adapter_tensors, base_name, inner_model
-from engine.models.offload import raw_bytes, stored_buffers, weights_at_hand
+from engine.models.offload import (
+    each_module,
+    is_offloaded,
+    own_parameters,
+    raw_bytes,
+    stored_buffers,
+    weights_at_hand,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,32 +40,36 @@ def sample_weights(model: PreTrainedModel) -> str:
     Args:
         model: The model, with weights on any device or on disk. No other thread may be capturing from it.
     """
-    digest, samples, adapted = hashlib.sha256(), [], adapter_tensors(model)
+    digest, samples, adapted, offloaded = hashlib.sha256(), [], adapter_tensors(model), is_offloaded(model)
     for name, weight in weights_at_hand(model):
         if name not in adapted:
             digest.update(f"{base_name(name)} {tuple(weight.shape)} {weight.dtype}".encode())
-            samples.append(sample_of(weight))
-    for one in copied(samples):
-        digest.update(raw_bytes(one))
+            # A view would keep a weight loaded from disk in memory.
+            samples.append(sample_of(weight).clone() if offloaded else sample_of(weight))
+    for part in copied(samples):
+        digest.update(raw_bytes(part))
     return digest.hexdigest()
 
 
 def sample_of(weight: Tensor) -> Tensor:
-    """Sample values of a weight, `(samples,)`."""
-    flat = weight.flatten()
+    """Sample values of a weight, `(samples,)`; usually a view."""
     step = weight.shape[-1] + 1 if weight.dim() > 1 else 1
-    step *= max(1, -(-len(flat) // (step * _MOST_SAMPLES)))
-    return flat[::step].clone()  # a view would keep a weight loaded from disk in memory
+    step *= max(1, -(-weight.numel() // (step * _MOST_SAMPLES)))
+    if type(weight) is Tensor and weight.is_contiguous():
+        return weight.as_strided((-(-weight.numel() // step),), (step,))  # one call instead of two
+    return weight.flatten()[::step]  # a quantization library's tensor may not know strides
 
 
 def copied(values: Sequence[Tensor]) -> list[Tensor]:
     """Copy one-dimensional tensors to the CPU, in order.
 
-    Tensors with the same device and dtype are copied in one transfer.
+    Tensors with the same device and dtype are copied in one transfer; if there are no others, they return as one.
     """
     together: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for one in values:
         together.setdefault((one.device, one.dtype), []).append(one)
+    if len(together) == 1:
+        return [torch.cat([*values]).cpu()]
     arrived = {
         kind: iter(torch.split(torch.cat(group).cpu(), [len(one) for one in group])) for kind, group in together.items()
     }
@@ -125,11 +136,12 @@ def take_snapshot(model: PreTrainedModel) -> Snapshot:
         model: The model. No other thread may be capturing from it.
     """
     modules, weights, adapters = [], [], []
-    for module in model.modules():
+    for module in each_module(model):
         kind = type(module)
-        hooks = tuple(handle for handle, _ in _hooks(module))
+        hooked = module._forward_pre_hooks or module._forward_hooks
+        hooks = tuple(handle for handle, _ in _hooks(module)) if hooked else ()
         modules.append((kind, id(kind.forward), id(module.__dict__.get("forward")), hooks))
-        weights += [_version(weight) for weight in module._parameters.values() if weight is not None]
+        weights += [_version(weight) for _, weight in own_parameters(module)]
         weights += [_version(buffer) for _, buffer in stored_buffers(module)]
         if hasattr(kind, "adapter_layer_names"):
             adapters.append(_adapter_state(module))
@@ -167,8 +179,9 @@ def find_alterations(model: PreTrainedModel) -> list[str]:
 
 def module_types(model: PreTrainedModel) -> dict[str, type]:
     """Map the path of every module to its class, ignoring peft's wrappers."""
-    modules = ((name, type(module)) for name, module in model.named_modules())
-    return {base_name(f"{name}.")[:-1]: kind for name, kind in modules if _package(kind) != "peft"}
+    modules = [(name, type(module)) for name, module in model.named_modules()]
+    wrappers = {kind for kind in {kind for _, kind in modules} if _package(kind) == "peft"}
+    return {base_name(f"{name}.")[:-1]: kind for name, kind in modules if kind not in wrappers}
 
 
 def find_replaced(model: PreTrainedModel, first: Mapping[str, type]) -> list[str]:

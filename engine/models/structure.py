@@ -109,22 +109,39 @@ def find_blocks(model: PreTrainedModel) -> Blocks:
 
 def _path_of_blocks(model: PreTrainedModel) -> str:
     num_layers = model.config.get_text_config(decoder=True).num_hidden_layers
-    fitting = [
-        str(name)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == num_layers
-    ]
-    outermost = [name for name in fitting if not any(name.startswith(f"{other}.") for other in fitting)]
-    inside_decoder = {id(module) for module in model.get_decoder().modules()}
-    preferred = [name for name in outermost if id(model.get_submodule(name)) in inside_decoder] or outermost
-    if len(preferred) != 1:
+    found = _outermost_lists(model, num_layers)
+    if len(found) > 1:
+        inside_decoder = set(model.get_decoder().modules())
+        found = [name for name in found if model.get_submodule(name) in inside_decoder] or found
+    if len(found) != 1:
         raise ModelError(
             f"cannot find the {num_layers} decoder blocks of {type(model).__name__}"
-            f" (module lists of that length: {', '.join(preferred) or 'none'})",
+            f" (module lists of that length: {', '.join(found) or 'none'})",
             expected="one list of modules with an entry per layer",
             next_step="choose a model from another family",
         )
-    return preferred[0]
+    return found[0]
+
+
+def _outermost_lists(model: nn.Module, length: int) -> list[str]:
+    """Dotted paths of the module lists of a given length, without those inside another one.
+
+    The search does not descend into a list that it has found, so it visits a few modules instead of all.
+    """
+    found: list[str] = []
+    seen: set[nn.Module] = set()
+    waiting = [("", model)]
+    while waiting:
+        path, module = waiting.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        if isinstance(module, nn.ModuleList) and len(module) == length:
+            found.append(path)
+        else:
+            children = [(f"{path}.{name}" if path else name, child) for name, child in module.named_children()]
+            waiting += reversed(children)
+    return found
 
 
 def _first_norm_after(decoder: nn.Module, blocks: nn.ModuleList) -> str | None:

@@ -1,5 +1,6 @@
 """Launcher processes: detection, round-robin shares, waiting, and available memory."""
 
+import gc
 import os
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-from engine.runtime import ALONE, Processes, find_processes, main_memory
+from engine.runtime import ALONE, Processes, find_processes, main_memory, paused_collection
 
 _WAIT = """
 import sys, time
@@ -190,3 +191,22 @@ def test_limits_below_usage_and_above_the_machine(
 
 def test_without_cgroups_the_memory_of_the_machine_counts(tmp_path: Path) -> None:
     assert main_memory(tmp_path / "missing", tmp_path) == (64 * GB, 40 * GB, False)
+
+
+def test_garbage_is_collected_again_after_a_pause_and_after_an_error() -> None:
+    with paused_collection():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(ValueError, match="stopped"), paused_collection():
+        raise ValueError("stopped")
+    assert gc.isenabled()
+
+
+def test_a_pause_of_the_caller_goes_on() -> None:
+    gc.disable()
+    try:
+        with paused_collection():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

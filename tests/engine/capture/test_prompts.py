@@ -77,6 +77,42 @@ def test_the_default_models_tokens_decode_to_the_text(smollm2: Loaded) -> None:
     assert len(prompt.tokens) == len(prompt.ids)
 
 
+def test_many_texts_get_the_tokens_that_each_has_alone(smollm2: Loaded) -> None:
+    tokenizer = copy.deepcopy(smollm2.tokenizer)
+    tokenizer.padding_side = "left"
+    texts = ["naïve café, 🙂!", "<|im_start|>user\nHi<|im_end|>", "  two  spaces\n\ttab", "日本語", "x" * 300] * 3
+    tokenizer(texts, padding=True, truncation=True, max_length=3)  # settings that the Rust tokenizer remembers
+    for rendered in (False, True):
+        prompts = tokenize_prompts(smollm2.model, tokenizer, texts, rendered=rendered)
+        assert [prompt.ids for prompt in prompts] == [smollm2.tokenizer(text)["input_ids"] for text in texts]
+        assert [prompt.tokens for prompt in prompts] == [smollm2.tokenizer.tokenize(text) for text in texts]
+
+
+def test_first_tokens_are_added_to_those_of_many_texts_that_lack_them(
+    tiny_llama: PreTrainedModel, bos_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    texts = ["w5", "<s> w6", "w7 w8", "<s> w9"]
+    prompts = tokenize_prompts(tiny_llama, bos_tokenizer, texts, rendered=False)
+    assert [prompt.ids for prompt in prompts] == [[1, 5], [1, 6], [1, 7, 8], [1, 9]]
+
+
+class _Reversing(PreTrainedTokenizerFast):
+    """A tokenizer with a step of its own: it reverses the tokens."""
+
+    def _encode_plus(self, *args: Any, **options: Any) -> Any:
+        encoded = super()._encode_plus(*args, **options)
+        encoded["input_ids"] = [row[::-1] for row in encoded["input_ids"]]
+        return encoded
+
+
+def test_a_tokenizer_with_steps_of_its_own_is_called(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    own = _Reversing(tokenizer_object=tiny_tokenizer.backend_tokenizer)  # type: ignore[no-untyped-call]
+    prompts = tokenize_prompts(tiny_llama, own, ["w5 w6", "w7 w8"], rendered=False)
+    assert [prompt.ids for prompt in prompts] == [[6, 5], [8, 7]]
+
+
 @pytest.mark.parametrize("text", ["", "  \n"])
 def test_an_empty_prompt_is_named(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, text: str

@@ -129,6 +129,19 @@ def test_a_model_without_a_list_of_blocks_is_refused(tiny_llama: PreTrainedModel
         find_blocks(tiny_llama)
 
 
+def test_a_list_inside_the_blocks_is_not_taken_for_them(tiny_llama: PreTrainedModel) -> None:
+    blocks = find_blocks(tiny_llama).blocks
+    blocks[0].register_module("experts", nn.ModuleList(nn.Identity() for _ in blocks))
+    assert find_blocks(tiny_llama).blocks is blocks
+
+
+def test_two_lists_of_that_length_in_the_decoder_are_refused(tiny_llama: PreTrainedModel) -> None:
+    more = nn.ModuleList(nn.Identity() for _ in find_blocks(tiny_llama).blocks)
+    tiny_llama.get_decoder().register_module("more", more)
+    with pytest.raises(ModelError, match=r"module lists of that length: model\.layers, model\.more"):
+        find_blocks(tiny_llama)
+
+
 def test_a_vision_tower_of_the_same_depth_is_not_taken_for_the_decoder() -> None:
     assert find_blocks(build(family_called("gemma3"))).path == "model.language_model.layers"
 

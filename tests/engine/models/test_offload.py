@@ -16,7 +16,16 @@ import engine
 from engine.errors import ModelError, RequestError
 from engine.models.alterations import sample_weights
 from engine.models.loading import load_model_and_tokenizer
-from engine.models.offload import gpu_count, is_offloaded, runs_on_cpu, weights_at_hand, where_layers_lie
+from engine.models.offload import (
+    each_module,
+    each_parameter,
+    gpu_count,
+    is_offloaded,
+    runs_on_cpu,
+    weights_at_hand,
+    where_layers_lie,
+)
+from engine.models.structure import find_blocks
 from tests.conftest import Loaded, family_called
 from tests.families import build
 
@@ -120,6 +129,13 @@ def test_the_fingerprint_does_not_depend_on_placement(save: Save, family: str) -
     with torch.no_grad():
         next(whole.model.parameters()).mul_(1.01)
     assert sample_weights(spread.model) != sample_weights(whole.model)
+
+
+def test_modules_that_appear_twice_are_counted_once(tiny_llama: PreTrainedModel) -> None:
+    blocks = find_blocks(tiny_llama).blocks
+    blocks[2] = blocks[0]
+    assert each_module(tiny_llama) == [*tiny_llama.modules()]
+    assert {id(weight) for weight in each_parameter(tiny_llama)} == {id(weight) for weight in tiny_llama.parameters()}
 
 
 def test_a_capture_of_a_file_is_resumed_with_other_placement(save: Save, tmp_path: Path) -> None:
