@@ -20,9 +20,14 @@ class Limits:
     tokens: int
     prompts: int | None = None
 
+    @property
+    def most_prompts(self) -> int:
+        """Maximum number of prompts, at least one."""
+        return self.prompts or max(1, self.tokens // _FEWEST_TOKENS)
+
     def allow(self, prompts: int, tokens: int) -> bool:
         """Whether a batch may have this many prompts and this many tokens in total."""
-        return prompts == 1 or (tokens <= self.tokens and prompts <= (self.prompts or self.tokens // _FEWEST_TOKENS))
+        return prompts == 1 or (tokens <= self.tokens and prompts <= self.most_prompts)
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,8 @@ class Batch:
     Attributes:
         prompts: Their indices in the list of all prompts.
         start: Number of leading tokens already run; the same for all prompts.
-        packed: Whether the prompts are packed into one row with each shared prefix once, or padded to one row each.
+        packed: Whether the prompts are packed into one row with each shared prefix once, in lexicographic order, or
+            padded to one row each.
     """
 
     prompts: list[int]

@@ -212,9 +212,15 @@ class Passes:
         if batch.packed and (len(ids) > 1 or batch.start):
             cache = continued(past.cache) if batch.start else None
             multiple = None if batch.start else self._compiled_length(batch)
-            alike = multiple is not None
             packed = pack_prompts(
-                ids, self._device, self._dtype, start=batch.start, cache=cache, multiple=multiple, alike=alike
+                ids,
+                self._device,
+                self._dtype,
+                start=batch.start,
+                cache=cache,
+                multiple=multiple,
+                alike=multiple is not None,
+                ordered=True,
             )
             return packed.batch, packed.places
         width = max(map(len, ids))

@@ -7,7 +7,7 @@ which is run once before them.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -133,7 +133,7 @@ class _Packed(NamedTuple):
     """Prompts that will share a row.
 
     Attributes:
-        ranges: Ranges of prompts in lexicographic order, in the order of the row.
+        ranges: Ranges of prompts in lexicographic order.
         start: Number of tokens already run.
     """
 
@@ -166,17 +166,46 @@ class _Planner:
 
     def _branches(self, low: int, high: int, start: int, depth: int = 0) -> list[_Step]:
         """Plan a range of prompts, `depth` forks down, with `start` tokens already run."""
-        if self._fits(low, high, start):
-            return [_Packed([(low, high)], start)]
+        steps: list[_Step] = []
+        for first, last, stop, forks in self._trunks(low, high, start, depth):
+            steps += self._cut(low, first, start)
+            below = self._filled(self._branches(first, last, stop, forks + 1))
+            steps.append(Trunk(self._order[first:last], start, stop, below))
+            low = last
+        return [*steps, *self._cut(low, high, start)]
+
+    def _trunks(self, low: int, high: int, start: int, depth: int) -> Iterator[tuple[int, int, int, int]]:
+        """Yield ranges whose common prefix is worth a pass, the token after it, and how many forks they are down."""
+        if self._fits(low, high, start) or depth >= _MOST_FORKS:
+            return
         common = int(self._shared[low + 1 : high].min())
         stop = min(common, int(self._lengths[low:high].min()) - 1)
         passes = self._tokens(low, high, start) // self._limits.tokens
         if (stop - start) * passes > max(_PASS_TOKENS, self._limits.tokens // _PASS_SHARE):
-            below = self._filled(self._branches(low, high, stop, depth + 1))
-            return [Trunk(self._order[low:high], start, stop, below)]
-        if depth >= _MOST_FORKS:
-            return self._merged([(i, i + 1) for i in range(low, high)], start, depth)
-        return self._merged(self._forks(low, high, common), start, depth)
+            yield low, high, stop, depth
+        else:
+            for fork in self._forks(low, high, common):
+                yield from self._trunks(*fork, start, depth + 1)
+
+    def _cut(self, low: int, high: int, start: int) -> Iterator[_Packed]:
+        """Cut a range into full batches; the first prompt of each repeats what it shares with the one before."""
+        until, most = self._until, self._limits.most_prompts
+        while low < high:
+            room = self._limits.tokens - int(self._lengths[low]) + start + until[low + 1]  # in terms of `until`
+            end = min(max(bisect_right(until, room, low + 1, high + 1) - 1, low + 1), low + most)
+            if end < high:
+                end = self._best_cut(low, end, room)
+            yield _Packed([(low, end)], start)
+            low = end
+
+    def _best_cut(self, low: int, end: int, room: int) -> int:
+        """The cut with the fewest repeated tokens, where a batch may stay a little emptier to repeat fewer.
+
+        Passes cost more than their tokens, so each token of room costs a share of one.
+        """
+        until, shared = self._until, self._shared
+        least = bisect_left(until, room - self._limits.tokens // _PASS_SHARE, low + 1, end)
+        return min(range(end, least - 1, -1), key=lambda cut: int(shared[cut]) - until[cut] // _PASS_SHARE)
 
     def _filled(self, steps: list[_Step]) -> Plan:
         """Merge batches so that fewer are run.
@@ -206,31 +235,13 @@ class _Planner:
         return [*(step for step in steps if isinstance(step, Trunk)), *map(self._batch, passes)]
 
     def _batch(self, packed: _Packed) -> Batch:
-        prompts = [index for low, high in packed.ranges for index in self._order[low:high]]
+        prompts = [index for low, high in sorted(packed.ranges) for index in self._order[low:high]]
         return Batch(prompts, packed.start, packed=True)
 
     def _forks(self, low: int, high: int, common: int) -> list[tuple[int, int]]:
         """Split the range wherever two neighbors share only the prefix common to all."""
         cuts = low + 1 + np.flatnonzero(self._shared[low + 1 : high] == common)
         return list(pairwise([low, *cuts.tolist(), high]))
-
-    def _merged(self, forks: list[tuple[int, int]], start: int, depth: int) -> list[_Step]:
-        """Merge neighboring forks while they fit; split a fork that does not fit alone."""
-        steps: list[_Step] = []
-        low, high = forks[0][0], forks[0][0]
-        for fork_low, fork_high in forks:
-            if self._fits(low, fork_high, start):
-                high = fork_high
-                continue
-            if low < high:
-                steps.append(_Packed([(low, high)], start))
-            low, high = fork_low, fork_high
-            if not self._fits(low, high, start):
-                steps += self._branches(low, high, start, depth + 1)
-                low = high
-        if low < high:
-            steps.append(_Packed([(low, high)], start))
-        return steps
 
     def _fits(self, low: int, high: int, start: int) -> bool:
         return self._limits.allow(high - low, self._tokens(low, high, start))

@@ -84,11 +84,12 @@ class TokenTree:
     places: list[np.ndarray]
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]]) -> TokenTree:
+    def of(cls, rows: Sequence[Sequence[int]], *, ordered: bool = False) -> TokenTree:
         """Arrange prompts, in their own order if it is depth-first, else in lexicographic order.
 
         Args:
             rows: Token ids of each prompt, at least one token each.
+            ordered: Whether they are known to be in lexicographic order, which saves half of the time.
 
         Example:
             >>> tree = TokenTree.of([[5, 6, 7], [5, 6, 8, 9], [5, 4]])
@@ -96,10 +97,13 @@ class TokenTree:
             ([5, 6, 7, 8, 9, 4], [6, 5, 3, 5, 5, 6])
         """
         prompts = TokenRows.of(rows)
-        order, ordered = np.arange(len(rows)), prompts.sorted()
-        shared, most = prompts.shared(order), prompts.shared(ordered)
-        if shared.sum() < most.sum():  # a prefix would be repeated
-            order, shared = ordered, most
+        order = np.arange(len(rows))
+        shared = prompts.shared(order)
+        if not ordered:
+            other = prompts.sorted()
+            most = prompts.shared(other)
+            if shared.sum() < most.sum():  # a prefix would be repeated
+                order, shared = other, most
         own = prompts.lengths[order] - shared
         begins = own.cumsum() - own
         count = int(own.sum())
