@@ -5,14 +5,14 @@ from __future__ import annotations
 import datetime
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -45,6 +45,20 @@ def state_dtype(store_dtype: str) -> torch.dtype | None:
     return _DTYPES[store_dtype]
 
 
+class _Part(NamedTuple):
+    """The prompts of one shard.
+
+    Attributes:
+        start: Number of the first prompt.
+        prompts: Gets the tokenized prompts again.
+        held: The tokenized prompts; None if this process does not run the shard.
+    """
+
+    start: int
+    prompts: Callable[[], HeldPrompts]
+    held: HeldPrompts | None = None
+
+
 @dataclass(frozen=True)
 class ShardRun:
     """One run of a shard plan; holds the states of at most two shards in memory.
@@ -70,6 +84,8 @@ class ShardRun:
     def run_missing(self) -> None:
         """Run this process's missing shards; write each while the next one is run.
 
+        One thread reads and tokenizes the prompts of the next shard, another one packs and writes the last.
+
         Every process runs as many whole shards as every other one. Shards that remain are shared batch by batch, so
         that no process waits long for another; those with responses to write are not. The files do not depend on the
         number of processes.
@@ -88,21 +104,23 @@ class ShardRun:
         own, shared = {*missing[processes.rank : whole : processes.count]}, {*missing[whole:]}
         remaining: dict[int, Callable[[], HeldPrompts]] = {}
         writing: Future[None] | None = None
-        with ThreadPoolExecutor(max_workers=1) as writer, ExitStack() as shares:
-            for start, part in self._parts():
+        with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(1) as reader, ExitStack() as shares:
+            for part in self._read_parts({*own, *shared}, reader):
+                start = part.start
                 self.progress(start, total)
-                if start in own:
-                    responding = response_progress(self.progress, self.steps, total, start)
-                    held = self.prepared.with_responses(part(), self.settings, start, responding)
-                    states = self._capture(held.prompts, start)
-                    if writing is not None:
-                        writing.result()
-                    content = pack_shard(held.prompts, states, held.factors)
-                    writing = writer.submit(write_shard, self._shard(start), content)
-                    del states, content  # before the next shard allocates its own
-                elif start in shared:
-                    remaining[start] = part
-                    shares.enter_context(self._run_share(part().prompts, start))
+                if part.held is None:
+                    continue
+                if start in shared:
+                    remaining[start] = part.prompts
+                    shares.enter_context(self._run_share(part.held.prompts, start))
+                    continue
+                responding = response_progress(self.progress, self.steps, total, start)
+                held = self.prepared.with_responses(part.held, self.settings, start, responding)
+                states = self._capture(held.prompts, start)
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(self._write, start, held, states)
+                del part, held, states  # only the writer needs them
             if writing is not None:
                 writing.result()
             self._join_shares(remaining)
@@ -122,21 +140,48 @@ class ShardRun:
                 held, shard = part(), self._shard(start)
                 shares = read_shares(shard, self.processes)
                 states = stack_states(shares, held.prompts, self.settings, state_dtype(self.plan["store_dtype"]))
-                write_shard(shard, pack_shard(held.prompts, states, held.factors))
+                self._write(start, held, states)
         self.processes.wait()  # before the shares are deleted
+
+    def _write(self, start: int, held: HeldPrompts, states: StackedStates) -> None:
+        write_shard(self._shard(start), pack_shard(held.prompts, states, held.factors))
 
     def _shard(self, start: int) -> Shard:
         return shard_at(self.paths, start, self.settings.layers)
 
-    def _parts(self) -> Iterator[tuple[int, Callable[[], HeldPrompts]]]:
-        """Yield each shard's first prompt number, and a function that gets its prompts."""
+    def _read_parts(self, wanted: Collection[int], reader: ThreadPoolExecutor) -> Iterator[_Part]:
+        """Yield the prompts of each shard; the next ones are read and tokenized in the background.
+
+        They are not if the model responds first, because a tokenizer serves one thread at a time, nor if they are in
+        memory.
+
+        Args:
+            wanted: First prompts of the shards that this process runs; others are not tokenized.
+            reader: The background thread.
+        """
+        read = partial(self._read_part, self._parts(), wanted)
+        if self.prepared.held is not None or self.prepared.request.respond is not None:
+            yield from iter(read, None)
+            return
+        following = reader.submit(read)
+        while (part := following.result()) is not None:
+            following = reader.submit(read)
+            yield part
+            del part
+
+    def _read_part(self, parts: Iterator[_Part], wanted: Collection[int]) -> _Part | None:
+        part = next(parts, None)
+        return part._replace(held=part.prompts()) if part is not None and part.start in wanted else part
+
+    def _parts(self) -> Iterator[_Part]:
         size, prepared = self.plan["shard_prompts"], self.prepared
         source, held = prepared.source, prepared.held
         items = source.items() if held is None else iter(())
         for start in range(0, self.plan["prompts"]["count"], size):
             part = [*islice(items, size // source.sides)]
             source.require_unchanged(prepared.stamp)
-            yield start, partial(prepared.tokenized, part, start) if held is None else partial(held.part, start, size)
+            again = partial(prepared.tokenized, part, start) if held is None else partial(held.part, start, size)
+            yield _Part(start, again)
 
     def _capture(self, prompts: list[TokenizedPrompt], start: int) -> StackedStates:
         dtype = state_dtype(self.plan["store_dtype"])

@@ -6,15 +6,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import torch
-from safetensors.torch import save
 
-from engine.capture.run import align_rows, aligned_mask
+from engine.capture.run import align_rows, aligned_mask, flat_ids
 from engine.capture.selection import captured_layer
 from engine.errors import RequestError, StoreError
 from engine.records.captures import ActivationData, ContrastData, Factors, ResponseText
@@ -22,7 +21,7 @@ from engine.remedies import Remedy
 from engine.stats.summary import StateSums
 from engine.store.catalog import shard_files, show_capture
 from engine.store.names import SHARD, CapturePaths, locate
-from engine.store.tensor_files import read_tensors, said_as_damage, with_checksums
+from engine.store.tensor_files import encode_tensors, read_tensors, said_as_damage, with_checksums
 from engine.store.write import write_atomically
 
 if TYPE_CHECKING:
@@ -180,8 +179,10 @@ def shard_at(paths: CapturePaths, start: int, layers: list[int]) -> Shard:
     return Shard(paths.shards / f"{start:012d}{SHARD}", start, layers)
 
 
-def pack_shard(prompts: Sequence[TokenizedPrompt], states: StackedStates, factors: Sequence[Factors] = ()) -> bytes:
-    """Serialize a shard as safetensors bytes.
+def pack_shard(
+    prompts: Sequence[TokenizedPrompt], states: StackedStates, factors: Sequence[Factors] = ()
+) -> list[bytes | memoryview]:
+    """Encode a shard as the parts of a safetensors file, without copying the states.
 
     Args:
         prompts: Prompts of the shard.
@@ -189,10 +190,10 @@ def pack_shard(prompts: Sequence[TokenizedPrompt], states: StackedStates, factor
         factors: Persona, template and topic of each pair.
     """
     ids = [prompt.ids for prompt in prompts]
-    spelt = {one: token for prompt in prompts for one, token in zip(prompt.ids, prompt.tokens, strict=True)}
+    spelt = dict(zip(chain(*ids), chain.from_iterable(prompt.tokens for prompt in prompts), strict=True))
     vocabulary = sorted(spelt)
     tensors = {f"layer.{layer}": rows for layer, rows in states.layers.items()} | {
-        "input_ids": torch.tensor([one for row in ids for one in row], dtype=torch.int32),
+        "input_ids": flat_ids(ids).int(),
         "lengths": torch.tensor([len(row) for row in ids]),
         "kept": torch.tensor(states.kept),
         "sums": torch.tensor([_sums(rows[states.counted]) for rows in states.layers.values()], dtype=torch.float64),
@@ -203,15 +204,15 @@ def pack_shard(prompts: Sequence[TokenizedPrompt], states: StackedStates, factor
     }
     if responses := [prompt.response for prompt in prompts if prompt.response is not None]:
         tensors["responses"] = _bytes(msgspec.json.encode(responses))
-    return save(tensors, metadata=with_checksums(tensors))
+    return encode_tensors(tensors, with_checksums(tensors))
 
 
-def write_shard(shard: Shard, content: bytes) -> None:
+def write_shard(shard: Shard, content: Sequence[bytes | memoryview]) -> None:
     """Write a shard atomically.
 
     Args:
         shard: The shard.
-        content: Its bytes, from `pack_shard`.
+        content: Its parts, from `pack_shard`.
 
     Raises:
         StoreError: The shard cannot be written; shards saved before are kept.

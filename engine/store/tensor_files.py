@@ -26,6 +26,17 @@ CHECKSUMS = "sha256"
 
 _BEFORE_CHECKSUMS = {"layerscope"}  # all metadata that versions without checksums wrote
 _LARGEST_HEADER = 8 * 2**20  # far above what thousands of layers need
+_ALIGNMENT = 8  # of the tensors in a file
+# Names of torch's dtypes in the format, in the order of the file: larger elements first, so that all are aligned.
+_KINDS = {
+    "int64": "I64",
+    "float64": "F64",
+    "float32": "F32",
+    "int32": "I32",
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "uint8": "U8",
+}
 _CHUNK = 2**20
 _MOST_FILES = 50_000
 
@@ -69,6 +80,30 @@ def with_checksums(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | 
     sums = {name: _digest(tensor) for name, tensor in tensors.items()}
     sums |= {name: _digest_text(text) for name, text in texts.items()}
     return texts | {CHECKSUMS: msgspec.json.encode(dict(sorted(sums.items()))).decode()}
+
+
+def encode_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+    """Encode tensors as the parts of a safetensors file, without copying them.
+
+    The file is the same, byte for byte, as that of `safetensors.torch.save`, which needs memory for two copies.
+
+    Args:
+        tensors: Name to tensor, on the CPU; they must not change until the parts are written.
+        metadata: The metadata.
+    """
+    kinds = {name: _KINDS[str(tensor.dtype).removeprefix("torch.")] for name, tensor in tensors.items()}
+    order = [*_KINDS.values()]
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    parts, begin = [], 0
+    for name in sorted(tensors, key=lambda name: (order.index(kinds[name]), name)):
+        content = _content(tensors[name])
+        end = begin + content.nbytes
+        header[name] = {"dtype": kinds[name], "shape": list(tensors[name].shape), "data_offsets": [begin, end]}
+        parts.append(content)
+        begin = end
+    encoded = msgspec.json.encode(header)
+    encoded += b" " * (-len(encoded) % _ALIGNMENT)
+    return [len(encoded).to_bytes(8, "little"), encoded, *parts]
 
 
 def read_tensors(path: Path, names: list[str], *, store: Path, remedy: Remedy) -> list[Tensor]:
@@ -175,9 +210,14 @@ def _require_equal(file: TensorFile, name: str, digest: str) -> None:
 
 
 def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(_content(tensor)).hexdigest()
+
+
+def _content(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor; of a contiguous one, without a copy."""
     import torch
 
-    return hashlib.sha256(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _digest_text(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -67,7 +67,7 @@ def save_activations(
         with unfinished(paths.tensors) as tensors, unfinished(paths.record) as record:
             file = _fill(tensors, lambda out: torch.save(_plain(data), out))
             content = encode_record(make_record(data, paths.name, file, steps))
-            _fill(record, lambda out: out.write(content))
+            _write(record, lambda out: out.write(content))
             with folder_lock(paths.store):
                 (_replace if force else _claim)(paths, tensors, record)
         _sync_folder(paths.store)
@@ -101,12 +101,12 @@ def _claim(paths: CapturePaths, tensors: UnfinishedFile, record: UnfinishedFile)
     record.replace()
 
 
-def write_atomically(path: Path, content: bytes, *, replace: bool = True) -> None:
+def write_atomically(path: Path, content: bytes | Sequence[bytes | memoryview], *, replace: bool = True) -> None:
     """Write a file atomically.
 
     Args:
         path: The file.
-        content: Its bytes.
+        content: Its bytes, or several parts of them.
         replace: Whether to replace an existing file.
 
     Raises:
@@ -116,7 +116,7 @@ def write_atomically(path: Path, content: bytes, *, replace: bool = True) -> Non
     with _readable_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         with unfinished(path) as file:
-            _fill(file, lambda out: out.write(content))
+            _write(file, lambda out: out.writelines([content] if isinstance(content, bytes) else content))
             if replace:
                 file.replace()
             else:
@@ -166,7 +166,7 @@ def held_file(path: Path, content: bytes) -> Iterator[Path]:
     with ExitStack() as held:
         with _readable_errors(path.parent):
             file = held.enter_context(unfinished(path))
-            _fill(file, lambda out: out.write(content))
+            _write(file, lambda out: out.write(content))
         yield file.path
 
 
@@ -182,15 +182,20 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - walks dictionaries, lists and t
     return value
 
 
-def _fill(file: UnfinishedFile, write: Callable[[BinaryIO], object]) -> DataFile:
-    """Write a file, sync it to disk and return its checksum."""
-    out = file.out
+def _write(file: UnfinishedFile, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file and sync it to disk."""
     try:
-        write(out)
+        write(file.out)
     except RuntimeError as error:  # torch raises it in place of the OSError
         raise _system_error(error) from error
-    out.flush()
-    os.fsync(out.fileno())
+    file.out.flush()
+    os.fsync(file.out.fileno())
+
+
+def _fill(file: UnfinishedFile, write: Callable[[BinaryIO], object]) -> DataFile:
+    """Write a file, sync it to disk and return its checksum."""
+    _write(file, write)
+    out = file.out
     size = out.seek(0, os.SEEK_END)
     out.seek(0)
     digest = hashlib.file_digest(out, "sha256").hexdigest()

@@ -92,7 +92,7 @@ def test_ctrl_c_says_what_is_saved_and_which_command_resumes(
     if replaced:
         assert layerscope(*command).returncode == 0
 
-    def interrupted(shard: Shard, content: bytes) -> None:
+    def interrupted(shard: Shard, content: list[bytes | memoryview]) -> None:
         write_shard(shard, content)
         if shard.start > 0:
             raise KeyboardInterrupt

@@ -1,7 +1,10 @@
 """Capturing a file of prompts as shards: content, reading, resuming and errors."""
 
 import json
+import time
+import weakref
 from pathlib import Path
+from threading import Event, get_ident
 from typing import Any
 
 import pytest
@@ -10,14 +13,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
 from engine.capture import prepare
+from engine.capture.prepare import HeldPrompts, PreparedCapture
+from engine.capture.run import StackedStates, capture_stacked
+from engine.capture.sources import Item
 from engine.errors import CaptureError, LayerscopeError, RequestError, StoreError
 from engine.records.captures import ContrastData
-from engine.store import resume
+from engine.store import resume, shard_run
 from engine.store.catalog import list_captures, show_capture
 from engine.store.delete import delete_capture
 from engine.store.plan import read_plan
 from engine.store.resume import plan_changes
-from engine.store.shards import Shard
+from engine.store.shards import Shard, write_shard
 from engine.store.summaries import stamp_store, summarise_capture
 
 COUNT = 23
@@ -263,6 +269,76 @@ def test_a_file_that_changes_during_the_capture_is_noticed(capture: Any, prompts
 
     with pytest.raises(RequestError, match=r"prompts\.txt was changed during the capture"):
         capture(progress=change)
+
+
+@pytest.mark.parametrize("prompts", [20], indirect=True)
+def test_prompts_of_the_next_shard_are_tokenized_while_one_is_run(
+    capture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, starts = PreparedCapture.tokenized, range(0, COUNT, 5)
+    done = {start: Event() for start in (*starts, 25)}
+    done[25].set()  # there is no shard after the last
+    tokenized: list[int] = []
+    threads: set[int] = set()
+    run = iter(starts)
+
+    def watched_read(prepared: PreparedCapture, items: list[Item], start: int = 0) -> HeldPrompts:
+        threads.add(get_ident())
+        held = read(prepared, items, start)
+        tokenized.append(start)
+        done[start].set()
+        return held
+
+    def watched_run(*args: Any, **options: Any) -> StackedStates:
+        start = next(run)
+        assert done[start + 5].wait(30)
+        assert tokenized == [*range(0, min(start + 10, COUNT), 5)]  # one shard ahead, no more
+        return capture_stacked(*args, **options)
+
+    monkeypatch.setattr(PreparedCapture, "tokenized", watched_read)
+    monkeypatch.setattr(shard_run, "capture_stacked", watched_run)
+    capture("mine")
+    assert len(threads) == 1
+    assert get_ident() not in threads
+
+
+def test_the_states_of_at_most_two_shards_are_in_memory(capture: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[StackedStates]] = []
+    most = 0
+
+    def watched(*args: Any, **options: Any) -> StackedStates:
+        nonlocal most
+        states = capture_stacked(*args, **options)
+        alive.append(weakref.ref(states))
+        most = max(most, sum(one() is not None for one in alive))
+        return states
+
+    def slow_write(*args: Any) -> None:
+        time.sleep(0.05)
+        write_shard(*args)
+
+    monkeypatch.setattr(shard_run, "capture_stacked", watched)
+    monkeypatch.setattr(shard_run, "write_shard", slow_write)
+    capture("mine")
+    assert len(alive) == 5
+    assert most == 2
+
+
+def test_a_disk_that_fills_up_keeps_the_shards_before(
+    capture: Any, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(shard: Shard, content: list[bytes | memoryview]) -> None:
+        if shard.start == 10:
+            raise StoreError("the disk is full")
+        write_shard(shard, content)
+
+    with monkeypatch.context() as full:
+        full.setattr(shard_run, "write_shard", fill)
+        with pytest.raises(StoreError, match="the disk is full"):
+            capture("mine")
+    saved = sorted(path.stem for path in (prompts.parent / "store" / "mine").glob("*.safetensors"))
+    assert saved == ["000000000000", "000000000005"]
+    assert len(capture("mine")) == 5
 
 
 def test_passes_stop_after_the_last_layer(capture: Any, prompts: Path) -> None:

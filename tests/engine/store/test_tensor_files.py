@@ -20,6 +20,7 @@ from engine.records.captures import ContrastData
 from engine.store.directions import path_of, read_header
 from engine.store.names import locate
 from engine.store.shards import Shard
+from engine.store.tensor_files import encode_tensors
 
 EVERYTHING = ("kept", "prompts", "factors", "tokens", "input_ids", "sums")
 
@@ -30,6 +31,30 @@ def shard(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, 
     path.write_text("\n".join(f"w5 w{10 + i}" for i in range(8)))
     engine.capture_prompt_file(tiny_llama, tiny_tokenizer, path, "mine", store=tmp_path / "store")
     return engine.open_shards("mine", store=tmp_path / "store")[0]
+
+
+@pytest.mark.parametrize("states", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_an_encoded_file_is_that_of_safetensors_byte_for_byte(states: torch.dtype) -> None:
+    tensors = {
+        "layer.10": torch.randn(3, 5).to(states),
+        "layer.9": torch.randn(5, 3).to(states).T,  # not contiguous
+        "sums": torch.randn(2, 5, dtype=torch.float64),
+        "kept": torch.tensor([1, 2]),
+        "input_ids": torch.tensor([7, 8, 9], dtype=torch.int32),
+        "texts": torch.tensor([200, 201, 202], dtype=torch.uint8),
+        "factors": torch.zeros(0, dtype=torch.uint8),
+        "naïve": torch.zeros(0, 4),
+    }
+    metadata = {"sha256": '{"ä": "\\u0001"}\n'}
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    assert b"".join(encode_tensors(tensors, metadata)) == save(contiguous, metadata=metadata)
+
+
+def test_encoded_states_are_not_copied() -> None:
+    states = torch.zeros(4, 8)
+    parts = encode_tensors({"layer.0": states}, {})
+    states.fill_(1.0)
+    assert load(b"".join(parts))["layer.0"].eq(1.0).all()
 
 
 def place_of(path: Path, name: str) -> int:
