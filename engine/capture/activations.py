@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -37,7 +38,7 @@ def capture_activations(
     seed: int = 0,
     batch_size: int | None = DEFAULT_BATCH_SIZE,
     prefix_reuse: bool = True,
-    compiled: bool = False,
+    compiled: bool | None = None,
     progress: Progress | None = None,
 ) -> ActivationData:
     """Capture hidden states of one or more prompts, by default the residual stream.
@@ -116,7 +117,7 @@ def capture_contrastive_activations(
     seed: int = 0,
     batch_size: int | None = DEFAULT_BATCH_SIZE,
     prefix_reuse: bool = True,
-    compiled: bool = False,
+    compiled: bool | None = None,
     progress: Progress | None = None,
 ) -> ContrastData:
     """Capture pairs of positive and negative prompts, paired in order.
@@ -187,7 +188,7 @@ def capture_from_concept(
     sample: bool = False,
     batch_size: int | None = DEFAULT_BATCH_SIZE,
     prefix_reuse: bool = True,
-    compiled: bool = False,
+    compiled: bool | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ContrastData:
@@ -273,6 +274,7 @@ def capture_in_memory(
         [16]
     """
     report = progress or ignore_progress
+    prepared = replace(prepared, settings=prepared.compile(prepared.settings))
     held = prepared.with_responses(
         prepared.prompts(), prepared.settings, progress=response_progress(report, steps, prepared.found["count"])
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from functools import cache
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
@@ -31,6 +32,7 @@ _SEEN = 2048  # keys of a block of queries on a GPU: more than the longest usual
 # On a GPU, a pass should keep each block busy for twice as long as Python takes to start its kernels, about 1 ms.
 _BLOCK_SECONDS = 2e-3
 _MOVED = 300  # bytes that a block moves per token and unit of width in half precision, measured on Llama and Qwen
+_LONG = 600  # seconds from which on compiling, which takes up to a minute and saves about a quarter, pays
 _SIDE = 4096  # of the matrices of the measured product
 _COPIED = 2**27  # bytes, more than a GPU caches
 _ROUNDS = 5
@@ -55,7 +57,7 @@ def token_budget(model: PreTrainedModel) -> int:
     if is_offloaded(model):
         wanted = _OFFLOADED * _RUN_WELL.get(device.type, _RUN_WELL_ON_GPU)
     elif device.type == "cuda":
-        wanted = _on_cuda(model, device)
+        wanted = busy_tokens(_block_seconds(model, device))
     else:
         wanted = _RUN_WELL.get(device.type, _RUN_WELL_ON_GPU)
     room, tokens = free_bytes(device) // _SHARE, wanted
@@ -77,26 +79,35 @@ class Speeds(NamedTuple):
     operations: float
     transfer: float
 
+    def block_seconds(self, weights: int, hidden: int, itemsize: int) -> float:
+        """Estimate the seconds that a block takes for a token in a full pass.
 
-def busy_tokens(weights: int, hidden: int, itemsize: int, speeds: Speeds) -> int:
+        Args:
+            weights: Number of weights in the block.
+            hidden: Width of the residual stream.
+            itemsize: Bytes of a number.
+
+        Example:
+            >>> round(1e9 * Speeds(800e12, 3e12).block_seconds(218_112_000, 4096, 2))
+            955
+        """
+        return 2 * weights / self.operations + hidden * _MOVED * itemsize / 2 / self.transfer
+
+
+def busy_tokens(block_seconds: float) -> int:
     """The number of tokens from which on a GPU, not Python, takes the time of a pass.
 
     Args:
-        weights: Number of weights in a block.
-        hidden: Width of the residual stream.
-        itemsize: Bytes of a number.
-        speeds: Speeds of the GPU.
+        block_seconds: Seconds that a block takes for a token.
 
     Returns:
         A power of two from 4,096 to 65,536.
 
     Example:
-        >>> h100 = Speeds(800e12, 3e12)
-        >>> busy_tokens(3_540_096, 576, 2, h100), busy_tokens(218_112_000, 4096, 2, h100)
+        >>> busy_tokens(70e-9), busy_tokens(955e-9)
         (32768, 4096)
     """
-    seconds = 2 * weights / speeds.operations + hidden * _MOVED * itemsize / 2 / speeds.transfer  # per token
-    wanted = round(_BLOCK_SECONDS / seconds)
+    wanted = max(round(_BLOCK_SECONDS / block_seconds), 1)
     return min(max(1 << (wanted - 1).bit_length(), _RUN_WELL_ON_GPU), _MOST_ON_GPU)
 
 
@@ -120,13 +131,27 @@ def _measured(device: torch.device, dtype: torch.dtype) -> Speeds:
     return Speeds(2 * _SIDE**3 / min(product), 2 * _COPIED / min(copy))
 
 
-def _on_cuda(model: PreTrainedModel, device: torch.device) -> int:
+def pays_to_compile(model: PreTrainedModel, tokens: int) -> bool:
+    """Whether compiling the blocks saves more time than it takes: for long captures on a CUDA GPU.
+
+    Args:
+        model: A checked model.
+        tokens: Number of tokens of all prompts.
+    """
+    device = input_device(model)
+    if device.type != "cuda" or is_offloaded(model):
+        return False
+    return tokens * describe_model(model).num_layers * _block_seconds(model, device) > _LONG
+
+
+def _block_seconds(model: PreTrainedModel, device: torch.device) -> float:
+    """Estimated seconds that a block takes for a token, if the GPU is busy; infinite without memory to measure it."""
     weights = sum(weight.numel() for weight in find_blocks(model).blocks[0].parameters())
     try:
         speeds = _measured(device, model.dtype)
     except torch.OutOfMemoryError:
-        return _RUN_WELL_ON_GPU
-    return busy_tokens(weights, describe_model(model).hidden_size, model.dtype.itemsize, speeds)
+        return math.inf
+    return speeds.block_seconds(weights, describe_model(model).hidden_size, model.dtype.itemsize)
 
 
 def pass_bytes(model: PreTrainedModel, tokens: int) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import torch
 
+from engine.capture.budget import pays_to_compile
 from engine.capture.dialogues import respond_to, response_source
 from engine.capture.prompts import PairCheck, TokenizedPrompt, longest_prompt
 from engine.capture.provenance import trace_provenance
@@ -120,6 +121,22 @@ class PreparedCapture:
             seed=self.source.seed,
             responses=response_source(self.model, self.request),
         )
+
+    def compile(self, settings: Settings, saved: str | None = None) -> Settings:
+        """Settings with compiled blocks, if they are wanted.
+
+        They are wanted if the request says so; if it does not say, as in the interrupted capture, or in a long one.
+
+        Args:
+            settings: Settings of this capture, with the token budget of the interrupted one.
+            saved: `compiled` in the provenance of the interrupted capture; None if there is none.
+        """
+        if self.request.compiled is not None:
+            return settings.compile(self.model) if self.request.compiled else settings
+        if not (pays_to_compile(self.model, self.found["tokens"]) if saved is None else saved == "on"):
+            return settings
+        compiled = settings.compile(self.model)
+        return compiled if compiled.compiled == "on" else settings
 
     def with_responses(
         self, held: HeldPrompts, settings: Settings, start: int = 0, progress: Progress = ignore_progress

@@ -66,8 +66,8 @@ class CaptureRequest:
         use_hooks: Stop each forward pass after the last requested layer; the states are bit-identical.
         batch_size: Maximum number of prompts in a forward pass; None for as many as the token budget allows.
         prefix_reuse: Run shared prefixes once, if the model allows it.
-        compiled: Compile the decoder blocks with `torch.compile`, if the model allows it. That takes up to a minute,
-            once per kind of model, and is worth it for long captures on a GPU.
+        compiled: Compile the decoder blocks with `torch.compile`, if the model allows it, which takes up to a minute
+            once per kind of model. None for captures of more than about ten minutes on a CUDA GPU.
         alias: Short name of the model, for the record; None for the alias it was loaded by.
         paths: Where to save; None to keep the capture in memory.
         force: Replace an existing capture of that name, finished or not.
@@ -102,7 +102,7 @@ class CaptureRequest:
     use_hooks: bool = True
     batch_size: int | None = DEFAULT_BATCH_SIZE
     prefix_reuse: bool = True
-    compiled: bool = False
+    compiled: bool | None = None
     alias: str | None = None
     paths: CapturePaths | None = None
     force: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from engine.capture.batches import Limits, sorted_batches
@@ -13,6 +13,7 @@ from engine.capture.prefixes import Plan, planned_tokens, shared_batches
 from engine.capture.selection import Positions
 from engine.capture.sites import BETWEEN_BLOCKS, DEFAULT_SITE, wanted_layers
 from engine.models.attention import batches_blocks
+from engine.models.compiled import why_not_compiled
 from engine.models.description import examine_model
 from engine.models.forward import input_device
 from engine.models.shortcuts import ONEDNN_TOLERANCE, attention_name
@@ -82,12 +83,6 @@ class Settings:
             batch_size = 1
         reuse = request.prefix_reuse and batch_size != 1
         onednn = uses_onednn(receipt)
-        limits = Limits(token_budget(model), batch_size)
-        why = ""
-        if request.compiled:
-            why = "prompts run in full" if not reuse else separate or _why_not_compiled(model, request, limits, receipt)
-            if why:
-                log.info("blocks are not compiled: %s", why)
         return cls(
             model=known,
             snapshot=snapshot,
@@ -95,13 +90,27 @@ class Settings:
             layers=layers,
             positions=request.kept,
             use_hooks=request.use_hooks or request.site != DEFAULT_SITE,
-            limits=limits,
+            limits=Limits(token_budget(model), batch_size),
             prefix_reuse="off" if not reuse else f"no: {separate}" if separate else "on",
             window=receipt.get("window"),
             onednn=onednn,
             pack_all=(bool(onednn) or batches_blocks(input_device(model))) and attention_name(model.config) == "sdpa",
-            compiled="off" if not request.compiled else f"no: {why}" if why else "on",
         )
+
+    def compile(self, model: PreTrainedModel) -> Settings:
+        """Compile the blocks, if the model and the request allow it; else say why they do not.
+
+        The first time for a kind of model, this takes up to a minute.
+        """
+        if self.site not in BETWEEN_BLOCKS:
+            why = f"{self.site} is read inside the blocks"
+        elif self.prefix_reuse != "on":
+            why = "prompts run in full" if self.prefix_reuse == "off" else self.prefix_reuse.removeprefix("no: ")
+        else:
+            why = why_not_compiled(model, find_blocks(model), self.limits.tokens, self.model.receipt["tolerance"])
+        if why:
+            log.info("blocks are not compiled: %s", why)
+        return replace(self, compiled=f"no: {why}" if why else "on")
 
     @property
     def compiled_tokens(self) -> int | None:
@@ -129,14 +138,6 @@ class Settings:
         if self.prefix_reuse != "on":
             return self.prefix_reuse.removeprefix("no: ")
         return f"the longest prompt has {longest} tokens, more than the model's attention window of {self.window}"
-
-
-def _why_not_compiled(model: PreTrainedModel, request: CaptureRequest, limits: Limits, receipt: Receipt) -> str:
-    from engine.models.compiled import why_not_compiled
-
-    if request.site not in BETWEEN_BLOCKS:
-        return f"{request.site} is read inside the blocks"
-    return why_not_compiled(model, find_blocks(model), limits.tokens, receipt["tolerance"])
 
 
 def uses_onednn(receipt: Receipt) -> bool | None:

@@ -158,13 +158,14 @@ def capture(
         typer.Option("--no-prefix-reuse", help="Do not share prefixes between prompts.", rich_help_panel=HOW),
     ] = False,
     compiled: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--compile",
-            help="Compile the decoder blocks first, up to a minute: faster in long captures on a GPU.",
+            "--compile/--no-compile",
+            help="Compile the decoder blocks first, up to a minute (default: in long captures on a CUDA GPU).",
+            show_default=False,
             rich_help_panel=HOW,
         ),
-    ] = False,
+    ] = None,
     trust_remote_code: Annotated[
         bool,
         typer.Option("--trust-remote-code", help="Run code from the model repository.", rich_help_panel=HOW),

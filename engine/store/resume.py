@@ -80,7 +80,7 @@ def capture_in_shards(
     with contextlib.ExitStack() as held:
         if processes.is_main:
             force = prepared.request.force
-            settings = prepared.settings if force else _with_saved_budget(prepared.settings, paths)
+            settings = _settings(prepared, None if force else paths)
             plan = _plan(prepared, settings)
             _start(paths, plan, held, force=force)
         processes.wait()
@@ -90,7 +90,7 @@ def capture_in_shards(
                 prepared = prepare_capture(
                     prepared.model, prepared.tokenizer, prepared.request, moment=moment, steps=steps
                 )
-            settings = _with_saved_budget(prepared.settings, paths)
+            settings = _settings(prepared, paths)
             plan = _plan(prepared, settings)
             _require_started(paths, plan)
         ShardRun(prepared, settings, plan, paths, progress, steps, processes).run_missing()
@@ -178,12 +178,14 @@ def _remove_capture(paths: CapturePaths) -> None:
         raise StoreError(f"{error.filename} cannot be deleted: {error.strerror}") from error
 
 
-def _with_saved_budget(settings: Settings, paths: CapturePaths) -> Settings:
-    """Settings with the saved token budget, as free memory changes between runs."""
-    if not paths.plan.exists():
-        return settings
-    tokens = read_plan(paths.plan)["provenance"].get("token_budget", settings.limits.tokens)
-    return replace(settings, limits=replace(settings.limits, tokens=tokens))
+def _settings(prepared: PreparedCapture, paths: CapturePaths | None) -> Settings:
+    """Settings of the capture, with the saved token budget: free memory and the speed of a GPU vary between runs."""
+    settings = prepared.settings
+    if paths is None or not paths.plan.exists():
+        return prepared.compile(settings)
+    saved = read_plan(paths.plan)["provenance"]
+    limits = replace(settings.limits, tokens=saved.get("token_budget", settings.limits.tokens))
+    return prepared.compile(replace(settings, limits=limits), saved.get("compiled", "off"))
 
 
 def saved_template_time(paths: CapturePaths) -> str | None:

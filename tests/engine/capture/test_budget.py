@@ -1,6 +1,7 @@
 """The token budget follows from the device, the size of the model and free memory."""
 
 import logging
+import math
 import weakref
 from typing import Any
 
@@ -99,9 +100,9 @@ def test_low_memory_reduces_the_token_budget(
 def test_small_models_and_fast_gpus_need_many_tokens() -> None:
     h100, slow = Speeds(800e12, 3e12), Speeds(80e12, 0.6e12)
     shapes = {"135M": (3_540_096, 576), "1.5B": (46_797_824, 1536), "8B": (218_112_000, 4096)}  # weights, width
-    fast = {name: busy_tokens(*shape, 2, h100) for name, shape in shapes.items()}
+    fast = {name: busy_tokens(h100.block_seconds(*shape, 2)) for name, shape in shapes.items()}
     assert fast == {"135M": 32_768, "1.5B": 8192, "8B": 4096}
     for name, shape in shapes.items():
-        assert busy_tokens(*shape, 2, slow) <= fast[name]
-        assert busy_tokens(*shape, 4, h100) <= fast[name]
-    assert busy_tokens(1000, 16, 2, h100) == 65_536
+        assert busy_tokens(slow.block_seconds(*shape, 2)) <= fast[name]
+        assert busy_tokens(h100.block_seconds(*shape, 4)) <= fast[name]
+    assert (busy_tokens(1e-12), busy_tokens(math.inf)) == (65_536, 4096)

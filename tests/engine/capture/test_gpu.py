@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
+from engine.capture import budget
 from engine.capture.budget import token_budget
+from engine.errors import CaptureError
 from engine.models.structure import EXCEPTIONS, Exceptional
 from tests.conftest import Loaded, family_called
 from tests.families import FAMILIES, VOCAB, Family, build
@@ -22,6 +24,9 @@ BEGINNING = " ".join(f"w{n}" for n in range(20, 32))
 UNLIKE = ["w5 w17 w99 w23 w8 w64 w31", "w7 w8 w9 w50", "w101 w12 w13 w40 w6"]
 ALIKE = [f"{BEGINNING} w{33 + n} w{60 + n % 3}" for n in range(8)]
 TOLERANCE = 1e-4  # relative to the largest value of a state: products of other shapes sum in another order
+
+
+COMPILED = 512  # tokens of a row
 
 
 def moved(model: PreTrainedModel, where: torch.device | torch.dtype) -> PreTrainedModel:
@@ -59,6 +64,39 @@ def test_states_equal_a_plain_forward_on_the_gpu(
             assert not captured.is_pinned()  # pinned memory, which the system cannot reclaim
             error = (captured[row : row + 1, -len(ids) :] - expected).abs().max() / expected.abs().max()
             assert error < TOLERANCE, f"layer {layer}, prompt {row}: {error:.1e}"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0])
+@pytest.mark.parametrize("reuse", [False, True], ids=["padded", "packed"])
+def test_a_bad_state_is_refused_with_its_prompt_and_layer(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, bad: float, reuse: bool
+) -> None:
+    weights = dict(moved(tiny_llama, GPU).named_parameters())
+    with torch.no_grad():
+        weights["model.embed_tokens.weight"][62] = bad
+        for name, weight in weights.items():
+            if not bad and name.startswith("model.layers.0."):  # which adds nothing then
+                weight.zero_()
+    hit = next(number for number, prompt in enumerate(ALIKE + UNLIKE) if "w62" in prompt.split())
+    where = r"prompt \d+" if bad and reuse else f"prompt {hit}"  # NaN spreads within a packed row: 0 times NaN is NaN
+    what = "states that are not finite" if bad else "all-zero states"
+    with pytest.raises(CaptureError, match=rf"{where} .* has {what} at layer 0"):
+        engine.capture_activations(tiny_llama, tiny_tokenizer, ALIKE + UNLIKE, positions="last", prefix_reuse=reuse)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "mixtral"])
+def test_compiled_blocks_give_the_same_states_on_the_gpu(
+    name: str, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = moved(build(family_called(name)), GPU)
+    monkeypatch.setattr(budget, "_RUN_WELL_ON_GPU", COMPILED)
+    monkeypatch.setattr(budget, "_MOST_ON_GPU", COMPILED)
+    prompts = [f"{BEGINNING} w{33 + n % 90} w{20 + n // 90} w{5 + n % 7}" for n in range(400)]
+    expected = engine.capture_activations(model, tiny_tokenizer, prompts, positions="last")["activations"]
+    data = engine.capture_activations(model, tiny_tokenizer, prompts, positions="last", compiled=True)
+    assert data["provenance"]["compiled"] == "on"
+    for layer, states in data["activations"].items():
+        assert (states - expected[layer]).abs().max() < TOLERANCE * expected[layer].abs().max()
 
 
 @pytest.fixture
@@ -102,7 +140,10 @@ def test_shards_hold_the_same_states_as_a_capture_in_memory(saved: Path, tmp_pat
 
 @pytest.mark.parametrize("beginning", ["", BEGINNING], ids=["padded", "packed"])
 def test_running_out_of_memory_halves_the_batch(
-    tiny_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture, beginning: str
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    beginning: str,
 ) -> None:
     config = AutoConfig.for_model(
         "llama",
@@ -111,8 +152,9 @@ def test_running_out_of_memory_halves_the_batch(
     )
     loaded = Loaded(moved(build(Family("wide", lambda: config)), GPU), tiny_tokenizer)
     prompts = [f"{beginning} w{5 + n % 100} w{5 + n // 100} {'w7 w8 w9 ' * 6}" for n in range(1000)]
-    expected = engine.capture_activations(*loaded, prompts, positions="last")["activations"]
+    monkeypatch.setattr(budget, "_MOST_ON_GPU", 4096)
     assert token_budget(loaded.model) == 4096
+    expected = engine.capture_activations(*loaded, prompts, positions="last")["activations"]
     torch.cuda.empty_cache()
     most = torch.cuda.memory_allocated(GPU) + 100 * 2**20  # for an MLP whose output takes 134 MB for 4,096 tokens
     torch.cuda.set_per_process_memory_fraction(most / torch.cuda.mem_get_info(GPU)[1], GPU)

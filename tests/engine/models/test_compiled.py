@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from shutil import which
 from threading import Thread
 from typing import Any
@@ -13,12 +14,14 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
-from engine.capture import budget
+from engine.capture import budget, prepare
+from engine.errors import StoreError
 from engine.models import compiled
 from engine.models.alterations import take_snapshot
 from engine.models.compiled import compiled_blocks, why_not_compiled
 from engine.models.structure import find_blocks
 from engine.records.captures import ActivationData
+from engine.store import resume
 from tests.conftest import family_called
 from tests.families import build
 
@@ -124,6 +127,47 @@ def test_what_cannot_be_compiled_is_captured_as_it_is(
 ) -> None:
     data = capture(build(family_called(name)), tiny_tokenizer, compiled=True, **how)
     assert data["provenance"]["compiled"].startswith(f"no: {why}")
+
+
+def test_a_resumed_capture_is_compiled_like_its_first_part(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    graphs: CompileCounterWithBackend,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS * 3))
+    monkeypatch.setattr(resume, "_SHARD_PROMPTS", len(PROMPTS))
+
+    def run(name: str, **how: Any) -> list[bytes]:
+        file = tmp_path / "prompts.txt"
+        engine.capture_prompt_file(tiny_llama, tiny_tokenizer, file, name, store=tmp_path / "store", **how)
+        assert '"compiled": "on"' in (tmp_path / "store" / f"{name}.json").read_text()
+        return [path.read_bytes() for path in sorted((tmp_path / "store" / name).glob("*.safetensors"))]
+
+    def stop(done: int, _total: int) -> None:
+        if done > len(PROMPTS):
+            raise KeyboardInterrupt
+
+    whole = run("whole", compiled=True)
+    with pytest.raises(KeyboardInterrupt):
+        run("mine", compiled=True, progress=stop)
+    with pytest.raises(StoreError, match="different settings: compiled was on, is now None"):
+        run("mine", compiled=False)
+    made = graphs.frame_count
+    assert run("mine") == whole
+    assert graphs.frame_count == made > 0
+
+
+@pytest.mark.usefixtures("graphs")
+def test_long_captures_on_a_gpu_are_compiled_unless_refused(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = sum(len(prompt.split()) for prompt in PROMPTS)
+    monkeypatch.setattr(prepare, "pays_to_compile", lambda _model, count: count == tokens)
+    assert capture(tiny_llama, tiny_tokenizer)["provenance"]["compiled"] == "on"
+    assert "compiled" not in capture(tiny_llama, tiny_tokenizer, compiled=False)["provenance"]
+    assert "compiled" not in capture(tiny_llama, tiny_tokenizer, site="mlp_out")["provenance"]
 
 
 @pytest.mark.slow
