@@ -24,7 +24,7 @@ from engine.concepts.pair_files import names_factors
 from engine.errors import RequestError
 from engine.records.captures import Factors, Provenance
 from engine.records.files import PromptList
-from engine.runtime import Progress, Steps, ignore_progress
+from engine.runtime import Progress, Steps, ignore_progress, paused_collection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -193,7 +193,8 @@ def prepare_capture(
     items, number = source.items(), 0
     while part := _next_items(items):
         steps("counting prompts", number * source.sides, 0)
-        survey.add(part, source.tokenize(model, tokenizer, part, number))
+        with paused_collection():
+            survey.add(part, source.tokenize(model, tokenizer, part, number))
         number += len(part)
     return PreparedCapture(model, tokenizer, request, source, settings, survey.found(), stamp, survey.held())
 

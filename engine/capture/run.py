@@ -264,8 +264,9 @@ def _places(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def _own(states: Tensor, dtype: torch.dtype) -> Tensor:
-    """The states in a dtype; copied if they are in pinned memory, which is scarce and may be reused."""
-    return states.to(dtype, copy=states.is_pinned())
+    """The states in a dtype and in memory of their own, that of no other layer and not pinned."""
+    shared = states.is_pinned() or states.untyped_storage().nbytes() > states.nbytes
+    return states.to(dtype, copy=shared)
 
 
 def align_rows(values: Tensor, lengths: Sequence[int]) -> Tensor:

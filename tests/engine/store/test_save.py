@@ -106,17 +106,17 @@ def test_prompts_in_memory_are_estimated_as_a_padded_batch(
 def test_counting_reports_progress_and_can_be_stopped(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    prompts = [f"w{5 + number % 100}" for number in range(600)]
+    prompts = [f"w{5 + number % 100}" for number in range(5000)]
     told: list[tuple[str, int, int]] = []
 
     def note(step: str, done: int, total: int) -> None:
         told.append((step, done, total))
-        if done == 512:
+        if done == 4096:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         engine.prepare_capture(tiny_llama, tiny_tokenizer, engine.CaptureRequest(prompts), steps=note)
-    assert told == [("counting prompts", done, 0) for done in (0, 256, 512)]
+    assert told == [("counting prompts", done, 0) for done in (0, 2048, 4096)]
 
 
 FACTORS = tuple(Factors(persona=f"w{5 + i % 6}", template="t", topic=f"w{30 + i // 6}") for i in range(24))
