@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _FEWEST_TOKENS = 2  # per prompt; bounds batches of prompts that share nearly all their tokens
 
@@ -39,11 +39,13 @@ class Batch:
         start: Number of leading tokens already run; the same for all prompts.
         packed: Whether the prompts are packed into one row with each shared prefix once, in lexicographic order, or
             padded to one row each.
+        tokens: Number of tokens of a packed row, if it is known.
     """
 
     prompts: list[int]
     start: int = 0
     packed: bool = False
+    tokens: int | None = field(default=None, compare=False)
 
     def halves(self) -> list[Batch]:
         """Split the batch in two."""

@@ -124,6 +124,8 @@ def _kept(plan: Plan, owners: Iterator[int], rank: int) -> Plan:
 
 def batch_tokens(batch: Batch, rows: Sequence[list[int]]) -> int:
     """Number of tokens that a batch runs, padding included."""
+    if batch.tokens is not None:
+        return batch.tokens
     if not batch.packed:
         return len(batch.prompts) * max(len(rows[index]) - batch.start for index in batch.prompts)
     return distinct_tokens([rows[index] for index in batch.prompts]) - batch.start
@@ -236,7 +238,7 @@ class _Planner:
 
     def _batch(self, packed: _Packed) -> Batch:
         prompts = [index for low, high in sorted(packed.ranges) for index in self._order[low:high]]
-        return Batch(prompts, packed.start, packed=True)
+        return Batch(prompts, packed.start, packed=True, tokens=self._row_tokens(packed))
 
     def _forks(self, low: int, high: int, common: int) -> list[tuple[int, int]]:
         """Split the range wherever two neighbors share only the prefix common to all."""

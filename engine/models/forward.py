@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from engine.errors import CaptureError, ModelError
 from engine.models.devices import send
+from engine.models.offload import each_module
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -263,12 +264,12 @@ def evaluating(model: PreTrainedModel, decoder: nn.Module) -> Iterator[None]:
         CaptureError: Another thread put the model into training mode, so dropout may have changed the states.
     """
     with turn_of(decoder):
-        training = [module for module in model.modules() if module.training]
+        training = [module for module in each_module(model) if module.training]
         if training:
             model.eval()
         try:
             yield
-            if any(module.training for module in decoder.modules()):
+            if any(module.training for module in each_module(decoder)):
                 raise CaptureError(
                     "the model was put into training mode while it was captured",
                     expected="eval mode until the capture ends",

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from engine.capture.batches import Batch, Limits
 from engine.capture.prefixes import Plan, Trunk, batch_tokens, planned_tokens, share_of, shared_batches
+from engine.models.token_tree import distinct_tokens
 
 ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=30)
 
@@ -25,6 +26,7 @@ def walk(plan: Plan, rows: list[list[int]], start: int = 0) -> list[int]:
             ended += below
         else:
             assert len({tuple(rows[index][:start]) for index in step.prompts}) == 1
+            assert step.tokens == distinct_tokens([rows[index] for index in step.prompts]) - start
             ended += step.prompts
     return ended
 
