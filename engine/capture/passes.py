@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,12 +18,14 @@ from engine.capture.batches import Batch
 from engine.capture.prefixes import Plan, Trunk, batch_tokens
 from engine.capture.reading import Read, Reading, Rows
 from engine.errors import CaptureError
-from engine.models.forward import TokenBatch
-from engine.models.shortcuts import continued, pack_prompts
+from engine.models.forward import TokenBatch, input_device
+from engine.models.shortcuts import continued, head_groups, pack_prompts
 from engine.remedies import Remedy
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache
+    from transformers import DynamicCache, PreTrainedModel
+
+    from engine.models.structure import Blocks
 
 
 log = logging.getLogger(__name__)
@@ -99,8 +102,8 @@ class Passes:
         rows: Token ids of each prompt.
         spans: First requested token of each prompt, and the one after the last.
         read: Runs one batch.
-        device: Device of the token ids.
-        dtype: Dtype of the model.
+        model: The model.
+        blocks: Its blocks.
         ahead: Number of batches to start before waiting for the states of one.
         compiled_tokens: Length to which batches that fill at least half of it are padded, for compiled blocks; None
             without those.
@@ -111,14 +114,14 @@ class Passes:
         rows: Sequence[list[int]],
         spans: Sequence[tuple[int, int]],
         read: Read,
-        device: torch.device,
-        dtype: torch.dtype,
+        model: PreTrainedModel,
+        blocks: Blocks,
         ahead: int = 0,
         compiled_tokens: int | None = None,
     ) -> None:
         self._rows, self._spans, self._read = rows, spans, read
-        self._device, self._dtype, self._ahead = device, dtype, ahead
-        self._compiled_tokens = compiled_tokens
+        self._device, self._ahead, self._compiled_tokens = input_device(model), ahead, compiled_tokens
+        self._pack = partial(pack_prompts, device=self._device, dtype=model.dtype, groups=head_groups(blocks))
         self._most_tokens: int | None = None  # set once memory has run out
 
     def run(self, plan: Plan) -> Iterator[PassStates]:
@@ -155,8 +158,7 @@ class Passes:
         ids = self._rows[trunk.prompts[0]][trunk.start : trunk.stop]
         cache = continued(past.cache)
         if trunk.start:
-            packed = pack_prompts([ids], self._device, self._dtype, start=trunk.start, cache=cache, multiple=1)
-            batch = packed.batch
+            batch = self._pack([ids], start=trunk.start, cache=cache, multiple=1).batch
         else:
             batch = TokenBatch.of([ids], self._device, cache)
         spans = [self._spans[index] for index in trunk.prompts]
@@ -212,16 +214,8 @@ class Passes:
         if batch.packed and (len(ids) > 1 or batch.start):
             cache = continued(past.cache) if batch.start else None
             multiple = None if batch.start else self._compiled_length(batch)
-            packed = pack_prompts(
-                ids,
-                self._device,
-                self._dtype,
-                start=batch.start,
-                cache=cache,
-                multiple=multiple,
-                alike=multiple is not None,
-                ordered=True,
-            )
+            alike = multiple is not None
+            packed = self._pack(ids, start=batch.start, cache=cache, multiple=multiple, alike=alike, ordered=True)
             return packed.batch, packed.places
         width = max(map(len, ids))
         places = [np.arange(row * width, row * width + len(one)) for row, one in enumerate(ids)]

@@ -17,7 +17,7 @@ from engine.capture.reading import Reader
 from engine.capture.run_settings import Settings
 from engine.errors import CaptureError
 from engine.models.alterations import take_snapshot
-from engine.models.forward import input_device, turn_of
+from engine.models.forward import turn_of
 from engine.models.offload import gpu_count
 from engine.models.structure import find_blocks
 from engine.records.captures import ActivationData
@@ -132,7 +132,7 @@ def run_batches(
     blocks = find_blocks(model)
     _require_unchanged(model, blocks, settings)
     read = Reader(model, blocks, settings)
-    passes = Passes(rows, spans, read, input_device(model), model.dtype, gpu_count(model), settings.compiled_tokens)
+    passes = Passes(rows, spans, read, model, blocks, gpu_count(model), settings.compiled_tokens)
     done = 0
     progress(done, len(prompts))
     plan = settings.plan(rows)

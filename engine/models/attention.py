@@ -11,6 +11,7 @@ PyTorch or transformers, no setting changes, and other forward passes in the pro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -96,6 +97,7 @@ class PackedMask(Tensor):
 
     _ends: np.ndarray
     _cached: int
+    _groups: int
     _alike: bool
     _copies: dict[torch.device, PackedMask]
     _batches: list[_Batch]
@@ -103,7 +105,14 @@ class PackedMask(Tensor):
 
     @classmethod
     def of(
-        cls, ends: np.ndarray, device: torch.device, dtype: torch.dtype, *, cached: int = 0, alike: bool = False
+        cls,
+        ends: np.ndarray,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        cached: int = 0,
+        groups: int = 1,
+        alike: bool = False,
     ) -> PackedMask:
         """Make the mask of a row.
 
@@ -112,11 +121,13 @@ class PackedMask(Tensor):
             device: Device of the mask.
             dtype: Dtype of the mask.
             cached: Number of preceding tokens, which all tokens see.
+            groups: Number of heads of queries for which the model repeats each head of keys and values.
             alike: Whether rows of equal length shall have batches of few different shapes, for compiled code.
         """
         shape = (1, 1, len(ends), cached + len(ends))
         mask: PackedMask = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)
-        mask._ends, mask._cached, mask._copies, mask._dense, mask._alike = ends, cached, {}, None, alike
+        mask._ends, mask._cached, mask._groups, mask._alike = ends, cached, groups, alike
+        mask._copies, mask._dense = {}, None
         mask._batches = [*mask._batched()]  # now: between the states of a forward pass, they would fragment memory
         return mask
 
@@ -157,13 +168,17 @@ class PackedMask(Tensor):
         if device == self.device:
             return self
         if device not in self._copies:
-            copy = PackedMask.of(self._ends, device, self.dtype, cached=self._cached, alike=self._alike)
-            self._copies[device] = copy._for_rows(len(self))
+            of = partial(PackedMask.of, cached=self._cached, groups=self._groups, alike=self._alike)
+            self._copies[device] = of(self._ends, device, self.dtype)._for_rows(len(self))
         return self._copies[device]
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:  # noqa: ANN401
         if query.shape[-2] != self.shape[-2]:  # for one token, transformers puts heads in the token dimension
             return scaled_dot_product_attention(query, key, value, **options | {"attn_mask": self._ordinary()})
+        if self._groups > 1 and query.shape[1] == key.shape[1] and batches_blocks(query.device):
+            # The kernels take each head once, so that fewer keys and values are copied.
+            key, value = key[:, :: self._groups], value[:, :: self._groups]
+            options["enable_gqa"] = True
         favored, parts = _favor_products(query, key, options), []
         for batch in self._batches:
             products = favored and len(batch.keys) == 1 and batch.keys.shape[1] <= _MOST_KEYS

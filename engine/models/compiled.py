@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from engine.errors import first_line
 from engine.models.forward import input_device, read_blocks
-from engine.models.shortcuts import attention_name, moved, pack_prompts
+from engine.models.shortcuts import attention_name, head_groups, moved, pack_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -92,7 +92,8 @@ def why_not_compiled(model: PreTrainedModel, blocks: Blocks, tokens: int, tolera
 
 
 def _try(model: PreTrainedModel, blocks: Blocks, tokens: int, tolerance: float) -> str:
-    packed = pack_prompts(_prompts(model, tokens), input_device(model), model.dtype, multiple=tokens, alike=True)
+    prompts, groups = _prompts(model, tokens), head_groups(blocks)
+    packed = pack_prompts(prompts, input_device(model), model.dtype, groups=groups, multiple=tokens, alike=True)
     some = torch.from_numpy(np.unique(np.concatenate(packed.places))[:: -(-tokens // _COMPARED)])
 
     def keep(states: Tensor) -> Tensor:

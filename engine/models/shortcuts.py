@@ -19,7 +19,7 @@ from engine.errors import first_line
 from engine.models.attention import BATCHED_QUERIES, PackedMask, batches_blocks
 from engine.models.devices import send
 from engine.models.forward import TokenBatch, input_device, read_blocks
-from engine.models.offload import runs_on_cpu
+from engine.models.offload import each_module, runs_on_cpu
 from engine.models.products import onednn_possible, onednn_products, product_error
 from engine.models.token_tree import TokenTree
 
@@ -48,6 +48,7 @@ def pack_prompts(
     *,
     start: int = 0,
     cache: DynamicCache | None = None,
+    groups: int = 1,
     multiple: int | None = None,
     alike: bool = False,
     ordered: bool = False,
@@ -60,6 +61,7 @@ def pack_prompts(
         dtype: Dtype of the model, used for the mask.
         start: Number of preceding tokens, which are the same in all prompts.
         cache: Keys and values of those tokens.
+        groups: Number of heads that share keys and values, from `head_groups`.
         multiple: Length to a multiple of which the row is padded; None for what attention on the device needs.
         alike: Whether rows of equal length shall have masks of few different shapes, for compiled code.
         ordered: Whether the prompts are known to be in lexicographic order, which saves time.
@@ -75,12 +77,18 @@ def pack_prompts(
     tree = TokenTree.of(rows, ordered=ordered).padded(multiple or (BATCHED_QUERIES if batches_blocks(device) else 1))
     batch = TokenBatch(
         send(tree.ids[None].astype(np.int64), device),
-        PackedMask.of(tree.ends, device, dtype, cached=start, alike=alike),
+        PackedMask.of(tree.ends, device, dtype, cached=start, groups=groups, alike=alike),
         send(start + tree.depths[None], device),
         cache,
         alike,
     )
     return Packed(batch, tree.places)
+
+
+def head_groups(blocks: Blocks) -> int:
+    """Number of heads of queries for which transformers repeats each head of keys and values; 1 if layers differ."""
+    found: set[int] = {getattr(module, "num_key_value_groups", 0) for module in each_module(blocks.blocks)} - {0}
+    return next(iter(found)) if len(found) == 1 else 1
 
 
 def continued(cache: DynamicCache | None) -> DynamicCache:
@@ -176,7 +184,7 @@ def _packed_errors(
     if start:
         read_all(model, blocks, TokenBatch.of([prompts[0][:start]], device, cache))
     rest = [ids[start:] for ids in prompts]
-    batch, places = pack_prompts(rest, device, model.dtype, start=start, cache=cache)
+    batch, places = pack_prompts(rest, device, model.dtype, start=start, cache=cache, groups=head_groups(blocks))
     states = read_all(model, blocks, batch)
     own = len(np.intersect1d(places[0], places[1]))
     return [

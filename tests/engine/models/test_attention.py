@@ -61,7 +61,7 @@ def test_batched_blocks_attend_to_their_own_prompts_only(
         for name, value in {"BATCHED_QUERIES": queries, "_MOST_BATCHES": batches, "_GPU_LANES": 4}.items():
             patch.setattr(attention, name, value)
         patch.setattr(attention, "batches_blocks", lambda _device: True)
-        packed = pack_prompts(rows, CPU, torch.float64, start=start, multiple=7, alike=alike)
+        packed = pack_prompts(rows, CPU, torch.float64, start=start, groups=2, multiple=7, alike=alike)
         with Watch() as watch:
             require_own_prompts_only(packed, start, count)
     partial = packed.batch.input_ids.shape[1] % queries > 0  # the last block is smaller
@@ -73,7 +73,7 @@ def require_own_prompts_only(packed: Packed, start: int, count: int) -> None:
     mask = packed.batch.attention_mask
     assert isinstance(mask, PackedMask)
     query = random_states(mask.shape[2], torch.float64).expand(count, -1, -1, -1)
-    key = random_states(mask.shape[3], torch.float64).expand(count, -1, -1, -1)
+    key = random_states(mask.shape[3], torch.float64, heads=2).repeat_interleave(2, dim=1).expand(count, -1, -1, -1)
     key = value = key + torch.arange(count)[:, None, None, None]
     mask = mask.expand(count, *mask.shape[1:])
     assert isinstance(mask, PackedMask)
