@@ -134,6 +134,12 @@ class Remedy(Enum):
         server=f"use another model, or {_OPERATOR} that half precision may be the cause and float32 would help",
         app="start layerscope tui --dtype float32, since half precision may be the cause; or use another model",
     )
+    DO_NOT_COMPILE = _Words(
+        python="pass compiled=False",
+        command_line="add --no-compile",
+        server=f"{_OPERATOR} that compiling fails, and that the capture has to be made without it",
+        app="make the capture on the command line with --no-compile",
+    )
     MAKE_ROOM = _Words(
         python="free some disk space, then run the same capture again to resume from the saved shards",
         command_line="free some disk space, then run the same command again to resume from the saved shards",

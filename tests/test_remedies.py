@@ -20,7 +20,12 @@ def words(face: Face) -> list[str]:
 @pytest.mark.parametrize("face", ["command_line", "app"])
 def test_commands_and_options_exist(face: Face) -> None:
     commands = get_command(build_app()).commands  # type: ignore[attr-defined]  # a group has commands
-    options = {name for command in commands.values() for parameter in command.params for name in parameter.opts}
+    options = {
+        name
+        for command in commands.values()
+        for parameter in command.params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }
     said = " ".join(words(face))
     assert set(re.findall(r"--[a-z0-9-]+", said)) <= options
     assert set(re.findall(r"layerscope ([a-z]+)", said)) <= set(commands)

@@ -14,6 +14,7 @@ from engine.models.description import describe_model
 from engine.models.devices import free_bytes
 from engine.models.forward import input_device
 from engine.models.offload import is_offloaded
+from engine.models.shortcuts import attention_name
 from engine.models.structure import find_blocks
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ _SEEN = 2048  # keys of a block of queries on a GPU: more than the longest usual
 # On a GPU, a pass should keep each block busy for twice as long as Python takes to start its kernels, about 1 ms.
 _BLOCK_SECONDS = 2e-3
 _MOVED = 300  # bytes that a block moves per token and unit of width in half precision, measured on Llama and Qwen
-_LONG = 600  # seconds from which on compiling, which takes up to a minute and saves about a quarter, pays
+_LONG = 600  # estimated seconds from which on compiling, which takes up to a minute and saves about a quarter, pays
+_EXPERT_DIMENSIONS = 3  # experts, outputs, inputs
 _SIDE = 4096  # of the matrices of the measured product
 _COPIED = 2**27  # bytes, more than a GPU caches
 _ROUNDS = 5
@@ -56,7 +58,7 @@ def token_budget(model: PreTrainedModel) -> int:
     device = input_device(model)
     if is_offloaded(model):
         wanted = _OFFLOADED * _RUN_WELL.get(device.type, _RUN_WELL_ON_GPU)
-    elif device.type == "cuda":
+    elif device.type == "cuda" and attention_name(model.config) == "sdpa":  # others compute all scores of a row
         wanted = busy_tokens(_block_seconds(model, device))
     else:
         wanted = _RUN_WELL.get(device.type, _RUN_WELL_ON_GPU)
@@ -141,17 +143,28 @@ def pays_to_compile(model: PreTrainedModel, tokens: int) -> bool:
     device = input_device(model)
     if device.type != "cuda" or is_offloaded(model):
         return False
-    return tokens * describe_model(model).num_layers * _block_seconds(model, device) > _LONG
+    seconds = tokens * describe_model(model).num_layers * _block_seconds(model, device)
+    return math.isfinite(seconds) and seconds > _LONG
 
 
 def _block_seconds(model: PreTrainedModel, device: torch.device) -> float:
     """Estimated seconds that a block takes for a token, if the GPU is busy; infinite without memory to measure it."""
-    weights = sum(weight.numel() for weight in find_blocks(model).blocks[0].parameters())
+    weights = _used_weights(model)
     try:
         speeds = _measured(device, model.dtype)
     except torch.OutOfMemoryError:
         return math.inf
     return speeds.block_seconds(weights, describe_model(model).hidden_size, model.dtype.itemsize)
+
+
+def _used_weights(model: PreTrainedModel) -> int:
+    """Number of weights in a block that a token uses; of experts, which are one tensor, those that it is routed to."""
+    config = model.config.get_text_config(decoder=True)
+    routed, count = getattr(config, "num_experts_per_tok", None), 0
+    for weight in find_blocks(model).blocks[-1].parameters():  # the first blocks of a mixture may be dense
+        experts = weight.dim() == _EXPERT_DIMENSIONS and isinstance(routed, int)
+        count += weight.numel() * routed // len(weight) if experts and routed else weight.numel()
+    return count
 
 
 def pass_bytes(model: PreTrainedModel, tokens: int) -> int:

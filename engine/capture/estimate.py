@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 _TIMED_TOKENS = 128  # for a model in memory on a CPU; fewer would take nearly as long, because all weights are read
 _TIMED_STEPS = 4  # tokens of responses
-_SAMPLE = 512  # prompts; the size of a shard, so that the sample shares prefixes as much as the shards do
+_SAMPLE = 512  # prompts; the size of a shard, so that the sample shares prefixes as much as the shards do,
+_SAMPLE_BUDGET = 512  # for this token budget; larger ones get more, up to
+_LARGEST_SAMPLE = 16  # times as many, like shards
 
 
 def estimate_capture(prepared: PreparedCapture, *, timed: bool = False) -> CaptureEstimate:
@@ -85,7 +87,8 @@ def _seconds(prepared: PreparedCapture) -> float:
     if prepared.request.respond is not None:  # there are no responses yet to read
         settings = replace(settings, positions=parse_positions(DEFAULT_POSITIONS))
     started = time.perf_counter()
-    items = [*islice(source.items(), _SAMPLE // source.sides)]
+    most = _SAMPLE * min(max(settings.limits.tokens // _SAMPLE_BUDGET, 1), _LARGEST_SAMPLE)
+    items = [*islice(source.items(), most // source.sides)]
     sample = source.tokenize(prepared.model, prepared.tokenizer, items, 0)
     tokenizing = time.perf_counter() - started
     rows = [prompt.ids for prompt in sample]

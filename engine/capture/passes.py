@@ -213,18 +213,20 @@ class Passes:
         ids = [self._rows[index][batch.start :] for index in batch.prompts]
         if batch.packed and (len(ids) > 1 or batch.start):
             cache = continued(past.cache) if batch.start else None
-            multiple = None if batch.start else self._compiled_length(batch)
-            alike = multiple is not None
-            packed = self._pack(ids, start=batch.start, cache=cache, multiple=multiple, alike=alike, ordered=True)
+            length = None if batch.start else self._compiled_length(batch)
+            how = partial(self._pack, multiple=length, fixed_shape=length is not None, ordered=True)
+            packed = how(ids, start=batch.start, cache=cache)
             return packed.batch, packed.places
         width = max(map(len, ids))
         places = [np.arange(row * width, row * width + len(one)) for row, one in enumerate(ids)]
         return TokenBatch.of(ids, self._device), places
 
     def _compiled_length(self, batch: Batch) -> int | None:
-        """The length of the row if it is to run compiled: padding costs less than compiling saves."""
-        most = self._compiled_tokens
-        return most if most is not None and most <= 2 * batch_tokens(batch, self._rows) <= 2 * most else None
+        """The length of the row if it is to run compiled: if it is at least half full, so that padding costs little."""
+        length = self._compiled_tokens
+        if length is None or not length / 2 <= batch_tokens(batch, self._rows) <= length:
+            return None
+        return length
 
     def _too_large(self, index: int) -> CaptureError:
         return CaptureError(

@@ -22,6 +22,7 @@ from engine.models.token_tree import TokenRows, distinct_tokens
 # GPU it takes Python as long as any other. The token budget accounts for that, so it is a share of the budget there.
 _PASS_TOKENS = 64
 _PASS_SHARE = 8
+_UNCOMPILED = 0.3  # the share of its time that a pass saves if it runs compiled, or a little more
 _MOST_FORKS = 100  # limits the recursion: a text and all its prefixes fork at every token
 
 
@@ -45,12 +46,13 @@ class Trunk:
 Plan = list[Trunk | Batch]
 
 
-def shared_batches(rows: Sequence[list[int]], limits: Limits) -> Plan:
+def shared_batches(rows: Sequence[list[int]], limits: Limits, *, compiled: bool = False) -> Plan:
     """Plan packed batches that run almost every shared prefix once.
 
     Args:
         rows: Token ids of each prompt; at least one prompt, and one token each.
         limits: Maximum size of a batch; a shared token counts once.
+        compiled: Whether batches without a trunk run compiled, so that a trunk has to save more.
 
     Returns:
         Packed batches, under trunks where that saves time.
@@ -60,7 +62,7 @@ def shared_batches(rows: Sequence[list[int]], limits: Limits) -> Plan:
         >>> plan.prompts, plan.packed
         ([0, 2, 1], True)
     """
-    return _Planner(rows, limits).plan()
+    return _Planner(rows, limits, _UNCOMPILED if compiled else 0.0).plan()
 
 
 def planned_tokens(plan: Plan, rows: Sequence[list[int]]) -> int:
@@ -150,9 +152,14 @@ class _Planner:
     """Builds a plan over prompts in lexicographic order.
 
     `low` to `high` is a range of prompts in that order that share a prefix.
+
+    Args:
+        rows: Token ids of each prompt.
+        limits: Maximum size of a batch.
+        least_share: Share of the tokens that a trunk has to save.
     """
 
-    def __init__(self, rows: Sequence[list[int]], limits: Limits) -> None:
+    def __init__(self, rows: Sequence[list[int]], limits: Limits, least_share: float) -> None:
         prompts = TokenRows.of(rows)
         order = prompts.sorted()
         self._order: list[int] = order.tolist()
@@ -160,7 +167,7 @@ class _Planner:
         self._shared = prompts.shared(order)
         own = (self._lengths - self._shared).cumsum()
         self._until: list[int] = [0, *own.tolist()]  # distinct tokens of all prompts before one
-        self._limits = limits
+        self._limits, self._least_share = limits, least_share
 
     def plan(self) -> Plan:
         """Plan all prompts."""
@@ -182,8 +189,9 @@ class _Planner:
             return
         common = int(self._shared[low + 1 : high].min())
         stop = min(common, int(self._lengths[low:high].min()) - 1)
-        passes = self._tokens(low, high, start) // self._limits.tokens
-        if (stop - start) * passes > max(_PASS_TOKENS, self._limits.tokens // _PASS_SHARE):
+        tokens = self._tokens(low, high, start)
+        saved = (stop - start) * (tokens // self._limits.tokens)
+        if saved > max(_PASS_TOKENS, self._limits.tokens // _PASS_SHARE, self._least_share * tokens):
             yield low, high, stop, depth
         else:
             for fork in self._forks(low, high, common):

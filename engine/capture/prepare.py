@@ -204,7 +204,7 @@ def _next_items(items: Iterator[Item]) -> list[Item]:
     taken, characters = [], 0
     for item in islice(items, _AT_ONCE):
         taken.append(item)
-        characters += sum(map(len, item.texts))
+        characters += sum(map(len, (*item.texts, *item.responses)))
         if characters >= _CHARACTERS_AT_ONCE:
             break
     return taken

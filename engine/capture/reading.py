@@ -48,10 +48,12 @@ class Reading(NamedTuple):
     Attributes:
         rows: The states; invalid until `arrive` returns.
         copies: Their copies from GPUs; empty if they are already there.
+        all_copied: Whether all states came from GPUs.
     """
 
     rows: Rows
     copies: list[_Copy]
+    all_copied: bool
 
     def arrive(self) -> Rows:
         """Wait for the copies and return the states."""
@@ -64,7 +66,7 @@ class Reading(NamedTuple):
 
         Valid after `arrive`.
         """
-        return bool(self.copies) and all(bool(copy.usable) for copy in self.copies)
+        return self.all_copied and all(bool(copy.usable) for copy in self.copies)
 
 
 class Reader:
@@ -102,11 +104,12 @@ class Reader:
         with (
             turn_of(blocks.decoder),  # the lock order used everywhere
             onednn_products(wanted=settings.onednn),
-            compiled_blocks(blocks, wanted=tokens.alike),
+            compiled_blocks(blocks, wanted=tokens.fixed_shape),
         ):
             found = read_taps(self._model, blocks, tokens, self._taps, keep, to_the_end=not settings.use_hooks)
             outbox.flush()
-        return Reading({layer: outbox.states[number] for layer, number in found.items()}, outbox.copies)
+        rows = {layer: outbox.states[number] for layer, number in found.items()}
+        return Reading(rows, outbox.copies, outbox.all_copied)
 
 
 class _Outbox:
@@ -122,16 +125,18 @@ class _Outbox:
     def __init__(self, streams: dict[torch.device, torch.cuda.Stream]) -> None:
         self.states: list[Tensor] = []
         self.copies: list[_Copy] = []
+        self.all_copied = True
         self._streams = streams
         self._held: list[Tensor] = []
 
     def add(self, states: Tensor) -> int:
         """Add states, `(kept tokens, hidden)`, and return their index in `states` after `flush`."""
-        if self._held and not _alike(states, self._held[0]):
+        if self._held and not _stackable(states, self._held[0]):
             self.flush()
         number = len(self.states) + len(self._held)
         if states.device.type != "cuda":
             self.states.append(states.cpu())
+            self.all_copied = False
             return number
         self._held.append(states)
         if len(self._held) * states.nbytes > _TOGETHER:
@@ -142,7 +147,8 @@ class _Outbox:
         """Start to copy the states that were added."""
         if not self._held:
             return
-        states = torch.stack(self._held)  # (layers, kept tokens, hidden)
+        held = self._held
+        states = torch.stack(held) if len(held) > 1 else held[0][None]  # (layers, kept tokens, hidden)
         device = states.device
         if device not in self._streams:
             self._streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -158,7 +164,7 @@ class _Outbox:
         self._held = []
 
 
-def _alike(one: Tensor, other: Tensor) -> bool:
+def _stackable(one: Tensor, other: Tensor) -> bool:
     return (one.device, one.dtype, one.shape) == (other.device, other.dtype, other.shape)
 
 

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 # A batch may have this many times the tokens of a forward pass: after the prompts, a pass has one token per prompt.
 _GENERATED = 8
+_MOST_TOKENS = 4096  # of a forward pass: keys and values, not the prompts, fill the memory of a GPU
 _CACHED = 8  # on a CPU, their keys and values may take 1/8 of all memory: the system would kill the process, not refuse
 
 
@@ -129,7 +130,7 @@ def response_batches(
     """
     known = examine_model(model).config
     most = 1 if known.added else limits.prompts  # added code may treat the rows of a batch differently
-    allowed = Limits(min(_GENERATED * limits.tokens, _most_cached(model, known)), most)
+    allowed = Limits(min(_GENERATED * min(limits.tokens, _MOST_TOKENS), _most_cached(model, known)), most)
     lengths, window = [len(ids) + max_new_tokens for ids in prompts], known.receipt.get("window")
     fits = window is None or max(lengths, default=0) <= window
     if known.receipt.get("separate", "not checked") == "" and fits and _places_tokens(model):

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Share prefixes only if at most this share of the tokens remains, because attention over packed rows costs extra on a
-# GPU and in half precision.
+# Share prefixes only if at most this share of the tokens remains where attention over packed rows costs extra: without
+# PyTorch's own attention, and in half precision on a CPU.
 _WORTH_SHARING = 0.9
 
 
@@ -110,7 +110,7 @@ class Settings:
             why = why_not_compiled(model, find_blocks(model), self.limits.tokens, self.model.receipt["tolerance"])
         if why:
             log.info("blocks are not compiled: %s", why)
-        return replace(self, compiled=f"no: {why}" if why else "on")
+        return replace(self, compiled=f"no: {why}") if why else replace(self, compiled="on", pack_all=True)
 
     @property
     def compiled_tokens(self) -> int | None:
@@ -126,7 +126,7 @@ class Settings:
         padded: Plan = [*sorted_batches([len(row) for row in rows], self.limits)]
         if self.prefix_reuse == "off" or len(rows) < 2:
             return padded
-        shared, longest = shared_batches(rows, self.limits), max(map(len, rows))
+        shared, longest = shared_batches(rows, self.limits, compiled=self.compiled == "on"), max(map(len, rows))
         worth = planned_tokens(shared, rows) <= _WORTH_SHARING * sum(map(len, rows))
         if self.prefix_reuse == "on" and (self.window is None or longest <= self.window):
             return shared if worth or self.pack_all else padded

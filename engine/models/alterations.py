@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
 
 from engine.models.adapters import adapter_tensors, base_name, inner_model
+from engine.models.forward import input_device
 from engine.models.offload import (
     each_module,
     is_offloaded,
@@ -111,7 +112,7 @@ class Snapshot:
     modules, such as a scale.
 
     Attributes:
-        structure: Module types, hooks and replaced forwards, the values in the configuration, autocast.
+        structure: Module types, hooks and replaced forwards, the values in the configuration, autocast, kind of device.
         weights: Address and version of every parameter and stored buffer. It misses a change that bypasses torch's
             version counter, for example through `.data`; `sample_weights` reads values.
         adapters: The adapters that each module applies, whether they are merged, and their scales.
@@ -146,7 +147,8 @@ def take_snapshot(model: PreTrainedModel) -> Snapshot:
         if hasattr(kind, "adapter_layer_names"):
             adapters.append(_adapter_state(module))
     configuration = repr(sorted(vars(model.config.get_text_config(decoder=True)).items(), key=lambda item: item[0]))
-    structure = (tuple(modules), tuple(handle for handle, _ in _global_hooks()), configuration, autocast_dtype(model))
+    everywhere = tuple(handle for handle, _ in _global_hooks())
+    structure = (tuple(modules), everywhere, configuration, autocast_dtype(model), input_device(model).type)
     return Snapshot(structure, tuple(weights), tuple(adapters))
 
 

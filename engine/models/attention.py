@@ -24,9 +24,10 @@ from torch.utils._pytree import tree_map_only
 from engine.models.devices import send
 
 _LEAST_QUERIES = 64  # smaller blocks would compute fewer masked scores but use the processor less well
-_MOST_BLOCKS = 32
+_MOST_BLOCKS = {"cpu": 32}
+_MOST_BLOCKS_ELSEWHERE = 4  # each block is a separate kernel launch, whose cost does not shrink with its size
 BATCHED_QUERIES = 128
-"""Queries in a block on a GPU, where blocks are batched. Rows are padded to a multiple of it."""
+"""Queries in a block on a CUDA GPU, where blocks are batched. Rows are padded to a multiple of it."""
 _MOST_BATCHES = 4  # each is several kernels, whose launches do not shrink with their size
 _WASTE = (1.5, 2.0, 4.0)  # keys of a batch per key that its blocks need: the first that gives few enough batches
 _MOST_KEYS = 512  # for products: oneDNN keeps up to some megabytes for every number of keys,
@@ -36,24 +37,21 @@ _GPU_LANES = 64  # also the width of a kernel's tile
 
 
 class _Batch(NamedTuple):
-    """Consecutive blocks of queries that are computed together.
+    """Blocks of queries that are computed together.
 
     Attributes:
         begin: Index of the first query.
+        places: Indices of the blocks in the row if they are not consecutive, `(blocks,)`; else None.
         queries: Number of queries in each block.
         keys: Indices of the keys of each block: those that some query sees, padded, `(blocks, keys)`.
         mask: Additive mask of each block, `(blocks, 1, queries, keys)`.
     """
 
     begin: int
+    places: Tensor | None
     queries: int
     keys: Tensor
     mask: Tensor
-
-    @property
-    def end(self) -> int:
-        """Index after the last query."""
-        return self.begin + len(self.keys) * self.queries
 
     def chosen(self, states: Tensor) -> Tensor:
         """The keys or values of each block, `(rows x blocks, heads, keys, size)`.
@@ -70,8 +68,10 @@ class _Batch(NamedTuple):
         Args:
             query: All queries, `(rows, heads, all queries, size)`.
         """
-        rows, heads, _, size = query.shape
-        part = query[:, :, self.begin : self.end].view(rows, heads, len(self.keys), self.queries, size)
+        rows, heads, tokens, size = query.shape
+        begin, count = (self.begin, len(self.keys)) if self.places is None else (0, tokens // self.queries)
+        part = query[:, :, begin : begin + count * self.queries].view(rows, heads, count, self.queries, size)
+        part = part if self.places is None else part.index_select(2, self.places)
         return part.transpose(1, 2).flatten(0, 1)
 
     def hiding(self, rows: int) -> Tensor:
@@ -98,9 +98,10 @@ class PackedMask(Tensor):
     _ends: np.ndarray
     _cached: int
     _groups: int
-    _alike: bool
+    _fixed_shape: bool
     _copies: dict[torch.device, PackedMask]
     _batches: list[_Batch]
+    _back: Tensor | None  # where each query is in the batches, if they are not in the order of the row
     _dense: Tensor | None
 
     @classmethod
@@ -112,7 +113,7 @@ class PackedMask(Tensor):
         *,
         cached: int = 0,
         groups: int = 1,
-        alike: bool = False,
+        fixed_shape: bool = False,
     ) -> PackedMask:
         """Make the mask of a row.
 
@@ -122,13 +123,13 @@ class PackedMask(Tensor):
             dtype: Dtype of the mask.
             cached: Number of preceding tokens, which all tokens see.
             groups: Number of heads of queries for which the model repeats each head of keys and values.
-            alike: Whether rows of equal length shall have batches of few different shapes, for compiled code.
+            fixed_shape: Whether rows of equal length shall have batches of few different shapes, for compiled code.
         """
         shape = (1, 1, len(ends), cached + len(ends))
         mask: PackedMask = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)
-        mask._ends, mask._cached, mask._groups, mask._alike = ends, cached, groups, alike
+        mask._ends, mask._cached, mask._groups, mask._fixed_shape = ends, cached, groups, fixed_shape
         mask._copies, mask._dense = {}, None
-        mask._batches = [*mask._batched()]  # now: between the states of a forward pass, they would fragment memory
+        mask._batches, mask._back = mask._batched()  # now: between the states of a pass, they would fragment memory
         return mask
 
     @classmethod
@@ -168,7 +169,7 @@ class PackedMask(Tensor):
         if device == self.device:
             return self
         if device not in self._copies:
-            of = partial(PackedMask.of, cached=self._cached, groups=self._groups, alike=self._alike)
+            of = partial(PackedMask.of, cached=self._cached, groups=self._groups, fixed_shape=self._fixed_shape)
             self._copies[device] = of(self._ends, device, self.dtype)._for_rows(len(self))
         return self._copies[device]
 
@@ -187,12 +188,13 @@ class PackedMask(Tensor):
             found = by(*states, **(options | {"attn_mask": batch.hiding(len(query))}))
             found = found.transpose(1, 2)  # (rows x blocks, queries, heads, size)
             parts.append(found.reshape(len(query), -1, *found.shape[2:]))  # (rows, queries of all blocks, heads, size)
-        return (torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]).transpose(1, 2)
+        found = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        return (found if self._back is None else found.index_select(1, self._back)).transpose(1, 2)
 
     def _ordinary(self) -> Tensor:
         if self._dense is None:
             keys = np.arange(self.shape[-1])[None]
-            self._dense = self._batch_of(0, self.shape[-2], keys, np.array([keys.size])).mask.expand(self.shape)
+            self._dense = self._mask_of(np.zeros(1, dtype=np.int64), self.shape[-2], keys).expand(self.shape)
         return self._dense
 
     def _for_rows(self, rows: int) -> PackedMask:
@@ -203,23 +205,23 @@ class PackedMask(Tensor):
         mask.__dict__ |= self.__dict__ | {"_copies": {}, "_dense": None}
         return mask
 
-    def _batched(self) -> Iterator[_Batch]:
-        """Cut the row into blocks, and batch those next to each other on a GPU."""
-        queries, alone = self.shape[-2], not (batches_blocks(self.device) or self._alike)
-        step = max(_LEAST_QUERIES, -(-queries // _MOST_BLOCKS)) if alone else BATCHED_QUERIES
+    def _batched(self) -> tuple[list[_Batch], Tensor | None]:
+        """Cut the row into blocks and batch them; also returns where each query is then, if the order changed."""
+        queries, batched = self.shape[-2], batches_blocks(self.device) or self._fixed_shape
+        most = _MOST_BLOCKS.get(self.device.type, _MOST_BLOCKS_ELSEWHERE)
+        step = BATCHED_QUERIES if batched else max(_LEAST_QUERIES, -(-queries // most))
         seen = [*self._seen(step)]
-        sizes = np.array([len(keys) for keys in seen])
-        whole = queries // step  # a smaller last block is a batch of its own
-        cuts = [*range(whole + 1)] if alone else _cuts(sizes[:whole], most=1 if self._alike else _MOST_BATCHES)
-        lanes = _LANES if alone else _GPU_LANES
-        for first, last in pairwise([*cuts, *([whole + 1] if queries % step else [])]):
-            width = -(-int(sizes[first:last].max()) // lanes) * lanes
-            if self._alike:
-                width = 1 << (width - 1).bit_length()  # a power of two
-            keys = np.zeros((last - first, width), dtype=np.int32)
-            for row, block in zip(keys, seen[first:last], strict=True):
-                row[: len(block)] = block
-            yield self._batch_of(first * step, min(step, queries - first * step), keys, sizes[first:last])
+        groups = [[block] for block in range(len(seen))]
+        if batched:
+            whole = queries // step  # a smaller last block is a batch of its own
+            sizes = np.array([len(keys) for keys in seen[:whole]])
+            groups = [*_with_similar_sizes(sizes, 1 if self._fixed_shape else _MOST_BATCHES), *groups[whole:]]
+        batches = [self._batch_of(group, seen, step, _GPU_LANES if batched else _LANES) for group in groups]
+        blocks = [block for group in groups for block in group]
+        if blocks == [*range(len(seen))]:
+            return batches, None
+        order = np.concatenate([np.arange(block * step, min(block * step + step, queries)) for block in blocks])
+        return batches, send(order.argsort(), self.device)
 
     def _seen(self, step: int) -> Iterator[np.ndarray]:
         """The keys that some query of each block sees: all cached ones, open ones before it, and its own."""
@@ -231,48 +233,65 @@ class PackedMask(Tensor):
             yield np.concatenate([cached, self._cached + own])
             before = own[self._ends[own] > end]
 
-    def _batch_of(self, begin: int, queries: int, keys: np.ndarray, sizes: np.ndarray) -> _Batch:
-        """A batch with its mask, which is built on the device.
+    def _batch_of(self, blocks: list[int], seen: list[np.ndarray], step: int, lanes: int) -> _Batch:
+        """Make a batch of some blocks, in ascending order, whose keys are padded to the same number."""
+        width = -(-max(len(seen[block]) for block in blocks) // lanes) * lanes
+        if self._fixed_shape:
+            width = 1 << (width - 1).bit_length()  # a power of two
+        keys = np.full((len(blocks), width), -1)
+        for row, block in zip(keys, blocks, strict=True):
+            row[: len(seen[block])] = seen[block]
+        begins = step * np.array(blocks)
+        queries = min(step, self.shape[-2] - int(begins[0]))
+        scattered = blocks[-1] - blocks[0] + 1 > len(blocks)
+        places = send(np.array(blocks), self.device) if scattered else None
+        chosen = send(np.maximum(keys, 0).astype(np.int32), self.device)
+        return _Batch(int(begins[0]), places, queries, chosen, self._mask_of(begins, queries, keys))
+
+    def _mask_of(self, begins: np.ndarray, queries: int, keys: np.ndarray) -> Tensor:
+        """The mask of some blocks, built on the device, `(blocks, 1, queries, keys)`.
 
         Args:
-            begin: Index of the first query.
+            begins: Index of the first query of each block.
             queries: Number of queries in each block.
-            keys: Indices of the keys of each block, `(blocks, keys)`.
-            sizes: How many of them are not padding, `(blocks,)`.
+            keys: Indices of the keys of each block, -1 for padding, `(blocks, keys)`.
         """
         own = keys - self._cached
         ends = np.where(own < 0, len(self._ends), self._ends[np.maximum(own, 0)])
-        ends[np.arange(keys.shape[1]) >= sizes[:, None]] = 0  # no query sees padding
-        places, first, end = (send(part, self.device) for part in (keys, own[:, None], ends[:, None]))
-        query = torch.arange(begin, begin + len(keys) * queries, device=self.device).view(len(keys), queries, 1)
+        ends[keys < 0] = 0  # no query sees padding
+        first, end, begin = (send(part, self.device) for part in (own[:, None], ends[:, None], begins[:, None, None]))
+        query = begin + torch.arange(queries, device=self.device)[:, None]  # (blocks, queries, 1)
         hidden = (query < first) | (query >= end)  # (blocks, queries, keys)
         mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
-        mask.masked_fill_(hidden, torch.finfo(self.dtype).min)
-        return _Batch(begin, queries, places, mask[:, None])
+        return mask.masked_fill_(hidden, torch.finfo(self.dtype).min)[:, None]
 
 
 def batches_blocks(device: torch.device) -> bool:
-    """Whether blocks are batched on a device: on all but a CPU."""
-    return device.type != "cpu"
+    """Whether blocks are batched on a device."""
+    return device.type == "cuda"
 
 
-def _cuts(sizes: np.ndarray, most: int) -> list[int]:
-    """Where to cut consecutive blocks into few batches without many more keys than the blocks need.
+def _with_similar_sizes(sizes: np.ndarray, most: int) -> list[list[int]]:
+    """Group blocks with about as many keys.
 
     Args:
         sizes: Number of keys of each block.
-        most: Maximum number of batches.
+        most: Maximum number of groups.
+
+    Returns:
+        The blocks of each group, in ascending order.
     """
+    order = np.argsort(-sizes, kind="stable")
     for waste in (*_WASTE, np.inf) if len(sizes) else ():
-        cuts, largest, total = [0], 0, 0
-        for place, size in enumerate(sizes.tolist()):
-            largest, total = max(largest, size), total + size
-            if largest * (place + 1 - cuts[-1]) > waste * total:
+        cuts, total = [0], 0
+        for place, size in enumerate(sizes[order].tolist()):
+            total += size
+            if sizes[order[cuts[-1]]] * (place + 1 - cuts[-1]) > waste * total:
                 cuts.append(place)
-                largest = total = size
+                total = size
         if len(cuts) <= most:
-            return [*cuts, len(sizes)]
-    return [0]
+            return [sorted(order[low:high].tolist()) for low, high in pairwise([*cuts, len(sizes)])]
+    return []
 
 
 def _favor_products(query: Tensor, key: Tensor, options: Mapping[str, Any]) -> bool:

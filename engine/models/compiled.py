@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.errors import first_line
-from engine.models.forward import input_device, read_blocks
+from engine.errors import CaptureError, first_line
+from engine.models.forward import input_device, read_blocks, turn_of
 from engine.models.shortcuts import attention_name, head_groups, moved, pack_prompts
+from engine.remedies import Remedy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 _PROMPT = 48  # tokens of the prompts of a trial pass
 _SHARED = 16
 _COMPARED = 256  # tokens
+# PyTorch counts graphs by the code that all models of a class share, and would then run without compiling.
+_MOST_GRAPHS = 1000
 
 _tried: WeakKeyDictionary[nn.Module, dict[tuple[int, torch.dtype], str]] = WeakKeyDictionary()
 
@@ -41,20 +44,32 @@ def compiled_blocks(blocks: Blocks, *, wanted: bool) -> Iterator[None]:
     """Run the blocks compiled in this thread while the context is open.
 
     Args:
-        blocks: The blocks, from `find_blocks`. No other thread captures from them meanwhile.
+        blocks: The blocks, from `find_blocks`. The caller holds their turn, see `turn_of`.
         wanted: False leaves them as they are.
+
+    Raises:
+        CaptureError: The compiler fails, which it did not for the row that `why_not_compiled` tried.
     """
     if not wanted:
         yield
         return
+    dynamo: Any = torch._dynamo
+    limits = {"recompile_limit": _MOST_GRAPHS, "accumulated_recompile_limit": _MOST_GRAPHS}
     owner, compiled = get_ident(), {kind: _compiled(kind.forward) for kind in {type(one) for one in blocks.blocks}}
-    for block in blocks.blocks:
-        block.forward = partial(_forward, block, owner, compiled[type(block)])
     try:
-        yield
+        for block in blocks.blocks:
+            block.forward = partial(_forward, block, owner, compiled[type(block)])
+        with dynamo.config.patch(**limits, fail_on_recompile_limit_hit=True):
+            yield
+    except (dynamo.exc.TorchDynamoException, dynamo.exc.FailOnRecompileLimitHit) as failure:
+        raise CaptureError(
+            f"the compiler fails: {_reason(failure)}",
+            expected="code for every length of prompts",
+            next_step=Remedy.DO_NOT_COMPILE,
+        ) from failure
     finally:
         for block in blocks.blocks:
-            del block.forward
+            vars(block).pop("forward", None)
 
 
 def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,6 +80,11 @@ def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
 def _forward(block: nn.Module, owner: int, compiled: Callable[..., Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401
     run = compiled if get_ident() == owner else type(block).forward
     return run(block, *args, **options)
+
+
+def _reason(failure: BaseException) -> str:
+    cause = getattr(failure, "inner_exception", failure)  # what PyTorch's own exception is about
+    return f"{type(cause).__name__}: {first_line(cause)}"
 
 
 def why_not_compiled(model: PreTrainedModel, blocks: Blocks, tokens: int, tolerance: float) -> str:
@@ -82,30 +102,33 @@ def why_not_compiled(model: PreTrainedModel, blocks: Blocks, tokens: int, tolera
     """
     if attention_name(model.config) != "sdpa":
         return f"its attention implementation is {attention_name(model.config)}, not sdpa"
-    if any("forward" in vars(block) for block in blocks.blocks):
-        return "the forward of its blocks was replaced, as accelerate does to spread a model over devices"
-    tried, kind = _tried.setdefault(blocks.decoder, {}), (tokens, model.dtype)
-    if kind not in tried:
+    with turn_of(blocks.decoder):
+        if any("forward" in vars(block) for block in blocks.blocks):
+            return "the forward of its blocks was replaced, as accelerate does to spread a model over devices"
+        tried, kind = _tried.setdefault(blocks.decoder, {}), (tokens, model.dtype)
+        if kind in tried:
+            return tried[kind]
         log.info("compiling the decoder blocks for rows of %d tokens, which may take a minute", tokens)
-        tried[kind] = _try(model, blocks, tokens, tolerance)
-    return tried[kind]
+        try:
+            tried[kind] = _try(model, blocks, tokens, tolerance)
+        except torch.OutOfMemoryError as failure:  # another time there may be more
+            return _reason(failure)
+        except Exception as failure:  # the compiler may fail with any exception
+            tried[kind] = _reason(failure.__cause__ or failure)
+        return tried[kind]
 
 
 def _try(model: PreTrainedModel, blocks: Blocks, tokens: int, tolerance: float) -> str:
     prompts, groups = _prompts(model, tokens), head_groups(blocks)
-    packed = pack_prompts(prompts, input_device(model), model.dtype, groups=groups, multiple=tokens, alike=True)
+    packed = pack_prompts(prompts, input_device(model), model.dtype, groups=groups, multiple=tokens, fixed_shape=True)
     some = torch.from_numpy(np.unique(np.concatenate(packed.places))[:: -(-tokens // _COMPARED)])
 
     def keep(states: Tensor) -> Tensor:
         return states[0, some.to(states.device)].double().cpu()
 
     layers = range(len(blocks.blocks))
-    try:
-        with compiled_blocks(blocks, wanted=True):
-            found = read_blocks(model, blocks, packed.batch, layers, keep)
-    except Exception as failure:  # the compiler may fail with any exception
-        cause = getattr(failure, "inner_exception", failure)  # what PyTorch's own exception is about
-        return f"{type(cause).__name__}: {first_line(cause)}"
+    with compiled_blocks(blocks, wanted=True):
+        found = read_blocks(model, blocks, packed.batch, layers, keep)
     expected = read_blocks(model, blocks, packed.batch, layers, keep)
     error = float(torch.stack([moved(found[layer], expected[layer]).median() for layer in layers]).max())
     return "" if error <= tolerance else f"compiled blocks change a token's state by {error:.2g} of its norm"

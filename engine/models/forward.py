@@ -50,14 +50,14 @@ class TokenBatch:
             `(1, 1, sequence, cached tokens + sequence)`.
         position_ids: Position of each token in its prompt, `(1, sequence)`.
         cache: Keys and values of the preceding tokens. The pass appends its own.
-        alike: Whether the row has the length and mask for which blocks can be compiled.
+        fixed_shape: Whether the row has the length and mask for which blocks can be compiled.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     position_ids: Tensor
     cache: DynamicCache | None = None
-    alike: bool = False
+    fixed_shape: bool = False
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]], device: torch.device, cache: DynamicCache | None = None) -> TokenBatch:

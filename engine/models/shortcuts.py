@@ -50,7 +50,7 @@ def pack_prompts(
     cache: DynamicCache | None = None,
     groups: int = 1,
     multiple: int | None = None,
-    alike: bool = False,
+    fixed_shape: bool = False,
     ordered: bool = False,
 ) -> Packed:
     """Pack prompts into one row that holds each shared prefix once.
@@ -63,7 +63,7 @@ def pack_prompts(
         cache: Keys and values of those tokens.
         groups: Number of heads that share keys and values, from `head_groups`.
         multiple: Length to a multiple of which the row is padded; None for what attention on the device needs.
-        alike: Whether rows of equal length shall have masks of few different shapes, for compiled code.
+        fixed_shape: Whether rows of equal length shall have masks of few different shapes, for compiled code.
         ordered: Whether the prompts are known to be in lexicographic order, which saves time.
 
     Returns:
@@ -77,10 +77,10 @@ def pack_prompts(
     tree = TokenTree.of(rows, ordered=ordered).padded(multiple or (BATCHED_QUERIES if batches_blocks(device) else 1))
     batch = TokenBatch(
         send(tree.ids[None].astype(np.int64), device),
-        PackedMask.of(tree.ends, device, dtype, cached=start, groups=groups, alike=alike),
+        PackedMask.of(tree.ends, device, dtype, cached=start, groups=groups, fixed_shape=fixed_shape),
         send(start + tree.depths[None], device),
         cache,
-        alike,
+        fixed_shape,
     )
     return Packed(batch, tree.places)
 

@@ -125,7 +125,8 @@ class Provenance(TypedDict):
         prefix_reuse: Whether shared prefixes were run once where that saved enough tokens: `on`, with the longest
             prompt that a sliding window allows; `off` if disabled; or `no` with the reason why the model does not
             support it.
-        compiled: `on` if the blocks were compiled; or `no` with the reason why they could not be. Present on request.
+        compiled: `on` if the blocks were compiled for full rows; or `no` with the reason why they could not be, if that
+            was requested.
         products: Backend of matrix products: `oneDNN` for float32 where the load check found it as exact, or
             PyTorch's `default`.
         seed: Seed for sampling pairs; None if nothing was sampled.

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 _ROW_TOKENS = 400  # scored tokens of a row: a longer row gains little and needs more memory for its predictions
 _ROW_BUDGETS = 4  # tokens of its texts, in token budgets: the mask grows with the square of the row
+_LARGEST_BUDGET = 4096  # tokens; more, as for a small model on a GPU, would be repeated for each condition
 _SHARE = 8  # a forward pass may use 1/8 of the free memory
 _COPIES = 3  # of the predictions of one condition, in float32, while they are compared
 _STATES = 24  # of one token, alive in a block
@@ -146,7 +147,7 @@ class FanOut:
         if not self._shared or (self._window is not None and longest > self._window):
             texts = [text for group in groups for text in group]
             return [self._lay_out([number], [text]) for number, text in enumerate(texts)]
-        longest_row = _ROW_BUDGETS * token_budget(self._model)
+        longest_row = _ROW_BUDGETS * min(token_budget(self._model), _LARGEST_BUDGET)
         rows: list[Row] = []
         numbers: list[int] = []
         waiting: list[Text] = []

@@ -244,8 +244,11 @@ def plan_changes(saved: ShardPlan, wanted: ShardPlan) -> list[str]:
 def _known_by(name: str, value: Any) -> Any:  # noqa: ANN401 - what JSON can hold
     """The part of a value to compare.
 
-    Of a device only the type is compared, because each process of a capture has its own GPU.
+    Of a device only the type is compared, because each process of a capture has its own GPU. The reason why blocks are
+    not compiled makes no difference.
     """
+    if name == "provenance.compiled":
+        return value == "on"
     return str(value).partition(":")[0] if name == "provenance.device" else value
 
 

@@ -46,7 +46,7 @@ def test_every_token_attends_to_its_own_prompt_only(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "_LEAST_QUERIES", least)
-        patch.setattr(attention, "_MOST_BLOCKS", most)
+        patch.setattr(attention, "_MOST_BLOCKS", {"cpu": most})
         packed = pack_prompts(rows, CPU, torch.float64, start=start)
         require_own_prompts_only(packed, start, count)
 
@@ -54,18 +54,18 @@ def test_every_token_attends_to_its_own_prompt_only(
 @given(ROWS, st.integers(0, 20), st.integers(1, 9), st.integers(1, 4), st.integers(1, 3), st.booleans())
 @settings(deadline=None)
 def test_batched_blocks_attend_to_their_own_prompts_only(
-    rows: list[list[int]], start: int, queries: int, batches: int, count: int, alike: bool
+    rows: list[list[int]], start: int, queries: int, batches: int, count: int, fixed_shape: bool
 ) -> None:
     """On a GPU, blocks are computed together."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"BATCHED_QUERIES": queries, "_MOST_BATCHES": batches, "_GPU_LANES": 4}.items():
             patch.setattr(attention, name, value)
         patch.setattr(attention, "batches_blocks", lambda _device: True)
-        packed = pack_prompts(rows, CPU, torch.float64, start=start, groups=2, multiple=7, alike=alike)
+        packed = pack_prompts(rows, CPU, torch.float64, start=start, groups=2, multiple=7, fixed_shape=fixed_shape)
         with Watch() as watch:
             require_own_prompts_only(packed, start, count)
     partial = packed.batch.input_ids.shape[1] % queries > 0  # the last block is smaller
-    assert len(watch.sizes) <= (1 if alike else batches) + partial
+    assert len(watch.sizes) <= (1 if fixed_shape else batches) + partial
 
 
 def require_own_prompts_only(packed: Packed, start: int, count: int) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from shutil import which
@@ -14,12 +15,12 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
-from engine.capture import budget, prepare
-from engine.errors import StoreError
-from engine.models import compiled
+from engine.capture import budget, prepare, reading
+from engine.errors import CaptureError, StoreError
+from engine.models import attention, compiled
 from engine.models.alterations import take_snapshot
 from engine.models.compiled import compiled_blocks, why_not_compiled
-from engine.models.structure import find_blocks
+from engine.models.structure import Blocks, find_blocks
 from engine.records.captures import ActivationData
 from engine.store import resume
 from tests.conftest import family_called
@@ -157,6 +158,56 @@ def test_a_resumed_capture_is_compiled_like_its_first_part(
     made = graphs.frame_count
     assert run("mine") == whole
     assert graphs.frame_count == made > 0
+
+
+def test_every_length_of_rows_is_compiled(tiny_llama: PreTrainedModel, graphs: CompileCounterWithBackend) -> None:
+    """PyTorch itself stops to compile after eight graphs."""
+    for number in range(1, 13):
+        assert not why_not_compiled(tiny_llama, find_blocks(tiny_llama), number * TOKENS, 1e-3)
+        assert graphs.frame_count == number
+
+
+def test_a_failure_at_another_length_of_prompts_says_what_to_do(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+
+    def once(graph: Any, _inputs: object) -> Any:
+        made.append(graph)
+        if len(made) > 1:
+            raise RuntimeError("the second graph fails")
+        return graph
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=once))
+    monkeypatch.setitem(budget._RUN_WELL, "cpu", TOKENS)
+    monkeypatch.setattr(attention, "BATCHED_QUERIES", 8)
+    monkeypatch.setattr(attention, "_GPU_LANES", 8)
+    short = [f"w{3 + number} w{4 + number}" for number in range(60)]  # blocks see fewer keys than in the trial
+    with pytest.raises(CaptureError, match=r"compiler fails: .*second graph fails") as caught:
+        engine.capture_activations(tiny_llama, tiny_tokenizer, short, positions="last", compiled=True)
+    torch._dynamo.reset()
+    assert caught.value.said("command_line").endswith("Next: add --no-compile.")
+    assert not any("forward" in vars(block) for block in find_blocks(tiny_llama).blocks)
+
+
+def test_a_short_prefix_of_many_batches_does_not_keep_them_from_being_compiled(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    graphs: CompileCounterWithBackend,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prompts = [f"{START} {' '.join(f'w{3 + (7 * i + 3 * j) % 100}' for j in range(40))}" for i in range(100)]
+    ran: list[bool] = []
+
+    def counting(blocks: Blocks, *, wanted: bool) -> AbstractContextManager[None]:
+        ran.append(wanted)
+        return compiled_blocks(blocks, wanted=wanted)
+
+    monkeypatch.setattr(reading, "compiled_blocks", counting)
+    engine.capture_activations(tiny_llama, tiny_tokenizer, prompts, positions="last", compiled=True)
+    assert sum(ran) >= len(ran) - 1 > 10
+    assert graphs.frame_count == 1
 
 
 @pytest.mark.usefixtures("graphs")
