@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from engine.capture.batches import Batch
 from engine.capture.prefixes import Plan, Trunk, batch_tokens
@@ -37,7 +38,7 @@ class PassStates:
 
     Attributes:
         prompts: Indices of the prompts in the list of all prompts.
-        kept: Number of states of each prompt.
+        kept: Number of states of each prompt; 1 for means.
         layers: Layer to states, prompt after prompt, `(states of all prompts, hidden)`.
         checked: Whether a GPU found every state finite and none all zero; False if nobody has checked.
     """
@@ -55,8 +56,9 @@ class _Pending(NamedTuple):
         prompts: Indices of its prompts.
         spans: First requested token of each prompt, and the one after the last.
         own: Number of requested tokens of each prompt that the batch itself reads.
-        reading: Their states.
+        reading: Their states, or their sums.
         trunks: States of the other requested tokens.
+        mean: Whether to average the states of each prompt.
     """
 
     prompts: list[int]
@@ -64,14 +66,18 @@ class _Pending(NamedTuple):
     own: list[int]
     reading: Reading
     trunks: list[_Trunk]
+    mean: bool
 
     def finish(self) -> PassStates:
-        """Wait for the states and prepend those of the shared prefixes."""
+        """Wait for the states, and prepend those of the shared prefixes or average them with those."""
         states = self.reading.arrive()  # those of the prefixes, from earlier passes, have arrived then
-        if self.trunks:
+        kept = [stop - start for start, stop in self.spans]
+        if self.mean:
+            states, kept = _means(states, self.spans, self.trunks), [1] * len(kept)
+        elif self.trunks:
             states = _with_past(states, self.spans, self.own, self.trunks)
         checked = all(reading.checked() for reading in (self.reading, *(trunk.reading for trunk in self.trunks)))
-        return PassStates(self.prompts, [stop - start for start, stop in self.spans], states, checked)
+        return PassStates(self.prompts, kept, states, checked)
 
 
 class _Trunk(NamedTuple):
@@ -104,6 +110,7 @@ class Passes:
         read: Runs one batch.
         model: The model.
         blocks: Its blocks.
+        mean: Whether to average the requested states of each prompt, where they are computed.
         ahead: Number of batches to start before waiting for the states of one.
         compiled_tokens: Length to which batches that fill at least half of it are padded, for compiled blocks; None
             without those.
@@ -116,11 +123,14 @@ class Passes:
         read: Read,
         model: PreTrainedModel,
         blocks: Blocks,
+        *,
+        mean: bool = False,
         ahead: int = 0,
         compiled_tokens: int | None = None,
     ) -> None:
         self._rows, self._spans, self._read = rows, spans, read
-        self._device, self._ahead, self._compiled_tokens = input_device(model), ahead, compiled_tokens
+        self._device, self._mean = input_device(model), mean
+        self._ahead, self._compiled_tokens = ahead, compiled_tokens
         self._pack = partial(pack_prompts, device=self._device, dtype=model.dtype, groups=head_groups(blocks))
         self._most_tokens: int | None = None  # set once memory has run out
 
@@ -166,7 +176,7 @@ class Passes:
         last = min(max(stop for _, stop in spans), trunk.stop)
         wanted = np.arange(first, max(first, last)) - trunk.start
         try:
-            reading = self._read(batch, wanted)
+            reading = self._read(batch, wanted, None)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -205,8 +215,9 @@ class Passes:
             where[max(start - batch.start, 0) : max(stop - batch.start, 0)]
             for (start, stop), where in zip(spans, places, strict=True)
         ]
-        reading = self._read(tokens, np.concatenate(wanted))
-        return _Pending(batch.prompts, spans, [len(where) for where in wanted], reading, past.kept)
+        own = [len(where) for where in wanted]
+        reading = self._read(tokens, np.concatenate(wanted), own if self._mean else None)
+        return _Pending(batch.prompts, spans, own, reading, past.kept, self._mean)
 
     def _lay_out(self, batch: Batch, past: _Past) -> tuple[TokenBatch, list[np.ndarray]]:
         """The tokens of a batch, and each prompt's indices into the flattened batch."""
@@ -256,6 +267,27 @@ def _with_past(states: Rows, spans: Sequence[tuple[int, int]], own: Sequence[int
         layer: torch.cat([*(trunk.reading.rows[layer] for trunk in trunks), last]).index_select(0, places)
         for layer, last in states.items()
     }
+
+
+def _means(sums: Rows, spans: Sequence[tuple[int, int]], trunks: Sequence[_Trunk]) -> Rows:
+    """Average the states of each prompt, `(prompts, hidden)` in float32.
+
+    Args:
+        sums: Sums of the states read by the batch itself, in float64.
+        spans: First requested token of each prompt, and the one after the last.
+        trunks: States of the shared prefixes.
+    """
+    whole = torch.tensor(spans)
+    parts = [((whole - trunk.first).clamp(0, trunk.tokens), trunk.reading.rows) for trunk in trunks]
+    counts = whole[:, 1:] - whole[:, :1]
+
+    def mean(layer: int, total: Tensor) -> Tensor:
+        for part, rows in parts:
+            until = torch.nn.functional.pad(rows[layer].double().cumsum(0), (0, 0, 1, 0))  # sums of the first tokens
+            total = total + until[part[:, 1]] - until[part[:, 0]]
+        return (total / counts).float()
+
+    return {layer: mean(layer, total) for layer, total in sums.items()}
 
 
 def out_of_memory(error: RuntimeError) -> bool:

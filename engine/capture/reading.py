@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 Rows = dict[int, Tensor]
 """Layer to states, `(tokens, hidden)`, on the CPU."""
 
-Read = Callable[[TokenBatch, np.ndarray], "Reading"]
-"""Runs a batch and reads the requested tokens, given as indices into the flattened batch."""
+Read = Callable[[TokenBatch, np.ndarray, Sequence[int] | None], "Reading"]
+"""Runs a batch and reads the requested tokens: see `Reader`."""
 
 _TOGETHER = 64 * 2**20  # bytes of states that are checked and copied together
 
@@ -46,7 +46,7 @@ class Reading(NamedTuple):
     """States of a forward pass, possibly still being copied from a GPU.
 
     Attributes:
-        rows: The states; invalid until `arrive` returns.
+        rows: The states, or their sums; invalid until `arrive` returns.
         copies: Their copies from GPUs; empty if they are already there.
         all_copied: Whether all states came from GPUs.
     """
@@ -83,21 +83,26 @@ class Reader:
         self._taps = find_taps(settings.site, settings.layers, blocks, settings.model.receipt)
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
 
-    def __call__(self, tokens: TokenBatch, wanted: np.ndarray) -> Reading:
+    def __call__(self, tokens: TokenBatch, wanted: np.ndarray, lengths: Sequence[int] | None) -> Reading:
         """Run a batch.
 
         Args:
             tokens: The batch.
             wanted: Indices of the tokens whose states are kept, in the flattened batch, `(kept tokens,)`.
+            lengths: Number of those tokens of each prompt, to keep only the sum of their states, `(prompts, hidden)` in
+                float64; None to keep each state.
         """
-        places = {tokens.input_ids.device: send(wanted, tokens.input_ids.device)}
+        places: dict[torch.device, tuple[Tensor, Tensor | None]] = {}
         outbox = _Outbox(self._streams)
 
         def keep(states: Tensor) -> int:
             device = states.device
             if device not in places:
-                places[device] = send(wanted, device)
-            return outbox.add(states.flatten(0, 1).index_select(0, places[device]))
+                counts = None if lengths is None else send(np.array(lengths), _summing(device))
+                places[device] = send(wanted, device), counts
+            chosen, counts = places[device]
+            kept = states.flatten(0, 1).index_select(0, chosen)
+            return outbox.add(kept if counts is None else _sums(kept.to(counts.device), counts))
 
         settings = self._settings
         blocks = self._blocks
@@ -162,6 +167,16 @@ class _Outbox:
         self.states += arrived.unbind()
         self.copies.append(_Copy(usable, event))
         self._held = []
+
+
+def _summing(device: torch.device) -> torch.device:
+    """The device that adds states up: the CPU for Apple's GPUs, which have no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def _sums(states: Tensor, lengths: Tensor) -> Tensor:
+    """Sums of consecutive states in float64, `(prompts, hidden)`; the same in every run, also on a GPU."""
+    return torch.segment_reduce(states.double(), "sum", lengths=lengths, axis=0, unsafe=True)
 
 
 def _stackable(one: Tensor, other: Tensor) -> bool:

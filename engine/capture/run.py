@@ -132,15 +132,22 @@ def run_batches(
     blocks = find_blocks(model)
     _require_unchanged(model, blocks, settings)
     read = Reader(model, blocks, settings)
-    passes = Passes(rows, spans, read, model, blocks, gpu_count(model), settings.compiled_tokens)
+    passes = Passes(
+        rows,
+        spans,
+        read,
+        model,
+        blocks,
+        mean=positions.mean,
+        ahead=gpu_count(model),
+        compiled_tokens=settings.compiled_tokens,
+    )
     done = 0
     progress(done, len(prompts))
     plan = settings.plan(rows)
     if processes.count > 1:
         plan = share_of(plan, rows, processes.rank, processes.count)
-    for found in passes.run(plan):
-        kept = [1] * len(found.kept) if positions.mean else found.kept
-        batch = PassStates(found.prompts, kept, positions.finish(found.layers, found.kept), found.checked)
+    for batch in passes.run(plan):
         if not batch.checked:
             _require_usable(batch, prompts)
         yield batch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from engine.inputs import whole_number, whole_numbers
 from engine.remedies import Remedy
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 
 LayerSpec = str | int | Iterable[int] | None
@@ -217,29 +217,6 @@ class Positions:
         """
         start, stop = self.span(length, prompt, boundary)
         return 1 if self.mean else stop - start
-
-    def finish(self, layers: dict[int, Tensor], lengths: Sequence[int]) -> dict[int, Tensor]:
-        """Average the states of each span if `mean` is set.
-
-        Args:
-            layers: Layer to concatenated states of the spans of several prompts, `(tokens of all spans, hidden)`.
-            lengths: Number of tokens of each span.
-
-        Returns:
-            The states unchanged, or the mean of each span, `(prompts, hidden)` in float32, summed in float64.
-        """
-        if not self.mean:
-            return layers
-        import torch
-
-        counts = torch.tensor(lengths)
-        owners = torch.arange(len(lengths)).repeat_interleave(counts)
-
-        def means(states: Tensor) -> Tensor:
-            sums = torch.zeros(len(lengths), states.shape[-1], dtype=torch.float64)
-            return (sums.index_add_(0, owners, states.double()) / counts[:, None]).float()
-
-        return {layer: means(states) for layer, states in layers.items()}
 
 
 def parse_positions(positions: PositionSpec) -> Positions:

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
+from engine.capture import budget
 from engine.capture.passes import PassStates
 from engine.capture.prepare import PreparedCapture, prepare_capture
 from engine.capture.run import split_copied, stack_states
@@ -53,3 +55,30 @@ def test_the_parts_of_a_batch_share_no_memory() -> None:
     assert [part.shape for part in parts] == [(1, 3, 2), (1, 1, 2), (1, 2, 2)]
     assert torch.equal(torch.cat(parts, dim=1)[0], states)
     assert [part.untyped_storage().nbytes() for part in parts] == [24, 8, 16]
+
+
+@pytest.mark.parametrize(
+    ("positions", "by_hand"),
+    [("mean", slice(1, None)), ("mean:0:", slice(None)), ("mean:1:3", slice(1, 3)), ("mean:-2:", slice(-2, None))],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("beginning", ["", " ".join(f"w{n}" for n in range(5, 20))], ids=["alone", "on a trunk"])
+def test_a_mean_is_one_state_in_float32(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+    positions: str,
+    by_hand: slice,
+    dtype: torch.dtype,
+    beginning: str,
+) -> None:
+    monkeypatch.setitem(budget._RUN_WELL, "cpu", 16)
+    model = tiny_llama
+    nn.Module.to(model, dtype)
+    prompts = [f"{beginning} w{30 + n % 5} w{40 + n} w9".strip() for n in range(20)]
+    every = engine.capture_activations(model, tiny_tokenizer, prompts, positions="all")["activations"]
+    means = engine.capture_activations(model, tiny_tokenizer, prompts, positions=positions)["activations"]
+    for layer, states in means.items():
+        assert (states.dtype, states.shape[:2]) == (torch.float32, (20, 1))
+        expected = every[layer][:, by_hand].double().mean(dim=1, keepdim=True)
+        torch.testing.assert_close(states.double(), expected, rtol=1e-6, atol=1e-6)
