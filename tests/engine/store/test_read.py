@@ -1,16 +1,18 @@
 """Loading returns what was saved; damaged and malicious files are refused and run no code."""
 
-import gc
 import io
 import json
 import logging
 import os
 import pickle
 import re
+import subprocess
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -347,15 +349,13 @@ def test_a_linked_or_irregular_file_is_not_loaded(prompt_data: ActivationData, t
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limit is set from the memory in use")
 def test_too_little_memory_is_said_plainly(tmp_path: Path) -> None:
-    import resource
-
+    """In a process of its own, because memory that other tests have freed would serve."""
     torch.save({"activations": {0: torch.zeros(1, 2**18, 256)}}, tmp_path / "mine.pt")
-    gc.collect()  # garbage of other tests, freed later, would leave room
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (used + 100 * 2**20, before[1]))
-    try:
-        with pytest.raises(MemoryError, match=r"there is not enough memory to load .*mine\.pt"):
-            engine.load_activations("mine", store=tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
+    code = f"""
+        import engine, engine.store.read, resource, torch
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 100 * 2**20, used + 100 * 2**20))
+        engine.load_activations("mine", store={str(tmp_path)!r})
+    """
+    ended = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, check=False)
+    assert re.search(r"MemoryError: there is not enough memory to load .*mine\.pt", ended.stderr), ended.stderr
