@@ -135,10 +135,10 @@ class Remedy(Enum):
         app="start layerscope tui --dtype float32, since half precision may be the cause; or use another model",
     )
     DO_NOT_COMPILE = _Words(
-        python="pass compiled=False",
-        command_line="add --no-compile",
+        python="pass compiled=False and another name",
+        command_line="add --no-compile, under another name",
         server=f"{_OPERATOR} that compiling fails, and that the capture has to be made without it",
-        app="make the capture on the command line with --no-compile",
+        app="make the capture on the command line with --no-compile, under another name",
     )
     MAKE_ROOM = _Words(
         python="free some disk space, then run the same capture again to resume from the saved shards",

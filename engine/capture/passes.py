@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from engine.capture.batches import Batch
-from engine.capture.prefixes import Plan, Trunk, batch_tokens
+from engine.capture.prefixes import Plan, Trunk, batch_tokens, can_be_compiled
 from engine.capture.reading import Read, Reading, Rows
 from engine.errors import CaptureError
 from engine.models.forward import TokenBatch, input_device
@@ -224,20 +224,15 @@ class Passes:
         ids = [self._rows[index][batch.start :] for index in batch.prompts]
         if batch.packed and (len(ids) > 1 or batch.start):
             cache = continued(past.cache) if batch.start else None
-            length = None if batch.start else self._compiled_length(batch)
+            length = self._compiled_tokens
+            if length is not None and not can_be_compiled(batch, self._rows, length):
+                length = None
             how = partial(self._pack, multiple=length, fixed_shape=length is not None, ordered=True)
             packed = how(ids, start=batch.start, cache=cache)
             return packed.batch, packed.places
         width = max(map(len, ids))
         places = [np.arange(row * width, row * width + len(one)) for row, one in enumerate(ids)]
         return TokenBatch.of(ids, self._device), places
-
-    def _compiled_length(self, batch: Batch) -> int | None:
-        """The length of the row if it is to run compiled: if it is at least half full, so that padding costs little."""
-        length = self._compiled_tokens
-        if length is None or not length / 2 <= batch_tokens(batch, self._rows) <= length:
-            return None
-        return length
 
     def _too_large(self, index: int) -> CaptureError:
         return CaptureError(

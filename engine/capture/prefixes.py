@@ -133,6 +133,23 @@ def batch_tokens(batch: Batch, rows: Sequence[list[int]]) -> int:
     return distinct_tokens([rows[index] for index in batch.prompts]) - batch.start
 
 
+def can_be_compiled(batch: Batch, rows: Sequence[list[int]], length: int) -> bool:
+    """Whether a batch may be padded to the length of compiled rows: if it is at least half as long, and needs no trunk.
+
+    Args:
+        batch: The batch.
+        rows: Token ids of each prompt.
+        length: Length of compiled rows.
+    """
+    alone = len(batch.prompts) == 1 and not batch.start
+    return batch.packed and not alone and not batch.start and length / 2 <= batch_tokens(batch, rows) <= length
+
+
+def some_compiled(plan: Plan, rows: Sequence[list[int]], length: int) -> bool:
+    """Whether any batch of a plan can run compiled: see `can_be_compiled`."""
+    return any(can_be_compiled(batch, rows, length) for batch in _batches(plan))
+
+
 class _Packed(NamedTuple):
     """Prompts that will share a row.
 

@@ -21,9 +21,10 @@ from engine.capture.responses import require_room
 from engine.capture.run_settings import Settings
 from engine.capture.sources import Item, PromptSource
 from engine.concepts.pair_files import names_factors
-from engine.errors import RequestError
+from engine.errors import CaptureError, RequestError
 from engine.records.captures import Factors, Provenance
 from engine.records.files import PromptList
+from engine.remedies import Remedy
 from engine.runtime import Progress, Steps, ignore_progress, paused_collection
 
 if TYPE_CHECKING:
@@ -125,18 +126,32 @@ class PreparedCapture:
     def compile(self, settings: Settings, saved: str | None = None) -> Settings:
         """Settings with compiled blocks, if they are wanted.
 
-        They are wanted if the request says so; if it does not say, as in the interrupted capture, or in a long one.
+        They are wanted if the request says so; if it does not say, in a long capture. A capture that is resumed goes on
+        as it was started.
 
         Args:
             settings: Settings of this capture, with the token budget of the interrupted one.
             saved: `compiled` in the provenance of the interrupted capture; None if there is none.
+
+        Raises:
+            CaptureError: The interrupted capture ran compiled, and the blocks cannot be compiled here.
         """
-        if self.request.compiled is not None:
-            return settings.compile(self.model) if self.request.compiled else settings
-        if not (pays_to_compile(self.model, self.found["tokens"]) if saved is None else saved == "on"):
+        wanted = self.request.compiled
+        if saved is not None and wanted is not False:
+            if wanted and saved != "on":
+                log.info("resuming without compiled blocks, as the capture was started")
+            wanted = saved == "on"
+        long = wanted is None and pays_to_compile(self.model, self.found["tokens"])
+        if not (wanted or long):
             return settings
-        compiled = settings.compile(self.model)
-        return compiled if compiled.compiled == "on" else settings
+        compiled = settings.compile(self.model, [prompt.ids for prompt in self.held.prompts] if self.held else [])
+        if compiled.compiled != "on" and saved is not None:
+            raise CaptureError(
+                f"the capture was started with compiled blocks, which is not possible here: {compiled.compiled[4:]}",
+                expected="the same software on every machine and in every run",
+                next_step=Remedy.DO_NOT_COMPILE,
+            )
+        return settings if long and compiled.compiled != "on" else compiled
 
     def with_responses(
         self, held: HeldPrompts, settings: Settings, start: int = 0, progress: Progress = ignore_progress

@@ -128,6 +128,8 @@ class CaptureRequest:
             settle(self, "batch_size", require_whole(self.batch_size, "the batch size", least=1))
         if self.alias is not None:
             settle(self, "alias", str(self.alias))
+        if not (self.compiled is None or isinstance(self.compiled, bool)):
+            raise RequestError(f"compiled cannot be {self.compiled!r}", expected="True, False or None")
         if self.store_dtype not in STORE_DTYPES:
             raise RequestError(
                 f"states cannot be stored in {self.store_dtype!r}", expected=f"one of {', '.join(STORE_DTYPES)}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from engine.capture.batches import Limits, sorted_batches
 from engine.capture.budget import token_budget
-from engine.capture.prefixes import Plan, planned_tokens, shared_batches
+from engine.capture.prefixes import Plan, planned_tokens, shared_batches, some_compiled
 from engine.capture.selection import Positions
 from engine.capture.sites import BETWEEN_BLOCKS, DEFAULT_SITE, wanted_layers
 from engine.models.attention import batches_blocks
@@ -97,20 +97,27 @@ class Settings:
             pack_all=(bool(onednn) or batches_blocks(input_device(model))) and attention_name(model.config) == "sdpa",
         )
 
-    def compile(self, model: PreTrainedModel) -> Settings:
-        """Compile the blocks, if the model and the request allow it; else say why they do not.
+    def compile(self, model: PreTrainedModel, rows: Sequence[list[int]]) -> Settings:
+        """Compile the blocks, if the model, the request and the prompts allow it; else say why they do not.
 
         The first time for a kind of model, this takes up to a minute.
+
+        Args:
+            model: A checked model.
+            rows: Token ids of the prompts; empty if they are not in memory.
         """
+        compiled = replace(self, compiled="on", pack_all=True)
         if self.site not in BETWEEN_BLOCKS:
             why = f"{self.site} is read inside the blocks"
         elif self.prefix_reuse != "on":
             why = "prompts run in full" if self.prefix_reuse == "off" else self.prefix_reuse.removeprefix("no: ")
+        elif rows and not some_compiled(compiled.plan(rows), rows, self.limits.tokens):
+            why = f"no row of these prompts fills half of the {self.limits.tokens} tokens of compiled rows"
         else:
             why = why_not_compiled(model, find_blocks(model), self.limits.tokens, self.model.receipt["tolerance"])
         if why:
             log.info("blocks are not compiled: %s", why)
-        return replace(self, compiled=f"no: {why}") if why else replace(self, compiled="on", pack_all=True)
+        return replace(self, compiled=f"no: {why}") if why else compiled
 
     @property
     def compiled_tokens(self) -> int | None:

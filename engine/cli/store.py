@@ -233,7 +233,8 @@ def _batches(provenance: Provenance) -> str:
     batches = f"batches of {size}" if size else f"batches of {budget:,} tokens"
     reuse = provenance.get("prefix_reuse", "off")
     shared = ", prefix sharing" if reuse.startswith("on") else ""
-    compiled = ", compiled blocks" if provenance.get("compiled") == "on" else ""
+    asked = provenance.get("compiled", "off")
+    compiled = {"on": ", compiled blocks", "off": ""}.get(asked, f", not compiled ({asked.removeprefix('no: ')})")
     return batches + shared + compiled + (", oneDNN products" if provenance.get("products") == "oneDNN" else "")
 
 

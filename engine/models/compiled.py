@@ -102,6 +102,8 @@ def why_not_compiled(model: PreTrainedModel, blocks: Blocks, tokens: int, tolera
     """
     if attention_name(model.config) != "sdpa":
         return f"its attention implementation is {attention_name(model.config)}, not sdpa"
+    if torch._dynamo.config.disable:
+        return "torch.compile is disabled (TORCHDYNAMO_DISABLE)"
     with turn_of(blocks.decoder):
         if any("forward" in vars(block) for block in blocks.blocks):
             return "the forward of its blocks was replaced, as accelerate does to spread a model over devices"

@@ -234,7 +234,9 @@ def plan_changes(saved: ShardPlan, wanted: ShardPlan) -> list[str]:
     """
     old, new = _flat(saved), _flat(wanted)
     return [
-        f"{_HASHES[name]} changed" if name in _HASHES else f"{_said(name)} was {old.get(name)}, is now {new.get(name)}"
+        f"{_HASHES[name]} changed"
+        if name in _HASHES
+        else f"{_said(name)} was {old.get(name, 'off')}, is now {new.get(name, 'off')}"
         for name in dict.fromkeys([*old, *new])
         if _known_by(name, old.get(name)) != _known_by(name, new.get(name))
         if name not in _MAY_DIFFER and not name.startswith(_MEASURED)

@@ -84,6 +84,18 @@ def test_a_bad_state_is_refused_with_its_prompt_and_layer(
         engine.capture_activations(tiny_llama, tiny_tokenizer, ALIKE + UNLIKE, positions="last", prefix_reuse=reuse)
 
 
+@pytest.mark.parametrize("prompts", [UNLIKE, ALIKE], ids=["unlike", "alike"])
+def test_means_are_those_of_all_states(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, prompts: list[str]
+) -> None:
+    model = moved(tiny_llama, GPU)
+    means = engine.capture_activations(model, tiny_tokenizer, prompts, positions="mean")["activations"]
+    for row, prompt in enumerate(prompts):
+        every = engine.capture_activations(model, tiny_tokenizer, prompt, positions="all")["activations"]
+        for layer, states in means.items():
+            torch.testing.assert_close(states[row, 0], every[layer][0, 1:].mean(dim=0), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "mixtral"])
 def test_compiled_blocks_give_the_same_states_on_the_gpu(
     name: str, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch

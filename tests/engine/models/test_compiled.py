@@ -15,13 +15,14 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
-from engine.capture import budget, prepare, reading
-from engine.errors import CaptureError, StoreError
+from engine.capture import budget, prepare, reading, run_settings
+from engine.errors import CaptureError, RequestError, StoreError
 from engine.models import attention, compiled
 from engine.models.alterations import take_snapshot
 from engine.models.compiled import compiled_blocks, why_not_compiled
 from engine.models.structure import Blocks, find_blocks
 from engine.records.captures import ActivationData
+from engine.runtime import Progress
 from engine.store import resume
 from tests.conftest import family_called
 from tests.families import build
@@ -95,6 +96,7 @@ def test_a_compiler_that_fails_is_not_used(
         raise RuntimeError("no compiler was found")
 
     torch._dynamo.reset()
+    monkeypatch.setitem(budget._RUN_WELL, "cpu", TOKENS)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
     expected = capture(tiny_llama, tiny_tokenizer)
     with caplog.at_level(logging.INFO, "engine"):
@@ -153,7 +155,7 @@ def test_a_resumed_capture_is_compiled_like_its_first_part(
     whole = run("whole", compiled=True)
     with pytest.raises(KeyboardInterrupt):
         run("mine", compiled=True, progress=stop)
-    with pytest.raises(StoreError, match="different settings: compiled was on, is now None"):
+    with pytest.raises(StoreError, match="different settings: compiled was on, is now off"):
         run("mine", compiled=False)
     made = graphs.frame_count
     assert run("mine") == whole
@@ -187,7 +189,7 @@ def test_a_failure_at_another_length_of_prompts_says_what_to_do(
     with pytest.raises(CaptureError, match=r"compiler fails: .*second graph fails") as caught:
         engine.capture_activations(tiny_llama, tiny_tokenizer, short, positions="last", compiled=True)
     torch._dynamo.reset()
-    assert caught.value.said("command_line").endswith("Next: add --no-compile.")
+    assert caught.value.said("command_line").endswith("Next: add --no-compile, under another name.")
     assert not any("forward" in vars(block) for block in find_blocks(tiny_llama).blocks)
 
 
@@ -208,6 +210,81 @@ def test_a_short_prefix_of_many_batches_does_not_keep_them_from_being_compiled(
     engine.capture_activations(tiny_llama, tiny_tokenizer, prompts, positions="last", compiled=True)
     assert sum(ran) >= len(ran) - 1 > 10
     assert graphs.frame_count == 1
+
+
+@pytest.mark.parametrize("fails_first", [True, False])
+def test_a_capture_resumes_as_it_was_started(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    graphs: CompileCounterWithBackend,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fails_first: bool,
+) -> None:
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS * 2))
+    monkeypatch.setattr(resume, "_SHARD_PROMPTS", len(PROMPTS))
+    failing = [fails_first]
+
+    def why(*_model: object) -> str:
+        return "there is no compiler" if failing[0] else ""
+
+    def stop(done: int, _total: int) -> None:
+        if done > len(PROMPTS):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_settings, "why_not_compiled", why)
+
+    def run(progress: Progress | None = None) -> None:
+        engine.capture_prompt_file(
+            tiny_llama,
+            tiny_tokenizer,
+            tmp_path / "prompts.txt",
+            "mine",
+            store=tmp_path / "store",
+            compiled=True,
+            progress=progress,
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        run(stop)
+    failing[0] = not fails_first
+    if fails_first:
+        run()
+        assert graphs.frame_count == 0
+        assert '"compiled": "on"' not in (tmp_path / "store" / "mine.json").read_text()
+    else:
+        with pytest.raises(
+            CaptureError, match=r"started with compiled blocks, .*not possible here: there is no compiler"
+        ):
+            run()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "tokens"),
+    [
+        (PROMPTS[:2], TOKENS),
+        (["w5 w6"], TOKENS),
+        ([f"w{n} " + " ".join(f"w{3 + (n * i) % 100}" for i in range(49)) for n in range(9, 12)], 40),
+    ],
+    ids=["few", "one", "long"],
+)
+def test_the_record_says_that_no_row_runs_compiled(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    graphs: CompileCounterWithBackend,
+    monkeypatch: pytest.MonkeyPatch,
+    prompts: list[str],
+    tokens: int,
+) -> None:
+    monkeypatch.setitem(budget._RUN_WELL, "cpu", tokens)
+    data = engine.capture_activations(tiny_llama, tiny_tokenizer, prompts, positions="last", compiled=True)
+    assert data["provenance"]["compiled"].startswith("no: no row of these prompts fills half of the")
+    assert graphs.frame_count == 0
+
+
+def test_what_is_neither_yes_nor_no_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"compiled cannot be 'off'\. Expected: True, False or None"):
+        engine.CaptureRequest(PROMPTS, compiled="off")  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("graphs")
