@@ -28,6 +28,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 sys.path.insert(0, str(Path(__file__).parents[1]))  # measure this checkout, not an installed version
 
 import engine
+from benchmarks.tasks import positive
 
 Args = ParamSpec("Args")
 Out = TypeVar("Out")
@@ -74,9 +75,9 @@ def synthetic_prompts(count: int) -> list[str]:
 def main() -> None:
     """Run the benchmark and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=2000, help="Number of prompts")
-    parser.add_argument("--tokens", type=int, default=512, help="Token budget of a batch")
-    parser.add_argument("--rounds", type=int, default=3, help="Number of rounds")
+    parser.add_argument("--prompts", type=positive, default=2000, help="Number of prompts")
+    parser.add_argument("--tokens", type=positive, default=512, help="Token budget of a batch")
+    parser.add_argument("--rounds", type=positive, default=3, help="Number of rounds")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -56,7 +56,7 @@ from benchmarks.comparison import (
 )
 from benchmarks.machine import Machine
 from benchmarks.random_shapes import GPU_SHAPES, SHAPES, measure_shapes
-from benchmarks.tasks import TASKS, Task, read_prompts
+from benchmarks.tasks import TASKS, Task, positive, read_prompts
 from benchmarks.ways import Work
 from engine.capture.selection import parse_layers
 
@@ -147,18 +147,18 @@ def read_arguments(options: list[str] | None = None) -> argparse.Namespace:
         choices=list(ALL_WAYS),
         help=f"Methods to measure (default: all installed except {', '.join(sorted(ONLY_IF_REQUESTED))})",
     )
-    parser.add_argument("--rounds", type=int, default=3, help="Number of rounds")
+    parser.add_argument("--rounds", type=positive, default=3, help="Number of rounds")
     parser.add_argument("--model", default="smollm2", help="Model, as for layerscope capture --model")
     parser.add_argument(
         "--threads",
-        type=int,
+        type=positive,
         default=torch.get_num_threads(),
         help="Number of torch threads (1: measure processor time, which other load does not affect)",
     )
     parser.add_argument(
         "--device", help="Device of the model: cpu or cuda (default: cpu; --shapes: a GPU if there is one)"
     )
-    parser.add_argument("--prompts", type=int, help="Number of prompts, even or 1 (default: that of the task)")
+    parser.add_argument("--prompts", type=positive, help="Number of prompts, even or 1 (default: that of the task)")
     parser.add_argument(
         "--shapes",
         nargs="*",

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # measure this checkout, not
 import torch
 
 import engine
+from benchmarks.tasks import positive
 from engine.store import tensor_files
 from engine.store.names import locate
 
@@ -56,8 +57,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--concept", default="honesty", help="Concept, as for layerscope capture --concept")
     parser.add_argument("--model", default="smollm2", help="Model, as for layerscope capture --model")
-    parser.add_argument("--pairs", type=int, default=36, help="Number of pairs")
-    parser.add_argument("--rounds", type=int, default=5, help="Captures of each kind")
+    parser.add_argument("--pairs", type=positive, default=36, help="Number of pairs")
+    parser.add_argument("--rounds", type=positive, default=5, help="Captures of each kind")
     arguments = parser.parse_args()
     model, tokenizer, _ = engine.load_model_and_tokenizer(arguments.model)
     clock = Clock()

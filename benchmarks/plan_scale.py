@@ -25,6 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # measure this checkout, not an installed version
 
+from benchmarks.tasks import positive
 from engine.capture.batches import Batch, Limits
 from engine.capture.prefixes import Plan, Trunk, planned_tokens
 from engine.capture.run_settings import Settings
@@ -136,11 +137,11 @@ def peak_bytes(count: int, shard: int, tokens: int) -> int:
 def main() -> None:
     """Run the benchmark and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=1_000_000, help="Number of prompts")
-    parser.add_argument("--tokens", type=int, default=512, help="Token budget of a forward pass")
-    parser.add_argument("--layers", type=int, default=30, help="Number of captured layers, one token each")
-    parser.add_argument("--width", type=int, default=576, help="Width of the model")
-    parser.add_argument("--bytes", type=int, default=4, help="Bytes of a number")
+    parser.add_argument("--prompts", type=positive, default=1_000_000, help="Number of prompts")
+    parser.add_argument("--tokens", type=positive, default=512, help="Token budget of a forward pass")
+    parser.add_argument("--layers", type=positive, default=30, help="Number of captured layers, one token each")
+    parser.add_argument("--width", type=positive, default=576, help="Width of the model")
+    parser.add_argument("--bytes", type=positive, default=4, help="Bytes of a number")
     arguments = parser.parse_args()
     state = arguments.layers * arguments.width * arguments.bytes
     shard = shard_items(state, tokens=arguments.tokens)

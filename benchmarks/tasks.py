@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,17 @@ TASKS = {
     "bfloat16": Task("64 pairs in bfloat16, last token of every layer", dtype="bfloat16"),
     "single": Task("one prompt, every token of every layer", positions="all", prompts=1),
 }
+
+
+def positive(text: str) -> int:
+    """Parse a number of an option that cannot be 0.
+
+    Raises:
+        ArgumentTypeError: It is not a whole number of at least 1.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
 
 
 def read_prompts(tokenizer: PreTrainedTokenizerBase, task: Task) -> list[str]:

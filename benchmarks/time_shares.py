@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 sys.path.insert(0, str(Path(__file__).parents[1]))  # measure this checkout, not an installed version
 
 import engine
+from benchmarks.tasks import positive
 
 KINDS: dict[Callable[..., Any], str] = {linear: "matrix products", scaled_dot_product_attention: "attention"}
 OTHER, OUTSIDE = "other operations", "Python, tokenizer and checks"
@@ -75,8 +76,8 @@ def main() -> None:
     """Run the benchmark and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--concept", default="honesty", help="Concept to capture")
-    parser.add_argument("--pairs", type=int, default=72, help="Number of pairs")
-    parser.add_argument("--rounds", type=int, default=5, help="Number of rounds")
+    parser.add_argument("--pairs", type=positive, default=72, help="Number of pairs")
+    parser.add_argument("--rounds", type=positive, default=5, help="Number of rounds")
     parser.add_argument("--markdown", action="store_true", help="Print a Markdown table")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

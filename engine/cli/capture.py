@@ -364,7 +364,9 @@ def _run(
         except KeyboardInterrupt:
             if processes.is_main and request.paths is not None:
                 saved = _changed(request.paths) not in (0, before)  # 0: --force deleted the old record
-                Narrator(quiet=False).say(_without_specificity(request.paths) if saved else _left(request.paths))
+                Narrator(quiet=False).say(
+                    _without_specificity(request.paths) if saved else _left(request, request.paths)
+                )
             raise
     if paths.in_shards:
         narrator.say(f"saved {paths.shards}{os.sep} and {paths.record.name}")
@@ -386,10 +388,11 @@ def _without_specificity(paths: CapturePaths) -> str:
     return f"interrupted after the capture was saved; to compare it with its neighbours: {again}"
 
 
-def _left(paths: CapturePaths) -> str:
+def _left(request: CaptureRequest, paths: CapturePaths) -> str:
     """What an interrupted capture leaves, and the command that resumes it."""
     if not paths.unfinished:
-        return "interrupted before anything was saved; --shards makes a capture resumable"
+        advice = "" if request.always_shards else "; --shards makes a capture resumable"
+        return f"interrupted before anything was saved{advice}"
     total, saved = len(shard_starts(read_plan(paths.plan))), len(shard_files(paths))
     again = [part for part in sys.argv[1:] if not _FORCE.fullmatch(part)]  # it would begin anew
     return (
