@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -12,7 +13,6 @@ from engine.capture.budget import token_budget
 from engine.capture.prefixes import Plan, planned_tokens, shared_batches, some_compiled
 from engine.capture.selection import Positions
 from engine.capture.sites import BETWEEN_BLOCKS, DEFAULT_SITE, wanted_layers
-from engine.models.attention import batches_blocks
 from engine.models.compiled import why_not_compiled
 from engine.models.description import examine_model
 from engine.models.forward import input_device
@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Share prefixes only if at most this share of the tokens remains where attention over packed rows costs extra: without
-# PyTorch's own attention, and in half precision on a CPU.
-_WORTH_SHARING = 0.9
+# Pack prompts only if at most this share of their tokens remains where attention over packed rows costs extra: on an
+# H100 passes took 1.1 to 1.4 times as long as padded ones; on a CPU in half precision or with other attention, a tenth.
+_WORTH_SHARING = {"cpu": 0.9}
+_WORTH_SHARING_ON_GPU = 0.8
+_ALWAYS = math.inf
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Settings:
         prefix_reuse: "on" or "off" for prefix sharing, or "no: " and why the model does not allow it.
         window: Maximum prompt length for prefix sharing; None for no limit.
         onednn: Whether float32 matrix products use oneDNN; None if that makes no difference.
-        pack_all: Whether to pack prompts that share no prefix as well, because attention in blocks is faster.
+        worth_packing: Share of the tokens that may remain if prompts are packed; infinite to pack those that share no
+            prefix as well, because attention in blocks is faster then, or because packed rows run compiled.
         compiled: "on" or "off" for compiled blocks, or "no: " and why they cannot be compiled.
     """
 
@@ -62,7 +65,7 @@ class Settings:
     prefix_reuse: str = "off"
     window: int | None = None
     onednn: bool | None = None
-    pack_all: bool = False
+    worth_packing: float = _WORTH_SHARING_ON_GPU
     compiled: str = "off"
 
     @classmethod
@@ -83,6 +86,7 @@ class Settings:
             batch_size = 1
         reuse = request.prefix_reuse and batch_size != 1
         onednn = uses_onednn(receipt)
+        some = _WORTH_SHARING.get(input_device(model).type, _WORTH_SHARING_ON_GPU)
         return cls(
             model=known,
             snapshot=snapshot,
@@ -94,7 +98,7 @@ class Settings:
             prefix_reuse="off" if not reuse else f"no: {separate}" if separate else "on",
             window=receipt.get("window"),
             onednn=onednn,
-            pack_all=(bool(onednn) or batches_blocks(input_device(model))) and attention_name(model.config) == "sdpa",
+            worth_packing=_ALWAYS if onednn and attention_name(model.config) == "sdpa" else some,
         )
 
     def compile(self, model: PreTrainedModel, rows: Sequence[list[int]]) -> Settings:
@@ -106,7 +110,7 @@ class Settings:
             model: A checked model.
             rows: Token ids of the prompts; empty if they are not in memory.
         """
-        compiled = replace(self, compiled="on", pack_all=True)
+        compiled = replace(self, compiled="on", worth_packing=_ALWAYS)
         if self.site not in BETWEEN_BLOCKS:
             why = f"{self.site} is read inside the blocks"
         elif self.prefix_reuse != "on":
@@ -134,10 +138,10 @@ class Settings:
         if self.prefix_reuse == "off" or len(rows) < 2:
             return padded
         shared, longest = shared_batches(rows, self.limits, compiled=self.compiled == "on"), max(map(len, rows))
-        worth = planned_tokens(shared, rows) <= _WORTH_SHARING * sum(map(len, rows))
+        share = planned_tokens(shared, rows) / sum(map(len, rows))
         if self.prefix_reuse == "on" and (self.window is None or longest <= self.window):
-            return shared if worth or self.pack_all else padded
-        if worth:
+            return shared if share <= self.worth_packing else padded
+        if share <= _WORTH_SHARING["cpu"]:
             log.info("running shared prefixes once per prompt: %s", self._why_separate(longest))
         return padded
 
