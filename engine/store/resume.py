@@ -48,6 +48,7 @@ _HASHES = {
 # changes the texts, which are hashed. The weights also have a separate field outside the provenance.
 _MAY_DIFFER = {"prompts.file", "provenance.mode", "provenance.template_time", "provenance.weights"}
 _MEASURED = "provenance.receipt."
+_ABSENT = {"provenance.compiled": "off"}  # what the absence of a value means, if not None
 
 _SHARD_BYTES = 64 * 2**20
 _SHARD_PROMPTS = 512
@@ -236,7 +237,7 @@ def plan_changes(saved: ShardPlan, wanted: ShardPlan) -> list[str]:
     return [
         f"{_HASHES[name]} changed"
         if name in _HASHES
-        else f"{_said(name)} was {old.get(name, 'off')}, is now {new.get(name, 'off')}"
+        else f"{_said(name)} was {old.get(name, _ABSENT.get(name))}, is now {new.get(name, _ABSENT.get(name))}"
         for name in dict.fromkeys([*old, *new])
         if _known_by(name, old.get(name)) != _known_by(name, new.get(name))
         if name not in _MAY_DIFFER and not name.startswith(_MEASURED)
