@@ -114,7 +114,7 @@ def busy_tokens(block_seconds: float) -> int:
 
 
 @cache
-def _measured(device: torch.device, dtype: torch.dtype) -> Speeds:
+def _measured(device: torch.device, dtype: torch.dtype) -> Speeds:  # pragma: no cover - on a GPU
     """Measure a GPU once, for some milliseconds."""
     factor = torch.rand(_SIDE, _SIDE, device=device).to(dtype)
     source = torch.empty(_COPIED, dtype=torch.uint8, device=device)

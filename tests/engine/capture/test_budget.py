@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from engine.capture import budget
-from engine.capture.budget import Speeds, busy_tokens, pass_bytes, token_budget
+from engine.capture.budget import Speeds, busy_tokens, pass_bytes, pays_to_compile, token_budget
 from engine.models.forward import TokenBatch, read_blocks
 from engine.models.shortcuts import pack_prompts
 from engine.models.structure import find_blocks
@@ -106,3 +106,64 @@ def test_small_models_and_fast_gpus_need_many_tokens() -> None:
         assert busy_tokens(slow.block_seconds(*shape, 2)) <= fast[name]
         assert busy_tokens(h100.block_seconds(*shape, 4)) <= fast[name]
     assert (busy_tokens(1e-12), busy_tokens(math.inf)) == (65_536, 4096)
+
+
+@pytest.fixture
+def _on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the model were on a GPU of known speed with much free memory."""
+    monkeypatch.setattr(budget, "input_device", lambda _model: torch.device("cuda"))
+    monkeypatch.setattr(budget, "free_bytes", lambda _device: 80 * 10**9)
+    monkeypatch.setattr(budget, "_measured", lambda _device, _dtype: Speeds(800e12, 3e12))
+
+
+@pytest.mark.usefixtures("_on_cuda")
+def test_the_budget_on_a_gpu_follows_from_its_speed_and_the_attention(
+    tiny_llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert token_budget(tiny_llama) == 65_536
+    tiny_llama.set_attn_implementation("eager")
+    assert token_budget(tiny_llama) == 4096
+    tiny_llama.set_attn_implementation("sdpa")
+    monkeypatch.setattr(budget, "free_bytes", lambda _device: 5 * pass_bytes(tiny_llama, 8192))
+    assert token_budget(tiny_llama) == 8192
+
+
+@pytest.mark.usefixtures("_on_cuda")
+def test_a_gpu_without_memory_to_measure_it_gets_a_small_budget(
+    tiny_llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_device: object) -> Speeds:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(budget, "_measured", full)
+    assert token_budget(tiny_llama) == 4096
+    assert not pays_to_compile(tiny_llama, 10**15)
+
+
+@pytest.mark.usefixtures("_on_cuda")
+def test_compiling_pays_in_long_captures(tiny_llama: PreTrainedModel) -> None:
+    block = Speeds(800e12, 3e12).block_seconds(
+        sum(weight.numel() for weight in find_blocks(tiny_llama).blocks[0].parameters()), 32, 4
+    )
+    ten_minutes = round(600 / (4 * block))
+    assert not pays_to_compile(tiny_llama, ten_minutes * 9 // 10)
+    assert pays_to_compile(tiny_llama, ten_minutes * 11 // 10)
+
+
+@pytest.mark.usefixtures("_on_cuda")
+def test_experts_that_a_token_does_not_use_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    mixture = build(family_called("mixtral"))
+    every = sum(weight.numel() for weight in find_blocks(mixture).blocks[-1].parameters())
+    counted: list[int] = []
+
+    def block_seconds(_speeds: Speeds, weights: int, _hidden: int, _itemsize: int) -> float:
+        counted.append(weights)
+        return 1e-9
+
+    monkeypatch.setattr(Speeds, "block_seconds", block_seconds)
+    token_budget(mixture)
+    assert every / 4 < counted[0] < every
+
+
+def test_compiling_does_not_pay_on_a_cpu(tiny_llama: PreTrainedModel) -> None:
+    assert not pays_to_compile(tiny_llama, 10**15)
