@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 
 _TIMED_TOKENS = 128  # for a model in memory on a CPU; fewer would take nearly as long, because all weights are read
 _TIMED_STEPS = 4  # tokens of responses
-_SAMPLE = 512  # prompts; the size of a shard, so that the sample shares prefixes as much as the shards do,
-_SAMPLE_BUDGET = 512  # for this token budget; larger ones get more, up to
-_LARGEST_SAMPLE = 16  # times as many, like shards
+# Prompts in a sample: as many as in a shard, so that the sample shares prefixes as much as the shards do. Like a shard,
+# it grows with token budgets above 512, up to 16 times.
+_SAMPLE = 512
+_SAMPLE_BUDGET = 512
+_LARGEST_SAMPLE = 16
 
 
 def estimate_capture(prepared: PreparedCapture, *, timed: bool = False) -> CaptureEstimate:

@@ -126,8 +126,8 @@ class PreparedCapture:
     def compile(self, settings: Settings, saved: str | None = None) -> Settings:
         """Settings with compiled blocks, if they are wanted.
 
-        They are wanted if the request says so; if it does not say, in a long capture. A capture that is resumed goes on
-        as it was started.
+        They are wanted if the request says so or, if it leaves that open, in a long capture. A resumed capture, and all
+        processes of one, keep what it was started with.
 
         Args:
             settings: Settings of this capture, with the token budget of the interrupted one.
@@ -139,7 +139,7 @@ class PreparedCapture:
         wanted = self.request.compiled
         if saved is not None and wanted is not False:
             if wanted and saved != "on":
-                log.info("resuming without compiled blocks, as the capture was started")
+                log.info("running without compiled blocks, as the capture was started")
             wanted = saved == "on"
         long = wanted is None and pays_to_compile(self.model, self.found["tokens"])
         if not (wanted or long):

@@ -104,8 +104,7 @@ class Reader:
             kept = states.flatten(0, 1).index_select(0, chosen)
             return outbox.add(kept if counts is None else _sums(kept.to(counts.device), counts))
 
-        settings = self._settings
-        blocks = self._blocks
+        settings, blocks = self._settings, self._blocks
         with (
             turn_of(blocks.decoder),  # the lock order used everywhere
             onednn_products(wanted=settings.onednn),
@@ -139,20 +138,23 @@ class _Outbox:
         if self._held and not _stackable(states, self._held[0]):
             self.flush()
         number = len(self.states) + len(self._held)
-        if states.device.type != "cuda":
+        if states.device.type == "cuda":
+            self._hold(states)
+        else:
             self.states.append(states.cpu())
             self.all_copied = False
-            return number
-        self._held.append(states)  # pragma: no cover - on a GPU
-        if len(self._held) * states.nbytes > _TOGETHER:  # pragma: no cover
-            self.flush()
-        return number  # pragma: no cover
+        return number
 
     def flush(self) -> None:
         """Start to copy the states that were added."""
         if self._held:
             self._copy(self._held)
             self._held = []
+
+    def _hold(self, states: Tensor) -> None:  # pragma: no cover - on a GPU, tested by test_gpu.py
+        self._held.append(states)
+        if len(self._held) * states.nbytes > _TOGETHER:
+            self.flush()
 
     def _copy(self, held: list[Tensor]) -> None:  # pragma: no cover - on a GPU, tested by test_gpu.py
         states = torch.stack(held) if len(held) > 1 else held[0][None]  # (layers, kept tokens, hidden)

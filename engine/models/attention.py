@@ -83,8 +83,8 @@ class PackedMask(Tensor):
     """Additive attention mask of a packed row, `(1, 1, queries, cached tokens + queries)`.
 
     It is 0 where a query sees a key, else the lowest number. Attention under it is computed in blocks. For all other
-    operations it becomes an ordinary tensor, which is built on the device when it is first needed; copies for other
-    devices, such as accelerate makes for blocks on another GPU, stay masks of this class.
+    operations it becomes an ordinary tensor, which is built on the device when it is first needed. Copies for other
+    devices, such as accelerate makes for blocks on another GPU, and masks of several equal rows stay of this class.
 
     Example:
         >>> query, key, value = torch.ones(3, 1, 2, 5, 4)
@@ -123,7 +123,7 @@ class PackedMask(Tensor):
             dtype: Dtype of the mask.
             cached: Number of preceding tokens, which all tokens see.
             groups: Number of heads of queries for which the model repeats each head of keys and values.
-            fixed_shape: Whether rows of equal length shall have batches of few different shapes, for compiled code.
+            fixed_shape: Whether to give rows of equal length batches of few different shapes, for compiled code.
         """
         shape = (1, 1, len(ends), cached + len(ends))
         mask: PackedMask = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)

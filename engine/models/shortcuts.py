@@ -63,7 +63,7 @@ def pack_prompts(
         cache: Keys and values of those tokens.
         groups: Number of heads that share keys and values, from `head_groups`.
         multiple: Length to a multiple of which the row is padded; None for what attention on the device needs.
-        fixed_shape: Whether rows of equal length shall have masks of few different shapes, for compiled code.
+        fixed_shape: Whether to give rows of equal length masks of few different shapes, for compiled code.
         ordered: Whether the prompts are known to be in lexicographic order, which saves time.
 
     Returns:
