@@ -5,9 +5,9 @@ from __future__ import annotations
 import gc
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +20,7 @@ from engine.capture.prefixes import Plan, Trunk, batch_tokens, can_be_compiled
 from engine.capture.reading import Read, Reading, Rows
 from engine.errors import CaptureError
 from engine.models.forward import TokenBatch, input_device
-from engine.models.shortcuts import continued, head_groups, pack_prompts
+from engine.models.shortcuts import Packed, continued, head_groups, pack_prompts
 from engine.remedies import Remedy
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Passes:
         self._rows, self._spans, self._read = rows, spans, read
         self._device, self._mean = input_device(model), mean
         self._ahead, self._compiled_tokens = ahead, compiled_tokens
-        self._pack = partial(pack_prompts, device=self._device, dtype=model.dtype, groups=head_groups(blocks))
+        self._dtype, self._blocks = model.dtype, blocks
         self._most_tokens: int | None = None  # set once memory has run out
 
     def run(self, plan: Plan) -> Iterator[PassStates]:
@@ -163,6 +163,11 @@ class Passes:
                 yield from self._start(step.branches, self._run_trunk(step, past))
             else:
                 yield from self._start_batch(step, past)
+
+    @cached_property
+    def _pack(self) -> Callable[..., Packed]:
+        groups = head_groups(self._blocks)
+        return partial(pack_prompts, device=self._device, dtype=self._dtype, groups=groups)
 
     def _run_trunk(self, trunk: Trunk, past: _Past) -> _Past:
         ids = self._rows[trunk.prompts[0]][trunk.start : trunk.stop]

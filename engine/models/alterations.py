@@ -41,12 +41,13 @@ def sample_weights(model: PreTrainedModel) -> str:
     Args:
         model: The model, with weights on any device or on disk. No other thread may be capturing from it.
     """
-    digest, samples, adapted, offloaded = hashlib.sha256(), [], adapter_tensors(model), is_offloaded(model)
+    metadata, samples, adapted, offloaded = [], [], adapter_tensors(model), is_offloaded(model)
     for name, weight in weights_at_hand(model):
         if name not in adapted:
-            digest.update(f"{base_name(name)} {tuple(weight.shape)} {weight.dtype}".encode())
+            metadata.append(f"{base_name(name)} {tuple(weight.shape)} {weight.dtype}")
             # A view would keep a weight loaded from disk in memory.
             samples.append(sample_of(weight).clone() if offloaded else sample_of(weight))
+    digest = hashlib.sha256("".join(metadata).encode())
     for part in copied(samples):
         digest.update(raw_bytes(part))
     return digest.hexdigest()
@@ -54,10 +55,11 @@ def sample_weights(model: PreTrainedModel) -> str:
 
 def sample_of(weight: Tensor) -> Tensor:
     """Sample values of a weight, `(samples,)`; usually a view."""
-    step = weight.shape[-1] + 1 if weight.dim() > 1 else 1
-    step *= max(1, -(-weight.numel() // (step * _MOST_SAMPLES)))
+    shape, count = weight.shape, weight.numel()
+    step = shape[-1] + 1 if len(shape) > 1 else 1
+    step *= max(1, -(-count // (step * _MOST_SAMPLES)))
     if type(weight) is Tensor and weight.is_contiguous():
-        return weight.as_strided((-(-weight.numel() // step),), (step,))  # one call instead of two
+        return weight.as_strided((-(-count // step),), (step,))  # one call instead of two
     return weight.flatten()[::step]  # a quantization library's tensor may not know strides
 
 
@@ -142,8 +144,8 @@ def take_snapshot(model: PreTrainedModel) -> Snapshot:
         hooked = module._forward_pre_hooks or module._forward_hooks
         hooks = tuple(handle for handle, _ in _hooks(module)) if hooked else ()
         modules.append((kind, id(kind.forward), id(module.__dict__.get("forward")), hooks))
-        weights += [_version(weight) for _, weight in own_parameters(module)]
-        weights += [_version(buffer) for _, buffer in stored_buffers(module)]
+        if module._parameters or module._buffers:
+            weights += [_version(weight) for _, weight in (*own_parameters(module), *stored_buffers(module))]
         if hasattr(kind, "adapter_layer_names"):
             adapters.append(_adapter_state(module))
     configuration = repr(sorted(vars(model.config.get_text_config(decoder=True)).items(), key=lambda item: item[0]))

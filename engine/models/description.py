@@ -108,9 +108,11 @@ def examine_model(model: PreTrainedModel, source: ModelSource | None = None) -> 
                 config = last.config
             else:
                 config = _check(model, source or (last.config.source if last else _own_source(model)), snapshot)
+            same = last is not None and last.snapshot == snapshot
             # Offloaded weights take too long to read for each capture, and nobody edits them on disk.
-            unread = last is not None and last.snapshot == snapshot and is_offloaded(model)
-            weights = config.weights if unread else sample_weights(model)
+            weights = config.weights if same and is_offloaded(model) else sample_weights(model)
+            if last is not None and same and weights == config.weights:
+                return last
             # peft's wrapper around a known model inherits that model's history.
             first = known or _known.get(inner_model(model))
             first = first or _Known(Examined(config, snapshot), weights, model.dtype, module_types(model))
@@ -118,7 +120,7 @@ def examine_model(model: PreTrainedModel, source: ModelSource | None = None) -> 
             config = replace(
                 config,
                 weights=weights,
-                adapters=last.config.adapters if last and last.snapshot == snapshot else tuple(list_adapters(model)),
+                adapters=last.config.adapters if last and same else tuple(list_adapters(model)),
                 edited=_edits(model, first, weights, written=written),
                 autocast=autocast_dtype(model),
             )

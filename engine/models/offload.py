@@ -121,17 +121,17 @@ def weights_at_hand(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     tied: dict[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
     seen: set[str | int] = set()
     for path, module in model.named_modules():
+        if not module._parameters and not module._buffers:
+            continue
         own = own_parameters(module)
         absent = {name for name, weight in own if weight.is_meta}
         with align_module_device(module) if absent else nullcontext():
             for name, weight in module.named_parameters(recurse=False) if absent else own:
                 full = f"{path}.{name}" if path else name
-                marks: set[str | int] = {tied.get(full, full)}
-                if name not in absent:  # one tensor under two names
-                    marks.add(id(weight))
-                if marks.isdisjoint(seen):
+                marks = (tied.get(full, full), full if name in absent else id(weight))  # one tensor under two names
+                if seen.isdisjoint(marks):
                     yield full, weight.detach()
-                seen |= marks
+                seen.update(marks)
             for name, buffer in stored_buffers(module):
                 yield f"{path}.{name}" if path else name, buffer
 
