@@ -13,9 +13,9 @@ from engine.runtime import Progress, Steps, ignore_progress
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from engine.capture.batches import Limits
     from engine.capture.prompts import TokenizedPrompt
     from engine.capture.request import CaptureRequest
+    from engine.capture.run_settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def respond_to(
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[TokenizedPrompt],
     request: CaptureRequest,
-    limits: Limits,
+    settings: Settings,
     first: int = 0,
     progress: Progress = ignore_progress,
 ) -> list[TokenizedPrompt]:
@@ -51,7 +51,7 @@ def respond_to(
         tokenizer: Its tokenizer.
         prompts: The prompts.
         request: How to respond.
-        limits: Maximum size of a forward pass.
+        settings: How the capture runs.
         first: Number of the first prompt.
         progress: Called with the number of finished responses and their total.
 
@@ -68,7 +68,8 @@ def respond_to(
         sample=request.sample,
         seed=request.seed,
         first=first,
-        limits=limits,
+        limits=settings.limits,
+        prefix_reuse=settings.prefix_reuse == "on",
         progress=progress,
     )
     _tell_unusual(responses)

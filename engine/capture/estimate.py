@@ -102,6 +102,7 @@ def _seconds(prepared: PreparedCapture) -> float:
 def _seconds_to_respond(prepared: PreparedCapture, rows: Sequence[list[int]]) -> float:
     """Time a few tokens of the first batch of responses, and scale to all batches and tokens."""
     model, limit, limits = prepared.model, prepared.request.respond, prepared.settings.limits
+    reuse = prepared.settings.prefix_reuse == "on"
     if limit is None:
         return 0.0
     batches = response_batches(model, rows, limit, limits)
@@ -109,7 +110,7 @@ def _seconds_to_respond(prepared: PreparedCapture, rows: Sequence[list[int]]) ->
     seconds: list[float] = []
     for tokens in (1, 1 + min(_TIMED_STEPS, limit)):  # the first token takes a pass over the prompts
         started = time.perf_counter()
-        generate_responses(model, prepared.tokenizer, first, tokens, limits=limits)
+        generate_responses(model, prepared.tokenizer, first, tokens, limits=limits, prefix_reuse=reuse)
         seconds.append(time.perf_counter() - started)
     per_token = max(seconds[1] - seconds[0], 0.0) / min(_TIMED_STEPS, limit)
     return len(batches) * (seconds[0] + per_token * (limit - 1))

@@ -167,7 +167,7 @@ class PreparedCapture:
         Raises:
             CaptureError: See `generate_responses`.
         """
-        prompts = respond_to(self.model, self.tokenizer, held.prompts, self.request, settings.limits, start, progress)
+        prompts = respond_to(self.model, self.tokenizer, held.prompts, self.request, settings, start, progress)
         return HeldPrompts(prompts, held.factors)
 
 

@@ -16,18 +16,19 @@ from torch import Tensor
 from engine.capture.batches import Batch, Limits, sorted_batches
 from engine.capture.budget import token_budget
 from engine.capture.passes import free_failed_pass, out_of_memory
+from engine.capture.prefill import prefill
 from engine.capture.prompts import longest_prompt
 from engine.errors import CaptureError, RequestError
 from engine.inputs import require_whole
 from engine.models.adapters import inner_model
-from engine.models.description import examine_model
+from engine.models.description import describe_model, examine_model
 from engine.models.forward import evaluating, input_device
 from engine.models.structure import find_blocks
 from engine.remedies import Remedy
 from engine.runtime import Progress, ignore_progress, main_memory
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
     from engine.records.models import ModelConfig
 
@@ -61,6 +62,7 @@ def generate_responses(
     seed: int = 0,
     first: int = 0,
     limits: Limits | None = None,
+    prefix_reuse: bool = True,
     progress: Progress = ignore_progress,
 ) -> list[Response]:
     """Let a model respond to tokenized prompts, in batches and with its key-value cache.
@@ -78,6 +80,7 @@ def generate_responses(
         seed: Seed for sampling. A sampled response depends on it, the prompt and the prompt's number.
         first: Number of the first prompt, if the prompts are a slice of a longer list.
         limits: Maximum size of a forward pass, from which that of a batch follows; None for the model's token budget.
+        prefix_reuse: Whether prefixes that prompts of a batch share are run once, where the model allows it.
         progress: Called with the number of finished responses and their total, after each token of a batch; an
             exception it raises stops the work.
 
@@ -101,11 +104,13 @@ def generate_responses(
     longest = longest_prompt(model, tokenizer)
     for number, ids in enumerate(prompts, first):
         require_room(len(ids), limit, longest, f"prompt {number}")
-    plan = response_batches(model, prompts, limit, limits or Limits(token_budget(model)))
+    limits = limits or Limits(token_budget(model))
+    plan = response_batches(model, prompts, limit, limits)
     generator = _Generator(
         model=model,
         prompts=prompts,
         limit=limit,
+        shared=limits if prefix_reuse else None,
         draws=_draws(seed, first, len(prompts), limit) if sample else None,
         ends=_end_tokens(model, tokenizer),
         progress=progress,
@@ -239,6 +244,7 @@ class _Generator:
         model: The model.
         prompts: Token ids of all prompts.
         limit: Maximum number of new tokens.
+        shared: Maximum size of a forward pass in which prompts share their prefixes; None if they must not.
         draws: Random numbers for sampling, `(prompts, limit)`; None to take the most likely token.
         ends: Ids of the tokens that end a response.
         progress: Called with the number of finished responses and their total.
@@ -248,6 +254,7 @@ class _Generator:
     model: PreTrainedModel
     prompts: Sequence[Sequence[int]]
     limit: int
+    shared: Limits | None
     draws: Tensor | None
     ends: list[int]
     progress: Progress
@@ -300,20 +307,26 @@ class _Generator:
 
         draws = None if self.draws is None else self.draws[torch.tensor(batch)]
         with evaluating(self.model, find_blocks(self.model).decoder):
-            output = self._generate(ids, mask, draws, after_token)
+            cache = None
+            if self.shared is not None and len(rows) > 1 and _places_tokens(self.model):
+                cache = prefill(self.model, describe_model(self.model), rows, self.limit, self.shared)
+            output = self._generate(ids, mask, cache, draws, after_token)
         for new in output[:, width:].tolist():
             stop = next((place for place, token in enumerate(new) if token in self.ends), None)
             yield Response(new[:stop], stop is not None)
 
-    def _generate(self, ids: Tensor, mask: Tensor, draws: Tensor | None, after_token: Any) -> Tensor:  # noqa: ANN401
+    def _generate(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        cache: DynamicCache | None,
+        draws: Tensor | None,
+        after_token: Any,  # noqa: ANN401
+    ) -> Tensor:
         """Continue padded prompts, `(rows, width)`; rows that end early are filled with an end token."""
         from transformers import StoppingCriteriaList
 
-        options: dict[str, Any] = {}
-        if draws is not None:
-            options["custom_generate"] = _sampling(_Sampler(draws, ids.shape[1]))
-        if self.ends:
-            options["eos_token_id"] = self.ends
+        ends = {"eos_token_id": self.ends} if self.ends else {}
         with torch.random.fork_rng(devices=[ids.device] if ids.device.type == "cuda" else []):
             output: Tensor = self.model.generate(  # type: ignore[operator]  # a mixin that type checkers do not see
                 input_ids=ids,
@@ -328,19 +341,24 @@ class _Generator:
                 disable_compile=True,
                 pad_token_id=self.ends[0] if self.ends else 0,
                 stopping_criteria=StoppingCriteriaList([after_token]),
-                **options,
+                custom_generate=_loop(cache, None if draws is None else _Sampler(draws, ids.shape[1])),
+                **ends,
             )
         return output
 
 
-def _sampling(sampler: _Sampler) -> Any:  # noqa: ANN401 - a generation loop of transformers
-    """Return transformers' own loop with a sampler after all logits processors.
+def _loop(cache: DynamicCache | None, sampler: _Sampler | None) -> Any:  # noqa: ANN401 - a generation loop
+    """Return transformers' own loop that continues a cache, with a sampler after all logits processors.
 
-    A processor given to `generate` itself would come before temperature, top-k and top-p.
+    `generate` itself would take no cache beside a setting of the model for another kind, and would put the sampler
+    before temperature, top-k and top-p.
     """
 
     def loop(model: Any, input_ids: Tensor, logits_processor: Any, **options: Any) -> Any:  # noqa: ANN401
-        logits_processor.append(sampler)
+        if sampler is not None:
+            logits_processor.append(sampler)
+        if cache is not None:
+            options["past_key_values"] = cache
         return model._sample(input_ids, logits_processor=logits_processor, **options)
 
     return loop

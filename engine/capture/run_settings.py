@@ -85,8 +85,6 @@ class Settings:
             log.info("running prompts one at a time because code was added to the model: %s", "; ".join(added))
             batch_size = 1
         reuse = request.prefix_reuse and batch_size != 1
-        onednn = uses_onednn(receipt)
-        some = _WORTH_SHARING.get(input_device(model).type, _WORTH_SHARING_ON_GPU)
         return cls(
             model=known,
             snapshot=snapshot,
@@ -97,8 +95,8 @@ class Settings:
             limits=Limits(token_budget(model), batch_size),
             prefix_reuse="off" if not reuse else f"no: {separate}" if separate else "on",
             window=receipt.get("window"),
-            onednn=onednn,
-            worth_packing=_ALWAYS if onednn and attention_name(model.config) == "sdpa" else some,
+            onednn=uses_onednn(receipt),
+            worth_packing=worth_packing(model, receipt),
         )
 
     def compile(self, model: PreTrainedModel, rows: Sequence[list[int]]) -> Settings:
@@ -155,6 +153,13 @@ def uses_onednn(receipt: Receipt) -> bool | None:
     """Whether float32 matrix products use oneDNN; None if that makes no difference."""
     error = receipt.get("onednn_error")
     return None if error is None else error <= ONEDNN_TOLERANCE
+
+
+def worth_packing(model: PreTrainedModel, receipt: Receipt) -> float:
+    """Share of the tokens that may remain if prompts are packed; infinite if packing is faster in any case."""
+    if uses_onednn(receipt) and attention_name(model.config) == "sdpa":
+        return _ALWAYS
+    return _WORTH_SHARING.get(input_device(model).type, _WORTH_SHARING_ON_GPU)
 
 
 def sharing_allowed(model: ModelConfig) -> bool:
