@@ -56,7 +56,7 @@ from benchmarks.comparison import (
 )
 from benchmarks.machine import Machine
 from benchmarks.random_shapes import GPU_SHAPES, SHAPES, measure_shapes
-from benchmarks.tasks import TASKS, Task, positive, read_prompts
+from benchmarks.tasks import PROMPTS, TASKS, Task, positive, read_prompts
 from benchmarks.ways import Work
 from engine.capture.selection import parse_layers
 
@@ -85,9 +85,9 @@ def serve_way(name: str, task: Task, arguments: argparse.Namespace) -> None:
         print(json.dumps(machine.measure(partial(read, texts))), flush=True)
 
 
-def task_of(name: str, prompts: int | None) -> Task:
-    """Look up a task, optionally with another number of prompts."""
-    return replace(TASKS[name], prompts=prompts or TASKS[name].prompts)
+def task_of(name: str, arguments: argparse.Namespace) -> Task:
+    """Look up a task, with the requested concept and perhaps another number of prompts."""
+    return replace(TASKS[name], prompts=arguments.prompts or TASKS[name].prompts, concept=arguments.concept)
 
 
 def measure(name: str, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -98,11 +98,11 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, dict[str, flo
         speed of matrix products (`gemm`, operations per second).
     """
     command = [sys.executable, __file__, "--task", name]
-    for option in ("model", "device", "threads", "prompts"):
+    for option in ("model", "device", "threads", "prompts", "concept"):
         if (value := getattr(arguments, option)) is not None:
             command += [f"--{option}", str(value)]
     children, work = {}, {}
-    for way in choose_ways(arguments.ways, task_of(name, arguments.prompts)):
+    for way in choose_ways(arguments.ways, task_of(name, arguments)):
         child = subprocess.Popen(
             [*command, "--serve", way],
             stdin=subprocess.PIPE,
@@ -158,6 +158,7 @@ def read_arguments(options: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--device", help="Device of the model: cpu or cuda (default: cpu; --shapes: a GPU if there is one)"
     )
+    parser.add_argument("--concept", default=PROMPTS, help="Concept of the prompts (default: benchmarks/prompts.toml)")
     parser.add_argument("--prompts", type=positive, help="Number of prompts, even or 1 (default: that of the task)")
     parser.add_argument(
         "--shapes",
@@ -186,11 +187,11 @@ def main() -> None:
         measure_shapes(arguments)
         return
     if arguments.serve:
-        serve_way(arguments.serve, task_of(arguments.task, arguments.prompts), arguments)
+        serve_way(arguments.serve, task_of(arguments.task, arguments), arguments)
         return
     for name in TASKS if arguments.task == "all" else [arguments.task]:
         rows = measure(name, arguments)
-        print_table(task_of(name, arguments.prompts), rows, arguments.rounds, markdown=arguments.markdown)
+        print_table(task_of(name, arguments), rows, arguments.rounds, markdown=arguments.markdown)
 
 
 if __name__ == "__main__":

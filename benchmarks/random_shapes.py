@@ -50,10 +50,10 @@ class Shape:
     family: str
     config: dict[str, Any]
 
-    def task(self, prompts: int | None, machine: Machine) -> Task:
-        """The capture to measure, optionally with another number of prompts."""
+    def task(self, prompts: int | None, concept: str, machine: Machine) -> Task:
+        """The capture to measure, with prompts of a concept, optionally another number of them."""
         says = f"last token of every layer, random weights in the shape of {self.like}, {machine.name()}"
-        return Task(says, dtype="bfloat16", prompts=prompts or self.prompts)
+        return Task(says, dtype="bfloat16", prompts=prompts or self.prompts, concept=concept)
 
 
 SHAPES = {
@@ -213,7 +213,10 @@ def measure_shape(name: str, arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     machine = Machine(torch.device(device), arguments.threads)
-    task, tokenizer = SHAPES[name].task(arguments.prompts, machine), load_tokenizer(arguments.tokenizer)
+    task, tokenizer = (
+        SHAPES[name].task(arguments.prompts, arguments.concept, machine),
+        load_tokenizer(arguments.tokenizer),
+    )
     model, texts = random_model(SHAPES[name], tokenizer, machine.device), read_prompts(tokenizer, task)
     work = Work(model, tokenizer, parse_layers(task.layers, model.config.num_hidden_layers), task.positions)
     amount, reads = amount_of_work(work, texts, machine), {}

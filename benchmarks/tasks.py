@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.concepts.catalog import load_concept
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SYSTEM_TOKENS = 150
+PROMPTS = str(Path(__file__).with_name("prompts.toml"))
+"""A concept that no longer changes, so that speeds of different versions compare."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Task:
         dtype: Dtype of the model.
         prompts: Number of prompts; 1 is a single text of about 77 tokens.
         system: Whether all prompts share a system prompt of 150 tokens.
+        concept: Concept of the prompts, a built-in one or a file.
     """
 
     says: str
@@ -34,6 +38,7 @@ class Task:
     dtype: str = "float32"
     prompts: int = 128
     system: bool = False
+    concept: str = PROMPTS
 
 
 TASKS = {
@@ -57,10 +62,10 @@ def positive(text: str) -> int:
 
 
 def read_prompts(tokenizer: PreTrainedTokenizerBase, task: Task) -> list[str]:
-    """Render the prompts of a task: pairs of the concept honesty in the chat template."""
+    """Render the prompts of a task: pairs of its concept in the chat template."""
     if task.prompts == 1:
         return ["The keeper of the lighthouse wrote down every ship that passed, and every ship that did not. " * 4]
-    pairs = render_pairs(tokenizer, load_concept("honesty"), task.prompts // 2, 0)
+    pairs = render_pairs(tokenizer, load_concept(task.concept), task.prompts // 2, 0)
     texts = [*pairs.positive, *pairs.negative]
     if not task.system:
         return texts
