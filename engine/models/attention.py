@@ -176,15 +176,15 @@ class PackedMask(Tensor):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:  # noqa: ANN401
         if query.shape[-2] != self.shape[-2]:  # for one token, transformers puts heads in the token dimension
             return scaled_dot_product_attention(query, key, value, **options | {"attn_mask": self._ordinary()})
-        if self._groups > 1 and query.shape[1] == key.shape[1] and batches_blocks(query.device):
-            # The kernels take each head once, so that fewer keys and values are copied.
-            key, value = key[:, :: self._groups], value[:, :: self._groups]
+        parts, favored, gpu = [], _favor_products(query, key, options), batches_blocks(query.device)
+        # Heads that the model repeated are taken once, so that fewer keys and values are copied.
+        every = self._groups if query.shape[1] == key.shape[1] else 1
+        if gpu and every > 1:
             options["enable_gqa"] = True
-        favored, parts = _favor_products(query, key, options), []
         for batch in self._batches:
             products = favored and len(batch.keys) == 1 and batch.keys.shape[1] <= _MOST_KEYS
-            by = _by_products if products else scaled_dot_product_attention
-            states = batch.asking(query), batch.chosen(key), batch.chosen(value)
+            by, step = (_by_products if products else scaled_dot_product_attention), (every if products or gpu else 1)
+            states = batch.asking(query), batch.chosen(key[:, ::step]), batch.chosen(value[:, ::step])
             found = by(*states, **(options | {"attn_mask": batch.hiding(len(query))}))
             found = found.transpose(1, 2)  # (rows x blocks, queries, heads, size)
             parts.append(found.reshape(len(query), -1, *found.shape[2:]))  # (rows, queries of all blocks, heads, size)
@@ -308,8 +308,13 @@ def _favor_products(query: Tensor, key: Tensor, options: Mapping[str, Any]) -> b
 def _by_products(
     query: Tensor, key: Tensor, value: Tensor, *, attn_mask: Tensor, scale: float | None = None, **_unused: object
 ) -> Tensor:
-    """Attention of one block in some rows, `(rows, heads, queries, head size)`."""
+    """Attention of one block in some rows, `(rows, heads, queries, head size)`.
+
+    Heads of queries that share keys and values are one product, `(rows x heads of keys, their queries, head size)`.
+    """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    one, other, values = (states.flatten(0, 1) for states in (query, key, value))  # (rows x heads, tokens, head size)
-    scores = torch.baddbmm(attn_mask[0], one, other.transpose(1, 2), alpha=scale)  # (rows x heads, queries, keys)
-    return torch.bmm(scores.softmax(dim=-1), values).view(*query.shape[:3], value.shape[-1])
+    keys, values = key.flatten(0, 1), value.flatten(0, 1)
+    asking = (query * scale).reshape(len(keys), -1, query.shape[-1])
+    scores = torch.bmm(asking, keys.transpose(1, 2))
+    scores.view(*query.shape[:3], -1).add_(attn_mask)
+    return torch.bmm(scores.softmax(dim=-1), values).view(*query.shape[:3], -1)

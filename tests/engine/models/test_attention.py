@@ -30,8 +30,8 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch declar
     def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if "scaled_dot_product" in str(func):
             self.sizes.append((args[0].shape[-2], args[1].shape[-2]))
-        if func is torch.ops.aten.baddbmm.default:
-            self.sizes.append((args[1].shape[-2], args[2].shape[-1]))
+        if func is torch.ops.aten.add_.Tensor and args[0].dim() == args[1].dim() == 4:  # scores and their mask
+            self.sizes.append((args[0].shape[-2], args[0].shape[-1]))
         return func(*args, **(kwargs or {}))
 
 
@@ -39,15 +39,15 @@ def random_states(tokens: int, dtype: torch.dtype, heads: int = 4) -> Tensor:
     return torch.randn(1, heads, tokens, 8, generator=torch.Generator().manual_seed(tokens + heads), dtype=dtype)
 
 
-@given(ROWS, st.integers(0, 20), st.integers(1, 30), st.integers(1, 9), st.integers(1, 3))
+@given(ROWS, st.integers(0, 20), st.integers(1, 30), st.integers(1, 9), st.integers(1, 3), st.integers(1, 2))
 @settings(deadline=None)
 def test_every_token_attends_to_its_own_prompt_only(
-    rows: list[list[int]], start: int, least: int, most: int, count: int
+    rows: list[list[int]], start: int, least: int, most: int, count: int, groups: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "_LEAST_QUERIES", least)
         patch.setattr(attention, "_MOST_BLOCKS", {"cpu": most})
-        packed = pack_prompts(rows, CPU, torch.float64, start=start)
+        packed = pack_prompts(rows, CPU, torch.float64, start=start, groups=groups)
         require_own_prompts_only(packed, start, count)
 
 
