@@ -95,9 +95,13 @@ def _mean_difference(positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def _first_singular_vector(positive: Tensor, negative: Tensor) -> Tensor:
-    _, lengths, vectors = torch.linalg.svd(positive - negative, full_matrices=False)
-    first: Tensor = vectors[0] * lengths[0]  # zero if no pair differs
-    return first
+    """The first right singular vector of the differences, from the smaller of their two matrices of inner products."""
+    differences = positive - negative  # (pairs, hidden)
+    pairs, hidden = differences.shape
+    products = differences @ differences.T if pairs <= hidden else differences.T @ differences
+    first: Tensor = torch.linalg.eigh(products).eigenvectors[:, -1]  # of the largest eigenvalue
+    found: Tensor = first @ differences if pairs <= hidden else first
+    return found if differences.any() else torch.zeros_like(differences[0])
 
 
 def _logistic_normal(positive: Tensor, negative: Tensor) -> Tensor:
