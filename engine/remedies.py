@@ -184,6 +184,12 @@ class Remedy(Enum):
         server="compare with list_concepts(name='honesty')",
         app="compare with engine/concepts/data/honesty.toml",
     )
+    STEER_LESS = _Words(
+        python="steer by less; half precision overflows sooner than dtype='float32'",
+        command_line="steer by less; half precision overflows sooner than --dtype float32",
+        server="steer by less",
+        app="steer by less; half precision overflows sooner than layerscope tui --dtype float32",
+    )
     TRUST_REMOTE_CODE = _Words(
         python="pass trust_remote_code=True, only if you trust the model's author",
         command_line="add --trust-remote-code, only if you trust the model's author",

@@ -16,6 +16,7 @@ import torch
 from engine.errors import RequestError
 from engine.records.captures import ContrastData
 from engine.records.models import ModelConfig
+from engine.remedies import Remedy
 from engine.runtime import Steps
 from engine.stats.causal import AblationResults, AdditionResults
 from engine.stats.fitting import NoDifferenceError, fit_direction
@@ -203,7 +204,7 @@ class Experiment:
         if not fine.any():
             raise RequestError(
                 f"the predictions are not finite when steered by {self._request.strength:g}",
-                next_step="steer by less, or load the model in float32",
+                next_step=Remedy.STEER_LESS,
             )
         kept = [layer for layer, one in zip(layers, fine.tolist(), strict=True) if one]
         return Scores(*(values[fine] for values in scores)), kept

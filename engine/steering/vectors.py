@@ -322,6 +322,6 @@ def _checked(vector: Tensor, layer: int, shape: Shape) -> Tensor:
             expected="vectors of the same model",
         )
     values = vector.detach().double().cpu()
-    if not bool(values.isfinite().all()):
+    if not bool(values.norm().isfinite()):
         raise RequestError(f"the vector of layer {layer} is not finite")
     return values

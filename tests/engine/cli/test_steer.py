@@ -103,6 +103,15 @@ def test_invalid_arguments_end_with_2_before_a_model_is_loaded(
 
 
 @pytest.mark.usefixtures("contrasts")
+@pytest.mark.parametrize("sweep", [[], ["--sweep", "--layers", "1-2"]], ids=["one", "sweep"])
+def test_a_strength_that_overflows_ends_with_2(layerscope: Program, tiny_folder: Path, sweep: list[str]) -> None:
+    arguments = ("--model", str(tiny_folder), "--layer", "1")[: 2 if sweep else 4]
+    result = layerscope("steer", "loudness", "-p", PROMPT, *arguments, *sweep, "--strength", "1e30")
+    assert_failed(result, 2)
+    assert "a strength of 1e+30 at layer 1 overflows in float32. Next: steer by less; half" in result.stderr
+
+
+@pytest.mark.usefixtures("contrasts")
 def test_layers_without_a_direction_are_not_swept(layerscope: Program, tiny_folder: Path) -> None:
     for layers, said in [("3", "there is no direction at the layers 3. Expected: some of [0, 1]"), ("9", "0 to 3")]:
         result = layerscope(

@@ -1,6 +1,7 @@
 """Steering and ablation against blocks changed without hooks: values, tokens, nesting, errors, threads, refusals."""
 
 import copy
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -106,6 +107,21 @@ def test_half_precision_is_added_in_float32() -> None:
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, expected)
     assert not torch.equal(found, rounded)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "most"), [(torch.float32, 3e18), (torch.bfloat16, 3e18), (torch.float16, 1e4)], ids=str
+)
+def test_a_strength_that_overflows_is_refused(dtype: torch.dtype, most: float) -> None:
+    """The square of the length must not overflow in float32, nor any element in the model's dtype."""
+    model, ids = build(family_called("llama")), some_ids()
+    nn.Module.to(model, dtype)
+    with engine.steer(model, direction_at(LAYER), most, unit="raw"):
+        assert logits_of(model, ids).abs().max() > 0
+    for strength in (-1e30, 3e38, 1e300, 20 * most):
+        with pytest.raises(RequestError, match=f"a strength of {re.escape(f'{strength:g}')} at layer 1 overflows in"):
+            engine.steer(model, direction_at(LAYER), strength, unit="raw").__enter__()
+    assert hook_count(model) == 0
 
 
 def test_a_strength_of_zero_changes_nothing_to_the_bit(tiny_llama: PreTrainedModel) -> None:

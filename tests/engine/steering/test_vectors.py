@@ -267,6 +267,7 @@ def test_cosines_are_of_shared_layers() -> None:
         ({1: vector(0, 16)}, None, r"has the shape \(16,\), but .* width 32"),
         ({1: np.ones((1, WIDTH))}, None, r"has the shape \(1, 32\)"),
         ({1: np.full(WIDTH, np.nan)}, None, "is not finite"),
+        ({1: np.full(WIDTH, 1e200)}, None, "is not finite"),  # its length is not
         ({1: "loud"}, None, "is not an array"),
         ({"1": vector(0)}, None, "a layer cannot be '1'"),
         ({1: vector(0)}, "llama", "did you mean 'llama.cpp'"),
