@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from engine.cli.console import Command, Narrator, print_data, print_json, print_lines
+from engine.cli.console import Command, Narrator, figure_file, print_data, print_json, print_lines
 from engine.cli.load_options import HOW, DeviceMap, MaxMemory, load_captured_model, read_load_options
 from engine.cli.store import capture_path, is_path
 from engine.errors import RequestError
 from engine.models.placement import AUTO, LoadOptions
 from engine.plots.tokens_text import compared_methods, tokens_as_text
-from engine.records.files import AUTO_METHOD, METHODS
+from engine.records.files import AUTO_METHOD, METHODS, VECTOR_FORMATS
 from engine.store.names import DEFAULT_STORE, locate
 
 if TYPE_CHECKING:
@@ -78,8 +78,11 @@ def directions(
             raise RequestError("--format needs a file", next_step=f"add --output {name}.{file_format}")
         _export(narrator, name, store, method, file_format, unit, output, force=force)
         return
-    from engine.store.directions import extract_captured, save_directions
+    from engine.store.directions import SUFFIX, extract_captured, save_directions
 
+    kind = Path(output or "").suffix.lower().removeprefix(".")
+    if output and kind in VECTOR_FORMATS and not output.endswith(SUFFIX):
+        raise RequestError(f"{output} is the name of a file of control vectors", next_step=f"add --format {kind}")
     path = capture_path(name, store)
     found, leading = extract_captured(path, method or AUTO_METHOD)
     target = capture_path(output or name, store)
@@ -155,7 +158,10 @@ def read(
     device_map: DeviceMap = None,
     max_memory: MaxMemory = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File for a figure of layers by tokens: .png, .svg or .pdf.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", callback=figure_file, help="File for a figure of layers by tokens: .png, .svg or .pdf."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress messages.")] = False,

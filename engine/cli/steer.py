@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import msgspec
 import typer
 
-from engine.cli.console import Command, Narrator, print_data, print_json
+from engine.cli.console import Command, Narrator, figure_file, print_data, print_json
 from engine.cli.directions import load_model_of
 from engine.cli.load_options import HOW, DeviceMap, MaxMemory, read_load_options
 from engine.cli.store import is_path
@@ -63,7 +63,8 @@ def steer(
     sweep: Annotated[bool, typer.Option("--sweep", help="Steer at several layers; print effect and damage.")] = False,
     layers: Annotated[str, typer.Option(help="Layers of --sweep: all, recommended, 10,12 or 10-20.")] = "recommended",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File for a figure of --sweep: .png, .svg or .pdf.")
+        Path | None,
+        typer.Option("--output", "-o", callback=figure_file, help="File for a figure of --sweep: .png, .svg or .pdf."),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of new tokens of each text.")] = 60,
     sample: Annotated[
@@ -94,10 +95,6 @@ def steer(
         raise RequestError("--layer and --ablate do not apply to --sweep", next_step="choose the layers with --layers")
     if output and not sweep:
         raise RequestError("--output is the figure of a sweep", next_step="add --sweep, or omit --output")
-    if output:
-        from engine.plots.style import require_format
-
-        require_format(output)
     from engine.steering.controls import load_source
     from engine.store.directions import find_directions
 
