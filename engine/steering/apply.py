@@ -54,7 +54,8 @@ def steer(
         strength: How much to add, in `unit`; negative to steer towards the negative class.
         tokens: `all`; `prompt`: tokens that run while the key-value cache is empty, which is the whole prompt of
             `generate`; `generated`: tokens that run after that. The first new token is chosen at the last token of the
-            prompt. A model without such a cache, or a pass with `use_cache=False`, allows only `all`.
+            prompt. A model without such a cache, or a pass with `use_cache=False`, allows only `all`. In a capture, the
+            tokens of responses count as generated, all others as prompt.
         unit: `norm`: the mean norm of the states that the direction was extracted from, so that 0.1 moves a state by
             10%. `gap`: the distance between the class means along the direction. `raw`: the unit vector.
 
