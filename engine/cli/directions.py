@@ -65,9 +65,11 @@ def directions(
         str | None, typer.Option("--format", help="Export control vectors instead: gguf, safetensors or npz.")
     ] = None,
     unit: Annotated[
-        str,
-        typer.Option(help="What strength 1 adds in the other tool: norm (of the states), gap (of the classes), raw."),
-    ] = "norm",
+        str | None,
+        typer.Option(
+            help="What strength 1 adds in the other tool: norm (of the states; default), gap (of the classes), raw."
+        ),
+    ] = None,
     store: Store = DEFAULT_STORE,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace existing directions of that name.")] = False,
 ) -> None:
@@ -76,8 +78,10 @@ def directions(
     if file_format is not None:
         if output is None:
             raise RequestError("--format needs a file", next_step=f"add --output {name}.{file_format}")
-        _export(narrator, name, store, method, file_format, unit, output, force=force)
+        _export(narrator, name, store, method, file_format, unit or "norm", output, force=force)
         return
+    if unit is not None:
+        raise RequestError("--unit is the unit of exported vectors", next_step="add --format, or omit --unit")
     from engine.store.directions import SUFFIX, extract_captured, save_directions
 
     kind = Path(output or "").suffix.lower().removeprefix(".")

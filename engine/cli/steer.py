@@ -61,7 +61,9 @@ def steer(
     tokens: Annotated[str, typer.Option(help="Tokens to steer: all, prompt or generated.")] = "all",
     ablate: Annotated[bool, typer.Option("--ablate", help="Project the direction out instead of adding it.")] = False,
     sweep: Annotated[bool, typer.Option("--sweep", help="Steer at several layers; print effect and damage.")] = False,
-    layers: Annotated[str, typer.Option(help="Layers of --sweep: all, recommended, 10,12 or 10-20.")] = "recommended",
+    layers: Annotated[
+        str | None, typer.Option(help="Layers of --sweep: all, recommended (default), 10,12 or 10-20.")
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", callback=figure_file, help="File for a figure of --sweep: .png, .svg or .pdf."),
@@ -93,6 +95,8 @@ def steer(
         )
     if sweep and (ablate or layer is not None):
         raise RequestError("--layer and --ablate do not apply to --sweep", next_step="choose the layers with --layers")
+    if layers is not None and not sweep:
+        raise RequestError("--layers are those of a sweep", next_step="add --sweep, or choose one layer with --layer")
     if output and not sweep:
         raise RequestError("--output is the figure of a sweep", next_step="add --sweep, or omit --output")
     from engine.steering.controls import load_source
@@ -108,7 +112,7 @@ def steer(
     loaded, tokenizer = load_model_of(found, model, dtype, options, narrator)
     from engine.steering.texts import steer_text
 
-    swept = swept_layers(loaded, found, layers) if sweep else []
+    swept = swept_layers(loaded, found, layers or "recommended") if sweep else []
     with narrator.steps() as steps:
         write = partial(
             steer_text,

@@ -56,6 +56,8 @@ def visualize(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress messages.")] = False,
 ) -> None:
     """Plot ranked layers, difference norm and cosine, as text and as a figure."""
+    if no_plot and output:
+        raise RequestError("--no-plot draws no figure for --output", next_step="omit one or the other")
     record = find_record(file, store)
     if causal:
         _visualize_causal(record, layer, output, no_plot=no_plot, narrator=Narrator(quiet=quiet))

@@ -85,6 +85,7 @@ def test_ablation_with_saved_directions_and_samples(layerscope: Program, contras
         (["loudness", "--ablate", "--tokens", "prompt"], "do not apply to --ablate"),
         (["loudness", "--sweep", "--layer", "1"], "do not apply to --sweep"),
         (["loudness", "--sweep", "--ablate"], "do not apply to --sweep"),
+        (["loudness", "--layers", "1-2"], "--layers are those of a sweep. Next: add --sweep, or choose one layer"),
         (["loudness", "--output", "a.png"], "--output is the figure of a sweep. Next: add --sweep"),
         (["loudness", "--sweep", "-o", "a.txt"], "'a.txt' has no supported image format"),
         (["loudness", "--strength", "much"], "Invalid value for '--strength'"),

@@ -71,10 +71,11 @@ def test_a_gguf_comes_back_at_its_layers(layerscope: Program, contrasts: Path, t
     [
         (["--format", "npz", "--output", "loud.exe"], "'loud.exe' is not the name of a file of control vectors"),
         (["--format", "npz", "--output", "loud.gguf"], "Expected: a name ending in .npz"),
+        (["--unit", "raw"], "--unit is the unit of exported vectors. Next: add --format, or omit --unit"),
         (["--output", "loud.gguf"], "loud.gguf is the name of a file of control vectors. Next: add --format gguf"),
     ],
 )
-def test_a_file_of_another_format_ends_with_2(
+def test_options_that_contradict_each_other_end_with_2(
     layerscope: Program, contrasts: Path, arguments: list[str], said: str
 ) -> None:
     before = sorted(contrasts.iterdir())
