@@ -95,7 +95,7 @@ class Remedy(Enum):
     GIVE_NEUTRAL_PROMPTS = _Words(
         python="pass neutral=[...], one neutral prompt per pair",
         command_line="name a file with one neutral prompt per pair: --neutral FILE",
-        server="use a capture of a concept: this tool takes no neutral prompts",
+        server="pass neutral=[...], one neutral prompt per pair",
         app="use a capture of a concept",
     )
     GIVE_RENDERED_PAIRS = _Words(
