@@ -101,5 +101,7 @@ def _move(old: CapturePaths, target: CapturePaths, record: CaptureRecord | None)
         old.shards.rename(target.shards)
     elif old.tensors.exists():
         claim(old.tensors, target.tensors)
+    with suppress(OSError):  # nothing to resume, or the cache folder cannot be written
+        old.causal_parts.replace(target.causal_parts)
     old.record.unlink(missing_ok=True)
     path_of(old).unlink(missing_ok=True)
