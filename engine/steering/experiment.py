@@ -19,7 +19,7 @@ from engine.records.models import ModelConfig
 from engine.remedies import Remedy
 from engine.runtime import Steps
 from engine.stats.causal import AblationResults, AdditionResults
-from engine.stats.fitting import NoDifferenceError, fit_direction
+from engine.stats.fitting import NoDifferenceError, fit_direction, mean_norm
 from engine.stats.groups import last_states
 from engine.steering.causal_request import CausalRequest
 from engine.steering.controls import draw_from_covariance
@@ -153,7 +153,7 @@ class Experiment:
         count = max(request.controls, _ABLATED_CONTROLS)
         self._random[layer] = draw_from_covariance(positive, negative, count, request.seed, layer).float()
         self._fitted[layer] = vectors
-        self._norms[layer] = float(torch.cat([positive, negative]).norm(dim=-1).mean())
+        self._norms[layer] = mean_norm(positive, negative)
 
     def additions(self) -> AdditionResults:
         """Add and subtract every direction at every layer, and score both answers after the neutral prompts."""
