@@ -8,7 +8,14 @@ import msgspec
 import typer
 
 from engine.cli.console import Command, Narrator, figure_file, print_data, print_json, print_lines
-from engine.cli.load_options import HOW, DeviceMap, MaxMemory, load_captured_model, read_load_options
+from engine.cli.load_options import (
+    DeviceMap,
+    MaxMemory,
+    OtherDtype,
+    OtherModel,
+    load_captured_model,
+    read_load_options,
+)
 from engine.cli.store import capture_path, is_path
 from engine.errors import RequestError
 from engine.models.placement import AUTO, LoadOptions
@@ -149,16 +156,12 @@ def read(
     layer: Annotated[
         int | None, typer.Option("--layer", "-l", help="Layer to read (default: the one that ranks first).")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Model to run (default: that of the capture).")
-    ] = None,
+    model: OtherModel = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="Render the text as a user message with the chat template.")
     ] = False,
     store: Store = DEFAULT_STORE,
-    dtype: Annotated[
-        str | None, typer.Option(help="Dtype of the model (default: that of the capture).", rich_help_panel=HOW)
-    ] = None,
+    dtype: OtherDtype = None,
     device_map: DeviceMap = None,
     max_memory: MaxMemory = None,
     output: Annotated[
