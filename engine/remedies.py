@@ -95,7 +95,7 @@ class Remedy(Enum):
     GIVE_NEUTRAL_PROMPTS = _Words(
         python="pass neutral=[...], one neutral prompt per pair",
         command_line="name a file with one neutral prompt per pair: --neutral FILE",
-        server="use a capture of a concept: this tool takes no neutral prompts",
+        server="pass neutral=[...], one neutral prompt per pair",
         app="use a capture of a concept",
     )
     GIVE_RENDERED_PAIRS = _Words(
@@ -183,6 +183,12 @@ class Remedy(Enum):
         command_line="compare with engine/concepts/data/honesty.toml",
         server="compare with list_concepts(name='honesty')",
         app="compare with engine/concepts/data/honesty.toml",
+    )
+    STEER_LESS = _Words(
+        python="steer by less; half precision overflows sooner than dtype='float32'",
+        command_line="steer by less; half precision overflows sooner than --dtype float32",
+        server="steer by less",
+        app="steer by less; half precision overflows sooner than layerscope tui --dtype float32",
     )
     TRUST_REMOTE_CODE = _Words(
         python="pass trust_remote_code=True, only if you trust the model's author",

@@ -17,6 +17,7 @@ import typer
 
 from engine.cli.console import Command, Narrator
 from engine.cli.load_options import DeviceMap, Dtype, MaxMemory, read_load_options
+from engine.errors import RequestError
 from engine.inputs import user_path
 from engine.models.placement import AUTO
 from engine.store.names import DEFAULT_STORE
@@ -70,6 +71,10 @@ def serve(
     ] = "INFO",
 ) -> None:
     """Serve captures and their analysis to LLM agents."""
+    if http is None and (token_file or allow_host or allow_origin):
+        raise RequestError(
+            "--token-file, --allow-host and --allow-origin protect HTTP, which is off", next_step="add --http"
+        )
     from server.app import build_server
     from server.settings import ServerSettings, default_memory
 

@@ -112,6 +112,7 @@ class Passes:
         blocks: Its blocks.
         mean: Whether to average the requested states of each prompt, where they are computed.
         ahead: Number of batches to start before waiting for the states of one.
+        boundaries: Number of tokens of each prompt before its response; None for one without a response.
         compiled_tokens: Length to which batches that fill at least half of it are padded, for compiled blocks; None
             without those.
     """
@@ -126,6 +127,7 @@ class Passes:
         *,
         mean: bool = False,
         ahead: int = 0,
+        boundaries: Sequence[int | None],
         compiled_tokens: int | None = None,
     ) -> None:
         self._rows, self._spans, self._read = rows, spans, read
@@ -133,6 +135,7 @@ class Passes:
         self._ahead, self._compiled_tokens = ahead, compiled_tokens
         self._dtype, self._blocks = model.dtype, blocks
         self._most_tokens: int | None = None  # set once memory has run out
+        self._boundaries = boundaries
 
     def run(self, plan: Plan) -> Iterator[PassStates]:
         """Run a plan.
@@ -237,7 +240,8 @@ class Passes:
             return packed.batch, packed.places
         width = max(map(len, ids))
         places = [np.arange(row * width, row * width + len(one)) for row, one in enumerate(ids)]
-        return TokenBatch.of(ids, self._device), places
+        boundary = self._boundaries[batch.prompts[0]] if len(ids) == 1 else None  # added code sees prompts one by one
+        return TokenBatch.of(ids, self._device, boundary=boundary), places
 
     def _too_large(self, index: int) -> CaptureError:
         return CaptureError(

@@ -140,6 +140,7 @@ def run_batches(
         blocks,
         mean=positions.mean,
         ahead=gpu_count(model),
+        boundaries=[prompt.boundary for prompt in prompts],
         compiled_tokens=settings.compiled_tokens,
     )
     done = 0

@@ -11,7 +11,7 @@ from rich.text import Text
 from engine.cli.console import Command, Narrator, print_data, print_json
 from engine.cli.directions import load_model_of
 from engine.cli.load_options import DeviceMap, MaxMemory, OtherDtype, OtherModel, read_load_options
-from engine.cli.steer import one_of, swept_layers
+from engine.cli.steer import find_to_steer, one_of, swept_layers
 from engine.cli.store import is_path
 from engine.concepts.text_files import open_prompts
 from engine.errors import RequestError
@@ -65,12 +65,9 @@ def calibrate(
     narrator, options = Narrator(quiet=quiet), read_load_options(dtype or AUTO, device_map, max_memory)
     measure = one_of("--damage", damage, DAMAGES)
     from engine.steering.controls import load_source
-    from engine.store.directions import find_directions
 
     place = name if is_path(name) else store / name
-    found, _, capture = find_directions(place, method="mean_diff")
-    if capture:
-        narrator.say(f"no saved directions for {capture}: the mean differences of the capture are used")
+    found, _ = find_to_steer(place, narrator)
     texts = _topics(load_source(place)) if prompts is None else list(open_prompts(prompts).texts())
     loaded, tokenizer = load_model_of(found, model, dtype, options, narrator)
     from engine.steering.calibrate import calibrate_strength

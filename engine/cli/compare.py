@@ -9,7 +9,7 @@ import msgspec
 import typer
 from rich.console import RenderableType
 
-from engine.cli.console import Command, Narrator, print_data, print_json
+from engine.cli.console import Command, Narrator, figure_file, print_data, print_json
 from engine.cli.store import capture_path, find_record
 from engine.errors import RequestError
 from engine.plots.comparison_text import comparison_as_text
@@ -51,7 +51,8 @@ def compare(
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File for a figure: .png, .svg or .pdf.")
+        Path | None,
+        typer.Option("--output", "-o", callback=figure_file, help="File for a figure: .png, .svg or .pdf."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -273,6 +273,19 @@ def print_lines(text: str) -> None:
     sys.stdout.write(visible(text))
 
 
+def figure_file(path: Path | None) -> Path | None:
+    """Refuse a figure of an unknown format before anything runs: a callback of options.
+
+    Raises:
+        RequestError: The suffix is not supported.
+    """
+    if path is not None:
+        from engine.plots.style import require_format
+
+        require_format(path)
+    return path
+
+
 def print_json(data: bytes) -> None:
     """Print JSON to stdout; the control characters and marks that JSON allows in strings are escaped too."""
     sys.stdout.write(_UNESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", data.decode()) + "\n")

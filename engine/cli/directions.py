@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from engine.cli.console import Command, Narrator, print_data, print_json, print_lines
-from engine.cli.load_options import HOW, DeviceMap, MaxMemory, load_captured_model, read_load_options
+from engine.cli.console import Command, Narrator, figure_file, print_data, print_json, print_lines
+from engine.cli.load_options import (
+    DeviceMap,
+    MaxMemory,
+    OtherDtype,
+    OtherModel,
+    load_captured_model,
+    read_load_options,
+)
 from engine.cli.store import capture_path, is_path
 from engine.errors import RequestError
 from engine.models.placement import AUTO, LoadOptions
 from engine.plots.tokens_text import compared_methods, tokens_as_text
-from engine.records.files import AUTO_METHOD, METHODS
+from engine.records.files import AUTO_METHOD, METHODS, VECTOR_FORMATS
 from engine.store.names import DEFAULT_STORE, locate
 
 if TYPE_CHECKING:
@@ -65,9 +72,11 @@ def directions(
         str | None, typer.Option("--format", help="Export control vectors instead: gguf, safetensors or npz.")
     ] = None,
     unit: Annotated[
-        str,
-        typer.Option(help="What strength 1 adds in the other tool: norm (of the states), gap (of the classes), raw."),
-    ] = "norm",
+        str | None,
+        typer.Option(
+            help="What strength 1 adds in the other tool: norm (of the states; default), gap (of the classes), raw."
+        ),
+    ] = None,
     store: Store = DEFAULT_STORE,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace existing directions of that name.")] = False,
 ) -> None:
@@ -76,10 +85,15 @@ def directions(
     if file_format is not None:
         if output is None:
             raise RequestError("--format needs a file", next_step=f"add --output {name}.{file_format}")
-        _export(narrator, name, store, method, file_format, unit, output, force=force)
+        _export(narrator, name, store, method, file_format, unit or "norm", output, force=force)
         return
-    from engine.store.directions import extract_captured, save_directions
+    if unit is not None:
+        raise RequestError("--unit is the unit of exported vectors", next_step="add --format, or omit --unit")
+    from engine.store.directions import SUFFIX, extract_captured, save_directions
 
+    kind = Path(output or "").suffix.lower().removeprefix(".")
+    if output and kind in VECTOR_FORMATS and not output.endswith(SUFFIX):
+        raise RequestError(f"{output} is the name of a file of control vectors", next_step=f"add --format {kind}")
     path = capture_path(name, store)
     found, leading = extract_captured(path, method or AUTO_METHOD)
     target = capture_path(output or name, store)
@@ -142,20 +156,19 @@ def read(
     layer: Annotated[
         int | None, typer.Option("--layer", "-l", help="Layer to read (default: the one that ranks first).")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Model to run (default: that of the capture).")
-    ] = None,
+    model: OtherModel = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="Render the text as a user message with the chat template.")
     ] = False,
     store: Store = DEFAULT_STORE,
-    dtype: Annotated[
-        str | None, typer.Option(help="Dtype of the model (default: that of the capture).", rich_help_panel=HOW)
-    ] = None,
+    dtype: OtherDtype = None,
     device_map: DeviceMap = None,
     max_memory: MaxMemory = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File for a figure of layers by tokens: .png, .svg or .pdf.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", callback=figure_file, help="File for a figure of layers by tokens: .png, .svg or .pdf."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress messages.")] = False,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import msgspec
 import typer
 
-from engine.cli.console import Command, Narrator, print_data, print_json
+from engine.cli.console import Command, Narrator, figure_file, print_data, print_json
 from engine.cli.directions import load_model_of
-from engine.cli.load_options import HOW, DeviceMap, MaxMemory, read_load_options
+from engine.cli.load_options import DeviceMap, MaxMemory, OtherDtype, OtherModel, read_load_options
 from engine.cli.store import is_path
 from engine.errors import RequestError, nearest
 from engine.models.placement import AUTO
@@ -61,22 +61,21 @@ def steer(
     tokens: Annotated[str, typer.Option(help="Tokens to steer: all, prompt or generated.")] = "all",
     ablate: Annotated[bool, typer.Option("--ablate", help="Project the direction out instead of adding it.")] = False,
     sweep: Annotated[bool, typer.Option("--sweep", help="Steer at several layers; print effect and damage.")] = False,
-    layers: Annotated[str, typer.Option(help="Layers of --sweep: all, recommended, 10,12 or 10-20.")] = "recommended",
+    layers: Annotated[
+        str | None, typer.Option(help="Layers of --sweep: all, recommended (default), 10,12 or 10-20.")
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File for a figure of --sweep: .png, .svg or .pdf.")
+        Path | None,
+        typer.Option("--output", "-o", callback=figure_file, help="File for a figure of --sweep: .png, .svg or .pdf."),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of new tokens of each text.")] = 60,
     sample: Annotated[
         bool, typer.Option("--sample", help="Sample with the model's settings (default: the most likely token).")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed for sampling and for the random direction.")] = 0,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Model to run (default: that of the capture).")
-    ] = None,
+    model: OtherModel = None,
     store: Annotated[Path, typer.Option("--store", "-s", help="Folder of captures.")] = DEFAULT_STORE,
-    dtype: Annotated[
-        str | None, typer.Option(help="Dtype of the model (default: that of the capture).", rich_help_panel=HOW)
-    ] = None,
+    dtype: OtherDtype = None,
     device_map: DeviceMap = None,
     max_memory: MaxMemory = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -92,26 +91,21 @@ def steer(
         )
     if sweep and (ablate or layer is not None):
         raise RequestError("--layer and --ablate do not apply to --sweep", next_step="choose the layers with --layers")
+    if layers is not None and not sweep:
+        raise RequestError("--layers are those of a sweep", next_step="add --sweep, or choose one layer with --layer")
     if output and not sweep:
         raise RequestError("--output is the figure of a sweep", next_step="add --sweep, or omit --output")
-    if output:
-        from engine.plots.style import require_format
-
-        require_format(output)
     from engine.steering.controls import load_source
-    from engine.store.directions import find_directions
 
     place = name if is_path(name) else store / name
-    found, leading, capture = find_directions(place, method="mean_diff")
-    if capture:
-        narrator.say(f"no saved directions for {capture}: the mean differences of the capture are used")
+    found, leading = find_to_steer(place, narrator)
     chosen = leading if layer is None else layer
     if chosen is not None and chosen not in found:
         raise RequestError(f"there is no direction at layer {chosen}", expected=f"one of {sorted(found)}")
     loaded, tokenizer = load_model_of(found, model, dtype, options, narrator)
     from engine.steering.texts import steer_text
 
-    swept = swept_layers(loaded, found, layers) if sweep else []
+    swept = swept_layers(loaded, found, layers or "recommended") if sweep else []
     with narrator.steps() as steps:
         write = partial(
             steer_text,
@@ -141,6 +135,24 @@ def steer(
         from engine.plots.style import save_figure
 
         narrator.say(f"saved {save_figure(partial(draw_sweep, result), output, title=prompt)}")
+
+
+def find_to_steer(place: Path | str, narrator: Narrator) -> "tuple[dict[int, Direction], int | None]":
+    """Find saved directions, or the mean differences of a capture, and say so.
+
+    Args:
+        place: Path of either.
+        narrator: Says it.
+
+    Returns:
+        Layer to direction, and the layer that ranks first; None without a ranking.
+    """
+    from engine.store.directions import find_directions
+
+    found, leading, capture = find_directions(place, method="mean_diff")
+    if capture:
+        narrator.say(f"no saved directions for {capture}: the mean differences of the capture are used")
+    return found, leading
 
 
 def swept_layers(model: "PreTrainedModel", found: "dict[int, Direction]", layers: str) -> list[int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.cli.console import Command, Narrator, print_data
+from engine.cli.console import Command, Narrator, figure_file, print_data
 from engine.cli.store import capture_path, find_record
 from engine.errors import RequestError
 from engine.plots.causal_text import causal_as_text
@@ -38,7 +38,12 @@ def visualize(
     file: Annotated[str, typer.Argument(help="Path of a .pt or .json file, or name of a capture.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="File for the figure, instead of a window: .png, .svg or .pdf."),
+        typer.Option(
+            "--output",
+            "-o",
+            callback=figure_file,
+            help="File for the figure, instead of a window: .png, .svg or .pdf.",
+        ),
     ] = None,
     store: Annotated[Path, typer.Option("--store", "-s", help="Folder of captures.")] = DEFAULT_STORE,
     no_plot: Annotated[bool, typer.Option("--no-plot", help="Print the text only.")] = False,
@@ -51,6 +56,8 @@ def visualize(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress messages.")] = False,
 ) -> None:
     """Plot ranked layers, difference norm and cosine, as text and as a figure."""
+    if no_plot and output:
+        raise RequestError("--no-plot draws no figure for --output", next_step="omit one or the other")
     record = find_record(file, store)
     if causal:
         _visualize_causal(record, layer, output, no_plot=no_plot, narrator=Narrator(quiet=quiet))

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +22,7 @@ from engine.models.offload import (
     stored_buffers,
     weights_at_hand,
 )
+from engine.models.thread_hooks import ThreadHook
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -87,23 +87,6 @@ _FRAMEWORKS = {
     *("causal_conv1d", "deepspeed", "fla", "flash_attn", "liger_kernel", "mamba_ssm", "xformers"),
 }
 _OWN_HOOKS = "engine.models."  # hooks of a capture or check, perhaps in another thread, only read states
-
-
-class ThreadHook:
-    """A hook that acts only in the thread that made it, so that it does not alter the model for other threads.
-
-    Attributes:
-        alteration: What it does to its module, as a phrase that follows the module's name; empty if it only reads.
-    """
-
-    def __init__(self, alteration: str = "") -> None:
-        self.alteration = alteration
-        self._owner = get_ident()
-
-    @property
-    def acts_here(self) -> bool:
-        """Whether this is the thread that made the hook."""
-        return get_ident() == self._owner
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from engine.errors import CaptureError, ModelError
 from engine.models.devices import send
 from engine.models.offload import each_module
+from engine.models.thread_hooks import told_boundary
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -51,6 +52,7 @@ class TokenBatch:
         position_ids: Position of each token in its prompt, `(1, sequence)`.
         cache: Keys and values of the preceding tokens. The pass appends its own.
         fixed_shape: Whether the row has the length and mask for which blocks can be compiled.
+        boundary: Number of tokens of the prompt, if the others respond to it; None if all tokens are the prompt.
     """
 
     input_ids: Tensor
@@ -58,9 +60,16 @@ class TokenBatch:
     position_ids: Tensor
     cache: DynamicCache | None = None
     fixed_shape: bool = False
+    boundary: int | None = None
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]], device: torch.device, cache: DynamicCache | None = None) -> TokenBatch:
+    def of(
+        cls,
+        rows: Sequence[Sequence[int]],
+        device: torch.device,
+        cache: DynamicCache | None = None,
+        boundary: int | None = None,
+    ) -> TokenBatch:
         """Pad rows of token ids on the right.
 
         Causal attention and recurrences cannot see padding there.
@@ -69,6 +78,7 @@ class TokenBatch:
             rows: Token ids of each prompt, from its first token on.
             device: Device of the tensors.
             cache: An empty cache to fill.
+            boundary: Number of tokens of the prompt in the only row; None if all tokens are prompts.
         """
         width = max(len(row) for row in rows)
         # Padding is never read, so any valid id works: not every tokenizer has a pad token.
@@ -76,7 +86,8 @@ class TokenBatch:
         for number, row in enumerate(rows):
             ids[number, : len(row)] = row
             mask[number, : len(row)] = 1
-        return cls(send(ids, device), send(mask, device), torch.arange(width, device=device)[None], cache)
+        positions = torch.arange(width, device=device)[None]
+        return cls(send(ids, device), send(mask, device), positions, cache, boundary=boundary)
 
 
 @dataclass(frozen=True)
@@ -159,6 +170,8 @@ def read_taps(
             raise _AllSeen
 
     with evaluating(model, blocks.decoder), ExitStack() as stack:
+        prompt = batch.input_ids.shape[1] if batch.boundary is None else batch.boundary
+        stack.enter_context(told_boundary(blocks.decoder, prompt))
         for layer, tap in taps.items():
             stack.callback(_hook(tap, partial(see, layer)).remove)
         with suppress(_AllSeen):

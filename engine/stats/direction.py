@@ -7,15 +7,20 @@ from __future__ import annotations
 
 from typing import cast
 
-import torch
-
 from engine.capture.selection import captured_layer
 from engine.errors import RequestError
 from engine.records.captures import ContrastData
 from engine.records.files import AUTO_METHOD, METHODS, Direction, Method, MethodComparison
 from engine.stats.contrast import require_contrast
-from engine.stats.fitting import NoDifferenceError, fit_direction, require_finite, require_method
-from engine.stats.groups import last_states
+from engine.stats.fitting import (
+    Fitted,
+    NoDifferenceError,
+    fit_direction,
+    fit_mean_difference,
+    require_finite,
+    require_method,
+)
+from engine.stats.groups import last_states, pairs_at
 from engine.stats.methods import compare_methods
 
 
@@ -103,9 +108,7 @@ def extract_direction(data: ContrastData, layer: int, method: str = "mean_diff")
 
 
 def _extract(data: ContrastData, layer: int, method: Method, compared: MethodComparison | None) -> Direction:
-    positive, negative = last_states(data["positive"], layer), last_states(data["negative"], layer)  # (pairs, hidden)
-    require_finite(positive, negative, layer)
-    fitted = fit_direction(positive, negative, method, layer)
+    fitted = _fit(data, layer, method)
     direction = Direction(
         layer=layer,
         vector=fitted.vector.float(),
@@ -115,8 +118,16 @@ def _extract(data: ContrastData, layer: int, method: Method, compared: MethodCom
         concept=data["concept"],
         num_pairs=data["num_pairs"],
         provenance=data.get("provenance"),
-        norm=float(torch.cat([positive, negative]).norm(dim=-1).mean()),
+        norm=fitted.norm,
     )
     if compared is not None:
         direction["methods"] = compared
     return direction
+
+
+def _fit(data: ContrastData, layer: int, method: Method) -> Fitted:
+    if method == "mean_diff":
+        return fit_mean_difference(pairs_at(data, layer), layer)
+    positive, negative = last_states(data["positive"], layer), last_states(data["negative"], layer)  # (pairs, hidden)
+    require_finite(positive, negative, layer)
+    return fit_direction(positive, negative, method, layer)

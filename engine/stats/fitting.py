@@ -15,6 +15,8 @@ from engine.remedies import Remedy
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from engine.stats.groups import Pairs
+
 _NEGLIGIBLE = 1e-12  # relative to the norm of the states: rounding error of a zero difference
 _LEAST_SHRINKAGE = 1e-6  # keeps the covariance invertible where none is estimated
 
@@ -31,11 +33,13 @@ class Fitted:
         vector: Unit vector, `(hidden,)`, float64; the positive class projects higher.
         negative_mean: Mean projection of the negative class.
         positive_mean: Mean projection of the positive class.
+        norm: Mean norm of the states.
     """
 
     vector: Tensor
     negative_mean: float
     positive_mean: float
+    norm: float
 
 
 def require_method(method: str, known: tuple[str, ...] = METHODS) -> None:
@@ -74,20 +78,68 @@ def fit_direction(positive: Tensor, negative: Tensor, method: Method, layer: int
     Raises:
         NoDifferenceError: The classes do not differ.
     """
-    found = _FINDERS[method](positive, negative)
+    means = positive.mean(dim=0), negative.mean(dim=0)
+    return _fitted(_FINDERS[method](positive, negative), *means, mean_norm(positive, negative), method, layer)
+
+
+def fit_mean_difference(pairs: Pairs, layer: int) -> Fitted:
+    """Fit the mean difference with one chunk of the pairs in memory at a time.
+
+    Args:
+        pairs: The pairs.
+        layer: Layer number, for error messages.
+
+    Raises:
+        NoDifferenceError: The classes do not differ.
+        RequestError: A state is not finite.
+    """
+    count, sums, norms = 0, torch.zeros(1, dtype=torch.float64), 0.0
+    for positive, negative in pairs():
+        require_finite(positive, negative, layer)
+        count += len(positive)
+        sums = sums + torch.stack([(positive - negative).sum(dim=0), positive.sum(dim=0), negative.sum(dim=0)])
+        norms += mean_norm(positive, negative) * len(positive)
+    difference, positive, negative = sums / count
+    return _fitted(difference, positive, negative, norms / count, "mean_diff", layer)
+
+
+def mean_norm(positive: Tensor, negative: Tensor) -> float:
+    """Mean norm of the states of both classes, `(pairs, hidden)` each."""
+    return float(positive.norm(dim=-1).mean() + negative.norm(dim=-1).mean()) / 2
+
+
+def _fitted(found: Tensor, positive: Tensor, negative: Tensor, norm: float, method: Method, layer: int) -> Fitted:
+    """Scale a direction to length 1 and turn it towards the positive class.
+
+    Args:
+        found: The direction, `(hidden,)`.
+        positive: Mean of the positive states, `(hidden,)`.
+        negative: Mean of the negative states.
+        norm: Mean norm of the states.
+        method: How it was found.
+        layer: Layer number.
+    """
     length = found.norm()
     if length == 0:
         raise NoDifferenceError(
             f"the two classes do not differ at layer {layer}", next_step="choose a later layer, or prompts that differ"
         )
     unit = found / length
-    ends = float((negative @ unit).mean()), float((positive @ unit).mean())
-    if abs(ends[1] - ends[0]) <= _NEGLIGIBLE * float(torch.cat([positive, negative]).norm(dim=-1).mean()):
+    ends = float(negative @ unit), float(positive @ unit)
+    if abs(ends[1] - ends[0]) <= _NEGLIGIBLE * norm:
         raise NoDifferenceError(
             f"the two classes have the same mean along the {method} direction at layer {layer}",
             next_step="choose a later layer, another method, or prompts that differ",
         )
-    return Fitted(unit, *ends) if ends[0] < ends[1] else Fitted(-unit, -ends[0], -ends[1])
+    return Fitted(unit, *ends, norm) if ends[0] < ends[1] else Fitted(-unit, -ends[0], -ends[1], norm)
+
+
+def within_classes(positive: Tensor, negative: Tensor) -> Tensor:
+    """Deviations of the states from the mean of their class, `(2 pairs, hidden)`."""
+    states = torch.cat([positive, negative])
+    for part in states.chunk(2):
+        part -= part.mean(dim=0)
+    return states
 
 
 def _mean_difference(positive: Tensor, negative: Tensor) -> Tensor:
@@ -109,10 +161,11 @@ def _logistic_normal(positive: Tensor, negative: Tensor) -> Tensor:
 
     if torch.equal(positive, negative):
         return torch.zeros_like(positive[0])
-    states = torch.cat([positive, negative])
-    states = states - states.mean(dim=0)
+    states = torch.cat([positive, negative])  # changed in place below: one copy of large captures
+    states -= states.mean(dim=0)
+    states /= states.norm() / states.numel() ** 0.5
     labels = [1] * len(positive) + [0] * len(negative)
-    fitted = LogisticRegression(C=1.0, max_iter=1000).fit((states / states.square().mean().sqrt()).numpy(), labels)
+    fitted = LogisticRegression(C=1.0, max_iter=1000).fit(states.numpy(), labels)
     return torch.from_numpy(fitted.coef_[0])
 
 
@@ -124,7 +177,7 @@ def _shrinkage_discriminant(positive: Tensor, negative: Tensor) -> Tensor:
     the states.
     """
     difference = _mean_difference(positive, negative)  # (hidden,)
-    residuals = torch.cat([positive - positive.mean(dim=0), negative - negative.mean(dim=0)])  # (2 pairs, hidden)
+    residuals = within_classes(positive, negative)
     count, width = residuals.shape
     products = residuals @ residuals.T if count <= width else residuals.T @ residuals
     variance = float(products.trace()) / (count * width)
@@ -153,7 +206,7 @@ def _shrinkage(residuals: Tensor, products: Tensor, variance: float) -> float:
     count, width = residuals.shape
     squared_norm = float(products.square().sum()) / count**2  # of the sample covariance
     distance = squared_norm - width * variance**2
-    error = (float(residuals.square().sum(dim=1).square().mean()) - squared_norm) / count
+    error = (float(residuals.norm(dim=1).pow(4).mean()) - squared_norm) / count
     return min(error / distance, 1.0) if distance > 0 else 1.0
 
 

@@ -54,13 +54,14 @@ def steer(
         strength: How much to add, in `unit`; negative to steer towards the negative class.
         tokens: `all`; `prompt`: tokens that run while the key-value cache is empty, which is the whole prompt of
             `generate`; `generated`: tokens that run after that. The first new token is chosen at the last token of the
-            prompt. A model without such a cache, or a pass with `use_cache=False`, allows only `all`.
+            prompt. A model without such a cache, or a pass with `use_cache=False`, allows only `all`. In a capture, the
+            tokens of responses count as generated, all others as prompt.
         unit: `norm`: the mean norm of the states that the direction was extracted from, so that 0.1 moves a state by
             10%. `gap`: the distance between the class means along the direction. `raw`: the unit vector.
 
     Raises:
-        RequestError: An argument is invalid, the directions come from another model or site, or they do not store the
-            mean norm of the states.
+        RequestError: An argument is invalid, the directions come from another model or site, they do not store the mean
+            norm of the states, or states plus the vector would overflow in the model's dtype.
         ModelError: The model fails the load check, is compiled, or has no cache that tells the tokens apart.
 
     Example:
@@ -77,7 +78,9 @@ def steer(
     changes, alterations = {}, {}
     for layer, here in directions_by_layer(model, directions).items():
         added = torch.stack([amount * length_of(one, unit) * unit_vector(one) for one in here])  # (directions, hidden)
-        changes[layer] = Addition(added.sum(dim=0).float())
+        vector = added.sum(dim=0).float()
+        _require_room(vector, model.dtype, amount, layer)
+        changes[layer] = Addition(vector)
         along = " and ".join(_named(one) for one in here)
         alterations[layer] = f"is steered by {amount:g} times {_MEANING[unit]} along {along} ({tokens} tokens)"
     if amount == 0:
@@ -222,6 +225,18 @@ def unit_vector(direction: Direction) -> Tensor:
         )
     unit: Tensor = vector / length
     return unit
+
+
+def _require_room(vector: Tensor, dtype: torch.dtype, amount: float, layer: int) -> None:
+    """Refuse a vector that overflows, or whose squares do when the next norm adds them up.
+
+    An overflowing sum of squares does not show: the norm divides by infinity, and every later block reads zeros.
+    """
+    if not bool(vector.to(dtype).float().square().sum().isfinite()):
+        raise RequestError(
+            f"a strength of {amount:g} at layer {layer} overflows in {str(dtype).removeprefix('torch.')}",
+            next_step=Remedy.STEER_LESS,
+        )
 
 
 def _named(direction: Direction) -> str:

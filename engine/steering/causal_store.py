@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import platformdirs
 
 from engine.records.causal import CausalRanking
 from engine.runtime import Steps
@@ -15,7 +12,7 @@ from engine.stats.comparison_rules import require_contrasts
 from engine.steering.causal import rank_layers_causally
 from engine.steering.causal_request import CausalRequest
 from engine.store.catalog import show_capture
-from engine.store.names import CapturePaths, locate
+from engine.store.names import locate
 from engine.store.read import load_contrast
 from engine.store.write import amend_record
 
@@ -65,17 +62,17 @@ def add_causal_ranking(
     """
     record, paths = show_capture(name, store=store), locate(name, store)
     require_contrasts(record)
-    keep = _kept_parts(paths)
-    data = load_contrast(name, store=store)
+    data, keep = load_contrast(name, store=store), paths.causal_parts
     found = rank_layers_causally(
-        model, tokenizer, data, request, ranking=record["ranking"], neutral=neutral, steps=steps, keep=keep
+        model,
+        tokenizer,
+        data,
+        request,
+        ranking=record["ranking"],
+        neutral=neutral,
+        steps=steps,
+        keep=keep,
     )
     amend_record(paths, record, {"causal": found}, "steered with")
     keep.unlink(missing_ok=True)
     return found
-
-
-def _kept_parts(paths: CapturePaths) -> Path:
-    """File for the finished parts of a measurement, named by the place of the capture."""
-    place = hashlib.sha256(str(paths.record.absolute()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return platformdirs.user_cache_path("layerscope") / "causal" / f"{place}.jsonl"

@@ -10,6 +10,7 @@ import torch
 from engine.errors import RequestError, StoreError
 from engine.records.captures import ContrastData
 from engine.records.files import Direction
+from engine.stats.fitting import within_classes
 from engine.stats.groups import last_states
 from engine.store.directions import SUFFIX, path_of, read_header
 from engine.store.names import locate
@@ -66,7 +67,7 @@ def draw_from_covariance(positive: Tensor, negative: Tensor, count: int, seed: i
     Raises:
         RequestError: The states do not vary.
     """
-    within = torch.cat([positive - positive.mean(dim=0), negative - negative.mean(dim=0)])  # (prompts, hidden)
+    within = within_classes(positive, negative)  # (prompts, hidden)
     weights = torch.randn(
         count, len(within), generator=torch.Generator().manual_seed(seed), dtype=within.dtype
     )  # Gaussian weights of the states: their sum has the covariance of the states

@@ -16,9 +16,10 @@ import torch
 from engine.errors import RequestError
 from engine.records.captures import ContrastData
 from engine.records.models import ModelConfig
+from engine.remedies import Remedy
 from engine.runtime import Steps
 from engine.stats.causal import AblationResults, AdditionResults
-from engine.stats.fitting import NoDifferenceError, fit_direction
+from engine.stats.fitting import NoDifferenceError, fit_direction, mean_norm
 from engine.stats.groups import last_states
 from engine.steering.causal_request import CausalRequest
 from engine.steering.controls import draw_from_covariance
@@ -152,7 +153,7 @@ class Experiment:
         count = max(request.controls, _ABLATED_CONTROLS)
         self._random[layer] = draw_from_covariance(positive, negative, count, request.seed, layer).float()
         self._fitted[layer] = vectors
-        self._norms[layer] = float(torch.cat([positive, negative]).norm(dim=-1).mean())
+        self._norms[layer] = mean_norm(positive, negative)
 
     def additions(self) -> AdditionResults:
         """Add and subtract every direction at every layer, and score both answers after the neutral prompts."""
@@ -203,7 +204,7 @@ class Experiment:
         if not fine.any():
             raise RequestError(
                 f"the predictions are not finite when steered by {self._request.strength:g}",
-                next_step="steer by less, or load the model in float32",
+                next_step=Remedy.STEER_LESS,
             )
         kept = [layer for layer, one in zip(layers, fine.tolist(), strict=True) if one]
         return Scores(*(values[fine] for values in scores)), kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 
 from engine.errors import CaptureError, ModelError
 from engine.models.adapters import inner_model
-from engine.models.alterations import ThreadHook
 from engine.models.forward import residual
 from engine.models.structure import find_blocks
+from engine.models.thread_hooks import PromptHook, ThreadHook
 from engine.records.steering import Tokens
 
 if TYPE_CHECKING:
@@ -60,20 +61,31 @@ class Projection:
         return states - (states @ vectors.T) @ vectors
 
 
-class _Phase(ThreadHook):
-    """A hook before the decoder that tells the prompt from generated tokens by the cache."""
+class _Phase(PromptHook):
+    """A hook before the decoder that tells the prompt from generated tokens.
 
-    def __init__(self, decoder: nn.Module) -> None:
+    By the cache, or in a capture by what it says: there, the tokens of a response count as generated.
+
+    Args:
+        decoder: The decoder.
+        tokens: `prompt` or `generated`.
+    """
+
+    def __init__(self, decoder: nn.Module, tokens: Tokens) -> None:
         super().__init__()
         self._signature = inspect.signature(decoder.forward)
-        self.generating = False
+        self._generated = tokens == "generated"
+        self.chosen = slice(None)  # of the tokens of the running pass
 
     # While a hook is being removed, another thread's pass may call it without the keyword arguments.
     def __call__(self, _module: nn.Module, args: Any, kwargs: Any = None) -> None:  # noqa: ANN401 - torch's own signature
         if self.acts_here:
             given = self._signature.bind_partial(*args, **(kwargs or {})).arguments
             caches = [given[name] for name in _CACHES if given.get(name) is not None]
-            self.generating = any(map(_holds_tokens, caches))
+            prompt = self.boundary
+            if prompt is None:
+                prompt = 0 if any(map(_holds_tokens, caches)) else sys.maxsize
+            self.chosen = slice(prompt, None) if self._generated else slice(prompt)
 
 
 def _holds_tokens(cache: Any) -> bool:  # noqa: ANN401 - any cache of transformers
@@ -101,11 +113,18 @@ def _is_filled(layer: Any) -> bool:  # noqa: ANN401 - as above
 class _CacheNeeded(ThreadHook):
     """A hook before the model that refuses a pass without a cache.
 
-    Captures run the decoder alone and are not refused: all their tokens are the prompt.
+    Those of a capture are not refused: it says which tokens are the prompt.
+
+    Args:
+        phase: The hook before the decoder.
     """
 
+    def __init__(self, phase: _Phase) -> None:
+        super().__init__()
+        self._phase = phase
+
     def __call__(self, _module: nn.Module, _args: Any, kwargs: Any = None) -> None:  # noqa: ANN401 - torch's own signature
-        if self.acts_here and (kwargs or {}).get("use_cache") is False:
+        if self.acts_here and self._phase.boundary is None and (kwargs or {}).get("use_cache") is False:
             raise CaptureError(
                 "without a key-value cache, the prompt cannot be told from generated tokens",
                 expected="use_cache=True",
@@ -116,16 +135,22 @@ class _CacheNeeded(ThreadHook):
 class _SteeredBlock(ThreadHook):
     """A hook after a block that changes its output."""
 
-    def __init__(self, change: Change, phase: _Phase | None, tokens: Tokens, alteration: str) -> None:
+    def __init__(self, change: Change, phase: _Phase | None, alteration: str) -> None:
         super().__init__(alteration)
-        self._change, self._phase, self._tokens = change, phase, tokens
+        self._change, self._phase = change, phase
 
     def __call__(self, _module: nn.Module, _args: Any, output: Any) -> Any:  # noqa: ANN401 - torch's own signature
-        if not self.acts_here or (self._phase and self._phase.generating != (self._tokens == "generated")):
+        if not self.acts_here:
             return None
         states = residual(output)
-        precise = states.to(torch.promote_types(states.dtype, torch.float32))
+        chosen = states[..., self._phase.chosen, :] if self._phase else states
+        if not chosen.numel():
+            return None
+        precise = chosen.to(torch.promote_types(states.dtype, torch.float32))
         changed = self._change(precise).to(states.dtype)
+        if self._phase and chosen.shape != states.shape:
+            part, changed = changed, states.clone()
+            changed[..., self._phase.chosen, :] = part
         return type(output)([changed, *output[1:]]) if isinstance(output, tuple | list) else changed
 
 
@@ -151,13 +176,14 @@ def hooked(
         phase = None
         if tokens != "all":
             _require_cache(model, blocks.decoder)
-            phase, needed = _Phase(blocks.decoder), _CacheNeeded()
+            phase = _Phase(blocks.decoder, tokens)
+            needed = _CacheNeeded(phase)
             hook = blocks.decoder.register_forward_pre_hook(phase, with_kwargs=True)
             stack.callback(hook.remove)
             stack.callback(inner_model(model).register_forward_pre_hook(needed, with_kwargs=True).remove)
         for layer, change in changes.items():
             block = blocks.blocks[layer]
-            steered = _SteeredBlock(change, phase, tokens, alterations[layer])
+            steered = _SteeredBlock(change, phase, alterations[layer])
             stack.callback(block.register_forward_hook(steered).remove)
             _report_last(block)
         yield

@@ -43,6 +43,14 @@ class _Plan:
     strength: float | None
     steering: AbstractContextManager[None]
 
+    @property
+    def how(self) -> str:
+        """How the text is written, for an error message."""
+        if self.kind == "baseline":
+            return "without steering"
+        along = "a random direction" if self.kind == "control" else "the direction"
+        return f"without {along}" if self.strength is None else f"when steered by {self.strength:g} along {along}"
+
 
 def steer_text(
     model: PreTrainedModel,
@@ -92,7 +100,8 @@ def steer_text(
         The texts with their measurements.
 
     Raises:
-        RequestError: An argument is invalid, there is no direction at the layer, or see `steer`.
+        RequestError: An argument is invalid, there is no direction at the layer, a prediction is not finite, or see
+            `steer`.
         CaptureError: The prompt is empty or too long.
         ModelError: See `steer`.
 
@@ -205,7 +214,7 @@ def _write_all(writer: Writer, plans: Sequence[_Plan], baseline: Written | None,
 
         report(0)
         known = baseline if plan.kind == "baseline" else None
-        written = known or writer.write(plan.steering, report)
+        written = known or writer.write(plan.steering, plan.how, report)
         texts.append(_measured(writer, plan, written, texts[0] if texts else None))
     return texts
 

@@ -50,7 +50,7 @@ _MEANING = {
 def export_directions(
     directions: Mapping[int, Direction],
     path: str | Path,
-    format: str = "gguf",  # noqa: A002 - the word of the command line
+    format: str | None = None,  # noqa: A002 - the word of the command line
     *,
     unit: str = "norm",
     force: bool = False,
@@ -65,8 +65,8 @@ def export_directions(
 
     Args:
         directions: Layer to direction.
-        path: The file to write.
-        format: `gguf`, `safetensors` or `npz`.
+        path: The file to write, ending in `.gguf`, `.safetensors` or `.npz`.
+        format: The same word; by default, that of the suffix.
         unit: What strength 1 adds in the other tool: `norm`, the mean norm of the states at each layer, so that 0.1
             there is strength 0.1 here; `gap`, the distance between the class means; `raw`, a unit vector.
         force: Replace an existing file.
@@ -75,16 +75,17 @@ def export_directions(
         Path of the file.
 
     Raises:
-        RequestError: The format or unit is unknown, or these directions cannot be exported that way.
+        RequestError: The format or unit is unknown, the suffix is of another format, or these directions cannot be
+            exported that way.
         StoreError: The file exists or cannot be written.
 
     Example:
         >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=24)
-        >>> export_directions({16: extract_direction(contrast, 16)}, "honesty.gguf", "gguf").name
+        >>> export_directions({16: extract_direction(contrast, 16)}, "honesty.gguf").name
         'honesty.gguf'
     """
-    if format not in VECTOR_FORMATS:
-        raise RequestError(f"there is no format {format!r}; {nearest(str(format), VECTOR_FORMATS)}")
+    target = user_path(path)
+    file_format = _known_format(target, format)
     if not directions:
         raise RequestError("there are no directions to export", expected="a direction for at least one layer")
     some = next(iter(directions.values()))
@@ -95,14 +96,13 @@ def export_directions(
             expected="directions of the residual stream, to which other tools add control vectors",
         )
     scaled = {layer: directions[layer]["vector"] * _scale(directions[layer], unit) for layer in sorted(directions)}
-    if format == "gguf" and scaled.pop(0, None) is not None:
+    if file_format == "gguf" and scaled.pop(0, None) is not None:
         if not scaled:
             raise RequestError("llama.cpp cannot steer block 0", expected="a direction at layer 1 or above")
         log.warning("layer 0 was left out: llama.cpp cannot steer block 0")
     about = _about(some, unit)
-    target = user_path(path)
     try:
-        write_atomically(target, _encoded(scaled, format, about), replace=force)
+        write_atomically(target, _encoded(scaled, file_format, about), replace=force)
     except TakenError:
         raise StoreError(f"{target} already exists", next_step=Remedy.RENAME_OR_REPLACE_DIRECTIONS) from None
     return target
@@ -213,6 +213,20 @@ def direction_cosines(one: Mapping[int, Direction], other: Mapping[int, Directio
     return {layer: round(float(a @ b / (a.norm() * b.norm())), 6) for layer, (a, b) in pairs.items()}
 
 
+def _known_format(path: Path, given: str | None) -> str:
+    """The format that the suffix of a file names, and the caller too, if at all."""
+    if given is not None and given not in VECTOR_FORMATS:
+        raise RequestError(f"there is no format {given!r}; {nearest(given, VECTOR_FORMATS)}")
+    named = path.suffix.lower().removeprefix(".")
+    known = VECTOR_FORMATS if given is None else (given,)
+    if named not in known:
+        raise RequestError(
+            f"{path.name!r} is not the name of a file of control vectors",
+            expected=f"a name ending in {', '.join(f'.{one}' for one in known)}",
+        )
+    return named
+
+
 def _scale(direction: Direction, unit: str) -> float:
     """Length of the exported vector of one layer."""
     if unit == "raw":
@@ -245,13 +259,13 @@ def _about(direction: Direction, unit: str) -> dict[str, str]:
     }
 
 
-def _encoded(vectors: Mapping[int, Tensor], format: str, about: Mapping[str, str]) -> bytes:  # noqa: A002
-    if format == "gguf":
+def _encoded(vectors: Mapping[int, Tensor], file_format: str, about: Mapping[str, str]) -> bytes:
+    if file_format == "gguf":
         texts = {f"{ARCHITECTURE}.model_hint": about["model"], "general.description": about["description"]}
         texts |= {UNIT_KEY: about["unit"], "layerscope.concept": about["concept"]}
         return gguf_bytes({layer: vector.numpy() for layer, vector in vectors.items()}, texts)
     named = {f"direction.{layer}": vector.contiguous() for layer, vector in vectors.items()}
-    if format == "safetensors":
+    if file_format == "safetensors":
         from safetensors.torch import save
 
         return save(named, metadata=dict(about) | {"layers": msgspec.json.encode([*vectors]).decode()})
@@ -322,6 +336,6 @@ def _checked(vector: Tensor, layer: int, shape: Shape) -> Tensor:
             expected="vectors of the same model",
         )
     values = vector.detach().double().cpu()
-    if not bool(values.isfinite().all()):
+    if not bool(values.norm().isfinite()):
         raise RequestError(f"the vector of layer {layer} is not finite")
     return values

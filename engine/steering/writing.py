@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from engine.errors import RequestError
 from engine.models.forward import TokenBatch, evaluating, input_device, read_blocks, run_decoder
 from engine.models.structure import find_blocks
 from engine.records.files import Direction
+from engine.remedies import Remedy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,17 +52,21 @@ class Writer:
     sample: bool
     seed: int
 
-    def write(self, steering: AbstractContextManager[None], report: Callable[[int], None]) -> Written:
+    def write(self, steering: AbstractContextManager[None], how: str, report: Callable[[int], None]) -> Written:
         """Generate a text under steering, then leave the steering and measure the text.
 
         Args:
             steering: Context for the generation.
+            how: Names the steering in an error message.
             report: Called with the number of new tokens after each.
+
+        Raises:
+            RequestError: A prediction is not finite.
         """
         decoder = find_blocks(self.model).decoder
         with evaluating(self.model, decoder):
             with steering:
-                new = self._generate(report)
+                new = self._generate(how, report)
             ends = self._ends()
             ended = new[-1] in ends
             counted = new[:-1] if ended and len(new) > 1 else new
@@ -95,8 +101,13 @@ class Writer:
         values: list[float] = projected.tolist()
         return values
 
-    def _generate(self, report: Callable[[int], None]) -> list[int]:
-        from transformers import StoppingCriteriaList
+    def _generate(self, how: str, report: Callable[[int], None]) -> list[int]:
+        from transformers import LogitsProcessorList, StoppingCriteriaList
+
+        def require_finite(_ids: Tensor, scores: Tensor) -> Tensor:
+            if not bool(scores.max().isfinite()):  # impossible tokens have -inf
+                raise RequestError(f"the predictions are not finite {how}", next_step=Remedy.STEER_LESS)
+            return scores
 
         def after_token(ids: Tensor, _scores: Any, **_more: Any) -> Tensor:  # noqa: ANN401 - transformers' signature
             report(ids.shape[1] - len(self.prompt))
@@ -114,6 +125,7 @@ class Writer:
                 do_sample=self.sample,
                 use_cache=True,
                 pad_token_id=0 if pad is None else pad,
+                logits_processor=LogitsProcessorList([require_finite]),
                 stopping_criteria=StoppingCriteriaList([after_token]),
             )
         new: list[int] = output[0, len(self.prompt) :].tolist()

@@ -50,6 +50,7 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
 
     Directions of the capture that were saved under another name stay. The record is deleted first. An interrupted
     deletion leaves tensors that the catalog lists as having no record.
+    Parts of an interrupted causal ranking, in the user's cache folder, are deleted too.
     Everything that `list_captures` lists can be deleted, damaged or not. Links are removed, never followed.
 
     Args:
@@ -67,9 +68,11 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
         >>> delete_capture("draft")
         ['draft.json', 'draft.pt']
     """
-    files, shards = _parts(name, store)
+    paths, files, shards = _parts(name, store)
     if shards is not None:
         _require_idle(shards)
+    with contextlib.suppress(OSError):
+        paths.causal_parts.unlink(missing_ok=True)
     try:
         for path in files:
             _remove(path)
@@ -92,7 +95,7 @@ def capture_files(name: str | Path, *, store: str | Path | None = None) -> list[
     Raises:
         StoreError: The capture does not exist.
     """
-    files, shards = _parts(name, store)
+    _, files, shards = _parts(name, store)
     return [path.name for path in files] + ([f"{shards.name}/"] if shards is not None else [])
 
 
@@ -121,8 +124,8 @@ def _require_idle(shards: Path) -> None:
     held.close()
 
 
-def _parts(name: str | Path, store: str | Path | None) -> tuple[list[Path], Path | None]:
-    """The files of a capture, its record first, and its folder of shards.
+def _parts(name: str | Path, store: str | Path | None) -> tuple[CapturePaths, list[Path], Path | None]:
+    """The place of a capture, its files, the record first, and its folder of shards.
 
     They are looked up in the folder, so that no name leads out of it.
     """
@@ -136,12 +139,13 @@ def _parts(name: str | Path, store: str | Path | None) -> tuple[list[Path], Path
     files = [path for path in own if path.name.endswith((".json", ".pt"))]
     shards = next((path for path in own if path not in files), None)
     directions = [folder / f"{asked}{SUFFIX}"] if f"{asked}{SUFFIX}" in entries else []
-    directions += _exported(CapturePaths(folder, asked))
+    paths = CapturePaths(folder, asked)
+    directions += _exported(paths)
     if not own and not directions:
         raise StoreError(
             f"there is no capture called {asked!r} in the folder {str(folder)!r}", next_step=Remedy.LIST_CAPTURES
         )
-    return files + directions, shards
+    return paths, files + directions, shards
 
 
 def _exported(paths: CapturePaths) -> list[Path]:

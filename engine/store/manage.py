@@ -7,18 +7,18 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from engine.errors import StoreError
-from engine.records.files import CaptureRecord
+from engine.records.files import VECTOR_FORMATS, CaptureRecord
 from engine.remedies import Remedy
 from engine.store.directions import derived_directions, load_directions, path_of, read_header, save_directions
 from engine.store.locks import folder_lock
-from engine.store.names import CapturePaths, locate, require_free
+from engine.store.names import CapturePaths, is_present, locate, require_free
 from engine.store.plan import hold_plan
 from engine.store.record import encode_record, read_record
 from engine.store.unfinished import claim
 
 
 def rename_capture(name: str | Path, new: str, *, store: str | Path | None = None) -> CapturePaths:
-    """Rename a capture: its record, its tensors or shards, and its saved directions.
+    """Rename a capture: its record, its tensors or shards, its saved directions and exported control vectors.
 
     The new record is written first, then the tensors move, and the old record is deleted last. A killed rename leaves
     the capture complete under one of the names; `verify_store` explains what is left under the other. Directions that
@@ -81,7 +81,7 @@ def _follow(derived: list[str], target: CapturePaths) -> None:
 
 def _require_free(target: CapturePaths) -> None:
     require_free(target, force=False)
-    for path in (path_of(target), target.shards):
+    for path in (path_of(target), target.shards, *map(target.vectors, VECTOR_FORMATS)):
         if path.exists():
             raise StoreError(f"{path} already exists", next_step="choose another name")
 
@@ -101,5 +101,10 @@ def _move(old: CapturePaths, target: CapturePaths, record: CaptureRecord | None)
         old.shards.rename(target.shards)
     elif old.tensors.exists():
         claim(old.tensors, target.tensors)
+    for file_format in VECTOR_FORMATS:
+        if is_present(old.vectors(file_format)):
+            claim(old.vectors(file_format), target.vectors(file_format))
+    with suppress(OSError):  # nothing to resume, or the cache folder cannot be written
+        old.causal_parts.replace(target.causal_parts)
     old.record.unlink(missing_ok=True)
     path_of(old).unlink(missing_ok=True)

@@ -1,9 +1,12 @@
 """Capture names and file paths; no name can lead out of the store."""
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+import platformdirs
 
 from engine.errors import StoreError, visible
 from engine.inputs import user_path
@@ -57,6 +60,13 @@ class CapturePaths:
     def plan(self) -> Path:
         """The manifest in the shard folder: what the shards will hold."""
         return self.shards / PLAN
+
+    @property
+    def causal_parts(self) -> Path:
+        """The file in the user's cache folder that keeps the finished parts of a causal ranking until it is saved."""
+        place = self.store.resolve() / self.record.name
+        digest = hashlib.sha256(str(place).encode("utf-8", "surrogateescape")).hexdigest()
+        return platformdirs.user_cache_path("layerscope") / "causal" / f"{digest[:16]}.jsonl"
 
     @property
     def in_shards(self) -> bool:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import platformdirs
 
 from engine.capture.prepare import prepare_capture
 from engine.capture.provenance import trace_provenance
@@ -28,6 +27,7 @@ from engine.records.captures import Concept, ContrastData, Provenance, model_dif
 from engine.runtime import Steps, ignore_progress
 from engine.store.locks import try_lock
 from engine.store.names import CapturePaths, locate
+from engine.store.neighbour_cache import limit_cache, mark_used, neighbours_path
 from engine.store.plan import ChangedPlanError
 from engine.store.read import load_contrast
 from engine.store.resume import capture_in_shards, saved_template_time
@@ -51,11 +51,6 @@ def built_in_neighbours() -> list[Concept]:
     return [load_concept(folder / f"{name}.toml") for name in NEIGHBOURS]
 
 
-def neighbours_path() -> Path:
-    """The folder where captures of neighbours are kept, next to converted weights."""
-    return platformdirs.user_cache_path("layerscope") / "neighbours"
-
-
 def capture_neighbours(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -69,6 +64,7 @@ def capture_neighbours(
 
     They are captured with 72 pairs at all layers, once for each model, chat template, site and position, and kept in
     the cache folder. Of several processes one captures, and the others wait for it. An interrupted capture is resumed.
+    A new one replaces those used longest ago if all take more than 4 GiB.
 
     Args:
         model: The model of the contrast.
@@ -171,6 +167,7 @@ def _one(
     if _status(paths) != "ok":  # a complete one is only read, so that a shared cache can be read-only
         with _alone(paths, steps):
             _complete(model, tokenizer, request, paths, steps)
+    mark_used(paths)
     return load_contrast(paths.name, store=paths.store)
 
 
@@ -193,6 +190,8 @@ def _complete(
     if status != "ok":
         log.info("capturing %s once for this model, to compare with; kept in %s", name, paths.store)
         _capture(model, tokenizer, replace(request, force=status == "damaged"), paths, partial(_named, steps, name))
+        if paths.store == neighbours_path():  # a folder of the caller's own is left alone
+            limit_cache(paths.store)
 
 
 def _capture(

@@ -13,7 +13,7 @@ from engine.store.catalog import show_capture
 from server.jobs import ServerJob
 from server.tools.answer import Part, rounded
 from server.tools.jobs import JobOutline, JobResult, answer
-from server.tools.spec import CaptureName, ToolSpec, WaitS
+from server.tools.spec import LONGEST_TEXT, CaptureName, ToolSpec, WaitS
 from server.workbench import Ctx, find_capture, workbench
 
 
@@ -53,6 +53,10 @@ async def rank_causally(
         Field(description="As in capture_contrast; default: the tied layers and their neighbours", max_length=1000),
     ] = None,
     strength: Annotated[float, Field(gt=0, description="In units of the mean state norm")] = 0.1,
+    neutral: Annotated[
+        list[Annotated[str, Field(max_length=LONGEST_TEXT)]] | None,
+        Field(max_length=2000, description="A neutral prompt per pair; default: topics of the concept"),
+    ] = None,
     wait_s: WaitS = 40,
 ) -> Annotated[CallToolResult, JobOutline]:
     """Rank layers by what steering there does to the model's answers, against random and permuted directions.
@@ -84,7 +88,8 @@ async def rank_causally(
 
         job.checkpoint(f"loading {alias}")
         loaded = bench.models.get(alias)
-        found = add_causal_ranking(name, loaded.model, loaded.tokenizer, request, store=store, steps=job.tell)
+        model, tokenizer = loaded.model, loaded.tokenizer
+        found = add_causal_ranking(name, model, tokenizer, request, neutral=neutral, store=store, steps=job.tell)
         working = [row["layer"] for row in found["layers"] if works(row)]
         return JobResult(
             causal=describe_ranking(found),

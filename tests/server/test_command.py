@@ -164,6 +164,7 @@ def test_help_names_the_command_and_its_options(tmp_path: Path) -> None:
         (["--memory-gb", "inf"], "--memory-gb"),
         (["--device-map", "atuo"], "did you mean 'auto'"),
         (["--dtype", "float23"], "did you mean 'float32'"),
+        (["--allow-host", "box.example:8765"], "protect HTTP, which is off. Next: add --http"),
     ],
 )
 def test_wrong_options_end_it_at_once(tmp_path: Path, options: list[str], said: str) -> None:

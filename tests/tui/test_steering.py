@@ -88,6 +88,15 @@ async def test_the_texts_are_those_of_the_engine_at_each_layer_and_strength(
     assert below == expected(3, -0.05)
 
 
+async def test_a_narrow_terminal_shows_layer_and_strength(store: Path) -> None:
+    async with LayerscopeApp(store, capture="small_warmth", layer=16).run_test(size=(40, 20)) as pilot:
+        await wait_for(pilot, "at layer 16")
+        await pilot.press("w")
+        await wait_for(pilot, "layer 16 · strength +0.10")
+        await pilot.press("tab", *["minus"] * 20)
+        await wait_for(pilot, "layer 16 · strength -0.90")
+
+
 async def test_a_token_is_described_and_a_text_copied_and_exported(real_store: Path, tmp_path: Path) -> None:
     app = LayerscopeApp(real_store, capture="tiny_loud", layer=2)
     async with app.run_test(size=(120, 40), notifications=True) as pilot:

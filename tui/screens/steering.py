@@ -203,7 +203,7 @@ class SteeringScreen(LayerscopeScreen):
 
     def _update_title(self) -> None:
         self.set_title(
-            f"{self.capture} · layer {self._layer} · strength {self._step / _STEPS:+.2f}",
+            f"layer {self._layer} · strength {self._step / _STEPS:+.2f} · {self.capture}",
             one_line(self._prompt) or "mean difference of the pairs",
         )
 

@@ -270,6 +270,16 @@ def test_an_empty_text_ends_with_4(layerscope: Program, tiny_folder: Path) -> No
     assert_failed(result, 4)
 
 
+@pytest.mark.usefixtures("contrasts")
+@pytest.mark.parametrize("command", ["read", "compare", "visualize", "steer"])
+def test_a_figure_of_an_unknown_format_is_refused_before_anything_runs(layerscope: Program, command: str) -> None:
+    more = {"read": ["--prompt", "w5"], "compare": ["warmth"], "visualize": [], "steer": ["--prompt", "w5", "--sweep"]}
+    result = layerscope(command, "loudness", *more[command], "--output", "figure.exe")
+    assert_failed(result, 2)
+    assert "'figure.exe' has no supported image format. Expected: a name ending in .png, .svg, .pdf" in result.stderr
+    assert "loading" not in result.stderr
+
+
 @pytest.mark.usefixtures("probe")
 def test_chat_without_a_chat_template_warns(layerscope: Program, tiny_folder: Path) -> None:
     result = layerscope("read", "probe", "--prompt", "w5 w6", "--model", str(tiny_folder), "--chat")

@@ -85,6 +85,7 @@ def test_ablation_with_saved_directions_and_samples(layerscope: Program, contras
         (["loudness", "--ablate", "--tokens", "prompt"], "do not apply to --ablate"),
         (["loudness", "--sweep", "--layer", "1"], "do not apply to --sweep"),
         (["loudness", "--sweep", "--ablate"], "do not apply to --sweep"),
+        (["loudness", "--layers", "1-2"], "--layers are those of a sweep. Next: add --sweep, or choose one layer"),
         (["loudness", "--output", "a.png"], "--output is the figure of a sweep. Next: add --sweep"),
         (["loudness", "--sweep", "-o", "a.txt"], "'a.txt' has no supported image format"),
         (["loudness", "--strength", "much"], "Invalid value for '--strength'"),
@@ -100,6 +101,15 @@ def test_invalid_arguments_end_with_2_before_a_model_is_loaded(
     assert_failed(result, 2)
     assert said in " ".join(result.stderr.replace("│", " ").split())
     assert "loading" not in result.stderr
+
+
+@pytest.mark.usefixtures("contrasts")
+@pytest.mark.parametrize("sweep", [[], ["--sweep", "--layers", "1-2"]], ids=["one", "sweep"])
+def test_a_strength_that_overflows_ends_with_2(layerscope: Program, tiny_folder: Path, sweep: list[str]) -> None:
+    arguments = ("--model", str(tiny_folder), "--layer", "1")[: 2 if sweep else 4]
+    result = layerscope("steer", "loudness", "-p", PROMPT, *arguments, *sweep, "--strength", "1e30")
+    assert_failed(result, 2)
+    assert "a strength of 1e+30 at layer 1 overflows in float32. Next: steer by less; half" in result.stderr
 
 
 @pytest.mark.usefixtures("contrasts")

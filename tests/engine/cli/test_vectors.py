@@ -66,6 +66,25 @@ def test_a_gguf_comes_back_at_its_layers(layerscope: Program, contrasts: Path, t
             np.testing.assert_allclose((one["vector"] * one["norm"]).numpy(), values, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--format", "npz", "--output", "loud.exe"], "'loud.exe' is not the name of a file of control vectors"),
+        (["--format", "npz", "--output", "loud.gguf"], "Expected: a name ending in .npz"),
+        (["--unit", "raw"], "--unit is the unit of exported vectors. Next: add --format, or omit --unit"),
+        (["--output", "loud.gguf"], "loud.gguf is the name of a file of control vectors. Next: add --format gguf"),
+    ],
+)
+def test_options_that_contradict_each_other_end_with_2(
+    layerscope: Program, contrasts: Path, arguments: list[str], said: str
+) -> None:
+    before = sorted(contrasts.iterdir())
+    result = layerscope("directions", "loudness", *arguments)
+    assert_failed(result, 2)
+    assert said in result.stderr
+    assert (sorted(contrasts.iterdir()), [*layerscope.folder.glob("*loud.*")]) == (before, [])
+
+
 def test_saved_directions_are_exported_as_they_are(layerscope: Program, contrasts: Path) -> None:
     found = engine.extract_directions(load_contrast(contrasts / "loudness"), "lda")
     engine.save_directions(found, contrasts / "probe")
@@ -122,7 +141,11 @@ def test_without_a_comparison_the_scale_is_unknown(layerscope: Program, contrast
     [
         (["directions", "loudness", "--format", "gguf"], 2, "add --output loudness.gguf"),
         (["directions", "loudness", "--format", "ggml", "-o", "x"], 2, "there is no format 'ggml'"),
-        (["directions", "loudness", "--format", "gguf", "--unit", "meter", "-o", "x"], 2, "there is no unit 'meter'"),
+        (
+            ["directions", "loudness", "--format", "gguf", "--unit", "meter", "-o", "x.gguf"],
+            2,
+            "there is no unit 'meter'",
+        ),
         (["directions", "nothing", "--format", "gguf", "-o", "x"], 5, "there are no directions at"),
         (["directions", "prompt", "--format", "gguf", "-o", "x"], 2, "is a capture of prompts"),
         (["vectors", "import", "x.gguf", "--from", "llama", "--model", "m", "--name", "x"], 2, "no origin 'llama'"),

@@ -166,6 +166,14 @@ def test_a_missing_file_ends_with_5(layerscope: Program) -> None:
 
 
 @pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("more", [[], ["--causal"]])
+def test_a_figure_that_is_not_drawn_ends_with_2(layerscope: Program, more: list[str]) -> None:
+    result = layerscope("visualize", HONESTY, "--no-plot", "--output", "honesty.png", *more)
+    assert_failed(result, 2)
+    assert "--no-plot draws no figure for --output. Next: omit one or the other" in result.stderr
+
+
+@pytest.mark.usefixtures("store")
 def test_an_unknown_kind_of_picture_ends_with_2(layerscope: Program) -> None:
     result = layerscope("visualize", HONESTY, "--output", "honesty.txt")
     assert result.returncode == 2

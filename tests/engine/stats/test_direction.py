@@ -11,6 +11,7 @@ from engine.records.files import METHODS, Direction
 from engine.stats.direction import extract_direction, extract_directions
 from tests.engine.stats.captures import contrast, one_prompt, provenance, random_states
 from tests.engine.stats.contrasts import Array, Sides, capture_of, noise, planted
+from tests.engine.stats.test_fitting import Sizes
 
 SAME: Sides = (np.ones((6, 4)), np.ones((6, 4)))
 
@@ -91,6 +92,19 @@ def test_pca_is_the_first_singular_vector_with_its_sign_fixed(seed: int) -> None
     first = np.linalg.svd(positive - negative)[2][0]
     np.testing.assert_allclose(vector, first * np.sign(first @ vector), atol=1e-6)
     assert (positive @ vector).mean() > (negative @ vector).mean()
+
+
+def test_the_mean_difference_needs_one_chunk_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captures in shards may be larger than memory."""
+    sides, _ = rows_that_correlate(0)
+    data = capture_of([sides], None)
+    expected = extract_direction(data, 0)
+    monkeypatch.setattr("engine.stats.groups._CHUNK_VALUES", 4 * sides[0].shape[1])
+    with Sizes() as sizes:  # type: ignore[no-untyped-call]  # torch's class has no types
+        found = extract_direction(data, 0)
+    assert sizes.largest <= 4 * sides[0].shape[1]
+    np.testing.assert_allclose(vector_of(found), vector_of(expected), atol=1e-7)
+    assert (found["positive_mean"], found["norm"]) == pytest.approx((expected["positive_mean"], expected["norm"]))
 
 
 @pytest.mark.parametrize("seed", range(4))

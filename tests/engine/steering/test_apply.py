@@ -1,6 +1,7 @@
 """Steering and ablation against blocks changed without hooks: values, tokens, nesting, errors, threads, refusals."""
 
 import copy
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -39,6 +40,13 @@ def generate(model: PreTrainedModel, ids: Tensor, **options: Any) -> Any:
     settings: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0, "output_logits": True}
     run: Any = model.generate
     return run(ids, attention_mask=torch.ones_like(ids), return_dict_in_generate=True, **settings, **options)
+
+
+def states_of(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """States after the layer in a plain pass."""
+    with torch.no_grad():
+        states: Tensor = model(input_ids=ids, output_hidden_states=True).hidden_states[LAYER + 1]
+    return states
 
 
 def generated(model: PreTrainedModel, ids: Tensor, **options: Any) -> Tensor:
@@ -106,6 +114,21 @@ def test_half_precision_is_added_in_float32() -> None:
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, expected)
     assert not torch.equal(found, rounded)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "most"), [(torch.float32, 3e18), (torch.bfloat16, 3e18), (torch.float16, 1e4)], ids=str
+)
+def test_a_strength_that_overflows_is_refused(dtype: torch.dtype, most: float) -> None:
+    """The square of the length must not overflow in float32, nor any element in the model's dtype."""
+    model, ids = build(family_called("llama")), some_ids()
+    nn.Module.to(model, dtype)
+    with engine.steer(model, direction_at(LAYER), most, unit="raw"):
+        assert logits_of(model, ids).abs().max() > 0
+    for strength in (-1e30, 3e38, 1e300, 20 * most):
+        with pytest.raises(RequestError, match=f"a strength of {re.escape(f'{strength:g}')} at layer 1 overflows in"):
+            engine.steer(model, direction_at(LAYER), strength, unit="raw").__enter__()
+    assert hook_count(model) == 0
 
 
 def test_a_strength_of_zero_changes_nothing_to_the_bit(tiny_llama: PreTrainedModel) -> None:
@@ -197,6 +220,54 @@ def test_without_a_cache_only_all_tokens_are_allowed(tiny_llama: PreTrainedModel
     ):
         pass
     assert hook_count(model) == 0
+
+
+@pytest.mark.parametrize("tokens", ["all", "prompt", "generated"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3_text", "mixtral"])
+def test_a_captured_response_is_steered_as_it_was_generated(
+    name: str, tokens: Tokens, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Against the states of `generate`, which runs the tokens of the response one at a time."""
+    model, new = build(family_called(name)), 4
+    model.generation_config.eos_token_id = None  # so that all have the same length
+    ids = torch.tensor([tiny_tokenizer(PROMPTS[0])["input_ids"]])
+
+    def change(states: Tensor) -> Tensor:
+        prompt = states.shape[-2] > 1
+        return states + added() if tokens == "all" or prompt == (tokens == "prompt") else states
+
+    with patched(model, LAYER, change):
+        written = generate(model, ids, output_hidden_states=True)
+    steps = [states[LAYER + 1] for states in written.hidden_states]  # the prompt, then each new token but the last
+    with engine.steer(model, direction_at(LAYER), 0.5, tokens=tokens):
+        found = engine.capture_activations(
+            model, tiny_tokenizer, PROMPTS[0], layers=[LAYER], positions="all", respond=new
+        )
+        plain = engine.capture_activations(model, tiny_tokenizer, PROMPTS[1], layers=[LAYER])
+    assert torch.equal(found["input_ids"], written.sequences)
+    states = found["activations"][LAYER]
+    torch.testing.assert_close(states[:, :-1], torch.cat(steps, dim=1), rtol=1e-3, atol=1e-3)
+    assert "is steered by 0.5" in str(found["provenance"].get("altered"))
+    with patched(model, LAYER, lambda states: states + added() if tokens != "generated" else states):
+        expected = states_of(model, plain["input_ids"])
+    torch.testing.assert_close(plain["activations"][LAYER], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_given_responses_are_steered_as_generated_ones(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    def captured(positions: str) -> Tensor:
+        data = engine.capture_contrastive_activations(
+            tiny_llama, tiny_tokenizer, ["w3 w4"], ["w3 w5"], [LAYER], positions=positions,
+            positive_responses=["w6 w7 w8"], negative_responses=["w9"],
+        )  # fmt: skip
+        return data["positive"][0]["activations"][LAYER]
+
+    before = captured("all")
+    with engine.steer(tiny_llama, direction_at(LAYER), 0.5, tokens="generated"):
+        torch.testing.assert_close(captured("all")[:, :2], before[:, :2])
+        torch.testing.assert_close(captured("all")[:, 2:], before[:, 2:] + added())
+        torch.testing.assert_close(captured("response"), (before[:, 2:] + added()).mean(dim=1, keepdim=True))
 
 
 # Ablation

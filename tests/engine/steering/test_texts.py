@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
-from engine.errors import CaptureError, LayerscopeError
+from engine.errors import CaptureError, LayerscopeError, RequestError
 from engine.records.captures import ContrastData
 from engine.records.files import Direction
 from engine.records.steering import SteeredText, SteeredTexts
@@ -222,9 +222,31 @@ def test_what_limits_the_comparison_is_said(
     assert "the pairs do not have layer 1" in " ".join(texts["warnings"])
 
 
+@pytest.mark.parametrize("sample", [False, True])
+def test_predictions_that_are_not_finite_are_refused(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    data: ContrastData,
+    direction: Direction,
+    sample: bool,
+) -> None:
+    options: dict[str, Any] = {"data": data, "chat": False, "sample": sample, "strengths": [0.5]}
+
+    def overflow(states: Tensor) -> Tensor:  # as half precision may in a later block
+        return states.where(states.norm() < 1e3, torch.inf)
+
+    with patched(tiny_llama, LAYER + 1, overflow):
+        engine.steer_text(tiny_llama, tiny_tokenizer, direction, PROMPT, **options)
+        options["strengths"] = [0.5, -5000]
+        with pytest.raises(RequestError, match="not finite when steered by -5000 along the direction"):
+            engine.steer_text(tiny_llama, tiny_tokenizer, direction, PROMPT, **options)
+    assert hook_count(tiny_llama) == 0
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"strengths": [0.1, 1e30]}, "a strength of 1e\\+30 at layer 1 overflows in float32"),
         ({"strengths": []}, "there is no strength to steer with"),
         ({"strengths": 0.1}, "the strengths cannot be 0.1"),
         ({"layer": 9}, r"there is no direction at layer 9. Expected: one of \[1\]"),

@@ -93,12 +93,17 @@ def test_a_gguf_is_what_its_own_reader_expects(tmp_path: Path, caplog: pytest.Lo
 def test_arrays_are_scaled_and_keep_layer_0(
     tmp_path: Path, unit_name: str, scales: list[float], file_format: str
 ) -> None:
-    path = engine.export_directions(some_directions(), tmp_path / "loud", file_format, unit=unit_name)
+    path = engine.export_directions(some_directions(), tmp_path / f"loud.{file_format}", unit=unit_name)
     read = safetensors.numpy.load_file(path) if file_format == "safetensors" else dict(np.load(path))
     assert sorted(read) == [f"direction.{layer}" for layer in range(BLOCKS)]
     for layer, scale in enumerate(scales):
         assert read[f"direction.{layer}"].dtype == np.float32
         np.testing.assert_allclose(read[f"direction.{layer}"], scale * unit(vector(layer)), rtol=1e-5)
+
+
+def test_the_suffix_sets_the_format_in_any_case(tmp_path: Path) -> None:
+    path = engine.export_directions(some_directions(), tmp_path / "loud.NPZ")
+    assert sorted(np.load(path)) == [f"direction.{layer}" for layer in range(BLOCKS)]
 
 
 def test_safetensors_say_what_the_vectors_are(tmp_path: Path) -> None:
@@ -145,7 +150,23 @@ def test_directions_without_a_norm_are_refused_in_units_of_it(tmp_path: Path) ->
 )
 def test_what_cannot_be_exported(tmp_path: Path, layers: list[int], arguments: dict[str, str], said: str) -> None:
     with pytest.raises(RequestError, match=said):
-        engine.export_directions({layer: direction_at(layer) for layer in layers}, tmp_path / "x", **arguments)  # type: ignore[arg-type]
+        engine.export_directions({layer: direction_at(layer) for layer in layers}, tmp_path / "x.gguf", **arguments)  # type: ignore[arg-type]
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "file_format", "known"),
+    [
+        ("x.exe", None, ".gguf, .safetensors, .npz"),
+        ("x", None, ".gguf, .safetensors, .npz"),
+        ("x.exe", "npz", ".npz"),
+        ("x.gguf", "npz", ".npz"),
+        (".npz", "npz", ".npz"),
+    ],
+)
+def test_the_suffix_must_name_the_format(tmp_path: Path, name: str, file_format: str | None, known: str) -> None:
+    with pytest.raises(RequestError, match=rf"{name!r} is not the name of .* ending in {known}\.$"):
+        engine.export_directions(some_directions(), tmp_path / name, file_format)
     assert [*tmp_path.iterdir()] == []
 
 
@@ -267,6 +288,7 @@ def test_cosines_are_of_shared_layers() -> None:
         ({1: vector(0, 16)}, None, r"has the shape \(16,\), but .* width 32"),
         ({1: np.ones((1, WIDTH))}, None, r"has the shape \(1, 32\)"),
         ({1: np.full(WIDTH, np.nan)}, None, "is not finite"),
+        ({1: np.full(WIDTH, 1e200)}, None, "is not finite"),  # its length is not
         ({1: "loud"}, None, "is not an array"),
         ({"1": vector(0)}, None, "a layer cannot be '1'"),
         ({1: vector(0)}, "llama", "did you mean 'llama.cpp'"),

@@ -23,6 +23,23 @@ def test_a_capture_is_deleted_with_its_directions_and_others_stay(contrast_data:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.json", "other.pt"]
 
 
+def test_parts_of_an_interrupted_causal_ranking_are_deleted(
+    contrast_data: ContrastData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "other"):
+        paths = engine.save_activations(contrast_data, name, store=tmp_path / "store")
+        paths.causal_parts.parent.mkdir(parents=True, exist_ok=True)
+        paths.causal_parts.write_text("{}")
+    parts = tmp_path / "cache" / "layerscope" / "causal"
+    assert len(list(parts.iterdir())) == 2
+    delete_capture("store/../store/mine.pt")
+    assert list(parts.iterdir()) == [locate("other", "store").causal_parts]
+    engine.rename_capture("other", "third", store="store")
+    assert list(parts.iterdir()) == [locate("third", "store").causal_parts]
+
+
 def test_directions_under_another_name_are_kept_and_named(contrast_data: ContrastData, tmp_path: Path) -> None:
     directions = engine.extract_directions(contrast_data)
     for name in ("mine", "other"):

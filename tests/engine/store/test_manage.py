@@ -37,6 +37,8 @@ def sharded(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 
 
 def test_all_files_get_the_new_name(both: Path, contrast_data: ContrastData) -> None:
+    for name in ("mine.vectors.gguf", "mine.vectors.npz"):
+        engine.export_directions(engine.load_directions("mine", store=both)[0], both / name)
     before = sorted(path.name for path in both.iterdir())
     assert engine.rename_capture("mine", "final", store=both).name == "final"
     assert sorted(path.name for path in both.iterdir()) == [name.replace("mine", "final") for name in before]

@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 from mcp import Client
 
+import engine
 from engine.plots.causal_text import causal_findings
+from engine.steering.causal_request import CausalRequest
 from engine.store.catalog import show_capture
+from engine.store.read import load_contrast
 from server.app import LayerscopeServer
 from server.tools.causal import describe_ranking
 from tests.engine.plots.records import causal_layer, causal_ranking
-from tests.server.conftest import call, refused
+from tests.server.conftest import call, failed, refused
 from tests.server.test_journey import finished
 
 pytestmark = pytest.mark.anyio
@@ -29,6 +32,24 @@ async def test_the_ranking_is_that_of_the_record(app: LayerscopeServer, store: P
         assert (one["p_value"], one["damage"]) == pytest.approx((other["p_value"], other["damage"]), abs=5.1e-5)
     assert said["causal"]["strength"] == 0.5
     assert said["findings"] == causal_findings(record)
+
+
+async def test_neutral_prompts_are_those_of_the_client(app: LayerscopeServer, store: Path, tiny_folder: Path) -> None:
+    model, tokenizer, _ = engine.load_model_and_tokenizer(str(tiny_folder))
+    data = load_contrast("loudness", store=store)
+    neutral = [f"w{30 + pair}" for pair in range(data["num_pairs"])]
+    request = CausalRequest(layers=[1], strength=0.5)
+    expected, other = (
+        engine.rank_layers_causally(model, tokenizer, data, request, neutral=given)["layers"][0]["effect"]
+        for given in (neutral, None)
+    )
+    arguments = {"name": "loudness", "layers": "1", "strength": 0.5}
+    async with Client(app) as client:
+        said = await finished(client, await call(client, "rank_causally", neutral=neutral, **arguments))
+        wrong = await failed(client, "rank_causally", neutral=neutral[1:], wait_s=50, **arguments)
+    assert said["causal"]["layers"][0]["effect"] == pytest.approx(expected, abs=5.1e-5)
+    assert abs(expected - other) > 1e-3
+    assert f"there are {len(neutral) - 1} neutral prompts for {len(neutral)} pairs" in str(wrong)
 
 
 async def test_what_cannot_be_steered_is_refused_before_a_job_starts(app: LayerscopeServer) -> None:

@@ -40,6 +40,14 @@ async def test_the_texts_are_those_of_the_engine(app: LayerscopeServer, store: P
     assert [text["kind"] for text in ablated["steering"]["texts"]] == ["baseline", "ablated", "control"]
 
 
+async def test_a_strength_that_overflows_is_refused(app: LayerscopeServer) -> None:
+    async with Client(app) as client:
+        said = await refused(
+            client, "steer_text", name="loudness", prompt="w5 w9", layer=1, strengths=[1e30], wait_s=50
+        )
+    assert "a strength of 1e+30 at layer 1 overflows in float32. Next: steer by less" in said
+
+
 async def test_a_layer_without_a_direction_is_refused(app: LayerscopeServer) -> None:
     async with Client(app) as client:
         said = await refused(client, "steer_text", name="loudness", prompt="w5 w9", layer=9, wait_s=50)
