@@ -81,6 +81,9 @@ def capture_in_shards(
     with contextlib.ExitStack() as held:
         if processes.is_main:
             force = prepared.request.force
+            if paths.plan.exists():
+                with hold_plan(paths):  # refuse before anything is compiled or deleted
+                    pass
             settings = _settings(prepared, None if force else paths)
             plan = _plan(prepared, settings)
             _start(paths, plan, held, force=force)
@@ -180,12 +183,18 @@ def _remove_capture(paths: CapturePaths) -> None:
 
 
 def _settings(prepared: PreparedCapture, paths: CapturePaths | None) -> Settings:
-    """Settings of the capture, with the saved token budget: free memory and the speed of a GPU vary between runs."""
+    """Settings of the capture, with the saved token budget: free memory and the speed of a GPU vary between runs.
+
+    A capture that cannot resume is refused before its blocks are compiled, which may take a minute.
+    """
     settings = prepared.settings
     if paths is None or not paths.plan.exists():
         return prepared.compile(settings)
     saved = read_plan(paths.plan)["provenance"]
-    limits = replace(settings.limits, tokens=saved.get("token_budget", settings.limits.tokens))
+    limits, compiled = replace(settings.limits, tokens=saved.get("token_budget", settings.limits.tokens)), "off"
+    if prepared.request.compiled is not False:
+        compiled = saved.get("compiled", "off")
+    require_same_plan(paths, _plan(prepared, replace(settings, limits=limits, compiled=compiled)))
     return prepared.compile(replace(settings, limits=limits), saved.get("compiled", "off"))
 
 
