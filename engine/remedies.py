@@ -184,6 +184,12 @@ class Remedy(Enum):
         server="compare with list_concepts(name='honesty')",
         app="compare with engine/concepts/data/honesty.toml",
     )
+    SET_CACHE_FOLDER = _Words(
+        python="set TORCHINDUCTOR_CACHE_DIR to a folder that can be written, or unset it, before Python starts",
+        command_line="set TORCHINDUCTOR_CACHE_DIR to a folder that can be written, or unset it",
+        server=f"{_OPERATOR} to set TORCHINDUCTOR_CACHE_DIR to a folder that can be written, or to unset it",
+        app="set TORCHINDUCTOR_CACHE_DIR to a folder that can be written, or unset it, and start layerscope tui again",
+    )
     TRUST_REMOTE_CODE = _Words(
         python="pass trust_remote_code=True, only if you trust the model's author",
         command_line="add --trust-remote-code, only if you trust the model's author",

@@ -36,6 +36,8 @@ _COMPARED = 256  # tokens
 # PyTorch counts graphs by the code that all models of a class share, and would then run without compiling.
 _MOST_GRAPHS = 1000
 
+_COMPILER_LOGS = ("torch", "torch._dynamo", "torch._inductor")
+
 _tried: WeakKeyDictionary[nn.Module, dict[tuple[int, torch.dtype], str]] = WeakKeyDictionary()
 
 
@@ -59,7 +61,7 @@ def compiled_blocks(blocks: Blocks, *, wanted: bool) -> Iterator[None]:
     try:
         for block in blocks.blocks:
             block.forward = partial(_forward, block, owner, compiled[type(block)])
-        with dynamo.config.patch(**limits, fail_on_recompile_limit_hit=True):
+        with _short_warnings(owner), dynamo.config.patch(**limits, fail_on_recompile_limit_hit=True):
             yield
     except (dynamo.exc.TorchDynamoException, dynamo.exc.FailOnRecompileLimitHit) as failure:
         raise CaptureError(
@@ -80,6 +82,33 @@ def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
 def _forward(block: nn.Module, owner: int, compiled: Callable[..., Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401
     run = compiled if get_ident() == owner else type(block).forward
     return run(block, *args, **options)
+
+
+@contextmanager
+def _short_warnings(owner: int) -> Iterator[None]:
+    """Log each warning of PyTorch's compiler in a thread as one line and once; it prints tracebacks to stderr.
+
+    It warns of compiled code in its files that cannot be read or written, and then compiles again.
+    """
+    said: set[str] = set()
+
+    def passes(record: logging.LogRecord) -> bool:
+        if record.thread != owner or record.levelno < logging.WARNING:
+            return True
+        text = record.getMessage()
+        if text not in said:
+            said.add(text)
+            log.info("PyTorch's compiler warns: %s", text.strip().partition("\n")[0])
+        return False
+
+    handlers = [handler for name in _COMPILER_LOGS for handler in logging.getLogger(name).handlers]
+    for handler in handlers:
+        handler.addFilter(passes)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(passes)
 
 
 def _reason(failure: BaseException) -> str:
