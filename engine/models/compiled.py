@@ -7,6 +7,7 @@ are; only passes of the thread that captures run compiled code.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -131,8 +132,8 @@ def why_not_compiled(model: PreTrainedModel, blocks: Blocks, tokens: int, tolera
     """
     if attention_name(model.config) != "sdpa":
         return f"its attention implementation is {attention_name(model.config)}, not sdpa"
-    if torch._dynamo.config.disable:
-        return "torch.compile is disabled (TORCHDYNAMO_DISABLE)"
+    if torch._dynamo.config.disable or os.environ.get("TORCHDYNAMO_DISABLE") == "1":
+        return "torch.compile is disabled (TORCH_COMPILE_DISABLE or TORCHDYNAMO_DISABLE)"
     with turn_of(blocks.decoder):
         if any("forward" in vars(block) for block in blocks.blocks):
             return "the forward of its blocks was replaced, as accelerate does to spread a model over devices"

@@ -195,6 +195,20 @@ def test_what_cannot_be_compiled_is_captured_as_it_is(
     assert data["provenance"]["compiled"].startswith(f"no: {why}")
 
 
+def test_a_disabled_compiler_is_not_recorded_as_used(
+    tiny_llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs what it should compile as it is, without saying so."""
+
+    def why() -> str:
+        return why_not_compiled(tiny_llama, find_blocks(tiny_llama), TOKENS, 1e-3)
+
+    with torch._dynamo.config.patch(disable=True):  # as TORCH_COMPILE_DISABLE does
+        assert why().startswith("torch.compile is disabled")
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    assert why().startswith("torch.compile is disabled")
+
+
 def test_a_resumed_capture_is_compiled_like_its_first_part(
     tiny_llama: PreTrainedModel,
     tiny_tokenizer: PreTrainedTokenizerFast,
