@@ -332,8 +332,9 @@ def test_a_capture_resumes_as_it_was_started(
     else:
         with pytest.raises(
             CaptureError, match=r"started with compiled blocks, .*not possible here: there is no compiler"
-        ):
+        ) as caught:
             run()
+        assert caught.value.said("command_line").endswith("to resume, or start again with --no-compile --force.")
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
-from engine.capture import budget, run_settings
+from engine.capture import budget, prepare, run_settings
 from engine.errors import StoreError
+from engine.runtime import Processes
 from engine.store import resume
 from engine.store.names import locate
 from engine.store.plan import hold_plan
@@ -95,6 +96,34 @@ def test_a_capture_in_progress_is_refused_before_compiling(
     with hold_plan(locate("mine", tmp_path / "store")), pytest.raises(StoreError, match="capturing 'mine' now"):
         capture(force=force)
     assert compiled == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "others", "ran"),
+    [
+        (True, ["on", "on"], "on"),
+        (True, ["on", "no: no compiler was found"], "no: process 1 of 2 cannot compile them: no compiler was found"),
+        (None, ["on", "off"], "off"),
+    ],
+)
+def test_a_capture_runs_compiled_only_if_every_process_can(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    compiled: list[str],
+    asked: bool | None,
+    others: list[str],
+    ran: str,
+) -> None:
+    monkeypatch.setattr(prepare, "pays_to_compile", lambda *_model: True)
+    monkeypatch.setattr(Processes, "wait", lambda _processes: None)
+    monkeypatch.setattr(Processes, "gather", lambda _processes, own: [own, *others[1:]])
+    request = engine.CaptureRequest(PROMPTS, compiled=asked, paths=locate("mine", tmp_path), shards=True)
+    prepared = engine.prepare_capture(tiny_llama, tiny_tokenizer, request)
+    settings = resume._agreed_settings(prepared, locate("mine", tmp_path), Processes(0, 2))
+    assert settings.compiled == ran
+    assert len(compiled) == 1
 
 
 def test_the_same_capture_is_compiled_again(capture: Capture, compiled: list[str]) -> None:
