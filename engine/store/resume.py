@@ -181,6 +181,7 @@ def _remove_capture(paths: CapturePaths) -> None:
 def _agreed_settings(prepared: PreparedCapture, paths: CapturePaths, processes: Processes) -> Settings:
     """Settings of the capture; a new one runs compiled only if every process can compile the blocks."""
     saved = None if prepared.request.force else paths
+    processes.wait()  # joins them, so that the others notice if one is refused
     if processes.is_main:
         if paths.plan.exists():
             with hold_plan(paths):  # refuse before anything is compiled or deleted

@@ -208,3 +208,18 @@ def test_no_process_compiles_if_one_cannot(layerscope: Program, tiny_folder: Pat
     assert layerscope(*command(tiny_folder, "one")).returncode == 0
     two, one = files(layerscope.folder / "two"), files(layerscope.folder / "one")
     assert {name for name in one if one[name] != two[name]} <= {"plan.json"}
+
+
+@pytest.mark.slow
+def test_a_refused_process_ends_the_others(layerscope: Program, tiny_folder: Path) -> None:
+    """Without a launcher that would."""
+    write_prompts(layerscope.folder / "many.txt", 600)
+    assert layerscope(*command(tiny_folder, "mine")).returncode == 0
+    (layerscope.folder / "mine.json").unlink()
+    here = str(layerscope.folder)
+    processes = started(_CAPTURE, *command(tiny_folder, "mine"), "--layers", "1", folders=(here, here))
+    with ended_at_last(processes):
+        errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [5, 4], errors
+    assert "was started with different settings: layers was" in " ".join(errors[0].split())
+    assert "another process exited while this one was waiting for it" in errors[1]
