@@ -74,6 +74,15 @@ class Remedy(Enum):
         server=f"{_OPERATOR} that its store is not readable",
         app="start with another store (layerscope tui FOLDER), or ask the owner of this one for permission to read it",
     )
+    COMPILE_OR_START_AGAIN = _Words(
+        python="make compiling possible here and repeat the call to resume, or start again: compiled=False, force=True",
+        command_line=(
+            "make compiling possible here and run the same command again to resume, or start again with --no-compile"
+            " --force"
+        ),
+        server=f"{_OPERATOR} that compiling fails now, or start again with replace=true",
+        app="make compiling possible here to resume, or capture under another name",
+    )
     DELETE_SHARD = _Words(
         python="delete it and the record, and make the same capture call again: only missing shards are run",
         command_line="delete it and the .json, and run the same capture again: only missing shards are run",
@@ -189,6 +198,12 @@ class Remedy(Enum):
         command_line="steer by less; half precision overflows sooner than --dtype float32",
         server="steer by less",
         app="steer by less; half precision overflows sooner than layerscope tui --dtype float32",
+    )
+    SET_CACHE_FOLDER = _Words(
+        python="set TORCHINDUCTOR_CACHE_DIR to a folder that can be written, or unset it, before Python starts",
+        command_line="set TORCHINDUCTOR_CACHE_DIR to a folder that can be written, or unset it",
+        server=f"{_OPERATOR} to set TORCHINDUCTOR_CACHE_DIR to a folder that can be written, or to unset it",
+        app="set TORCHINDUCTOR_CACHE_DIR to a folder that can be written, or unset it, and start layerscope tui again",
     )
     TRUST_REMOTE_CODE = _Words(
         python="pass trust_remote_code=True, only if you trust the model's author",

@@ -88,22 +88,48 @@ class Processes:
             return
         from accelerate import PartialState
 
-        try:
+        with _none_exits():
             # On the CPU even if the model is on a GPU: the processes only synchronize and exchange no tensors.
             joined = PartialState(cpu=True, timeout=_LONGEST)
             if joined.num_processes == self.count:
                 joined.wait_for_everyone()
-        except RuntimeError as error:
-            raise CaptureError(
-                "another process exited while this one was waiting for it",
-                expected="every process to run to the end",
-                next_step="read its output, then run the same command again to resume from the saved shards",
-            ) from error
         if joined.num_processes != self.count:  # if set up earlier without GPUs, accelerate counts only this process
             raise CaptureError(
                 f"accelerate was set up for {joined.num_processes} of {self.count} processes",
                 next_step="call find_processes().wait() before using accelerate",
             )
+
+    def gather(self, text: str) -> list[str]:
+        """Wait like `wait`, and return the text that each process passes.
+
+        Example:
+            >>> Processes().gather("on")
+            ['on']
+        """
+        self.wait()
+        if self.count == 1:
+            return [text]
+        from accelerate.utils import gather_object
+
+        with _none_exits():
+            return [*gather_object([text])]
+
+
+@contextmanager
+def _none_exits() -> Iterator[None]:
+    """Explain that another process exited.
+
+    Raises:
+        CaptureError: It did.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise CaptureError(
+            "another process exited while this one was waiting for it",
+            expected="every process to run to the end",
+            next_step="read its output, then run the same command again to resume from the saved shards",
+        ) from error
 
 
 ALONE = Processes()

@@ -58,7 +58,7 @@ def token_budget(model: PreTrainedModel) -> int:
     device = input_device(model)
     if is_offloaded(model):
         wanted = _OFFLOADED * _RUN_WELL.get(device.type, _RUN_WELL_ON_GPU)
-    elif device.type == "cuda" and attention_name(model.config) == "sdpa":  # others compute all scores of a row
+    elif device.type == "cuda" and attention_name(model.config) == "sdpa" and not _holds_all_scores(model):
         wanted = busy_tokens(_block_seconds(model, device))
     else:
         wanted = _RUN_WELL.get(device.type, _RUN_WELL_ON_GPU)
@@ -167,11 +167,16 @@ def _used_weights(model: PreTrainedModel) -> int:
     return count
 
 
+def _holds_all_scores(model: PreTrainedModel) -> bool:
+    """Whether attention computes the scores of a whole packed row at once, and not in blocks: see `PackedMask`."""
+    return attention_name(model.config) == "eager" or describe_model(model).receipt.get("dense_mask", False)
+
+
 def pass_bytes(model: PreTrainedModel, tokens: int) -> int:
     """Estimate the memory of a forward pass in bytes, without the weights.
 
     The estimate is more than most models need. It counts a few dozen states per token, a mask with one row per token
-    and, with `eager` attention, the attention scores of all heads. On a GPU other masks hold only what a block sees.
+    and, if attention is not computed in blocks, the scores of all heads. On a GPU, blocks hold only what they see.
 
     Args:
         model: A checked model.
@@ -185,7 +190,7 @@ def pass_bytes(model: PreTrainedModel, tokens: int) -> int:
     inner = getattr(config, "intermediate_size", None)
     widest = max(4 * known.hidden_size, inner if isinstance(inner, int) else 0)
     numbers = 16 * known.hidden_size + 4 * widest
-    eager = config._attn_implementation == "eager"
-    heads = getattr(config, "num_attention_heads", 1) if eager else 0
-    seen = tokens if eager or input_device(model).type == "cpu" else min(tokens, _SEEN)
+    whole = _holds_all_scores(model)
+    heads = getattr(config, "num_attention_heads", 1) if whole else 0
+    seen = tokens if whole or input_device(model).type == "cpu" else min(tokens, _SEEN)
     return model.dtype.itemsize * tokens * (numbers + seen * (1 + 2 * heads))

@@ -8,8 +8,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from engine.capture.batches import Limits
-from engine.capture.prefixes import planned_tokens
+from engine.capture.prefixes import batch_tokens, batches_of, planned_tokens
 from engine.capture.prepare import PreparedCapture
 from engine.capture.prompts import TokenizedPrompt
 from engine.capture.responses import generate_responses, response_batches
@@ -43,8 +42,8 @@ def estimate_capture(prepared: PreparedCapture, *, timed: bool = False) -> Captu
     Returns:
         The estimate. Prompts, tokens and bytes of the states are exact, or the maximum if the model responds first.
         Seconds, only with `timed`, are for tokenizing and capturing the first 512 prompts, scaled to all tokens. The
-        timed pass has 128 tokens or one prompt on a CPU, and a full batch on a GPU or with offloaded weights. Responses
-        of the maximum length are added, from a few timed tokens of one batch.
+        timed pass has 128 tokens or one prompt on a CPU, and is the largest one of those prompts on a GPU or with
+        offloaded weights. Responses of the maximum length are added, from a few timed tokens of one batch.
 
     Raises:
         CaptureError: With `timed`, states are not finite or all zero.
@@ -119,13 +118,13 @@ def _seconds_to_respond(prepared: PreparedCapture, rows: Sequence[list[int]]) ->
 def _seconds_per_token(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt], settings: Settings) -> float:
     """Time one forward pass and discard its states.
 
-    On a GPU or with offloaded weights, a few tokens take as long as many, so a full batch is timed. On a GPU the second
-    pass is timed, because the first includes warm-up.
+    On a GPU or with offloaded weights, a few tokens take as long as many, so the largest batch is timed. On a GPU the
+    second pass is timed, because the first includes warm-up.
     """
     on_cpu, limits = input_device(model).type == "cpu", settings.limits
     if on_cpu and not is_offloaded(model):
         limits = replace(limits, tokens=min(_TIMED_TOKENS, limits.tokens))
-    some, seconds = _of_one_pass(prompts, limits), 0.0
+    some, seconds = _of_largest_batch(prompts, replace(settings, limits=limits)), 0.0
     for _ in range(1 if on_cpu else 2):
         started = time.perf_counter()
         for _states in run_batches(model, some, settings):
@@ -135,11 +134,7 @@ def _seconds_per_token(model: PreTrainedModel, prompts: Sequence[TokenizedPrompt
     return seconds / planned_tokens(settings.plan(rows), rows)
 
 
-def _of_one_pass(prompts: Sequence[TokenizedPrompt], limits: Limits) -> Sequence[TokenizedPrompt]:
-    """The longest run of first prompts that fits into one padded batch."""
-    longest = 0
-    for count, prompt in enumerate(prompts, 1):
-        longest = max(longest, len(prompt.ids))
-        if not limits.allow(count, count * longest):
-            return prompts[: count - 1]
-    return prompts
+def _of_largest_batch(prompts: Sequence[TokenizedPrompt], settings: Settings) -> Sequence[TokenizedPrompt]:
+    rows = [prompt.ids for prompt in prompts]
+    largest = max(batches_of(settings.plan(rows)), key=lambda batch: batch_tokens(batch, rows))
+    return [prompts[index] for index in largest.prompts]

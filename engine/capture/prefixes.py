@@ -98,16 +98,17 @@ def share_of(plan: Plan, rows: Sequence[list[int]], rank: int, count: int) -> Pl
         >>> [step.prompts for step in share_of(plan, [[1, 2], [3, 4], [5, 6], [7, 8]], 1, 2)]
         [[2], [3]]
     """
-    tokens = [batch_tokens(batch, rows) for batch in _batches(plan)]
+    tokens = [batch_tokens(batch, rows) for batch in batches_of(plan)]
     until = np.cumsum(tokens)
     owners = iter(((until - np.array(tokens) / 2) * count / until[-1]).astype(int).tolist())
     return _kept(plan, owners, rank)
 
 
-def _batches(plan: Plan) -> Iterator[Batch]:
+def batches_of(plan: Plan) -> Iterator[Batch]:
+    """The batches of a plan, in the order that they run in."""
     for step in plan:
         if isinstance(step, Trunk):
-            yield from _batches(step.branches)
+            yield from batches_of(step.branches)
         else:
             yield step
 
@@ -147,7 +148,7 @@ def can_be_compiled(batch: Batch, rows: Sequence[list[int]], length: int) -> boo
 
 def some_compiled(plan: Plan, rows: Sequence[list[int]], length: int) -> bool:
     """Whether any batch of a plan can run compiled: see `can_be_compiled`."""
-    return any(can_be_compiled(batch, rows, length) for batch in _batches(plan))
+    return any(can_be_compiled(batch, rows, length) for batch in batches_of(plan))
 
 
 class _Packed(NamedTuple):

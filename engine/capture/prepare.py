@@ -149,7 +149,7 @@ class PreparedCapture:
             raise CaptureError(
                 f"the capture was started with compiled blocks, which is not possible here: {compiled.compiled[4:]}",
                 expected="the same software on every machine and in every run",
-                next_step=Remedy.DO_NOT_COMPILE,
+                next_step=Remedy.COMPILE_OR_START_AGAIN,
             )
         return settings if long and compiled.compiled != "on" else compiled
 

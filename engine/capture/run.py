@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
+from engine.capture.batches import Batch, Limits, sorted_batches
 from engine.capture.passes import Passes, PassStates
 from engine.capture.prefixes import share_of
 from engine.capture.prompts import TokenizedPrompt
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from engine.models.structure import Blocks
+
+log = logging.getLogger(__name__)
 
 
 def run_capture(
@@ -148,9 +153,8 @@ def run_batches(
     plan = settings.plan(rows)
     if processes.count > 1:
         plan = share_of(plan, rows, processes.rank, processes.count)
-    for batch in passes.run(plan):
-        if not batch.checked:
-            _require_usable(batch, prompts)
+    again = partial(_run_unpacked, passes, rows, settings.limits) if settings.prefix_reuse == "on" else None
+    for batch in _usable(passes.run(plan), prompts, again):
         yield batch
         done += len(batch.prompts)
         progress(done, len(prompts))
@@ -168,8 +172,49 @@ def _require_unchanged(model: PreTrainedModel, blocks: Blocks, settings: Setting
             )
 
 
-def _require_usable(batch: PassStates, prompts: Sequence[TokenizedPrompt]) -> None:
-    """Refuse states that are not finite or all zero.
+def _usable(
+    batches: Iterable[PassStates],
+    prompts: Sequence[TokenizedPrompt],
+    again: Callable[[list[int]], Iterable[PassStates]] | None,
+) -> Iterator[PassStates]:
+    """Yield the batches; refuse states that are not finite or all zero.
+
+    In a packed row, a value that is not finite spreads to prompts that do not see it, because 0 times NaN is NaN. The
+    prompts of such a row run again unpacked, which shows whose it is.
+
+    Args:
+        batches: The batches.
+        prompts: All prompts.
+        again: Runs some prompts unpacked; None if they are not packed.
+    """
+    for batch in batches:
+        fault = None if batch.checked else _find_fault(batch)
+        if fault is None:
+            yield batch
+        elif again is None or len(batch.prompts) == 1:
+            raise _refusal(prompts[fault.prompt], fault)
+        else:
+            log.info("%d prompts run again unpacked: %s in their row", len(batch.prompts), fault.what)
+            yield from _usable(again(batch.prompts), prompts, None)
+
+
+def _run_unpacked(
+    passes: Passes, rows: Sequence[list[int]], limits: Limits, prompts: list[int]
+) -> Iterator[PassStates]:
+    batches = sorted_batches([len(rows[index]) for index in prompts], limits)
+    return passes.run([Batch([prompts[place] for place in batch.prompts]) for batch in batches])
+
+
+class _Fault(NamedTuple):
+    """Unusable states of a prompt, given by its index, at a layer."""
+
+    prompt: int
+    layer: int
+    what: str
+
+
+def _find_fault(batch: PassStates) -> _Fault | None:
+    """Find states that are not finite or all zero.
 
     Prompts are checked one by one only if a check of the whole layer fails.
     """
@@ -177,18 +222,20 @@ def _require_usable(batch: PassStates, prompts: Sequence[TokenizedPrompt]) -> No
         largest = states.abs().amax(dim=-1)  # NaN if any value is NaN
         if bool((torch.isfinite(largest) & (largest > 0)).all()):
             continue
-        for index, rows in zip(batch.prompts, torch.split(states, batch.kept), strict=True):
-            _require_usable_prompt(rows, layer, prompts[index].name)
+        for index, own in zip(batch.prompts, torch.split(states, batch.kept), strict=True):
+            if not bool(torch.isfinite(own).all()):
+                return _Fault(index, layer, "states that are not finite")
+            if not bool(own.any()):
+                return _Fault(index, layer, "all-zero states")
+    return None
 
 
-def _require_usable_prompt(states: Tensor, layer: int, name: str) -> None:
-    finite = bool(torch.isfinite(states).all())
-    if not finite or not bool(states.any()):
-        raise CaptureError(
-            f"{name} has {'all-zero states' if finite else 'states that are not finite'} at layer {layer}",
-            expected="finite, non-zero states; in float32, only damaged weights give others",
-            next_step=Remedy.CAPTURE_IN_FLOAT32,
-        )
+def _refusal(prompt: TokenizedPrompt, fault: _Fault) -> CaptureError:
+    return CaptureError(
+        f"{prompt.name} has {fault.what} at layer {fault.layer}",
+        expected="finite, non-zero states; in float32, only damaged weights give others",
+        next_step=Remedy.CAPTURE_IN_FLOAT32,
+    )
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ class PackedMask(Tensor):
     _copies: dict[torch.device, PackedMask]
     _batches: list[_Batch]
     _back: Tensor | None  # where each query is in the batches, if they are not in the order of the row
-    _dense: Tensor | None
+    _dense: dict[torch.device, Tensor]  # shared with its copies
 
     @classmethod
     def of(
@@ -128,9 +128,14 @@ class PackedMask(Tensor):
         shape = (1, 1, len(ends), cached + len(ends))
         mask: PackedMask = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)
         mask._ends, mask._cached, mask._groups, mask._fixed_shape = ends, cached, groups, fixed_shape
-        mask._copies, mask._dense = {}, None
+        mask._copies, mask._dense = {}, {}
         mask._batches, mask._back = mask._batched()  # now: between the states of a pass, they would fragment memory
         return mask
+
+    @property
+    def was_dense(self) -> bool:
+        """Whether an operation needed this mask, or a copy of it, as an ordinary tensor."""
+        return bool(self._dense)
 
     @classmethod
     def __torch_function__(
@@ -171,6 +176,7 @@ class PackedMask(Tensor):
         if device not in self._copies:
             of = partial(PackedMask.of, cached=self._cached, groups=self._groups, fixed_shape=self._fixed_shape)
             self._copies[device] = of(self._ends, device, self.dtype)._for_rows(len(self))
+            self._copies[device]._dense = self._dense
         return self._copies[device]
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:  # noqa: ANN401
@@ -192,17 +198,17 @@ class PackedMask(Tensor):
         return (found if self._back is None else found.index_select(1, self._back)).transpose(1, 2)
 
     def _ordinary(self) -> Tensor:
-        if self._dense is None:
+        if self.device not in self._dense:
             keys = np.arange(self.shape[-1])[None]
-            self._dense = self._mask_of(np.zeros(1, dtype=np.int64), self.shape[-2], keys).expand(self.shape)
-        return self._dense
+            self._dense[self.device] = self._mask_of(np.zeros(1, dtype=np.int64), self.shape[-2], keys)
+        return self._dense[self.device].expand(self.shape)
 
     def _for_rows(self, rows: int) -> PackedMask:
         """The mask of equal rows, `(rows, 1, queries, keys)`."""
         mask: PackedMask = Tensor._make_wrapper_subclass(
             type(self), (rows, *self.shape[1:]), dtype=self.dtype, device=self.device
         )
-        mask.__dict__ |= self.__dict__ | {"_copies": {}, "_dense": None}
+        mask.__dict__ |= self.__dict__ | {"_copies": {}}
         return mask
 
     def _batched(self) -> tuple[list[_Batch], Tensor | None]:

@@ -29,10 +29,10 @@ from engine.models.offload import all_fetched, is_offloaded
 from engine.models.shortcuts import (
     States,
     attention_window,
+    examine_sharing,
     moved,
     onednn_error,
     read_all,
-    why_not_shared,
 )
 from engine.models.structure import Blocks, find_blocks
 from engine.models.sublayers import SublayerSearch
@@ -124,7 +124,9 @@ def check_model(model: PreTrainedModel) -> Receipt:
         raise _refusal(
             model, f"padding and batching change a token's state by {receipt['batched_error']:.2g} of its norm"
         )
-    receipt["separate"] = why_not_shared(model, blocks, prompts, alone, tolerance)
+    receipt["separate"], dense = examine_sharing(model, blocks, prompts, alone, tolerance)
+    if dense:
+        receipt["dense_mask"] = True
     if autocast_dtype(model) is None:
         receipt["onednn_error"] = onednn_error(model, blocks, batch, together)
     return receipt

@@ -7,6 +7,7 @@ are; only passes of the thread that captures run compiled code.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -36,6 +37,8 @@ _COMPARED = 256  # tokens
 # PyTorch counts graphs by the code that all models of a class share, and would then run without compiling.
 _MOST_GRAPHS = 1000
 
+_COMPILER_LOGS = ("torch", "torch._dynamo", "torch._inductor")
+
 _tried: WeakKeyDictionary[nn.Module, dict[tuple[int, torch.dtype], str]] = WeakKeyDictionary()
 
 
@@ -59,7 +62,7 @@ def compiled_blocks(blocks: Blocks, *, wanted: bool) -> Iterator[None]:
     try:
         for block in blocks.blocks:
             block.forward = partial(_forward, block, owner, compiled[type(block)])
-        with dynamo.config.patch(**limits, fail_on_recompile_limit_hit=True):
+        with _short_warnings(owner), dynamo.config.patch(**limits, fail_on_recompile_limit_hit=True):
             yield
     except (dynamo.exc.TorchDynamoException, dynamo.exc.FailOnRecompileLimitHit) as failure:
         raise CaptureError(
@@ -82,6 +85,33 @@ def _forward(block: nn.Module, owner: int, compiled: Callable[..., Any], *args: 
     return run(block, *args, **options)
 
 
+@contextmanager
+def _short_warnings(owner: int) -> Iterator[None]:
+    """Log each warning of PyTorch's compiler in a thread as one line and once; it prints tracebacks to stderr.
+
+    It warns of compiled code in its files that cannot be read or written, and then compiles again.
+    """
+    said: set[str] = set()
+
+    def passes(record: logging.LogRecord) -> bool:
+        if record.thread != owner or record.levelno < logging.WARNING:
+            return True
+        text = record.getMessage()
+        if text not in said:
+            said.add(text)
+            log.info("PyTorch's compiler warns: %s", text.strip().partition("\n")[0])
+        return False
+
+    handlers = [handler for name in _COMPILER_LOGS for handler in logging.getLogger(name).handlers]
+    for handler in handlers:
+        handler.addFilter(passes)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(passes)
+
+
 def _reason(failure: BaseException) -> str:
     cause = getattr(failure, "inner_exception", failure)  # what PyTorch's own exception is about
     return f"{type(cause).__name__}: {first_line(cause)}"
@@ -102,8 +132,8 @@ def why_not_compiled(model: PreTrainedModel, blocks: Blocks, tokens: int, tolera
     """
     if attention_name(model.config) != "sdpa":
         return f"its attention implementation is {attention_name(model.config)}, not sdpa"
-    if torch._dynamo.config.disable:
-        return "torch.compile is disabled (TORCHDYNAMO_DISABLE)"
+    if torch._dynamo.config.disable or os.environ.get("TORCHDYNAMO_DISABLE") == "1":
+        return "torch.compile is disabled (TORCH_COMPILE_DISABLE or TORCHDYNAMO_DISABLE)"
     with turn_of(blocks.decoder):
         if any("forward" in vars(block) for block in blocks.blocks):
             return "the forward of its blocks was replaced, as accelerate does to spread a model over devices"

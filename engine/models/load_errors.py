@@ -6,9 +6,11 @@ transformers, tokenizers, quantization libraries and a model's own code raise al
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -56,6 +58,28 @@ _NEWER: dict[str, str | Remedy] = {
 
 
 _FILES = "config.json, tokenizer files and complete weights that transformers can read"
+
+
+_COMPILED_CODE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def require_cache_folder() -> None:
+    """Refuse a folder for PyTorch's compiled code that cannot be made: transformers could not be imported.
+
+    Raises:
+        ModelError: There is no such folder, and it cannot be made.
+    """
+    folder = os.environ.get(_COMPILED_CODE)
+    if folder is None:
+        return
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ModelError(
+            f"PyTorch cannot make the folder {folder}: {error.strerror}",
+            expected=f"{_COMPILED_CODE} to name a folder for compiled code",
+            next_step=Remedy.SET_CACHE_FOLDER,
+        ) from error
 
 
 @contextmanager

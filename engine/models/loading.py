@@ -8,13 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from huggingface_hub import try_to_load_from_cache
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from engine.errors import ModelError
@@ -22,13 +20,16 @@ from engine.models.adapters import adapter_base, load_adapter
 from engine.models.description import examine_model
 from engine.models.devices import choose_device, choose_places, natural_dtype, parse_dtype, require_room, running_device
 from engine.models.files import require_own_files, require_sane_config
-from engine.models.load_errors import readable_load_errors
+from engine.models.load_errors import readable_load_errors, require_cache_folder
 from engine.models.offload import keep_while, offload_folder, quiet_accelerate, where_layers_lie
 from engine.models.placement import MaxMemory
 from engine.models.registry import DEFAULT_MODEL, find_source
 from engine.models.sources import convert, require_on_hub
 from engine.records.models import ModelConfig, ModelSource
 from engine.remedies import Remedy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ def load_model_and_tokenizer(
         >>> config.num_layers, config.hidden_size
         (30, 576)
     """
+    require_cache_folder()
     source = find_source(model)
     places = choose_places(device, device_map, max_memory)
     torch_device = running_device(places) if places else choose_device(device)
@@ -87,13 +89,14 @@ def load_model_and_tokenizer(
             if adapter := find_adapter_config_file(location, revision=source.revision):  # a hub adapter
                 adapter_base(Path(adapter).parent)
         require_sane_files(source, location, trusted=trust_remote_code)
-        config = AutoConfig.from_pretrained(location, **options)
+        config = transformers.AutoConfig.from_pretrained(location, **options)
         _require_causal_lm(config, source)
         chosen_dtype = wanted_dtype or natural_dtype(config.dtype, torch_device)
         if not places:
             require_room(config, chosen_dtype, torch_device)
         with ThreadPoolExecutor(max_workers=1) as pool:  # load the tokenizer and the weights in parallel
-            future = pool.submit(AutoTokenizer.from_pretrained, _tokenizer_location(source, location), **options)
+            read = transformers.AutoTokenizer.from_pretrained
+            future = pool.submit(read, _tokenizer_location(source, location), **options)
             loaded, found = _from_pretrained(
                 location,
                 places,
@@ -156,17 +159,19 @@ def _from_pretrained(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Return the model, and transformers' report on missing and mismatched tensors."""
     if not places:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(location, output_loading_info=True, **options)
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(location, output_loading_info=True, **options)
         return loaded[0], loaded[1]
     with offload_folder() as folder, quiet_accelerate():
         options |= places | {"offload_folder": str(folder)}
-        loaded = AutoModelForCausalLM.from_pretrained(location, output_loading_info=True, **options)
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(location, output_loading_info=True, **options)
         keep_while(loaded[0], folder)
     return loaded[0], loaded[1]
 
 
 def _require_causal_lm(config: transformers.PreTrainedConfig, source: ModelSource) -> None:
     """Refuse a masked or sequence-to-sequence model by its checkpoint's class."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
     classes = set(getattr(config, "architectures", None) or [])
     known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not getattr(config, "auto_map", None):

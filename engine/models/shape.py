@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+import transformers
 
 from engine.models.description import describe_model
-from engine.models.load_errors import readable_load_errors
+from engine.models.load_errors import readable_load_errors, require_cache_folder
 from engine.models.loading import require_sane_files
 from engine.models.registry import find_source
 from engine.models.sources import convert, require_on_hub
 from engine.models.structure import find_blocks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Shape(NamedTuple):
@@ -51,6 +54,7 @@ def find_shape(model: str | Path | PreTrainedModel) -> Shape:
     if not isinstance(model, str | Path):
         known = describe_model(model)
         return Shape(known.source.alias, known.source.model_id, known.num_layers, known.hidden_size)
+    require_cache_folder()
     source = find_source(model)
     if not source.local:
         require_on_hub(source)
@@ -58,7 +62,7 @@ def find_shape(model: str | Path | PreTrainedModel) -> Shape:
         location = str(convert(source)) if source.gguf_file else source.location
         require_sane_files(source, location, trusted=False)
         options: dict[str, Any] = {"revision": source.revision} if source.kind == "hub" else {}
-        config = AutoConfig.from_pretrained(location, trust_remote_code=False, **options)
+        config = transformers.AutoConfig.from_pretrained(location, trust_remote_code=False, **options)
         with torch.device("meta"):
-            blocks = find_blocks(AutoModelForCausalLM.from_config(config)).blocks
+            blocks = find_blocks(transformers.AutoModelForCausalLM.from_config(config)).blocks
     return Shape(str(model), source.model_id, len(blocks), config.get_text_config(decoder=True).hidden_size)

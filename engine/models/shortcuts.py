@@ -137,10 +137,22 @@ def attention_name(config: PreTrainedConfig) -> str:
     return str(config.get_text_config(decoder=True)._attn_implementation).rpartition("|")[2]
 
 
-def why_not_shared(
+class Sharing(NamedTuple):
+    """Whether a model supports prefix sharing.
+
+    Attributes:
+        refused: Why it does not; empty if it does.
+        dense_mask: Whether its attention needs the mask of packed prompts as an ordinary tensor.
+    """
+
+    refused: str
+    dense_mask: bool = False
+
+
+def examine_sharing(
     model: PreTrainedModel, blocks: Blocks, prompts: Sequence[list[int]], alone: Sequence[States], tolerance: float
-) -> str:
-    """Return why a model does not support prefix sharing; empty if it does.
+) -> Sharing:
+    """Find out whether a model supports prefix sharing.
 
     The prompts run twice: packed into one row, and packed after the cached keys and values of their shared prefix.
 
@@ -154,31 +166,36 @@ def why_not_shared(
     window = attention_window(model.config)
     attention = attention_name(model.config)
     if attention not in _TAKE_MASKS:
-        return f"its attention implementation, {attention}, is not known to accept an additive mask"
+        return Sharing(f"its attention implementation, {attention}, is not known to accept an additive mask")
     if "position_ids" not in inspect.signature(blocks.decoder.forward).parameters:
-        return "it does not accept position ids"
+        return Sharing("it does not accept position ids")
     if window is not None and window < max(map(len, prompts)):
-        return f"its attention window is only {window} tokens"
+        return Sharing(f"its attention window is only {window} tokens")
     # A layer with an attention window acts like full attention on prompts that fit into the window.
     others = set(getattr(model.config.get_text_config(decoder=True), "layer_types", None) or []) - {"full_attention"}
     if window is not None:
         others -= {"sliding_attention", "chunked_attention"}
     if others:
-        return f"it has layers of type {', '.join(sorted(others))}"
+        return Sharing(f"it has layers of type {', '.join(sorted(others))}")
     try:
-        errors = [*_packed_errors(model, blocks, prompts, alone, 0), *_packed_errors(model, blocks, prompts, alone, 3)]
+        errors, dense = zip(*(_run_packed(model, blocks, prompts, alone, start) for start in (0, 3)), strict=True)
     except Exception as refusal:  # a family may reject the mask or the cache with any exception
-        return f"its attention does not accept the mask or cache ({type(refusal).__name__}: {first_line(refusal)})"
+        why = f"{type(refusal).__name__}: {first_line(refusal)}"
+        return Sharing(f"its attention does not accept the mask or cache ({why})")
     error = float(torch.tensor(errors).max())  # unlike the built-in max, it propagates NaN
-    return "" if error <= tolerance else f"prefix sharing changes a token's state by {error:.2g} of its norm"
+    if not error <= tolerance:
+        return Sharing(f"prefix sharing changes a token's state by {error:.2g} of its norm")
+    return Sharing("", any(dense))
 
 
-def _packed_errors(
+def _run_packed(
     model: PreTrainedModel, blocks: Blocks, prompts: Sequence[list[int]], alone: Sequence[States], start: int
-) -> list[float]:
-    """Return the median error outside the shared prefix, per prompt and layer.
+) -> tuple[list[float], bool]:
+    """Run the prompts packed.
 
-    The median ignores a single token that a mixture of experts routes differently on a tie.
+    Returns:
+        The median error outside the shared prefix, per prompt and layer, and whether the mask was needed as an ordinary
+        tensor. The median ignores a single token that a mixture of experts routes differently on a tie.
     """
     device, cache = input_device(model), continued(None) if start else None
     if start:
@@ -187,11 +204,12 @@ def _packed_errors(
     batch, places = pack_prompts(rest, device, model.dtype, start=start, cache=cache, groups=head_groups(blocks))
     states = read_all(model, blocks, batch)
     own = len(np.intersect1d(places[0], places[1]))
-    return [
+    errors = [
         float(moved(states[layer][where[own:]], single[start + own :]).median())
         for where, one in zip(places, alone, strict=True)
         for layer, single in one.items()
     ]
+    return errors, isinstance(batch.attention_mask, PackedMask) and batch.attention_mask.was_dense
 
 
 def onednn_error(model: PreTrainedModel, blocks: Blocks, batch: TokenBatch, states: States) -> float | None:

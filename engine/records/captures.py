@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, cast, final
+from typing import TYPE_CHECKING, Annotated, Literal, NotRequired, TypedDict, cast, final
+
+import msgspec
 
 from engine.records.models import Adapter, Receipt, SourceKind
 
@@ -101,6 +103,10 @@ class ResponseSource(TypedDict):
     settings: str
 
 
+CompiledAs = Annotated[str, msgspec.Meta(pattern=r"^(on\Z|off\Z|no: )")]
+"""Whether blocks were compiled: `on`, `off`, or `no: ` and the reason why they could not be."""
+
+
 class Provenance(TypedDict):
     """How a capture was made: what must match, or be known to differ, in a comparison.
 
@@ -154,9 +160,9 @@ class Provenance(TypedDict):
     positions: str
     mode: str
     batch_size: int | None
-    token_budget: NotRequired[int]
+    token_budget: NotRequired[Annotated[int, msgspec.Meta(ge=1)]]
     prefix_reuse: NotRequired[str]
-    compiled: NotRequired[str]
+    compiled: NotRequired[CompiledAs]
     products: NotRequired[str]
     seed: int | None
     receipt: Receipt

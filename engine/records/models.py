@@ -73,6 +73,7 @@ class Receipt(TypedDict):
         window: Longest prompt, in tokens, in which every token sees all tokens before it; None if there is no limit.
         onednn_error: Relative error of float32 matrix products in oneDNN: that of the median token's state or of a
             single product of many tokens, whichever is larger. None if oneDNN cannot be used.
+        dense_mask: True if prompts can share a prefix, but attention needs their mask as one full matrix; else absent.
     """
 
     blocks: str
@@ -87,6 +88,7 @@ class Receipt(TypedDict):
     separate: NotRequired[str]
     window: NotRequired[int | None]
     onednn_error: NotRequired[float | None]
+    dense_mask: NotRequired[bool]
 
 
 class Adapter(TypedDict):

@@ -151,7 +151,8 @@ def pairs_of(positive: Tensor, negative: Tensor) -> Pairs:
 def last_states(prompts: list[ActivationData], layer: int) -> Tensor:
     """Stack the last kept state of every prompt: `(prompts, hidden)`, float64."""
     rows = [data["activations"][layer][:, -1, :] for data in prompts]
-    return torch.cat(rows, out=torch.empty(len(rows), rows[0].shape[-1], dtype=torch.float64))  # no copy but that
+    count = sum(map(len, rows))
+    return torch.cat(rows, out=torch.empty(count, rows[0].shape[-1], dtype=torch.float64))  # no copy but that
 
 
 def chunked(prompts: list[ActivationData], layer: int) -> Iterator[Tensor]:

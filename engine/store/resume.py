@@ -79,13 +79,13 @@ def capture_in_shards(
         StoreError: An unfinished capture of that name was started with other settings, or the disk is full.
     """
     with contextlib.ExitStack() as held:
+        settings = _agreed_settings(prepared, paths, processes)
         if processes.is_main:
-            force = prepared.request.force
-            settings = _settings(prepared, None if force else paths)
             plan = _plan(prepared, settings)
-            _start(paths, plan, held, force=force)
+            _start(paths, plan, held, force=prepared.request.force)
         processes.wait()
         if not processes.is_main:
+            _require_visible(paths)
             moment = saved_template_time(paths)
             if prepared.source.at(moment) is not prepared.source:  # the main process read the clock at another time
                 prepared = prepare_capture(
@@ -93,7 +93,6 @@ def capture_in_shards(
                 )
             settings = _settings(prepared, paths)
             plan = _plan(prepared, settings)
-            _require_started(paths, plan)
         ShardRun(prepared, settings, plan, paths, progress, steps, processes).run_missing()
         processes.wait()
         if processes.is_main:
@@ -179,13 +178,41 @@ def _remove_capture(paths: CapturePaths) -> None:
         raise StoreError(f"{error.filename} cannot be deleted: {error.strerror}") from error
 
 
+def _agreed_settings(prepared: PreparedCapture, paths: CapturePaths, processes: Processes) -> Settings:
+    """Settings of the capture; a new one runs compiled only if every process can compile the blocks."""
+    saved = None if prepared.request.force else paths
+    processes.wait()  # joins them, so that the others notice if one is refused
+    if processes.is_main:
+        if paths.plan.exists():
+            with hold_plan(paths):  # refuse before anything is compiled or deleted
+                pass
+        settings = _settings(prepared, saved)
+        processes.wait()
+    else:
+        processes.wait()  # until PyTorch has the code in files
+        settings = _settings(prepared, saved)
+    unable = [(rank, how) for rank, how in enumerate(processes.gather(settings.compiled)) if how != "on"]
+    if settings.compiled != "on" or not unable:
+        return settings
+    rank, how = unable[0]
+    why = f"process {rank} of {processes.count} cannot compile them{how.removeprefix('no') if how != 'off' else ''}"
+    log.info("blocks are not compiled: %s", why)
+    return replace(prepared.settings, compiled=f"no: {why}" if prepared.request.compiled else "off")
+
+
 def _settings(prepared: PreparedCapture, paths: CapturePaths | None) -> Settings:
-    """Settings of the capture, with the saved token budget: free memory and the speed of a GPU vary between runs."""
+    """Settings of the capture, with the saved token budget: free memory and the speed of a GPU vary between runs.
+
+    A capture that cannot resume is refused before its blocks are compiled, which may take a minute.
+    """
     settings = prepared.settings
     if paths is None or not paths.plan.exists():
         return prepared.compile(settings)
     saved = read_plan(paths.plan)["provenance"]
-    limits = replace(settings.limits, tokens=saved.get("token_budget", settings.limits.tokens))
+    limits, compiled = replace(settings.limits, tokens=saved.get("token_budget", settings.limits.tokens)), "off"
+    if prepared.request.compiled is not False:
+        compiled = saved.get("compiled", "off")
+    require_same_plan(paths, _plan(prepared, replace(settings, limits=limits, compiled=compiled)))
     return prepared.compile(replace(settings, limits=limits), saved.get("compiled", "off"))
 
 
@@ -197,15 +224,14 @@ def saved_template_time(paths: CapturePaths) -> str | None:
     return read_plan(paths.plan)["provenance"].get("template_time") if paths.plan.exists() else None
 
 
-def _require_started(paths: CapturePaths, plan: ShardPlan) -> None:
-    """Check that this process shares the folder and the plan of the main process."""
+def _require_visible(paths: CapturePaths) -> None:
+    """Check that this process shares the folder of the main process."""
     if not paths.plan.exists():
         raise StoreError(
             f"this process cannot see {paths.plan}, which the main process wrote",
             expected="a folder shared by all processes on all machines",
             next_step="choose a shared folder with the same path on every machine",
         )
-    require_same_plan(paths, plan)
 
 
 def require_same_plan(paths: CapturePaths, wanted: ShardPlan) -> None:

@@ -108,6 +108,22 @@ def test_waiting_is_refused_if_accelerate_would_not_wait() -> None:
             assert "accelerate was set up for 1 of 2 processes" in said, errors
 
 
+_GATHER = """
+from engine import find_processes
+processes = find_processes()
+print(processes.gather(f"from {processes.rank}"), processes.gather("again"))
+"""
+
+
+@pytest.mark.slow
+def test_every_process_gets_the_texts_of_all() -> None:
+    processes = started(_GATHER)
+    with ended_at_last(processes):
+        for process in processes:
+            said, errors = process.communicate(timeout=120)
+            assert "['from 0', 'from 1'] ['again', 'again']" in said, errors
+
+
 @pytest.mark.parametrize("gone", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_waiting_for_a_process_that_exited_fails(gone: int) -> None:
     processes = started(_WAIT, str(gone))

@@ -63,7 +63,7 @@ def measured(model: PreTrainedModel) -> int:
     return most
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "phi3", "mixtral", "deepseek_v3", "opt"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "phi3", "mixtral", "deepseek_v3", "opt", "doge"])
 def test_a_pass_needs_about_the_estimated_memory(name: str) -> None:
     model = build(family_called(name))
     share = measured(model) / pass_bytes(model, TOKENS)
@@ -126,6 +126,15 @@ def test_the_budget_on_a_gpu_follows_from_its_speed_and_the_attention(
     tiny_llama.set_attn_implementation("sdpa")
     monkeypatch.setattr(budget, "free_bytes", lambda _device: 5 * pass_bytes(tiny_llama, 8192))
     assert token_budget(tiny_llama) == 8192
+
+
+@pytest.mark.usefixtures("_on_cuda")
+def test_a_family_that_needs_the_whole_mask_gets_a_small_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    doge = build(family_called("doge"))
+    assert token_budget(doge) == 4096
+    assert pass_bytes(doge, 4096) > 4096**2 * 4
+    monkeypatch.setattr(budget, "free_bytes", lambda _device: 5 * pass_bytes(doge, 2048))
+    assert token_budget(doge) == 2048
 
 
 @pytest.mark.usefixtures("_on_cuda")

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 import engine
+from engine.capture import estimate as estimating
 from engine.capture.budget import token_budget
 from engine.capture.request import Source
 from engine.errors import CaptureError, RequestError
@@ -78,3 +79,36 @@ def test_offloaded_weights_time_a_full_pass(
     estimate(model, tokenizer, prompts, positions="last", prefix_reuse=False, timed=True)
     (shape,) = passes
     assert 0.9 * token_budget(model) < shape.numel() / tiny_llama.config.hidden_size <= token_budget(model)
+
+
+def test_a_full_batch_of_the_plan_is_timed(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, where many tokens take as long as a few: also if prompts share most of their tokens."""
+    monkeypatch.setattr(estimating, "input_device", lambda _model: torch.device("cuda"))
+    start = " ".join(f"w{n}" for n in range(5, 45))
+    prompts = [f"{start} w{50 + i % 70} w{50 + i // 70} w{3 + i % 100}" for i in range(500)]
+    passes: list[int] = []
+    find_blocks(tiny_llama).blocks[0].register_forward_pre_hook(
+        framework_hook(lambda _module, args: passes.append(args[0].shape[0] * args[0].shape[1]))
+    )
+    estimate(tiny_llama, tiny_tokenizer, prompts, positions="last")
+    passes.clear()
+    estimate(tiny_llama, tiny_tokenizer, prompts, positions="last", timed=True)
+    budget = token_budget(tiny_llama)
+    assert sum(budget / 2 < tokens <= budget for tokens in passes) == 2  # of which the first warms up
+
+
+def test_a_small_batch_of_the_plan_is_timed_on_a_cpu(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    start = " ".join(f"w{n}" for n in range(5, 45))
+    prompts = [f"{start} w{50 + i % 70} w{50 + i // 70} w{3 + i % 100}" for i in range(500)]
+    passes: list[int] = []
+    find_blocks(tiny_llama).blocks[0].register_forward_pre_hook(
+        framework_hook(lambda _module, args: passes.append(args[0].shape[0] * args[0].shape[1]))
+    )
+    estimate(tiny_llama, tiny_tokenizer, prompts, positions="last")
+    passes.clear()
+    estimate(tiny_llama, tiny_tokenizer, prompts, positions="last", timed=True)
+    assert 100 < sum(passes) < 128 + len(start.split()) + 1

@@ -78,9 +78,8 @@ def test_a_bad_state_is_refused_with_its_prompt_and_layer(
             if not bad and name.startswith("model.layers.0."):  # which adds nothing then
                 weight.zero_()
     hit = next(number for number, prompt in enumerate(ALIKE + UNLIKE) if "w62" in prompt.split())
-    where = r"prompt \d+" if bad and reuse else f"prompt {hit}"  # NaN spreads within a packed row: 0 times NaN is NaN
     what = "states that are not finite" if bad else "all-zero states"
-    with pytest.raises(CaptureError, match=rf"{where} .* has {what} at layer 0"):
+    with pytest.raises(CaptureError, match=rf"prompt {hit} .* has {what} at layer 0"):
         engine.capture_activations(tiny_llama, tiny_tokenizer, ALIKE + UNLIKE, positions="last", prefix_reuse=reuse)
 
 

@@ -1,5 +1,7 @@
 """Batches become the states of all prompts, in the order of the prompts and in memory of their own."""
 
+import logging
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,9 @@ from engine.capture import budget
 from engine.capture.passes import PassStates
 from engine.capture.prepare import PreparedCapture, prepare_capture
 from engine.capture.run import split_copied, stack_states
+from engine.errors import CaptureError
+from engine.models.structure import find_blocks
+from tests.conftest import framework_hook
 
 TEXTS = ["w5 w6 w7", "w8", "w9 w10"]  # of 3, 1 and 2 tokens
 
@@ -82,3 +87,42 @@ def test_a_mean_is_one_state_in_float32(
         assert (states.dtype, states.shape[:2]) == (torch.float32, (20, 1))
         expected = every[layer][:, by_hand].double().mean(dim=1, keepdim=True)
         torch.testing.assert_close(states.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+START = " ".join(f"w{n}" for n in range(5, 20))
+DAMAGED = 62  # a token whose row in the embedding is damaged
+TOGETHER = [f"{START} w{59 + n} w{90 + n}" for n in range(12)]  # the fourth has it
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("positions", ["last", "mean", "all"])
+def test_the_prompt_with_the_damaged_token_is_named(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    dtype: torch.dtype,
+    value: float,
+    positions: str,
+) -> None:
+    """Not those that share its row, over all of which NaN spreads: 0 times NaN is NaN."""
+    nn.Module.to(tiny_llama, dtype)
+    engine.capture_activations(tiny_llama, tiny_tokenizer, TOGETHER)  # the load check
+    with torch.no_grad():
+        dict(tiny_llama.named_parameters())["model.embed_tokens.weight"][DAMAGED] = value
+    with pytest.raises(CaptureError, match=r"prompt 3 \(.*w62 …'\) has states that are not finite at layer 0"):
+        engine.capture_activations(tiny_llama, tiny_tokenizer, TOGETHER, positions=positions)
+
+
+def test_states_that_are_unusable_only_in_a_row_with_others_are_read_without_them(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = engine.capture_activations(tiny_llama, tiny_tokenizer, TOGETHER, prefix_reuse=False)["activations"]
+
+    def overflow(_module: nn.Module, _args: object, states: torch.Tensor) -> torch.Tensor:
+        return torch.where(torch.arange(states.shape[1])[:, None] < len(TOGETHER[0].split()), states, torch.inf)
+
+    find_blocks(tiny_llama).blocks[1].register_forward_hook(framework_hook(overflow))
+    with caplog.at_level(logging.INFO, "engine"):
+        found = engine.capture_activations(tiny_llama, tiny_tokenizer, TOGETHER)["activations"]
+    assert "12 prompts run again unpacked: states that are not finite in their row" in caplog.text
+    assert all(torch.equal(states, expected[layer]) for layer, states in found.items())

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from shutil import which
 
 import psutil
 import pytest
@@ -181,3 +182,44 @@ def test_processes_without_a_shared_folder_get_an_error(layerscope: Program, tin
     assert "rank 0 of 2: error: another process exited while this one was waiting for it" in errors[0]
     assert [process.returncode for process in processes] == [4, 5]
     assert list(folders[1].iterdir()) == []
+
+
+_ONE_CANNOT = f"""
+import os
+if os.environ["RANK"] == "1":
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+{_CAPTURE}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(which("c++") is None, reason="there is no C++ compiler")
+def test_no_process_compiles_if_one_cannot(layerscope: Program, tiny_folder: Path) -> None:
+    prefix = " ".join(f"w{n}" for n in range(20, 36))
+    prompts = [f"{prefix} w{3 + i % 100} w{3 + i // 100} w{5 + i % 7}" for i in range(1100)]
+    (layerscope.folder / "many.txt").write_text("\n".join(prompts))
+    here = str(layerscope.folder)
+    processes = started(_ONE_CANNOT, *command(tiny_folder, "two"), "--compile", folders=(here, here))
+    with ended_at_last(processes):
+        errors = [process.communicate(timeout=200)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    said = " ".join(errors[0].split())
+    assert "blocks are not compiled: process 1 of 2 cannot compile them: torch.compile is disabled" in said
+    assert layerscope(*command(tiny_folder, "one")).returncode == 0
+    two, one = files(layerscope.folder / "two"), files(layerscope.folder / "one")
+    assert {name for name in one if one[name] != two[name]} <= {"plan.json"}
+
+
+@pytest.mark.slow
+def test_a_refused_process_ends_the_others(layerscope: Program, tiny_folder: Path) -> None:
+    """Without a launcher that would."""
+    write_prompts(layerscope.folder / "many.txt", 600)
+    assert layerscope(*command(tiny_folder, "mine")).returncode == 0
+    (layerscope.folder / "mine.json").unlink()
+    here = str(layerscope.folder)
+    processes = started(_CAPTURE, *command(tiny_folder, "mine"), "--layers", "1", folders=(here, here))
+    with ended_at_last(processes):
+        errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [5, 4], errors
+    assert "was started with different settings: layers was" in " ".join(errors[0].split())
+    assert "another process exited while this one was waiting for it" in errors[1]

@@ -148,6 +148,18 @@ def test_a_copy_for_another_device_describes_the_same_mask() -> None:
     assert torch.equal(copy.to("cpu") + 0, mask + 0)
 
 
+@pytest.mark.parametrize("copy", ["itself", "rows", "device"])
+def test_a_mask_knows_whether_it_was_needed_as_a_whole(copy: str) -> None:
+    states = random_states(50, torch.float32)
+    mask = pack_prompts([[*range(50)]], CPU, torch.float32).batch.attention_mask
+    assert isinstance(mask, PackedMask)
+    scaled_dot_product_attention(states, states, states, attn_mask=mask)
+    used = {"itself": mask, "rows": mask.expand(2, *mask.shape[1:]), "device": mask.to("meta")}[copy]
+    assert not mask.was_dense
+    assert used[:, :, :, :3].shape[-1] == 3
+    assert mask.was_dense
+
+
 def test_a_capture_computes_few_masked_scores(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -202,3 +202,10 @@ def test_prompts_are_not_packed_without_support_for_additive_masks(tiny_llama: P
     """On a CPU, FlexAttention reads past the end of such a mask."""
     tiny_llama.set_attn_implementation("flex_attention")
     assert "flex_attention, is not known to accept an additive mask" in check_model(tiny_llama)["separate"]
+
+
+def test_the_receipt_says_that_attention_needs_the_whole_mask(tiny_llama: PreTrainedModel) -> None:
+    """Doge adds the mask to scores of its own; prompts can share a row nevertheless."""
+    receipt = check_model(build(family_called("doge")))
+    assert (receipt.get("separate"), receipt.get("dense_mask")) == ("", True)
+    assert "dense_mask" not in check_model(tiny_llama)

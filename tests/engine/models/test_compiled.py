@@ -1,9 +1,11 @@
 """Compiled blocks give the same states, from one graph for all blocks, and only in the thread that captures."""
 
 import logging
+import pickle
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from shutil import which
 from threading import Thread
@@ -108,6 +110,67 @@ def test_a_compiler_that_fails_is_not_used(
         assert torch.equal(found["activations"][layer], states)
 
 
+@pytest.fixture
+def shown() -> Iterator[StringIO]:
+    """What PyTorch's compiler logs."""
+    text = StringIO()
+    handler = logging.StreamHandler(text)
+    logging.getLogger("torch._inductor").addHandler(handler)
+    yield text
+    logging.getLogger("torch._inductor").removeHandler(handler)
+
+
+def test_a_warning_of_the_compiler_is_one_line(
+    tiny_llama: PreTrainedModel, shown: StringIO, caplog: pytest.LogCaptureFixture
+) -> None:
+    def warn() -> None:
+        try:
+            pickle.loads(b"damaged")  # noqa: S301 - a constant
+        except pickle.UnpicklingError:
+            logging.getLogger("torch._inductor.codecache").warning("the graph cannot be read", exc_info=True)
+
+    with caplog.at_level(logging.INFO, "engine"), compiled_blocks(find_blocks(tiny_llama), wanted=True):
+        warn()
+        warn()
+        assert shown.getvalue() == ""
+        other = Thread(target=warn)
+        other.start()
+        other.join()
+    assert shown.getvalue().count("Traceback") == 1  # of the other thread, whose warnings are its own
+    said = [record.message for record in caplog.records if record.name.startswith("engine")]
+    assert said == ["PyTorch's compiler warns: the graph cannot be read"]
+    warn()
+    assert shown.getvalue().count("Traceback") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(which("c++") is None, reason="there is no C++ compiler")
+def test_damaged_compiled_code_is_compiled_again(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shown: StringIO,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setitem(budget._RUN_WELL, "cpu", TOKENS)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch._dynamo.reset()
+    expected = capture(tiny_llama, tiny_tokenizer, compiled=True)["activations"]
+    graphs = [path for path in (tmp_path / "fxgraph").rglob("*") if path.is_file()]
+    for path in [*graphs, *(path for path in (tmp_path / "aotautograd").rglob("*") if path.is_file())]:
+        path.write_bytes(b"damaged")
+    torch._dynamo.reset()
+    with caplog.at_level(logging.INFO, "engine"):
+        found = capture(build(family_called("llama")), tiny_tokenizer, compiled=True)
+    torch._dynamo.reset()
+    assert found["provenance"]["compiled"] == "on"
+    assert graphs
+    assert "PyTorch's compiler warns: fx graph cache unable to load compiled graph" in caplog.text
+    assert "Traceback" not in shown.getvalue()
+    assert all(torch.equal(states, expected[layer]) for layer, states in found["activations"].items())
+
+
 def test_wrong_states_are_not_used(tiny_llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = type(find_blocks(tiny_llama).blocks[0])
     forward = kind.forward
@@ -130,6 +193,20 @@ def test_what_cannot_be_compiled_is_captured_as_it_is(
 ) -> None:
     data = capture(build(family_called(name)), tiny_tokenizer, compiled=True, **how)
     assert data["provenance"]["compiled"].startswith(f"no: {why}")
+
+
+def test_a_disabled_compiler_is_not_recorded_as_used(
+    tiny_llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs what it should compile as it is, without saying so."""
+
+    def why() -> str:
+        return why_not_compiled(tiny_llama, find_blocks(tiny_llama), TOKENS, 1e-3)
+
+    with torch._dynamo.config.patch(disable=True):  # as TORCH_COMPILE_DISABLE does
+        assert why().startswith("torch.compile is disabled")
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    assert why().startswith("torch.compile is disabled")
 
 
 def test_a_resumed_capture_is_compiled_like_its_first_part(
@@ -255,8 +332,9 @@ def test_a_capture_resumes_as_it_was_started(
     else:
         with pytest.raises(
             CaptureError, match=r"started with compiled blocks, .*not possible here: there is no compiler"
-        ):
+        ) as caught:
             run()
+        assert caught.value.said("command_line").endswith("to resume, or start again with --no-compile --force.")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Exceptions of other libraries during loading or checking become errors that name the cause and the remedy."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 import engine
 from engine.errors import ModelError, RequestError
 from engine.models.load_errors import readable_load_errors
+from tests.program import Program
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,31 @@ from engine.models.load_errors import readable_load_errors
 def test_a_library_error_says_what_to_do(error: Exception, said: str) -> None:
     with pytest.raises(ModelError, match=said), readable_load_errors("mine", "here"):
         raise error
+
+
+_TWICE = """
+import sys
+import engine
+from engine.steering.vectors import find_shape
+for load in (engine.load_model_and_tokenizer, engine.load_model_and_tokenizer, find_shape):
+    try:
+        load(sys.argv[1])
+    except engine.LayerscopeError as error:
+        print(error)
+"""
+
+
+def test_a_folder_for_compiled_code_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """Every time, though PyTorch's own error is another one when transformers is imported again."""
+    (tmp_path / "file").touch()
+    program, folder = Program(tmp_path), str(tmp_path / "file" / "below")
+    result = program.python("-c", _TWICE, "smollm2", TORCHINDUCTOR_CACHE_DIR=folder)
+    said = f"PyTorch cannot make the folder {folder}: Not a directory. Expected: TORCHINDUCTOR_CACHE_DIR to name a"
+    assert result.stdout.count(said) == 3, result.stderr
+    result = program.child("capture", "--prompt", "Hello", TORCHINDUCTOR_CACHE_DIR=folder)
+    assert result.returncode == 3
+    assert f"error: {said}" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("error", [RequestError("as it is"), MemoryError(), KeyboardInterrupt()])

@@ -7,7 +7,7 @@ from mcp import Client
 
 from server.app import LayerscopeServer, build_server
 from server.settings import ServerSettings
-from tests.server.conftest import ERAS, call, refused
+from tests.server.conftest import ERAS, call, failed, refused
 from tests.server.test_journey import finished
 
 pytestmark = pytest.mark.anyio
@@ -30,6 +30,18 @@ async def test_a_model_is_listed_loaded_and_unloaded(app: LayerscopeServer, era:
         after = await call(client, "list_models")
         assert (after["loaded_bytes"], [model["loaded"] for model in after["models"]]) == (0, [False, False])
         assert "is not loaded" in await refused(client, "load_model", model="tiny", unload=True)
+
+
+async def test_a_folder_for_compiled_code_that_cannot_be_made_is_for_the_operator(
+    app: LayerscopeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "below"))
+    async with Client(app) as client:
+        for _ in range(2):
+            said = (await failed(client, "load_model", model="tiny"))["error"]
+            assert said.startswith("PyTorch cannot make the folder")
+            assert "tell the person who runs this server to set TORCHINDUCTOR_CACHE_DIR" in said
 
 
 async def test_without_allowed_models_every_alias_is_listed() -> None:
