@@ -182,7 +182,9 @@ class PackedMask(Tensor):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:  # noqa: ANN401
         if query.shape[-2] != self.shape[-2]:  # for one token, transformers puts heads in the token dimension
             return scaled_dot_product_attention(query, key, value, **options | {"attn_mask": self._ordinary()})
-        parts, favored, gpu = [], _favor_products(query, key, options), batches_blocks(query.device)
+        parts, gpu = [], batches_blocks(query.device)
+        # The compiler takes products for a kind of attention that it then cannot compile (torch 2.13).
+        favored = _favor_products(query, key, options) and not self._fixed_shape
         # Heads that the model repeated are taken once, so that fewer keys and values are copied.
         every = self._groups if query.shape[1] == key.shape[1] else 1
         if gpu and every > 1:

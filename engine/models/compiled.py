@@ -171,5 +171,5 @@ def _prompts(model: PreTrainedModel, tokens: int) -> Sequence[list[int]]:
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
     count = max(1, (tokens - _SHARED) // (_PROMPT - _SHARED))
     ids = torch.randint(3, vocabulary, (count, _PROMPT), generator=torch.Generator().manual_seed(0))
-    ids[:, :_SHARED] = ids[0, :_SHARED]
+    ids[1:, :_SHARED] = ids[0, :_SHARED]
     return [row[:tokens] for row in ids.tolist()]
