@@ -42,7 +42,7 @@ def estimate_capture(prepared: PreparedCapture, *, timed: bool = False) -> Captu
     Returns:
         The estimate. Prompts, tokens and bytes of the states are exact, or the maximum if the model responds first.
         Seconds, only with `timed`, are for tokenizing and capturing the first 512 prompts, scaled to all tokens. The
-        timed pass has 128 tokens or one prompt on a CPU, and is the largest one of those prompts on a GPU or with
+        timed pass has 128 tokens or one prompt on a CPU, and is the largest batch of the plan for them on a GPU or with
         offloaded weights. Responses of the maximum length are added, from a few timed tokens of one batch.
 
     Raises:

@@ -20,7 +20,7 @@ from engine.capture.prefixes import Plan, Trunk, batch_tokens, can_be_compiled
 from engine.capture.reading import Read, Reading, Rows
 from engine.errors import CaptureError
 from engine.models.forward import TokenBatch, input_device
-from engine.models.shortcuts import Packed, continued, head_groups, pack_prompts
+from engine.models.shortcuts import Packed, continued, packer
 from engine.remedies import Remedy
 
 if TYPE_CHECKING:
@@ -40,12 +40,14 @@ class PassStates:
         prompts: Indices of the prompts in the list of all prompts.
         kept: Number of states of each prompt; 1 for means.
         layers: Layer to states, prompt after prompt, `(states of all prompts, hidden)`.
+        packed: Whether the prompts shared a row.
         checked: Whether a GPU found every state finite and none all zero; False if nobody has checked.
     """
 
     prompts: list[int]
     kept: list[int]
     layers: Rows
+    packed: bool = False
     checked: bool = False
 
 
@@ -53,7 +55,7 @@ class _Pending(NamedTuple):
     """A started batch whose states may still be being copied.
 
     Attributes:
-        prompts: Indices of its prompts.
+        batch: The batch.
         spans: First requested token of each prompt, and the one after the last.
         own: Number of requested tokens of each prompt that the batch itself reads.
         reading: Their states, or their sums.
@@ -61,7 +63,7 @@ class _Pending(NamedTuple):
         mean: Whether to average the states of each prompt.
     """
 
-    prompts: list[int]
+    batch: Batch
     spans: list[tuple[int, int]]
     own: list[int]
     reading: Reading
@@ -77,7 +79,7 @@ class _Pending(NamedTuple):
         elif self.trunks:
             states = _with_past(states, self.spans, self.own, self.trunks)
         checked = all(reading.checked() for reading in (self.reading, *(trunk.reading for trunk in self.trunks)))
-        return PassStates(self.prompts, kept, states, checked)
+        return PassStates(self.batch.prompts, kept, states, self.batch.packed, checked)
 
 
 class _Trunk(NamedTuple):
@@ -133,7 +135,7 @@ class Passes:
         self._rows, self._spans, self._read = rows, spans, read
         self._device, self._mean = input_device(model), mean
         self._ahead, self._compiled_tokens = ahead, compiled_tokens
-        self._dtype, self._blocks = model.dtype, blocks
+        self._model, self._blocks = model, blocks
         self._most_tokens: int | None = None  # set once memory has run out
         self._boundaries = boundaries
 
@@ -169,8 +171,7 @@ class Passes:
 
     @cached_property
     def _pack(self) -> Callable[..., Packed]:
-        groups = head_groups(self._blocks)
-        return partial(pack_prompts, device=self._device, dtype=self._dtype, groups=groups)
+        return packer(self._model, self._blocks)
 
     def _run_trunk(self, trunk: Trunk, past: _Past) -> _Past:
         ids = self._rows[trunk.prompts[0]][trunk.start : trunk.stop]
@@ -225,7 +226,7 @@ class Passes:
         ]
         own = [len(where) for where in wanted]
         reading = self._read(tokens, np.concatenate(wanted), own if self._mean else None)
-        return _Pending(batch.prompts, spans, own, reading, past.kept, self._mean)
+        return _Pending(batch, spans, own, reading, past.kept, self._mean)
 
     def _lay_out(self, batch: Batch, past: _Past) -> tuple[TokenBatch, list[np.ndarray]]:
         """The tokens of a batch, and each prompt's indices into the flattened batch."""

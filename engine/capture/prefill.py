@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -12,9 +11,10 @@ import torch
 from engine.capture.prefixes import Plan, Trunk, planned_tokens, shared_batches
 from engine.capture.run_settings import sharing_allowed, uses_onednn, worth_packing
 from engine.models.devices import send
-from engine.models.forward import input_device, run_decoder
+from engine.models.forward import run_decoder
+from engine.models.offload import is_offloaded
 from engine.models.products import onednn_products
-from engine.models.shortcuts import continued, head_groups, pack_prompts
+from engine.models.shortcuts import continued, packer
 from engine.models.structure import find_blocks
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def prefill(
 
     Returns:
         A cache of the prompts, padded with zeros on the left, `(prompts, heads, longest prompt - 1, size)` per layer.
-        None if the prompts cannot be packed or share too little.
+        None if the prompts cannot be packed or share too little, or weights are offloaded.
 
     Example:
         >>> from engine.capture.batches import Limits
@@ -67,7 +67,8 @@ def prefill(
     rows = [[*prompt[:-1]] for prompt in prompts]
     window, longest = known.receipt.get("window"), max(map(len, rows))
     fits = window is None or longest + 1 + new_tokens <= window
-    if not (sharing_allowed(known) and all(rows) and fits):
+    # In `generate` the prompts are one pass, which fetches offloaded weights once.
+    if not (sharing_allowed(known) and all(rows) and fits) or is_offloaded(model):
         return None
     plan = shared_batches(rows, limits)
     if planned_tokens(plan, rows) > worth_packing(model, known.receipt) * sum(map(len, rows)):
@@ -91,7 +92,7 @@ class _Prefill:
     def __init__(self, model: PreTrainedModel, rows: Sequence[list[int]]) -> None:
         blocks = find_blocks(model)
         self._decoder, self._rows = blocks.decoder, rows
-        self._pack = partial(pack_prompts, device=input_device(model), dtype=model.dtype, groups=head_groups(blocks))
+        self._pack = packer(model, blocks)
 
     def run(self, plan: Plan, past: DynamicCache) -> Iterator[_Filled]:
         """Run a plan after the tokens in a cache, which stays as it is."""
@@ -113,7 +114,7 @@ class _Prefill:
 def _empty(cache: DynamicCache, rows: int, width: int) -> DynamicCache:
     """A cache of zeros for padded rows, with the layers of another cache."""
     new = continued(cache)
-    for layer in cast("list[Any]", new.layers):
+    for layer in _filled_layers(new):
         layer.keys, layer.values = (
             states.new_zeros(rows, states.shape[1], width, states.shape[3]) for states in (layer.keys, layer.values)
         )
@@ -134,5 +135,10 @@ def _copy(filled: _Filled, padded: DynamicCache, width: int) -> None:
 
 
 def _tensors(cache: DynamicCache) -> list[Tensor]:
-    """Keys and values of all layers, `(rows, heads, tokens, size)` each."""
-    return [states for layer in cast("list[Any]", cache.layers) for states in (layer.keys, layer.values)]
+    """Keys and values of the filled layers, `(rows, heads, tokens, size)` each."""
+    return [states for layer in _filled_layers(cache) for states in (layer.keys, layer.values)]
+
+
+def _filled_layers(cache: DynamicCache) -> list[Any]:
+    """The layers of a cache that hold keys and values; a block without attention leaves its layer empty."""
+    return [layer for layer in cast("list[Any]", cache.layers) if layer.keys is not None]

@@ -82,6 +82,7 @@ class Reader:
         self._model, self._blocks, self._settings = model, blocks, settings
         self._taps = find_taps(settings.site, settings.layers, blocks, settings.model.receipt)
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
+        self._said: set[str] = set()
 
     def __call__(self, tokens: TokenBatch, wanted: np.ndarray, lengths: Sequence[int] | None) -> Reading:
         """Run a batch.
@@ -108,7 +109,7 @@ class Reader:
         with (
             turn_of(blocks.decoder),  # the lock order used everywhere
             onednn_products(wanted=settings.onednn),
-            compiled_blocks(blocks, wanted=tokens.fixed_shape),
+            compiled_blocks(blocks, wanted=tokens.fixed_shape, said=self._said),
         ):
             found = read_taps(self._model, blocks, tokens, self._taps, keep, to_the_end=not settings.use_hooks)
             outbox.flush()

@@ -177,12 +177,15 @@ def require_room(prompt: int, new: int, longest: int, name: object) -> None:
 
 
 def _require_settings(model: PreTrainedModel) -> None:
-    """Refuse generation settings that need more than the model, or stop at texts.
+    """Refuse generation settings that need more than the model, stop at texts, or choose tokens in another way.
 
     Raises:
         RequestError: The model has such a setting.
     """
-    for name in ("stop_strings", "prompt_lookup_num_tokens", "assistant_early_exit"):
+    for name in (
+        *("stop_strings", "prompt_lookup_num_tokens", "assistant_early_exit"),
+        *("penalty_alpha", "dola_layers", "constraints", "force_words_ids"),
+    ):
         if getattr(model.generation_config, name, None):
             raise RequestError(
                 f"the model's generation settings have {name}, which responses cannot follow",

@@ -153,8 +153,7 @@ def run_batches(
     plan = settings.plan(rows)
     if processes.count > 1:
         plan = share_of(plan, rows, processes.rank, processes.count)
-    again = partial(_run_unpacked, passes, rows, settings.limits) if settings.prefix_reuse == "on" else None
-    for batch in _usable(passes.run(plan), prompts, again):
+    for batch in _usable(passes.run(plan), prompts, partial(_run_unpacked, passes, rows, settings.limits)):
         yield batch
         done += len(batch.prompts)
         progress(done, len(prompts))
@@ -175,7 +174,7 @@ def _require_unchanged(model: PreTrainedModel, blocks: Blocks, settings: Setting
 def _usable(
     batches: Iterable[PassStates],
     prompts: Sequence[TokenizedPrompt],
-    again: Callable[[list[int]], Iterable[PassStates]] | None,
+    again: Callable[[list[int]], Iterable[PassStates]],
 ) -> Iterator[PassStates]:
     """Yield the batches; refuse states that are not finite or all zero.
 
@@ -185,17 +184,17 @@ def _usable(
     Args:
         batches: The batches.
         prompts: All prompts.
-        again: Runs some prompts unpacked; None if they are not packed.
+        again: Runs some prompts unpacked.
     """
     for batch in batches:
         fault = None if batch.checked else _find_fault(batch)
         if fault is None:
             yield batch
-        elif again is None or len(batch.prompts) == 1:
+        elif not batch.packed or len(batch.prompts) == 1:
             raise _refusal(prompts[fault.prompt], fault)
         else:
             log.info("%d prompts run again unpacked: %s in their row", len(batch.prompts), fault.what)
-            yield from _usable(again(batch.prompts), prompts, None)
+            yield from _usable(again(batch.prompts), prompts, again)
 
 
 def _run_unpacked(

@@ -18,6 +18,7 @@ from engine.models.description import examine_model
 from engine.models.forward import input_device
 from engine.models.shortcuts import ONEDNN_TOLERANCE, attention_name
 from engine.models.structure import find_blocks
+from engine.models.thread_hooks import prompt_hooks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -84,6 +85,9 @@ class Settings:
         if added:
             log.info("running prompts one at a time because code was added to the model: %s", "; ".join(added))
             batch_size = 1
+        responds = request.respond is not None or request.gives_responses
+        if not responds and any(hook.generated for hook in prompt_hooks(find_blocks(model).decoder)):
+            log.warning("steering of generated tokens changes no state here: these prompts have no responses")
         reuse = request.prefix_reuse and batch_size != 1
         return cls(
             model=known,

@@ -37,18 +37,19 @@ _COMPARED = 256  # tokens
 # PyTorch counts graphs by the code that all models of a class share, and would then run without compiling.
 _MOST_GRAPHS = 1000
 
-_COMPILER_LOGS = ("torch", "torch._dynamo", "torch._inductor")
+_COMPILER_LOGS = ("torch._dynamo", "torch._inductor")
 
 _tried: WeakKeyDictionary[nn.Module, dict[tuple[int, torch.dtype], str]] = WeakKeyDictionary()
 
 
 @contextmanager
-def compiled_blocks(blocks: Blocks, *, wanted: bool) -> Iterator[None]:
+def compiled_blocks(blocks: Blocks, *, wanted: bool, said: set[str] | None = None) -> Iterator[None]:
     """Run the blocks compiled in this thread while the context is open.
 
     Args:
         blocks: The blocks, from `find_blocks`. The caller holds their turn, see `turn_of`.
         wanted: False leaves them as they are.
+        said: Warnings of the compiler that were logged, and need not be again; new ones are added.
 
     Raises:
         CaptureError: The compiler fails, which it did not for the row that `why_not_compiled` tried.
@@ -62,7 +63,10 @@ def compiled_blocks(blocks: Blocks, *, wanted: bool) -> Iterator[None]:
     try:
         for block in blocks.blocks:
             block.forward = partial(_forward, block, owner, compiled[type(block)])
-        with _short_warnings(owner), dynamo.config.patch(**limits, fail_on_recompile_limit_hit=True):
+        with (
+            _short_warnings(owner, set() if said is None else said),
+            dynamo.config.patch(**limits, fail_on_recompile_limit_hit=True),
+        ):
             yield
     except (dynamo.exc.TorchDynamoException, dynamo.exc.FailOnRecompileLimitHit) as failure:
         raise CaptureError(
@@ -86,15 +90,14 @@ def _forward(block: nn.Module, owner: int, compiled: Callable[..., Any], *args: 
 
 
 @contextmanager
-def _short_warnings(owner: int) -> Iterator[None]:
+def _short_warnings(owner: int, said: set[str]) -> Iterator[None]:
     """Log each warning of PyTorch's compiler in a thread as one line and once; it prints tracebacks to stderr.
 
     It warns of compiled code in its files that cannot be read or written, and then compiles again.
     """
-    said: set[str] = set()
 
     def passes(record: logging.LogRecord) -> bool:
-        if record.thread != owner or record.levelno < logging.WARNING:
+        if record.thread != owner or record.levelno != logging.WARNING:
             return True
         text = record.getMessage()
         if text not in said:

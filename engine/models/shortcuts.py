@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -83,6 +84,11 @@ def pack_prompts(
         fixed_shape,
     )
     return Packed(batch, tree.places)
+
+
+def packer(model: PreTrainedModel, blocks: Blocks) -> Callable[..., Packed]:
+    """Return `pack_prompts` for a model: with its device, its dtype and its groups of heads."""
+    return partial(pack_prompts, device=input_device(model), dtype=model.dtype, groups=head_groups(blocks))
 
 
 def head_groups(blocks: Blocks) -> int:

@@ -27,13 +27,23 @@ class ThreadHook:
 
 
 class PromptHook(ThreadHook):
-    """A hook before a decoder that is told how many tokens of a capture's pass are the prompt; the rest responds to it.
+    """A hook before a decoder. Captures tell it where the response begins.
 
     Attributes:
+        generated: Whether it acts on generated tokens, instead of those of the prompt.
         boundary: Number of tokens of the prompt; None in passes of others.
     """
 
-    boundary: int | None = None
+    def __init__(self, *, generated: bool) -> None:
+        super().__init__()
+        self.generated = generated
+        self.boundary: int | None = None
+
+
+def prompt_hooks(decoder: nn.Module) -> list[PromptHook]:
+    """The hooks before a decoder that this thread made and that need to know where the response begins."""
+    hooks: list[object] = [*decoder._forward_pre_hooks.values()]
+    return [hook for hook in hooks if isinstance(hook, PromptHook) and hook.acts_here]
 
 
 @contextmanager
@@ -44,8 +54,7 @@ def told_boundary(decoder: nn.Module, boundary: int) -> Iterator[None]:
         decoder: The decoder.
         boundary: That number.
     """
-    hooks: list[object] = [*decoder._forward_pre_hooks.values()]
-    told = [hook for hook in hooks if isinstance(hook, PromptHook) and hook.acts_here]
+    told = prompt_hooks(decoder)
     for hook in told:
         hook.boundary = boundary
     try:

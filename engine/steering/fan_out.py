@@ -24,7 +24,7 @@ from engine.models.description import describe_model
 from engine.models.devices import free_bytes
 from engine.models.forward import TokenBatch, evaluating, input_device, run_decoder
 from engine.models.products import onednn_products
-from engine.models.shortcuts import head_groups, pack_prompts
+from engine.models.shortcuts import packer
 from engine.models.structure import find_blocks
 from engine.steering.hooks import hooked
 
@@ -250,8 +250,7 @@ class FanOut:
     def _lay_out(self, numbers: list[int], texts: Sequence[Text]) -> Row:
         device = input_device(self._model)
         if self._shared and len(texts) > 1:
-            groups = head_groups(self._blocks)
-            packed = pack_prompts([text.ids for text in texts], device, self._model.dtype, groups=groups)
+            packed = packer(self._model, self._blocks)([text.ids for text in texts])
             batch, places = packed.batch, packed.places
         else:
             batch, places = TokenBatch.of([texts[0].ids], device), [np.arange(len(texts[0].ids))]

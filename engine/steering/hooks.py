@@ -62,9 +62,10 @@ class Projection:
 
 
 class _Phase(PromptHook):
-    """A hook before the decoder that tells the prompt from generated tokens.
+    """A hook before the decoder that finds out which tokens are the prompt and which are generated.
 
-    By the cache, or in a capture by what it says: there, the tokens of a response count as generated.
+    A capture says where the response begins, and its tokens count as generated. In other passes the cache tells: if it
+    holds tokens, the new ones are generated.
 
     Args:
         decoder: The decoder.
@@ -72,9 +73,8 @@ class _Phase(PromptHook):
     """
 
     def __init__(self, decoder: nn.Module, tokens: Tokens) -> None:
-        super().__init__()
+        super().__init__(generated=tokens == "generated")
         self._signature = inspect.signature(decoder.forward)
-        self._generated = tokens == "generated"
         self.chosen = slice(None)  # of the tokens of the running pass
 
     # While a hook is being removed, another thread's pass may call it without the keyword arguments.
@@ -85,7 +85,7 @@ class _Phase(PromptHook):
             prompt = self.boundary
             if prompt is None:
                 prompt = 0 if any(map(_holds_tokens, caches)) else sys.maxsize
-            self.chosen = slice(prompt, None) if self._generated else slice(prompt)
+            self.chosen = slice(prompt, None) if self.generated else slice(prompt)
 
 
 def _holds_tokens(cache: Any) -> bool:  # noqa: ANN401 - any cache of transformers

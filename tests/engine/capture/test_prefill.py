@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 from engine.capture.batches import Limits
-from engine.capture.prefill import prefill
+from engine.capture.prefill import _copy, _empty, _Filled, prefill
 from engine.capture.responses import generate_responses
 from engine.models.description import describe_model, examine_model
 from engine.models.structure import find_blocks
@@ -97,3 +98,16 @@ def test_a_prompt_with_its_response_may_not_exceed_the_window() -> None:
 
 def test_a_prompt_of_one_token_has_nothing_to_compute_before(tiny_llama: PreTrainedModel) -> None:
     assert prefill(tiny_llama, describe_model(tiny_llama), [[5], [5, 6, 7]], NEW, Limits(512)) is None
+
+
+def test_a_block_without_attention_has_no_keys() -> None:
+    cache = DynamicCache()
+    states = torch.arange(6.0).view(1, 1, 3, 2)
+    for layer in (0, 2):
+        cache.update(states, states + 1, layer)
+    padded = _empty(cache, 2, 4)
+    _copy(_Filled([1], [np.array([0, 2])], cache), padded, 4)
+    kept: Any = padded.layers
+    assert kept[1].keys is None
+    assert kept[2].values[1, 0].tolist() == [[0, 0], [0, 0], [1, 2], [5, 6]]
+    assert not kept[0].keys[0].any()

@@ -198,8 +198,14 @@ def test_refusals(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokeniz
     with pytest.raises(RequestError, match="the seed cannot be -1"):
         generate_responses(tiny_llama, tiny_tokenizer, PROMPTS, 3, sample=True, seed=-1)
     assert generate_responses(tiny_llama, tiny_tokenizer, [], 3) == []
-    tiny_llama.generation_config.stop_strings = ["w5"]
-    with pytest.raises(RequestError, match="generation settings have stop_strings"):
+
+
+@pytest.mark.parametrize(("name", "value"), [("stop_strings", ["w5"]), ("penalty_alpha", 0.6), ("dola_layers", "low")])
+def test_settings_that_responses_would_not_follow_are_refused(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, name: str, value: object
+) -> None:
+    setattr(tiny_llama.generation_config, name, value)
+    with pytest.raises(RequestError, match=f"generation settings have {name}"):
         generate_responses(tiny_llama, tiny_tokenizer, PROMPTS, 3)
 
 

@@ -113,6 +113,19 @@ def test_the_prompt_with_the_damaged_token_is_named(
         engine.capture_activations(tiny_llama, tiny_tokenizer, TOGETHER, positions=positions)
 
 
+def test_prompts_that_share_nothing_run_once_before_one_is_refused(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    nn.Module.to(tiny_llama, torch.bfloat16)
+    prompts = [f"w{10 + number} w5" for number in range(6)]
+    engine.capture_activations(tiny_llama, tiny_tokenizer, prompts)  # the load check
+    with torch.no_grad():
+        dict(tiny_llama.named_parameters())["model.embed_tokens.weight"][13] = torch.nan
+    with caplog.at_level(logging.INFO, "engine"), pytest.raises(CaptureError, match="prompt 3"):
+        engine.capture_activations(tiny_llama, tiny_tokenizer, prompts)
+    assert "run again" not in caplog.text
+
+
 def test_states_that_are_unusable_only_in_a_row_with_others_are_read_without_them(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
 ) -> None:

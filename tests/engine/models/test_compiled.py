@@ -129,7 +129,10 @@ def test_a_warning_of_the_compiler_is_one_line(
         except pickle.UnpicklingError:
             logging.getLogger("torch._inductor.codecache").warning("the graph cannot be read", exc_info=True)
 
-    with caplog.at_level(logging.INFO, "engine"), compiled_blocks(find_blocks(tiny_llama), wanted=True):
+    blocks, known = find_blocks(tiny_llama), set[str]()
+    with caplog.at_level(logging.INFO, "engine"), compiled_blocks(blocks, wanted=True, said=known):
+        warn()
+    with caplog.at_level(logging.INFO, "engine"), compiled_blocks(blocks, wanted=True, said=known):
         warn()
         warn()
         assert shown.getvalue() == ""
@@ -279,9 +282,9 @@ def test_a_short_prefix_of_many_batches_does_not_keep_them_from_being_compiled(
     prompts = [f"{START} {' '.join(f'w{3 + (7 * i + 3 * j) % 100}' for j in range(40))}" for i in range(100)]
     ran: list[bool] = []
 
-    def counting(blocks: Blocks, *, wanted: bool) -> AbstractContextManager[None]:
+    def counting(blocks: Blocks, *, wanted: bool, said: set[str]) -> AbstractContextManager[None]:
         ran.append(wanted)
-        return compiled_blocks(blocks, wanted=wanted)
+        return compiled_blocks(blocks, wanted=wanted, said=said)
 
     monkeypatch.setattr(reading, "compiled_blocks", counting)
     engine.capture_activations(tiny_llama, tiny_tokenizer, prompts, positions="last", compiled=True)

@@ -253,6 +253,16 @@ def test_a_captured_response_is_steered_as_it_was_generated(
     torch.testing.assert_close(plain["activations"][LAYER], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_capture_without_responses_warns_that_generated_tokens_are_none_of_it(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    with engine.steer(tiny_llama, direction_at(LAYER), 0.5, tokens="generated"):
+        engine.capture_activations(tiny_llama, tiny_tokenizer, ["w5 w6", "w7"], respond=2)
+        assert "changes no state" not in caplog.text
+        engine.capture_activations(tiny_llama, tiny_tokenizer, ["w5 w6", "w7"])
+    assert "steering of generated tokens changes no state here: these prompts have no responses" in caplog.text
+
+
 def test_given_responses_are_steered_as_generated_ones(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
