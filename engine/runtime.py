@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import psutil
 
@@ -46,6 +46,8 @@ def paused_collection() -> Iterator[None]:
 # A process may wait as long as another one needs for its share; an exit is noticed at once.
 _LONGEST = timedelta(days=30)
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ class Processes:
         from accelerate import PartialState
 
         with _none_exits():
-            # On the CPU even if the model is on a GPU: the processes only synchronize and exchange no tensors.
+            # On the CPU even if the model is on a GPU: the processes synchronize, and `gather` exchanges small pickled
+            # objects. If the caller set up accelerate with GPUs, both use NCCL.
             joined = PartialState(cpu=True, timeout=_LONGEST)
             if joined.num_processes == self.count:
                 joined.wait_for_everyone()
@@ -99,8 +102,11 @@ class Processes:
                 next_step="call find_processes().wait() before using accelerate",
             )
 
-    def gather(self, text: str) -> list[str]:
-        """Wait like `wait`, and return the text that each process passes.
+    def gather(self, item: Item) -> list[Item]:
+        """Wait like `wait`, and return the items of all processes, in the order of their ranks.
+
+        Args:
+            item: A small object, which is pickled.
 
         Example:
             >>> Processes().gather("on")
@@ -108,11 +114,11 @@ class Processes:
         """
         self.wait()
         if self.count == 1:
-            return [text]
+            return [item]
         from accelerate.utils import gather_object
 
         with _none_exits():
-            return [*gather_object([text])]
+            return [*gather_object([item])]
 
 
 @contextmanager

@@ -91,8 +91,8 @@ def capture_in_shards(
                 prepared = prepare_capture(
                     prepared.model, prepared.tokenizer, prepared.request, moment=moment, steps=steps
                 )
-            settings = _settings(prepared, paths)
             plan = _plan(prepared, settings)
+            require_same_plan(paths, plan)
         ShardRun(prepared, settings, plan, paths, progress, steps, processes).run_missing()
         processes.wait()
         if processes.is_main:
@@ -179,25 +179,30 @@ def _remove_capture(paths: CapturePaths) -> None:
 
 
 def _agreed_settings(prepared: PreparedCapture, paths: CapturePaths, processes: Processes) -> Settings:
-    """Settings of the capture; a new one runs compiled only if every process can compile the blocks."""
-    saved = None if prepared.request.force else paths
+    """Settings of the capture: all processes use the token budget of the main one, and all or none run compiled.
+
+    The main process decides whether to compile; the others only try whether they can.
+    """
+    request, saved = prepared.request, None if prepared.request.force else paths
+    settings = prepared.settings
     processes.wait()  # joins them, so that the others notice if one is refused
     if processes.is_main:
         if paths.plan.exists():
             with hold_plan(paths):  # refuse before anything is compiled or deleted
                 pass
         settings = _settings(prepared, saved)
-        processes.wait()
-    else:
-        processes.wait()  # until PyTorch has the code in files
-        settings = _settings(prepared, saved)
-    unable = [(rank, how) for rank, how in enumerate(processes.gather(settings.compiled)) if how != "on"]
-    if settings.compiled != "on" or not unable:
-        return settings
-    rank, how = unable[0]
-    why = f"process {rank} of {processes.count} cannot compile them{how.removeprefix('no') if how != 'off' else ''}"
-    log.info("blocks are not compiled: %s", why)
-    return replace(prepared.settings, compiled=f"no: {why}" if prepared.request.compiled else "off")
+    compiled, tokens = processes.gather((settings.compiled, settings.limits.tokens))[0]
+    plain = replace(prepared.settings, limits=replace(prepared.settings.limits, tokens=tokens))
+    if compiled != "on":
+        return replace(plain, compiled=compiled)
+    if not processes.is_main:  # PyTorch has the code in files now
+        settings = _settings(replace(prepared, request=replace(request, compiled=True), settings=plain), saved)
+    for rank, how in enumerate(processes.gather(settings.compiled)):
+        if how != "on":
+            why = f"process {rank} of {processes.count} cannot compile them: {how.removeprefix('no: ')}"
+            log.info("blocks are not compiled: %s", why)
+            return replace(plain, compiled=f"no: {why}" if request.compiled else "off")
+    return settings
 
 
 def _settings(prepared: PreparedCapture, paths: CapturePaths | None) -> Settings:

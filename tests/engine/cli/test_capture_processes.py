@@ -195,9 +195,7 @@ if os.environ["RANK"] == "1":
 @pytest.mark.slow
 @pytest.mark.skipif(which("c++") is None, reason="there is no C++ compiler")
 def test_no_process_compiles_if_one_cannot(layerscope: Program, tiny_folder: Path) -> None:
-    prefix = " ".join(f"w{n}" for n in range(20, 36))
-    prompts = [f"{prefix} w{3 + i % 100} w{3 + i // 100} w{5 + i % 7}" for i in range(1100)]
-    (layerscope.folder / "many.txt").write_text("\n".join(prompts))
+    write_sharing_prompts(layerscope.folder / "many.txt")
     here = str(layerscope.folder)
     processes = started(_ONE_CANNOT, *command(tiny_folder, "two"), "--compile", folders=(here, here))
     with ended_at_last(processes):
@@ -208,6 +206,79 @@ def test_no_process_compiles_if_one_cannot(layerscope: Program, tiny_folder: Pat
     assert layerscope(*command(tiny_folder, "one")).returncode == 0
     two, one = files(layerscope.folder / "two"), files(layerscope.folder / "one")
     assert {name for name in one if one[name] != two[name]} <= {"plan.json"}
+
+
+_BUDGETS = """
+import sys
+import engine
+from engine.capture import budget, prepare, run_settings
+folder, *names = sys.argv[1:]
+model, tokenizer, _ = engine.load_model_and_tokenizer(folder, "cpu")
+processes = engine.find_processes()
+tried = []
+
+def attempt(model, blocks, tokens, tolerance):
+    tried.append((name, tokens))
+    if name == f"exits-{processes.rank}":
+        sys.exit(1)
+    return "no compiler was found" if name == f"cannot-{processes.rank}" else ""
+
+run_settings.why_not_compiled = attempt
+sys.modules["engine.models.compiled"]._compiled = lambda forward: forward
+prepare.pays_to_compile = lambda model, tokens: name == f"pays-{processes.rank}"
+for name in names:
+    budget._RUN_WELL["cpu"] = 64 if (name == "larger") == (processes.rank == 1) else 512
+    compiled = None if name.startswith("pays") else True
+    engine.capture_prompt_file(model, tokenizer, "many.txt", name, compiled=compiled, processes=processes)
+print(tried)
+"""
+_COMPILED = ("smaller", "larger", "pays-0")
+
+
+def write_sharing_prompts(path: Path) -> None:
+    prefix = " ".join(f"w{n}" for n in range(20, 36))
+    path.write_text("\n".join(f"{prefix} w{3 + i % 100} w{3 + i // 100} w{5 + i % 7}" for i in range(1100)))
+
+
+@pytest.mark.slow
+def test_other_processes_compile_for_the_token_budget_of_the_main_one(layerscope: Program, tiny_folder: Path) -> None:
+    folders = {name: layerscope.folder / name for name in ("one", "two")}
+    for folder in folders.values():
+        folder.mkdir()
+        write_sharing_prompts(folder / "many.txt")
+    asked, two = (str(tiny_folder), *_COMPILED), str(folders["two"])
+    processes = started(_BUDGETS, *asked, "pays-1", "cannot-1", folders=(two, two))
+    with ended_at_last(processes):
+        ended = [process.communicate(timeout=200) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ended
+    tried = [("smaller", 64), ("larger", 512), ("pays-0", 64), ("cannot-1", 64)]
+    assert [said.strip() for said, _ in ended] == [str(tried)] * 2
+    provenance = {
+        name: json.loads((folders["two"] / f"{name}.json").read_text())["provenance"]
+        for name in (*_COMPILED, "pays-1", "cannot-1")
+    }
+    assert [(one["token_budget"], one.get("compiled")) for one in provenance.values()] == [
+        *((64, "on"), (512, "on"), (64, "on"), (64, None)),
+        (64, "no: process 1 of 2 cannot compile them: no compiler was found"),
+    ]
+    subprocess.run([sys.executable, "-c", _BUDGETS, *asked], cwd=folders["one"], check=True)
+    for name in _COMPILED:
+        assert files(folders["two"] / name) == files(folders["one"] / name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gone", [0, 1])
+def test_a_process_that_exits_while_it_compiles_ends_the_others(
+    layerscope: Program, tiny_folder: Path, gone: int
+) -> None:
+    write_sharing_prompts(layerscope.folder / "many.txt")
+    here = str(layerscope.folder)
+    processes = started(_BUDGETS, str(tiny_folder), f"exits-{gone}", folders=(here, here))
+    with ended_at_last(processes):
+        errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1], errors
+    assert "another process exited while this one was waiting for it" in errors[1 - gone]
+    assert not (layerscope.folder / f"exits-{gone}").exists()
 
 
 @pytest.mark.slow

@@ -1,7 +1,9 @@
-"""A capture that cannot resume is refused before its blocks are compiled, which may take a minute."""
+"""Whether a capture compiles: refused before if it cannot resume, and all processes alike."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import local
 from typing import Any
 
 import pytest
@@ -9,11 +11,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
 from engine.capture import budget, prepare, run_settings
+from engine.capture.run_settings import Settings
+from engine.concepts.text_files import open_prompts
 from engine.errors import StoreError
-from engine.runtime import Processes
 from engine.store import resume
 from engine.store.names import locate
 from engine.store.plan import hold_plan
+from tests.engine.store.test_shares import Threads, threads_for
 
 START = " ".join(f"w{n}" for n in range(20, 36))
 PROMPTS = [f"{START} w{40 + n} w{60 + n % 7} w{80 + n % 3}" for n in range(30)]
@@ -98,32 +102,87 @@ def test_a_capture_in_progress_is_refused_before_compiling(
     assert compiled == []
 
 
+def prepare_for(
+    budgets: tuple[int, int],
+    request: engine.CaptureRequest,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+) -> list[prepare.PreparedCapture]:
+    """Prepare a capture in two processes that measure different token budgets."""
+    prepared = []
+    for tokens in budgets:
+        monkeypatch.setitem(budget._RUN_WELL, "cpu", tokens)
+        prepared.append(engine.prepare_capture(model, tokenizer, request))
+    return prepared
+
+
+class Here(local):
+    """The rank of the process that a thread takes the place of."""
+
+    rank = 0
+
+
+@pytest.mark.parametrize("budgets", [(TOKENS, 512), (TOKENS, 64), (TOKENS, TOKENS)])
 @pytest.mark.parametrize(
-    ("asked", "others", "ran"),
+    ("asked", "pays", "unable", "ran"),
     [
-        (True, ["on", "on"], "on"),
-        (True, ["on", "no: no compiler was found"], "no: process 1 of 2 cannot compile them: no compiler was found"),
-        (None, ["on", "off"], "off"),
+        (True, (), (), "on"),
+        (None, (0,), (), "on"),
+        (None, (1,), (), "off"),
+        (True, (), (1,), "no: process 1 of 2 cannot compile them: no compiler was found"),
+        (None, (0, 1), (1,), "off"),
+        (True, (), (0,), "no: no compiler was found"),
     ],
 )
-def test_a_capture_runs_compiled_only_if_every_process_can(
+def test_all_processes_do_as_the_main_one_if_each_can(
     tiny_llama: PreTrainedModel,
     tiny_tokenizer: PreTrainedTokenizerFast,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    compiled: list[str],
+    budgets: tuple[int, int],
     asked: bool | None,
-    others: list[str],
+    pays: tuple[int, ...],
+    unable: tuple[int, ...],
     ran: str,
 ) -> None:
-    monkeypatch.setattr(prepare, "pays_to_compile", lambda *_model: True)
-    monkeypatch.setattr(Processes, "wait", lambda _processes: None)
-    monkeypatch.setattr(Processes, "gather", lambda _processes, own: [own, *others[1:]])
+    tried: list[tuple[int, int]] = []
+    here = Here()
+
+    def attempt(_model: object, _blocks: object, tokens: int, _tolerance: float) -> str:
+        tried.append((here.rank, tokens))
+        return "no compiler was found" if here.rank in unable else ""
+
+    def run(processes: Threads) -> Settings:
+        here.rank = processes.rank
+        return resume._agreed_settings(prepared[processes.rank], locate("mine", tmp_path), processes)
+
+    monkeypatch.setattr(run_settings, "why_not_compiled", attempt)
+    monkeypatch.setattr(prepare, "pays_to_compile", lambda *_model: here.rank in pays)
     request = engine.CaptureRequest(PROMPTS, compiled=asked, paths=locate("mine", tmp_path), shards=True)
-    prepared = engine.prepare_capture(tiny_llama, tiny_tokenizer, request)
-    settings = resume._agreed_settings(prepared, locate("mine", tmp_path), Processes(0, 2))
-    assert settings.compiled == ran
-    assert len(compiled) == 1
+    prepared = prepare_for(budgets, request, tiny_llama, tiny_tokenizer, monkeypatch)
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(run, threads_for(2)))
+    assert [(settings.compiled, settings.limits.tokens) for settings in found] == [(ran, TOKENS)] * 2
+    tries = 0 if asked is None and 0 not in pays else 1 if 0 in unable else 2
+    assert tried == [(rank, TOKENS) for rank in range(tries)]
+
+
+@pytest.mark.usefixtures("capture")
+@pytest.mark.parametrize("other", ["store", "not shared"])
+def test_all_processes_resume_with_the_saved_token_budget(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    other: str,
+) -> None:
+    request = engine.CaptureRequest(open_prompts(tmp_path / "prompts.txt"), compiled=True)
+    prepared = prepare_for((512, 64), request, tiny_llama, tiny_tokenizer, monkeypatch)
+    paths = [locate("mine", tmp_path / store) for store in ("store", other)]
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(resume._agreed_settings, prepared, paths, threads_for(2)))
+    assert [(settings.compiled, settings.limits.tokens) for settings in found] == [("on", TOKENS)] * 2
 
 
 def test_the_same_capture_is_compiled_again(capture: Capture, compiled: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Barrier, get_ident
 from typing import Any
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import engine
 from engine.capture import budget
 from engine.errors import StoreError
-from engine.runtime import ALONE, Processes
+from engine.runtime import ALONE, Item, Processes
 from engine.store import resume, shard_run
 from engine.store.shards import Shard
 from engine.store.shares import hold_share, read_shares
@@ -28,10 +28,23 @@ class Threads(Processes):
     """Threads in place of processes."""
 
     barrier: Barrier | None = None
+    items: dict[int, Any] = field(default_factory=dict)
 
     def wait(self) -> None:
         assert self.barrier is not None
         self.barrier.wait(60)
+
+    def gather(self, item: Item) -> list[Item]:
+        self.items[self.rank] = item
+        self.wait()
+        found = [self.items[rank] for rank in range(self.count)]
+        self.wait()
+        return found
+
+
+def threads_for(count: int) -> list[Threads]:
+    barrier, items = Barrier(count), dict[int, Any]()
+    return [Threads(rank, count, rank, barrier, items) for rank in range(count)]
 
 
 @pytest.fixture
@@ -58,8 +71,7 @@ def capture(
             raise
 
     def run(name: str, count: int, **how: Any) -> dict[str, bytes]:
-        barrier = Barrier(count)
-        everyone = [Threads(rank, count, rank, barrier) for rank in range(count)] if count > 1 else [ALONE]
+        everyone = threads_for(count) if count > 1 else [ALONE]
         with ThreadPoolExecutor(count) as threads:
             for done in [threads.submit(one, name, processes, how) for processes in everyone]:
                 done.result()
