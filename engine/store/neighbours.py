@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.resources import files
@@ -25,9 +23,8 @@ from engine.concepts.pairs import draw_pairs
 from engine.errors import RequestError, StoreError
 from engine.records.captures import Concept, ContrastData, Provenance, model_differences
 from engine.runtime import Steps, ignore_progress
-from engine.store.locks import try_lock
 from engine.store.names import CapturePaths, locate
-from engine.store.neighbour_cache import limit_cache, mark_used, neighbours_path
+from engine.store.neighbour_cache import alone, limit_cache, mark_used, neighbours_path
 from engine.store.plan import ChangedPlanError
 from engine.store.read import load_contrast
 from engine.store.resume import capture_in_shards, saved_template_time
@@ -42,7 +39,7 @@ NEIGHBOURS = ("desirability", "sentiment", "formality", "verbosity")
 _PAIRS = 72
 _ONE_STATE = {"last": "last", "all": "last", "mean": "mean"}  # statistics read the last of all kept tokens
 _IDENTIFY = ("model", "revision", "weights", "dtype", "attention", "chat_template", "site", "positions", "autocast")
-_PAUSE = 0.2  # seconds
+_MOST_BYTES = 4 * 2**30  # of all in the cache
 
 
 def built_in_neighbours() -> list[Concept]:
@@ -64,7 +61,7 @@ def capture_neighbours(
 
     They are captured with 72 pairs at all layers, once for each model, chat template, site and position, and kept in
     the cache folder. Of several processes one captures, and the others wait for it. An interrupted capture is resumed.
-    A new one replaces those used longest ago if all take more than 4 GiB.
+    Once all take more than 4 GiB, a new one replaces those used longest ago, except any used in the last 24 hours.
 
     Args:
         model: The model of the contrast.
@@ -164,10 +161,11 @@ def _one(
     paths: CapturePaths,
     steps: Steps,
 ) -> ContrastData:
+    if paths.store == neighbours_path():  # a folder of the caller's own is left alone
+        mark_used(paths)  # before it is read, so that no other process deletes it meanwhile
     if _status(paths) != "ok":  # a complete one is only read, so that a shared cache can be read-only
-        with _alone(paths, steps):
+        with alone(paths, steps):
             _complete(model, tokenizer, request, paths, steps)
-    mark_used(paths)
     return load_contrast(paths.name, store=paths.store)
 
 
@@ -190,8 +188,8 @@ def _complete(
     if status != "ok":
         log.info("capturing %s once for this model, to compare with; kept in %s", name, paths.store)
         _capture(model, tokenizer, replace(request, force=status == "damaged"), paths, partial(_named, steps, name))
-        if paths.store == neighbours_path():  # a folder of the caller's own is left alone
-            limit_cache(paths.store)
+        if paths.store == neighbours_path():
+            limit_cache(paths.store, _MOST_BYTES)
 
 
 def _capture(
@@ -245,22 +243,3 @@ def _fingerprint(provenance: Provenance, concept: Concept) -> str:
 
 def _named(steps: Steps, name: str, step: str, done: int, total: int) -> None:
     steps(f"{name}: {step}", done, total)
-
-
-@contextmanager
-def _alone(paths: CapturePaths, steps: Steps) -> Iterator[None]:
-    """Wait until no other process or thread captures this neighbour, and keep others waiting meanwhile."""
-    try:
-        paths.store.mkdir(parents=True, exist_ok=True)
-        lock = (paths.store / f".{paths.name}.lock").open("a+b")
-    except OSError as error:
-        raise StoreError(
-            f"neighbours cannot be kept in {paths.store}: {error.strerror}",
-            expected="a writable cache folder",
-            next_step="set XDG_CACHE_HOME to another folder",
-        ) from error
-    with lock:
-        while not try_lock(lock.fileno()):
-            steps(f"waiting for another process to capture {paths.name.rpartition('-')[0]}", 0, 0)
-            time.sleep(_PAUSE)
-        yield

@@ -132,11 +132,12 @@ def test_the_second_use_makes_no_pass(capture: Capture, tmp_path: Path) -> None:
     assert len(locks) == 2
     for lock in locks:
         lock.unlink()
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").glob("*/*")}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*")}
+    assert {path.suffix for path in before} == {"", ".json", ".safetensors"}
     assert_same(capture(steps=second), found)
     assert not second.said
     assert not [*(tmp_path / "kept").glob(".*.lock")]  # nothing is opened for writing: the folder may be read-only
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").glob("*/*")} == before
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*")} == before
 
 
 def test_another_site_position_or_model_is_captured_again(
