@@ -64,14 +64,7 @@ def add_causal_ranking(
     require_contrasts(record)
     data, keep = load_contrast(name, store=store), paths.causal_parts
     found = rank_layers_causally(
-        model,
-        tokenizer,
-        data,
-        request,
-        ranking=record["ranking"],
-        neutral=neutral,
-        steps=steps,
-        keep=keep,
+        model, tokenizer, data, request, ranking=record["ranking"], neutral=neutral, steps=steps, keep=keep
     )
     amend_record(paths, record, {"causal": found}, "steered with")
     keep.unlink(missing_ok=True)

@@ -48,10 +48,10 @@ def delete_directions(name: str | Path, *, store: str | Path | None = None) -> l
 def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list[str]:
     """Delete a capture: its record, its tensors or shards, and the directions and control vectors under its name.
 
-    Directions of the capture that were saved under another name stay. The record is deleted first. An interrupted
-    deletion leaves tensors that the catalog lists as having no record.
-    Parts of an interrupted causal ranking, in the user's cache folder, are deleted too.
-    Everything that `list_captures` lists can be deleted, damaged or not. Links are removed, never followed.
+    Directions of the capture that were saved under another name stay. The record is deleted first; an interrupted
+    deletion leaves tensors that the catalog lists as having no record. The parts of an interrupted causal ranking in
+    the user's cache folder are deleted last. Everything that `list_captures` lists can be deleted, damaged or not.
+    Links are removed, never followed.
 
     Args:
         name: A name as listed, when `store` is given; else a path, with or without suffix.
@@ -71,8 +71,6 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
     paths, files, shards = _parts(name, store)
     if shards is not None:
         _require_idle(shards)
-    with contextlib.suppress(OSError):
-        paths.causal_parts.unlink(missing_ok=True)
     try:
         for path in files:
             _remove(path)
@@ -82,6 +80,8 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
         raise StoreError(
             f"{error.filename} cannot be deleted: {error.strerror}", next_step="delete it yourself"
         ) from error
+    with contextlib.suppress(OSError):
+        paths.causal_parts.unlink(missing_ok=True)
     return [path.name for path in files]
 
 

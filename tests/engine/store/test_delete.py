@@ -40,6 +40,21 @@ def test_parts_of_an_interrupted_causal_ranking_are_deleted(
     assert list(parts.iterdir()) == [locate("third", "store").causal_parts]
 
 
+def test_a_failed_deletion_keeps_the_parts_of_a_causal_ranking(
+    contrast_data: ContrastData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    paths = engine.save_activations(contrast_data, "mine", store=tmp_path / "store")
+    paths.causal_parts.parent.mkdir(parents=True)
+    paths.causal_parts.write_text("{}")
+    paths.record.unlink()
+    (paths.record / "mine").mkdir(parents=True)
+    with pytest.raises(StoreError, match=r"mine\.json cannot be deleted"):
+        delete_capture("mine", store=tmp_path / "store")
+    assert paths.tensors.exists()
+    assert paths.causal_parts.exists()
+
+
 def test_directions_under_another_name_are_kept_and_named(contrast_data: ContrastData, tmp_path: Path) -> None:
     directions = engine.extract_directions(contrast_data)
     for name in ("mine", "other"):
