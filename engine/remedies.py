@@ -194,10 +194,10 @@ class Remedy(Enum):
         app="compare with engine/concepts/data/honesty.toml",
     )
     STEER_LESS = _Words(
-        python="steer by less; half precision overflows sooner than dtype='float32'",
-        command_line="steer by less; half precision overflows sooner than --dtype float32",
+        python="steer by less, or load the model with dtype='float32', whose range is larger",
+        command_line="steer by less, or add --dtype float32, whose range is larger",
         server="steer by less",
-        app="steer by less; half precision overflows sooner than layerscope tui --dtype float32",
+        app="steer by less, or start layerscope tui --dtype float32, whose range is larger",
     )
     SET_CACHE_FOLDER = _Words(
         python="set TORCHINDUCTOR_CACHE_DIR to a folder that can be written, or unset it, before Python starts",

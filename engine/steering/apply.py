@@ -45,7 +45,8 @@ def steer(
     Each direction is added at the output of its block, in float32, to every token or to some. It acts on forward passes
     of this thread only: plain passes, `model.generate`, and captures, whose provenance records it. Nested contexts add
     up, in the order in which they were entered. A strength of 0 changes nothing, not even by rounding. On exit, also
-    after an error, the model is as it was.
+    after an error, the model is as it was. Captures and `steer_text` refuse states and predictions that are not finite;
+    a plain pass returns them.
 
     Args:
         model: Any model that passes the load check.
@@ -61,7 +62,7 @@ def steer(
 
     Raises:
         RequestError: An argument is invalid, the directions come from another model or site, they do not store the mean
-            norm of the states, or states plus the vector would overflow in the model's dtype.
+            norm of the states, or the vector overflows in the model's dtype.
         ModelError: The model fails the load check, is compiled, or has no cache that tells the tokens apart.
 
     Example:
@@ -227,6 +228,24 @@ def unit_vector(direction: Direction) -> Tensor:
     return unit
 
 
+def not_finite(how: str, dtype: torch.dtype, *, steered: bool = True) -> RequestError:
+    """The error of predictions that are not finite.
+
+    Args:
+        how: Names the steering.
+        dtype: Dtype of the model.
+        steered: Whether a vector was added, so that a smaller strength may help.
+    """
+    problem = f"the predictions are not finite {how}"
+    if steered:
+        return RequestError(problem, next_step=_steer_less(dtype))
+    return RequestError(
+        problem,
+        expected="a model whose predictions are finite",
+        next_step=Remedy.LOAD_IN_FLOAT32 if dtype == torch.float16 else "use another model",
+    )
+
+
 def _require_room(vector: Tensor, dtype: torch.dtype, amount: float, layer: int) -> None:
     """Refuse a vector that overflows, or whose squares do when the next norm adds them up.
 
@@ -235,8 +254,12 @@ def _require_room(vector: Tensor, dtype: torch.dtype, amount: float, layer: int)
     if not bool(vector.to(dtype).float().square().sum().isfinite()):
         raise RequestError(
             f"a strength of {amount:g} at layer {layer} overflows in {str(dtype).removeprefix('torch.')}",
-            next_step=Remedy.STEER_LESS,
+            next_step=_steer_less(dtype),
         )
+
+
+def _steer_less(dtype: torch.dtype) -> str | Remedy:
+    return Remedy.STEER_LESS if dtype == torch.float16 else "steer by less"  # bfloat16 has the range of float32
 
 
 def _named(direction: Direction) -> str:

@@ -16,11 +16,11 @@ import torch
 from engine.errors import RequestError
 from engine.records.captures import ContrastData
 from engine.records.models import ModelConfig
-from engine.remedies import Remedy
 from engine.runtime import Steps
 from engine.stats.causal import AblationResults, AdditionResults
 from engine.stats.fitting import NoDifferenceError, fit_direction, mean_norm
 from engine.stats.groups import last_states
+from engine.steering.apply import not_finite
 from engine.steering.causal_request import CausalRequest
 from engine.steering.controls import draw_from_covariance
 from engine.steering.fan_out import Conditions, FanOut, Row, Scores, Text
@@ -165,7 +165,7 @@ class Experiment:
             return Conditions(layer, torch.cat([added, -added]))
 
         scores, unsteered = self._score(groups, self.layers, conditions, "steering")
-        scores, self.layers = self._finite(scores, self.layers)
+        scores, self.layers = self._finite(scores, self.layers, steered=True)
         plus, minus = scores.log_probs.chunk(2, dim=1)  # (layers, directions, texts)
         margins = [side[..., 0::2] - side[..., 1::2] for side in (plus, minus)]
         self.margin = float((unsteered[0::2] - unsteered[1::2]).mean())
@@ -188,12 +188,12 @@ class Experiment:
             return Conditions(layer, torch.cat([self._fitted[layer][fold], self._random[layer]]), project=True)
 
         scores, unsteered = self._score(groups, layers, conditions, "ablating")
-        scores, kept = self._finite(scores, layers)
+        scores, kept = self._finite(scores, layers, steered=False)
         difference = _persona_difference(unsteered)  # (prompts,)
         removed = difference - _persona_difference(scores.log_probs)
         return AblationResults(kept, removed, difference, self._groups(folds))
 
-    def _finite(self, scores: Scores, layers: Sequence[int]) -> tuple[Scores, list[int]]:
+    def _finite(self, scores: Scores, layers: Sequence[int], *, steered: bool) -> tuple[Scores, list[int]]:
         """Leave out the layers where a state overflowed, which would spoil the tests of all others.
 
         Raises:
@@ -202,10 +202,8 @@ class Experiment:
         fine = torch.stack([values.isfinite().all(dim=2).all(dim=1) for values in scores]).all(dim=0)  # (layers,)
         self.overflowed += [layer for layer, one in zip(layers, fine.tolist(), strict=True) if not one]
         if not fine.any():
-            raise RequestError(
-                f"the predictions are not finite when steered by {self._request.strength:g}",
-                next_step=Remedy.STEER_LESS,
-            )
+            how = f"when steered by {self._request.strength:g}" if steered else "without the direction"
+            raise not_finite(how, self._runner.dtype, steered=steered)
         kept = [layer for layer, one in zip(layers, fine.tolist(), strict=True) if one]
         return Scores(*(values[fine] for values in scores)), kept
 

@@ -137,6 +137,11 @@ class FanOut:
         self._chooses = one_device and "logits_to_keep" in inspect.signature(self._model.forward).parameters
         self._fans_out: bool | None = None  # measured at the first row
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the model."""
+        return self._model.dtype
+
     def rows(self, groups: Sequence[Sequence[Text]]) -> list[Row]:
         """Lay texts out in rows; the texts of a group stay together if they can be packed.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,12 @@ from engine.records.steering import UNITS, Kind, SteeredText, SteeredTexts, Toke
 from engine.runtime import Steps, ignore_progress
 from engine.stats.reading import require_same_model, unknown_origin
 from engine.stats.token_texts import token_texts
-from engine.steering.apply import ablate, length_of, listed, require_choice, steer
+from engine.steering.apply import ablate, length_of, listed, not_finite, require_choice, steer
 from engine.steering.controls import random_directions
 from engine.steering.writing import Writer, Written
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _MOST_SEED = 2**32 - 1
@@ -36,20 +38,19 @@ class _Plan:
     Attributes:
         kind: See `SteeredText`.
         strength: See `SteeredText`.
-        steering: Context for the generation.
+        steering: Makes the context for the generation.
     """
 
     kind: Kind
     strength: float | None
-    steering: AbstractContextManager[None]
+    steering: Callable[[], AbstractContextManager[None]]
 
-    @property
-    def how(self) -> str:
-        """How the text is written, for an error message."""
-        if self.kind == "baseline":
-            return "without steering"
+    def refusal(self, dtype: torch.dtype) -> RequestError:
+        """The error if a prediction is not finite."""
         along = "a random direction" if self.kind == "control" else "the direction"
-        return f"without {along}" if self.strength is None else f"when steered by {self.strength:g} along {along}"
+        if self.strength is not None:
+            return not_finite(f"when steered by {self.strength:g} along {along}", dtype)
+        return not_finite("without steering" if self.kind == "baseline" else f"without {along}", dtype, steered=False)
 
 
 def steer_text(
@@ -171,10 +172,13 @@ def _additions(
     """Plan the baseline, a text for each strength, and the same with random directions."""
     length = length_of(direction, unit)
     return [
-        _Plan("baseline", None, nullcontext()),
-        *(_Plan("steered", amount, steer(model, direction, amount, tokens=tokens, unit=unit)) for amount in amounts),
+        _Plan("baseline", None, nullcontext),
         *(
-            _Plan("control", amount, steer(model, one, amount * length, tokens=tokens, unit="raw"))
+            _Plan("steered", amount, partial(steer, model, direction, amount, tokens=tokens, unit=unit))
+            for amount in amounts
+        ),
+        *(
+            _Plan("control", amount, partial(steer, model, one, amount * length, tokens=tokens, unit="raw"))
             for one in control
             for amount in amounts
         ),
@@ -184,9 +188,9 @@ def _additions(
 def _ablations(model: PreTrainedModel, direction: Direction, control: Sequence[Direction]) -> list[_Plan]:
     """Plan the baseline, a text without the direction, and the same with random directions."""
     return [
-        _Plan("baseline", None, nullcontext()),
-        _Plan("ablated", None, ablate(model, direction)),
-        *(_Plan("control", None, ablate(model, one)) for one in control),
+        _Plan("baseline", None, nullcontext),
+        _Plan("ablated", None, partial(ablate, model, direction)),
+        *(_Plan("control", None, partial(ablate, model, one)) for one in control),
     ]
 
 
@@ -204,6 +208,9 @@ def _known_baseline(earlier: SteeredTexts | None, writer: Writer, rendered: str)
 
 def _write_all(writer: Writer, plans: Sequence[_Plan], baseline: Written | None, steps: Steps) -> list[SteeredText]:
     """Write and measure the texts, the baseline first, unless it is known."""
+    for plan in plans:  # a strength that is refused is refused before any text is written
+        with plan.steering():
+            pass
     texts: list[SteeredText] = []
     total = len(plans) * writer.max_new_tokens
     for number, plan in enumerate(plans):
@@ -214,7 +221,7 @@ def _write_all(writer: Writer, plans: Sequence[_Plan], baseline: Written | None,
 
         report(0)
         known = baseline if plan.kind == "baseline" else None
-        written = known or writer.write(plan.steering, plan.how, report)
+        written = known or writer.write(plan.steering(), plan.refusal(writer.model.dtype), report)
         texts.append(_measured(writer, plan, written, texts[0] if texts else None))
     return texts
 

@@ -15,7 +15,6 @@ from engine.errors import RequestError
 from engine.models.forward import TokenBatch, evaluating, input_device, read_blocks, run_decoder
 from engine.models.structure import find_blocks
 from engine.records.files import Direction
-from engine.remedies import Remedy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -52,12 +51,14 @@ class Writer:
     sample: bool
     seed: int
 
-    def write(self, steering: AbstractContextManager[None], how: str, report: Callable[[int], None]) -> Written:
+    def write(
+        self, steering: AbstractContextManager[None], refusal: RequestError, report: Callable[[int], None]
+    ) -> Written:
         """Generate a text under steering, then leave the steering and measure the text.
 
         Args:
             steering: Context for the generation.
-            how: Names the steering in an error message.
+            refusal: The error to raise if a prediction is not finite.
             report: Called with the number of new tokens after each.
 
         Raises:
@@ -66,7 +67,7 @@ class Writer:
         decoder = find_blocks(self.model).decoder
         with evaluating(self.model, decoder):
             with steering:
-                new = self._generate(how, report)
+                new = self._generate(refusal, report)
             ends = self._ends()
             ended = new[-1] in ends
             counted = new[:-1] if ended and len(new) > 1 else new
@@ -101,12 +102,12 @@ class Writer:
         values: list[float] = projected.tolist()
         return values
 
-    def _generate(self, how: str, report: Callable[[int], None]) -> list[int]:
+    def _generate(self, refusal: RequestError, report: Callable[[int], None]) -> list[int]:
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
         def require_finite(_ids: Tensor, scores: Tensor) -> Tensor:
             if not bool(scores.max().isfinite()):  # impossible tokens have -inf
-                raise RequestError(f"the predictions are not finite {how}", next_step=Remedy.STEER_LESS)
+                raise refusal
             return scores
 
         def after_token(ids: Tensor, _scores: Any, **_more: Any) -> Tensor:  # noqa: ANN401 - transformers' signature

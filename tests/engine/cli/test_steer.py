@@ -104,12 +104,20 @@ def test_invalid_arguments_end_with_2_before_a_model_is_loaded(
 
 
 @pytest.mark.usefixtures("contrasts")
-@pytest.mark.parametrize("sweep", [[], ["--sweep", "--layers", "1-2"]], ids=["one", "sweep"])
-def test_a_strength_that_overflows_ends_with_2(layerscope: Program, tiny_folder: Path, sweep: list[str]) -> None:
-    arguments = ("--model", str(tiny_folder), "--layer", "1")[: 2 if sweep else 4]
-    result = layerscope("steer", "loudness", "-p", PROMPT, *arguments, *sweep, "--strength", "1e30")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--sweep", "--layers", "1-2"], "float32. Next: steer by less."),
+        (["--layer", "1", "--dtype", "float16"], "float16. Next: steer by less, or add --dtype float32"),
+    ],
+    ids=["sweep", "float16"],
+)
+def test_a_strength_that_overflows_ends_with_2(
+    layerscope: Program, tiny_folder: Path, options: list[str], said: str
+) -> None:
+    result = layerscope("steer", "loudness", "-p", PROMPT, "--model", str(tiny_folder), *options, "--strength", "1e30")
     assert_failed(result, 2)
-    assert "a strength of 1e+30 at layer 1 overflows in float32. Next: steer by less; half" in result.stderr
+    assert f"a strength of 1e+30 at layer 1 overflows in {said}" in result.stderr
 
 
 @pytest.mark.usefixtures("contrasts")

@@ -23,7 +23,7 @@ from engine.records.captures import Provenance
 from engine.records.steering import Tokens
 from tests.conftest import family_called
 from tests.engine.steering.directions import NORM, direction_at, hook_count, logits_of, patched, some_ids
-from tests.families import FAMILIES, Family, build, each_of
+from tests.families import FAMILIES, WIDTH, Family, build, each_of
 
 LAYER = 1
 FAST = {"llama", "gpt2", "gemma3_text", "gemma3", "qwen2", "qwen3", "opt", "opt_350m", "bloom", "mixtral", "mamba"}
@@ -129,6 +129,29 @@ def test_a_strength_that_overflows_is_refused(dtype: torch.dtype, most: float) -
         with pytest.raises(RequestError, match=f"a strength of {re.escape(f'{strength:g}')} at layer 1 overflows in"):
             engine.steer(model, direction_at(LAYER), strength, unit="raw").__enter__()
     assert hook_count(model) == 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "advice"),
+    [(torch.float32, "steer by less."), (torch.float16, "steer by less, or load the model with dtype='float32'")],
+    ids=str,
+)
+def test_float32_is_advised_only_where_its_range_is_larger(dtype: torch.dtype, advice: str) -> None:
+    model = build(family_called("llama"))
+    nn.Module.to(model, dtype)
+    with pytest.raises(RequestError, match=f"Next: {re.escape(advice)}"):
+        engine.steer(model, direction_at(LAYER), 1e30, unit="raw").__enter__()
+
+
+def test_a_capture_refuses_states_that_overflow_with_the_vector(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    model, vector = build(family_called("llama")), torch.eye(WIDTH)[0]
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] = 3e4
+    nn.Module.to(model, torch.float16)
+    with engine.steer(model, direction_at(LAYER, vector=vector), 6e4, unit="raw"):
+        assert not states_of(model, some_ids()).isfinite().all()
+        with pytest.raises(ModelError, match="the output of block 1 contains non-finite values"):
+            engine.capture_activations(model, tiny_tokenizer, PROMPTS[0], [LAYER])
 
 
 def test_a_strength_of_zero_changes_nothing_to_the_bit(tiny_llama: PreTrainedModel) -> None:

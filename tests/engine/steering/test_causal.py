@@ -18,8 +18,10 @@ from engine.errors import LayerscopeError, RequestError
 from engine.records.captures import ContrastData, Factors
 from engine.records.causal import ablation_works, works
 from engine.records.results import Ranking
+from engine.steering import causal
 from engine.steering.causal import candidate_layers
 from engine.steering.causal_request import CausalRequest
+from engine.steering.fan_out import Conditions, FanOut, Row, Scores
 from engine.steering.trials import Design
 from tests.conftest import family_called
 from tests.engine.steering.directions import logits_of
@@ -221,6 +223,24 @@ def test_a_layer_that_overflows_is_left_out_and_spoils_no_other(
     found = ranked(tiny_llama, tiny_tokenizer, data, replace(strong, layers=[1, 2, 3]))
     assert [row["effect"] for row in found["layers"]] == pytest.approx([row["effect"] for row in expected])
     assert "left out layers 3: the states overflow there" in found["warnings"]
+
+
+def test_an_ablation_whose_predictions_are_not_finite_is_not_called_steering(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    data: ContrastData,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measure = FanOut.score
+
+    def spoiled(runner: FanOut, row: Row, conditions: Conditions, expected: Tensor) -> Scores:
+        scores = measure(runner, row, conditions, expected)
+        return Scores(*(values * torch.nan for values in scores)) if conditions.project else scores
+
+    monkeypatch.setattr(causal, "works", lambda _row: True)
+    monkeypatch.setattr(FanOut, "score", spoiled)
+    with pytest.raises(RequestError, match=r"not finite without the direction.*Next: use another model"):
+        ranked(tiny_llama, tiny_tokenizer, data)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b'{"key": "x", "log_probs": 1, "divergences": []}', b"[]"])

@@ -7,7 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
@@ -15,8 +15,9 @@ from engine.errors import CaptureError, LayerscopeError, RequestError
 from engine.records.captures import ContrastData
 from engine.records.files import Direction
 from engine.records.steering import SteeredText, SteeredTexts
-from tests.conftest import Loaded
+from tests.conftest import Loaded, family_called
 from tests.engine.steering.directions import hook_count, logits_of, patched
+from tests.families import build
 
 PROMPT = "w5 w60 w9"
 IDS = [5, 60, 9]
@@ -241,6 +242,35 @@ def test_predictions_that_are_not_finite_are_refused(
         with pytest.raises(RequestError, match="not finite when steered by -5000 along the direction"):
             engine.steer_text(tiny_llama, tiny_tokenizer, direction, PROMPT, **options)
     assert hook_count(tiny_llama) == 0
+
+
+def test_a_strength_that_overflows_is_refused_before_any_text_is_written(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, direction: Direction
+) -> None:
+    steps, strengths = Mock(), [0.1, 1e30]
+    with pytest.raises(RequestError, match="a strength of 1e\\+30 at layer 1 overflows"):
+        engine.steer_text(tiny_llama, tiny_tokenizer, direction, PROMPT, strengths=strengths, steps=steps)
+    steps.assert_not_called()
+    assert hook_count(tiny_llama) == 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "advice"),
+    [(torch.float32, "use another model"), (torch.float16, "load it with dtype='float32'")],
+    ids=str,
+)
+def test_less_steering_is_advised_only_if_steered_by_a_strength(
+    tiny_tokenizer: PreTrainedTokenizerFast, direction: Direction, dtype: torch.dtype, advice: str
+) -> None:
+    model = build(family_called("llama"))
+    nn.Module.to(model, dtype)
+    direction["provenance"] = None
+    earlier = engine.steer_text(model, tiny_tokenizer, direction, PROMPT, max_new_tokens=2)
+    with torch.no_grad():
+        model.lm_head.weight.fill_(torch.inf)
+    for known, how in ((None, "without steering"), (earlier, "without the direction")):
+        with pytest.raises(RequestError, match=f"not finite {how}.*Next: {advice}"):
+            engine.steer_text(model, tiny_tokenizer, direction, PROMPT, ablation=True, max_new_tokens=2, earlier=known)
 
 
 @pytest.mark.parametrize(
