@@ -1,4 +1,4 @@
-"""Rename captures, with the directions saved under their names."""
+"""Rename captures, with the directions and control vectors saved under their names."""
 
 from __future__ import annotations
 
