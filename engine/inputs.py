@@ -124,6 +124,26 @@ def require_whole(given: object, name: str, least: int | None = None) -> int:
     return number
 
 
+def require_flag(given: object, name: str) -> bool:
+    """Check that a value is True or False, of Python or NumPy: any text is true in Python, also "no".
+
+    Args:
+        given: The value.
+        name: What the message calls it.
+
+    Raises:
+        RequestError: It is something else.
+
+    Example:
+        >>> require_flag(True, "sample")
+        True
+    """
+    flag = _unwrapped(given)
+    if not isinstance(flag, bool):
+        raise RequestError(f"{name} cannot be {given!r}", expected="True or False")
+    return flag
+
+
 def _unwrapped(given: object) -> object:
     """The value of a NumPy scalar or of a zero-dimensional array or tensor."""
     item = getattr(given, "item", None)

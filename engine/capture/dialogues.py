@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.capture.responses import Response, generate_responses
+from engine.capture.responses import Response, generate_responses, sampling_settings
 from engine.records.captures import ResponseSource, ResponseText
 from engine.runtime import Progress, Steps, ignore_progress
 
@@ -108,17 +108,18 @@ def response_source(model: PreTrainedModel, request: CaptureRequest) -> Response
             max_new_tokens=request.respond,
             sampled=request.sample,
             seed=request.seed if request.sample else None,
-            settings=_generation_settings(model),
+            settings=_generation_settings(model, sample=request.sample),
         )
     if request.gives_responses:
         return ResponseSource(origin="given", max_new_tokens=None, sampled=False, seed=None, settings="")
     return None
 
 
-def _generation_settings(model: PreTrainedModel) -> str:
-    """The generation settings of a model that may change its responses, in words; empty if none are set."""
+def _generation_settings(model: PreTrainedModel, *, sample: bool) -> str:
+    """The generation settings that may change the responses of a model, in words; empty if there are none."""
     settings: Any = model.generation_config
     named = {name: value for name, value in settings.to_diff_dict().items() if not name.endswith(_NO_SETTINGS)}
+    named |= sampling_settings(model) if sample else {}
     return ", ".join(f"{name} {value}" for name, value in sorted(named.items()))
 
 

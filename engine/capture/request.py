@@ -22,7 +22,7 @@ from engine.concepts.pair_files import PairFile, WrittenPairs
 from engine.concepts.pairs import DEFAULT_SAMPLES
 from engine.concepts.text_files import PromptFile
 from engine.errors import CaptureError, RequestError
-from engine.inputs import is_text, plain_text, plain_texts, require_whole
+from engine.inputs import is_text, plain_text, plain_texts, require_flag, require_whole
 from engine.records.captures import Concept, Factors
 from engine.remedies import Remedy
 from engine.runtime import Processes
@@ -42,6 +42,9 @@ DEFAULT_BATCH_SIZE: int | None = None
 
 MOST_IN_MEMORY = 2**30
 """Maximum bytes of states to hold in memory and save as one file."""
+
+
+_FLAGS = ("sample", "rendered", "use_hooks", "prefix_reuse", "force", "shards", "specificity", "new_neighbours")
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,8 @@ class CaptureRequest:
         settle(self, "site", str(parse_site(self.site, self.layers)))
         settle(self, "layers", plain_layers(self.layers))
         settle(self, "seed", require_whole(self.seed, "the seed"))
+        for name in _FLAGS:
+            settle(self, name, require_flag(getattr(self, name), name))
         self._settle_responses()
         if self.max_samples is not None:
             settle(self, "max_samples", require_whole(self.max_samples, "the number of pairs", least=1))

@@ -40,6 +40,9 @@ _MOST_TOKENS = 4096  # of a forward pass: keys and values, not the prompts, fill
 _CACHED = 8  # on a CPU, their keys and values may take 1/8 of all memory: the system would kill the process, not refuse
 
 
+_SAMPLING = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}  # where a model sets none; transformers has the same
+
+
 class Response(NamedTuple):
     """A model's response to a prompt.
 
@@ -205,6 +208,17 @@ def _places_tokens(model: PreTrainedModel) -> bool:
     return not reads_padding and "position_ids" in inspect.signature(inner_model(model).forward).parameters
 
 
+def sampling_settings(model: PreTrainedModel) -> dict[str, float]:
+    """The temperature, top-k and top-p with which a model samples: its own, else 1.0, 50 and 1.0.
+
+    Example:
+        >>> sampling_settings(model)["top_k"]
+        50
+    """
+    own: dict[str, Any] = {name: getattr(model.generation_config, name, None) for name in _SAMPLING}
+    return {name: default if own[name] is None else own[name] for name, default in _SAMPLING.items()}
+
+
 def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of the tokens that end a response: those of the model, else of the tokenizer."""
     settings: Any = model.generation_config
@@ -329,7 +343,9 @@ class _Generator:
         """Continue padded prompts, `(rows, width)`; rows that end early are filled with an end token."""
         from transformers import StoppingCriteriaList
 
-        ends = {"eos_token_id": self.ends} if self.ends else {}
+        options: dict[str, Any] = {} if draws is None else {**sampling_settings(self.model)}
+        if self.ends:
+            options["eos_token_id"] = self.ends
         with torch.random.fork_rng(devices=[ids.device] if ids.device.type == "cuda" else []):
             output: Tensor = self.model.generate(  # type: ignore[operator]  # a mixin that type checkers do not see
                 input_ids=ids,
@@ -345,7 +361,7 @@ class _Generator:
                 pad_token_id=self.ends[0] if self.ends else 0,
                 stopping_criteria=StoppingCriteriaList([after_token]),
                 custom_generate=_loop(cache, None if draws is None else _Sampler(draws, ids.shape[1])),
-                **ends,
+                **options,
             )
         return output
 

@@ -5,15 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from engine.errors import RequestError
 from engine.inputs import whole_number, whole_numbers
 from engine.remedies import Remedy
-
-if TYPE_CHECKING:
-    pass
-
 
 LayerSpec = str | int | Iterable[int] | None
 
@@ -204,8 +199,10 @@ class Positions:
         stop = length if self.stop is None else self.stop + length if self.stop < 0 else self.stop
         if not 0 <= start < stop <= length:
             raise RequestError(
-                f"{prompt} has {length} tokens, so positions {self.text!r} do not exist",
-                expected=f"tokens 0 to {length - 1}, or -{length} to -1 counted from the end",
+                f"{prompt} has {length} token{'' if length == 1 else 's'}, so positions {self.text!r} do not exist",
+                expected="two or more tokens, because the mean leaves out the first; mean:0: takes all"
+                if self.text == "mean"
+                else f"tokens 0 to {length - 1}, or -{length} to -1 counted from the end",
             )
         return start, stop
 
@@ -237,7 +234,8 @@ def parse_positions(positions: PositionSpec) -> Positions:
         (6, 7)
     """
     if isinstance(positions, tuple):
-        positions = f"{positions[0]}:{positions[1]}"
+        ends = [*map(whole_number, positions)]
+        positions = f"{ends[0]}:{ends[1]}" if len(ends) == 2 else str(positions)
     text = str(positions).strip()
     named = {"all": (0, None, False), "last": (-1, None, False), "mean": (1, None, True)}
     if text in named:

@@ -56,11 +56,11 @@ def jsonl_rows(path: Path, expected: str) -> Iterator[Row]:
         expected: Expected form of a line, for the error message.
 
     Raises:
-        RequestError: A line is not a JSON object.
+        RequestError: A line is not a JSON object, or has a key twice.
     """
     for number, line in text_lines(path):
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_with_unique_keys)
         except (ValueError, RecursionError) as error:  # ValueError: also for a number of thousands of digits
             raise RequestError(
                 f"{path}, line {number} is not valid JSON: {error}", next_step="fix that line"
@@ -68,6 +68,18 @@ def jsonl_rows(path: Path, expected: str) -> Iterator[Row]:
         if not isinstance(row, dict):
             raise RequestError(f"{path}, line {number} is not a JSON object", expected=expected)
         yield number, row
+
+
+def _with_unique_keys(fields: list[tuple[str, object]]) -> dict[str, object]:
+    """The fields of a JSON object; JSON would take the last of two with one key."""
+    row = dict(fields)
+    if len(row) < len(fields):
+        raise ValueError(f"the key {_repeated([key for key, _ in fields])!r} appears twice")
+    return row
+
+
+def _repeated(names: Sequence[str]) -> str:
+    return next((name for name in names if names.count(name) > 1), "")
 
 
 def csv_rows(path: Path, required: str = "") -> Iterator[Row]:
@@ -78,12 +90,14 @@ def csv_rows(path: Path, required: str = "") -> Iterator[Row]:
         required: Name of a required column.
 
     Raises:
-        RequestError: The required column is missing.
+        RequestError: The required column is missing, or two columns have one name.
     """
     with open_text(path, newline="") as file:
         reader: csv.DictReader[str] = csv.DictReader(file, restkey=MORE_CELLS, strict=True)
         if required and required not in (reader.fieldnames or []):
             raise RequestError(f"{path} has no column {required!r}", expected=f"{required!r} in the header line")
+        if twice := _repeated(reader.fieldnames or []):
+            raise RequestError(f"{path} has two columns {twice!r}", expected="one column of each name")
         for row in reader:
             yield reader.line_num, dict(row)
 

@@ -113,7 +113,7 @@ def test_generated_responses_are_those_of_the_model(
         "max_new_tokens": 6,
         "sampled": sample,
         "seed": 7 if sample else None,
-        "settings": "",
+        "settings": "temperature 1.0, top_k 50, top_p 1.0" if sample else "",
     }
 
 

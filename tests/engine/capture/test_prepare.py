@@ -97,6 +97,8 @@ def test_prompts_not_held_in_memory_are_tokenized_again_when_run(
         (WrittenPairs(("w5",), ("w6",), ()), {}, CaptureError, "1 pairs and 0 sets of factors"),
         ("w5", {"store_dtype": "bfloat16"}, RequestError, "applies only to shards"),
         ("w5", {"batch_size": 0}, RequestError, "batch size cannot be 0"),
+        ("w5", {"use_hooks": "no"}, RequestError, "use_hooks cannot be 'no'. Expected: True or False"),
+        ("w5", {"respond": 3, "sample": 1}, RequestError, "sample cannot be 1"),
         ("w5", {"seed": "one"}, RequestError, "seed cannot be 'one'"),
         ("w5", {"max_samples": 0}, RequestError, "number of pairs cannot be 0"),
         ("w5", {"store_dtype": "float8"}, RequestError, "'float8'. Expected: one of as captured, float32, bfloat16"),

@@ -174,13 +174,32 @@ def test_states_keep_their_dtype(states: torch.Tensor) -> None:
     ("given", "length"), [("4", 4), (-5, 4), ("2:5", 4), ("-5:", 4), ("3:3", 4), ("3:1", 4), ("-1:-2", 4), ("mean", 1)]
 )
 def test_a_prompt_without_such_tokens_is_named(given: PositionSpec, length: int) -> None:
-    with pytest.raises(RequestError, match=rf"prompt 3 has {length} tokens, so positions '{given}' do not exist"):
+    tokens = "1 token" if length == 1 else f"{length} tokens"
+    expected = "two or more tokens, because the mean" if given == "mean" else f"tokens 0 to {length - 1}"
+    said = rf"prompt 3 has {tokens}, so positions '{given}' do not exist. Expected: {expected}"
+    with pytest.raises(RequestError, match=said):
         parse_positions(given).span(length, "prompt 3")
 
 
 @pytest.mark.parametrize(
     "given",
-    ["", "first", "1.5", "1:2:3", "mean:last", "mean:", "mean:3", "2:x", "-:5", "3:-", (2, None), True, None],
+    [
+        "",
+        "first",
+        "1.5",
+        "1:2:3",
+        "mean:last",
+        "mean:",
+        "mean:3",
+        "2:x",
+        "-:5",
+        "3:-",
+        (2, None),
+        (2,),
+        (0, 1, 2),
+        True,
+        None,
+    ],
 )
 def test_invalid_positions_are_refused(given: Any) -> None:
     with pytest.raises(RequestError, match=r"cannot be parsed\. Expected: all, last, mean, an index"):

@@ -54,6 +54,8 @@ def test_the_error_for_neither_or_both_shows_both_formats(tmp_path: Path, name: 
         ("a.md", "hello", "is not a supported file type"),
         ("a.jsonl", "hello", "line 1 is not valid JSON"),
         ("a.jsonl", "[1]", "line 1 is not a JSON object"),
+        ("a.jsonl", '{"prompt": "a", "prompt": "b"}', "line 1 is not valid JSON: the key 'prompt' appears twice"),
+        ("a.csv", "prompt,prompt\na,b\n", "has two columns 'prompt'"),
         ("a.jsonl", '{"positive": "only"}', "negative is missing"),
         ("a.jsonl", '{"prompt": " "}', "line 1: prompt must be a non-empty string"),
         ("a.csv", 'prompt,more\n"",1\n', "line 2: prompt must be a non-empty string"),
