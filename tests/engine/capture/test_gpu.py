@@ -10,8 +10,12 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
 from engine.capture import budget
+from engine.capture.batches import Limits
 from engine.capture.budget import token_budget
+from engine.capture.prefill import prefill
+from engine.capture.responses import generate_responses
 from engine.errors import CaptureError
+from engine.models.description import describe_model
 from engine.models.structure import EXCEPTIONS, Exceptional
 from tests.conftest import Loaded, family_called
 from tests.families import FAMILIES, VOCAB, Family, build
@@ -117,6 +121,17 @@ def saved(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: 
     moved(build(family_called("llama")), torch.bfloat16).save_pretrained(tmp_path / "mine")
     tiny_tokenizer.save_pretrained(tmp_path / "mine")
     return tmp_path / "mine"
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "mixtral"])
+def test_responses_after_a_shared_prefix_equal_those_to_each_alone_on_the_gpu(
+    name: str, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = moved(build(family_called(name)), GPU)
+    prompts = [[int(word[1:]) for word in prompt.split()] for prompt in ALIKE]
+    assert prefill(model, describe_model(model), prompts, 5, Limits(512)) is not None
+    alone = [generate_responses(model, tiny_tokenizer, [prompt], 5)[0] for prompt in prompts]
+    assert generate_responses(model, tiny_tokenizer, prompts, 5) == alone
 
 
 def test_a_model_is_on_the_gpu_in_its_own_dtype_by_default(saved: Path) -> None:
