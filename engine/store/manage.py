@@ -45,12 +45,9 @@ def rename_capture(name: str | Path, new: str, *, store: str | Path | None = Non
     """
     old = locate(name, store)
     target = locate(new, old.store)
-    if not old.exist and not path_of(old).exists():
-        raise StoreError(
-            f"there is no capture called {old.name!r} in the folder {str(old.store)!r}",
-            next_step=Remedy.LIST_CAPTURES,
-        )
+    _require_present(old)  # first, because the lock would create the folder
     with folder_lock(old.store), ExitStack() as held:
+        _require_present(old)  # another process may have renamed or deleted it
         _require_free(target)
         if old.in_shards:
             held.enter_context(hold_plan(old))
@@ -77,6 +74,14 @@ def _follow(derived: list[str], target: CapturePaths) -> None:
         with suppress(StoreError):  # a damaged file cannot be rewritten, and the capture has been renamed
             found, leading = load_directions(name, store=target.store)
             save_directions(found, name, store=target.store, leading=leading, capture=target.name, force=True)
+
+
+def _require_present(paths: CapturePaths) -> None:
+    if not paths.exist and not path_of(paths).exists():
+        raise StoreError(
+            f"there is no capture called {paths.name!r} in the folder {str(paths.store)!r}",
+            next_step=Remedy.LIST_CAPTURES,
+        )
 
 
 def _require_free(target: CapturePaths) -> None:
