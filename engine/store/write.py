@@ -22,6 +22,7 @@ from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, locate, require_free
 from engine.store.plan import remove_shards
 from engine.store.record import decode_whole, encode_record, make_record, read_record
+from engine.store.replace import warn_of_loss
 from engine.store.unfinished import TakenError, UnfinishedFile, clear_leftovers, unfinished
 
 _ONLY_IN_RECORD = {"provenance", "factors", "response"}
@@ -78,6 +79,8 @@ def save_activations(
 def _replace(paths: CapturePaths, tensors: UnfinishedFile, record: UnfinishedFile) -> None:
     # Remove the old record first and add the new one last, so that no record ever describes other tensors.
     replaced = paths.exist
+    if replaced:
+        warn_of_loss(paths, tensors=paths.in_shards)
     paths.record.unlink(missing_ok=True)
     remove_shards(paths)
     if replaced:
