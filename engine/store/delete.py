@@ -128,7 +128,7 @@ def _hold(shards: Path, held: contextlib.ExitStack) -> None:
     except OSError:
         return  # no plan, or one that is not a regular file
     if plan is None:
-        raise StoreError(f"another process is capturing {shards.name!r} now", next_step=Remedy.WAIT_OR_RENAME)
+        raise StoreError(f"another process is capturing {shards.name!r} now", next_step=Remedy.WAIT)
     held.enter_context(plan)
     if os.name == "nt":  # pragma: no cover - Windows cannot delete an open file
         held.close()

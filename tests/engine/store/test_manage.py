@@ -1,5 +1,6 @@
 """Renaming moves the record, tensors or shards, and directions; a kill leaves one complete capture."""
 
+import errno
 import json
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -262,3 +264,35 @@ def test_a_capture_that_starts_meanwhile_is_not_deleted(sharded: Path, monkeypat
     engine.delete_capture("mine", store=sharded)
     assert len(removed) > 1
     assert list(sharded.iterdir()) == []
+
+
+def test_what_a_rename_advises_can_be_done(both: Path, prompt_data: ActivationData, monkeypatch: Any) -> None:
+    engine.save_activations(prompt_data, "other", store=both)
+
+    def advice() -> str:
+        with pytest.raises(StoreError) as caught:
+            engine.rename_capture("mine", "final", store=both)
+        said = caught.value.said("command_line")
+        assert not {"--output", "--force", "--positions"} & set(said.replace(",", " ").split())
+        return said
+
+    with pytest.raises(StoreError) as taken:
+        engine.rename_capture("mine", "other", store=both)
+    assert taken.value.said("command_line").endswith("Next: choose another name, or delete that capture first.")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.access", lambda *_: False)
+        assert advice().endswith("is not a writable folder. Next: change the permissions of that folder.")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert advice().endswith("No space left on device. Expected: enough disk space. Next: free some disk space.")
+    assert engine.verify_capture("mine", store=both).status == "ok"
+
+
+def test_a_rename_or_deletion_during_a_capture_says_to_wait(sharded: Path) -> None:
+    for change in (partial(engine.rename_capture, "mine", "final"), partial(engine.delete_capture, "mine")):
+        with hold_plan(locate("mine", sharded)), pytest.raises(StoreError) as caught:
+            change(store=sharded)
+        assert caught.value.said("command_line").endswith("Next: wait until it ends.")
