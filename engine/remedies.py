@@ -169,7 +169,7 @@ class Remedy(Enum):
     )
     RESUME = _Words(
         python="run the same capture again to resume from the saved shards",
-        command_line="run the same command again to resume from the saved shards",
+        command_line="run the same capture command again to resume from the saved shards",
         server=_RESUME,
         app="press n in the library and fill in the form as before to resume from the saved shards",
     )
@@ -240,6 +240,12 @@ class Remedy(Enum):
             "start layerscope tui with --dtype bfloat16 to halve the memory, or with --device-map auto to offload to"
             " disk what does not fit; or use a smaller model"
         ),
+    )
+    WAIT = _Words(
+        python="wait until it ends",
+        command_line="wait until it ends",
+        server="wait_for_job",
+        app="wait until it ends",
     )
     WAIT_OR_RENAME = _Words(
         python="wait until it ends, or choose another name",

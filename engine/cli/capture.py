@@ -14,7 +14,7 @@ import typer
 
 from engine.capture.request import AS_CAPTURED, DEFAULT_BATCH_SIZE, CaptureRequest, Source, require_shards
 from engine.capture.sites import DEFAULT_SITE, SITES
-from engine.cli.console import Command, Narrator, print_data, print_json
+from engine.cli.console import Command, Interrupted, Narrator, print_data, print_json
 from engine.cli.load_options import HOW, DeviceMap, Dtype, MaxMemory, read_load_options
 from engine.cli.store import print_concepts, print_models
 from engine.concepts.catalog import load_concept
@@ -362,12 +362,9 @@ def _run(
         try:
             paths = capture_and_save(model, tokenizer, request, progress=progress, steps=steps, processes=processes)
         except KeyboardInterrupt:
-            if processes.is_main and request.paths is not None:
-                saved = _changed(request.paths) not in (0, before)  # 0: --force deleted the old record
-                Narrator(quiet=False).say(
-                    _without_specificity(request.paths) if saved else _left(request, request.paths)
-                )
-            raise
+            if not processes.is_main or request.paths is None:
+                raise
+            raise Interrupted(_left(request, request.paths, before)) from None
     if paths.in_shards:
         narrator.say(f"saved {paths.shards}{os.sep} and {paths.record.name}")
     else:
@@ -388,16 +385,26 @@ def _without_specificity(paths: CapturePaths) -> str:
     return f"interrupted after the capture was saved; to compare it with its neighbours: {again}"
 
 
-def _left(request: CaptureRequest, paths: CapturePaths) -> str:
-    """What an interrupted capture leaves, and the command that resumes it."""
+def _left(request: CaptureRequest, paths: CapturePaths, before: int) -> str:
+    """What an interrupted capture leaves, and the command that resumes it.
+
+    Args:
+        request: What was captured.
+        paths: Where it was to be saved.
+        before: When the record of the capture to be replaced was last changed; 0 if there was none.
+    """
+    after = _changed(paths)
+    if after not in (0, before):
+        return _without_specificity(paths)
+    previous = f"the previous capture is {'unchanged' if after else 'deleted'}" if before else ""
     if not paths.unfinished:
         advice = "" if request.always_shards else "; --shards makes a capture resumable"
-        return f"interrupted before anything was saved{advice}"
+        return f"interrupted before anything was saved{'; ' if previous else ''}{previous}{advice}"
     total, saved = len(shard_starts(read_plan(paths.plan))), len(shard_files(paths))
-    again = [part for part in sys.argv[1:] if not _FORCE.fullmatch(part)]  # it would begin anew
+    again = [part for part in sys.argv[1:] if not _FORCE.fullmatch(part)]  # once finished, it would be replaced
     return (
-        f"interrupted: {saved} of {total} shards are saved in {paths.shards}{os.sep}; to resume:"
-        f" {shlex.join(['layerscope', *again])}"
+        f"interrupted: {previous}{', and ' if previous else ''}{saved} of {total} shards are saved in"
+        f" {paths.shards}{os.sep}; to resume: {shlex.join(['layerscope', *again])}"
     )
 
 

@@ -27,6 +27,8 @@ from engine.runtime import Steps
 
 log = logging.getLogger(__name__)
 
+INTERRUPTED = 130
+
 GROUP = "layerscope.commands"
 EVERY = 30.0  # seconds between lines of progress without a terminal
 _UNESCAPED = re.compile("[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # what `visible` escapes and a JSON string may hold
@@ -184,6 +186,18 @@ def escape_stray_logs() -> None:
     """Escape control characters in warnings that are logged while no handler is installed."""
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_Visible())
+
+
+class Interrupted(SystemExit):
+    """Ends the program after Ctrl+C with a message in place of the general one.
+
+    Args:
+        said: What the interrupted command leaves.
+    """
+
+    def __init__(self, said: str) -> None:
+        super().__init__(INTERRUPTED)
+        self.said = said
 
 
 class Narrator:

@@ -10,8 +10,10 @@ from typing import Annotated
 import typer
 
 from engine.cli.console import (
+    INTERRUPTED,
     Command,
     CommandGroup,
+    Interrupted,
     Narrator,
     escape_stray_logs,
     installed_commands,
@@ -22,7 +24,6 @@ from engine.errors import LayerscopeError, RequestError
 from engine.runtime import find_processes
 from engine.version import VERSION
 
-INTERRUPTED = 130
 TERMINATED = 143
 
 _HELP = """Find where in a language model a concept lives.
@@ -126,7 +127,7 @@ def main() -> None:
             _run(sys.argv[1:])
     except SystemExit as end:  # typer always exits this way, after printing usage errors itself
         if end.code == INTERRUPTED:
-            narrator.say(f"{who}interrupted; saved files are unchanged")
+            narrator.say(f"{who}{end.said if isinstance(end, Interrupted) else 'interrupted'}")
         elif end.code == TERMINATED:
             narrator.say(
                 f"{who}terminated by the launcher, probably because another process ended; saved shards are kept,"

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from engine.cli.console import Command, Narrator, print_data, print_json, print_lines
+from engine.cli.console import Command, Interrupted, Narrator, print_data, print_json, print_lines
 from engine.cli.load_options import (
     DeviceMap,
     MaxMemory,
@@ -143,8 +143,9 @@ def rank(
             try:
                 add_causal_ranking(capture_path(name, store), loaded, tokenizer, request, neutral=lines, steps=steps)
             except KeyboardInterrupt:
-                narrator.say("interrupted: the measured parts are kept; run the same command again to resume")
-                raise
+                raise Interrupted(
+                    "interrupted: the measured parts are kept; run the same command again to resume"
+                ) from None
         record = find_record(name, store)
     ordered = order_layers(record, score)
     shown = ordered[:top]

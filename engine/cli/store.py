@@ -83,6 +83,11 @@ def find_record(name: str, store: Path) -> CaptureRecord:
             f"there is no capture called {name!r} in the folder {str(store)!r}",
             next_step=f"to use the shards in the folder {name!r} here, write ./{name}",
         )
+    if not paths.exist and name == Path(name).name and name.endswith((".pt", ".json")):
+        raise StoreError(
+            f"there is no file called {name!r} in this folder",
+            next_step=f"for a capture in the folder {str(store)!r}, omit the suffix: {paths.name}",
+        )
     if paths.record.exists() or not paths.tensors.exists():
         return show_capture(path)
     from engine.store.read import describe_tensors

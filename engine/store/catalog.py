@@ -21,6 +21,7 @@ from engine.store.names import (
 from engine.store.record import read_record
 
 UNFINISHED_SHARDS = "unfinished"
+_RESUME = "; run the same capture again to resume"
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def show_capture(name: str | Path, *, store: str | Path | None = None) -> Captur
     entry = _entry(paths.store, paths.name)
     if entry.record is None:
         step = Remedy.RESUME if paths.unfinished else Remedy.CAPTURE_AGAIN
-        raise StoreError(f"the capture {paths.name!r} cannot be used: {entry.problem}", next_step=step)
+        problem = entry.problem.removesuffix(_RESUME)  # the next step says it
+        raise StoreError(f"the capture {paths.name!r} cannot be used: {problem}", next_step=step)
     return entry.record
 
 
@@ -139,7 +141,7 @@ def _missing_shards(paths: CapturePaths, size: int | None) -> str:
         return f"its shards cannot be read: {error.strerror}"
     plural = "" if len(sizes) == 1 else "s"
     if size is None:
-        return f"{UNFINISHED_SHARDS}: {len(sizes)} shard{plural} saved so far; run the same capture again to resume"
+        return f"{UNFINISHED_SHARDS}: {len(sizes)} shard{plural} saved so far{_RESUME}"
     found = sum(sizes)
     return "" if found == size else f"its shards have {found} bytes, its record says {size}"
 

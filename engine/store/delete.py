@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from engine.inputs import user_path
 from engine.records.files import VECTOR_FORMATS
 from engine.remedies import Remedy
 from engine.store.directions import SUFFIX, derived_directions, list_directions, path_of
-from engine.store.locks import open_locked
+from engine.store.locks import folder_lock, open_locked
 from engine.store.names import PLAN, SHARD, UNFINISHED, CapturePaths, is_present, listed_name, locate
 from engine.store.record import read_content
 
@@ -32,17 +33,22 @@ def delete_directions(name: str | Path, *, store: str | Path | None = None) -> l
         StoreError: There are no directions under that name, or the file cannot be deleted.
     """
     paths = locate(str(name).removesuffix(SUFFIX), store)
-    path = path_of(paths)
-    if not path.exists() and not path.is_symlink():
+    _require_directions(paths)  # first, because the lock would create the folder
+    with folder_lock(paths.store):
+        _require_directions(paths)  # another process may have renamed or deleted them
+        files = [path_of(paths), *_exported(paths)]
+        try:
+            for file in files:
+                file.unlink()
+        except OSError as error:
+            raise StoreError(f"{error.filename} cannot be deleted: {error.strerror}") from error
+    return [file.name for file in files]
+
+
+def _require_directions(paths: CapturePaths) -> None:
+    if not is_present(path_of(paths)):
         saved = list_directions(paths.store) if paths.store.exists() else []
         raise StoreError(f"there are no directions called {paths.name!r}; {nearest(paths.name, saved)}")
-    files = [path, *_exported(paths)]
-    try:
-        for file in files:
-            file.unlink()
-    except OSError as error:
-        raise StoreError(f"{error.filename} cannot be deleted: {error.strerror}") from error
-    return [file.name for file in files]
 
 
 def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list[str]:
@@ -68,18 +74,20 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
         >>> delete_capture("draft")
         ['draft.json', 'draft.pt']
     """
-    paths, files, shards = _parts(name, store)
-    if shards is not None:
-        _require_idle(shards)
-    try:
-        for path in files:
-            _remove(path)
+    paths, _, _ = _parts(name, store)  # first, because the lock would create the folder
+    with folder_lock(paths.store), contextlib.ExitStack() as held:
+        _, files, shards = _parts(name, store)  # another process may have renamed or deleted it
         if shards is not None:
-            files += _remove_shards(shards)
-    except OSError as error:
-        raise StoreError(
-            f"{error.filename} cannot be deleted: {error.strerror}", next_step="delete it yourself"
-        ) from error
+            _hold(shards, held)
+        try:
+            for path in files:
+                _remove(path)
+            if shards is not None:
+                files += _remove_shards(shards)
+        except OSError as error:
+            raise StoreError(
+                f"{error.filename} cannot be deleted: {error.strerror}", next_step="delete it yourself"
+            ) from error
     with contextlib.suppress(OSError):
         paths.causal_parts.unlink(missing_ok=True)
     return [path.name for path in files]
@@ -113,15 +121,17 @@ def kept_directions(name: str | Path, *, store: str | Path | None = None) -> lis
     return []
 
 
-def _require_idle(shards: Path) -> None:
-    """Refuse to delete shards while another process writes them."""
+def _hold(shards: Path, held: contextlib.ExitStack) -> None:
+    """Keep other processes from writing shards until `held` is closed; refuse if one does already."""
     try:
-        held = open_locked(shards / PLAN)
+        plan = open_locked(shards / PLAN)
     except OSError:
         return  # no plan, or one that is not a regular file
-    if held is None:
-        raise StoreError(f"another process is capturing {shards.name!r} now", next_step=Remedy.WAIT_OR_RENAME)
-    held.close()
+    if plan is None:
+        raise StoreError(f"another process is capturing {shards.name!r} now", next_step=Remedy.WAIT)
+    held.enter_context(plan)
+    if os.name == "nt":  # pragma: no cover - Windows cannot delete an open file
+        held.close()
 
 
 def _parts(name: str | Path, store: str | Path | None) -> tuple[CapturePaths, list[Path], Path | None]:

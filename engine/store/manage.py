@@ -45,15 +45,12 @@ def rename_capture(name: str | Path, new: str, *, store: str | Path | None = Non
     """
     old = locate(name, store)
     target = locate(new, old.store)
-    if not old.exist and not path_of(old).exists():
-        raise StoreError(
-            f"there is no capture called {old.name!r} in the folder {str(old.store)!r}",
-            next_step=Remedy.LIST_CAPTURES,
-        )
+    _require_present(old)  # first, because the lock would create the folder
     with folder_lock(old.store), ExitStack() as held:
+        _require_present(old)  # another process may have renamed or deleted it
         _require_free(target)
         if old.in_shards:
-            held.enter_context(hold_plan(old))
+            held.enter_context(hold_plan(old, Remedy.WAIT))
             if os.name == "nt":  # pragma: no cover - Windows cannot rename a folder with an open file
                 held.close()
         record = _renamed(read_record(old.record), target) if old.record.exists() else None
@@ -79,8 +76,25 @@ def _follow(derived: list[str], target: CapturePaths) -> None:
             save_directions(found, name, store=target.store, leading=leading, capture=target.name, force=True)
 
 
+def _require_present(paths: CapturePaths) -> None:
+    if not paths.exist and not path_of(paths).exists():
+        raise StoreError(
+            f"there is no capture called {paths.name!r} in the folder {str(paths.store)!r}",
+            next_step=Remedy.LIST_CAPTURES,
+        )
+
+
 def _require_free(target: CapturePaths) -> None:
-    require_free(target, force=False)
+    try:
+        require_free(target, force=False)
+    except StoreError as error:  # its advice is for a capture
+        taken = error.next_step is Remedy.RENAME_OR_REPLACE
+        raise StoreError(
+            error.problem,
+            next_step="choose another name, or delete that capture first"
+            if taken
+            else "change the permissions of that folder",
+        ) from None
     for path in (path_of(target), target.shards, *map(target.vectors, VECTOR_FORMATS)):
         if path.exists():
             raise StoreError(f"{path} already exists", next_step="choose another name")

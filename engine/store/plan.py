@@ -55,11 +55,15 @@ def shard_starts(plan: ShardPlan) -> range:
 
 
 @contextlib.contextmanager
-def hold_plan(paths: CapturePaths) -> Iterator[None]:
+def hold_plan(paths: CapturePaths, remedy: Remedy = Remedy.WAIT_OR_RENAME) -> Iterator[None]:
     """Hold the plan of a capture while its shards are written, moved or deleted.
 
     The lock is advisory and belongs to the plan file: it leaves no file behind, and the system releases it when the
     process dies.
+
+    Args:
+        paths: Files of the capture.
+        remedy: What to do if another process captures it.
 
     Raises:
         StoreError: Another process or thread holds the plan, or the plan is gone.
@@ -76,7 +80,7 @@ def hold_plan(paths: CapturePaths) -> Iterator[None]:
         raise StoreError(
             f"another process is capturing {paths.name!r} now",
             expected="one process for each name; the processes of one launcher count as one",
-            next_step=Remedy.WAIT_OR_RENAME,
+            next_step=remedy,
         )
     with held:
         yield

@@ -25,11 +25,12 @@ from engine.store.plan import (
     encode_plan,
     hold_plan,
     read_plan,
-    remove_shards,
     shard_starts,
 )
 from engine.store.record import encode_record
+from engine.store.replace import delete_replaced
 from engine.store.shard_run import ShardRun, record_shards, state_dtype
+from engine.store.tensor_files import verify_file
 from engine.store.unfinished import TakenError, clear_leftovers
 from engine.store.write import write_atomically
 
@@ -145,37 +146,22 @@ def shard_items(item_bytes: int, sides: int = 1, tokens: int = _SHARD_TOKENS, *,
 
 def _start(paths: CapturePaths, plan: ShardPlan, held: contextlib.ExitStack, *, force: bool) -> None:
     """Write the plan, or check it against the saved one, and hold it until `held` is closed."""
-    if force:
-        _remove_capture(paths)
     own = False
-    if not paths.plan.exists():
-        with folder_lock(paths.store):
-            require_free(paths, force=False, resume=True)
+    with folder_lock(paths.store):
+        if force:
+            delete_replaced(paths)
+        require_free(paths, force=False, resume=True)
+        if not paths.plan.exists():
             with contextlib.suppress(TakenError):  # another process is starting the same capture: one holds the plan
                 write_atomically(paths.plan, encode_plan(plan), replace=False)
                 own = True
-    held.enter_context(hold_plan(paths))
-    require_free(paths, force=False, resume=True)  # another process may have finished it since the name was checked
+        held.enter_context(hold_plan(paths))
+    require_free(paths, force=False, resume=True)  # without locks, another process may have finished it meanwhile
     if not own:
         require_same_plan(paths, plan)
     clear_unfinished(paths)
     if saved := len(shard_files(paths)):
         log.info("resuming: %d of %d shards are saved", saved, len(shard_starts(plan)))
-
-
-def _remove_capture(paths: CapturePaths) -> None:
-    replaced = paths.exist
-    try:
-        if paths.plan.exists():
-            with hold_plan(paths):  # refuse before anything is deleted
-                pass
-        paths.record.unlink(missing_ok=True)  # first, so that no record describes deleted tensors
-        paths.tensors.unlink(missing_ok=True)
-        remove_shards(paths)
-        if replaced:
-            paths.directions.unlink(missing_ok=True)  # they are of the capture that is replaced
-    except OSError as error:
-        raise StoreError(f"{error.filename} cannot be deleted: {error.strerror}") from error
 
 
 def _agreed_settings(prepared: PreparedCapture, paths: CapturePaths, processes: Processes) -> Settings:
@@ -210,15 +196,45 @@ def _settings(prepared: PreparedCapture, paths: CapturePaths | None) -> Settings
 
     A capture that cannot resume is refused before its blocks are compiled, which may take a minute.
     """
-    settings = prepared.settings
     if paths is None or not paths.plan.exists():
-        return prepared.compile(settings)
-    saved = read_plan(paths.plan)["provenance"]
+        return prepared.compile(prepared.settings)
+    settings = _require_resumable(prepared, paths)
+    return prepared.compile(settings, read_plan(paths.plan)["provenance"].get("compiled", "off"))
+
+
+def _require_resumable(prepared: PreparedCapture, paths: CapturePaths) -> Settings:
+    """Settings with the saved token budget.
+
+    Raises:
+        StoreError: The saved plan is another one or is damaged.
+    """
+    settings, saved = prepared.settings, read_plan(paths.plan)["provenance"]
     limits, compiled = replace(settings.limits, tokens=saved.get("token_budget", settings.limits.tokens)), "off"
     if prepared.request.compiled is not False:
         compiled = saved.get("compiled", "off")
     require_same_plan(paths, _plan(prepared, replace(settings, limits=limits, compiled=compiled)))
-    return prepared.compile(replace(settings, limits=limits), saved.get("compiled", "off"))
+    return replace(settings, limits=limits)
+
+
+def is_resumable(prepared: PreparedCapture, paths: CapturePaths, steps: Steps = ignore_progress) -> bool:
+    """Whether a capture is unfinished, has the requested settings, and its saved shards are intact.
+
+    Args:
+        prepared: The prepared capture.
+        paths: Where to save it.
+        steps: Called with the number of shards checked and their total.
+    """
+    if not paths.unfinished:
+        return False
+    try:
+        _require_resumable(prepared, paths)
+        shards = shard_files(paths)
+        for number, shard in enumerate(shards):
+            steps("checking the saved shards", number, len(shards))
+            verify_file(shard, store=paths.store, remedy=Remedy.DELETE_SHARD)
+    except StoreError:
+        return False
+    return True
 
 
 def saved_template_time(paths: CapturePaths) -> str | None:

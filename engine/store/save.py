@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.capture.activations import capture_in_memory
 from engine.capture.estimate import bytes_in_memory, goes_into_shards
-from engine.capture.prepare import prepare_capture
+from engine.capture.prepare import PreparedCapture, prepare_capture
 from engine.capture.request import AS_CAPTURED, DEFAULT_BATCH_SIZE, CaptureRequest, require_shards
 from engine.capture.selection import LayerSpec, PositionSpec
 from engine.capture.sites import DEFAULT_SITE
@@ -18,13 +19,13 @@ from engine.concepts.pair_files import PAIR_FILES, PairFile, open_pairs
 from engine.concepts.pairs import DEFAULT_SAMPLES
 from engine.concepts.rows import is_dataset
 from engine.concepts.text_files import open_prompts
-from engine.errors import RequestError
+from engine.errors import RequestError, StoreError
 from engine.inputs import user_path
 from engine.records.captures import Concept
 from engine.runtime import ALONE, Processes, Progress, Steps, ignore_progress
 from engine.store.names import CapturePaths, locate, require_free
 from engine.store.plan import require_own_folder
-from engine.store.resume import capture_in_shards, saved_template_time
+from engine.store.resume import capture_in_shards, is_resumable, saved_template_time
 from engine.store.specificity import add_captured_specificity
 from engine.store.write import save_activations
 
@@ -81,11 +82,9 @@ def capture_and_save(
         raise RequestError("the request does not say where to save", expected="paths=locate(name, store)")
     require_free(paths, force=request.force, resume=True)
     require_shards(request, processes)
-    resumes = paths.unfinished and not request.force
-    if resumes or request.always_shards:
+    if request.always_shards or (paths.unfinished and not request.force):
         require_own_folder(paths)  # before its prompts are counted
-    moment = saved_template_time(paths) if resumes else None
-    prepared = prepare_capture(model, tokenizer, request, moment=moment, steps=report)
+    prepared, resumes = _prepare(model, tokenizer, request, paths, report, processes)
     if resumes or goes_into_shards(prepared):
         if not (resumes or request.always_shards):
             log.info("saving %.1f GB of states as shards: bounded memory, resumable", bytes_in_memory(prepared) / 1e9)
@@ -98,6 +97,32 @@ def capture_and_save(
     save_activations(data, paths.name, store=paths.store, force=request.force, steps=report)
     add_captured_specificity(request, paths, model, tokenizer, data if "positive" in data else None, steps=report)
     return paths
+
+
+def _prepare(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    request: CaptureRequest,
+    paths: CapturePaths,
+    steps: Steps,
+    processes: Processes,
+) -> tuple[PreparedCapture, bool]:
+    """Prepare a capture, and say whether it resumes an unfinished one.
+
+    With `force`, it does if the settings are the same: repeating a command that was interrupted loses no shards.
+    """
+    unfinished, moment = paths.unfinished, None
+    with suppress(StoreError) if request.force else nullcontext():  # a damaged plan is replaced
+        moment = saved_template_time(paths) if unfinished else None
+    prepared = prepare_capture(model, tokenizer, request, moment=moment, steps=steps)
+    if not request.force:
+        return prepared, unfinished
+    if processes.gather(processes.is_main and is_resumable(prepared, paths, steps))[0]:
+        log.info("%s is unfinished and has the same settings: resuming it instead of replacing it", paths.name)
+        return replace(prepared, request=replace(request, force=False)), True
+    if moment is not None:  # the new capture has a time of its own
+        prepared = prepare_capture(model, tokenizer, request, steps=steps)
+    return prepared, False
 
 
 def capture_prompt_file(
@@ -146,7 +171,8 @@ def capture_prompt_file(
         compiled: See `CaptureRequest`.
         store_dtype: `as captured`, `float32` or `bfloat16`, which halves the size of float32 states on disk.
         model_key: Short name of the model, for the record; defaults to the alias it was loaded by.
-        force: Replace an existing capture of that name, finished or not.
+        force: Replace an existing capture of that name: its shards are deleted at once. One that is unfinished and has
+            the same settings is resumed.
         progress: Called with the number of finished prompts and their total.
         steps: Called with each step before and after the forward passes.
         processes: The processes that share the work, from `find_processes`; every process of a launcher makes this
@@ -236,7 +262,8 @@ def capture_contrast_in_shards(
         seed: Seed for sampling pairs of a concept and responses.
         store_dtype: `as captured`, `float32` or `bfloat16`, which halves the size of float32 states on disk.
         model_key: Short name of the model, for the record; defaults to the alias it was loaded by.
-        force: Replace an existing capture of that name, finished or not.
+        force: Replace an existing capture of that name: its shards are deleted at once. One that is unfinished and has
+            the same settings is resumed.
         progress: Called with the number of finished prompts and their total.
         steps: Called with each step before and after the forward passes.
         processes: See `capture_prompt_file`.

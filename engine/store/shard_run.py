@@ -239,7 +239,7 @@ def record_shards(paths: CapturePaths, plan: ShardPlan, steps: Steps | None = No
     if data is not None:
         record["other_pairs"] = _wrong_pairs(data, findings["sides"])
     if answered:
-        said = list(islice((response for shard in shards for response in shard.responses), len(shown)))
+        said = list(islice((response for shard in shards for response in shard.responses or ()), len(shown)))
         add_responses(record, said[0::2] if pairs else said, said[1::2] if pairs else [])
     return record
 

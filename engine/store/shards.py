@@ -20,7 +20,8 @@ from engine.records.captures import ActivationData, ContrastData, Factors, Respo
 from engine.remedies import Remedy
 from engine.stats.summary import StateSums
 from engine.store.catalog import shard_files, show_capture
-from engine.store.names import SHARD, CapturePaths, locate
+from engine.store.names import PLAN, SHARD, CapturePaths, locate
+from engine.store.plan import read_plan
 from engine.store.tensor_files import encode_tensors, read_tensors, said_as_damage, with_checksums
 from engine.store.write import write_atomically
 
@@ -82,12 +83,14 @@ class Shard:
         return self._read_texts("text")
 
     @property
-    def responses(self) -> list[ResponseText]:
-        """The responses to the prompts, in the same order.
+    def responses(self) -> list[ResponseText] | None:
+        """The responses to the prompts, in the same order; None if the capture has none.
 
         Raises:
-            StoreError: The capture has no responses, or the shard is damaged.
+            StoreError: The shard or the plan of the capture is damaged.
         """
+        if "responses" not in read_plan(self.path.parent / PLAN)["provenance"]:
+            return None
         with self._damage():
             return msgspec.json.decode(bytes(self._read("responses")[0].tolist()), type=list[ResponseText])
 
@@ -362,7 +365,7 @@ def mapped_prompts(shards: list[Shard], num_layers: int, *, responses: bool = Fa
 
 
 def _responses(shards: list[Shard]) -> list[ResponseText]:
-    return [response for shard in shards for response in shard.responses]
+    return [response for shard in shards for response in shard.responses or ()]
 
 
 def _prompts(shards: list[Shard], num_layers: int) -> Iterator[ActivationData]:

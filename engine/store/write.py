@@ -22,6 +22,7 @@ from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, locate, require_free
 from engine.store.plan import remove_shards
 from engine.store.record import decode_whole, encode_record, make_record, read_record
+from engine.store.replace import warn_of_loss
 from engine.store.unfinished import TakenError, UnfinishedFile, clear_leftovers, unfinished
 
 _ONLY_IN_RECORD = {"provenance", "factors", "response"}
@@ -62,7 +63,7 @@ def save_activations(
     """
     paths = locate(name, store)
     require_free(paths, force=force)
-    with _readable_errors(paths.store):
+    with _readable_errors(paths.store, Remedy.SAVE_LESS):
         paths.store.mkdir(parents=True, exist_ok=True)
         with unfinished(paths.tensors) as tensors, unfinished(paths.record) as record:
             file = _fill(tensors, lambda out: torch.save(_plain(data), out))
@@ -78,6 +79,8 @@ def save_activations(
 def _replace(paths: CapturePaths, tensors: UnfinishedFile, record: UnfinishedFile) -> None:
     # Remove the old record first and add the new one last, so that no record ever describes other tensors.
     replaced = paths.exist
+    if replaced:
+        warn_of_loss(paths, tensors=paths.in_shards)
     paths.record.unlink(missing_ok=True)
     remove_shards(paths)
     if replaced:
@@ -221,13 +224,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _readable_errors(store: Path) -> Iterator[None]:
+def _readable_errors(store: Path, if_full: Remedy | str = "free some disk space") -> Iterator[None]:
     try:
         yield
     except OSError as error:
         denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
         raise StoreError(
             f"nothing was saved in {store}: {error.strerror or error}",
-            expected="a writable folder" if denied else "a writable folder with enough disk space for the capture",
-            next_step=Remedy.CHOOSE_FOLDER if denied else Remedy.SAVE_LESS,
+            expected="a writable folder" if denied else "enough disk space",
+            next_step=Remedy.CHOOSE_FOLDER if denied else if_full,
         ) from error

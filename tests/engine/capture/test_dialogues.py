@@ -198,6 +198,7 @@ def test_tokens_beyond_the_vocabulary_of_the_tokenizer_have_a_name(
     engine.capture_and_save(tiny_llama, smaller, request)
     (shard,) = engine.open_shards("mine", store=tmp_path)
     assert shard.tokens[0] == ["w3", f"<token {first.ids[0]}>"]
+    assert shard.responses is not None
     assert shard.responses[0] == ResponseText(text="", tokens=1, ended=False)
 
 

@@ -102,9 +102,13 @@ def test_ctrl_c_says_what_is_saved_and_which_command_resumes(
         stopped = layerscope(*command, "--force")
     assert stopped.returncode == 130
     folder = f"activations/tiny_mine{os.sep}"
-    said = f"interrupted: 2 of 3 shards are saved in {folder}; to resume: layerscope {' '.join(command)}\n"
-    assert said in stopped.stderr
-    resumed = layerscope(*command)
+    deleted = "the previous capture is deleted, and " if replaced else ""
+    assert stopped.stderr.count("interrupted") == 1
+    assert stopped.stderr.endswith(
+        f"interrupted: {deleted}2 of 3 shards are saved in {folder}; to resume: layerscope {' '.join(command)}\n"
+    )
+    assert ("replacing tiny_mine: deleting its 9 captured pairs now" in stopped.stderr) is replaced
+    resumed = layerscope(*command, "--force")  # as well as without
     assert resumed.returncode == 0
     assert "resuming: 2 of 3 shards are saved" in resumed.stderr
     record = json.loads((layerscope.folder / "activations/tiny_mine.json").read_text())
@@ -131,10 +135,18 @@ def test_ctrl_c_before_anything_is_saved_says_so(
     def interrupted(*_arguments: object, **_options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine.store.save, "capture_in_memory", interrupted)
-    stopped = layerscope("capture", "--model", str(tiny_folder), "--prompt", "w5")
+    command = ("capture", "--model", str(tiny_folder), "--prompt", "w5")
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.store.save, "capture_in_memory", interrupted)
+        stopped = layerscope(*command)
     assert stopped.returncode == 130
-    assert "interrupted before anything was saved; --shards makes a capture resumable" in stopped.stderr
+    assert stopped.stderr.count("interrupted") == 1
+    assert stopped.stderr.endswith("interrupted before anything was saved; --shards makes a capture resumable\n")
+    assert layerscope(*command).returncode == 0
+    monkeypatch.setattr(engine.store.save, "capture_in_memory", interrupted)
+    assert layerscope(*command, "--force").stderr.endswith(
+        "interrupted before anything was saved; the previous capture is unchanged; --shards makes a capture resumable\n"
+    )
 
 
 def test_without_a_terminal_progress_is_lines_that_are_not_too_many(

@@ -299,6 +299,20 @@ def test_causal_measures_keeps_and_shows(layerscope: Program, contrasts: Path, t
     assert (layerscope.folder / "causal.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.usefixtures("contrasts")
+def test_ctrl_c_during_a_causal_ranking_is_said_once(
+    layerscope: Program, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("engine.steering.causal_store.add_causal_ranking", interrupted)
+    stopped = causally(layerscope, tiny_folder)
+    assert stopped.returncode == 130
+    assert stopped.stderr.count("interrupted") == 1
+    assert "the measured parts are kept; run the same command again to resume" in stopped.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -225,3 +225,11 @@ def test_names_of_usual_length_are_on_one_line(layerscope: Program, store: Path)
     line = next(line for line in layerscope("list").stdout.splitlines() if "smollm2_helpfulness" in line)
     assert line.split()[:3] == ["smollm2_helpfulness", "smollm2", "helpfulness"]
     assert line.split()[-1].count(":") == 1
+
+
+@pytest.mark.usefixtures("store")
+def test_a_file_name_in_a_named_store_is_explained(layerscope: Program) -> None:
+    result = layerscope("show", "tiny_prompt.pt", "--store", "activations")
+    assert_failed(result, 5)
+    assert "there is no file called 'tiny_prompt.pt' in this folder" in result.stderr
+    assert "for a capture in the folder 'activations', omit the suffix: tiny_prompt" in result.stderr

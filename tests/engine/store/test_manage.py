@@ -1,10 +1,17 @@
 """Renaming moves the record, tensors or shards, and directions; a kill leaves one complete capture."""
 
+import errno
 import json
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +20,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import engine
 from engine.errors import StoreError
 from engine.records.captures import ActivationData, ContrastData
-from engine.store.delete import kept_directions
+from engine.store.delete import delete_directions, kept_directions
 from engine.store.directions import path_of, read_header
+from engine.store.locks import folder_lock
 from engine.store.names import locate
+from engine.store.plan import hold_plan
 from engine.store.verify import Verification
 
 
@@ -174,3 +183,116 @@ def test_what_a_killed_rename_left_is_explained(both: Path) -> None:
     found = {one.name: one for one in engine.verify_store(both)}
     assert found["final"].status == "ok"
     assert "an interrupted rename left this record of the capture 'final', which is complete" in found["mine"].problem
+
+
+@pytest.mark.parametrize("kind", ["both", "sharded"])
+def test_of_two_renames_at_once_one_wins_and_the_other_is_told(kind: str, request: pytest.FixtureRequest) -> None:
+    store: Path = request.getfixturevalue(kind)
+    name = "mine"
+    for number in range(10):
+        news = [f"{side}{number}" for side in "ab"]
+        start = threading.Barrier(2)
+
+        def rename(new: str, old: str = name, start: threading.Barrier = start) -> str:
+            start.wait()
+            try:
+                return engine.rename_capture(old, new, store=store).name
+            except StoreError as error:
+                return str(error)
+
+        with ThreadPoolExecutor(2) as pool:
+            said = list(pool.map(rename, news))
+        won = [one for one in said if one in news]
+        assert len(won) == 1, said
+        assert any(f"there is no capture called '{name}'" in one for one in said)
+        name = won[0]
+        assert [(one.name, one.status) for one in engine.verify_store(store)] == [(name, "ok")]
+
+
+def first_another(monkeypatch: pytest.MonkeyPatch, module: str, does: Callable[[], object]) -> None:
+    """Let another process do something just before a lock of the store is taken."""
+
+    @contextmanager
+    def late(folder: Path) -> Iterator[None]:
+        monkeypatch.undo()
+        does()
+        with folder_lock(folder):
+            yield
+
+    monkeypatch.setattr(f"{module}.folder_lock", late)
+
+
+@pytest.mark.parametrize("kind", ["both", "sharded"])
+@pytest.mark.parametrize("loser", ["rename", "delete"])
+def test_a_rename_and_a_deletion_at_once_leave_no_half_capture(
+    kind: str, loser: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store: Path = request.getfixturevalue(kind)
+    rename = partial(engine.rename_capture, "mine", "final", store=store)
+    delete = partial(engine.delete_capture, "mine", store=store)
+    if loser == "rename":
+        first_another(monkeypatch, "engine.store.manage", delete)
+        with pytest.raises(StoreError, match="there is no capture called 'mine'"):
+            rename()
+        assert list(store.iterdir()) == []
+        return
+    first_another(monkeypatch, "engine.store.delete", rename)
+    with pytest.raises(StoreError, match="there is no capture called 'mine'"):
+        delete()
+    assert [(one.name, one.status) for one in engine.verify_store(store)] == [("final", "ok")]
+
+
+def test_directions_renamed_meanwhile_are_not_deleted(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first_another(monkeypatch, "engine.store.delete", partial(engine.rename_capture, "mine", "final", store=both))
+    with pytest.raises(StoreError, match="there are no directions called 'mine'"):
+        delete_directions("mine", store=both)
+    assert (both / "final.directions.safetensors").exists()
+
+
+def test_a_capture_that_starts_meanwhile_is_not_deleted(sharded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (sharded / "mine.json").unlink()
+    removed: list[Path] = []
+
+    def remove(path: Path) -> None:
+        with pytest.raises(StoreError, match="another process is capturing 'mine' now"), hold_plan(paths):
+            pass
+        removed.append(path)
+        path.unlink()
+
+    paths = locate("mine", sharded)
+    monkeypatch.setattr("engine.store.delete._remove", remove)
+    engine.delete_capture("mine", store=sharded)
+    assert len(removed) > 1
+    assert list(sharded.iterdir()) == []
+
+
+def test_what_a_rename_advises_can_be_done(both: Path, prompt_data: ActivationData, monkeypatch: Any) -> None:
+    engine.save_activations(prompt_data, "other", store=both)
+
+    def advice() -> str:
+        with pytest.raises(StoreError) as caught:
+            engine.rename_capture("mine", "final", store=both)
+        said = caught.value.said("command_line")
+        assert not {"--output", "--force", "--positions"} & set(said.replace(",", " ").split())
+        return said
+
+    with pytest.raises(StoreError) as taken:
+        engine.rename_capture("mine", "other", store=both)
+    assert taken.value.said("command_line").endswith("Next: choose another name, or delete that capture first.")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.access", lambda *_: False)
+        assert advice().endswith("is not a writable folder. Next: change the permissions of that folder.")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert advice().endswith("No space left on device. Expected: enough disk space. Next: free some disk space.")
+    assert engine.verify_capture("mine", store=both).status == "ok"
+
+
+def test_a_rename_or_deletion_during_a_capture_says_to_wait(sharded: Path) -> None:
+    for change in (partial(engine.rename_capture, "mine", "final"), partial(engine.delete_capture, "mine")):
+        with hold_plan(locate("mine", sharded)), pytest.raises(StoreError) as caught:
+            change(store=sharded)
+        assert caught.value.said("command_line").endswith("Next: wait until it ends.")

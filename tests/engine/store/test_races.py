@@ -169,7 +169,7 @@ def test_a_capture_that_another_process_runs_is_neither_resumed_nor_replaced_nor
             lambda: engine.save_activations(prompt_data, "mine", store=store, force=True),
             lambda: engine.delete_capture("mine", store=store),
         ):
-            with pytest.raises(StoreError, match=r"another process is capturing 'mine' now.*choose another name"):
+            with pytest.raises(StoreError, match=r"another process is capturing 'mine' now.*wait until it ends"):
                 attempt()
         assert sorted(path.name for path in (store / "mine").iterdir()) == before
     shards()  # the process was killed, and its lock is gone

@@ -78,7 +78,7 @@ def test_shards_hold_the_same_responses_and_states_as_one_file(capture: Any, tmp
             torch.testing.assert_close(second["activations"][layer], states, rtol=1e-5, atol=1e-5)
     assert record["responses"] == whole["responses"][:3]
     assert record["negative_responses"] == whole["negative_responses"][:3]
-    said = [one for shard in engine.open_shards("parts", store=tmp_path) for one in shard.responses]
+    said = [one for shard in engine.open_shards("parts", store=tmp_path) for one in shard.responses or ()]
     assert said[0::2] == whole["responses"]
     assert said[1::2] == whole["negative_responses"]
 
@@ -104,6 +104,18 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     assert 0 < len(list((tmp_path / "killed").glob("*.safetensors"))) < len(expected) == 5
     capture("killed", shards=True, **how)
     assert {path.name: path.read_bytes() for path in (tmp_path / "killed").glob("*.safetensors")} == expected
+
+
+def test_shards_without_responses_are_not_damaged_and_lost_ones_are_missed(capture: Any, tmp_path: Path) -> None:
+    capture("bare", shards=True)
+    capture("mine", shards=True, respond=3)
+    bare, mine = (engine.open_shards(name, store=tmp_path)[0] for name in ("bare", "mine"))
+    assert bare.responses is None
+    assert mine.responses is not None
+    assert len(mine.responses) == len(mine.prompts)
+    mine.path.write_bytes(bare.path.read_bytes())
+    with pytest.raises(StoreError, match="is damaged: File does not contain tensor responses"):
+        _ = mine.responses
 
 
 def test_a_run_with_other_responses_is_not_resumed(capture: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,8 +124,12 @@ def test_a_resumed_capture_equals_an_uninterrupted_one(capture: Any, prompts: Pa
     assert entry.record is None
     assert "unfinished: 2 shards saved so far" in entry.problem
     assert summarise_capture("mine", store).complaint.startswith("mine is unfinished: 2 shards saved so far")
-    with pytest.raises(StoreError, match="run the same capture again to resume"):
+    with pytest.raises(StoreError) as unfinished:
         engine.open_shards("mine", store=store)
+    assert str(unfinished.value) == (
+        "the capture 'mine' cannot be used: unfinished: 2 shards saved so far."
+        " Next: run the same capture again to resume from the saved shards."
+    )
     first = store / "mine" / "000000000000.safetensors"
     before = first.stat().st_mtime_ns
     capture("mine")
