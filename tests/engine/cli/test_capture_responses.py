@@ -41,7 +41,7 @@ def test_the_model_answers_first(folder: Program, tiny_folder: object, shards: b
         "max_new_tokens": 5,
         "sampled": True,
         "seed": 2,
-        "settings": "",
+        "settings": "temperature 1.0, top_k 50, top_p 1.0",
     }
     assert len(record["responses"]) == len(record["prompts"]) == len(record["negative_responses"])
     assert all(0 <= one["tokens"] <= 5 for one in record["responses"])
