@@ -6,7 +6,8 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.capture.responses import Response, generate_responses, sampling_settings
+from engine.capture.generation import sampling_settings
+from engine.capture.responses import Response, generate_responses
 from engine.records.captures import ResponseSource, ResponseText
 from engine.runtime import Progress, Steps, ignore_progress
 

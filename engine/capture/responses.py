@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from engine.capture.batches import Batch, Limits, sorted_batches
 from engine.capture.budget import token_budget
+from engine.capture.generation import (
+    Sampler,
+    draw_numbers,
+    end_tokens,
+    generation_loop,
+    places_tokens,
+    require_settings,
+    sampling_settings,
+)
 from engine.capture.passes import free_failed_pass, out_of_memory
 from engine.capture.prefill import prefill
 from engine.capture.prompts import longest_prompt
-from engine.errors import CaptureError, RequestError
+from engine.errors import CaptureError
 from engine.inputs import require_whole
-from engine.models.adapters import inner_model
 from engine.models.description import describe_model, examine_model
 from engine.models.forward import evaluating, input_device
 from engine.models.structure import find_blocks
@@ -38,9 +44,6 @@ log = logging.getLogger(__name__)
 _GENERATED = 8
 _MOST_TOKENS = 4096  # of a forward pass: keys and values, not the prompts, fill the memory of a GPU
 _CACHED = 8  # on a CPU, their keys and values may take 1/8 of all memory: the system would kill the process, not refuse
-
-
-_SAMPLING = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}  # where a model sets none; transformers has the same
 
 
 class Response(NamedTuple):
@@ -103,7 +106,7 @@ def generate_responses(
         [5, 5]
     """
     limit, seed = require_whole(max_new_tokens, "the number of new tokens", 1), require_whole(seed, "the seed", 0)
-    _require_settings(model)
+    require_settings(model)
     longest = longest_prompt(model, tokenizer)
     for number, ids in enumerate(prompts, first):
         require_room(len(ids), limit, longest, f"prompt {number}")
@@ -114,8 +117,8 @@ def generate_responses(
         prompts=prompts,
         limit=limit,
         shared=limits if prefix_reuse else None,
-        draws=_draws(seed, first, len(prompts), limit) if sample else None,
-        ends=_end_tokens(model, tokenizer),
+        draws=draw_numbers(seed, first, len(prompts), limit) if sample else None,
+        ends=end_tokens(model, tokenizer),
         progress=progress,
     )
     progress(0, len(prompts))
@@ -141,7 +144,7 @@ def response_batches(
     allowed = Limits(min(_GENERATED * min(limits.tokens, _MOST_TOKENS), _most_cached(model, known)), most)
     lengths, window = [len(ids) + max_new_tokens for ids in prompts], known.receipt.get("window")
     fits = window is None or max(lengths, default=0) <= window
-    if known.receipt.get("separate", "not checked") == "" and fits and _places_tokens(model):
+    if known.receipt.get("separate", "not checked") == "" and fits and places_tokens(model):
         return sorted_batches(lengths, allowed)
     plan: list[Batch] = []
     for length in sorted(set(lengths), reverse=True):
@@ -177,80 +180,6 @@ def require_room(prompt: int, new: int, longest: int, name: object) -> None:
             expected=f"at most {max(longest - prompt, 0)} tokens for the response",
             next_step="shorten the prompt, or let the model respond with fewer tokens",
         )
-
-
-def _require_settings(model: PreTrainedModel) -> None:
-    """Refuse generation settings that need more than the model, stop at texts, or choose tokens in another way.
-
-    Raises:
-        RequestError: The model has such a setting.
-    """
-    for name in (
-        *("stop_strings", "prompt_lookup_num_tokens", "assistant_early_exit"),
-        *("penalty_alpha", "dola_layers", "constraints", "force_words_ids"),
-    ):
-        if getattr(model.generation_config, name, None):
-            raise RequestError(
-                f"the model's generation settings have {name}, which responses cannot follow",
-                next_step=f"load the model in Python, and set model.generation_config.{name} = None",
-            )
-
-
-def _places_tokens(model: PreTrainedModel) -> bool:
-    """Whether responses do not depend on padding before the prompt.
-
-    The model must take the positions of tokens, and no generation setting may count or compare padded tokens. A
-    repetition penalty does not: padding repeats the first token of the prompt.
-    """
-    settings: Any = model.generation_config
-    reads_padding = settings.no_repeat_ngram_size or settings.min_length or settings.guidance_scale
-    reads_padding = reads_padding or settings.forced_bos_token_id is not None
-    return not reads_padding and "position_ids" in inspect.signature(inner_model(model).forward).parameters
-
-
-def sampling_settings(model: PreTrainedModel) -> dict[str, float]:
-    """The temperature, top-k and top-p with which a model samples: its own, else 1.0, 50 and 1.0.
-
-    Example:
-        >>> sampling_settings(model)["top_k"]
-        50
-    """
-    own: dict[str, Any] = {name: getattr(model.generation_config, name, None) for name in _SAMPLING}
-    return {name: default if own[name] is None else own[name] for name, default in _SAMPLING.items()}
-
-
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of the tokens that end a response: those of the model, else of the tokenizer."""
-    settings: Any = model.generation_config
-    named = tokenizer.eos_token_id if settings.eos_token_id is None else settings.eos_token_id
-    return [] if named is None else [named] if isinstance(named, int) else list(named)
-
-
-def _draws(seed: int, first: int, prompts: int, limit: int) -> Tensor:
-    """Random numbers from 0 to 1, one for each token of each response, `(prompts, limit)`."""
-    rows = [np.random.default_rng([seed, number]).random(limit) for number in range(first, first + prompts)]
-    return torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, limit)
-
-
-class _Sampler:
-    """Chooses a token of each row by its next random number; the other tokens become impossible.
-
-    Args:
-        draws: Random numbers of each row, `(rows, tokens)`.
-        width: Number of tokens of the padded prompts.
-    """
-
-    def __init__(self, draws: Tensor, width: int) -> None:
-        self._draws, self._width = draws, width
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return scores, `(rows, vocabulary)`, that are finite only for the chosen tokens."""
-        precise = torch.float32 if scores.device.type == "mps" else torch.float64
-        step = input_ids.shape[1] - self._width
-        below = scores.to(precise).softmax(-1).cumsum(-1)
-        draws = self._draws[:, step, None].to(scores.device, precise) * below[:, -1:]
-        chosen = torch.searchsorted(below, draws, right=True).clamp_(max=scores.shape[1] - 1)  # (rows, 1)
-        return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
 
 
 @dataclass
@@ -325,7 +254,7 @@ class _Generator:
         draws = None if self.draws is None else self.draws[torch.tensor(batch)]
         with evaluating(self.model, find_blocks(self.model).decoder):
             cache = None
-            if self.shared is not None and len(rows) > 1 and _places_tokens(self.model):
+            if self.shared is not None and len(rows) > 1 and places_tokens(self.model):
                 cache = prefill(self.model, describe_model(self.model), rows, self.limit, self.shared)
             output = self._generate(ids, mask, cache, draws, after_token)
         for new in output[:, width:].tolist():
@@ -360,27 +289,10 @@ class _Generator:
                 disable_compile=True,
                 pad_token_id=self.ends[0] if self.ends else 0,
                 stopping_criteria=StoppingCriteriaList([after_token]),
-                custom_generate=_loop(cache, None if draws is None else _Sampler(draws, ids.shape[1])),
+                custom_generate=generation_loop(cache, None if draws is None else Sampler(draws, ids.shape[1])),
                 **options,
             )
         return output
-
-
-def _loop(cache: DynamicCache | None, sampler: _Sampler | None) -> Any:  # noqa: ANN401 - a generation loop
-    """Return transformers' own loop that continues a cache, with a sampler after all logits processors.
-
-    `generate` itself would take no cache beside a setting of the model for another kind, and would put the sampler
-    before temperature, top-k and top-p.
-    """
-
-    def loop(model: Any, input_ids: Tensor, logits_processor: Any, **options: Any) -> Any:  # noqa: ANN401
-        if sampler is not None:
-            logits_processor.append(sampler)
-        if cache is not None:
-            options["past_key_values"] = cache
-        return model._sample(input_ids, logits_processor=logits_processor, **options)
-
-    return loop
 
 
 def _too_large(prompt: int, new: int) -> CaptureError:
