@@ -162,15 +162,16 @@ class _Outbox:
         device = states.device
         if device not in self._streams:
             self._streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        stream = self._streams[device]
+        stream, usable = self._streams[device], _usable(states)  # checked on the stream that has memory to use again
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
-            usable = _usable(states).to("cpu", non_blocking=True)
             arrived = states.to("cpu", non_blocking=True)  # into pinned memory, which PyTorch keeps and uses again
+            verdict = usable.to("cpu", non_blocking=True)
             event = stream.record_event()
-        states.record_stream(stream)
+        for sent in (states, usable):
+            sent.record_stream(stream)
         self.states += arrived.unbind()
-        self.copies.append(_Copy(usable, event))
+        self.copies.append(_Copy(verdict, event))
 
 
 def _summing(device: torch.device) -> torch.device:

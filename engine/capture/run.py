@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from engine.capture.batches import Batch, Limits, sorted_batches
+from engine.capture.faults import only_usable
 from engine.capture.passes import Passes, PassStates
 from engine.capture.prefixes import share_of
 from engine.capture.prompts import TokenizedPrompt
@@ -24,7 +24,6 @@ from engine.models.forward import turn_of
 from engine.models.offload import gpu_count
 from engine.models.structure import find_blocks
 from engine.records.captures import ActivationData
-from engine.remedies import Remedy
 from engine.runtime import ALONE, Processes, Progress, ignore_progress, paused_collection
 
 if TYPE_CHECKING:
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from engine.models.structure import Blocks
-
-log = logging.getLogger(__name__)
 
 
 def run_capture(
@@ -135,7 +132,6 @@ def run_batches(
     spans = [prompt.span(positions) for prompt in prompts]
     rows = [prompt.ids for prompt in prompts]
     blocks = find_blocks(model)
-    _require_unchanged(model, blocks, settings)
     read = Reader(model, blocks, settings)
     passes = Passes(
         rows,
@@ -151,9 +147,11 @@ def run_batches(
     done = 0
     progress(done, len(prompts))
     plan = settings.plan(rows)
+    if len(plan) > 1:  # a single pass takes no longer than to find out now
+        _require_unchanged(model, blocks, settings)
     if processes.count > 1:
         plan = share_of(plan, rows, processes.rank, processes.count)
-    for batch in _usable(passes.run(plan), prompts, partial(_run_unpacked, passes, rows, settings.limits)):
+    for batch in only_usable(passes.run(plan), prompts, partial(_run_unpacked, passes, rows, settings.limits)):
         yield batch
         done += len(batch.prompts)
         progress(done, len(prompts))
@@ -171,70 +169,11 @@ def _require_unchanged(model: PreTrainedModel, blocks: Blocks, settings: Setting
             )
 
 
-def _usable(
-    batches: Iterable[PassStates],
-    prompts: Sequence[TokenizedPrompt],
-    again: Callable[[list[int]], Iterable[PassStates]],
-) -> Iterator[PassStates]:
-    """Yield the batches; refuse states that are not finite or all zero.
-
-    In a packed row, a value that is not finite spreads to prompts that do not see it, because 0 times NaN is NaN. The
-    prompts of such a row run again unpacked, which shows whose it is.
-
-    Args:
-        batches: The batches.
-        prompts: All prompts.
-        again: Runs some prompts unpacked.
-    """
-    for batch in batches:
-        fault = None if batch.checked else _find_fault(batch)
-        if fault is None:
-            yield batch
-        elif not batch.packed or len(batch.prompts) == 1:
-            raise _refusal(prompts[fault.prompt], fault)
-        else:
-            log.info("%d prompts run again unpacked: %s in their row", len(batch.prompts), fault.what)
-            yield from _usable(again(batch.prompts), prompts, again)
-
-
 def _run_unpacked(
     passes: Passes, rows: Sequence[list[int]], limits: Limits, prompts: list[int]
 ) -> Iterator[PassStates]:
     batches = sorted_batches([len(rows[index]) for index in prompts], limits)
     return passes.run([Batch([prompts[place] for place in batch.prompts]) for batch in batches])
-
-
-class _Fault(NamedTuple):
-    """Unusable states of a prompt, given by its index, at a layer."""
-
-    prompt: int
-    layer: int
-    what: str
-
-
-def _find_fault(batch: PassStates) -> _Fault | None:
-    """Find states that are not finite or all zero.
-
-    Prompts are checked one by one only if a check of the whole layer fails.
-    """
-    for layer, states in batch.layers.items():
-        largest = states.abs().amax(dim=-1)  # NaN if any value is NaN
-        if bool((torch.isfinite(largest) & (largest > 0)).all()):
-            continue
-        for index, own in zip(batch.prompts, torch.split(states, batch.kept), strict=True):
-            if not bool(torch.isfinite(own).all()):
-                return _Fault(index, layer, "states that are not finite")
-            if not bool(own.any()):
-                return _Fault(index, layer, "all-zero states")
-    return None
-
-
-def _refusal(prompt: TokenizedPrompt, fault: _Fault) -> CaptureError:
-    return CaptureError(
-        f"{prompt.name} has {fault.what} at layer {fault.layer}",
-        expected="finite, non-zero states; in float32, only damaged weights give others",
-        next_step=Remedy.CAPTURE_IN_FLOAT32,
-    )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from engine.models.forward import input_device
 from engine.models.offload import (
     each_module,
     is_offloaded,
-    own_parameters,
     raw_bytes,
     stored_buffers,
     weights_at_hand,
@@ -42,9 +41,13 @@ def sample_weights(model: PreTrainedModel) -> str:
         model: The model, with weights on any device or on disk. No other thread may be capturing from it.
     """
     metadata, samples, adapted, offloaded = [], [], adapter_tensors(model), is_offloaded(model)
+    written = dict[tuple[torch.Size, torch.dtype], str]()  # a model has few shapes; to write one takes long
     for name, weight in weights_at_hand(model):
         if name not in adapted:
-            metadata.append(f"{base_name(name)} {tuple(weight.shape)} {weight.dtype}")
+            kind = (weight.shape, weight.dtype)
+            if kind not in written:
+                written[kind] = f" {tuple(weight.shape)} {weight.dtype}"
+            metadata.append(base_name(name) + written[kind])
             # A view would keep a weight loaded from disk in memory.
             samples.append(sample_of(weight).clone() if offloaded else sample_of(weight))
     digest = hashlib.sha256("".join(metadata).encode())
@@ -121,15 +124,23 @@ def take_snapshot(model: PreTrainedModel) -> Snapshot:
     Args:
         model: The model. No other thread may be capturing from it.
     """
-    modules, weights, adapters = [], [], []
+    modules: list[object] = []
+    weights: list[tuple[int, int]] = []
+    adapters: list[object] = []
+    kinds = dict[type, tuple[int, bool]]()
     for module in each_module(model):
         kind = type(module)
+        if kind not in kinds:
+            kinds[kind] = id(kind.forward), hasattr(kind, "adapter_layer_names")
+        forward, adapted = kinds[kind]
         hooked = module._forward_pre_hooks or module._forward_hooks
         hooks = tuple(handle for handle, _ in _hooks(module)) if hooked else ()
-        modules.append((kind, id(kind.forward), id(module.__dict__.get("forward")), hooks))
-        if module._parameters or module._buffers:
-            weights += [_version(weight) for _, weight in (*own_parameters(module), *stored_buffers(module))]
-        if hasattr(kind, "adapter_layer_names"):
+        modules += (kind, forward, id(module.__dict__.get("forward")), hooks)
+        if module._parameters:
+            weights += [_version(weight) for weight in module._parameters.values() if weight is not None]
+        if module._buffers:
+            weights += [_version(buffer) for _, buffer in stored_buffers(module)]
+        if adapted:
             adapters.append(_adapter_state(module))
     configuration = repr(sorted(vars(model.config.get_text_config(decoder=True)).items(), key=lambda item: item[0]))
     everywhere = tuple(handle for handle, _ in _global_hooks())

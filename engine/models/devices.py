@@ -106,8 +106,9 @@ def free_bytes(device: torch.device) -> int:
     On a GPU this includes memory that torch has cached.
     """
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + kept
+        known = torch.cuda.memory_stats(device)  # one slow call; empty before the first tensor
+        kept = known.get("reserved_bytes.all.current", 0) - known.get("allocated_bytes.all.current", 0)
+        return int(torch.cuda.mem_get_info(device)[0]) + int(kept)
     return main_memory().free
 
 

@@ -138,8 +138,8 @@ def test_free_cpu_memory_matches_the_systems_report() -> None:
 def test_memory_cached_by_torch_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mocked GPU of 80 GB: torch has reserved 60 and uses 20 of them, another process uses 10."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (10 * 10**9, 80 * 10**9))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 60 * 10**9)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 20 * 10**9)
+    known = {"reserved_bytes.all.current": 60 * 10**9, "allocated_bytes.all.current": 20 * 10**9}
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda _device: known)
     assert free_bytes(torch.device("cuda")) == 50 * 10**9
 
 
