@@ -101,6 +101,12 @@ class Remedy(Enum):
         server="call extract_direction(name=...)",
         app="extract them: layerscope directions CAPTURE",
     )
+    GET_ANSWERS = _Words(
+        python="write the prompts in the model's chat format, as concepts do, or give responses with the pairs",
+        command_line="write the prompts in the model's chat format, as concepts do, or give responses with the pairs",
+        server="write the prompts in the model's chat format, as concepts do, or pass a file with responses",
+        app="use a capture of a concept, whose prompts are in the model's chat format, or a file with responses",
+    )
     GIVE_NEUTRAL_PROMPTS = _Words(
         python="pass neutral=[...], one neutral prompt per pair",
         command_line="name a file with one neutral prompt per pair: --neutral FILE",

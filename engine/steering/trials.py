@@ -225,11 +225,7 @@ def make_trials(
     ]
     usable = [trial for trial in made if trial.answers[0] != trial.answers[1] and all(trial.answers)]
     if len(usable) < _FEWEST_TRIALS:
-        raise RequestError(
-            f"both personas say the same in {len(made) - len(usable)} of {len(made)} pairs",
-            expected="a model that answers differently in the two roles",
-            next_step=Remedy.LET_PERSONAS_SAY_MORE,
-        )
+        raise _too_few(made)
     chosen = usable[: request.prompts]
     for name in design.held_out:
         if len({int(design.groups[name][trial.pair]) for trial in chosen}) < 2:
@@ -237,6 +233,23 @@ def make_trials(
                 f"the pairs whose personas answer differently have one {name} only", next_step="capture more pairs"
             )
     return chosen, len(made) - len(usable)
+
+
+def _too_few(trials: Sequence[Trial]) -> RequestError:
+    """The error for pairs whose answers can hardly ever be told apart."""
+    silent = sum(not all(trial.answers) for trial in trials)
+    same = sum(trial.answers[0] == trial.answers[1] for trial in trials if all(trial.answers))
+    if silent > same:
+        return RequestError(
+            f"one persona or both say nothing in {silent} of {len(trials)} pairs",
+            expected="prompts that the model answers",
+            next_step=Remedy.GET_ANSWERS,
+        )
+    return RequestError(
+        f"both personas say the same in {same} of {len(trials)} pairs",
+        expected="a model that answers differently in the two roles",
+        next_step=Remedy.LET_PERSONAS_SAY_MORE,
+    )
 
 
 def _split(captured: ActivationData) -> tuple[list[int], list[int]]:

@@ -407,3 +407,35 @@ def test_arbitrary_pairs_are_found_in_one_set_of_twenty(tiny_tokenizer: PreTrain
         found = ranked(model, tiny_tokenizer, data, wanted)
         count += any(works(row) for row in found["layers"])
     assert count <= 10
+
+
+def test_personas_that_say_the_same_are_refused(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    one, other = ([f"{pair['persona']} {word} {pair['topic']}" for pair in NAMES] for word in ("w7", "w8"))
+    same = ["w5"] * len(NAMES)
+    data = engine.capture_contrastive_activations(
+        tiny_llama,
+        tiny_tokenizer,
+        one,
+        other,
+        factors=NAMES,
+        positive_responses=same,
+        negative_responses=same,
+        positions=2,
+    )
+    with pytest.raises(RequestError, match="both personas say the same in 16 of 16 pairs"):
+        ranked(tiny_llama, tiny_tokenizer, data)
+
+
+def test_personas_that_say_nothing_are_refused(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """What an instruct model does with a prompt without its chat template: it ends at once."""
+    silent = copy.deepcopy(tiny_llama)
+    silent.generation_config.eos_token_id = [*range(silent.config.vocab_size)]
+    data = contrast(silent, tiny_tokenizer)
+    with pytest.raises(
+        RequestError, match=r"say nothing in 16 of 16 pairs.*Next: write the prompts in the model's chat"
+    ):
+        ranked(silent, tiny_tokenizer, data)
