@@ -8,12 +8,15 @@ pairs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_AT_ONCE = 250  # resamples whose products of signs stay in the cache of a CPU
 
 
 class Training(NamedTuple):
@@ -54,6 +57,29 @@ class UnitMoments:
     def others(self) -> Tensor:
         """1 where two units belong to different groups, else 0, `(units, units)`."""
         return (self.groups[:, None] != self.groups).double()
+
+    @cached_property
+    def _places(self) -> tuple[Tensor, Tensor]:
+        """Both units of every unordered pair of units."""
+        count = len(self.groups)
+        first, second = torch.triu_indices(count, count)
+        return first, second
+
+    @cached_property
+    def _squares_by_pair(self) -> Tensor:
+        """`squares` without each unit's own group, added up over both orders of two units, `(units, pairs of units)`.
+
+        With them, a quadratic form per unit becomes one matrix product for all.
+        """
+        first, second = self._places
+        squares = self.squares * self.others[:, :, None] * self.others[:, None, :]
+        return torch.where(first == second, 1.0, 2.0) * squares[:, first, second]
+
+    def _squares_along(self, signed: Tensor) -> Tensor:
+        """Sums of squares of each unit along the direction without its group, `(units, resamples)`."""
+        first, second = self._places
+        parts = torch.split(signed, _AT_ONCE, dim=1)
+        return torch.cat([self._squares_by_pair @ (part[first] * part[second]) for part in parts], dim=1)
 
     def train(self, weights: Tensor, signed: Tensor) -> Training:
         """Compute the direction without each group, for each resample.
@@ -96,8 +122,7 @@ class UnitMoments:
         # the training pairs.
         distance = signs * ((self.differences * others) @ signed)
         shift = (self.middles * others) @ signed
-        trained = others[:, :, None] * signed  # (units, units, resamples)
-        squares = (trained * (self.squares @ trained)).sum(dim=1) - 2 * origin * shift + pairs * origin.square()
+        squares = self._squares_along(signed) - 2 * origin * shift + pairs * origin.square()
         share = weights / (weights * pairs).sum(dim=0)
         return d_prime_of(
             distance=(share * distance * own).sum(dim=0),
