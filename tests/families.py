@@ -5,6 +5,7 @@ prompt of seven tokens. In `FAMILIES`, the output of a block is the residual str
 `REFUSED` it is not, for the reason given with each.
 """
 
+import copy
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -437,3 +438,13 @@ def build(family: Family) -> PreTrainedModel:
                 parameter.add_(torch.empty_like(parameter).uniform_(-0.3, 0.3))
     model.eval()
     return model
+
+
+def with_other_positions(model: PreTrainedModel) -> PreTrainedModel:
+    """A model with the same weights, whose rotary positions turn at another rate: only the configuration says so."""
+    config = copy.deepcopy(model.config)
+    config.rope_parameters = dict(config.rope_parameters) | {"rope_theta": 20.0}
+    other: PreTrainedModel = type(model)(config)
+    other.load_state_dict(model.state_dict())
+    other.eval()
+    return other

@@ -5,16 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
+from engine.models.description import examine_model
 from engine.models.forward import input_device
-from engine.records.captures import Provenance, ResponseSource
+from engine.records.captures import ModelState, Provenance, ResponseSource
 from engine.version import VERSION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from engine.capture.run_settings import Settings
+    from engine.records.models import ModelConfig
 
 
 def trace_provenance(
@@ -39,16 +41,17 @@ def trace_provenance(
         responses: Where the responses come from, if there are any.
     """
     known = settings.model
+    state = _state(model, known)
     provenance = Provenance(
         model=known.source.model_id,
         alias=alias or known.source.alias,
-        revision=known.source.revision,
+        revision=state["revision"],
         source=known.source.kind,
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=state["dtype"],
         device=str(input_device(model)),
         attention=str(model.config._attn_implementation),
         chat_template=chat_template,
-        versions=library_versions(),
+        versions=state["versions"],
         site=settings.site,
         positions=settings.positions.text,
         mode="hooks" if settings.use_hooks else "whole_pass",
@@ -58,17 +61,8 @@ def trace_provenance(
         products="oneDNN" if settings.onednn else "default",
         seed=seed,
         receipt=known.receipt,
-        weights=known.weights,
     )
-    # Present only if the model differs from its checkpoint, if it was compiled, or if the template time matters.
-    if known.adapters:
-        provenance["adapters"] = list(known.adapters)
-    if altered := [*known.added, *known.edited]:
-        provenance["altered"] = altered
-    if known.added:
-        provenance["added_code"] = True
-    if known.autocast is not None:
-        provenance["autocast"] = known.autocast
+    cast("dict[str, Any]", provenance).update(state)
     if responses is not None:
         provenance["responses"] = responses
     if settings.compiled != "off":
@@ -76,6 +70,35 @@ def trace_provenance(
     if template_time is not None:
         provenance["template_time"] = template_time
     return provenance
+
+
+def model_state(model: PreTrainedModel) -> ModelState:
+    """What a model computes with now; see `changed_model` for how it differs from that of a capture.
+
+    Raises:
+        ModelError: See `examine_model`.
+    """
+    return _state(model, examine_model(model).config)
+
+
+def _state(model: PreTrainedModel, known: ModelConfig) -> ModelState:
+    state = ModelState(
+        revision=known.source.revision,
+        dtype=str(model.dtype).removeprefix("torch."),
+        versions=library_versions(),
+        weights=known.weights,
+        configuration=known.configuration,
+    )
+    # Present only if the model differs from its checkpoint.
+    if known.adapters:
+        state["adapters"] = list(known.adapters)
+    if altered := [*known.added, *known.edited]:
+        state["altered"] = altered
+    if known.added:
+        state["added_code"] = True
+    if known.autocast is not None:
+        state["autocast"] = known.autocast
+    return state
 
 
 def _prefix_reuse(settings: Settings) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -80,6 +81,28 @@ def copied(values: Sequence[Tensor]) -> list[Tensor]:
         kind: iter(torch.split(torch.cat(group).cpu(), [len(one) for one in group])) for kind, group in together.items()
     }
     return [next(arrived[one.device, one.dtype]) for one in values]
+
+
+# Values in a configuration that affect no state of a model in eval mode, and parts of their names.
+_NO_STATES = {"architectures", "dtype", "initializer_range", "id2label", "label2id", "problem_type", "return_dict"}
+_NO_STATES |= {"torch_dtype", "transformers_version", "use_cache"}
+_NO_STATES_IN = ("_token_id", "dropout", "output_")
+
+
+def hash_configuration(model: PreTrainedModel) -> str:
+    """Fingerprint the values in a model's configuration that may affect states, as a SHA-256.
+
+    Not all of what a model computes follows from its weights: rotary positions, for example, may be scaled.
+
+    Args:
+        model: The model. Of one that also reads images, only the configuration of the text part counts.
+    """
+    values = {
+        name: value
+        for name, value in model.config.get_text_config(decoder=True).to_dict().items()
+        if not (name.startswith("_") or name in _NO_STATES or any(part in name for part in _NO_STATES_IN))
+    }
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
 # Modules and hooks from these packages affect how a model is stored, placed or run, not what it computes.
@@ -172,6 +195,7 @@ def find_alterations(model: PreTrainedModel) -> list[str]:
         forwards = filter(None, (type(module).forward, module.__dict__.get("forward")))
         found += [f"{place} has the forward {_origin(one)}" for one in forwards if _package(one) not in own]
         found += [f"{place} {_effect(hook)}" for _, hook in _hooks(module)]
+        found += [f"{place} has the hook {_origin(hook)}" for hook in _accelerate_hooks(module) if _is_foreign(hook)]
     return found
 
 
@@ -215,6 +239,12 @@ def _hooks(module: nn.Module) -> Iterator[tuple[int, Callable[..., Any]]]:
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         if hooks:
             yield from ((handle, hook) for handle, hook in list(hooks.items()) if _is_foreign(hook))
+
+
+def _accelerate_hooks(module: nn.Module) -> list[object]:
+    """Hooks that accelerate calls around a module's forward, its own among them."""
+    hook = module.__dict__.get("_hf_hook")
+    return [*getattr(hook, "hooks", [hook])] if hook is not None else []
 
 
 def _global_hooks() -> Iterator[tuple[int, Callable[..., Any]]]:

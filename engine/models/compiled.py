@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import CaptureError, first_line
+from engine.models.alterations import take_snapshot
 from engine.models.forward import input_device, read_blocks, turn_of
 from engine.models.shortcuts import attention_name, head_groups, moved, pack_prompts
 from engine.remedies import Remedy
@@ -39,7 +40,7 @@ _MOST_GRAPHS = 1000
 
 _COMPILER_LOGS = ("torch._dynamo", "torch._inductor")
 
-_tried: WeakKeyDictionary[nn.Module, dict[tuple[int, torch.dtype], str]] = WeakKeyDictionary()
+_tried: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], str]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -140,7 +141,8 @@ def why_not_compiled(model: PreTrainedModel, blocks: Blocks, tokens: int, tolera
     with turn_of(blocks.decoder):
         if any("forward" in vars(block) for block in blocks.blocks):
             return "the forward of its blocks was replaced, as accelerate does to spread a model over devices"
-        tried, kind = _tried.setdefault(blocks.decoder, {}), (tokens, model.dtype)
+        now = take_snapshot(model)  # adapters, for example, may be new
+        tried, kind = _tried.setdefault(blocks.decoder, {}), (tokens, model.dtype, now.structure, now.adapters)
         if kind in tried:
             return tried[kind]
         log.info("compiling the decoder blocks for rows of %d tokens, which may take a minute", tokens)

@@ -19,6 +19,7 @@ from engine.models.alterations import (
     autocast_dtype,
     find_alterations,
     find_replaced,
+    hash_configuration,
     module_types,
     sample_weights,
     take_snapshot,
@@ -110,8 +111,10 @@ def examine_model(model: PreTrainedModel, source: ModelSource | None = None) -> 
                 config = _check(model, source or (last.config.source if last else _own_source(model)), snapshot)
             same = last is not None and last.snapshot == snapshot
             # Offloaded weights take too long to read for each capture, and nobody edits them on disk.
-            weights = config.weights if same and is_offloaded(model) else sample_weights(model)
-            if last is not None and same and weights == config.weights:
+            kept = same and is_offloaded(model)
+            weights = config.weights if kept else sample_weights(model)
+            adapters = config.adapters if kept or (same and not config.adapters) else tuple(list_adapters(model))
+            if last is not None and same and (weights, adapters) == (config.weights, config.adapters):
                 return last
             # peft's wrapper around a known model inherits that model's history.
             first = known or _known.get(inner_model(model))
@@ -120,7 +123,7 @@ def examine_model(model: PreTrainedModel, source: ModelSource | None = None) -> 
             config = replace(
                 config,
                 weights=weights,
-                adapters=last.config.adapters if last and same else tuple(list_adapters(model)),
+                adapters=adapters,
                 edited=_edits(model, first, weights, written=written),
                 autocast=autocast_dtype(model),
             )
@@ -149,7 +152,14 @@ def _check(model: PreTrainedModel, source: ModelSource, snapshot: Snapshot) -> M
             expected="the same weights, hooks and modules until the capture ends",
             next_step="capture before or after the change, not in two threads at once",
         ) from error
-    return ModelConfig(source, receipt["num_layers"], receipt["hidden_size"], receipt, added=added)
+    return ModelConfig(
+        source,
+        receipt["num_layers"],
+        receipt["hidden_size"],
+        receipt,
+        configuration=hash_configuration(model),
+        added=added,
+    )
 
 
 def _require_module(model: object) -> None:

@@ -107,20 +107,46 @@ CompiledAs = Annotated[str, msgspec.Meta(pattern=r"^(on\Z|off\Z|no: )")]
 """Whether blocks were compiled: `on`, `off`, or `no: ` and the reason why they could not be."""
 
 
-class Provenance(TypedDict):
+class ModelState(TypedDict):
+    """What a model computes with, as far as it is known.
+
+    Attributes:
+        revision: Commit on the hub, version of the package, or hash of the GGUF file; None if nothing pins it.
+        dtype: Dtype of the weights.
+        versions: Versions of layerscope, Python, torch and transformers.
+        weights: Fingerprint of the weights without adapters; absent, like the next field, in captures of older
+            versions.
+        configuration: SHA-256 of the values in the model's configuration that may affect states, such as the scaling of
+            rotary positions. Models with the same weights may differ in them.
+        adapters: Adapters on the model, if any.
+        altered: Other changes to the model that its checkpoint does not contain, in words: hooks, wrapped modules,
+            replaced forwards, edited weights. Present if there are any.
+        added_code: True if `altered` names third-party code: two hooks of the same name may do different things.
+        autocast: Dtype that autocast computed in, if it was on.
+    """
+
+    revision: str | None
+    dtype: str
+    versions: dict[str, str]
+    weights: NotRequired[str]
+    configuration: NotRequired[str]
+    adapters: NotRequired[list[Adapter]]
+    altered: NotRequired[list[str]]
+    added_code: NotRequired[bool]
+    autocast: NotRequired[str]
+
+
+class Provenance(ModelState):
     """How a capture was made: what must match, or be known to differ, in a comparison.
 
     Attributes:
         model: Model id.
         alias: Short name of the model.
-        revision: Commit on the hub, version of the package, or hash of the GGUF file; None if nothing pins it.
         source: Kind of source.
-        dtype: Dtype of the weights.
         device: Device of the first block.
         attention: Attention implementation.
         chat_template: SHA-256 of the chat template that rendered the prompts; None for plain text.
         template_time: Time given to the chat template, in ISO 8601; present if the template reads the clock.
-        versions: Versions of layerscope, Python, torch and transformers.
         site: What was read at each layer. `embed` and `final_norm`, which have no layer, are stored under the adjacent
             block.
         positions: Which tokens were kept.
@@ -137,25 +163,16 @@ class Provenance(TypedDict):
             PyTorch's `default`.
         seed: Seed for sampling pairs; None if nothing was sampled.
         receipt: Result of the load check.
-        weights: Fingerprint of the weights without adapters; absent in captures of older versions.
-        adapters: Adapters on the model, if any.
-        altered: Other changes to the model that its checkpoint does not contain, in words: hooks, wrapped modules,
-            replaced forwards, edited weights. Present if there are any.
-        added_code: True if `altered` names third-party code: two hooks of the same name may do different things.
-        autocast: Dtype that autocast computed in, if it was on.
         responses: Where the responses come from, if the captured prompts have any.
     """
 
     model: str
     alias: str
-    revision: str | None
     source: SourceKind
-    dtype: str
     device: str
     attention: str
     chat_template: str | None
     template_time: NotRequired[str]
-    versions: dict[str, str]
     site: str
     positions: str
     mode: str
@@ -166,11 +183,6 @@ class Provenance(TypedDict):
     products: NotRequired[str]
     seed: int | None
     receipt: Receipt
-    weights: NotRequired[str]
-    adapters: NotRequired[list[Adapter]]
-    altered: NotRequired[list[str]]
-    added_code: NotRequired[bool]
-    autocast: NotRequired[str]
     responses: NotRequired[ResponseSource]
 
 
@@ -184,14 +196,15 @@ def describe_adapter(adapter: Adapter) -> str:
     )
 
 
-def model_differences(one: Provenance, other: Provenance) -> list[tuple[str, str, str]]:
-    """List the differences between two captures' models of the same name.
+def model_differences(one: ModelState, other: ModelState) -> list[tuple[str, str, str]]:
+    """List the differences between two models of the same name.
 
     Code added to a model always counts as a difference: two hooks of the same name may do different things.
+    Configurations are compared if the same version of transformers read them, since versions add values.
 
     Args:
-        one: Provenance of one capture.
-        other: Provenance of the other capture.
+        one: State of one model, as in the provenance of a capture.
+        other: State of the other model.
 
     Returns:
         For each difference, the name of the field and its value in both captures, in words; empty if none is known.
@@ -202,10 +215,26 @@ def model_differences(one: Provenance, other: Provenance) -> list[tuple[str, str
         if _meaning(dict(one).get(field)) != _meaning(dict(other).get(field))
         or (field == "altered" and ("added_code" in one or "added_code" in other))
     ]
-    weights = one.get("weights"), other.get("weights")
-    if None not in weights and weights[0] != weights[1]:
-        differing.append(("weights", str(weights[0])[:8], str(weights[1])[:8]))
+    same_reader = one["versions"]["transformers"] == other["versions"]["transformers"]
+    for field in ("weights", "configuration") if same_reader else ("weights",):
+        hashes = dict(one).get(field), dict(other).get(field)
+        if None not in hashes and hashes[0] != hashes[1]:
+            differing.append((field, str(hashes[0])[:8], str(hashes[1])[:8]))
     return differing
+
+
+def changed_model(theirs: ModelState, mine: ModelState, source: str) -> list[str]:
+    """Warn of each difference between the model that something came from and the model now.
+
+    Args:
+        theirs: State of the model that it came from.
+        mine: State of the model now.
+        source: What came from that model, such as "the directions".
+    """
+    return [
+        f"the model differs from that of {source} in {field}: {one} there, {other} here"
+        for field, one, other in model_differences(theirs, mine)
+    ]
 
 
 def _meaning(value: object) -> object:

@@ -123,6 +123,7 @@ class ModelConfig:
         hidden_size: Width of the residual stream.
         receipt: Result of the load check.
         weights: Fingerprint of the weights without adapters.
+        configuration: SHA-256 of the values in its configuration that may affect states.
         adapters: Adapters on the model.
         added: Code in the model that is neither its own nor a framework's, in words.
         edited: Changes to its weights and modules since it was first examined, in words.
@@ -134,6 +135,7 @@ class ModelConfig:
     hidden_size: int
     receipt: Receipt
     weights: str = ""
+    configuration: str = ""
     adapters: tuple[Adapter, ...] = ()
     added: tuple[str, ...] = ()
     edited: tuple[str, ...] = ()

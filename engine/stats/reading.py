@@ -11,7 +11,7 @@ from engine.concepts.chat import render_chat, time_now
 from engine.errors import RequestError
 from engine.inputs import plain_text, whole_number
 from engine.models.description import describe_model
-from engine.records.captures import ActivationData, Message, Provenance, model_differences
+from engine.records.captures import ActivationData, Message, Provenance, changed_model
 from engine.records.files import Direction, TokenReading
 from engine.stats.token_texts import token_texts, tokens_to_set_aside
 
@@ -74,10 +74,7 @@ def read_text(
         model, tokenizer, prompt, layers, use_hooks=True, rendered=rendered or bool(roles), site=site
     )
     if provenance:
-        warnings += [
-            f"the model differs from that of the directions in {field}: {theirs} there, {mine} here"
-            for field, theirs, mine in model_differences(provenance, data["provenance"])
-        ]
+        warnings += changed_model(provenance, data["provenance"], "the directions")
     if provenance and not rendered and not parse_positions(provenance["positions"]).mean:
         warnings.append(_FROM_THE_END)
     ids: list[int] = data["input_ids"][0].tolist()

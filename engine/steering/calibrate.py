@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.capture.provenance import model_state
 from engine.capture.responses import generate_responses
 from engine.concepts.chat import render_chats
 from engine.errors import RequestError
 from engine.inputs import plain_texts, require_strength, require_whole
-from engine.records.captures import Message
+from engine.records.captures import Message, changed_model
 from engine.records.causal import Calibration
 from engine.records.files import Direction
 from engine.records.steering import DAMAGES, Damage
@@ -26,6 +28,8 @@ from engine.steering.fan_out import Conditions, FanOut, Text
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
 
 BOUNDS: dict[Damage, float] = {"kl": 0.1, "perplexity": 1.2}
 """Default bound of each measure of damage."""
@@ -72,7 +76,8 @@ def calibrate_strength(
         One entry per layer, ascending.
 
     Raises:
-        RequestError: An argument is invalid, there are too few prompts, or see `steer`.
+        RequestError: An argument is invalid, there are too few prompts, or see `steer`. A model that differs from that
+            of the directions is logged as a warning.
         CaptureError: A prompt is too long.
         ModelError: See `steer`.
 
@@ -92,6 +97,7 @@ def calibrate_strength(
     if len(texts) < _FEWEST_PROMPTS:
         raise RequestError(f"there are {len(texts)} neutral prompts", expected=f"{_FEWEST_PROMPTS} or more")
     by_layer = {layer: here[0] for layer, here in sorted(directions_by_layer(model, directions).items())}
+    _warn_of_changes(model, by_layer.values())
     lengths = {layer: length_of(direction, "norm") for layer, direction in by_layer.items()}
     new = require_whole(max_new_tokens, "the number of new tokens", 1)
     continued = _continue(model, tokenizer, texts, new, steps, chat=chat)
@@ -110,6 +116,13 @@ def calibrate_strength(
             scores = runner.score(row, Conditions(layer, vectors), unsteered)
             found[layer].append((scores.divergences, plain - scores.log_probs))  # (2 strengths, texts) each
     return [_calibrated(layer, parts, damage, limit, weights) for layer, parts in found.items()]
+
+
+def _warn_of_changes(model: PreTrainedModel, directions: Iterable[Direction]) -> None:
+    now = model_state(model)
+    known = [direction["provenance"] for direction in directions if direction["provenance"]]
+    for warning in dict.fromkeys(text for theirs in known for text in changed_model(theirs, now, "the directions")):
+        log.warning("%s", warning)
 
 
 def _continue(

@@ -8,10 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.capture.provenance import model_state
 from engine.capture.selection import parse_layers
 from engine.errors import RequestError
 from engine.models.description import examine_model
-from engine.records.captures import ContrastData
+from engine.records.captures import ContrastData, changed_model
 from engine.records.causal import CausalLayer, CausalRanking, works
 from engine.records.files import Direction
 from engine.records.results import Ranking, may_be_best
@@ -98,6 +99,8 @@ def rank_layers_causally(
     best = sorted((row for row in rows if works(row)), key=lambda row: -row["effect"])[:_MOST_ABLATED_LAYERS]
     working = sorted(row["layer"] for row in best)
     warnings = _warnings(data, design, dropped, len(trials), request.prompts)
+    if provenance := data.get("provenance"):
+        warnings += changed_model(provenance, model_state(model), "the capture")
     ablated = experiment.ablations(working) if request.ablation and working else None
     if ablated is not None:
         compared = compare_ablations(ablated, request.seed)

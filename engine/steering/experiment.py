@@ -47,7 +47,9 @@ class KeptScores:
 
     def __init__(self, path: Path | None, model: ModelConfig) -> None:
         self._path = None if model.added else path
-        self._model = repr((model.weights, model.receipt["dtype"], model.adapters, model.edited, model.autocast))
+        self._model = repr(
+            (model.weights, model.configuration, model.receipt["dtype"], model.adapters, model.edited, model.autocast)
+        )
         self._known: dict[str, Scores] = {}
         for line in self._lines():
             try:

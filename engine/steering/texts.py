@@ -14,7 +14,7 @@ from engine.capture.prompts import longest_prompt
 from engine.concepts.chat import render_chat
 from engine.errors import RequestError
 from engine.inputs import plain_text, require_strength, require_whole
-from engine.records.captures import ContrastData, Message, Provenance, model_differences
+from engine.records.captures import ContrastData, Message, Provenance, changed_model
 from engine.records.files import Direction
 from engine.records.steering import UNITS, Kind, SteeredText, SteeredTexts, Tokens, Unit
 from engine.runtime import Steps, ignore_progress
@@ -282,10 +282,7 @@ def _require_room(prompt: int, new: int, longest: int) -> None:
 def _warnings(direction: Direction, theirs: Provenance | None, mine: Provenance) -> list[str]:
     warnings = [] if theirs else [unknown_origin({direction["layer"]: direction})]
     if theirs:
-        warnings += [
-            f"the model differs from that of the direction in {field}: {one} there, {other} here"
-            for field, one, other in model_differences(theirs, mine)
-        ]
+        warnings += changed_model(theirs, mine, "the direction")
     if direction["positive_mean"] == direction["negative_mean"]:
         warnings.append("the direction has no class means: projections are in the units of the states")
     return warnings

@@ -38,7 +38,10 @@ log = logging.getLogger(__name__)
 NEIGHBOURS = ("desirability", "sentiment", "formality", "verbosity")
 _PAIRS = 72
 _ONE_STATE = {"last": "last", "all": "last", "mean": "mean"}  # statistics read the last of all kept tokens
-_IDENTIFY = ("model", "revision", "weights", "dtype", "attention", "chat_template", "site", "positions", "autocast")
+_IDENTIFY = (
+    *("model", "revision", "weights", "configuration", "dtype", "attention", "autocast"),
+    *("chat_template", "site", "positions"),
+)
 _MOST_BYTES = 4 * 2**30  # of all in the cache
 
 
@@ -59,9 +62,10 @@ def capture_neighbours(
 ) -> dict[str, ContrastData]:
     """Capture the neighbours of a contrast, or read them from an earlier run.
 
-    They are captured with 72 pairs at all layers, once for each model, chat template, site and position, and kept in
-    the cache folder. Of several processes one captures, and the others wait for it. An interrupted capture is resumed.
-    Once all take more than 4 GiB, a new one replaces those used longest ago, except any used in the last 24 hours.
+    They are captured with 72 pairs at all layers, once for each model, tokenizer, chat template, site, position and
+    version of layerscope and transformers, and kept in the cache folder. Of several processes one captures, and the
+    others wait for it. An interrupted capture is resumed. Once all take more than 4 GiB, a new one replaces those used
+    longest ago, except any used in the last 24 hours.
 
     Args:
         model: The model of the contrast.
@@ -149,7 +153,7 @@ def _requests(
             seed=request.seed,
         )
         _require_same_model(like, now)
-        paths = locate(f"{concept.name}-{_fingerprint(now, concept)}", folder or neighbours_path())
+        paths = locate(f"{concept.name}-{_fingerprint(now, concept, tokenizer)}", folder or neighbours_path())
         made.append((concept, replace(request, paths=paths), paths))
     return made
 
@@ -228,13 +232,14 @@ def _require_same_model(like: Provenance, now: Provenance) -> None:
         )
 
 
-def _fingerprint(provenance: Provenance, concept: Concept) -> str:
+def _fingerprint(provenance: Provenance, concept: Concept, tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash of everything that determines the states of a neighbour."""
     known = dict(provenance)
     adapters = [dict(adapter) | {"name": ""} for adapter in provenance.get("adapters", [])]
     identity = {name: known.get(name) for name in _IDENTIFY} | {
         "adapters": [adapter for adapter in adapters if adapter["active"] or adapter["merged"]],
-        "transformers": provenance["versions"]["transformers"],
+        "versions": [provenance["versions"].get(name) for name in ("layerscope", "transformers")],
+        "tokens": tokenizer(msgspec.json.encode(asdict(concept)).decode())["input_ids"],
         "concept": asdict(concept),
         "pairs": _PAIRS,
     }

@@ -42,6 +42,7 @@ _HASHES = {
     "prompts.factors": "the factors of the pairs",
     "weights": "the weights of the model",
     "provenance.adapters": "the adapters of the model",
+    "provenance.configuration": "the configuration of the model",
     "provenance.chat_template": "the chat template",
 }
 # The prompt file may have been moved or renamed. Both modes give the same states. Measurements of the load check may

@@ -99,11 +99,12 @@ def change_scale(model: Any) -> None:
     [
         change_weights,
         change_scale,
+        lambda model: next(w for name, w in model.named_parameters() if "lora_B" in name).data.mul_(20),
         lambda model: model.base_model.disable_adapter_layers(),
         lambda model: model.merge_adapter(),
         lambda model: (model.add_adapter("other", lora()), model.set_adapter("other")),
     ],
-    ids=["weights", "scale", "disabled", "merged", "switched"],
+    ids=["weights", "scale", "data", "disabled", "merged", "switched"],
 )
 def test_changes_to_an_adapter_are_captured_and_recorded(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, change: Callable[[Any], object]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -16,8 +17,9 @@ import engine
 from engine.errors import ModelError
 from engine.models.alterations import find_alterations
 from engine.models.structure import find_blocks
+from engine.records.captures import model_differences
 from tests.conftest import Loaded, family_called
-from tests.families import build
+from tests.families import build, with_other_positions
 
 PROMPTS = ["w3 w4 w5 w6 w7", "w3 w4 w5 w8 w9 w10", "w3 w4 w11"]  # with shared prefixes, so they would be packed
 
@@ -94,9 +96,18 @@ def edit_data(model: PreTrainedModel) -> None:
     find_blocks(model).blocks[1].get_submodule("mlp.down_proj").get_parameter("weight").data[3] = 0.5
 
 
+def hook_through_accelerate(model: PreTrainedModel) -> None:
+    class Doubles(ModelHook):  # type: ignore[misc]  # accelerate is not typed
+        def post_forward(self, module: nn.Module, output: Tensor) -> Tensor:  # noqa: ARG002 - accelerate's signature
+            return output * 2
+
+    add_hook_to_module(find_blocks(model).blocks[1].get_submodule("mlp"), Doubles())
+
+
 CHANGES = [
     *(wrap, hook_after, hook_behind_the_report, hook_before, hook_before_the_norm, hook_inside),
     *(hook_at_the_last_token, hook_over_the_batch, replace_a_forward, edit_weights, edit_data),
+    hook_through_accelerate,
 ]
 
 
@@ -171,6 +182,10 @@ def cast(model: PreTrainedModel) -> None:
         (hook_before, f"model.layers.2 has the hook {__name__}.hook_before.<locals>.<lambda>"),
         (replace_a_forward, f"model.layers.1 has the forward {__name__}.replace_a_forward"),
         (edit_weights, "the weights were edited after the model was loaded"),
+        (
+            hook_through_accelerate,
+            f"model.layers.1.mlp has the hook {__name__}.hook_through_accelerate",
+        ),
     ],
 )
 def test_the_record_lists_the_alterations(
@@ -183,6 +198,27 @@ def test_the_record_lists_the_alterations(
     change(tiny_llama)
     data = engine.capture_activations(tiny_llama, tiny_tokenizer, "w5 w6")
     assert any(said in one for one in data["provenance"]["altered"]), data["provenance"]["altered"]
+
+
+def test_the_record_tells_models_apart_that_differ_in_their_configuration(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    other = with_other_positions(tiny_llama)
+    one, two = (engine.capture_activations(model, tiny_tokenizer, "w5 w6 w7") for model in (tiny_llama, other))
+    assert not torch.allclose(one["activations"][3], two["activations"][3])
+    assert one["provenance"]["weights"] == two["provenance"]["weights"]
+    [(field, *_)] = model_differences(one["provenance"], two["provenance"])
+    assert field == "configuration"
+
+
+def test_a_configuration_is_the_same_if_only_what_affects_no_state_changes(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    before = engine.capture_activations(tiny_llama, tiny_tokenizer, "w5")["provenance"]
+    changes = {"use_cache": False, "pad_token_id": 5, "attention_dropout": 0.1, "output_hidden_states": True}
+    tiny_llama.config.update(changes)
+    after = engine.capture_activations(tiny_llama, tiny_tokenizer, "w5")["provenance"]
+    assert before["configuration"] == after["configuration"]
 
 
 def test_a_hook_on_every_module_of_the_process_counts(

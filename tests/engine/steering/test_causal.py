@@ -25,7 +25,7 @@ from engine.steering.fan_out import Conditions, FanOut, Row, Scores
 from engine.steering.trials import Design
 from tests.conftest import family_called
 from tests.engine.steering.directions import logits_of
-from tests.families import build
+from tests.families import build, with_other_positions
 
 LAYER = 1
 NAMES = [Factors(template="", persona=f"w{20 + p}", topic=f"w{40 + t}") for p, t in product(range(8), range(8))]
@@ -288,6 +288,18 @@ def test_kept_parts_of_a_changed_model_are_not_used(
     after = ranked(tiny_llama, tiny_tokenizer, data, keep=keep)
     fresh = ranked(tiny_llama, tiny_tokenizer, data)
     assert after["layers"] == fresh["layers"] != before["layers"]
+    assert not before["warnings"]
+    assert any("differs from that of the capture in weights" in warning for warning in after["warnings"])
+
+
+def test_kept_parts_of_another_configuration_are_not_used(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, data: ContrastData, tmp_path: Path
+) -> None:
+    other, keep = with_other_positions(tiny_llama), tmp_path / "parts.jsonl"
+    before = ranked(tiny_llama, tiny_tokenizer, data, keep=keep)
+    after = ranked(other, tiny_tokenizer, data, keep=keep)
+    assert after["layers"] == ranked(other, tiny_tokenizer, data)["layers"] != before["layers"]
+    assert any("differs from that of the capture in configuration" in warning for warning in after["warnings"])
 
 
 def ranking_of(*tied: int, best: int) -> Ranking:

@@ -1,5 +1,6 @@
 """Captures of neighbours: made once, kept outside the store, safe from kills and from each other."""
 
+import copy
 import json
 import signal
 import subprocess
@@ -11,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
+from engine.capture import provenance
 from engine.concepts.catalog import load_concept
 from engine.errors import RequestError, StoreError
 from engine.records.captures import Concept, ContrastData, Provenance
@@ -27,7 +30,7 @@ from engine.store.neighbours import (
 )
 from tests.conftest import family_called
 from tests.engine.cli.conftest import concept_text
-from tests.families import build
+from tests.families import build, with_other_positions
 from tests.program import Program
 
 Capture = Callable[..., dict[str, ContrastData]]
@@ -157,6 +160,75 @@ def test_another_site_position_or_model_is_captured_again(
         capture(steps=steps, **changes)
         assert steps.passes == {"warmth", "calm"}
     assert len([*(tmp_path / "kept").glob("*.json")]) == 8
+
+
+def in_a_chat(_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = "{% for message in messages %}w3 {{ message['content'] }} w4{% endfor %}"
+
+
+def with_eager_attention(model: PreTrainedModel, _tokenizer: PreTrainedTokenizerFast) -> None:
+    model.set_attn_implementation("eager")
+
+
+def with_more_tokens(_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """As some tokenizers do to mark the beginning."""
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="w9 $A", special_tokens=[("w9", 9)])
+
+
+@pytest.mark.parametrize("change", [in_a_chat, with_eager_attention, with_more_tokens])
+def test_what_determines_the_states_is_part_of_the_name(
+    capture: Capture,
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    concepts: list[Concept],
+    change: Callable[[PreTrainedModel, PreTrainedTokenizerFast], None],
+) -> None:
+    capture()
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    change(tiny_llama, tokenizer)
+    assert captured_again(capture, made_like(tiny_llama, tokenizer, concepts), tokenizer=tokenizer)
+
+
+def test_another_configuration_is_captured_again(
+    capture: Capture,
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    concepts: list[Concept],
+) -> None:
+    capture()
+    other = with_other_positions(tiny_llama)
+    assert captured_again(capture, made_like(other, tiny_tokenizer, concepts), model=other)
+
+
+def test_autocast_is_captured_again(
+    capture: Capture, tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, concepts: list[Concept]
+) -> None:
+    capture()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert captured_again(capture, made_like(tiny_llama, tiny_tokenizer, concepts))
+
+
+@pytest.mark.parametrize("package", ["layerscope", "transformers"])
+def test_another_version_is_captured_again(
+    capture: Capture,
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    concepts: list[Concept],
+    monkeypatch: pytest.MonkeyPatch,
+    package: str,
+) -> None:
+    capture()
+    versions = provenance.library_versions() | {package: "99.0"}
+    monkeypatch.setattr(provenance, "library_versions", lambda: versions)
+    assert captured_again(capture, made_like(tiny_llama, tiny_tokenizer, concepts))
+
+
+def captured_again(capture: Capture, like: Provenance, **changes: Any) -> bool:
+    """Whether both neighbours are captured for such a contrast, and not a second time."""
+    first, second = Steps(), Steps()
+    capture(like=like, steps=first, **changes)
+    capture(like=like, steps=second, **changes)
+    return first.passes == {"warmth", "calm"} and not second.passes
 
 
 def test_a_changed_concept_is_captured_again_and_the_others_are_not(capture: Capture, tmp_path: Path) -> None:

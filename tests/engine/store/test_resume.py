@@ -18,6 +18,7 @@ from engine.store import resume
 from engine.store.names import locate
 from engine.store.plan import hold_plan
 from tests.engine.store.test_shares import Threads, threads_for
+from tests.families import with_other_positions
 
 START = " ".join(f"w{n}" for n in range(20, 36))
 PROMPTS = [f"{START} w{40 + n} w{60 + n % 7} w{80 + n % 3}" for n in range(30)]
@@ -188,3 +189,26 @@ def test_all_processes_resume_with_the_saved_token_budget(
 def test_the_same_capture_is_compiled_again(capture: Capture, compiled: list[str]) -> None:
     capture()
     assert len(compiled) == 1
+
+
+def test_a_capture_is_not_resumed_with_another_configuration(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resume, "_SHARD_PROMPTS", len(PROMPTS))
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS * 2))
+
+    def stop(done: int, _total: int) -> None:
+        if done > len(PROMPTS):
+            raise KeyboardInterrupt
+
+    def run(model: PreTrainedModel, **how: Any) -> object:
+        return engine.capture_prompt_file(model, tiny_tokenizer, tmp_path / "prompts.txt", tmp_path / "mine", **how)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_llama, progress=stop)
+    with pytest.raises(StoreError, match="the configuration of the model changed"):
+        run(with_other_positions(tiny_llama))
+    run(tiny_llama)
