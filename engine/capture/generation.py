@@ -11,6 +11,7 @@ from torch import Tensor
 
 from engine.errors import RequestError
 from engine.models.adapters import inner_model
+from engine.models.forward import cache_name
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
@@ -103,7 +104,7 @@ def generation_loop(cache: DynamicCache | None, sampler: Sampler | None) -> Any:
         if sampler is not None:
             logits_processor.append(sampler)
         if cache is not None:
-            options["past_key_values"] = cache
+            options[cache_name(model.prepare_inputs_for_generation)] = cache
         return model._sample(input_ids, logits_processor=logits_processor, **options)
 
     return loop

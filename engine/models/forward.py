@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 Kept = TypeVar("Kept")
 Keep = Callable[[Tensor], Kept]  # (batch, sequence, hidden) -> what the caller keeps of it, copied
 
+CACHE_NAMES = ("cache", "past_key_values", "cache_params")
+"""Names of the cache among the arguments of decoders, the newest first."""
+
 _MARK = "_output_capturing_hooks_installed"  # transformers' marker on modules with its hooks
 _REPORTS = "transformers.utils.output_capturing"  # the module that defines these hooks
 
@@ -260,13 +263,23 @@ def run_decoder(decoder: nn.Module, batch: TokenBatch, *, logits_at: Tensor | No
     if "position_ids" in accepted:
         inputs["position_ids"] = batch.position_ids
     if batch.cache is not None:
-        inputs["past_key_values"] = batch.cache
+        inputs[cache_name(decoder.forward)] = batch.cache
     if logits_at is not None and "logits_to_keep" in accepted:
         inputs["logits_to_keep"] = logits_at
     if "use_cache" in accepted:
         inputs["use_cache"] = batch.cache is not None
     with torch.no_grad():
         return decoder(**inputs, **options, return_dict=True)
+
+
+def cache_name(function: Callable[..., Any]) -> str:
+    """Name of the argument that takes the cache; transformers 5.24 renamed it.
+
+    Args:
+        function: A forward, or a function that prepares its arguments.
+    """
+    accepted = inspect.signature(function).parameters
+    return next((name for name in CACHE_NAMES if name in accepted), "past_key_values")
 
 
 @contextmanager

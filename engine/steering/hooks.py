@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from engine.errors import CaptureError, ModelError
 from engine.models.adapters import inner_model
-from engine.models.forward import residual
+from engine.models.forward import CACHE_NAMES, residual
 from engine.models.structure import find_blocks
 from engine.models.thread_hooks import PromptHook, ThreadHook
 from engine.records.steering import Tokens
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 Change = Callable[[Tensor], Tensor]
 """Changes the states of any tokens, `(..., hidden)`, in float32 or more."""
 
-_CACHES = ("past_key_values", "cache_params")  # names of the cache in the forward of decoders
 _REPORTS = "transformers.utils.output_capturing"  # the module that defines the hooks for `output_hidden_states`
 
 
@@ -80,8 +79,9 @@ class _Phase(PromptHook):
     # While a hook is being removed, another thread's pass may call it without the keyword arguments.
     def __call__(self, _module: nn.Module, args: Any, kwargs: Any = None) -> None:  # noqa: ANN401 - torch's own signature
         if self.acts_here:
-            given = self._signature.bind_partial(*args, **(kwargs or {})).arguments
-            caches = [given[name] for name in _CACHES if given.get(name) is not None]
+            # Deprecated names of the cache are no longer parameters, but still accepted.
+            given = self._signature.bind_partial(*args, **(kwargs or {})).arguments | dict(kwargs or {})
+            caches = [given[name] for name in CACHE_NAMES if given.get(name) is not None]
             prompt = self.boundary
             if prompt is None:
                 prompt = 0 if any(map(_holds_tokens, caches)) else sys.maxsize
@@ -213,7 +213,7 @@ def require_uncompiled(model: PreTrainedModel) -> None:
 
 
 def _require_cache(model: PreTrainedModel, decoder: nn.Module) -> None:
-    if not inspect.signature(decoder.forward).parameters.keys() & set(_CACHES):
+    if not inspect.signature(decoder.forward).parameters.keys() & set(CACHE_NAMES):
         raise ModelError(
             f"{type(model).__name__} has no key-value cache that tells the prompt from generated tokens",
             next_step="steer with tokens='all'",

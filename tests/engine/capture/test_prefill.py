@@ -12,6 +12,7 @@ from engine.capture.batches import Limits
 from engine.capture.prefill import _copy, _empty, _Filled, prefill
 from engine.capture.responses import generate_responses
 from engine.models.description import describe_model, examine_model
+from engine.models.forward import cache_name
 from engine.models.structure import find_blocks
 from tests.conftest import framework_hook
 from tests.engine.capture.test_families import TOLERANCE
@@ -28,7 +29,7 @@ def by_hand(model: PreTrainedModel, prompt: list[int]) -> DynamicCache:
     """The cache after a plain forward pass of one prompt."""
     cache = DynamicCache()
     with torch.no_grad():
-        model(torch.tensor([prompt]), past_key_values=cache, use_cache=True)
+        model(torch.tensor([prompt]), **{cache_name(model.forward): cache}, use_cache=True)
     return cache
 
 
