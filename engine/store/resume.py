@@ -277,7 +277,7 @@ def _visible(paths: CapturePaths) -> CapturePaths:
     place = paths.started
     if place is None:
         raise StoreError(
-            f"this process cannot see in {paths.store} the plan that the main process wrote",
+            f"this process cannot see {place_of_shards(paths).plan}, which the main process wrote",
             expected="a folder shared by all processes on all machines",
             next_step="choose a shared folder with the same path on every machine",
         )
