@@ -336,3 +336,21 @@ def test_a_complete_replacement_that_cannot_take_its_place_is_said(
 
 def files(store: Path) -> dict[str, bytes]:
     return {path.relative_to(store).as_posix(): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+def test_a_folder_of_replacements_that_leads_out_of_the_store_is_not_followed(capture: Any, tmp_path: Path) -> None:
+    store, outside = tmp_path / "store", tmp_path / "outside"
+    with pytest.raises(StopError):
+        capture(progress=stop)
+    outside.mkdir()
+    (store / "mine").rename(outside / "mine")
+    before = files(outside)
+    (store / ".replacements").symlink_to(outside)
+    for attempt in (lambda: capture(), lambda: capture(force=True), lambda: engine.load_activations(store / "mine")):
+        with pytest.raises(StoreError, match="is a symbolic link out of the store"):
+            attempt()
+    assert clean_store(store) == []
+    (store / "mine.pt").touch()
+    assert capture_files("mine", store=store) == ["mine.pt"]
+    engine.delete_capture("mine", store=store)
+    assert files(outside) == before
