@@ -122,6 +122,6 @@ def run_plan(plan: CapturePlan, models: ModelCache, job: Job) -> SavedCapture:
         progress = partial(job.tell, "running prompts")
         capture_and_save(model, tokenizer, plan.request, progress=progress, steps=job.tell)
     except JobCancelled:
-        job.kept = plan.paths.name if plan.paths.unfinished else ""
+        job.kept = plan.paths.name if plan.paths.started else ""
         raise
     return SavedCapture(plan.paths.name)

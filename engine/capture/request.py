@@ -73,7 +73,8 @@ class CaptureRequest:
             once per kind of model. None for captures of more than about ten minutes on a CUDA GPU.
         alias: Short name of the model, for the record; None for the alias it was loaded by.
         paths: Where to save; None to keep the capture in memory.
-        force: Replace an existing capture of that name. An unfinished one with the same settings is resumed instead.
+        force: Replace an existing capture of that name when the new one is complete. An unfinished one with the same
+            settings is resumed instead.
         shards: Save as shards, regardless of size.
         store_dtype: Dtype of the states in shards, one of `STORE_DTYPES`.
         specificity: Compare a concept with its neighbours after it is saved, see `add_specificity`.

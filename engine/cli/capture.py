@@ -28,8 +28,8 @@ from engine.plots.findings import cost_in_words
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
 from engine.runtime import Processes, find_processes
-from engine.store.catalog import shard_files, show_capture
-from engine.store.names import DEFAULT_STORE, CapturePaths, default_name, locate, require_free
+from engine.store.catalog import show_capture
+from engine.store.names import DEFAULT_STORE, CapturePaths, default_name, locate, require_free, shard_files
 from engine.store.plan import read_plan, shard_starts
 from engine.store.record import encode_record
 
@@ -397,14 +397,15 @@ def _left(request: CaptureRequest, paths: CapturePaths, before: int) -> str:
     if after not in (0, before):
         return _without_specificity(paths)
     previous = f"the previous capture is {'unchanged' if after else 'deleted'}" if before else ""
-    if not paths.unfinished:
+    place = paths.started
+    if place is None:
         advice = "" if request.always_shards else "; --shards makes a capture resumable"
         return f"interrupted before anything was saved{'; ' if previous else ''}{previous}{advice}"
-    total, saved = len(shard_starts(read_plan(paths.plan))), len(shard_files(paths))
+    total, saved = len(shard_starts(read_plan(place.plan))), len(shard_files(place))
     again = [part for part in sys.argv[1:] if not _FORCE.fullmatch(part)]  # once finished, it would be replaced
     return (
         f"interrupted: {previous}{', and ' if previous else ''}{saved} of {total} shards are saved in"
-        f" {paths.shards}{os.sep}; to resume: {shlex.join(['layerscope', *again])}"
+        f" {place.shards}{os.sep}; to resume: {shlex.join(['layerscope', *again])}"
     )
 
 

@@ -124,7 +124,7 @@ def steer(
             seed=seed,
         )
         result: SteeredTexts | list[SteeredTexts] = (
-            _write_sweep(write, swept, steps) if sweep else write(layer=chosen, steps=steps)
+            _write_sweep(write, swept, steps, narrator) if sweep else write(layer=chosen, steps=steps)
         )
     if as_json:
         print_json(msgspec.json.format(msgspec.json.encode(result)))
@@ -170,12 +170,24 @@ def swept_layers(model: "PreTrainedModel", found: "dict[int, Direction]", layers
     return wanted
 
 
-def _write_sweep(write: Callable[..., SteeredTexts], layers: list[int], steps: Steps) -> list[SteeredTexts]:
-    """Steer at each layer; all layers share one baseline."""
+def _write_sweep(
+    write: Callable[..., SteeredTexts], layers: list[int], steps: Steps, narrator: Narrator
+) -> list[SteeredTexts]:
+    """Steer at each layer; all layers share one baseline. Leave out those where every strength overflows."""
+    from engine.steering.apply import NotFiniteError
+
     results: list[SteeredTexts] = []
+    lost: dict[int, NotFiniteError] = {}
     for place, layer in enumerate(layers):
         earlier = results[0] if results else None
-        results.append(write(layer=layer, steps=_part(steps, place, len(layers), layer), earlier=earlier))
+        try:
+            results.append(write(layer=layer, steps=_part(steps, place, len(layers), layer), earlier=earlier))
+        except NotFiniteError as error:
+            lost[layer] = error
+    if not results:
+        raise lost[layers[0]]
+    for layer, why in lost.items():
+        narrator.say(f"layer {layer} is left out: {why.problem}")
     return results
 
 

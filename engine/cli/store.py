@@ -157,7 +157,8 @@ def list_store(
     elif not entries:
         narrator.say("no captures yet; create one with `layerscope capture --concept honesty`")
     for path in unfinished_saves(store):
-        narrator.say(f"left by a killed save, safe to delete with `layerscope verify --clean`: {path}")
+        left = "shards of an unfinished replacement" if path.is_dir() else "left by a killed save"
+        narrator.say(f"{left}, safe to delete with `layerscope verify --clean`: {path}")
 
 
 def show(

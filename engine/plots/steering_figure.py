@@ -47,7 +47,8 @@ def draw_sweep(results: Sequence[SteeredTexts], figure: Figure | None = None) ->
     """Draw effect and damage at each layer and strength, and below them those of random directions.
 
     The effect is the shift of the projection from the baseline; negative cells are hatched. The damage is the
-    perplexity over that of the baseline, on a logarithmic scale. The random directions share the scales.
+    perplexity over that of the baseline, on a logarithmic scale. The random directions share the scales. A dash
+    marks a strength that overflowed.
 
     Args:
         results: Results of `steer_text` for one prompt, at least one, with the same strengths.
@@ -99,6 +100,9 @@ def _heat_map(axes: Axes, values: np.ndarray, measure: _Measure, norm: Normalize
     numbers = rows <= _MOST_ROWS and columns <= _MOST_COLUMNS
     for row, column in np.ndindex(rows, columns):
         value = float(values[row, column])
+        if np.isnan(value):  # it overflowed
+            axes.text(column, row, "-", ha="center", va="center", color=INK, fontsize=6)
+            continue
         red, green, blue, _ = image.cmap(norm(value))
         color = INK if 0.299 * red + 0.587 * green + 0.114 * blue > _DARK else "white"
         if value < 0:
@@ -124,12 +128,12 @@ def _ratio(text: SteeredText, baseline: SteeredText) -> float:
 
 
 def _symmetric(values: np.ndarray) -> Normalize:
-    most = float(np.abs(values).max()) or 1.0
+    most = float(np.nanmax(np.abs(values))) or 1.0
     return Normalize(-most, most)
 
 
 def _ratios(values: np.ndarray) -> Normalize:
-    return LogNorm(min(float(values.min()), 1.0), min(max(float(values.max()), 2.0), _WORST))
+    return LogNorm(min(float(np.nanmin(values)), 1.0), min(max(float(np.nanmax(values)), 2.0), _WORST))
 
 
 def _signed(value: float) -> str:

@@ -77,8 +77,12 @@ def _grid(rows: Sequence[tuple[int, list[SteeredText]]], result: SteeredTexts) -
     for text in rows[0][1]:
         table.add_column(name_text(text, result), justify="right")
     for layer, texts in rows:
-        table.add_row(str(layer), *(f"{text['shift']:+.2f} {text['perplexity']:6.2f}" for text in texts))
+        table.add_row(str(layer), *map(_cell, texts))
     return table
+
+
+def _cell(text: SteeredText) -> str:
+    return "overflow" if "problem" in text else f"{text['shift']:+.2f} {text['perplexity']:6.2f}"
 
 
 def _notes(result: SteeredTexts, *, several: bool = False) -> Iterator[str]:
@@ -103,6 +107,9 @@ def _measurements(result: SteeredTexts) -> Table:
     for name in ("tokens", "perplexity", "projection", "shift"):
         table.add_column(name, justify="right")
     for text in (result["baseline"], *result["steered"], *result["controls"]):
+        if "problem" in text:
+            table.add_row(name_text(text, result), "overflow")
+            continue
         shift = "" if text["kind"] == "baseline" else f"{text['shift']:+.2f}"
         numbers = (str(text["tokens"]), f"{text['perplexity']:.2f}", f"{text['projection']:.2f}", shift)
         table.add_row(name_text(text, result), *numbers)
@@ -121,8 +128,14 @@ def _side_by_side(columns: list[tuple[str, SteeredText]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", expand=True)
     for name, _ in columns:
         table.add_column(name, ratio=1, overflow="fold")
-    table.add_row(*(Text(text["text"] + ("" if text["ended"] else " …")) for _, text in columns))
+    table.add_row(*(_said(text) for _, text in columns))
     return table
+
+
+def _said(text: SteeredText) -> Text:
+    if "problem" in text:
+        return Text(text["problem"], style="dim italic")
+    return Text(text["text"] + ("" if text["ended"] else " …"))
 
 
 def name_text(text: SteeredText, result: SteeredTexts) -> str:

@@ -32,13 +32,14 @@ class SteeredText(TypedDict):
         text: The new text, without special tokens.
         tokens: Number of its tokens, without a final end-of-text token.
         ended: Whether the model ended the text before the maximum length.
-        perplexity: Perplexity of its tokens after the prompt.
+        perplexity: Perplexity of its tokens after the prompt; NaN, like `projection` and `shift`, if there is no text.
         projection: Mean projection of its tokens at the layer: 0 at the mean of the negative class, 1 at that of the
             positive class.
         shift: Projection minus that of the baseline.
         token_ids: Ids of its tokens; like the two fields below absent from older results.
         token_texts: Readable text of each token.
         projections: Projection of each token; their mean is `projection`.
+        problem: Why there is no text: a state or a prediction overflows at this strength. Absent otherwise.
     """
 
     kind: Kind
@@ -52,6 +53,7 @@ class SteeredText(TypedDict):
     token_ids: NotRequired[list[int]]
     token_texts: NotRequired[list[str]]
     projections: NotRequired[list[float]]
+    problem: NotRequired[str]
 
 
 class SteeredTexts(TypedDict):

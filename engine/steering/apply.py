@@ -45,8 +45,8 @@ def steer(
     Each direction is added at the output of its block, in float32, to every token or to some. It acts on forward passes
     of this thread only: plain passes, `model.generate`, and captures, whose provenance records it. Nested contexts add
     up, in the order in which they were entered. A strength of 0 changes nothing, not even by rounding. On exit, also
-    after an error, the model is as it was. Captures and `steer_text` refuse states and predictions that are not finite;
-    a plain pass returns them.
+    after an error, the model is as it was. Captures and `steer_text` notice states and predictions that are not finite;
+    a plain pass returns them. In float16, whose largest number is 65,504, check that `output.logits` are finite.
 
     Args:
         model: Any model that passes the load check.
@@ -228,7 +228,11 @@ def unit_vector(direction: Direction) -> Tensor:
     return unit
 
 
-def not_finite(how: str, dtype: torch.dtype, *, steered: bool = True) -> RequestError:
+class NotFiniteError(RequestError):
+    """A vector or a prediction overflows in the dtype of the model."""
+
+
+def not_finite(how: str, dtype: torch.dtype, *, steered: bool = True) -> NotFiniteError:
     """The error of predictions that are not finite.
 
     Args:
@@ -238,8 +242,8 @@ def not_finite(how: str, dtype: torch.dtype, *, steered: bool = True) -> Request
     """
     problem = f"the predictions are not finite {how}"
     if steered:
-        return RequestError(problem, next_step=_steer_less(dtype))
-    return RequestError(
+        return NotFiniteError(problem, next_step=_steer_less(dtype))
+    return NotFiniteError(
         problem,
         expected="a model whose predictions are finite",
         next_step=Remedy.LOAD_IN_FLOAT32 if dtype == torch.float16 else "use another model",
@@ -252,7 +256,7 @@ def _require_room(vector: Tensor, dtype: torch.dtype, amount: float, layer: int)
     An overflowing sum of squares does not show: the norm divides by infinity, and every later block reads zeros.
     """
     if not bool(vector.to(dtype).float().square().sum().isfinite()):
-        raise RequestError(
+        raise NotFiniteError(
             f"a strength of {amount:g} at layer {layer} overflows in {str(dtype).removeprefix('torch.')}",
             next_step=_steer_less(dtype),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from engine.records.steering import UNITS, Kind, SteeredText, SteeredTexts, Toke
 from engine.runtime import Steps, ignore_progress
 from engine.stats.reading import require_same_model, unknown_origin
 from engine.stats.token_texts import token_texts
-from engine.steering.apply import ablate, length_of, listed, not_finite, require_choice, steer
+from engine.steering.apply import NotFiniteError, ablate, length_of, listed, not_finite, require_choice, steer
 from engine.steering.controls import random_directions
 from engine.steering.writing import Writer, Written
 
@@ -45,7 +46,7 @@ class _Plan:
     strength: float | None
     steering: Callable[[], AbstractContextManager[None]]
 
-    def refusal(self, dtype: torch.dtype) -> RequestError:
+    def refusal(self, dtype: torch.dtype) -> NotFiniteError:
         """The error if a prediction is not finite."""
         along = "a random direction" if self.kind == "control" else "the direction"
         if self.strength is not None:
@@ -77,6 +78,9 @@ def steer_text(
     The unsteered model then reads every text: its perplexity shows the damage, its mean projection on the direction the
     effect on what is said (not the vector that was added).
 
+    A strength at which a state or a prediction overflows, as it may in float16, has no text: its entry says why in
+    `problem`, and so does a warning. If all strengths overflow, that is an error.
+
     Args:
         model: The model that the directions were extracted from.
         tokenizer: Tokenizer of the model.
@@ -101,8 +105,8 @@ def steer_text(
         The texts with their measurements.
 
     Raises:
-        RequestError: An argument is invalid, there is no direction at the layer, a prediction is not finite, or see
-            `steer`.
+        RequestError: An argument is invalid, there is no direction at the layer, predictions are not finite at any of
+            the strengths or without steering, or see `steer`.
         CaptureError: The prompt is empty or too long.
         ModelError: See `steer`.
 
@@ -137,6 +141,7 @@ def steer_text(
     writer = Writer(model, tokenizer, ids, direction, limit, bool(sample), number)
     baseline = _known_baseline(earlier, writer, rendered)
     texts = _write_all(writer, plans, baseline, steps or ignore_progress)
+    warnings += [text["problem"] for text in texts if "problem" in text]
     found = SteeredTexts(
         prompt=prompt,
         rendered=rendered,
@@ -207,10 +212,20 @@ def _known_baseline(earlier: SteeredTexts | None, writer: Writer, rendered: str)
 
 
 def _write_all(writer: Writer, plans: Sequence[_Plan], baseline: Written | None, steps: Steps) -> list[SteeredText]:
-    """Write and measure the texts, the baseline first, unless it is known."""
-    for plan in plans:  # a strength that is refused is refused before any text is written
-        with plan.steering():
-            pass
+    """Write and measure the texts, the baseline first, unless it is known.
+
+    Raises:
+        NotFiniteError: Predictions overflow at every strength.
+        RequestError: Predictions are not finite without steering.
+    """
+    overflows: dict[int, NotFiniteError] = {}
+    for number, plan in enumerate(plans):  # an invalid argument is refused before any text is written
+        try:
+            with plan.steering():
+                pass
+        except NotFiniteError as error:  # that of a control names its length, not the strength
+            refusal = plan.refusal(writer.model.dtype) if plan.kind == "control" else error
+            _add_overflow(overflows, number, refusal, plans)
     texts: list[SteeredText] = []
     total = len(plans) * writer.max_new_tokens
     for number, plan in enumerate(plans):
@@ -220,10 +235,46 @@ def _write_all(writer: Writer, plans: Sequence[_Plan], baseline: Written | None,
             steps(f"writing: {kind}", before + new, total)
 
         report(0)
-        known = baseline if plan.kind == "baseline" else None
-        written = known or writer.write(plan.steering(), plan.refusal(writer.model.dtype), report)
-        texts.append(_measured(writer, plan, written, texts[0] if texts else None))
+        written = baseline if plan.kind == "baseline" else None
+        if written is None and number not in overflows:
+            try:
+                written = writer.write(plan.steering(), plan.refusal(writer.model.dtype), report)
+            except NotFiniteError as error:
+                _add_overflow(overflows, number, error, plans)
+        if written is None:
+            texts.append(_without_text(plan, overflows[number].problem))
+        else:
+            texts.append(_measured(writer, plan, written, texts[0] if texts else None))
     return texts
+
+
+def _add_overflow(
+    overflows: dict[int, NotFiniteError], number: int, error: NotFiniteError, plans: Sequence[_Plan]
+) -> None:
+    """Note that a text overflows; raise an error if it is the baseline, or if nothing steered is left."""
+    if plans[number].kind == "baseline":  # no strength is to blame
+        raise RequestError(error.problem, expected=error.expected, next_step=error.next_step)
+    overflows[number] = error
+    steered = [place for place, plan in enumerate(plans) if plan.kind in {"steered", "ablated"}]
+    if overflows.keys() >= {*steered}:
+        raise overflows[min(steered, key=lambda place: abs(plans[place].strength or 0.0))]
+
+
+def _without_text(plan: _Plan, problem: str) -> SteeredText:
+    return SteeredText(
+        kind=plan.kind,
+        strength=plan.strength,
+        text="",
+        tokens=0,
+        ended=True,
+        perplexity=math.nan,
+        projection=math.nan,
+        shift=math.nan,
+        token_ids=[],
+        token_texts=[],
+        projections=[],
+        problem=problem,
+    )
 
 
 def _measured(writer: Writer, plan: _Plan, written: Written, baseline: SteeredText | None) -> SteeredText:

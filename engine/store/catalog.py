@@ -1,6 +1,7 @@
 """List the captures of a store from their JSON records; loads no torch."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from engine.errors import StoreError, visible
@@ -10,15 +11,18 @@ from engine.remedies import Remedy
 from engine.store.files import regular_size, require_inside
 from engine.store.names import (
     DEFAULT_STORE,
-    SHARD,
+    PLAN,
+    REPLACEMENTS,
     UNFINISHED,
     CapturePaths,
     is_present,
     listed_name,
     locate,
     locate_listed,
+    shard_files,
 )
 from engine.store.record import read_record
+from engine.store.replace import finish_replacement, read_whole
 
 UNFINISHED_SHARDS = "unfinished"
 _RESUME = "; run the same capture again to resume"
@@ -81,6 +85,10 @@ def show_capture(name: str | Path, *, store: str | Path | None = None) -> Captur
         StoreError: The capture does not exist or is unusable.
     """
     paths = locate(name, store)
+    return read_whole(paths, partial(_show, paths))
+
+
+def _show(paths: CapturePaths) -> CaptureRecord:
     if not paths.exist:
         raise StoreError(
             f"there is no capture called {paths.name!r} in the folder {str(paths.store)!r}",
@@ -95,13 +103,15 @@ def show_capture(name: str | Path, *, store: str | Path | None = None) -> Captur
 
 
 def unfinished_saves(store: str | Path) -> list[Path]:
-    """List the temporary files of killed saves.
+    """List the temporary files of killed saves, and the folders of unfinished replacements.
 
-    They are hidden, never read, and safe to delete when no save is running. Linked folders are not searched.
+    They are hidden, and safe to delete when no save is running. Linked folders are not searched.
     """
     folder = user_path(store)
     in_shards = (path for path in folder.glob(f"*/.*{UNFINISHED}") if not path.parent.is_symlink())
-    return sorted([*folder.glob(f".*{UNFINISHED}"), *in_shards])
+    linked = (folder / REPLACEMENTS).is_symlink()
+    replacements = [] if linked else [plan.parent for plan in folder.glob(f"{REPLACEMENTS}/*/{PLAN}")]
+    return sorted([*folder.glob(f".*{UNFINISHED}"), *in_shards, *replacements])
 
 
 def missing_part(paths: CapturePaths, size: int | None) -> str:
@@ -122,14 +132,6 @@ def missing_part(paths: CapturePaths, size: int | None) -> str:
     if size is None:
         return "it has no record: the save was interrupted, or the .pt was copied without its JSON"
     return "" if found == size else f"{paths.tensors.name} has {found} bytes, its record says {size}"
-
-
-def shard_files(paths: CapturePaths) -> list[Path]:
-    """List the complete shards of a capture, in prompt order.
-
-    Shards that are still being written have hidden names.
-    """
-    return sorted(paths.shards.glob(f"[0-9]*{SHARD}"))
 
 
 def _missing_shards(paths: CapturePaths, size: int | None) -> str:
@@ -155,6 +157,7 @@ def _shard_size(paths: CapturePaths, path: Path) -> int:
 def _entry(folder: Path, name: str) -> CatalogEntry:
     try:
         paths = locate_listed(name, folder)
+        finish_replacement(paths)
         record = read_record(paths.record) if is_present(paths.record) else None
         problem = missing_part(paths, record["data"]["bytes"] if record else None)
     except StoreError as error:

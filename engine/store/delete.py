@@ -15,6 +15,7 @@ from engine.store.directions import SUFFIX, derived_directions, list_directions,
 from engine.store.locks import folder_lock, open_locked
 from engine.store.names import PLAN, SHARD, UNFINISHED, CapturePaths, is_present, listed_name, locate
 from engine.store.record import read_content
+from engine.store.replace import finish_replacement
 
 _OWN_FILE = re.compile(rf"[0-9]+{re.escape(SHARD)}|{re.escape(PLAN)}|\..*{re.escape(UNFINISHED)}")
 
@@ -52,7 +53,7 @@ def _require_directions(paths: CapturePaths) -> None:
 
 
 def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list[str]:
-    """Delete a capture: its record, its tensors or shards, and the directions and control vectors under its name.
+    """Delete a capture: record, tensors or shards, an unfinished replacement, and directions and vectors of its name.
 
     Directions of the capture that were saved under another name stay. The record is deleted first; an interrupted
     deletion leaves tensors that the catalog lists as having no record. The parts of an interrupted causal ranking in
@@ -75,15 +76,19 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
         ['draft.json', 'draft.pt']
     """
     paths, _, _ = _parts(name, store)  # first, because the lock would create the folder
+    finish_replacement(paths)
     with folder_lock(paths.store), contextlib.ExitStack() as held:
-        _, files, shards = _parts(name, store)  # another process may have renamed or deleted it
-        if shards is not None:
-            _hold(shards, held)
+        _, files, folders = _parts(name, store)  # another process may have renamed or deleted it
+        for shards in folders:
+            _hold(shards, paths.name, held)
         try:
             for path in files:
                 _remove(path)
-            if shards is not None:
+            for shards in folders:
                 files += _remove_shards(shards)
+            if paths.replacement.shards in folders:
+                with contextlib.suppress(OSError):  # it holds other replacements
+                    paths.replacement.store.rmdir()
         except OSError as error:
             raise StoreError(
                 f"{error.filename} cannot be deleted: {error.strerror}", next_step="delete it yourself"
@@ -103,8 +108,8 @@ def capture_files(name: str | Path, *, store: str | Path | None = None) -> list[
     Raises:
         StoreError: The capture does not exist.
     """
-    _, files, shards = _parts(name, store)
-    return [path.name for path in files] + ([f"{shards.name}/"] if shards is not None else [])
+    paths, files, folders = _parts(name, store)
+    return [path.name for path in files] + [f"{shards.relative_to(paths.store).as_posix()}/" for shards in folders]
 
 
 def kept_directions(name: str | Path, *, store: str | Path | None = None) -> list[str]:
@@ -121,21 +126,21 @@ def kept_directions(name: str | Path, *, store: str | Path | None = None) -> lis
     return []
 
 
-def _hold(shards: Path, held: contextlib.ExitStack) -> None:
+def _hold(shards: Path, name: str, held: contextlib.ExitStack) -> None:
     """Keep other processes from writing shards until `held` is closed; refuse if one does already."""
     try:
         plan = open_locked(shards / PLAN)
     except OSError:
         return  # no plan, or one that is not a regular file
     if plan is None:
-        raise StoreError(f"another process is capturing {shards.name!r} now", next_step=Remedy.WAIT)
+        raise StoreError(f"another process is capturing {name!r} now", next_step=Remedy.WAIT)
     held.enter_context(plan)
     if os.name == "nt":  # pragma: no cover - Windows cannot delete an open file
         held.close()
 
 
-def _parts(name: str | Path, store: str | Path | None) -> tuple[CapturePaths, list[Path], Path | None]:
-    """The place of a capture, its files, the record first, and its folder of shards.
+def _parts(name: str | Path, store: str | Path | None) -> tuple[CapturePaths, list[Path], list[Path]]:
+    """The place of a capture, its files, the record first, and its folders of shards.
 
     They are looked up in the folder, so that no name leads out of it.
     """
@@ -147,15 +152,17 @@ def _parts(name: str | Path, store: str | Path | None) -> tuple[CapturePaths, li
         asked = locate(name, store).name
     own = sorted(folder / file_name for file_name, listed in entries.items() if listed == asked)
     files = [path for path in own if path.name.endswith((".json", ".pt"))]
-    shards = next((path for path in own if path not in files), None)
+    folders = [path for path in own if path not in files]
     directions = [folder / f"{asked}{SUFFIX}"] if f"{asked}{SUFFIX}" in entries else []
     paths = CapturePaths(folder, asked)
     directions += _exported(paths)
-    if not own and not directions:
+    if is_present(paths.replacement.plan) and not paths.replacement.store.is_symlink():
+        folders.append(paths.replacement.shards)
+    if not own and not directions and not folders:
         raise StoreError(
             f"there is no capture called {asked!r} in the folder {str(folder)!r}", next_step=Remedy.LIST_CAPTURES
         )
-    return paths, files + directions, shards
+    return paths, files + directions, folders
 
 
 def _exported(paths: CapturePaths) -> list[Path]:

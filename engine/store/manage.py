@@ -14,6 +14,7 @@ from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, is_present, locate, require_free
 from engine.store.plan import hold_plan
 from engine.store.record import encode_record, read_record
+from engine.store.replace import finish_replacement
 from engine.store.unfinished import claim
 
 
@@ -45,6 +46,7 @@ def rename_capture(name: str | Path, new: str, *, store: str | Path | None = Non
     """
     old = locate(name, store)
     target = locate(new, old.store)
+    finish_replacement(old)
     _require_present(old)  # first, because the lock would create the folder
     with folder_lock(old.store), ExitStack() as held:
         _require_present(old)  # another process may have renamed or deleted it
@@ -95,7 +97,7 @@ def _require_free(target: CapturePaths) -> None:
             if taken
             else "change the permissions of that folder",
         ) from None
-    for path in (path_of(target), target.shards, *map(target.vectors, VECTOR_FORMATS)):
+    for path in (path_of(target), target.shards, target.replacement.shards, *map(target.vectors, VECTOR_FORMATS)):
         if path.exists():
             raise StoreError(f"{path} already exists", next_step="choose another name")
 

@@ -1,5 +1,7 @@
 """Capture names and file paths; no name can lead out of the store."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 import re
@@ -19,6 +21,8 @@ UNFINISHED = ".unfinished"
 PLAN = "plan.json"
 SHARD = ".safetensors"
 DIRECTIONS = ".directions.safetensors"
+REPLACEMENTS = ".replacements"
+"""The hidden folder of a store for shards that will replace a capture when all are saved."""
 
 _SUFFIXES = ("pt", "json")
 _LONGEST = 128
@@ -79,9 +83,32 @@ class CapturePaths:
         return self.in_shards and not is_present(self.record)
 
     @property
+    def replacement(self) -> CapturePaths:
+        """Where shards that will replace this capture are saved until all are; they need no other name."""
+        return CapturePaths(self.store / REPLACEMENTS, self.name)
+
+    @property
+    def is_replacement(self) -> bool:
+        """Whether these are the files of a replacement."""
+        return self.store.name == REPLACEMENTS
+
+    @property
+    def started(self) -> CapturePaths | None:
+        """The shards that can be resumed, of this capture or of its replacement; None if there are none."""
+        return next((place for place in (self.replacement, self) if place.unfinished), None)
+
+    @property
     def exist(self) -> bool:
         """Whether any file of the capture exists, complete or not."""
         return any(is_present(path) for path in (self.record, self.tensors, self.plan))
+
+
+def shard_files(paths: CapturePaths) -> list[Path]:
+    """List the complete shards of a capture, in prompt order.
+
+    Shards that are still being written have hidden names.
+    """
+    return sorted(paths.shards.glob(f"[0-9]*{SHARD}"))
 
 
 def is_present(path: Path) -> bool:
@@ -110,7 +137,7 @@ def locate(name: str | Path, store: str | Path | None = None) -> CapturePaths:
     if not _NAME.fullmatch(plain):
         raise _invalid(plain)
     paths = CapturePaths(folder, plain)
-    for path in (paths.tensors, paths.record, paths.shards):
+    for path in (paths.tensors, paths.record, paths.shards, paths.replacement.store, paths.replacement.shards):
         if path.is_symlink():
             require_inside(path, folder)
     return paths
@@ -166,7 +193,7 @@ def require_free(paths: CapturePaths, *, force: bool, resume: bool = False) -> N
     Args:
         paths: Where the capture will be saved.
         force: Allow replacing an existing capture.
-        resume: Allow an unfinished capture in shards, because it can be resumed.
+        resume: Allow an unfinished capture in shards, or an unfinished replacement, because it can be resumed.
 
     Raises:
         StoreError: The name is taken and `force` is off, or the folder cannot be written.
@@ -175,9 +202,9 @@ def require_free(paths: CapturePaths, *, force: bool, resume: bool = False) -> N
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise StoreError(f"{existing} is not a writable folder", next_step=Remedy.CHOOSE_FOLDER)
-    kept = (paths.tensors, paths.record) if resume else (paths.tensors, paths.record, paths.plan)
-    taken = [str(path) for path in kept if is_present(path)]
-    if taken and not force:
+    complete, started = (paths.tensors, paths.record), (paths.plan, paths.replacement.plan)
+    taken = [str(path) for path in (complete if resume else complete + started) if is_present(path)]
+    if taken and not force and not (resume and paths.replacement.unfinished):
         raise StoreError(
             f"there is already a capture called {paths.name} ({', '.join(taken)})",
             next_step=Remedy.RENAME_OR_REPLACE,

@@ -15,9 +15,8 @@ import msgspec
 from engine.errors import StoreError
 from engine.records.files import ShardPlan
 from engine.remedies import Remedy
-from engine.store.catalog import shard_files
 from engine.store.locks import open_locked
-from engine.store.names import UNFINISHED, CapturePaths
+from engine.store.names import UNFINISHED, CapturePaths, shard_files
 from engine.store.record import read_content
 
 PLAN_SCHEMA = 3
@@ -84,6 +83,17 @@ def hold_plan(paths: CapturePaths, remedy: Remedy = Remedy.WAIT_OR_RENAME) -> It
         )
     with held:
         yield
+
+
+def require_not_held(paths: CapturePaths) -> None:
+    """Refuse if another process writes the shards of a capture.
+
+    Raises:
+        StoreError: It does.
+    """
+    if paths.plan.exists():
+        with hold_plan(paths):
+            pass
 
 
 def remove_shards(paths: CapturePaths) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 from engine.errors import RequestError, StoreError
@@ -15,6 +16,7 @@ from engine.store.contents import require_capture
 from engine.store.files import regular_size
 from engine.store.names import CapturePaths, is_present, locate
 from engine.store.record import make_record, read_record
+from engine.store.replace import read_whole
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,10 @@ def load_activations(name: str | Path, *, store: str | Path | None = None) -> Ca
         'honesty'
     """
     paths = locate(name, store)
+    return read_whole(paths, partial(_load, paths))
+
+
+def _load(paths: CapturePaths) -> CaptureData:
     if paths.in_shards:
         return _map_shards(paths)
     record = read_record(paths.record) if is_present(paths.record) and is_present(paths.tensors) else None

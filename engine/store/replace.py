@@ -1,71 +1,136 @@
-"""Delete the capture that another one replaces, and say what is lost."""
+"""Replace a capture by another one; until the new one is complete, the old one can be read.
+
+Shards that will replace a capture are saved in a hidden folder of the store (`CapturePaths.replacement`). When the last
+one is there, their record is written next to them. From then on the new capture counts: any process that opens the
+name puts it in place, so a kill between two renames loses nothing.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
 
 from engine.errors import StoreError
-from engine.records.files import count_prompts
-from engine.store.catalog import shard_files
-from engine.store.names import CapturePaths, is_present
-from engine.store.plan import hold_plan, remove_shards
-from engine.store.record import read_record
+from engine.store.locks import folder_lock
+from engine.store.names import CapturePaths, is_present, shard_files
+from engine.store.plan import remove_shards, require_not_held
 
 log = logging.getLogger(__name__)
 
+Version = tuple[int, int]
+"""Modification time and number of a file, see `version_of`."""
 
-def delete_replaced(paths: CapturePaths) -> None:
-    """Delete a capture that will be replaced by shards, which are saved one by one.
+_Read = TypeVar("_Read")
 
-    The caller holds the lock of the store.
+
+def place_of_shards(paths: CapturePaths) -> CapturePaths:
+    """Where to save the shards of a capture: where the first ones are, else away from a capture that they replace."""
+    complete = is_present(paths.record) or is_present(paths.tensors)
+    return paths.started or (paths.replacement if complete else paths)
+
+
+def put_in_place(paths: CapturePaths) -> None:
+    """Replace a capture by its complete replacement, if there is one; the caller holds the lock of the store.
+
+    Files in the old folder that are not shards are kept in the new one.
+    """
+    new = paths.replacement
+    if not is_present(new.record):
+        return
+    if is_present(new.plan):  # else the shards have been moved, and only the record is left
+        warn_of_loss(paths)
+        paths.tensors.unlink(missing_ok=True)
+        paths.directions.unlink(missing_ok=True)  # they are of the capture that is replaced
+        if paths.shards.is_symlink():
+            paths.shards.unlink()
+        remove_shards(paths)
+        if paths.shards.exists():
+            for path in [*paths.shards.iterdir()]:
+                path.rename(new.shards / path.name)
+            paths.shards.rmdir()
+        new.shards.rename(paths.shards)
+    new.record.replace(paths.record)
+    with suppress(OSError):  # it holds other replacements
+        new.store.rmdir()
+
+
+def finish_replacement(paths: CapturePaths) -> None:
+    """Put a complete replacement in place, or wait while another process does."""
+    new = paths.replacement
+    if is_present(new.record) and not new.store.is_symlink():
+        with suppress(OSError), folder_lock(paths.store):  # who may not write reads what is there
+            put_in_place(paths)
+
+
+def read_whole(paths: CapturePaths, read: Callable[[], _Read]) -> _Read:
+    """Read a capture, and read it again if another process replaced it meanwhile.
 
     Args:
-        paths: The capture, if there is one.
+        paths: The capture.
+        read: Reads it without changing it.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
+    while True:
+        version = _version(paths)
+        try:
+            found = read()
+        except StoreError:
+            if _version(paths) == version:
+                raise
+            continue
+        if _version(paths) == version:
+            return found
+
+
+def _version(paths: CapturePaths) -> Version | None:
+    """Version of the record, when no other process replaces it."""
+    finish_replacement(paths)
+    found = version_of(paths.record)
+    if found is None and paths.store.is_dir():
+        with folder_lock(paths.store):  # a save first removes the record, and adds the new one last
+            found = version_of(paths.record)
+    return found
+
+
+def version_of(path: Path) -> Version | None:
+    """What tells a file from the one that replaces it; None if there is no file."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino
+
+
+def delete_unfinished(paths: CapturePaths) -> None:
+    """Delete the shards of an unfinished capture, and say so; the caller holds the lock of the store.
+
+    Args:
+        paths: The capture, or the replacement of one.
 
     Raises:
         StoreError: Another process is capturing it, or a file cannot be deleted.
     """
-    if not paths.exist:
+    if not paths.plan.exists():
         return
     try:
-        if paths.plan.exists():
-            with hold_plan(paths):  # refuse before anything is deleted
-                pass
-        warn_of_loss(paths, tensors=True)
-        paths.record.unlink(missing_ok=True)  # first, so that no record describes deleted tensors
-        paths.tensors.unlink(missing_ok=True)
+        require_not_held(paths)  # refuse before anything is said
+        warn_of_loss(paths)
         remove_shards(paths)
-        paths.directions.unlink(missing_ok=True)  # they are of the capture that is replaced
+        paths.directions.unlink(missing_ok=True)  # of an earlier capture of that name
     except OSError as error:
         raise StoreError(f"{error.filename} cannot be deleted: {error.strerror}") from error
 
 
-def warn_of_loss(paths: CapturePaths, *, tensors: bool) -> None:
-    """Log what replacing a capture deletes.
-
-    Args:
-        paths: The capture.
-        tensors: Name its prompts and shards too, as is due if the new capture is not complete.
-    """
-    lost = [_tensors_lost(paths)] if tensors else []
+def warn_of_loss(paths: CapturePaths) -> None:
+    """Log what is deleted with a capture that is replaced: directions, and the shards of an unfinished one."""
+    saved = len(shard_files(paths)) if paths.unfinished else 0
+    lost = [f"{saved} saved shard{'' if saved == 1 else 's'}"] if saved else []
     if is_present(paths.directions):
         lost.append("saved directions")
-    if named := [f"its {one}" for one in lost if one]:
-        log.warning("replacing %s: deleting %s now", paths.name, " and ".join(named))
-
-
-def _tensors_lost(paths: CapturePaths) -> str:
-    """What a capture consists of, in words; empty if it is unfinished and has no shards."""
-    if paths.unfinished:
-        saved = len(shard_files(paths))
-        return _counted(saved, "saved shard") if saved else ""
-    try:
-        record = read_record(paths.record)
-    except (StoreError, OSError):
-        return "files"
-    pairs = record["num_pairs"]
-    return _counted(pairs, "captured pair") if pairs else _counted(count_prompts(record), "captured prompt")
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    if lost:
+        log.warning("replacing %s: deleting its %s now", paths.name, " and its ".join(lost))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +16,8 @@ from engine.errors import StoreError
 from engine.records.files import ShardPlan
 from engine.remedies import Remedy
 from engine.runtime import ALONE, Processes, Progress, Steps, ignore_progress
-from engine.store.catalog import shard_files
 from engine.store.locks import folder_lock
-from engine.store.names import CapturePaths, require_free
+from engine.store.names import CapturePaths, require_free, shard_files
 from engine.store.plan import (
     PLAN_SCHEMA,
     ChangedPlanError,
@@ -25,10 +25,11 @@ from engine.store.plan import (
     encode_plan,
     hold_plan,
     read_plan,
+    require_not_held,
     shard_starts,
 )
 from engine.store.record import encode_record
-from engine.store.replace import delete_replaced
+from engine.store.replace import delete_unfinished, place_of_shards, put_in_place
 from engine.store.shard_run import ShardRun, record_shards, state_dtype
 from engine.store.tensor_files import verify_file
 from engine.store.unfinished import TakenError, clear_leftovers
@@ -69,6 +70,8 @@ def capture_in_shards(
 ) -> None:
     """Run the missing shards of a capture, then write its record.
 
+    A complete capture of that name stays until the new one is complete; then its place is taken.
+
     Args:
         prepared: The prepared capture.
         paths: Where to save it.
@@ -84,22 +87,25 @@ def capture_in_shards(
         settings = _agreed_settings(prepared, paths, processes)
         if processes.is_main:
             plan = _plan(prepared, settings)
-            _start(paths, plan, held, force=prepared.request.force)
+            place = _start(paths, plan, held, force=prepared.request.force)
         processes.wait()
         if not processes.is_main:
-            _require_visible(paths)
+            place = _visible(paths)
             moment = saved_template_time(paths)
             if prepared.source.at(moment) is not prepared.source:  # the main process read the clock at another time
                 prepared = prepare_capture(
                     prepared.model, prepared.tokenizer, prepared.request, moment=moment, steps=steps
                 )
             plan = _plan(prepared, settings)
-            require_same_plan(paths, plan)
-        ShardRun(prepared, settings, plan, paths, progress, steps, processes).run_missing()
+            require_same_plan(place, plan)
+        ShardRun(prepared, settings, plan, place, progress, steps, processes).run_missing()
         processes.wait()
         if processes.is_main:
-            write_atomically(paths.record, encode_record(record_shards(paths, plan, steps)))
-            clear_leftovers(paths.record)
+            write_atomically(place.record, encode_record(record_shards(place, plan, steps)))
+            clear_leftovers(place.record)
+            if os.name == "nt":  # pragma: no cover - Windows cannot rename a folder with an open file
+                held.close()
+            _finish(paths)
         processes.wait()
 
 
@@ -145,24 +151,46 @@ def shard_items(item_bytes: int, sides: int = 1, tokens: int = _SHARD_TOKENS, *,
     return max(1, min(times * prompts // sides, times * _SHARD_BYTES // item_bytes))
 
 
-def _start(paths: CapturePaths, plan: ShardPlan, held: contextlib.ExitStack, *, force: bool) -> None:
-    """Write the plan, or check it against the saved one, and hold it until `held` is closed."""
+def _start(paths: CapturePaths, plan: ShardPlan, held: contextlib.ExitStack, *, force: bool) -> CapturePaths:
+    """Write the plan, or check it against the saved one, and hold it until `held` is closed.
+
+    Returns:
+        Where the shards are saved.
+    """
     own = False
     with folder_lock(paths.store):
+        put_in_place(paths)
+        require_free(paths, force=force, resume=True)
+        place = place_of_shards(paths)
         if force:
-            delete_replaced(paths)
-        require_free(paths, force=False, resume=True)
-        if not paths.plan.exists():
+            delete_unfinished(place)
+        if not place.plan.exists():
             with contextlib.suppress(TakenError):  # another process is starting the same capture: one holds the plan
-                write_atomically(paths.plan, encode_plan(plan), replace=False)
+                write_atomically(place.plan, encode_plan(plan), replace=False)
                 own = True
-        held.enter_context(hold_plan(paths))
-    require_free(paths, force=False, resume=True)  # without locks, another process may have finished it meanwhile
+        held.enter_context(hold_plan(place))
+    require_free(place, force=False, resume=True)  # without locks, another process may have finished it meanwhile
     if not own:
-        require_same_plan(paths, plan)
-    clear_unfinished(paths)
-    if saved := len(shard_files(paths)):
+        require_same_plan(place, plan)
+    clear_unfinished(place)
+    if saved := len(shard_files(place)):
         log.info("resuming: %d of %d shards are saved", saved, len(shard_starts(plan)))
+    if place != paths:
+        log.info("%s stays until its replacement is complete; until then the disk holds both", paths.name)
+    return place
+
+
+def _finish(paths: CapturePaths) -> None:
+    """Put a complete replacement in the place of the capture that it replaces."""
+    try:
+        with folder_lock(paths.store):
+            put_in_place(paths)
+    except OSError as error:
+        raise StoreError(
+            f"{paths.name!r} cannot be replaced by the new capture, which is complete: {error}",
+            expected=f"files in {paths.store} that can be renamed and deleted",
+            next_step="correct that; the new capture takes the place when you open it",
+        ) from error
 
 
 def _agreed_settings(prepared: PreparedCapture, paths: CapturePaths, processes: Processes) -> Settings:
@@ -170,13 +198,11 @@ def _agreed_settings(prepared: PreparedCapture, paths: CapturePaths, processes: 
 
     The main process decides whether to compile; the others only try whether they can.
     """
-    request, saved = prepared.request, None if prepared.request.force else paths
+    request, saved = prepared.request, None if prepared.request.force else paths.started
     settings = prepared.settings
     processes.wait()  # joins them, so that the others notice if one is refused
     if processes.is_main:
-        if paths.plan.exists():
-            with hold_plan(paths):  # refuse before anything is compiled or deleted
-                pass
+        require_not_held(paths.started or paths)  # refuse before anything is compiled or deleted
         settings = _settings(prepared, saved)
     compiled, tokens = processes.gather((settings.compiled, settings.limits.tokens))[0]
     plain = replace(prepared.settings, limits=replace(prepared.settings.limits, tokens=tokens))
@@ -197,7 +223,7 @@ def _settings(prepared: PreparedCapture, paths: CapturePaths | None) -> Settings
 
     A capture that cannot resume is refused before its blocks are compiled, which may take a minute.
     """
-    if paths is None or not paths.plan.exists():
+    if paths is None:
         return prepared.compile(prepared.settings)
     settings = _require_resumable(prepared, paths)
     return prepared.compile(settings, read_plan(paths.plan)["provenance"].get("compiled", "off"))
@@ -225,14 +251,15 @@ def is_resumable(prepared: PreparedCapture, paths: CapturePaths, steps: Steps = 
         paths: Where to save it.
         steps: Called with the number of shards checked and their total.
     """
-    if not paths.unfinished:
+    place = paths.started
+    if place is None:
         return False
     try:
-        _require_resumable(prepared, paths)
-        shards = shard_files(paths)
+        _require_resumable(prepared, place)
+        shards = shard_files(place)
         for number, shard in enumerate(shards):
             steps("checking the saved shards", number, len(shards))
-            verify_file(shard, store=paths.store, remedy=Remedy.DELETE_SHARD)
+            verify_file(shard, store=place.store, remedy=Remedy.DELETE_SHARD)
     except StoreError:
         return False
     return True
@@ -243,17 +270,19 @@ def saved_template_time(paths: CapturePaths) -> str | None:
 
     None if the capture has not started or the template reads no clock.
     """
-    return read_plan(paths.plan)["provenance"].get("template_time") if paths.plan.exists() else None
+    return read_plan(paths.started.plan)["provenance"].get("template_time") if paths.started else None
 
 
-def _require_visible(paths: CapturePaths) -> None:
-    """Check that this process shares the folder of the main process."""
-    if not paths.plan.exists():
+def _visible(paths: CapturePaths) -> CapturePaths:
+    """The place where the main process saves the shards, which this one must share."""
+    place = paths.started
+    if place is None:
         raise StoreError(
-            f"this process cannot see {paths.plan}, which the main process wrote",
+            f"this process cannot see {place_of_shards(paths).plan}, which the main process wrote",
             expected="a folder shared by all processes on all machines",
             next_step="choose a shared folder with the same path on every machine",
         )
+    return place
 
 
 def require_same_plan(paths: CapturePaths, wanted: ShardPlan) -> None:
@@ -267,8 +296,9 @@ def require_same_plan(paths: CapturePaths, wanted: ShardPlan) -> None:
     if "added_code" in saved["provenance"] or "added_code" in wanted["provenance"]:
         changed.append("code was added to the model, and layerscope cannot check that it is still the same")
     if changed:
+        what = "replacement of" if paths.is_replacement else "capture"
         raise ChangedPlanError(
-            f"the unfinished capture {paths.name!r} was started with different settings: {'; '.join(changed)}",
+            f"the unfinished {what} {paths.name!r} was started with different settings: {'; '.join(changed)}",
             expected="the same settings, to resume from the saved shards",
             next_step=Remedy.RENAME_OR_REPLACE,
         )

@@ -82,7 +82,7 @@ def capture_and_save(
         raise RequestError("the request does not say where to save", expected="paths=locate(name, store)")
     require_free(paths, force=request.force, resume=True)
     require_shards(request, processes)
-    if request.always_shards or (paths.unfinished and not request.force):
+    if request.always_shards or (paths.started and not request.force):
         require_own_folder(paths)  # before its prompts are counted
     prepared, resumes = _prepare(model, tokenizer, request, paths, report, processes)
     if resumes or goes_into_shards(prepared):
@@ -111,14 +111,14 @@ def _prepare(
 
     With `force`, it does if the settings are the same: repeating a command that was interrupted loses no shards.
     """
-    unfinished, moment = paths.unfinished, None
+    unfinished, moment = paths.started is not None, None
     with suppress(StoreError) if request.force else nullcontext():  # a damaged plan is replaced
         moment = saved_template_time(paths) if unfinished else None
     prepared = prepare_capture(model, tokenizer, request, moment=moment, steps=steps)
     if not request.force:
         return prepared, unfinished
     if processes.gather(processes.is_main and is_resumable(prepared, paths, steps))[0]:
-        log.info("%s is unfinished and has the same settings: resuming it instead of replacing it", paths.name)
+        log.info("an unfinished capture of %s has the same settings: resuming it instead of starting over", paths.name)
         return replace(prepared, request=replace(request, force=False)), True
     if moment is not None:  # the new capture has a time of its own
         prepared = prepare_capture(model, tokenizer, request, steps=steps)
@@ -171,8 +171,8 @@ def capture_prompt_file(
         compiled: See `CaptureRequest`.
         store_dtype: `as captured`, `float32` or `bfloat16`, which halves the size of float32 states on disk.
         model_key: Short name of the model, for the record; defaults to the alias it was loaded by.
-        force: Replace an existing capture of that name: its shards are deleted at once. One that is unfinished and has
-            the same settings is resumed.
+        force: Replace an existing capture of that name when the new one is complete; until then the disk holds both.
+            One that is unfinished and has the same settings is resumed.
         progress: Called with the number of finished prompts and their total.
         steps: Called with each step before and after the forward passes.
         processes: The processes that share the work, from `find_processes`; every process of a launcher makes this
@@ -262,8 +262,8 @@ def capture_contrast_in_shards(
         seed: Seed for sampling pairs of a concept and responses.
         store_dtype: `as captured`, `float32` or `bfloat16`, which halves the size of float32 states on disk.
         model_key: Short name of the model, for the record; defaults to the alias it was loaded by.
-        force: Replace an existing capture of that name: its shards are deleted at once. One that is unfinished and has
-            the same settings is resumed.
+        force: Replace an existing capture of that name when the new one is complete; until then the disk holds both.
+            One that is unfinished and has the same settings is resumed.
         progress: Called with the number of finished prompts and their total.
         steps: Called with each step before and after the forward passes.
         processes: See `capture_prompt_file`.

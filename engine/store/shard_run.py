@@ -26,8 +26,7 @@ from engine.records.files import CaptureRecord, DataFile, NumberedPair, ShardPla
 from engine.records.results import LayerRow, SideSummary
 from engine.runtime import ALONE, Processes, Progress, Steps, ignore_progress
 from engine.stats.summary import StateSums, add_differences
-from engine.store.catalog import shard_files
-from engine.store.names import CapturePaths
+from engine.store.names import CapturePaths, shard_files
 from engine.store.plan import shard_starts
 from engine.store.record import NO_FINDINGS, SCHEMA, add_responses, find_in
 from engine.store.shards import Shard, mapped_contrast, pack_shard, shard_at, write_shard

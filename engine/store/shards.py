@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,9 +19,10 @@ from engine.errors import RequestError, StoreError
 from engine.records.captures import ActivationData, ContrastData, Factors, ResponseText
 from engine.remedies import Remedy
 from engine.stats.summary import StateSums
-from engine.store.catalog import shard_files, show_capture
-from engine.store.names import PLAN, SHARD, CapturePaths, locate
+from engine.store.catalog import show_capture
+from engine.store.names import PLAN, SHARD, CapturePaths, locate, shard_files
 from engine.store.plan import read_plan
+from engine.store.replace import Version, read_whole, version_of
 from engine.store.tensor_files import encode_tensors, read_tensors, said_as_damage, with_checksums
 from engine.store.write import write_atomically
 
@@ -52,11 +53,13 @@ class Shard:
         path: The file.
         start: Number of its first prompt.
         layers: The captured layers, ascending.
+        version: What tells its capture from one that replaces it, see `version_of`; None to read either.
     """
 
     path: Path
     start: int
     layers: list[int]
+    version: Version | None = None
 
     def states(self, layer: int) -> Tensor:
         """States of a layer, `(kept tokens of all prompts, hidden)`, memory-mapped.
@@ -89,6 +92,7 @@ class Shard:
         Raises:
             StoreError: The shard or the plan of the capture is damaged.
         """
+        self._require_same_capture()
         if "responses" not in read_plan(self.path.parent / PLAN)["provenance"]:
             return None
         with self._damage():
@@ -129,12 +133,21 @@ class Shard:
             return [texts[begin:end].decode(errors=_HALVES) for begin, end in zip([0, *ends], ends, strict=False)]
 
     def _read(self, *names: str) -> list[Tensor]:
+        self._require_same_capture()
         tensors = read_tensors(self.path, [*names], store=self.path.parent.parent, remedy=Remedy.DELETE_SHARD)
+        self._require_same_capture()
         with self._damage():
             for name, tensor in zip(names, tensors, strict=True):
                 if tensor.dtype != _DTYPES.get(name, tensor.dtype):
                     raise ValueError(f"{name!r} has the wrong type")
         return tensors
+
+    def _require_same_capture(self) -> None:
+        if self.version is not None and version_of(self.path.with_name(PLAN)) != self.version:
+            raise StoreError(
+                f"the capture {self.path.parent.name!r} has been replaced or deleted since it was opened",
+                next_step="open it again",
+            )
 
     def _damage(self) -> AbstractContextManager[None]:
         return said_as_damage(self.path, Remedy.DELETE_SHARD)
@@ -163,12 +176,17 @@ def open_shards(name: str | Path, *, store: str | Path | None = None) -> list[Sh
         torch.Size([2, 576])
     """
     paths = locate(name, store)
-    record = show_capture(name, store=store)
+    return read_whole(paths, partial(_open, paths))
+
+
+def _open(paths: CapturePaths) -> list[Shard]:
+    record = show_capture(paths.name, store=paths.store)
     if not paths.in_shards:
         raise RequestError(
             f"the capture {paths.name!r} is saved as one file", next_step="read it with load_activations"
         )
-    return [Shard(path, int(path.stem), record["captured_layers"]) for path in shard_files(paths)]
+    version, layers = version_of(paths.plan), record["captured_layers"]
+    return [Shard(path, int(path.stem), layers, version) for path in shard_files(paths)]
 
 
 def shard_at(paths: CapturePaths, start: int, layers: list[int]) -> Shard:

@@ -16,8 +16,10 @@ from engine.errors import StoreError
 from engine.inputs import user_path
 from engine.remedies import Remedy
 from engine.store.catalog import unfinished_saves
-from engine.store.locks import open_locked, try_lock
-from engine.store.names import UNFINISHED
+from engine.store.locks import folder_lock, open_locked, try_lock
+from engine.store.names import UNFINISHED, CapturePaths
+from engine.store.plan import remove_shards
+from engine.store.replace import put_in_place
 
 _HAS_LOCKS = os.name == "posix"
 _DAY = 86_400.0  # where a living save holds no lock, only files older than this are taken to be abandoned
@@ -130,11 +132,27 @@ def remove_abandoned(path: Path) -> bool:
 
 
 def clean_store(store: str | Path) -> list[Path]:
-    """Delete the temporary files of killed saves in a store, and return their paths.
+    """Delete the temporary files of killed saves in a store, and unfinished replacements; return their paths.
 
     Files that a running save writes stay.
 
     Args:
         store: The store folder.
     """
-    return [path for path in unfinished_saves(user_path(store)) if remove_abandoned(path)]
+    folder = user_path(store)
+    return [
+        path
+        for path in unfinished_saves(folder)
+        if (_remove_replacement(CapturePaths(folder, path.name)) if path.is_dir() else remove_abandoned(path))
+    ]
+
+
+def _remove_replacement(paths: CapturePaths) -> bool:
+    """Delete an unfinished replacement unless a process captures it, and put a complete one in place."""
+    with suppress(OSError, StoreError), folder_lock(paths.store):
+        put_in_place(paths)
+        gone = remove_shards(paths.replacement)
+        with suppress(OSError):  # it holds other replacements
+            paths.replacement.store.rmdir()
+        return bool(gone)
+    return False

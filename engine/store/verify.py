@@ -11,12 +11,13 @@ from engine.errors import StoreError
 from engine.inputs import user_path
 from engine.records.files import CaptureRecord
 from engine.remedies import Remedy
-from engine.store.catalog import UNFINISHED_SHARDS, list_captures, missing_part, shard_files
+from engine.store.catalog import UNFINISHED_SHARDS, list_captures, missing_part
 from engine.store.directions import SUFFIX, path_of, read_header
 from engine.store.files import open_regular
-from engine.store.names import DEFAULT_STORE, CapturePaths, locate
+from engine.store.names import DEFAULT_STORE, CapturePaths, locate, shard_files
 from engine.store.plan import read_plan
 from engine.store.record import read_record
+from engine.store.replace import finish_replacement
 from engine.store.tensor_files import read_metadata, verify_file
 
 Status = Literal["ok", "unverified", "unfinished", "damaged"]
@@ -76,6 +77,7 @@ def verify_capture(name: str | Path, *, store: str | Path | None = None) -> Veri
         'ok'
     """
     paths = locate(str(name).removesuffix(SUFFIX), store)
+    finish_replacement(paths)
     if not paths.exist and not path_of(paths).exists():
         raise StoreError(
             f"there is no capture called {paths.name!r} in the folder {str(paths.store)!r}",

@@ -20,9 +20,9 @@ from engine.remedies import Remedy
 from engine.runtime import Steps
 from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, locate, require_free
-from engine.store.plan import remove_shards
+from engine.store.plan import remove_shards, require_not_held
 from engine.store.record import decode_whole, encode_record, make_record, read_record
-from engine.store.replace import warn_of_loss
+from engine.store.replace import delete_unfinished, put_in_place, warn_of_loss
 from engine.store.unfinished import TakenError, UnfinishedFile, clear_leftovers, unfinished
 
 _ONLY_IN_RECORD = {"provenance", "factors", "response"}
@@ -78,9 +78,12 @@ def save_activations(
 
 def _replace(paths: CapturePaths, tensors: UnfinishedFile, record: UnfinishedFile) -> None:
     # Remove the old record first and add the new one last, so that no record ever describes other tensors.
+    put_in_place(paths)
+    require_not_held(paths)  # before anything is deleted
+    delete_unfinished(paths.replacement)
     replaced = paths.exist
     if replaced:
-        warn_of_loss(paths, tensors=paths.in_shards)
+        warn_of_loss(paths)
     paths.record.unlink(missing_ok=True)
     remove_shards(paths)
     if replaced:

@@ -236,7 +236,7 @@ def _capture(bench: Workbench, request: CaptureRequest, paths: CapturePaths, job
             loaded.model, loaded.tokenizer, request, progress=partial(job.count, "running prompts"), steps=job.tell
         )
     except JobCancelled:
-        job.kept = paths.name if paths.unfinished else ""
+        job.kept = paths.name if paths.started else ""
         raise
     return captured(show_capture(paths.name, store=paths.store))
 

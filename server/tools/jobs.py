@@ -228,7 +228,7 @@ def _after_cancel(kept: str) -> str:
         return "nothing was saved; repeat the call to start over"
     return (
         "the saved shards are kept: repeat the call without replace to resume;"
-        f" delete_capture(name='{kept}', confirm=true) deletes them"
+        f" delete_capture(name='{kept}', confirm=true) deletes them and what they replace"
     )
 
 

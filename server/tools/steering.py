@@ -19,14 +19,14 @@ _MOST_NEW_TOKENS = 200
 
 
 class Text(BaseModel):
-    """A text with its measurements."""
+    """A text with its measurements; they are null if a warning says that it overflowed."""
 
     kind: str
     strength: float | None = None
     text: str
     ended: bool
-    perplexity: float
-    shift: float
+    perplexity: float | None = None
+    shift: float | None = None
 
 
 class SteeringReply(Part):
@@ -108,8 +108,8 @@ def _text(text: SteeredText) -> Text:
         strength=text["strength"],
         text=text["text"],
         ended=text["ended"],
-        perplexity=rounded(text["perplexity"], 2),
-        shift=rounded(text["shift"], 2),
+        perplexity=None if "problem" in text else rounded(text["perplexity"], 2),
+        shift=None if "problem" in text else rounded(text["shift"], 2),
     )
 
 

@@ -8,7 +8,7 @@ from rich.text import Text
 from textual.app import App, ComposeResult
 
 from engine.records.steering import SteeredTexts
-from tests.engine.plots.results import steered_texts
+from tests.engine.plots.results import overflowed_text, steered_texts
 from tests.tui.screen_text import screen_text, wait_for
 from tui.looks import COLOURS, DARK
 from tui.widgets.text_panes import TextPanes
@@ -97,3 +97,12 @@ async def test_without_a_control_there_are_two_panes() -> None:
         assert "random" not in screen_text(app)
         await pilot.press("down", "down")
         assert app.query_one(TextPanes).chosen == 1
+
+
+async def test_a_control_that_overflows_says_why() -> None:
+    app = Alone(steered_texts(controls=[overflowed_text("control", 0.1)]))
+    async with app.run_test(size=(60, 20)) as pilot:
+        await wait_for(pilot, "glad", "predictions are not finite")
+        await pilot.press("down", "down", "right")
+        assert (app.query_one(TextPanes).chosen, app.query_one(TextPanes).token) == (2, 0)
+        assert "nan" not in screen_text(app)

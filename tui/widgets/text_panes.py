@@ -56,6 +56,8 @@ class TextPane(Widget):
         shift = "" if text["kind"] == "baseline" else f"  shift {text['shift']:+.2f}"
         shown.append(self.pane.title, "bold")
         shown.append("\n" if self.screen.has_class("-wide") else "  ")
+        if "problem" in text:
+            return visible_text(shown.append(text["problem"], looks_of(self.app).quiet))
         shown.append(f"perplexity {text['perplexity']:.2f}{shift}\n", looks_of(self.app).quiet)
         for place, (token, score) in enumerate(zip(text.get("token_texts", []), self.pane.scores, strict=True)):
             level = max(-_LEVELS, min(_LEVELS, round(score / MOST_SPREADS * _LEVELS)))

@@ -101,13 +101,14 @@ def test_ctrl_c_says_what_is_saved_and_which_command_resumes(
         patch.setattr("engine.store.shard_run.write_shard", interrupted)
         stopped = layerscope(*command, "--force")
     assert stopped.returncode == 130
-    folder = f"activations/tiny_mine{os.sep}"
-    deleted = "the previous capture is deleted, and " if replaced else ""
+    folder = f"activations/{'.replacements/' if replaced else ''}tiny_mine{os.sep}"
+    kept = "the previous capture is unchanged, and " if replaced else ""
     assert stopped.stderr.count("interrupted") == 1
     assert stopped.stderr.endswith(
-        f"interrupted: {deleted}2 of 3 shards are saved in {folder}; to resume: layerscope {' '.join(command)}\n"
+        f"interrupted: {kept}2 of 3 shards are saved in {folder}; to resume: layerscope {' '.join(command)}\n"
     )
-    assert ("replacing tiny_mine: deleting its 9 captured pairs now" in stopped.stderr) is replaced
+    assert ("tiny_mine stays until its replacement is complete" in stopped.stderr) is replaced
+    assert (layerscope("show", "tiny_mine").returncode == 0) is replaced
     resumed = layerscope(*command, "--force")  # as well as without
     assert resumed.returncode == 0
     assert "resuming: 2 of 3 shards are saved" in resumed.stderr

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 import engine
+from engine.steering import texts
+from engine.steering.apply import NotFiniteError
 from engine.store.read import load_contrast
 from tests.engine.cli.conftest import assert_failed, widest
 from tests.engine.cli.test_directions import parsed
@@ -164,3 +166,25 @@ def test_a_sweep_is_the_same_as_steering_at_each_layer(layerscope: Program, cont
     row = next(line.split() for line in shown.stdout.splitlines() if line.split()[:1] == ["1"])
     cells = [(f"{text['shift']:+.2f}", f"{text['perplexity']:.2f}") for text in first["steered"]]
     assert row[1:] == [number for cell in cells for number in cell]
+
+
+@pytest.mark.usefixtures("contrasts")
+def test_a_sweep_leaves_out_layers_and_marks_strengths_that_overflow(
+    layerscope: Program, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = texts.steer_text
+
+    def overflowing(*given: Any, **named: Any) -> Any:
+        if named["layer"] == 1:
+            raise NotFiniteError("the predictions are not finite here")
+        return write(*given, **named)
+
+    monkeypatch.setattr(texts, "steer_text", overflowing)
+    arguments = ("--model", str(tiny_folder), "--sweep", "--layers", "1-2", "--strength", "0.5", "--strength", "1e30")
+    shown = layerscope("steer", "loudness", "-p", PROMPT, *arguments, "--max-new-tokens", "4")
+    assert shown.returncode == 0, shown.stderr
+    assert "layer 1 is left out: the predictions are not finite here" in shown.stderr
+    rows = [line.split() for line in shown.stdout.splitlines() if line.split()[:1] == ["2"]]
+    assert [row[-1] for row in rows] == ["overflow", "overflow"]  # the direction and the control
+    assert all(len(row) == 4 for row in rows)
+    assert "warning: a strength of 1e+30 at layer 2 overflows in float32" in shown.stdout

@@ -1,5 +1,6 @@
 """Synthetic comparisons, projections, readings and steered texts."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -121,6 +122,13 @@ def steered_text(kind: Kind, tokens: Sequence[str], values: Sequence[float], **c
         projections=list(values),
     )
     return made | changes  # type: ignore[return-value]  # as above
+
+
+def overflowed_text(kind: Kind, strength: float) -> SteeredText:
+    """A text that could not be written."""
+    problem = f"the predictions are not finite when steered by {strength:g}"
+    numbers = dict.fromkeys(("perplexity", "projection", "shift"), math.nan)
+    return steered_text(kind, [], [0.0], strength=strength, projections=[], problem=problem, **numbers)
 
 
 def steered_texts(**changes: Any) -> SteeredTexts:

@@ -16,7 +16,7 @@ from engine.plots.steering_figure import draw_sweep
 from engine.plots.style import STYLE, save_figure
 from engine.records.steering import SteeredTexts
 from tests.engine.plots.pictures import svg_words
-from tests.engine.plots.results import steered_text, steered_texts
+from tests.engine.plots.results import overflowed_text, steered_text, steered_texts
 
 STRENGTHS = (-0.2, 0.2)
 SHIFTS = [[-2.0, 1.0], [-0.04, 3.0], [0.0, 4.0]]  # layers 10 to 12
@@ -113,3 +113,15 @@ def test_a_sweep_of_many_layers_has_no_numbers_but_labels() -> None:
     assert figure.get_figheight() < 20
     first = next(axes for axes in figure.axes if axes.images)
     assert [label.get_text() for label in first.get_yticklabels()] == [str(layer) for layer in range(0, 80, 4)]
+
+
+def test_a_strength_that_overflowed_is_an_empty_cell_with_a_dash() -> None:
+    results = sweep()
+    results[2]["steered"][1] = overflowed_text("steered", 0.2)
+    with mpl.rc_context(STYLE):
+        found = panels(draw_sweep(results))
+    for name in ("Effect: warmth", "Damage: warmth"):
+        values = np.ma.masked_invalid(np.array(cells(found[name]), dtype=float))
+        assert np.ma.getmaskarray(values).tolist() == [[False, False], [False, False], [False, True]]
+        assert [text.get_text() for text in found[name].texts].count("-") == 1
+    assert image(found["Effect: warmth"]).norm.vmax == 3.0

@@ -10,6 +10,7 @@ from rich.console import Console
 from engine.plots.steering_text import steered_as_text, sweep_as_text
 from engine.plots.visible_text import VisibleConsole
 from engine.records.steering import SteeredText, SteeredTexts
+from tests.engine.plots.results import overflowed_text
 
 SHOWN = """\
 honesty, layer 7, mean_diff
@@ -137,3 +138,14 @@ def test_a_sweep_has_a_row_for_each_layer() -> None:
     alone = io.StringIO()
     Console(file=alone, width=80, highlight=False).print(sweep_as_text([texts_of(controls=[])]))
     assert "random +0.2" not in alone.getvalue()
+
+
+def test_a_strength_that_overflows_is_marked_in_its_place() -> None:
+    both = [text("steered", "I did.", (2.5, 1), strength=0.2), overflowed_text("steered", 9)]
+    lines = lines_of(texts_of(steered=both, controls=[]))
+    assert ["honesty", "+9", "overflow"] in [line.split() for line in lines]
+    assert any(line.startswith("I took it.") and "the predictions are" in line for line in lines)
+    out = io.StringIO()
+    Console(file=out, width=80, highlight=False).print(sweep_as_text([texts_of(steered=both, controls=[])]))
+    assert "    7  +0.50   2.50    overflow" in out.getvalue()
+    assert "nan" not in f"{lines} {out.getvalue()}"

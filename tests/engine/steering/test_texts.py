@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 from unittest.mock import Mock
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor, nn
@@ -224,7 +225,7 @@ def test_what_limits_the_comparison_is_said(
 
 
 @pytest.mark.parametrize("sample", [False, True])
-def test_predictions_that_are_not_finite_are_refused(
+def test_a_strength_that_overflows_is_marked_and_loses_no_other(
     tiny_llama: PreTrainedModel,
     tiny_tokenizer: PreTrainedTokenizerFast,
     data: ContrastData,
@@ -237,18 +238,39 @@ def test_predictions_that_are_not_finite_are_refused(
         return states.where(states.norm() < 1e3, torch.inf)
 
     with patched(tiny_llama, LAYER + 1, overflow):
-        engine.steer_text(tiny_llama, tiny_tokenizer, direction, PROMPT, **options)
-        options["strengths"] = [0.5, -5000]
-        with pytest.raises(RequestError, match="not finite when steered by -5000 along the direction"):
+        alone = engine.steer_text(tiny_llama, tiny_tokenizer, direction, PROMPT, **options)
+        options["strengths"] = [-5000, 0.5, 1e30]
+        found = engine.steer_text(tiny_llama, tiny_tokenizer, direction, PROMPT, **options)
+        options["strengths"] = [-5000, 4000]
+        with pytest.raises(RequestError, match="not finite when steered by 4000 along the direction"):
             engine.steer_text(tiny_llama, tiny_tokenizer, direction, PROMPT, **options)
     assert hook_count(tiny_llama) == 0
+    assert (found["baseline"], found["steered"][1], found["controls"][1]) == (
+        alone["baseline"],
+        *alone["steered"],
+        *alone["controls"],
+    )
+    marked = [text for text in (*found["steered"], *found["controls"]) if "problem" in text]
+    assert [text["strength"] for text in marked] == [-5000, 1e30] * 2
+    assert [text["problem"] for text in marked] == [
+        "the predictions are not finite when steered by -5000 along the direction",
+        "a strength of 1e+30 at layer 1 overflows in float32",
+        "the predictions are not finite when steered by -5000 along a random direction",
+        "the predictions are not finite when steered by 1e+30 along a random direction",
+    ]
+    assert found["warnings"][-4:] == [text["problem"] for text in marked]
+    for text in marked:
+        assert (text["text"], text["tokens"], text["projections"]) == ("", 0, [])
+        assert all(math.isnan(text[measure]) for measure in ("perplexity", "projection", "shift"))
+    assert "problem" not in found["baseline"]
+    assert b'"perplexity":null' in msgspec.json.encode(marked[0])
 
 
 def test_a_strength_that_overflows_is_refused_before_any_text_is_written(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, direction: Direction
 ) -> None:
-    steps, strengths = Mock(), [0.1, 1e30]
-    with pytest.raises(RequestError, match="a strength of 1e\\+30 at layer 1 overflows"):
+    steps, strengths = Mock(), [2e30, -1e30]
+    with pytest.raises(RequestError, match="a strength of -1e\\+30 at layer 1 overflows"):
         engine.steer_text(tiny_llama, tiny_tokenizer, direction, PROMPT, strengths=strengths, steps=steps)
     steps.assert_not_called()
     assert hook_count(tiny_llama) == 0
@@ -276,7 +298,7 @@ def test_less_steering_is_advised_only_if_steered_by_a_strength(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"strengths": [0.1, 1e30]}, "a strength of 1e\\+30 at layer 1 overflows in float32"),
+        ({"strengths": [1e30]}, "a strength of 1e\\+30 at layer 1 overflows in float32"),
         ({"strengths": []}, "there is no strength to steer with"),
         ({"strengths": 0.1}, "the strengths cannot be 0.1"),
         ({"layer": 9}, r"there is no direction at layer 9. Expected: one of \[1\]"),

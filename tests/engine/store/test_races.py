@@ -47,6 +47,31 @@ for number in range(rounds):
 """
 
 
+# Replaces one capture in each round, at the same moment as the other process, and reads it.
+REPLACING = """
+import sys, time
+from pathlib import Path
+import engine
+
+store, me, other, rounds = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+data = engine.load_activations("first", store=store)
+data["concept"] = me
+for prompt in data["positive"]:
+    prompt["activations"] = {layer: states * 0 + ord(me) for layer, states in prompt["activations"].items()}
+for number in range(rounds):
+    (store / f"{me}-{number}").touch()
+    while not (store / f"{other}-{number}").exists():
+        time.sleep(0.0001)
+    try:
+        engine.save_activations(data, "mine", store=store, force=True)
+        found = engine.load_activations("mine", store=store)
+        (value,) = {float(one) for prompt in found["positive"] for one in prompt["activations"][0].unique()}
+        print("provenance" in found, chr(int(value)) == found["concept"], found["concept"])
+    except engine.LayerscopeError as error:
+        print(error)
+"""
+
+
 # The same with files alone, which needs no torch.
 FILES = """
 import sys, time
@@ -112,6 +137,18 @@ def test_of_two_processes_that_save_under_one_name_one_succeeds(contrast_data: C
             else:
                 directions, _ = engine.load_directions(f"round{number}", store=tmp_path)
                 assert directions[0]["concept"] == saved[0]
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.slow
+def test_two_processes_that_replace_one_capture_leave_and_read_it_whole(
+    contrast_data: ContrastData, tmp_path: Path
+) -> None:
+    engine.save_activations(contrast_data, "first", store=tmp_path)
+    said = race(REPLACING, tmp_path, 150)
+    assert [len(said[me]) for me in "ab"] == [150, 150]
+    assert {line for me in "ab" for line in said[me]} <= {"True True a", "True True b"}
+    assert engine.verify_capture("mine", store=tmp_path).status == "ok"
     assert not list(tmp_path.glob(".*"))
 
 

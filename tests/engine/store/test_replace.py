@@ -1,11 +1,13 @@
-"""Replacing a capture says what it deletes; an unfinished capture with the same settings is resumed instead."""
+"""A capture stays whole until the one that replaces it is; a kill at any moment leaves one of them."""
 
 import datetime
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
@@ -14,8 +16,10 @@ from engine.errors import StoreError
 from engine.records.captures import ContrastData
 from engine.store import resume
 from engine.store.catalog import show_capture
+from engine.store.delete import capture_files
 from engine.store.names import locate
 from engine.store.plan import hold_plan, read_plan
+from engine.store.unfinished import UnfinishedFile, clean_store
 from tests.engine.cli.conftest import concept_text
 from tests.engine.store.test_template_time import TEMPLATE
 
@@ -73,7 +77,7 @@ def test_force_resumes_an_unfinished_capture_with_the_same_settings(capture: Any
     capture(force=True)
     assert shard_times(store).items() > saved.items()
     lines = said(logging.INFO)
-    assert "mine is unfinished and has the same settings: resuming it instead of replacing it" in lines
+    assert "an unfinished capture of mine has the same settings: resuming it instead of starting over" in lines
     assert f"resuming: {len(saved)} of 4 shards are saved" in lines
     assert [text for shard in engine.open_shards("mine", store=store) for text in shard.prompts] == TEXTS
 
@@ -134,22 +138,137 @@ def test_a_forced_resumption_gets_the_template_time_of_its_start(
     assert read_plan(tmp_path / "mine" / "plan.json")["layers"] == [1]
 
 
-def test_what_a_finished_capture_loses_is_said_before(capture: Any, said: Any, tmp_path: Path) -> None:
+def test_a_finished_capture_is_kept_until_its_replacement_is_complete(capture: Any, said: Any, tmp_path: Path) -> None:
     store = tmp_path / "store"
     capture()
+    before = [shard.states(1) for shard in engine.open_shards("mine", store=store)]
+    with pytest.raises(StopError):
+        capture(force=True, layers=[1, 2], progress=stop)
+    assert engine.verify_capture("mine", store=store).status == "ok"
+    opened = engine.open_shards("mine", store=store)
+    assert opened[0].layers == [0, 1, 2, 3]
+    assert all(torch.equal(shard.states(1), states) for shard, states in zip(opened, before, strict=True))
+    assert "mine stays until its replacement is complete; until then the disk holds both" in said(logging.INFO)
+    capture(force=True, layers=[1, 2])
+    assert "resuming: 2 of 4 shards are saved" in said(logging.INFO)
+    assert [shard.layers for shard in engine.open_shards("mine", store=store)] == [[1, 2]] * 4
+    assert engine.verify_capture("mine", store=store).status == "ok"
+    assert sorted(path.name for path in store.iterdir()) == ["mine", "mine.json"]
+
+
+def test_a_replacement_is_resumed_without_force_and_only_with_the_same_settings(capture: Any, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    capture()
+    with pytest.raises(StopError):
+        capture(force=True, layers=[1], progress=stop)
+    with pytest.raises(
+        StoreError, match=r"unfinished replacement of 'mine' was started with different settings: layers"
+    ):
+        capture()
+    assert engine.open_shards("mine", store=store)[0].layers == [0, 1, 2, 3]
+    capture(layers=[1])
+    assert engine.open_shards("mine", store=store)[0].layers == [1]
+    with pytest.raises(StoreError, match="already a capture called mine"):
+        capture(layers=[1])
+
+
+def test_a_replacement_with_other_settings_starts_over(capture: Any, said: Any, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    capture()
+    with pytest.raises(StopError):
+        capture(force=True, layers=[1], progress=stop)
     assert said() == []
+    capture(force=True, layers=[2])
+    assert said() == ["replacing mine: deleting its 2 saved shards now"]
+    assert engine.open_shards("mine", store=store)[0].layers == [2]
+
+
+def test_shards_that_were_opened_before_are_not_mixed_with_new_ones(capture: Any, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    capture()
+    shards, data = engine.open_shards("mine", store=store), engine.load_activations("mine", store=store)
+    assert "activations" in data
+    assert shards[0].prompts == TEXTS[:5]
+    capture(force=True, store_dtype="bfloat16")
+    for read in (
+        lambda: shards[0].prompts,
+        lambda: shards[1].states(1),
+        lambda: shards[0].responses,
+        lambda: data["activations"][1],
+    ):
+        with pytest.raises(StoreError, match="'mine' has been replaced or deleted since it was opened"):
+            read()
+    assert engine.open_shards("mine", store=store)[0].states(1).dtype == torch.bfloat16
+
+
+def test_files_that_are_not_shards_are_kept(capture: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "store" / "mine"
+    capture()
+    (folder / "notes.txt").write_text("mine")
+    capture(force=True, layers=[1])
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert len(shard_times(folder.parent)) == 4
+
+
+def test_an_unfinished_replacement_goes_with_its_capture_or_alone(
+    capture: Any, contrast_data: ContrastData, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    capture()
+    engine.save_activations(contrast_data, "other", store=store)
+    for clean in (True, False):
+        with pytest.raises(StopError):
+            capture(force=True, layers=[1], progress=stop)
+        if clean:
+            with hold_plan(locate("mine", store).replacement):
+                assert clean_store(store) == []
+            assert clean_store(store) == [store / ".replacements" / "mine"]
+            assert engine.verify_capture("mine", store=store).status == "ok"
+    assert capture_files("mine", store=store) == ["mine.json", "mine/", ".replacements/mine/"]
+    engine.delete_capture("mine", store=store)
+    assert sorted(path.name for path in store.iterdir()) == ["other.json", "other.pt"]
+
+
+def test_a_replacement_keeps_its_name_when_its_capture_is_renamed(
+    capture: Any, contrast_data: ContrastData, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    capture()
+    with pytest.raises(StopError):
+        capture(force=True, layers=[1], progress=stop)
+    engine.rename_capture("mine", "old", store=store)
+    engine.save_activations(contrast_data, "other", store=store)
+    with pytest.raises(StoreError, match="already"):
+        engine.rename_capture("other", "mine", store=store)
+    with pytest.raises(StoreError, match="already"):
+        engine.save_activations(contrast_data, "mine", store=store)
+    capture(layers=[1])
+    assert engine.open_shards("mine", store=store)[0].layers == [1]
+    assert engine.open_shards("old", store=store)[0].layers == [0, 1, 2, 3]
+
+
+def test_nothing_is_deleted_if_another_process_replaces(
+    capture: Any, said: Any, contrast_data: ContrastData, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    capture()
     with pytest.raises(StopError):
         capture(force=True, progress=stop)
-    assert said() == ["replacing mine: deleting its 20 captured prompts now"]
-    assert not (store / "mine.json").exists()
-
-
-def test_nothing_is_said_to_be_deleted_if_another_process_captures(capture: Any, said: Any, tmp_path: Path) -> None:
-    capture()
-    with hold_plan(locate("mine", tmp_path / "store")), pytest.raises(StoreError, match="capturing 'mine' now"):
-        capture(force=True)
+    said()
+    before = files(store)
+    with hold_plan(locate("mine", store).replacement):
+        for attempt in (
+            lambda: capture(force=True),
+            lambda: capture(),
+            lambda: engine.save_activations(contrast_data, "mine", store=store, force=True),
+            lambda: engine.delete_capture("mine", store=store),
+        ):
+            with pytest.raises(StoreError, match="another process is capturing 'mine' now"):
+                attempt()
+    with hold_plan(locate("mine", store)), pytest.raises(StoreError, match="another process is capturing 'mine' now"):
+        engine.save_activations(contrast_data, "mine", store=store, force=True)
     assert said() == []
-    assert (tmp_path / "store" / "mine.json").exists()
+    assert files(store) == before
 
 
 def test_directions_that_go_with_their_capture_are_named(
@@ -164,11 +283,74 @@ def test_directions_that_go_with_their_capture_are_named(
     engine.save_activations(contrast_data, "mine", store=store, force=True)
     assert said() == ["replacing mine: deleting its saved directions now"]
     engine.save_directions(directions, "mine", store=store)
+    with pytest.raises(StopError):
+        capture(force=True, progress=stop)
+    assert said() == []
+    assert engine.load_directions("mine", store=store)[0].keys() == directions.keys()
     capture(force=True)
-    pairs = contrast_data["num_pairs"]
-    assert said() == [f"replacing mine: deleting its {pairs} captured pairs and its saved directions now"]
+    assert said() == ["replacing mine: deleting its saved directions now"]
+    assert sorted(path.name for path in store.iterdir()) == ["mine", "mine.json"]
     engine.save_activations(contrast_data, "mine", store=store, force=True)
-    assert said() == ["replacing mine: deleting its 20 captured prompts now"]
+    assert said() == []
     (store / "mine.json").write_text("{}")
     capture(force=True)
-    assert said() == ["replacing mine: deleting its files now"]
+    assert engine.verify_capture("mine", store=store).status == "ok"
+
+
+def test_a_reader_waits_for_a_save_in_progress(
+    contrast_data: ContrastData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    engine.save_activations(contrast_data, "mine", store=tmp_path)
+    found: list[Any] = []
+    reader = threading.Thread(target=lambda: found.append(engine.load_activations("mine", store=tmp_path)))
+    replace = UnfinishedFile.replace
+
+    def before_the_record(file: UnfinishedFile) -> None:
+        if file.final.suffix == ".json":
+            reader.start()
+            reader.join(0.5)  # one that does not wait ends now
+        replace(file)
+
+    monkeypatch.setattr(UnfinishedFile, "replace", before_the_record)
+    engine.save_activations(contrast_data, "mine", store=tmp_path, force=True)
+    reader.join()
+    assert found[0]["provenance"] == contrast_data["provenance"]
+
+
+def test_a_complete_replacement_that_cannot_take_its_place_is_said(
+    capture: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    capture()
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refused)
+        with pytest.raises(StoreError, match=r"'mine' cannot be replaced.*complete.*Permission denied"):
+            capture(force=True, layers=[1])
+        assert [entry.problem != "" for entry in engine.list_captures(store)] == [True]
+    assert engine.open_shards("mine", store=store)[0].layers == [1]
+
+
+def files(store: Path) -> dict[str, bytes]:
+    return {path.relative_to(store).as_posix(): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+def test_a_folder_of_replacements_that_leads_out_of_the_store_is_not_followed(capture: Any, tmp_path: Path) -> None:
+    store, outside = tmp_path / "store", tmp_path / "outside"
+    with pytest.raises(StopError):
+        capture(progress=stop)
+    outside.mkdir()
+    (store / "mine").rename(outside / "mine")
+    before = files(outside)
+    (store / ".replacements").symlink_to(outside)
+    for attempt in (lambda: capture(), lambda: capture(force=True), lambda: engine.load_activations(store / "mine")):
+        with pytest.raises(StoreError, match="is a symbolic link out of the store"):
+            attempt()
+    assert clean_store(store) == []
+    (store / "mine.pt").touch()
+    assert capture_files("mine", store=store) == ["mine.pt"]
+    engine.delete_capture("mine", store=store)
+    assert files(outside) == before

@@ -48,6 +48,17 @@ async def test_a_strength_that_overflows_is_refused(app: LayerscopeServer) -> No
     assert "a strength of 1e+30 at layer 1 overflows in float32. Next: steer by less" in said
 
 
+async def test_a_strength_that_overflows_loses_no_other(app: LayerscopeServer, store: Path, tiny_folder: Path) -> None:
+    arguments = {"name": "loudness", "prompt": "w5 w9", "layer": 1, "max_new_tokens": 5}
+    async with Client(app) as client:
+        steered = await finished(client, await call(client, "steer_text", strengths=[1e30, 0.5], **arguments))
+    _, lost, kept, *_ = steered["steering"]["texts"]
+    expected = steered_here(store, tiny_folder, layer=1, strengths=[0.5])["steered"][0]
+    assert (kept["text"], kept["strength"]) == (expected["text"], 0.5)
+    assert (lost["text"], lost["strength"], lost.get("perplexity"), lost.get("shift")) == ("", 1e30, None, None)
+    assert "a strength of 1e+30 at layer 1 overflows in float32" in steered["warnings"]
+
+
 async def test_a_layer_without_a_direction_is_refused(app: LayerscopeServer) -> None:
     async with Client(app) as client:
         said = await refused(client, "steer_text", name="loudness", prompt="w5 w9", layer=9, wait_s=50)
