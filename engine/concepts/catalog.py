@@ -198,9 +198,12 @@ def _concept_files(*more: Path) -> dict[str, Path]:
 
 def _is_within(path: Path, folder: Path) -> bool:
     """Whether no link leads from a path in a folder to another place."""
+    if not path.is_symlink():
+        return True
     try:
-        return not path.is_symlink() or path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):  # a link to itself: RuntimeError before Python 3.13
+        end = path.resolve()
+        return end.is_relative_to(folder.resolve()) and not end.is_symlink()
+    except (OSError, RuntimeError):  # a link to itself: before Python 3.13; since then it ends at the link
         return False
 
 

@@ -39,7 +39,7 @@ def require_own_files(folder: Path) -> None:
         ModelError: A file links out of the folder, is not a regular file, or is an index that names weights elsewhere.
     """
     for path in _entries(folder):
-        where = path.resolve()
+        where = Path(os.path.realpath(path))  # `resolve` raises at a link to itself
         if not any(where.is_relative_to(place) for place in _places(folder)):
             raise ModelError(
                 f"{path} links to {where}, outside the model's folder",

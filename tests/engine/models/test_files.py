@@ -70,6 +70,7 @@ def broken_index(folder: Path) -> None:
     [
         (linked("tokenizer.json", "/etc/hostname"), "tokenizer.json links to .*hostname, outside the model's folder"),
         (linked("model.safetensors", "../../other.safetensors"), "model.safetensors links to .*other.safetensors"),
+        (linked("merges.txt", "merges.txt"), "not a regular file"),
         (linked("chat_template.jinja", "nowhere"), "not a regular file: it links to nothing"),
         (linked("generation_config.json", "/dev/zero"), "links to /dev/zero"),
         (pipe, "not a regular file"),
