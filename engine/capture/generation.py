@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from engine.models.adapters import inner_model
 from engine.models.forward import cache_name
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _SAMPLING = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}  # where a model sets none; transformers has the same
 
@@ -64,6 +65,34 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> li
     settings: Any = model.generation_config
     named = tokenizer.eos_token_id if settings.eos_token_id is None else settings.eos_token_id
     return [] if named is None else [named] if isinstance(named, int) else list(named)
+
+
+def generation_settings(model: PreTrainedModel, ends: list[int], limit: int, *, sample: bool) -> GenerationConfig:
+    """The settings of a model for one text per prompt, as a tensor of token ids.
+
+    Args:
+        model: The model. Its own settings are not changed.
+        ends: Ids of the tokens that end a text, from `end_tokens`.
+        limit: Maximum number of new tokens.
+        sample: Whether to sample, with `sampling_settings`.
+    """
+    settings: GenerationConfig = copy.deepcopy(model.generation_config)
+    chosen: dict[str, Any] = {
+        "max_new_tokens": limit,
+        "do_sample": sample,
+        "num_beams": 1,
+        "num_return_sequences": 1,
+        "return_dict_in_generate": False,
+        "use_cache": True,
+        "cache_implementation": "dynamic",
+        "disable_compile": True,
+        "pad_token_id": ends[0] if ends else 0,
+    }
+    if ends:
+        chosen["eos_token_id"] = ends
+    for name, value in (chosen | sampling_settings(model) if sample else chosen).items():
+        setattr(settings, name, value)
+    return settings
 
 
 def draw_numbers(seed: int, first: int, prompts: int, limit: int) -> Tensor:

@@ -18,9 +18,9 @@ from engine.capture.generation import (
     draw_numbers,
     end_tokens,
     generation_loop,
+    generation_settings,
     places_tokens,
     require_settings,
-    sampling_settings,
 )
 from engine.capture.passes import free_failed_pass, out_of_memory
 from engine.capture.prefill import prefill
@@ -272,25 +272,13 @@ class _Generator:
         """Continue padded prompts, `(rows, width)`; rows that end early are filled with an end token."""
         from transformers import StoppingCriteriaList
 
-        options: dict[str, Any] = {} if draws is None else {**sampling_settings(self.model)}
-        if self.ends:
-            options["eos_token_id"] = self.ends
         with torch.random.fork_rng(devices=[ids.device] if ids.device.type == "cuda" else []):
             output: Tensor = self.model.generate(  # type: ignore[operator]  # a mixin that type checkers do not see
                 input_ids=ids,
                 attention_mask=mask,
-                max_new_tokens=self.limit,
-                do_sample=draws is not None,
-                num_beams=1,
-                num_return_sequences=1,
-                return_dict_in_generate=False,
-                use_cache=True,
-                cache_implementation="dynamic",
-                disable_compile=True,
-                pad_token_id=self.ends[0] if self.ends else 0,
                 stopping_criteria=StoppingCriteriaList([after_token]),
                 custom_generate=generation_loop(cache, None if draws is None else Sampler(draws, ids.shape[1])),
-                **options,
+                generation_config=generation_settings(self.model, self.ends, self.limit, sample=draws is not None),
             )
         return output
 

@@ -11,7 +11,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from engine.capture.activations import capture_activations
+from engine.capture.generation import require_settings
 from engine.capture.prompts import longest_prompt
+from engine.capture.responses import require_room
 from engine.concepts.chat import render_chat
 from engine.errors import RequestError
 from engine.inputs import plain_text, require_strength, require_whole
@@ -128,7 +130,8 @@ def steer_text(
         model, tokenizer, rendered, [direction["layer"]], positions="last", rendered=chat and has_template
     )
     ids: list[int] = here["input_ids"][0].tolist()
-    _require_room(len(ids), limit, longest_prompt(model, tokenizer))
+    require_room(len(ids), limit, longest_prompt(model, tokenizer), "the prompt")
+    require_settings(model)
     warnings = _warnings(direction, provenance, here["provenance"])
     if chat and not has_template:
         warnings.append("the model has no chat template: it received the prompt unchanged")
@@ -320,14 +323,6 @@ def _require_seed(seed: int) -> int:
     if number > _MOST_SEED:
         raise RequestError(f"the seed cannot be {number}", expected=f"0 to {_MOST_SEED}")
     return number
-
-
-def _require_room(prompt: int, new: int, longest: int) -> None:
-    if prompt + new > longest:
-        raise RequestError(
-            f"the prompt has {prompt} tokens, so that {new} new ones exceed the model's {longest}",
-            next_step="shorten the prompt, or generate fewer tokens",
-        )
 
 
 def _warnings(direction: Direction, theirs: Provenance | None, mine: Provenance) -> list[str]:

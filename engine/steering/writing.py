@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from engine.capture.generation import end_tokens, generation_settings
 from engine.errors import RequestError
 from engine.models.forward import TokenBatch, evaluating, input_device, read_blocks, run_decoder
 from engine.models.structure import find_blocks
@@ -68,8 +69,7 @@ class Writer:
         with evaluating(self.model, decoder):
             with steering:
                 new = self._generate(refusal, report)
-            ends = self._ends()
-            ended = new[-1] in ends
+            ended = new[-1] in end_tokens(self.model, self.tokenizer)
             counted = new[:-1] if ended and len(new) > 1 else new
             return Written(
                 text=str(self.tokenizer.decode(counted, skip_special_tokens=True)).strip(),
@@ -116,27 +116,18 @@ class Writer:
 
         device = input_device(self.model)
         ids = torch.tensor([self.prompt], device=device)
-        pad = self.tokenizer.pad_token_id
+        ends = end_tokens(self.model, self.tokenizer)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(self.seed)
             output: Any = self.model.generate(  # type: ignore[operator]  # a mixin that type checkers do not see
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
-                max_new_tokens=self.max_new_tokens,
-                do_sample=self.sample,
-                use_cache=True,
-                pad_token_id=0 if pad is None else pad,
                 logits_processor=LogitsProcessorList([require_finite]),
                 stopping_criteria=StoppingCriteriaList([after_token]),
+                generation_config=generation_settings(self.model, ends, self.max_new_tokens, sample=self.sample),
             )
         new: list[int] = output[0, len(self.prompt) :].tolist()
         return new
-
-    def _ends(self) -> set[int]:
-        """Ids of the tokens that end a text."""
-        settings: Any = self.model.generation_config
-        given = settings.eos_token_id
-        return {*given} if isinstance(given, list) else {given}
 
     def _perplexity(self, new: list[int]) -> float:
         """Perplexity of new tokens after the prompt."""

@@ -68,7 +68,8 @@ def save_directions(
     paths = locate(str(name).removesuffix(SUFFIX), store)
     target = path_of(paths)
     taken = StoreError(f"{target} already exists", next_step=Remedy.RENAME_OR_REPLACE_DIRECTIONS)
-    if target.exists() and not force:
+    replaces = target.exists()
+    if replaces and not force:
         raise taken
     some = next(iter(directions.values()))
     header = DirectionsHeader(
@@ -91,6 +92,8 @@ def save_directions(
         write_atomically(target, content, replace=force)
     except TakenError:  # by another process, since it was checked
         raise taken from None
+    if replaces:
+        paths.unlink_vectors()  # they are of the directions that were replaced
     clear_leftovers(target)
     return target
 

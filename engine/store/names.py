@@ -12,6 +12,7 @@ import platformdirs
 
 from engine.errors import StoreError, visible
 from engine.inputs import user_path
+from engine.records.files import VECTOR_FORMATS
 from engine.remedies import Remedy
 from engine.store.files import require_inside
 
@@ -54,6 +55,16 @@ class CapturePaths:
     def vectors(self, file_format: str) -> Path:
         """The file of control vectors that were exported from the saved directions, in one format."""
         return self.store / f"{self.name}.vectors.{file_format}"
+
+    def unlink_directions(self) -> None:
+        """Delete the saved directions and the control vectors exported from them, for example if they are outdated."""
+        self.directions.unlink(missing_ok=True)
+        self.unlink_vectors()
+
+    def unlink_vectors(self) -> None:
+        """Delete the control vectors exported from directions that are being replaced."""
+        for file_format in VECTOR_FORMATS:
+            self.vectors(file_format).unlink(missing_ok=True)
 
     @property
     def shards(self) -> Path:

@@ -43,7 +43,7 @@ def put_in_place(paths: CapturePaths) -> None:
     if is_present(new.plan):  # else the shards have been moved, and only the record is left
         warn_of_loss(paths)
         paths.tensors.unlink(missing_ok=True)
-        paths.directions.unlink(missing_ok=True)  # they are of the capture that is replaced
+        paths.unlink_directions()  # they are of the capture that is replaced
         if paths.shards.is_symlink():
             paths.shards.unlink()
         remove_shards(paths)
@@ -121,7 +121,7 @@ def delete_unfinished(paths: CapturePaths) -> None:
         require_not_held(paths)  # refuse before anything is said
         warn_of_loss(paths)
         remove_shards(paths)
-        paths.directions.unlink(missing_ok=True)  # of an earlier capture of that name
+        paths.unlink_directions()  # of an earlier capture of that name
     except OSError as error:
         raise StoreError(f"{error.filename} cannot be deleted: {error.strerror}") from error
 

@@ -18,6 +18,7 @@ from engine.records.captures import CaptureData
 from engine.records.files import CaptureRecord, DataFile
 from engine.remedies import Remedy
 from engine.runtime import Steps
+from engine.stats.summary import prompts_of
 from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, locate, require_free
 from engine.store.plan import remove_shards, require_not_held
@@ -63,6 +64,7 @@ def save_activations(
     """
     paths = locate(name, store)
     require_free(paths, force=force)
+    _require_finite(data)
     with _readable_errors(paths.store, Remedy.SAVE_LESS):
         paths.store.mkdir(parents=True, exist_ok=True)
         with unfinished(paths.tensors) as tensors, unfinished(paths.record) as record:
@@ -76,6 +78,22 @@ def save_activations(
     return paths
 
 
+def _require_finite(data: CaptureData) -> None:
+    """Refuse states that were changed after the capture: no statistic can be computed from them.
+
+    Raises:
+        StoreError: A state is infinite or not a number.
+    """
+    for prompt in prompts_of(data):
+        for layer, states in prompt["activations"].items():
+            if not bool(states.isfinite().all()):
+                raise StoreError(
+                    f"the capture has states that are not finite at layer {layer}",
+                    expected="states as they were captured",
+                    next_step="capture again, or leave the changed prompts out",
+                )
+
+
 def _replace(paths: CapturePaths, tensors: UnfinishedFile, record: UnfinishedFile) -> None:
     # Remove the old record first and add the new one last, so that no record ever describes other tensors.
     put_in_place(paths)
@@ -87,7 +105,7 @@ def _replace(paths: CapturePaths, tensors: UnfinishedFile, record: UnfinishedFil
     paths.record.unlink(missing_ok=True)
     remove_shards(paths)
     if replaced:
-        paths.directions.unlink(missing_ok=True)  # they are of the capture that is replaced
+        paths.unlink_directions()  # they are of the capture that is replaced
     tensors.replace()
     record.replace()
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from engine.errors import RequestError
 from engine.plots.findings import layers_in_words
 from engine.plots.tokens_text import compared_methods, shown_token, tokens_aside
-from engine.records.files import AUTO_METHOD, METHODS, VECTOR_FORMATS, Direction, TokenReading, VectorFormat
+from engine.records.files import AUTO_METHOD, METHODS, Direction, TokenReading, VectorFormat
 from engine.remedies import Remedy
 from engine.store.names import locate
 from server.jobs import ServerJob
@@ -100,8 +100,6 @@ def extract_direction(
             found, save_as or name, store=settings.store, leading=leading, capture=name, force=replace
         )
         saved_as = saved.name.removesuffix(SUFFIX)
-        for other in VECTOR_FORMATS:  # vectors of the directions that were replaced
-            paths.vectors(other).unlink(missing_ok=True)
     some = next(iter(found.values()))
     vectors = None if format is None else export_directions(found, paths.vectors(format), format, force=True)
     reply = DirectionReply(

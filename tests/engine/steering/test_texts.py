@@ -1,5 +1,6 @@
 """Steered texts against a plain greedy loop and plain passes of the unsteered model."""
 
+import copy
 import math
 from functools import partial
 from typing import Any
@@ -303,7 +304,7 @@ def test_less_steering_is_advised_only_if_steered_by_a_strength(
         ({"strengths": 0.1}, "the strengths cannot be 0.1"),
         ({"layer": 9}, r"there is no direction at layer 9. Expected: one of \[1\]"),
         ({"max_new_tokens": 0}, "the number of new tokens cannot be 0"),
-        ({"max_new_tokens": 100}, "the prompt has 3 tokens, so that 100 new ones exceed the model's 64"),
+        ({"max_new_tokens": 100}, "the prompt has 3 tokens, so that 100 tokens of a response exceed the model's 64"),
         ({"seed": -1}, "the seed cannot be -1"),
         ({"unit": "meters"}, "the unit cannot be 'meters'"),
         ({"tokens": "some"}, "tokens cannot be 'some'"),
@@ -318,6 +319,34 @@ def test_invalid_arguments_are_refused(
 ) -> None:
     with pytest.raises(LayerscopeError, match=said):
         engine.steer_text(tiny_llama, tiny_tokenizer, direction, PROMPT, **options)
+
+
+@pytest.mark.parametrize(
+    "own", [{"return_dict_in_generate": True}, {"num_return_sequences": 2}, {"num_beams": 3}, {"use_cache": False}]
+)
+def test_settings_of_the_model_change_neither_the_number_nor_the_form_of_texts(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, direction: Direction, own: dict[str, Any]
+) -> None:
+    before = engine.steer_text(tiny_llama, tiny_tokenizer, direction, PROMPT, max_new_tokens=4)
+    for name, value in own.items():
+        setattr(tiny_llama.generation_config, name, value)
+    after = engine.steer_text(tiny_llama, tiny_tokenizer, direction, PROMPT, max_new_tokens=4)
+    assert [text["text"] for text in after["steered"]] == [text["text"] for text in before["steered"]]
+
+
+def test_a_text_ends_where_a_response_does(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, direction: Direction
+) -> None:
+    """A model that names no end token ends at its tokenizer's; settings that texts cannot follow are refused."""
+    free = engine.steer_text(tiny_llama, tiny_tokenizer, direction, PROMPT, max_new_tokens=6)["baseline"]
+    tiny_llama.generation_config.eos_token_id = None
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.eos_token = free["text"].split()[2]
+    ended = engine.steer_text(tiny_llama, tokenizer, direction, PROMPT, max_new_tokens=6)["baseline"]
+    assert (ended["text"].split(), ended["ended"]) == (free["text"].split()[:2], True)
+    tiny_llama.generation_config.stop_strings = ["w5"]
+    with pytest.raises(RequestError, match="generation settings have stop_strings"):
+        engine.steer_text(tiny_llama, tiny_tokenizer, direction, PROMPT)
 
 
 def test_an_empty_prompt_is_refused(

@@ -19,6 +19,7 @@ from engine.records.captures import ContrastData
 from engine.records.files import METHODS, Direction
 from engine.stats.direction import extract_directions
 from engine.stats.methods import compare_methods
+from engine.steering.vectors import export_directions
 from engine.store.directions import find_directions, load_directions, path_of, read_header, save_directions
 from engine.store.names import locate
 
@@ -401,5 +402,15 @@ def test_directions_go_when_their_capture_is_replaced(
     save_directions(directions, "mine", store=tmp_path)
     engine.save_activations(ranked_data, "mine", store=tmp_path)  # the name was free: they may be of another capture
     assert path_of(locate("mine", tmp_path)).exists()
+    export_directions(directions, locate("mine", tmp_path).vectors("gguf"), "gguf")
     engine.save_activations(ranked_data, "mine", store=tmp_path, force=True)
-    assert not path_of(locate("mine", tmp_path)).exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.json", "mine.pt"]
+
+
+def test_control_vectors_go_when_their_directions_are_replaced(directions: Directions, tmp_path: Path) -> None:
+    vectors = locate("mine", tmp_path).vectors("safetensors")
+    export_directions(directions, vectors, "safetensors")
+    save_directions(directions, "mine", store=tmp_path)  # nothing was replaced: they may be of other directions
+    assert vectors.exists()
+    save_directions(turned(directions), "mine", store=tmp_path, force=True)
+    assert not vectors.exists()

@@ -1,5 +1,6 @@
 """Saving is atomic: the how-to's dictionaries in the .pt, everything else in the .json."""
 
+import copy
 import errno
 import json
 import os
@@ -121,6 +122,17 @@ def test_an_existing_capture_is_replaced_only_on_request(
     assert "prompt" in engine.load_activations("mine", store=tmp_path)
     engine.save_activations(contrast_data, "mine", store=tmp_path, force=True)
     assert "positive" in engine.load_activations("mine", store=tmp_path)
+
+
+def test_states_that_are_not_finite_are_refused_and_the_earlier_capture_stays(
+    contrast_data: ContrastData, tmp_path: Path
+) -> None:
+    engine.save_activations(contrast_data, "mine", store=tmp_path)
+    changed = copy.deepcopy(contrast_data)
+    changed["positive"][1]["activations"][changed["layers"][0]][0, -1, 3] = torch.nan
+    with pytest.raises(StoreError, match="states that are not finite at layer"):
+        engine.save_activations(changed, "mine", store=tmp_path, force=True)
+    assert engine.verify_capture("mine", store=tmp_path).status == "ok"
 
 
 @pytest.mark.parametrize("name", ["../mine", "a/b", "/tmp/x", "", ".hidden", "..", "a" * 129, "a b", "x\n"])  # noqa: S108
