@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from engine.remedies import Face, Remedy
+from engine.remedies import Advice, Face, Remedy
 
 _MOST_NAMES = 20
 _UNSEEN = {"Cc", "Cs"}  # control characters, lone surrogates
@@ -20,7 +20,7 @@ class LayerscopeError(Exception):
     Args:
         problem: What is wrong, as one sentence without a final period.
         expected: What would have been right, if the problem does not make it obvious.
-        next_step: What to do now; a `Remedy` if each face words it differently.
+        next_step: What to do now; a `Remedy` or an `Advice` if each face words it differently.
 
     Attributes:
         problem: The argument of that name.
@@ -34,7 +34,7 @@ class LayerscopeError(Exception):
 
     exit_code = 1
 
-    def __init__(self, problem: str, *, expected: str = "", next_step: str | Remedy = "") -> None:
+    def __init__(self, problem: str, *, expected: str = "", next_step: str | Remedy | Advice = "") -> None:
         self.problem = problem
         self.expected = expected
         self.next_step = next_step
@@ -50,7 +50,7 @@ class LayerscopeError(Exception):
             >>> LayerscopeError("there is no capture 'x'", next_step=Remedy.LIST_CAPTURES).said("server")
             "there is no capture 'x'. Next: list_captures."
         """
-        step = self.next_step.words(face) if isinstance(self.next_step, Remedy) else self.next_step
+        step = self.next_step if isinstance(self.next_step, str) else self.next_step.words(face)
         parts = [self.problem, f"Expected: {self.expected}" if self.expected else "", f"Next: {step}" if step else ""]
         return visible(" ".join(part if part.endswith((".", "?")) else f"{part}." for part in parts if part))
 

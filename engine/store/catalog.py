@@ -6,7 +6,7 @@ from pathlib import Path
 from engine.errors import StoreError, visible
 from engine.inputs import user_path
 from engine.records.files import CaptureRecord
-from engine.remedies import Remedy
+from engine.remedies import Advice, Remedy
 from engine.store.files import regular_size, require_inside
 from engine.store.names import (
     DEFAULT_STORE,
@@ -17,6 +17,7 @@ from engine.store.names import (
     listed_name,
     locate,
     locate_listed,
+    store_words,
 )
 from engine.store.record import read_record
 
@@ -63,7 +64,7 @@ def list_captures(
         raise StoreError(
             f"the store {folder} cannot be read: {error.strerror}",
             expected="a folder of captures",
-            next_step=Remedy.CHOOSE_STORE,
+            next_step=Advice(Remedy.CHOOSE_STORE, store_words(folder)),
         ) from error
     entries = [_entry(folder, name) for name in names]
     wanted = [entry for entry in entries if _matches(entry, concept, model)]
@@ -84,7 +85,7 @@ def show_capture(name: str | Path, *, store: str | Path | None = None) -> Captur
     if not paths.exist:
         raise StoreError(
             f"there is no capture called {paths.name!r} in the folder {str(paths.store)!r}",
-            next_step=Remedy.LIST_CAPTURES,
+            next_step=paths.advice(Remedy.LIST_CAPTURES),
         )
     entry = _entry(paths.store, paths.name)
     if entry.record is None:

@@ -153,7 +153,8 @@ def _parts(name: str | Path, store: str | Path | None) -> tuple[CapturePaths, li
     directions += _exported(paths)
     if not own and not directions:
         raise StoreError(
-            f"there is no capture called {asked!r} in the folder {str(folder)!r}", next_step=Remedy.LIST_CAPTURES
+            f"there is no capture called {asked!r} in the folder {str(folder)!r}",
+            next_step=paths.advice(Remedy.LIST_CAPTURES),
         )
     return paths, files + directions, shards
 

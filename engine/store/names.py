@@ -10,7 +10,7 @@ import platformdirs
 
 from engine.errors import StoreError, visible
 from engine.inputs import user_path
-from engine.remedies import Remedy
+from engine.remedies import Advice, Remedy, option
 from engine.store.files import require_inside
 
 DEFAULT_STORE = Path("activations")
@@ -82,6 +82,46 @@ class CapturePaths:
     def exist(self) -> bool:
         """Whether any file of the capture exists, complete or not."""
         return any(is_present(path) for path in (self.record, self.tensors, self.plan))
+
+    @property
+    def arguments(self) -> str:
+        """What names the capture on the command line: its name, and its store unless that is the default one.
+
+        Example:
+            >>> locate("activations/mine").arguments, locate("my runs/mine").arguments
+            ('mine', "mine --store 'my runs'")
+        """
+        return self.name + store_option(self.store)
+
+    def advice(self, remedy: Remedy) -> Advice:
+        """A remedy whose commands name this capture."""
+        return Advice(remedy, store_words(self.store), self.name)
+
+
+def store_words(store: Path) -> str:
+    """The path of a store as a command needs it; empty for the default store."""
+    return "" if store == DEFAULT_STORE else str(store)
+
+
+def store_option(store: Path) -> str:
+    """The option that names a store on the command line, after a space; empty for the default store.
+
+    Example:
+        >>> store_option(Path("activations")), store_option(Path("my runs"))
+        ('', " --store 'my runs'")
+    """
+    return option("--store", store_words(store))
+
+
+def capture_command(store: Path) -> str:
+    """A command that saves a first capture into a store.
+
+    Example:
+        >>> capture_command(Path("activations")), capture_command(Path("runs"))
+        ('layerscope capture --concept honesty', 'layerscope capture --concept honesty --output runs/')
+    """
+    folder = store_words(store)
+    return "layerscope capture --concept honesty" + option("--output", f"{folder}/" if folder else "")
 
 
 def is_present(path: Path) -> bool:
