@@ -29,7 +29,7 @@ from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
 from engine.runtime import Processes, find_processes
 from engine.store.catalog import shard_files, show_capture
-from engine.store.names import DEFAULT_STORE, CapturePaths, default_name, locate, require_free
+from engine.store.names import DEFAULT_STORE, CapturePaths, default_name, locate, output_path, require_free
 from engine.store.plan import read_plan, shard_starts
 from engine.store.record import encode_record
 
@@ -191,7 +191,7 @@ def capture(
         typer.Option(
             "--output",
             "-o",
-            help="Path of the capture. Default: activations/{model}_{concept}.pt",
+            help="Path of the capture, or a folder for it. Default: activations/{model}_{concept}.pt",
             rich_help_panel=_WHERE,
         ),
     ] = None,
@@ -260,7 +260,8 @@ def capture(
     if timed and not dry_run:
         raise RequestError("--timed needs --dry-run", next_step="add --dry-run, or omit --timed")
     alias = find_source(model).alias
-    paths = locate(output or DEFAULT_STORE / default_name(alias, "prompt" if prompt else request.called))
+    default = default_name(alias, "prompt" if prompt else request.called)
+    paths = locate(output_path(output, default) if output else DEFAULT_STORE / default)
     if not dry_run:
         require_free(paths, force=force, resume=not listed)  # fail before the model is loaded
     request = replace(request, alias=alias, paths=paths)

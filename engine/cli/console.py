@@ -24,6 +24,7 @@ from engine.errors import LayerscopeError, visible
 from engine.plots.layers_text import WIDTH
 from engine.plots.visible_text import VisibleConsole
 from engine.runtime import Steps
+from engine.store.names import is_folder
 
 log = logging.getLogger(__name__)
 
@@ -287,17 +288,19 @@ def print_lines(text: str) -> None:
     sys.stdout.write(visible(text))
 
 
-def figure_file(path: Path | None) -> Path | None:
+def figure_file(given: str | None) -> str | None:
     """Refuse a figure of an unknown format before anything runs: a callback of options.
+
+    A folder is not refused: `output_path` adds a name.
 
     Raises:
         RequestError: The suffix is not supported.
     """
-    if path is not None:
+    if given is not None and not is_folder(given):
         from engine.plots.style import require_format
 
-        require_format(path)
-    return path
+        require_format(given)
+    return given
 
 
 def print_json(data: bytes) -> None:

@@ -17,7 +17,7 @@ from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
 from engine.records.files import CaptureRecord
 from engine.records.results import SideProjections
-from engine.store.names import DEFAULT_STORE, CapturePaths, locate
+from engine.store.names import DEFAULT_STORE, CapturePaths, locate, output_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ HELP = """Plot ranked layers, difference norm and cosine, as text and as a figur
 def visualize(
     file: Annotated[str, typer.Argument(help="Path of a .pt or .json file, or name of a capture.")],
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output",
             "-o",
@@ -75,14 +75,16 @@ def visualize(
     from engine.plots.layers_figure import draw_layers
 
     draw = partial(draw_layers, chart) if sides is None else partial(draw_sides, sides, chart.title)
-    _draw(draw, output, f"{chart.title}: {chart.subtitle}", Narrator(quiet=quiet))
+    default = f"{record['name']}.png" if layer is None else f"{record['name']}_layer{layer}.png"
+    target = output_path(output, default) if output else None
+    _draw(draw, target, f"{chart.title}: {chart.subtitle}", Narrator(quiet=quiet))
 
 
 def _visualize_causal(
     record: CaptureRecord,
     paths: CapturePaths,
     layer: int | None,
-    output: Path | None,
+    output: str | None,
     *,
     no_plot: bool,
     narrator: Narrator,
@@ -99,7 +101,8 @@ def _visualize_causal(
     if not no_plot:
         from engine.plots.causal_figure import draw_causal
 
-        _draw(partial(draw_causal, record, found), output, f"{record['name']}: reading and cause", narrator)
+        file = output_path(output, f"{record['name']}_causal.png") if output else None
+        _draw(partial(draw_causal, record, found), file, f"{record['name']}: reading and cause", narrator)
 
 
 def _draw(draw: Callable[..., "Figure"], output: Path | None, title: str, narrator: Narrator) -> None:

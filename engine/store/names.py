@@ -138,7 +138,8 @@ def locate(name: str | Path, store: str | Path | None = None) -> CapturePaths:
         store: The store folder. Pass it when untrusted callers choose names, so that they cannot choose the folder.
 
     Raises:
-        StoreError: The name contains a path, starts with a dot, or leads out of the store through a symbolic link.
+        StoreError: The name contains a path, starts with a dot, is that of a folder, or leads out of the store through
+            a symbolic link.
 
     Example:
         >>> locate("activations/smollm2_honesty.pt").record.as_posix()
@@ -150,6 +151,10 @@ def locate(name: str | Path, store: str | Path | None = None) -> CapturePaths:
     if not _NAME.fullmatch(plain):
         raise _invalid(plain)
     paths = CapturePaths(folder, plain)
+    if given is not None and str(name).endswith(("/", os.sep)) and not paths.exist:
+        raise StoreError(
+            f"{str(name)!r} names a folder, not a capture", expected=f"a path that ends in a name, such as {name}mine"
+        )
     for path in (paths.tensors, paths.record, paths.shards):
         if path.is_symlink():
             require_inside(path, folder)
@@ -222,6 +227,33 @@ def require_free(paths: CapturePaths, *, force: bool, resume: bool = False) -> N
             f"there is already a capture called {paths.name} ({', '.join(taken)})",
             next_step=Remedy.RENAME_OR_REPLACE,
         )
+
+
+def is_folder(given: str) -> bool:
+    """Whether an output names a folder to save into: it ends with a slash or exists, and is no capture in shards."""
+    path = user_path(given)
+    if not path.is_dir():
+        return given.endswith(("/", os.sep))
+    try:
+        entries = os.listdir(path)  # noqa: PTH208 - names, not paths
+    except OSError:
+        return True
+    started = bool(entries) and all(entry.endswith(UNFINISHED) for entry in entries)  # killed before its plan was saved
+    return not (PLAN in entries or started)
+
+
+def output_path(given: str, default: str) -> Path:
+    """The path of an output; in a folder, the default name.
+
+    Args:
+        given: Path from the user. A folder of shards is the path of a capture.
+        default: Name of the file or capture in a folder.
+
+    Example:
+        >>> output_path("runs/", "mine").as_posix(), output_path("runs/other", "mine").as_posix()
+        ('runs/mine', 'runs/other')
+    """
+    return user_path(given) / default if is_folder(given) else user_path(given)
 
 
 def default_name(model_alias: str, concept: str) -> str:
