@@ -189,6 +189,20 @@ def escape_stray_logs() -> None:
         logging.lastResort.setFormatter(_Visible())
 
 
+class _OncePerLine(logging.Filter):
+    """Drops log records whose text was shown before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        new = text not in self._shown
+        self._shown.add(text)
+        return new
+
+
 class Interrupted(SystemExit):
     """Ends the program after Ctrl+C with a message in place of the general one.
 
@@ -220,8 +234,9 @@ class Narrator:
 
     @contextmanager
     def engine_log(self) -> Iterator[None]:
-        """Show the engine's log: everything, or only warnings if quiet."""
+        """Show the engine's log: everything, or only warnings if quiet; a line that every shard repeats only once."""
         handler = RichHandler(console=self._console, show_time=False, show_level=False, show_path=False, markup=False)
+        handler.addFilter(_OncePerLine())
         log = logging.getLogger("engine")
         level = log.level
         log.addHandler(handler)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from engine.capture.dialogues import tell_unusual
 from engine.capture.prepare import PreparedCapture, prepare_capture
 from engine.capture.run_settings import Settings
 from engine.errors import StoreError
@@ -30,6 +31,7 @@ from engine.store.plan import (
 from engine.store.record import encode_record
 from engine.store.replace import delete_replaced
 from engine.store.shard_run import ShardRun, record_shards, state_dtype
+from engine.store.shards import shard_at
 from engine.store.tensor_files import verify_file
 from engine.store.unfinished import TakenError, clear_leftovers
 from engine.store.write import write_atomically
@@ -97,9 +99,18 @@ def capture_in_shards(
         ShardRun(prepared, settings, plan, paths, progress, steps, processes).run_missing()
         processes.wait()
         if processes.is_main:
+            _tell_unusual(paths, plan)
             write_atomically(paths.record, encode_record(record_shards(paths, plan, steps)))
             clear_leftovers(paths.record)
         processes.wait()
+
+
+def _tell_unusual(paths: CapturePaths, plan: ShardPlan) -> None:
+    """Log how many responses are empty or were cut, in all shards, also those of earlier runs."""
+    source = plan["provenance"].get("responses")
+    if source is not None and source["max_new_tokens"] is not None:
+        shards = (shard_at(paths, start, plan["layers"]) for start in shard_starts(plan))
+        tell_unusual((one for shard in shards for one in shard.responses or ()), source["max_new_tokens"])
 
 
 def _plan(prepared: PreparedCapture, settings: Settings) -> ShardPlan:

@@ -45,7 +45,7 @@ def test_the_model_answers_first(folder: Program, tiny_folder: object, shards: b
     }
     assert len(record["responses"]) == len(record["prompts"]) == len(record["negative_responses"])
     assert all(0 <= one["tokens"] <= 5 for one in record["responses"])
-    assert "responses were cut at the maximum number of tokens" in result.stderr
+    assert "responses were cut at the maximum of 5 tokens" in result.stderr
     shown = folder("show", "tiny_loudness")
     assert "responses  at most 5 tokens, sampled with seed 2" in shown.stdout
     assert f"positive response 2  {record['responses'][2]['text']!r}" in shown.stdout
