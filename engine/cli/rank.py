@@ -20,7 +20,7 @@ from engine.cli.load_options import (
     read_load_options,
 )
 from engine.cli.store import capture_path, find_record, specificity_command
-from engine.concepts.text_files import open_prompts
+from engine.concepts.text_files import PromptFile, open_prompts
 from engine.errors import RequestError
 from engine.models.placement import AUTO
 from engine.plots.causal_text import causal_as_text
@@ -156,9 +156,12 @@ def rank(
         _print_table(record, score, shown, len(ordered), specificity_command(record, locate(capture_path(name, store))))
 
 
-def _lines(file: Path) -> list[str]:
-    """The prompts of a text file, one per line."""
-    return list(open_prompts(file).texts())
+def _lines(file: Path) -> PromptFile:
+    """A file of prompts, one per line; all are read, to find errors before the model is loaded."""
+    opened = open_prompts(file)
+    for _text in opened.texts():
+        pass
+    return opened
 
 
 def _document(record: CaptureRecord, score: str, layers: list[ScoredLayer]) -> dict[str, Any]:
