@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, NamedTuple
 
+Setting = str | int | list[int] | bool | None
+"""Value of a setting of a capture; None if it is not given."""
+
 Face = Literal["python", "command_line", "server", "app"]
 """Who reads a message: a caller of the functions, a user at a shell, an agent, a user of the terminal app."""
 
@@ -25,7 +28,7 @@ _OPERATOR = "tell the person who runs this server"
 class Remedy(Enum):
     """Next steps that each face words differently.
 
-    One row per remedy, one column per face. `{capture}`, `{store}` and `{output}` are filled in by `Advice`.
+    One row per remedy, one column per face. `Advice` fills in `{capture}`, `{store}`, `{output}` and `{settings}`.
     """
 
     ADD_RESPONSES = _Words(
@@ -169,6 +172,12 @@ class Remedy(Enum):
         server="choose another save_as, or replace=true",
         app="choose another name, or replace them: layerscope directions {capture} --force",
     )
+    RESUME_AS_STARTED = _Words(
+        python="resume {settings}, choose another name, or replace it with force=True",
+        command_line="resume {settings}, choose another name with --output, or replace it with --force",
+        server="repeat the capture call {settings} to resume, choose another name, or replace=true",
+        app="resume {settings}, or enter another name in the field Save as",
+    )
     RESUME = _Words(
         python="run the same capture again to resume from the saved shards",
         command_line="run the same capture command again to resume from the saved shards",
@@ -274,11 +283,13 @@ class Advice:
         remedy: The remedy.
         store: The store folder; empty for the default one.
         capture: Name of the capture; by default, the reader fills it in.
+        settings: Settings to give, by the names that the functions have for them; None for those to omit.
     """
 
     remedy: Remedy
     store: str = ""
     capture: str = "CAPTURE"
+    settings: tuple[tuple[str, Setting], ...] = ()
 
     def words(self, face: Face) -> str:
         """The advice in the wording of one face.
@@ -289,7 +300,8 @@ class Advice:
         """
         text = str(getattr(self.remedy.value, face))
         store, output = option("--store", self.store), option("--output", f"{self.store}/" if self.store else "")
-        return text.format(capture=f"{self.capture}{store}", store=store, output=output)
+        settings = _settings_in_words(self.settings, face)
+        return text.format(capture=f"{self.capture}{store}", store=store, output=output, settings=settings)
 
 
 def option(name: str, value: str) -> str:
@@ -300,3 +312,20 @@ def option(name: str, value: str) -> str:
         (" --store 'my runs'", '')
     """
     return f" {name} {shlex.quote(value)}" if value else ""
+
+
+def _settings_in_words(settings: tuple[tuple[str, Setting], ...], face: Face) -> str:
+    """Settings as arguments of a function, as options of a command, or in general."""
+    if not settings or face in ("server", "app"):
+        return "with the saved settings"
+    if face == "python":
+        return f"with {', '.join(f'{name}={value!r}' for name, value in settings)}"
+    given = [_as_option(name, value) for name, value in settings if value not in (None, False)]
+    omitted = [f"--{name.replace('_', '-')}" for name, value in settings if value in (None, False)]
+    parts = [f"with {' '.join(given)}" if given else "", f"without {' and '.join(omitted)}" if omitted else ""]
+    return " and ".join(part for part in parts if part)
+
+
+def _as_option(name: str, value: Setting) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return f"--{name.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(text)}")

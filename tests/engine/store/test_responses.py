@@ -164,10 +164,10 @@ def test_a_run_with_other_responses_is_not_resumed(capture: Any, monkeypatch: py
         with pytest.raises(KeyboardInterrupt):
             capture("mine", shards=True, **SAMPLED)
     for other, said in (
-        ({"respond": 6}, "responses max new tokens was 5, is now 6"),
-        ({"seed": 4}, "responses seed was 3, is now 4"),
-        ({"sample": False}, "responses sampled was True, is now False"),
-        ({"respond": None, "sample": False, "positions": "last"}, "responses origin was generated, is now None"),
+        ({"respond": 6}, "the maximum number of tokens of a response was 5, is now 6"),
+        ({"seed": 4}, "the seed for sampling responses was 3, is now 4"),
+        ({"sample": False}, "sampling of responses was on, is now off"),
+        ({"respond": None, "sample": False, "positions": "last"}, "the source of responses was the model, is now none"),
     ):
         with pytest.raises(StoreError, match=said):
             capture("mine", shards=True, **SAMPLED | other)
