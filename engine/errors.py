@@ -120,8 +120,25 @@ def nearest(name: str, known: Iterable[str]) -> str:
         "did you mean 'honesty'?"
     """
     names = list(known)
-    close = get_close_matches(name.lower(), names, n=3, cutoff=0.5)
-    if close:
-        return f"did you mean {' or '.join(repr(match) for match in close)}?"
+    if close := similar(name, names):
+        return close
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     return f"choose one of: {', '.join(names[:_MOST_NAMES])}{more}" if names else "there are none yet"
+
+
+def similar(name: str, known: Iterable[str]) -> str:
+    """Suggest names similar to a mistyped one, for an error message that lists all names elsewhere.
+
+    Args:
+        name: The mistyped name.
+        known: All existing names.
+
+    Returns:
+        "did you mean 'a' or 'b'?", or nothing if none is similar.
+
+    Example:
+        >>> similar("honest", ["honesty", "empathy"]), similar("zzz", ["honesty", "empathy"])
+        ("did you mean 'honesty'?", '')
+    """
+    close = get_close_matches(name.lower(), list(known), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(repr(match) for match in close)}?" if close else ""

@@ -12,7 +12,7 @@ from engine.cli.console import Command, Narrator, figure_file, print_data, print
 from engine.cli.directions import load_model_of
 from engine.cli.load_options import DeviceMap, MaxMemory, OtherDtype, OtherModel, read_load_options
 from engine.cli.store import is_path
-from engine.errors import RequestError, nearest
+from engine.errors import RequestError, similar
 from engine.models.placement import AUTO
 from engine.plots.steering_text import steered_as_text, sweep_as_text
 from engine.records.steering import TOKENS, UNITS, SteeredTexts
@@ -199,7 +199,7 @@ def one_of(option: str, given: str, known: tuple[Choice, ...]) -> Choice:
         if one == given:
             return one
     raise RequestError(
-        f"{option} cannot be {given!r}", expected=f"one of {', '.join(known)}", next_step=nearest(given, known)
+        f"{option} cannot be {given!r}", expected=f"one of {', '.join(known)}", next_step=similar(given, known)
     )
 
 
