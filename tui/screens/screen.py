@@ -67,6 +67,17 @@ def describe_job(job: Job) -> str:
     return f"{job.title}: {job.step} {bar} {job.done}/{job.total} · ctrl+x cancels"
 
 
+def describe_step(job: Job) -> str:
+    """Return what a job is doing and how far it is, for the screen that waits for its result.
+
+    Example:
+        >>> describe_step(Job("steering", step="writing: steered", done=12, total=120))
+        'writing: steered, 12 of 120; ctrl+x cancels'
+    """
+    far = f", {job.done:,} of {job.total:,}" if job.total else f", {job.done:,}" if job.done else ""
+    return f"{job.step or job.status}{far}; ctrl+x cancels"
+
+
 class LayerscopeScreen(Screen[None]):
     """Base class of the full screens."""
 
@@ -96,6 +107,12 @@ class LayerscopeScreen(Screen[None]):
     def models(self) -> ModelCache:
         """The loaded model."""
         return cast("BackgroundApp", self.app).models
+
+    @property
+    def before_start(self) -> str:
+        """What to show until a new job reports its first step."""
+        running = self.jobs.current
+        return f"waiting for another job: {running.title}" if running is not None else "starting"
 
     def set_title(self, title: str, subtitle: str = "") -> None:
         """Set the title line."""
