@@ -37,7 +37,7 @@ _VALUES = {"generated": "the model", "given": "the prompts", "": "none"}
 
 # What follows from other settings, and is only named if nothing else differs.
 _DERIVED = {"prompts.ids", "prompts.tokens", "prompts.kept", "prompts.kept_in_all", "shard_prompts"}
-_OF_SAMPLE = {"prompts.texts", "prompts.factors"}
+_OF_SAMPLE = {"prompts.texts", "prompts.factors"}  # of a concept: they follow from the number of pairs and the seed
 
 # Settings of a capture request by their place in the plan.
 _SETTINGS = {
@@ -97,7 +97,7 @@ def _changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         if name not in _MAY_DIFFER and not name.startswith(_MEASURED)
     ]
     sources = [name for name in changed if name not in _DERIVED]
-    if {"prompts.count", "provenance.seed"} & {*sources}:
+    if old["concept"] is not None and {"prompts.count", "provenance.seed"} & {*sources}:
         sources = [name for name in sources if name not in _OF_SAMPLE]
     if f"{_RESPONSES}sampled" in sources:  # without sampling, there is no seed and no temperature
         sources = [name for name in sources if name not in {f"{_RESPONSES}seed", f"{_RESPONSES}settings"}]
