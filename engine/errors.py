@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from engine.remedies import Face, Remedy
+from engine.remedies import Advice, Face, Remedy
 
 _MOST_NAMES = 20
 _UNSEEN = {"Cc", "Cs"}  # control characters, lone surrogates
@@ -20,7 +20,7 @@ class LayerscopeError(Exception):
     Args:
         problem: What is wrong, as one sentence without a final period.
         expected: What would have been right, if the problem does not make it obvious.
-        next_step: What to do now; a `Remedy` if each face words it differently.
+        next_step: What to do now; a `Remedy` or an `Advice` if each face words it differently.
 
     Attributes:
         problem: The argument of that name.
@@ -34,7 +34,7 @@ class LayerscopeError(Exception):
 
     exit_code = 1
 
-    def __init__(self, problem: str, *, expected: str = "", next_step: str | Remedy = "") -> None:
+    def __init__(self, problem: str, *, expected: str = "", next_step: str | Remedy | Advice = "") -> None:
         self.problem = problem
         self.expected = expected
         self.next_step = next_step
@@ -50,7 +50,7 @@ class LayerscopeError(Exception):
             >>> LayerscopeError("there is no capture 'x'", next_step=Remedy.LIST_CAPTURES).said("server")
             "there is no capture 'x'. Next: list_captures."
         """
-        step = self.next_step.words(face) if isinstance(self.next_step, Remedy) else self.next_step
+        step = self.next_step if isinstance(self.next_step, str) else self.next_step.words(face)
         parts = [self.problem, f"Expected: {self.expected}" if self.expected else "", f"Next: {step}" if step else ""]
         return visible(" ".join(part if part.endswith((".", "?")) else f"{part}." for part in parts if part))
 
@@ -120,8 +120,25 @@ def nearest(name: str, known: Iterable[str]) -> str:
         "did you mean 'honesty'?"
     """
     names = list(known)
-    close = get_close_matches(name.lower(), names, n=3, cutoff=0.5)
-    if close:
-        return f"did you mean {' or '.join(repr(match) for match in close)}?"
+    if close := similar(name, names):
+        return close
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     return f"choose one of: {', '.join(names[:_MOST_NAMES])}{more}" if names else "there are none yet"
+
+
+def similar(name: str, known: Iterable[str]) -> str:
+    """Suggest names similar to a mistyped one, for an error message that lists all names elsewhere.
+
+    Args:
+        name: The mistyped name.
+        known: All existing names.
+
+    Returns:
+        "did you mean 'a' or 'b'?", or nothing if none is similar.
+
+    Example:
+        >>> similar("honest", ["honesty", "empathy"]), similar("zzz", ["honesty", "empathy"])
+        ("did you mean 'honesty'?", '')
+    """
+    close = get_close_matches(name.lower(), list(known), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(repr(match) for match in close)}?" if close else ""

@@ -1,7 +1,12 @@
 """What to do about an error, in the words of each face."""
 
+import shlex
+from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, NamedTuple
+
+Setting = str | int | list[int] | bool | None
+"""Value of a setting of a capture; None if it is not given."""
 
 Face = Literal["python", "command_line", "server", "app"]
 """Who reads a message: a caller of the functions, a user at a shell, an agent, a user of the terminal app."""
@@ -23,7 +28,7 @@ _OPERATOR = "tell the person who runs this server"
 class Remedy(Enum):
     """Next steps that each face words differently.
 
-    One row per remedy, one column per face.
+    One row per remedy, one column per face. `Advice` fills in `{capture}`, `{store}`, `{output}` and `{settings}`.
     """
 
     ADD_RESPONSES = _Words(
@@ -54,7 +59,7 @@ class Remedy(Enum):
         python="load the model with dtype='float32' and capture again: half precision can overflow",
         command_line="capture again with --dtype float32: half precision can overflow",
         server=f"use another model or other layers, or {_OPERATOR} that half precision overflows and float32 would not",
-        app="start layerscope tui --dtype float32 and capture again: half precision can overflow",
+        app="start the app again with --dtype float32 and capture again: half precision can overflow",
     )
     CAPTURE_MORE_PAIRS = _Words(
         python="capture more pairs (max_samples)",
@@ -70,7 +75,7 @@ class Remedy(Enum):
     )
     CHOOSE_STORE = _Words(
         python="choose another folder, or save a capture into this one with save_activations",
-        command_line="create one with `layerscope capture --concept honesty`, or name another with --store",
+        command_line="create one with `layerscope capture --concept honesty{output}`, or name another with --store",
         server=f"{_OPERATOR} that its store is not readable",
         app="start with another store (layerscope tui FOLDER), or ask the owner of this one for permission to read it",
     )
@@ -91,15 +96,15 @@ class Remedy(Enum):
     )
     EXTRACT_AGAIN = _Words(
         python="extract the directions again and save with force=True",
-        command_line="extract them again: layerscope directions CAPTURE --force",
+        command_line="extract them again: layerscope directions {capture} --force",
         server="call extract_direction with replace=true",
-        app="extract them again: layerscope directions CAPTURE --force",
+        app="extract them again: layerscope directions {capture} --force",
     )
     EXTRACT_DIRECTIONS = _Words(
         python="extract them with extract_directions and save_directions",
-        command_line="extract them: layerscope directions CAPTURE",
+        command_line="extract them: layerscope directions {capture}",
         server="call extract_direction(name=...)",
-        app="extract them: layerscope directions CAPTURE",
+        app="extract them: layerscope directions {capture}",
     )
     GET_ANSWERS = _Words(
         python="write the prompts in the model's chat format, as concepts do, or give responses with the pairs",
@@ -127,7 +132,7 @@ class Remedy(Enum):
     )
     LIST_CAPTURES = _Words(
         python="list_captures shows the captures of a store",
-        command_line="layerscope list shows the captures; --store FOLDER looks elsewhere",
+        command_line="layerscope list{store} shows the captures; --store FOLDER looks elsewhere",
         server="list_captures",
         app="Esc returns to the library, which lists the captures",
     )
@@ -147,7 +152,7 @@ class Remedy(Enum):
         python="load it with dtype='float32', since half precision may be the cause; or use a model of another family",
         command_line="add --dtype float32, since half precision may be the cause; or use a model of another family",
         server=f"use another model, or {_OPERATOR} that half precision may be the cause and float32 would help",
-        app="start layerscope tui --dtype float32, since half precision may be the cause; or use another model",
+        app="start the app again with --dtype float32, since half precision may be the cause; or use another model",
     )
     DO_NOT_COMPILE = _Words(
         python="pass compiled=False and another name",
@@ -171,7 +176,13 @@ class Remedy(Enum):
         python="choose another name, or replace them with force=True",
         command_line="choose another name with --output, or replace them with --force",
         server="choose another save_as, or replace=true",
-        app="choose another name, or replace them: layerscope directions CAPTURE --force",
+        app="choose another name, or replace them: layerscope directions {capture} --force",
+    )
+    RESUME_AS_STARTED = _Words(
+        python="resume {settings}, choose another name, or replace it with force=True",
+        command_line="resume {settings}, choose another name with --output, or replace it with --force",
+        server="repeat the capture call {settings} to resume, choose another name, or replace=true",
+        app="resume {settings}, or enter another name in the field Save as",
     )
     RESUME = _Words(
         python="run the same capture again to resume from the saved shards",
@@ -203,19 +214,19 @@ class Remedy(Enum):
         python="steer by less, or load the model with dtype='float32', whose range is larger",
         command_line="steer by less, or add --dtype float32, whose range is larger",
         server="steer by less",
-        app="steer by less, or start layerscope tui --dtype float32, whose range is larger",
+        app="steer by less, or start the app again with --dtype float32, whose range is larger",
     )
     SET_CACHE_FOLDER = _Words(
         python="set TORCHINDUCTOR_CACHE_DIR to a folder that can be written, or unset it, before Python starts",
         command_line="set TORCHINDUCTOR_CACHE_DIR to a folder that can be written, or unset it",
         server=f"{_OPERATOR} to set TORCHINDUCTOR_CACHE_DIR to a folder that can be written, or to unset it",
-        app="set TORCHINDUCTOR_CACHE_DIR to a folder that can be written, or unset it, and start layerscope tui again",
+        app="set TORCHINDUCTOR_CACHE_DIR to a folder that can be written, or unset it, and start the app again",
     )
     TRUST_REMOTE_CODE = _Words(
         python="pass trust_remote_code=True, only if you trust the model's author",
         command_line="add --trust-remote-code, only if you trust the model's author",
         server="use another model from list_models: this server does not run code that comes with a model",
-        app="run layerscope capture --trust-remote-code, only if you trust the model's author",
+        app="capture on the command line with --trust-remote-code, only if you trust the model's author",
     )
     USE_LESS_MEMORY = _Words(
         python="use fewer layers, use_hooks=True, dtype='bfloat16', shorter prompts or a smaller model",
@@ -230,7 +241,7 @@ class Remedy(Enum):
             " layerscope capture --list-models shows the sizes"
         ),
         server="use a smaller model from list_models, or call load_model(unload=true) first",
-        app="start layerscope tui --device-map auto to offload to disk what does not fit, or use a smaller model",
+        app="start the app again with --device-map auto to offload to disk what does not fit, or use a smaller model",
     )
     USE_SMALLER_MODEL_OR_DTYPE = _Words(
         python=(
@@ -243,7 +254,7 @@ class Remedy(Enum):
         ),
         server="use a smaller model from list_models, or call load_model(unload=true) first",
         app=(
-            "start layerscope tui with --dtype bfloat16 to halve the memory, or with --device-map auto to offload to"
+            "start the app again with --dtype bfloat16 to halve the memory, or with --device-map auto to offload to"
             " disk what does not fit; or use a smaller model"
         ),
     )
@@ -267,4 +278,60 @@ class Remedy(Enum):
             >>> Remedy.RENAME_OR_REPLACE.words("server")
             'choose another name, or replace=true'
         """
-        return str(getattr(self.value, face))
+        return Advice(self).words(face)
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A remedy about one store or capture, whose commands work as printed.
+
+    Attributes:
+        remedy: The remedy.
+        store: The store folder; empty for the default one.
+        capture: Name of the capture; by default, the reader fills it in.
+        settings: Settings to give, by the names that the functions have for them; None for those to omit.
+    """
+
+    remedy: Remedy
+    store: str = ""
+    capture: str = "CAPTURE"
+    settings: tuple[tuple[str, Setting], ...] = ()
+
+    def words(self, face: Face) -> str:
+        """The advice in the wording of one face.
+
+        Example:
+            >>> Advice(Remedy.EXTRACT_DIRECTIONS, store="my runs", capture="mine").words("command_line")
+            "extract them: layerscope directions mine --store 'my runs'"
+        """
+        text = str(getattr(self.remedy.value, face))
+        store, output = option("--store", self.store), option("--output", f"{self.store}/" if self.store else "")
+        settings = _settings_in_words(self.settings, face)
+        return text.format(capture=f"{self.capture}{store}", store=store, output=output, settings=settings)
+
+
+def option(name: str, value: str) -> str:
+    """An option as a shell command needs it, after a space; empty without a value.
+
+    Example:
+        >>> option("--store", "my runs"), option("--store", "")
+        (" --store 'my runs'", '')
+    """
+    return f" {name} {shlex.quote(value)}" if value else ""
+
+
+def _settings_in_words(settings: tuple[tuple[str, Setting], ...], face: Face) -> str:
+    """Settings as arguments of a function, as options of a command, or in general."""
+    if not settings or face in ("server", "app"):
+        return "with the saved settings"
+    if face == "python":
+        return f"with {', '.join(f'{name}={value!r}' for name, value in settings)}"
+    given = [_as_option(name, value) for name, value in settings if value not in (None, False)]
+    omitted = [f"--{name.replace('_', '-')}" for name, value in settings if value in (None, False)]
+    parts = [f"with {' '.join(given)}" if given else "", f"without {' and '.join(omitted)}" if omitted else ""]
+    return " and ".join(part for part in parts if part)
+
+
+def _as_option(name: str, value: Setting) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return f"--{name.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(text)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 _LONGEST_END_S = 5.0
 _ON_A_TERMINAL = (
-    "waiting for an MCP client on standard input. Configure your client to start `layerscope serve`, or listen with"
+    "waiting for an MCP client on standard input. Configure your client to start `{command}`, or listen with"
     " --http 127.0.0.1:8765. Ctrl+C stops the server."
 )
 
@@ -92,7 +93,7 @@ def serve(
     app = build_server(settings)
     if http is None:
         if sys.stdin is not None and sys.stdin.isatty():
-            Narrator(quiet=False).say(_ON_A_TERMINAL)
+            Narrator(quiet=False).say(_ON_A_TERMINAL.format(command=shlex.join(["layerscope", *sys.argv[1:]])))
         _serve_stdio(app)
         return
     from server.http import build_http, listening, parse_address, read_token, serve_http

@@ -63,6 +63,7 @@ class LayerscopeApp(BackgroundApp):
     ) -> None:
         super().__init__()
         self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
+        self.VERTICAL_BREAKPOINTS = [(0, "-short"), (24, "-high")]
         self.store = store
         self.jobs = Jobs(self)
         self.models = ModelCache(load_options or LoadOptions())

@@ -103,7 +103,9 @@ def estimate_plan(plan: CapturePlan, models: ModelCache, job: Job) -> CaptureEst
     from engine.capture.estimate import estimate_capture
     from engine.capture.prepare import prepare_capture
 
-    return estimate_capture(prepare_capture(model, tokenizer, plan.request, steps=job.tell), timed=True)
+    prepared = prepare_capture(model, tokenizer, plan.request, steps=job.tell)
+    job.checkpoint("timing a forward pass")
+    return estimate_capture(prepared, timed=True)
 
 
 def run_plan(plan: CapturePlan, models: ModelCache, job: Job) -> SavedCapture:

@@ -12,11 +12,11 @@ import typer
 
 from engine.cli.console import Command, Narrator, print_data
 from engine.cli.load_options import DeviceMap, Dtype, MaxMemory, read_load_options
-from engine.cli.store import capture_path, find_record, is_path
+from engine.cli.store import Store, capture_path, find_record, is_path
 from engine.errors import RequestError, StoreError
 from engine.inputs import user_path
 from engine.models.placement import AUTO
-from engine.store.names import DEFAULT_STORE, PLAN, locate
+from engine.store.names import DEFAULT_STORE, PLAN, capture_command, locate
 
 HELP = """Browse captures in the terminal: rankings of layers, with uncertainty and reasons. Press ? for the keys.
 
@@ -25,6 +25,7 @@ HELP = """Browse captures in the terminal: rankings of layers, with uncertainty 
   layerscope tui
   layerscope tui runs --filter "concept:honesty pairs:>=30"
   layerscope tui activations/smollm2_honesty.pt --layer 17
+  layerscope tui mine --store runs
   layerscope tui --serve
   layerscope tui | head
 """
@@ -34,6 +35,7 @@ def tui(
     what: Annotated[
         str | None, typer.Argument(metavar="[STORE|CAPTURE]", help="Folder of captures, or one capture.")
     ] = None,
+    store: Store = DEFAULT_STORE,
     layer: Annotated[int | None, typer.Option("--layer", "-l", help="Layer to select first.")] = None,
     filter_text: Annotated[
         str, typer.Option("--filter", help="Initial filter: words, or column:value such as pairs:>=30.")
@@ -52,7 +54,7 @@ def tui(
 
     parse_filter(filter_text)
     options = read_load_options(dtype, device_map, max_memory)
-    store, capture = _store_and_capture(what)
+    store, capture = _store_and_capture(what, user_path(store))
     if serve:
         from tui.browser import serve_in_browser
 
@@ -77,23 +79,30 @@ def _is_served() -> bool:
     return "TEXTUAL_DRIVER" in os.environ
 
 
-def _store_and_capture(what: str | None) -> tuple[Path, str | None]:
-    """Return the store and the capture that an argument names.
+def _store_and_capture(what: str | None, store: Path) -> tuple[Path, str | None]:
+    """Return the store and the capture to open.
 
-    A folder is a store unless it holds shards; anything else names a capture.
+    Args:
+        what: The argument. A folder is a store unless it holds shards; anything else names a capture. A plain name is
+            first looked up in the store, if the user gave one.
+        store: The store folder for plain names.
     """
-    path = DEFAULT_STORE if what is None else user_path(what)
-    in_shards = what is not None and (path / PLAN).is_file()
-    if what is None or (path.is_dir() and not in_shards) or (what.endswith("/") and not in_shards):
-        return path, None
-    paths = locate(capture_path(what, DEFAULT_STORE)) if is_path(what) else locate(what, DEFAULT_STORE)
+    if what is None:
+        return store, None
+    path = user_path(what)
+    if not (path / PLAN).is_file() and (path.is_dir() or what.endswith("/")):
+        if store == DEFAULT_STORE:
+            return path, None
+        if is_path(what) or not locate(what, store).exist:
+            raise RequestError(f"{what!r} and --store both name a folder of captures", next_step="omit one of them")
+    paths = locate(capture_path(what, store))
     if not paths.exist:
         raise StoreError(
             f"there is no folder {what!r}, and no capture of that name in {str(paths.store)!r}",
-            expected=f"a folder of captures, the name of a capture in {str(DEFAULT_STORE)!r}, or the path of one",
+            expected=f"a folder of captures, the name of a capture in {str(store)!r}, or the path of one",
             next_step="layerscope tui FOLDER opens another store",
         )
-    find_record(what, DEFAULT_STORE)
+    find_record(what, store)
     return paths.store, paths.name
 
 
@@ -113,7 +122,7 @@ def _print(store: Path, capture: str | None, filter_text: str) -> None:
     shown = sort_summaries([summary for summary in summaries if matching.accepts(summary)], "saved", descending=True)
     print_data(captures_as_text(shown))
     if not summaries:
-        Narrator(quiet=False).say("no captures yet; create one: layerscope capture --concept honesty")
+        Narrator(quiet=False).say(f"no captures yet; create one: {capture_command(store)}")
 
 
 COMMAND = Command("tui", tui, HELP)

@@ -183,6 +183,6 @@ def compare_all(records: Sequence[CaptureRecord], store: Path, job: Job) -> dict
     pairs = list(combinations(range(len(records)), 2))
     compared = {}
     for done, (one, other) in enumerate(pairs):
-        job.progress(done, len(pairs))
+        job.tell("computing the cosines between the directions", done, len(pairs))
         compared[one, other] = compare_captures(records[one], records[other], load)
     return compared

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from engine.capture.dialogues import response_progress
+from engine.capture.dialogues import response_progress, tell_unusual
 from engine.capture.prepare import HeldPrompts, PreparedCapture, prepare_capture
 from engine.capture.prompts import TokenizedPrompt
 from engine.capture.request import DEFAULT_BATCH_SIZE, CaptureRequest, written_pairs
@@ -278,6 +278,8 @@ def capture_in_memory(
     held = prepared.with_responses(
         prepared.prompts(), prepared.settings, progress=response_progress(report, steps, prepared.found["count"])
     )
+    if prepared.request.respond is not None:
+        tell_unusual((each.response for each in held.prompts if each.response), prepared.request.respond)
     data: CaptureData
     if prepared.source.pairs:
         data = _pairs(prepared, held, report)

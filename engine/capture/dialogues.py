@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine.capture.generation import sampling_settings
-from engine.capture.responses import Response, generate_responses
+from engine.capture.responses import generate_responses
 from engine.records.captures import ResponseSource, ResponseText
 from engine.runtime import Progress, Steps, ignore_progress
 
@@ -73,7 +73,6 @@ def respond_to(
         prefix_reuse=settings.prefix_reuse == "on",
         progress=progress,
     )
-    _tell_unusual(responses)
     return [
         prompt.followed_by(
             response.ids,
@@ -90,15 +89,22 @@ def _spelt(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
     return [f"<token {one}>" if token is None else token for one, token in zip(ids, known, strict=True)]
 
 
-def _tell_unusual(responses: Sequence[Response]) -> None:
-    empty = sum(not response.ids for response in responses)
-    cut = sum(not response.ended for response in responses)
+def tell_unusual(responses: Iterable[ResponseText], most: int) -> None:
+    """Log how many responses of a capture are empty or were cut.
+
+    Args:
+        responses: All of its generated responses.
+        most: Maximum number of tokens of each.
+    """
+    count = empty = cut = 0
+    for response in responses:
+        count += 1
+        empty += not response["tokens"]
+        cut += response["ended"] is False
     if empty:
-        log.warning(
-            "%d of %d responses are empty: the last token of the prompt stands for each of them", empty, len(responses)
-        )
+        log.warning("%d of %d responses are empty: the last token of the prompt stands for each of them", empty, count)
     if cut:
-        log.info("%d of %d responses were cut at the maximum number of tokens", cut, len(responses))
+        log.info("%d of %d responses were cut at the maximum of %d tokens", cut, count, most)
 
 
 def response_source(model: PreTrainedModel, request: CaptureRequest) -> ResponseSource | None:

@@ -241,7 +241,8 @@ class _Survey:
     def add(self, items: Sequence[Item], prompts: Sequence[TokenizedPrompt]) -> None:
         """Add a chunk of prompts."""
         if self._source.pairs:
-            self._check.add(prompts)
+            before = self._count // self._source.sides
+            self._check.add(prompts, lambda place: self._source.label("pair", items[place], before + place))
         texts, ids = [], array("q")
         for prompt in prompts:
             for text in (prompt.text, prompt.response["text"]) if prompt.response else (prompt.text,):

@@ -21,7 +21,7 @@ class TokenizedPrompt(NamedTuple):
     """A text with its token ids and token strings.
 
     Attributes:
-        label: Its place in the list of prompts, such as "positive prompt 3".
+        label: Its place, such as "positive prompt 3" or "the prompt in questions.txt, line 3".
         text: The text.
         ids: Token ids, those of the response included.
         tokens: Token strings as in the tokenizer's vocabulary.
@@ -79,8 +79,7 @@ def tokenize_prompts(
     texts: Sequence[str],
     *,
     rendered: bool,
-    sides: Sequence[str] = ("",),
-    first: int = 0,
+    labels: Sequence[str] | None = None,
 ) -> list[TokenizedPrompt]:
     """Tokenize texts without padding or truncation.
 
@@ -90,16 +89,13 @@ def tokenize_prompts(
         texts: The texts.
         rendered: Whether the texts went through a chat template and already contain special tokens. The tokenizer adds
             special tokens to other texts, except to those that already start with its BOS token.
-        sides: Labels of the texts in error messages, in turn: "positive" and "negative" for pairs.
-        first: Number of the first text or pair, if the texts are a slice of a longer list.
+        labels: Names of the texts in error messages; numbers by default.
 
     Raises:
         CaptureError: A text is empty, too long or not valid UTF-8, or a token has no embedding; the message names the
             text.
     """
-    labels = [
-        f"{sides[place % len(sides)]} prompt {first + place // len(sides)}".strip() for place in range(len(texts))
-    ]
+    labels = [f"prompt {place}" for place in range(len(texts))] if labels is None else labels
     _require_texts(labels, texts)
     _require_tokenizer(tokenizer)
     rows = _encode(tokenizer, texts, rendered)
@@ -238,8 +234,9 @@ def _is_plain(tokenizer: PreTrainedTokenizerBase) -> bool:
 def _require_tokens(labels: Sequence[str], texts: Sequence[str], rows: Sequence[list[int]]) -> None:
     if not all(rows):
         place = next(place for place, row in enumerate(rows) if not row)
+        blank = "" if texts[place].strip() else ": it is only white space, which the tokenizer drops"
         raise CaptureError(
-            f"{_name(labels[place], texts[place])} has no tokens", expected="a text with at least one token"
+            f"{_name(labels[place], texts[place])} has no tokens{blank}", expected="a text with at least one token"
         )
 
 
@@ -303,21 +300,20 @@ class PairCheck:
     """Compares the prompts of pairs by token ids, in constant memory."""
 
     def __init__(self) -> None:
-        self._pairs = 0
         self._balance = 0  # sum of positive hashes minus sum of negative hashes: 0 if both classes are identical
         self._identical = ""
 
-    def add(self, prompts: Sequence[TokenizedPrompt]) -> None:
+    def add(self, prompts: Sequence[TokenizedPrompt], name: Callable[[int], str]) -> None:
         """Add pairs.
 
         Args:
             prompts: Positive and negative prompts, alternating.
+            name: Names one of these pairs by its place among them.
         """
-        for positive, negative in zip(prompts[0::2], prompts[1::2], strict=True):
+        for place, (positive, negative) in enumerate(zip(prompts[0::2], prompts[1::2], strict=True)):
             self._balance += hash(tuple(positive.ids)) - hash(tuple(negative.ids))
             if positive.ids == negative.ids and not self._identical:
-                self._identical = f"pair {self._pairs} has {_in_words(positive.text, negative.text)}"
-            self._pairs += 1
+                self._identical = f"{name(place)} has {_in_words(positive.text, negative.text)}"
 
     def require_contrast(self) -> None:
         """Refuse pairs without a contrast.

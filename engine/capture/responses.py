@@ -67,6 +67,7 @@ def generate_responses(
     sample: bool = False,
     seed: int = 0,
     first: int = 0,
+    names: Sequence[str] | None = None,
     limits: Limits | None = None,
     prefix_reuse: bool = True,
     progress: Progress = ignore_progress,
@@ -85,6 +86,7 @@ def generate_responses(
         sample: Whether to sample, with the model's own generation settings, instead of taking the most likely token.
         seed: Seed for sampling. A sampled response depends on it, the prompt and the prompt's number.
         first: Number of the first prompt, if the prompts are a slice of a longer list.
+        names: Names of the prompts in error messages; their numbers by default.
         limits: Maximum size of a forward pass, from which that of a batch follows; None for the model's token budget.
         prefix_reuse: Whether prefixes that prompts of a batch share are run once, where the model allows it.
         progress: Called with the number of finished responses and their total, after each token of a batch; an
@@ -108,8 +110,8 @@ def generate_responses(
     limit, seed = require_whole(max_new_tokens, "the number of new tokens", 1), require_whole(seed, "the seed", 0)
     require_settings(model)
     longest = longest_prompt(model, tokenizer)
-    for number, ids in enumerate(prompts, first):
-        require_room(len(ids), limit, longest, f"prompt {number}")
+    for place, ids in enumerate(prompts):
+        require_room(len(ids), limit, longest, names[place] if names else f"prompt {first + place}")
     limits = limits or Limits(token_budget(model))
     plan = response_batches(model, prompts, limit, limits)
     generator = _Generator(
@@ -174,10 +176,16 @@ def require_room(prompt: int, new: int, longest: int, name: object) -> None:
     Raises:
         CaptureError: They are longer than the model allows.
     """
+    if prompt >= longest:
+        raise CaptureError(
+            f"{name} has {prompt} tokens, which leave no room for a response within the model's {longest}",
+            expected=f"at most {longest - new} tokens, to let it respond with {new}",
+            next_step="shorten it; prompts are never truncated silently",
+        )
     if prompt + new > longest:
         raise CaptureError(
             f"{name} has {prompt} tokens, so that {new} tokens of a response exceed the model's {longest}",
-            expected=f"at most {max(longest - prompt, 0)} tokens for the response",
+            expected=f"at most {longest - prompt} tokens for the response",
             next_step="shorten the prompt, or let the model respond with fewer tokens",
         )
 

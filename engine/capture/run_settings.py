@@ -144,13 +144,13 @@ class Settings:
         if self.prefix_reuse == "on" and (self.window is None or longest <= self.window):
             return shared if share <= self.worth_packing else padded
         if share <= _WORTH_SHARING["cpu"]:
-            log.info("running shared prefixes once per prompt: %s", self._why_separate(longest))
+            log.info("running shared prefixes once per prompt: %s", self._why_separate())
         return padded
 
-    def _why_separate(self, longest: int) -> str:
+    def _why_separate(self) -> str:
         if self.prefix_reuse != "on":
             return self.prefix_reuse.removeprefix("no: ")
-        return f"the longest prompt has {longest} tokens, more than the model's attention window of {self.window}"
+        return f"some prompts are longer than the model's attention window of {self.window} tokens"
 
 
 def uses_onednn(receipt: Receipt) -> bool | None:

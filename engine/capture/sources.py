@@ -8,9 +8,10 @@ from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
 
-from engine.capture.prompts import TokenizedPrompt, append_responses, tokenize_prompts
+from engine.capture.prompts import TokenizedPrompt, append_responses, excerpt, tokenize_prompts
 from engine.concepts.pair_files import PairFile, WrittenPairs
 from engine.concepts.pairs import render_pairs
+from engine.concepts.rows import lines_of
 from engine.concepts.text_files import PromptFile
 from engine.errors import RequestError
 from engine.records.captures import Concept, Factors
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from engine.capture.request import CaptureRequest
 
 
+ONE_PROMPT = "the prompt"
+"""Name of the source of a single text."""
+
+
 class Item(NamedTuple):
     """A prompt or a pair, which is never split between shards.
 
@@ -28,11 +33,13 @@ class Item(NamedTuple):
         texts: One text, or the positive and the negative text of a pair.
         factors: Persona, template and topic of a pair, if known.
         responses: A given response to each text; empty without responses.
+        line: Number of its line or row in a file; 0 if it is not from a file.
     """
 
     texts: tuple[str, ...]
     factors: Factors | None = None
     responses: tuple[str, ...] = ()
+    line: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,7 @@ class PromptSource:
         stamp: Returns a value that changes when the prompts change.
         pairs: Whether each item is a pair.
         rendered: Whether the texts already contain special tokens.
+        lines: What comes before the number of a line in its name, if they are from a file; see `lines_of`.
         concept: Name of the concept, if any.
         chat_template: Hash of the chat template that rendered them; None if none was applied.
         seed: Seed for sampling pairs, if they were sampled.
@@ -57,6 +65,7 @@ class PromptSource:
     stamp: Callable[[], tuple[int, ...]] = tuple
     pairs: bool = False
     rendered: bool = False
+    lines: str = ""
     concept: str | None = None
     chat_template: str | None = None
     seed: int | None = None
@@ -72,11 +81,13 @@ class PromptSource:
         if isinstance(source, WrittenPairs):
             return cls("pairs", partial(_written_items, source), pairs=True)
         if isinstance(source, PairFile):
-            return cls(source.path.name, partial(_pair_items, source), source.stamp, pairs=True)
+            items = partial(_pair_items, source)
+            return cls(source.path.name, items, source.stamp, pairs=True, lines=lines_of(source.path))
         if isinstance(source, PromptFile):
-            return cls(source.path.name, partial(_prompt_items, source), source.stamp)
-        texts = [source] if isinstance(source, str) else source
-        return cls("prompts", lambda: (Item((text,)) for text in texts), rendered=request.rendered)
+            return cls(source.path.name, partial(_prompt_items, source), source.stamp, lines=lines_of(source.path))
+        if isinstance(source, str):
+            return cls(ONE_PROMPT, lambda: iter([Item((source,))]), rendered=request.rendered)
+        return cls("prompts", lambda: (Item((text,)) for text in source), rendered=request.rendered)
 
     def at(self, moment: str | None) -> PromptSource:
         """The same prompts rendered for a given time.
@@ -101,11 +112,31 @@ class PromptSource:
             tokenizer,
             [text for item in items for text in item.texts],
             rendered=self.rendered,
-            sides=("positive", "negative") if self.pairs else ("",),
-            first=first,
+            labels=[self.label(what, item, number) for number, item in enumerate(items, first) for what in self._what],
         )
         responses = [text for item in items for text in item.responses]
         return append_responses(model, tokenizer, prompts, responses) if responses else prompts
+
+    @property
+    def _what(self) -> tuple[str, ...]:
+        return ("positive prompt", "negative prompt") if self.pairs else ("prompt",)
+
+    def label(self, what: str, item: Item, number: int) -> str:
+        """Name of a prompt or pair in error messages, with the place where it is written, if that is known.
+
+        Args:
+            what: What it is, such as "positive prompt".
+            item: Its item.
+            number: Number of the item.
+        """
+        if item.line:
+            return f"the {what} in {self.lines} {item.line}"
+        if self.name == ONE_PROMPT:
+            return self.name
+        if self.concept is None or item.factors is None:
+            return f"{what} {number}"
+        persona, template, topic = (item.factors[name] for name in ("persona", "template", "topic"))
+        return f"{what} {number} of {self.concept}, persona {persona!r}, template {template!r}, topic {excerpt(topic)}"
 
     def require_unchanged(self, stamp: tuple[int, ...]) -> None:
         """Refuse prompts that changed since a capture started.
@@ -147,8 +178,8 @@ def _written_items(pairs: WrittenPairs) -> Iterator[Item]:
 
 
 def _pair_items(file: PairFile) -> Iterator[Item]:
-    return (Item((pair.positive, pair.negative), pair.factors, pair.responses) for pair in file.pairs())
+    return (Item((pair.positive, pair.negative), pair.factors, pair.responses, pair.line) for pair in file.pairs())
 
 
 def _prompt_items(file: PromptFile) -> Iterator[Item]:
-    return (Item((prompt.text,), responses=prompt.responses) for prompt in file.prompts())
+    return (Item((prompt.text,), responses=prompt.responses, line=prompt.line) for prompt in file.prompts())

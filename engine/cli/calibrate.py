@@ -68,7 +68,8 @@ def calibrate(
 
     place = name if is_path(name) else store / name
     found, _ = find_to_steer(place, narrator)
-    texts = _topics(load_source(place)) if prompts is None else list(open_prompts(prompts).texts())
+    texts = _topics(load_source(place)) if prompts is None else open_prompts(prompts)
+    count = len(texts) if isinstance(texts, list) else sum(1 for _text in texts.texts())  # before the model is loaded
     loaded, tokenizer = load_model_of(found, model, dtype, options, narrator)
     from engine.steering.calibrate import calibrate_strength
 
@@ -90,7 +91,7 @@ def calibrate(
         print_json(msgspec.json.format(msgspec.json.encode(calibrated)))
         return
     print_data(_table(calibrated))
-    print_data(Text(f"{len(texts)} neutral prompts; damage towards the worse class at that strength", style="dim"))
+    print_data(Text(f"{count} neutral prompts; damage towards the worse class at that strength", style="dim"))
 
 
 def _topics(data: "ContrastData | None") -> list[str]:

@@ -16,7 +16,7 @@ from engine.capture.request import AS_CAPTURED, DEFAULT_BATCH_SIZE, CaptureReque
 from engine.capture.sites import DEFAULT_SITE, SITES
 from engine.cli.console import Command, Interrupted, Narrator, print_data, print_json
 from engine.cli.load_options import HOW, DeviceMap, Dtype, MaxMemory, read_load_options
-from engine.cli.store import print_concepts, print_models
+from engine.cli.store import print_concepts, print_models, specificity_command
 from engine.concepts.catalog import load_concept
 from engine.concepts.pair_files import open_pairs
 from engine.concepts.pairs import DEFAULT_SAMPLES, QUICK_SAMPLES
@@ -29,7 +29,15 @@ from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
 from engine.runtime import Processes, find_processes
 from engine.store.catalog import show_capture
-from engine.store.names import DEFAULT_STORE, CapturePaths, default_name, locate, require_free, shard_files
+from engine.store.names import (
+    DEFAULT_STORE,
+    CapturePaths,
+    default_name,
+    locate,
+    output_path,
+    require_free,
+    shard_files,
+)
 from engine.store.plan import read_plan, shard_starts
 from engine.store.record import encode_record
 
@@ -191,7 +199,7 @@ def capture(
         typer.Option(
             "--output",
             "-o",
-            help="Path of the capture. Default: activations/{model}_{concept}.pt",
+            help="Path of the capture, or a folder for it. Default: activations/{model}_{concept}.pt",
             rich_help_panel=_WHERE,
         ),
     ] = None,
@@ -260,7 +268,8 @@ def capture(
     if timed and not dry_run:
         raise RequestError("--timed needs --dry-run", next_step="add --dry-run, or omit --timed")
     alias = find_source(model).alias
-    paths = locate(output or DEFAULT_STORE / default_name(alias, "prompt" if prompt else request.called))
+    default = default_name(alias, "prompt" if prompt else request.called)
+    paths = locate(output_path(output, default) if output else DEFAULT_STORE / default)
     if not dry_run:
         require_free(paths, force=force, resume=not listed)  # fail before the model is loaded
     request = replace(request, alias=alias, paths=paths)
@@ -269,15 +278,18 @@ def capture(
     if dry_run:
         _estimate(narrator, loaded, tokenizer, request, timed=timed, as_json=as_json)
         return
-    _run(narrator, loaded, tokenizer, request, processes)
+    _run(narrator, loaded, tokenizer, request, processes, model)
     if not processes.is_main:
         return
+    record = show_capture(paths.record)
+    compare = specificity_command(record, paths, model)
     if quick:
         narrator.say(
             f"quick: {QUICK_SAMPLES} pairs show strong concepts only; a layer that is not significant here may be with"
             f" the default of {DEFAULT_SAMPLES}"
         )
-    record = show_capture(paths.record)
+        if compare and "specificity" in record:
+            narrator.say(f"to compare it with its neighbours: {compare}")
     if as_json:
         print_json(encode_record(record))
     else:
@@ -353,6 +365,7 @@ def _run(
     tokenizer: "PreTrainedTokenizerBase",
     request: CaptureRequest,
     processes: Processes,
+    named: str,
 ) -> None:
     from engine.store.save import capture_and_save
 
@@ -364,7 +377,7 @@ def _run(
         except KeyboardInterrupt:
             if not processes.is_main or request.paths is None:
                 raise
-            raise Interrupted(_left(request, request.paths, before)) from None
+            raise Interrupted(_left(request, request.paths, before, named)) from None
     if paths.in_shards:
         narrator.say(f"saved {paths.shards}{os.sep} and {paths.record.name}")
     else:
@@ -380,22 +393,23 @@ def _changed(paths: CapturePaths | None) -> int:
         return 0
 
 
-def _without_specificity(paths: CapturePaths) -> str:
-    again = shlex.join(["layerscope", "specificity", str(paths.record)])
-    return f"interrupted after the capture was saved; to compare it with its neighbours: {again}"
+def _without_specificity(paths: CapturePaths, model: str) -> str:
+    again = specificity_command(show_capture(paths.record), paths, model)
+    return f"interrupted after the capture was saved{'; to compare it with its neighbours: ' if again else ''}{again}"
 
 
-def _left(request: CaptureRequest, paths: CapturePaths, before: int) -> str:
+def _left(request: CaptureRequest, paths: CapturePaths, before: int, model: str) -> str:
     """What an interrupted capture leaves, and the command that resumes it.
 
     Args:
         request: What was captured.
         paths: Where it was to be saved.
         before: When the record of the capture to be replaced was last changed; 0 if there was none.
+        model: The model as the user named it.
     """
     after = _changed(paths)
     if after not in (0, before):
-        return _without_specificity(paths)
+        return _without_specificity(paths, model)
     previous = f"the previous capture is {'unchanged' if after else 'deleted'}" if before else ""
     place = paths.started
     if place is None:

@@ -15,7 +15,7 @@ from engine.errors import RequestError
 from engine.plots.comparison_text import comparison_as_text
 from engine.plots.specificity_text import transfer_as_text
 from engine.records.files import CaptureRecord
-from engine.store.names import DEFAULT_STORE
+from engine.store.names import DEFAULT_STORE, output_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +51,7 @@ def compare(
         ),
     ] = None,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--output", "-o", callback=figure_file, help="File for a figure: .png, .svg or .pdf."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -75,7 +75,7 @@ def compare(
         _matrix(records, load, layer, output, as_json=as_json)
 
 
-def _pair(records: list[CaptureRecord], load: "Load", output: Path | None, *, as_json: bool) -> None:
+def _pair(records: list[CaptureRecord], load: "Load", output: str | None, *, as_json: bool) -> None:
     from engine.stats.comparison import compare_captures
 
     comparison = compare_captures(records[0], records[1], load)
@@ -83,11 +83,11 @@ def _pair(records: list[CaptureRecord], load: "Load", output: Path | None, *, as
     if output:
         from engine.plots.comparison_figure import draw_comparison
 
-        _save(partial(draw_comparison, comparison), output, " and ".join(comparison["titles"]))
+        _save(partial(draw_comparison, comparison), output, records, " and ".join(comparison["titles"]))
 
 
 def _matrix(
-    records: list[CaptureRecord], load: "Load", layer: int | None, output: Path | None, *, as_json: bool
+    records: list[CaptureRecord], load: "Load", layer: int | None, output: str | None, *, as_json: bool
 ) -> None:
     from engine.stats.transfer import compare_transfer
 
@@ -96,7 +96,7 @@ def _matrix(
     if output:
         from engine.plots.transfer_figure import draw_transfer
 
-        _save(partial(draw_transfer, matrix), output, ", ".join(matrix["titles"]))
+        _save(partial(draw_transfer, matrix), output, records, ", ".join(matrix["titles"]))
 
 
 def _show(text: RenderableType, document: object, *, as_json: bool) -> None:
@@ -106,10 +106,11 @@ def _show(text: RenderableType, document: object, *, as_json: bool) -> None:
         print_data(text)
 
 
-def _save(draw: "Callable[[], Figure]", output: Path, title: str) -> None:
+def _save(draw: "Callable[[], Figure]", output: str, records: list[CaptureRecord], title: str) -> None:
     from engine.plots.style import save_figure
 
-    Narrator(quiet=False).say(f"saved {save_figure(draw, output, title=title)}")
+    file = output_path(output, f"{'_and_'.join(record['name'] for record in records[:_FEWEST])}.png")
+    Narrator(quiet=False).say(f"saved {save_figure(draw, file, title=title)}")
 
 
 COMMANDS = {

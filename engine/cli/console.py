@@ -24,6 +24,7 @@ from engine.errors import LayerscopeError, visible
 from engine.plots.layers_text import WIDTH
 from engine.plots.visible_text import VisibleConsole
 from engine.runtime import Steps
+from engine.store.names import is_folder
 
 log = logging.getLogger(__name__)
 
@@ -188,6 +189,20 @@ def escape_stray_logs() -> None:
         logging.lastResort.setFormatter(_Visible())
 
 
+class _OncePerLine(logging.Filter):
+    """Drops log records whose text was shown before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        new = text not in self._shown
+        self._shown.add(text)
+        return new
+
+
 class Interrupted(SystemExit):
     """Ends the program after Ctrl+C with a message in place of the general one.
 
@@ -219,8 +234,9 @@ class Narrator:
 
     @contextmanager
     def engine_log(self) -> Iterator[None]:
-        """Show the engine's log: everything, or only warnings if quiet."""
+        """Show the engine's log: everything, or only warnings if quiet; a line that every shard repeats only once."""
         handler = RichHandler(console=self._console, show_time=False, show_level=False, show_path=False, markup=False)
+        handler.addFilter(_OncePerLine())
         log = logging.getLogger("engine")
         level = log.level
         log.addHandler(handler)
@@ -287,17 +303,19 @@ def print_lines(text: str) -> None:
     sys.stdout.write(visible(text))
 
 
-def figure_file(path: Path | None) -> Path | None:
+def figure_file(given: str | None) -> str | None:
     """Refuse a figure of an unknown format before anything runs: a callback of options.
+
+    A folder is not refused: `output_path` adds a name.
 
     Raises:
         RequestError: The suffix is not supported.
     """
-    if path is not None:
+    if given is not None and not is_folder(given):
         from engine.plots.style import require_format
 
-        require_format(path)
-    return path
+        require_format(given)
+    return given
 
 
 def print_json(data: bytes) -> None:

@@ -1,5 +1,6 @@
 """`layerscope directions` and `layerscope read`: extract and apply directions."""
 
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +22,7 @@ from engine.errors import RequestError
 from engine.models.placement import AUTO, LoadOptions
 from engine.plots.tokens_text import compared_methods, tokens_as_text
 from engine.records.files import AUTO_METHOD, METHODS, VECTOR_FORMATS
-from engine.store.names import DEFAULT_STORE, locate
+from engine.store.names import DEFAULT_STORE, locate, output_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -81,28 +82,36 @@ def directions(
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace existing directions of that name.")] = False,
 ) -> None:
     """Extract and save the direction of a contrast at every layer."""
+    from engine.store.directions import SUFFIX, extract_captured, save_directions
+
     narrator = Narrator(quiet=False)
     if file_format is not None:
         if output is None:
-            raise RequestError("--format needs a file", next_step=f"add --output {name}.{file_format}")
-        _export(narrator, name, store, method, file_format, unit or "norm", output, force=force)
+            raise RequestError(
+                "--format needs a file", next_step=f"add --output {shlex.quote(f'{name}.{file_format}')}"
+            )
+        target = output_path(output, f"{capture_path(name.removesuffix(SUFFIX), store).name}.{file_format}")
+        _export(narrator, name, store, method, file_format, unit or "norm", target, force=force)
         return
     if unit is not None:
         raise RequestError("--unit is the unit of exported vectors", next_step="add --format, or omit --unit")
-    from engine.store.directions import SUFFIX, extract_captured, save_directions
-
     kind = Path(output or "").suffix.lower().removeprefix(".")
     if output and kind in VECTOR_FORMATS and not output.endswith(SUFFIX):
         raise RequestError(f"{output} is the name of a file of control vectors", next_step=f"add --format {kind}")
     path = capture_path(name, store)
     found, leading = extract_captured(path, method or AUTO_METHOD)
-    target = capture_path(output or name, store)
+    target = saved_path(output, path.name, store) if output else path
     saved = save_directions(found, target, leading=leading, capture=path.name, force=force)
     some = next(iter(found.values()))
     if "methods" in some:
         narrator.say(compared_methods(some["methods"]))
     narrator.say(f"saved {len(found)} directions ({some['method']}), layers {min(found)} to {max(found)}")
     print_lines(f"{saved}\n")
+
+
+def saved_path(given: str, default: str, store: Path) -> Path:
+    """Path without suffix to save directions at: a plain name is one in the store, a folder gets the default name."""
+    return capture_path(str(output_path(given, default)), store) if is_path(given) else capture_path(given, store)
 
 
 def vectors_of(name: str, store: Path, method: str | None = None) -> "tuple[dict[int, Direction], int | None]":
@@ -131,7 +140,7 @@ def _export(
     method: str | None,
     file_format: str,
     unit: str,
-    target: str,
+    target: Path,
     *,
     force: bool,
 ) -> None:
@@ -165,7 +174,7 @@ def read(
     device_map: DeviceMap = None,
     max_memory: MaxMemory = None,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output", "-o", callback=figure_file, help="File for a figure of layers by tokens: .png, .svg or .pdf."
         ),
@@ -195,7 +204,8 @@ def read(
         from engine.plots.style import save_figure
         from engine.plots.tokens_figure import draw_tokens
 
-        narrator.say(f"saved {save_figure(partial(draw_tokens, reading), output, title=prompt)}")
+        file = output_path(output, f"{Path(name).stem}_tokens.png")
+        narrator.say(f"saved {save_figure(partial(draw_tokens, reading), file, title=prompt)}")
 
 
 def load_model_of(

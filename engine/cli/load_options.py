@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.cli.console import Narrator
-from engine.errors import RequestError
+from engine.errors import LayerscopeError, RequestError
 from engine.models.placement import (
     DTYPE_NAMES,
     STRATEGIES,
@@ -16,8 +16,9 @@ from engine.models.placement import (
     require_dtype,
     require_strategy,
 )
-from engine.models.registry import find_source
+from engine.models.registry import find_source, read_registry
 from engine.records.captures import Provenance
+from engine.remedies import option
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -96,6 +97,22 @@ def load_captured_model(
     with narrator.working(f"loading {source}"):
         loaded, tokenizer, _ = load_model_and_tokenizer(source, **options.arguments())
     return loaded, tokenizer
+
+
+def model_option(provenance: Provenance | None, given: str = "") -> str:
+    """The option with which a suggested command finds the model of a capture; empty if the record suffices.
+
+    Args:
+        provenance: Provenance of the capture.
+        given: The model as the user named it for the capture, if known.
+    """
+    try:
+        if provenance is not None and provenance["alias"] in read_registry():
+            return ""
+    except LayerscopeError:  # a damaged registry; the command will say so
+        return ""
+    on_hub = provenance["model"] if provenance is not None and provenance["model"].count("/") == 1 else ""
+    return option("--model", given or on_hub or "MODEL")
 
 
 def _model_of(provenance: Provenance | None) -> str:

@@ -1,6 +1,8 @@
 """`layerscope verify`, `layerscope rename` and `layerscope delete`."""
 
+import shlex
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -9,7 +11,7 @@ import typer
 from engine.cli.console import Command, Narrator, print_json, print_lines
 from engine.cli.store import AsJson, Store, capture_path, is_path
 from engine.errors import RequestError, StoreError, visible
-from engine.store.names import DEFAULT_STORE
+from engine.store.names import DEFAULT_STORE, store_option
 from engine.store.unfinished import clean_store
 from engine.store.verify import verify_capture, verify_store
 
@@ -66,8 +68,14 @@ def verify(
     if damaged:
         raise StoreError(
             f"{len(damaged)} of {len(found)} captures {'is' if len(damaged) == 1 else 'are'} damaged",
-            next_step="capture again with --force, or layerscope delete NAME",
+            next_step=f"capture again with --force, or layerscope delete {_named(damaged, store, path)}",
         )
+
+
+def _named(damaged: list[str], store: Path, path: Path | None) -> str:
+    """Arguments that name a damaged capture: the only one, else a placeholder."""
+    folder = path.parent if path else store
+    return (shlex.quote(damaged[0]) if len(damaged) == 1 else "NAME") + store_option(folder)
 
 
 def rename(

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,8 +19,8 @@ from engine.cli.load_options import (
     load_captured_model,
     read_load_options,
 )
-from engine.cli.store import capture_path, find_record
-from engine.concepts.text_files import open_prompts
+from engine.cli.store import capture_path, find_record, specificity_command
+from engine.concepts.text_files import PromptFile, open_prompts
 from engine.errors import RequestError
 from engine.models.placement import AUTO
 from engine.plots.causal_text import causal_as_text
@@ -34,7 +33,7 @@ from engine.records.results import may_be_best
 from engine.stats.comparison_rules import require_contrasts
 from engine.stats.scores import DEFAULT_SCORE, SCORES, ScoredLayer, find_score, order_layers
 from engine.steering.causal_request import CausalRequest
-from engine.store.names import DEFAULT_STORE
+from engine.store.names import DEFAULT_STORE, locate
 
 HELP = """Rank the layers of a contrast, with 95% intervals, ties and permutation p-values.
 
@@ -154,12 +153,15 @@ def rank(
     elif as_csv:
         print_lines(_csv(shown, record.get("causal")))
     else:
-        _print_table(record, score, shown, len(ordered))
+        _print_table(record, score, shown, len(ordered), specificity_command(record, locate(capture_path(name, store))))
 
 
-def _lines(file: Path) -> list[str]:
-    """The prompts of a text file, one per line."""
-    return list(open_prompts(file).texts())
+def _lines(file: Path) -> PromptFile:
+    """A file of prompts, one per line; all are read, to find errors before the model is loaded."""
+    opened = open_prompts(file)
+    for _text in opened.texts():
+        pass
+    return opened
 
 
 def _document(record: CaptureRecord, score: str, layers: list[ScoredLayer]) -> dict[str, Any]:
@@ -196,7 +198,7 @@ def _csv(layers: list[ScoredLayer], causal: CausalRanking | None) -> str:
     return out.getvalue()
 
 
-def _print_table(record: CaptureRecord, score: str, layers: list[ScoredLayer], total: int) -> None:
+def _print_table(record: CaptureRecord, score: str, layers: list[ScoredLayer], total: int, compare: str) -> None:
     chart = layers_chart(record)
     print_data(Text(chart.title, style="bold"))
     print_data(Text(chart.subtitle, style="dim"))
@@ -212,9 +214,8 @@ def _print_table(record: CaptureRecord, score: str, layers: list[ScoredLayer], t
     report = record.get("specificity")
     if report and report["layers"]:  # shows its own warnings
         print_data(specificity_as_text(report))
-    elif report is None and record["concept"] and record["ranking"]:
-        name = shlex.quote(record["name"])
-        Narrator(quiet=False).say(f"not compared with neighbours yet: layerscope specificity {name}")
+    elif compare:
+        Narrator(quiet=False).say(f"not compared with neighbours yet: {compare}")
     if "causal" in record:
         print_data(causal_as_text(record))
     for warning in chart.warnings:

@@ -12,12 +12,12 @@ from engine.cli.console import Command, Narrator, figure_file, print_data, print
 from engine.cli.directions import load_model_of
 from engine.cli.load_options import DeviceMap, MaxMemory, OtherDtype, OtherModel, read_load_options
 from engine.cli.store import is_path
-from engine.errors import RequestError, nearest
+from engine.errors import RequestError, similar
 from engine.models.placement import AUTO
 from engine.plots.steering_text import steered_as_text, sweep_as_text
 from engine.records.steering import TOKENS, UNITS, SteeredTexts
 from engine.runtime import Steps
-from engine.store.names import DEFAULT_STORE
+from engine.store.names import DEFAULT_STORE, locate, output_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -65,7 +65,7 @@ def steer(
         str | None, typer.Option(help="Layers of --sweep: all, recommended (default), 10,12 or 10-20.")
     ] = None,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--output", "-o", callback=figure_file, help="File for a figure of --sweep: .png, .svg or .pdf."),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of new tokens of each text.")] = 60,
@@ -134,7 +134,8 @@ def steer(
         from engine.plots.steering_figure import draw_sweep
         from engine.plots.style import save_figure
 
-        narrator.say(f"saved {save_figure(partial(draw_sweep, result), output, title=prompt)}")
+        file = output_path(output, f"{locate(place).name}_sweep.png")
+        narrator.say(f"saved {save_figure(partial(draw_sweep, result), file, title=prompt)}")
 
 
 def find_to_steer(place: Path | str, narrator: Narrator) -> "tuple[dict[int, Direction], int | None]":
@@ -210,7 +211,7 @@ def one_of(option: str, given: str, known: tuple[Choice, ...]) -> Choice:
         if one == given:
             return one
     raise RequestError(
-        f"{option} cannot be {given!r}", expected=f"one of {', '.join(known)}", next_step=nearest(given, known)
+        f"{option} cannot be {given!r}", expected=f"one of {', '.join(known)}", next_step=similar(given, known)
     )
 
 

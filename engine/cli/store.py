@@ -10,6 +10,7 @@ from rich.text import Text
 
 from engine.capture.prompts import excerpt
 from engine.cli.console import Command, Narrator, print_data, print_json
+from engine.cli.load_options import model_option
 from engine.concepts.catalog import list_concepts, user_concepts_path
 from engine.errors import StoreError, visible
 from engine.models.registry import list_models, user_registry_path
@@ -19,7 +20,7 @@ from engine.plots.layers_text import layers_as_text
 from engine.records.captures import Provenance, describe_adapter
 from engine.records.files import CaptureRecord, count_prompts
 from engine.store.catalog import UNFINISHED_SHARDS, list_captures, show_capture, unfinished_saves
-from engine.store.names import DEFAULT_STORE, PLAN, locate
+from engine.store.names import DEFAULT_STORE, PLAN, CapturePaths, capture_command, locate, store_option
 from engine.store.record import encode_record
 from engine.store.verify import has_checksums
 
@@ -109,6 +110,20 @@ def capture_path(name: str, store: Path) -> Path:
     return paths.store / paths.name
 
 
+def specificity_command(record: CaptureRecord, paths: CapturePaths, model: str = "") -> str:
+    """The command that compares a capture with its neighbours; empty if it was compared or cannot be.
+
+    Args:
+        record: Record of the capture.
+        paths: Its files.
+        model: The model as the user named it for the capture, if known.
+    """
+    report = record.get("specificity")
+    if not (record["concept"] and record["ranking"]) or (report and report["layers"]):
+        return ""
+    return f"layerscope specificity {paths.arguments}{model_option(record['provenance'], model)}"
+
+
 def is_path(name: str) -> bool:
     """Whether an argument is a path rather than a name in the store."""
     return "/" in name or "\\" in name or name.endswith((".pt", ".json", ".safetensors"))
@@ -153,12 +168,15 @@ def list_store(
     narrator = Narrator(quiet=False)
     if not entries and (concept or model):
         wanted = " and ".join(f"{key} {value!r}" for key, value in (("concept", concept), ("model", model)) if value)
-        narrator.say(visible(f"no capture matches {wanted}; `layerscope list` without filters shows all"))
+        narrator.say(
+            visible(f"no capture matches {wanted}; `layerscope list{store_option(store)}` without filters shows all")
+        )
     elif not entries:
-        narrator.say("no captures yet; create one with `layerscope capture --concept honesty`")
+        narrator.say(f"no captures yet; create one with `{capture_command(store)}`")
     for path in unfinished_saves(store):
         left = "shards of an unfinished replacement" if path.is_dir() else "left by a killed save"
-        narrator.say(f"{left}, safe to delete with `layerscope verify --clean`: {path}")
+        clean = f"layerscope verify{store_option(store)} --clean"
+        narrator.say(f"{left}, safe to delete with `{clean}`: {path}")
 
 
 def show(

@@ -7,8 +7,7 @@ import msgspec
 import typer
 
 from engine.cli.console import Command, CommandGroup, Narrator, print_data, print_json, print_lines
-from engine.cli.directions import Store, vectors_of
-from engine.cli.store import capture_path
+from engine.cli.directions import Store, saved_path, vectors_of
 from engine.errors import RequestError
 from engine.records.files import VECTOR_ORIGINS
 from engine.store.names import DEFAULT_STORE
@@ -64,7 +63,7 @@ def import_vectors(
     with narrator.engine_log():
         found = import_directions(file, origin, model=model, own=own)
     cosines = direction_cosines(found, own) if own else {}
-    saved = save_directions(found, capture_path(name, store), force=force)
+    saved = save_directions(found, saved_path(name, file.stem, store), force=force)
     narrator.say(f"saved {len(found)} directions, layers {min(found)} to {max(found)}")
     if any("norm" not in direction for direction in found.values()):
         narrator.say("their scale is unknown: to steer in units of the states' norm, import with --compare CAPTURE")

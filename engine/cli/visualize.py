@@ -1,6 +1,5 @@
 """`layerscope visualize`: plot layers, or the classes at one layer."""
 
-import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.cli.console import Command, Narrator, figure_file, print_data
+from engine.cli.load_options import model_option
 from engine.cli.store import capture_path, find_record
 from engine.errors import RequestError
 from engine.plots.causal_text import causal_as_text
@@ -17,7 +17,7 @@ from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
 from engine.records.files import CaptureRecord
 from engine.records.results import SideProjections
-from engine.store.names import DEFAULT_STORE
+from engine.store.names import DEFAULT_STORE, CapturePaths, locate, output_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ HELP = """Plot ranked layers, difference norm and cosine, as text and as a figur
 def visualize(
     file: Annotated[str, typer.Argument(help="Path of a .pt or .json file, or name of a capture.")],
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output",
             "-o",
@@ -60,7 +60,9 @@ def visualize(
         raise RequestError("--no-plot draws no figure for --output", next_step="omit one or the other")
     record = find_record(file, store)
     if causal:
-        _visualize_causal(record, layer, output, no_plot=no_plot, narrator=Narrator(quiet=quiet))
+        _visualize_causal(
+            record, locate(capture_path(file, store)), layer, output, no_plot=no_plot, narrator=Narrator(quiet=quiet)
+        )
         return
     chart = layers_chart(record)
     sides = None if layer is None else _sides(capture_path(file, store), layer)
@@ -73,11 +75,19 @@ def visualize(
     from engine.plots.layers_figure import draw_layers
 
     draw = partial(draw_layers, chart) if sides is None else partial(draw_sides, sides, chart.title)
-    _draw(draw, output, f"{chart.title}: {chart.subtitle}", Narrator(quiet=quiet))
+    default = f"{record['name']}.png" if layer is None else f"{record['name']}_layer{layer}.png"
+    target = output_path(output, default) if output else None
+    _draw(draw, target, f"{chart.title}: {chart.subtitle}", Narrator(quiet=quiet))
 
 
 def _visualize_causal(
-    record: CaptureRecord, layer: int | None, output: Path | None, *, no_plot: bool, narrator: Narrator
+    record: CaptureRecord,
+    paths: CapturePaths,
+    layer: int | None,
+    output: str | None,
+    *,
+    no_plot: bool,
+    narrator: Narrator,
 ) -> None:
     found = record.get("causal")
     if layer is not None:
@@ -85,13 +95,14 @@ def _visualize_causal(
     if found is None:
         raise RequestError(
             f"the causal ranking of {record['name']} was not measured",
-            next_step=f"layerscope rank {shlex.quote(record['name'])} --causal",
+            next_step=f"layerscope rank {paths.arguments} --causal{model_option(record['provenance'])}",
         )
     print_data(causal_as_text(record))
     if not no_plot:
         from engine.plots.causal_figure import draw_causal
 
-        _draw(partial(draw_causal, record, found), output, f"{record['name']}: reading and cause", narrator)
+        file = output_path(output, f"{record['name']}_causal.png") if output else None
+        _draw(partial(draw_causal, record, found), file, f"{record['name']}: reading and cause", narrator)
 
 
 def _draw(draw: Callable[..., "Figure"], output: Path | None, title: str, narrator: Narrator) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import platformdirs
 import tomli_w
 
-from engine.concepts.rows import not_utf8, open_text
+from engine.concepts.rows import not_utf8, open_text, text_problem
 from engine.errors import RequestError, nearest, visible
 from engine.inputs import user_path
 from engine.records.captures import Concept, Persona, Template
@@ -264,8 +264,11 @@ class _Reader:
 
     def _topics(self) -> list[str]:
         topics = self._table.get("topics")
-        if not isinstance(topics, list) or not topics or not all(isinstance(t, str) and t.strip() for t in topics):
-            raise self._wrong("topics", "must be a non-empty list of non-empty strings")
+        if not isinstance(topics, list) or not topics:
+            raise self._wrong("topics", "must be a non-empty list of texts")
+        for index, topic in enumerate(topics):
+            if problem := text_problem(topic):
+                raise self._wrong(f"topics[{index}]", problem)
         if repeated := next((topic for topic in topics if topics.count(topic) > 1), None):
             raise self._wrong("topics", f"contains {repeated!r} twice")
         return topics
@@ -286,9 +289,9 @@ class _Reader:
 
     def _text(self, row: dict[str, Any], field: str, where: str) -> str:
         value = row.get(field)
-        if not isinstance(value, str) or not value.strip():
-            raise self._wrong(f"{where}.{field}" if where else field, "must be a non-empty string")
-        return value
+        if problem := "is missing" if value is None else text_problem(value):
+            raise self._wrong(f"{where}.{field}" if where else field, problem)
+        return str(value)
 
     def _line(self, row: dict[str, Any], field: str, where: str) -> str:
         """A text that lists show: no control characters, and several lines only in a description."""

@@ -17,8 +17,8 @@ from engine.concepts.rows import (
     jsonl_rows,
     place_in,
     readable_errors,
+    require_text,
 )
-from engine.concepts.rows import require_whole_characters as require_whole
 from engine.errors import RequestError, nearest
 from engine.inputs import user_path
 from engine.records.captures import Factors
@@ -40,12 +40,14 @@ class WrittenPair:
         negative: The negative prompt.
         factors: Factors of the pair; each is empty if the file does not give it.
         responses: The responses to the positive and to the negative prompt; empty if the file does not give them.
+        line: Number of its line or row.
     """
 
     positive: str
     negative: str
     factors: Factors
     responses: tuple[str, ...] = ()
+    line: int = 0
 
 
 @dataclass(frozen=True)
@@ -153,9 +155,7 @@ def _checked(path: Path, number: int, row: dict[str, object]) -> WrittenPair:
         text = row.get(field)
         if text is None:
             raise RequestError(f"{place_in(path, number)}: {field} is missing", expected="both positive and negative")
-        if not isinstance(text, str) or not text.strip():
-            raise RequestError(f"{place_in(path, number)}: {field} must be a non-empty string")
-        require_whole(path, number, f"{field} prompt", text)
+        require_text(path, number, f"{field} prompt", text)
     responses = _checked_responses(path, number, row)
     if row["positive"] == row["negative"] and len({*responses}) < len(_TEXTS):
         raise RequestError(
@@ -168,7 +168,7 @@ def _checked(path: Path, number: int, row: dict[str, object]) -> WrittenPair:
             raise RequestError(f"{place_in(path, number)}: {field} must be a string")
     template, persona, topic = (str(row.get(field) or "") for field in _FACTORS)
     factors = Factors(template=template, persona=persona, topic=topic)
-    return WrittenPair(str(row["positive"]), str(row["negative"]), factors, responses)
+    return WrittenPair(str(row["positive"]), str(row["negative"]), factors, responses, number)
 
 
 def _checked_responses(path: Path, number: int, row: dict[str, object]) -> tuple[str, ...]:
@@ -188,9 +188,7 @@ def require_response(path: Path, number: int, field: str, text: object) -> None:
     """
     if text is None:
         raise RequestError(f"{place_in(path, number)}: {field} is missing", expected="a response to every prompt")
-    if not isinstance(text, str) or not text.strip():
-        raise RequestError(f"{place_in(path, number)}: {field} must be a non-empty string")
-    require_whole(path, number, field.replace("_", " "), text)
+    require_text(path, number, field.replace("_", " "), text)
 
 
 def require_like_first(path: Path, number: int, answered: bool, first: bool) -> None:

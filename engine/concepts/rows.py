@@ -19,6 +19,8 @@ from engine.regular import IrregularFileError, open_regular_file
 Row = tuple[int, dict[str, object]]
 """Number of a line or row, from 1, and its fields."""
 
+_SHOWN = 40  # characters of a value in an error message
+
 MORE_CELLS = "\0"
 """Field for the cells of a CSV line beyond the columns of the header."""
 
@@ -119,7 +121,48 @@ def file_stamp(path: Path) -> tuple[int, int]:
 
 def place_in(path: Path, number: int) -> str:
     """Name a line of a file, or a row of a dataset, for an error message."""
-    return f"{path}, {'row' if path.is_dir() else 'line'} {number}"
+    return f"{lines_of(path)} {number}"
+
+
+def lines_of(path: Path) -> str:
+    """What comes before the number of a line or row in its name; see `place_in`."""
+    return f"{path}, {'row' if path.is_dir() else 'line'}"
+
+
+def text_problem(text: object) -> str:
+    r"""What is wrong with a value that should be a text to read; empty if nothing is.
+
+    Example:
+        >>> text_problem("\n"), text_problem(3), text_problem("Tell me a story")
+        ("is only white space: '\\n'", 'is not a text: 3', '')
+    """
+    if not isinstance(text, str):
+        return f"is not a text: {str(text)[:_SHOWN]}"
+    if text.strip():
+        return ""
+    return f"is only white space: {text[:_SHOWN]!r}" if text else "is empty"
+
+
+def require_text(path: Path, number: int, what: str, text: object) -> str:
+    """Refuse a value that is no text, is empty or only white space, or contains a lone surrogate.
+
+    Args:
+        path: Path of the file.
+        number: Number of the line or row.
+        what: What the message calls the text.
+        text: The value.
+
+    Raises:
+        RequestError: It is one of these.
+    """
+    if problem := text_problem(text):
+        raise RequestError(
+            f"{place_in(path, number)}: the {what} {problem}",
+            expected="a text that is more than white space",
+            next_step=f"fix or remove that {'row' if path.is_dir() else 'line'}",
+        )
+    require_whole_characters(path, number, what, str(text))
+    return str(text)
 
 
 def require_whole_characters(path: Path, number: int, field: str, text: str) -> None:

@@ -4,7 +4,7 @@ Every error names the line or row.
 """
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,14 +18,15 @@ from engine.concepts.rows import (
     file_stamp,
     is_dataset,
     jsonl_rows,
+    lines_of,
     open_text,
     place_in,
     readable_errors,
-    require_whole_characters,
+    require_text,
     text_lines,
 )
 from engine.errors import RequestError, nearest
-from engine.inputs import user_path
+from engine.inputs import plain_texts, user_path
 
 
 class WrittenPrompt(NamedTuple):
@@ -34,10 +35,12 @@ class WrittenPrompt(NamedTuple):
     Attributes:
         text: The prompt.
         responses: The response to it; empty if the file does not give one.
+        line: Number of its line or row.
     """
 
     text: str
     responses: tuple[str, ...] = ()
+    line: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class PromptFile:
                 require_like_first(self.path, number, response is not None, answered)
                 if answered:
                     require_response(self.path, number, "response", response)
-                yield WrittenPrompt(self._checked(number, text), (str(response),) if answered else ())
+                yield WrittenPrompt(self._checked(number, text), (str(response),) if answered else (), number)
 
     @property
     def answered(self) -> bool:
@@ -86,10 +89,7 @@ class PromptFile:
     def _checked(self, number: int, text: object) -> str:
         if text is None:
             raise RequestError(f"{place_in(self.path, number)}: prompt is missing", expected="a prompt in each line")
-        if not isinstance(text, str) or not text.strip():
-            raise RequestError(f"{place_in(self.path, number)}: prompt must be a non-empty string")
-        require_whole_characters(self.path, number, "prompt", text)
-        return text
+        return require_text(self.path, number, "prompt", text)
 
     def stamp(self) -> tuple[int, int]:
         """Size and modification time of the file; see `file_stamp`."""
@@ -116,8 +116,32 @@ def open_prompts(path: str | Path) -> PromptFile:
             expected="prompts in a .txt, .jsonl or .csv file, or in a dataset folder",
         )
     if next(file.texts(), None) is None:
-        raise RequestError(f"{file.path} contains no prompts", expected="at least one")
+        blank = file.path.is_file() and file.path.suffix.lower() != ".csv" and file.path.stat().st_size > 0
+        raise RequestError(
+            f"{file.path} contains no prompts{': all of its lines are blank' if blank else ''}", expected="at least one"
+        )
     return file
+
+
+def named_prompts(prompts: Iterable[str] | PromptFile, what: str) -> list[tuple[str, str]]:
+    """Prompts with their names in error messages, which say where they are written.
+
+    Args:
+        prompts: The texts, or their file.
+        what: What the messages call one of them.
+
+    Raises:
+        CaptureError: One is not a text.
+        RequestError: The file cannot be read, or a line or row has no prompt.
+
+    Example:
+        >>> named_prompts(["Is the sky blue?"], "neutral prompt")
+        [('neutral prompt 0', 'Is the sky blue?')]
+    """
+    if isinstance(prompts, PromptFile):
+        lines = lines_of(prompts.path)
+        return [(f"the {what} in {lines} {prompt.line}", prompt.text) for prompt in prompts.prompts()]
+    return [(f"{what} {number}", text) for number, text in enumerate(plain_texts(prompts, what))]
 
 
 _Read = Iterator[tuple[int, object, object]]  # number of a line, its prompt and its response

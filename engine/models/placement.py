@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.errors import RequestError, nearest
+from engine.errors import RequestError, nearest, similar
 
 AUTO = "auto"
 DTYPE_NAMES = ("float32", "float16", "bfloat16", "float64")
@@ -107,9 +107,9 @@ def require_strategy(device_map: str) -> None:
     """
     if device_map not in STRATEGIES:
         raise RequestError(
-            f"there is no device map {device_map!r}; {nearest(device_map, STRATEGIES)}",
+            f"there is no device map {device_map!r}",
             expected=f"{', '.join(STRATEGIES)}, or a dictionary from module names to devices",
-            next_step="to use a single device, pass it as the device",
+            next_step=similar(device_map, STRATEGIES) or "to use a single device, pass it as the device",
         )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.errors import RequestError, nearest
+from engine.errors import RequestError, similar
 from engine.records.files import METHODS, Method
 from engine.remedies import Remedy
 
@@ -52,7 +52,7 @@ def require_method(method: str, known: tuple[str, ...] = METHODS) -> None:
         raise RequestError(
             f"there is no method {method!r}",
             expected=f"one of {', '.join(known)}",
-            next_step=nearest(method, known),
+            next_step=similar(method, known),
         )
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.errors import RequestError, nearest
+from engine.errors import RequestError, similar
 from engine.records.files import CaptureRecord
 from engine.records.results import LayerRow, RankedLayer, SideProjections, SideSummary
 from engine.remedies import Remedy
@@ -110,7 +110,7 @@ def find_score(key: str) -> Score:
     by_key = {score.key: score for score in SCORES}
     if key not in by_key:
         raise RequestError(
-            f"there is no score {key!r}", expected=f"one of {', '.join(by_key)}", next_step=nearest(key, by_key)
+            f"there is no score {key!r}", expected=f"one of {', '.join(by_key)}", next_step=similar(key, by_key)
         )
     return by_key[key]
 

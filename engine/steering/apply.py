@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from engine.errors import RequestError, nearest
+from engine.errors import RequestError, similar
 from engine.inputs import require_strength
 from engine.models.description import describe_model
 from engine.records.files import Direction
@@ -150,7 +150,7 @@ def require_choice(name: str, given: str, known: tuple[str, ...]) -> None:
     """
     if given not in known:
         raise RequestError(
-            f"{name} cannot be {given!r}", expected=f"one of {', '.join(known)}", next_step=nearest(str(given), known)
+            f"{name} cannot be {given!r}", expected=f"one of {', '.join(known)}", next_step=similar(str(given), known)
         )
 
 

@@ -14,8 +14,9 @@ import torch
 from engine.capture.provenance import model_state
 from engine.capture.responses import generate_responses
 from engine.concepts.chat import render_chats
+from engine.concepts.text_files import PromptFile, named_prompts
 from engine.errors import RequestError
-from engine.inputs import plain_texts, require_strength, require_whole
+from engine.inputs import require_strength, require_whole
 from engine.records.captures import Message, changed_model
 from engine.records.causal import Calibration
 from engine.records.files import Direction
@@ -43,7 +44,7 @@ def calibrate_strength(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     directions: Direction | Mapping[int, Direction],
-    prompts: Iterable[str],
+    prompts: Iterable[str] | PromptFile,
     *,
     damage: Damage = "kl",
     bound: float | None = None,
@@ -63,7 +64,8 @@ def calibrate_strength(
         model: The model that the directions were extracted from.
         tokenizer: Its tokenizer.
         directions: A direction, or layer to direction, with the mean norm of the states.
-        prompts: Neutral prompts, at least four: what users say that has nothing to do with the concept.
+        prompts: Neutral prompts, or their file (see `open_prompts`), at least four: what users say that has nothing to
+            do with the concept.
         damage: `kl`: mean KL divergence of the steered from the unsteered prediction of a token, in nats. `perplexity`:
             factor by which the perplexity of the continuation rises.
         bound: Largest damage; by default 0.1 nats, or a factor of 1.2.
@@ -93,14 +95,14 @@ def calibrate_strength(
     if limit <= (0 if damage == "kl" else 1):
         least = "0 nats" if damage == "kl" else "a factor of 1"
         raise RequestError(f"the bound cannot be {limit:g}", expected=f"more than {least}, which is no damage")
-    steps, texts = steps or ignore_progress, plain_texts(prompts, "neutral prompt")
-    if len(texts) < _FEWEST_PROMPTS:
-        raise RequestError(f"there are {len(texts)} neutral prompts", expected=f"{_FEWEST_PROMPTS} or more")
+    steps, named = steps or ignore_progress, named_prompts(prompts, "neutral prompt")
+    if len(named) < _FEWEST_PROMPTS:
+        raise RequestError(f"there are {len(named)} neutral prompts", expected=f"{_FEWEST_PROMPTS} or more")
     by_layer = {layer: here[0] for layer, here in sorted(directions_by_layer(model, directions).items())}
     _warn_of_changes(model, by_layer.values())
     lengths = {layer: length_of(direction, "norm") for layer, direction in by_layer.items()}
     new = require_whole(max_new_tokens, "the number of new tokens", 1)
-    continued = _continue(model, tokenizer, texts, new, steps, chat=chat)
+    continued = _continue(model, tokenizer, named, new, steps, chat=chat)
     runner = FanOut(model)
     rows = runner.rows([[text] for text in continued])
     drawing = torch.Generator().manual_seed(require_whole(seed, "the seed", 0))
@@ -128,17 +130,19 @@ def _warn_of_changes(model: PreTrainedModel, directions: Iterable[Direction]) ->
 def _continue(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: list[str],
+    named: list[tuple[str, str]],
     new: int,
     steps: Steps,
     *,
     chat: bool,
 ) -> list[Text]:
     """Let the model continue the prompts, greedily; continuations without a token are left out."""
+    names, prompts = [name for name, _ in named], [text for _, text in named]
     rendered = render_chats(tokenizer, [(Message(role="user", content=text),) for text in prompts]) if chat else prompts
     special = not (chat and tokenizer.chat_template)  # a chat template writes the special tokens itself
     rows = [list(ids) for ids in tokenizer(rendered, add_special_tokens=special)["input_ids"]]
-    answers = generate_responses(model, tokenizer, rows, new, progress=partial(steps, "continuing the prompts"))
+    progress = partial(steps, "continuing the prompts")
+    answers = generate_responses(model, tokenizer, rows, new, names=names, progress=progress)
     texts = [Text([*row, *answer.ids], len(row)) for row, answer in zip(rows, answers, strict=True) if answer.ids]
     if len(texts) < _FEWEST_PROMPTS:
         raise RequestError(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from engine.capture.provenance import model_state
 from engine.capture.selection import parse_layers
+from engine.concepts.text_files import PromptFile
 from engine.errors import RequestError
 from engine.models.description import examine_model
 from engine.records.captures import ContrastData, changed_model
@@ -41,7 +42,7 @@ def rank_layers_causally(
     request: CausalRequest | None = None,
     *,
     ranking: Ranking | None = None,
-    neutral: Sequence[str] | None = None,
+    neutral: Sequence[str] | PromptFile | None = None,
     steps: Steps | None = None,
     keep: Path | None = None,
 ) -> CausalRanking:
@@ -64,7 +65,7 @@ def rank_layers_causally(
         request: What to measure.
         ranking: Ranking of the contrast, which chooses the layers if the request does not; without it, all are tested
             up to twelve.
-        neutral: One neutral prompt per pair; by default, the topics of a concept.
+        neutral: One neutral prompt per pair, or their file (see `open_prompts`); by default, the topics of a concept.
         steps: Called with each step, the number of items done, and the total; an exception it raises stops the work.
         keep: File that keeps finished parts. A later call with the same arguments resumes from it.
 

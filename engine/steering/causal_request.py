@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from engine.capture.selection import plain_layers
-from engine.errors import RequestError, nearest
+from engine.errors import RequestError, similar
 from engine.inputs import require_strength, require_whole
 from engine.records.files import METHODS, Method
 
@@ -75,7 +75,7 @@ class CausalRequest:
             raise RequestError(
                 f"there is no method {self.method!r}",
                 expected=f"one of {', '.join(METHODS)}",
-                next_step=nearest(str(self.method), METHODS),
+                next_step=similar(str(self.method), METHODS),
             )
         settle(self, "method", cast("Method", str(self.method)))
         for name, least, most in _COUNTS:

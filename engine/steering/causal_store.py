@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.concepts.text_files import PromptFile
 from engine.records.causal import CausalRanking
 from engine.runtime import Steps
 from engine.stats.comparison_rules import require_contrasts
@@ -26,7 +27,7 @@ def add_causal_ranking(
     tokenizer: PreTrainedTokenizerBase,
     request: CausalRequest | None = None,
     *,
-    neutral: Sequence[str] | None = None,
+    neutral: Sequence[str] | PromptFile | None = None,
     store: str | Path | None = None,
     steps: Steps | None = None,
 ) -> CausalRanking:

@@ -15,8 +15,8 @@ import torch
 from engine.capture.prompts import longest_prompt
 from engine.capture.responses import generate_responses, require_room
 from engine.concepts.chat import render_chats
+from engine.concepts.text_files import PromptFile, named_prompts
 from engine.errors import CaptureError, RequestError
-from engine.inputs import plain_texts
 from engine.records.captures import ActivationData, ContrastData, Factors, Message
 from engine.remedies import Remedy
 from engine.runtime import Steps
@@ -167,7 +167,7 @@ def make_trials(
     data: ContrastData,
     design: Design,
     request: CausalRequest,
-    neutral: Sequence[str] | None,
+    neutral: Sequence[str] | PromptFile | None,
     steps: Steps,
 ) -> tuple[list[Trial], int]:
     """Let both personas of every tested pair answer, greedily; of a capture with responses, take those.
@@ -192,11 +192,11 @@ def make_trials(
     """
     in_turn = zip_longest(*design.tested)  # a pair of each fold, then the next of each
     pairs = [(pair, fold) for turn in in_turn for fold, pair in enumerate(turn) if pair is not None]
-    texts = _neutral_prompts(data, neutral)
+    named = _neutral_prompts(data, neutral)
     provenance = data.get("provenance")
     rendered = render_chats(
         tokenizer,
-        [(Message(role="user", content=texts[pair]),) for pair, _ in pairs],
+        [(Message(role="user", content=named[pair][1]),) for pair, _ in pairs],
         provenance.get("template_time") if provenance else None,
     )
     special = not tokenizer.chat_template  # a chat template writes the special tokens itself
@@ -204,8 +204,8 @@ def make_trials(
     longest = longest_prompt(model, tokenizer)
     for (pair, _), ids in zip(pairs, neutral_ids, strict=True):
         if not ids:
-            raise CaptureError(f"the neutral prompt of pair {pair} has no tokens", expected="a text")
-        require_room(len(ids), request.answer_tokens, longest, f"the neutral prompt of pair {pair}")
+            raise CaptureError(f"{named[pair][0]} has no tokens", expected="a text")
+        require_room(len(ids), request.answer_tokens, longest, named[pair][0])
     captured = [_split(data[side][pair]) for pair, _ in pairs for side in _SIDES]
     prompts, answers = [prompt for prompt, _ in captured], [answer for _, answer in captured]
     if not any(answers):
@@ -260,14 +260,17 @@ def _split(captured: ActivationData) -> tuple[list[int], list[int]]:
     return ids[:length], ids[length:]
 
 
-def _neutral_prompts(data: ContrastData, neutral: Sequence[str] | None) -> list[str]:
+def _neutral_prompts(data: ContrastData, neutral: Sequence[str] | PromptFile | None) -> list[tuple[str, str]]:
+    """The neutral prompt of each pair: its name in error messages, and its text."""
     if neutral is not None:
-        texts = plain_texts(neutral, "neutral prompt")
-        if len(texts) != data["num_pairs"]:
+        named = named_prompts(neutral, "neutral prompt")
+        if len(named) != data["num_pairs"]:
             raise RequestError(
-                f"there are {len(texts)} neutral prompts for {data['num_pairs']} pairs", expected="one per pair"
+                f"there are {len(named)} neutral prompts for {data['num_pairs']} pairs", expected="one per pair"
             )
-        return texts
+        if isinstance(neutral, PromptFile):
+            return named
+        return [(f"the neutral prompt of pair {pair}", text) for pair, (_, text) in enumerate(named)]
     factors = data.get("factors")
     if not data["concept"] or not factors or not all(pair["topic"] for pair in factors):
         raise RequestError(
@@ -275,4 +278,4 @@ def _neutral_prompts(data: ContrastData, neutral: Sequence[str] | None) -> list[
             expected="pairs of a concept, whose topics are prompts without a persona",
             next_step=Remedy.GIVE_NEUTRAL_PROMPTS,
         )
-    return [pair["topic"] for pair in factors]
+    return [(f"the topic of pair {number}, a neutral prompt,", pair["topic"]) for number, pair in enumerate(factors)]

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import torch
 
-from engine.errors import RequestError, StoreError, first_line, nearest
+from engine.errors import RequestError, StoreError, first_line, nearest, similar
 from engine.inputs import require_whole, user_path
 from engine.models.shape import Shape, find_shape
 from engine.records.files import (
@@ -281,10 +281,9 @@ def _known_origin(origin: str | None, *, given: bool) -> VectorOrigin | None:
         if known == origin:
             return known
     raise RequestError(
-        f"there is no origin {origin!r}; {nearest(str(origin), VECTOR_ORIGINS)}"
-        if origin
-        else "the tool that wrote the file is not named",
+        f"there is no origin {origin!r}" if origin else "the tool that wrote the file is not named",
         expected=", ".join(VECTOR_ORIGINS),
+        next_step=similar(str(origin), VECTOR_ORIGINS),
     )
 
 

@@ -15,8 +15,9 @@ from typing import BinaryIO
 import torch
 
 from engine.errors import StoreError, first_line
-from engine.remedies import Remedy
+from engine.remedies import Advice, Remedy
 from engine.store.files import open_regular
+from engine.store.names import store_words
 
 _LARGEST_PICKLE = 256 * 1024 * 1024  # bytes; about two million tensors
 _ZIP = b"PK\x03\x04"
@@ -83,7 +84,8 @@ def load_archive(path: Path, store: Path, checksum: str | None) -> object:
                 )
             return unpickle(file)
     except FileNotFoundError as error:
-        raise StoreError(f"there is no capture at {path}", next_step=Remedy.LIST_CAPTURES) from error
+        listed = Advice(Remedy.LIST_CAPTURES, store_words(path.parent))
+        raise StoreError(f"there is no capture at {path}", next_step=listed) from error
     except StoreError:
         raise
     except Exception as error:  # a hostile file makes zipfile and torch raise almost any type

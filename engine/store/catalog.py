@@ -7,7 +7,7 @@ from pathlib import Path
 from engine.errors import StoreError, visible
 from engine.inputs import user_path
 from engine.records.files import CaptureRecord
-from engine.remedies import Remedy
+from engine.remedies import Advice, Remedy
 from engine.store.files import regular_size, require_inside
 from engine.store.names import (
     DEFAULT_STORE,
@@ -20,6 +20,7 @@ from engine.store.names import (
     locate,
     locate_listed,
     shard_files,
+    store_words,
 )
 from engine.store.record import read_record
 from engine.store.replace import finish_replacement, read_whole
@@ -67,7 +68,7 @@ def list_captures(
         raise StoreError(
             f"the store {folder} cannot be read: {error.strerror}",
             expected="a folder of captures",
-            next_step=Remedy.CHOOSE_STORE,
+            next_step=Advice(Remedy.CHOOSE_STORE, store_words(folder)),
         ) from error
     entries = [_entry(folder, name) for name in names]
     wanted = [entry for entry in entries if _matches(entry, concept, model)]
@@ -92,7 +93,7 @@ def _show(paths: CapturePaths) -> CaptureRecord:
     if not paths.exist:
         raise StoreError(
             f"there is no capture called {paths.name!r} in the folder {str(paths.store)!r}",
-            next_step=Remedy.LIST_CAPTURES,
+            next_step=paths.advice(Remedy.LIST_CAPTURES),
         )
     entry = _entry(paths.store, paths.name)
     if entry.record is None:

@@ -160,7 +160,8 @@ def _parts(name: str | Path, store: str | Path | None) -> tuple[CapturePaths, li
         folders.append(paths.replacement.shards)
     if not own and not directions and not folders:
         raise StoreError(
-            f"there is no capture called {asked!r} in the folder {str(folder)!r}", next_step=Remedy.LIST_CAPTURES
+            f"there is no capture called {asked!r} in the folder {str(folder)!r}",
+            next_step=paths.advice(Remedy.LIST_CAPTURES),
         )
     return paths, files + directions, folders
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
 import msgspec
 
 from engine.errors import StoreError, first_line
 from engine.inputs import require_whole, user_path
 from engine.records.files import AUTO_METHOD, Direction, DirectionsHeader, DirectionSummary
-from engine.remedies import Remedy
+from engine.remedies import Advice, Remedy
 from engine.store.catalog import show_capture
-from engine.store.names import DIRECTIONS, locate
+from engine.store.names import DIRECTIONS, CapturePaths, locate, store_words
 from engine.store.tensor_files import read_metadata, read_tensors, with_checksums
-
-if TYPE_CHECKING:
-    from engine.store.names import CapturePaths
 
 SCHEMA = 1
 SUFFIX = DIRECTIONS
@@ -67,7 +64,9 @@ def save_directions(
         raise StoreError("there are no directions to save", expected="a direction for at least one layer")
     paths = locate(str(name).removesuffix(SUFFIX), store)
     target = path_of(paths)
-    taken = StoreError(f"{target} already exists", next_step=Remedy.RENAME_OR_REPLACE_DIRECTIONS)
+    taken = StoreError(
+        f"{target} already exists", next_step=_advice(Remedy.RENAME_OR_REPLACE_DIRECTIONS, target, capture)
+    )
     replaces = target.exists()
     if replaces and not force:
         raise taken
@@ -121,12 +120,13 @@ def load_directions(name: str | Path, *, store: str | Path | None = None) -> tup
     target = path_of(locate(str(name).removesuffix(SUFFIX), store))
     header = read_header(target)
     layers = [summary["layer"] for summary in header["layers"]]
-    read = read_tensors(target, [*map(str, layers)], store=target.parent, remedy=Remedy.EXTRACT_AGAIN)
+    again = _advice(Remedy.EXTRACT_AGAIN, target)
+    read = read_tensors(target, [*map(str, layers)], store=target.parent, remedy=again)
     vectors = dict(zip(layers, read, strict=True))
     if any(vector.ndim != 1 or len(vector) != len(read[0]) for vector in read):
-        raise StoreError(f"{target} is damaged: its vectors have different shapes", next_step=Remedy.EXTRACT_AGAIN)
+        raise StoreError(f"{target} is damaged: its vectors have different shapes", next_step=again)
     if not all(vector.is_floating_point() and bool(vector.isfinite().all()) for vector in read):
-        raise StoreError(f"{target} is damaged: its vectors are not finite numbers", next_step=Remedy.EXTRACT_AGAIN)
+        raise StoreError(f"{target} is damaged: its vectors are not finite numbers", next_step=again)
     found = {
         summary["layer"]: Direction(
             vector=vectors[summary["layer"]].clone(),  # sums in a file's memory depend on where it begins
@@ -216,7 +216,8 @@ def list_directions(store: str | Path) -> list[str]:
         files = [path.name for path in folder.iterdir() if path.name.endswith(SUFFIX)]
     except OSError as error:
         raise StoreError(
-            f"the store {folder} cannot be read: {error.strerror}", next_step=Remedy.CHOOSE_STORE
+            f"the store {folder} cannot be read: {error.strerror}",
+            next_step=Advice(Remedy.CHOOSE_STORE, store_words(folder)),
         ) from error
     return sorted(name.removesuffix(SUFFIX) for name in files if not name.startswith("."))
 
@@ -253,18 +254,27 @@ def read_header(path: Path) -> DirectionsHeader:
         StoreError: The file does not exist, is damaged, or was written by another version of layerscope.
     """
     if not path.exists():
-        raise StoreError(f"there are no directions at {path}", next_step=Remedy.EXTRACT_DIRECTIONS)
-    file = read_metadata(path, store=path.parent, remedy=Remedy.EXTRACT_AGAIN)
+        raise StoreError(f"there are no directions at {path}", next_step=_advice(Remedy.EXTRACT_DIRECTIONS, path))
+    again = _advice(Remedy.EXTRACT_AGAIN, path)
+    file = read_metadata(path, store=path.parent, remedy=again)
     try:
         text, names = file.metadata["layerscope"], file.places.keys()
         if msgspec.json.decode(text, type=_Versioned)["schema"] != SCHEMA:
-            raise StoreError(f"{path} was written by another version of layerscope", next_step=Remedy.EXTRACT_AGAIN)
+            raise StoreError(f"{path} was written by another version of layerscope", next_step=again)
         header = msgspec.json.decode(text, type=DirectionsHeader)
     except (KeyError, msgspec.DecodeError) as error:
-        raise StoreError(f"{path} is damaged: {first_line(error)}", next_step=Remedy.EXTRACT_AGAIN) from error
+        raise StoreError(f"{path} is damaged: {first_line(error)}", next_step=again) from error
     if not header["layers"] or {str(summary["layer"]) for summary in header["layers"]} != names:
-        raise StoreError(f"{path} is damaged: its vectors do not match its layers", next_step=Remedy.EXTRACT_AGAIN)
+        raise StoreError(f"{path} is damaged: its vectors do not match its layers", next_step=again)
     return header
+
+
+def _advice(remedy: Remedy, path: Path, capture: str | None = None) -> Advice:
+    """A remedy whose commands name the capture of a file of directions, as far as it is known."""
+    paths = CapturePaths(path.parent, path.name.removesuffix(SUFFIX))
+    source = capture or (paths.name if paths.exist else "CAPTURE")
+    named = source if source == paths.name else f"{source} --output {paths.name}"
+    return Advice(remedy, store_words(paths.store), named)
 
 
 def path_of(paths: CapturePaths) -> Path:

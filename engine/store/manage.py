@@ -82,7 +82,7 @@ def _require_present(paths: CapturePaths) -> None:
     if not paths.exist and not path_of(paths).exists():
         raise StoreError(
             f"there is no capture called {paths.name!r} in the folder {str(paths.store)!r}",
-            next_step=Remedy.LIST_CAPTURES,
+            next_step=paths.advice(Remedy.LIST_CAPTURES),
         )
 
 

@@ -13,7 +13,7 @@ import platformdirs
 from engine.errors import StoreError, visible
 from engine.inputs import user_path
 from engine.records.files import VECTOR_FORMATS
-from engine.remedies import Remedy
+from engine.remedies import Advice, Remedy, option
 from engine.store.files import require_inside
 
 DEFAULT_STORE = Path("activations")
@@ -113,6 +113,50 @@ class CapturePaths:
         """Whether any file of the capture exists, complete or not."""
         return any(is_present(path) for path in (self.record, self.tensors, self.plan))
 
+    @property
+    def arguments(self) -> str:
+        """What names the capture on the command line: its name, and its store unless that is the default one.
+
+        Example:
+            >>> locate("activations/mine").arguments, locate("my runs/mine").arguments
+            ('mine', "mine --store 'my runs'")
+        """
+        return self.name + store_option(self._visible_store)
+
+    def advice(self, remedy: Remedy) -> Advice:
+        """A remedy whose commands name this capture."""
+        return Advice(remedy, store_words(self._visible_store), self.name)
+
+    @property
+    def _visible_store(self) -> Path:
+        return self.store.parent if self.is_replacement else self.store
+
+
+def store_words(store: Path) -> str:
+    """The path of a store as a command needs it; empty for the default store."""
+    return "" if store == DEFAULT_STORE else str(store)
+
+
+def store_option(store: Path) -> str:
+    """The option that names a store on the command line, after a space; empty for the default store.
+
+    Example:
+        >>> store_option(Path("activations")), store_option(Path("my runs"))
+        ('', " --store 'my runs'")
+    """
+    return option("--store", store_words(store))
+
+
+def capture_command(store: Path) -> str:
+    """A command that saves a first capture into a store.
+
+    Example:
+        >>> capture_command(Path("activations")), capture_command(Path("runs"))
+        ('layerscope capture --concept honesty', 'layerscope capture --concept honesty --output runs/')
+    """
+    folder = store_words(store)
+    return "layerscope capture --concept honesty" + option("--output", f"{folder}/" if folder else "")
+
 
 def shard_files(paths: CapturePaths) -> list[Path]:
     """List the complete shards of a capture, in prompt order.
@@ -136,7 +180,8 @@ def locate(name: str | Path, store: str | Path | None = None) -> CapturePaths:
         store: The store folder. Pass it when untrusted callers choose names, so that they cannot choose the folder.
 
     Raises:
-        StoreError: The name contains a path, starts with a dot, or leads out of the store through a symbolic link.
+        StoreError: The name contains a path, starts with a dot, is that of a folder, or leads out of the store through
+            a symbolic link.
 
     Example:
         >>> locate("activations/smollm2_honesty.pt").record.as_posix()
@@ -148,6 +193,10 @@ def locate(name: str | Path, store: str | Path | None = None) -> CapturePaths:
     if not _NAME.fullmatch(plain):
         raise _invalid(plain)
     paths = CapturePaths(folder, plain)
+    if given is not None and str(name).endswith(("/", os.sep)) and not paths.exist:
+        raise StoreError(
+            f"{str(name)!r} names a folder, not a capture", expected=f"a path that ends in a name, such as {name}mine"
+        )
     for path in (paths.tensors, paths.record, paths.shards, paths.replacement.store, paths.replacement.shards):
         if path.is_symlink():
             require_inside(path, folder)
@@ -220,6 +269,33 @@ def require_free(paths: CapturePaths, *, force: bool, resume: bool = False) -> N
             f"there is already a capture called {paths.name} ({', '.join(taken)})",
             next_step=Remedy.RENAME_OR_REPLACE,
         )
+
+
+def is_folder(given: str) -> bool:
+    """Whether an output names a folder to save into: it ends with a slash or exists, and is no capture in shards."""
+    path = user_path(given)
+    if not path.is_dir():
+        return given.endswith(("/", os.sep))
+    try:
+        entries = os.listdir(path)  # noqa: PTH208 - names, not paths
+    except OSError:
+        return True
+    started = bool(entries) and all(entry.endswith(UNFINISHED) for entry in entries)  # killed before its plan was saved
+    return not (PLAN in entries or started)
+
+
+def output_path(given: str, default: str) -> Path:
+    """The path of an output; in a folder, the default name.
+
+    Args:
+        given: Path from the user. A folder of shards is the path of a capture.
+        default: Name of the file or capture in a folder.
+
+    Example:
+        >>> output_path("runs/", "mine").as_posix(), output_path("runs/other", "mine").as_posix()
+        ('runs/mine', 'runs/other')
+    """
+    return user_path(given) / default if is_folder(given) else user_path(given)
 
 
 def default_name(model_alias: str, concept: str) -> str:

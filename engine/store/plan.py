@@ -73,7 +73,7 @@ def hold_plan(paths: CapturePaths, remedy: Remedy = Remedy.WAIT_OR_RENAME) -> It
         raise StoreError(
             f"{paths.plan} cannot be opened: {error.strerror}",
             expected="the plan of a capture, which no other process deletes or replaces meanwhile",
-            next_step=Remedy.LIST_CAPTURES,
+            next_step=paths.advice(Remedy.LIST_CAPTURES),
         ) from error
     if held is None:
         raise StoreError(

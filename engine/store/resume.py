@@ -6,10 +6,10 @@ import contextlib
 import logging
 import os
 from dataclasses import replace
-from typing import Any
 
 import torch
 
+from engine.capture.dialogues import tell_unusual
 from engine.capture.prepare import PreparedCapture, prepare_capture
 from engine.capture.run_settings import Settings
 from engine.errors import StoreError
@@ -28,30 +28,16 @@ from engine.store.plan import (
     require_not_held,
     shard_starts,
 )
+from engine.store.plan_changes import plan_changes, resume_advice
 from engine.store.record import encode_record
 from engine.store.replace import delete_unfinished, place_of_shards, put_in_place
 from engine.store.shard_run import ShardRun, record_shards, state_dtype
+from engine.store.shards import shard_at
 from engine.store.tensor_files import verify_file
 from engine.store.unfinished import TakenError, clear_leftovers
 from engine.store.write import write_atomically
 
 log = logging.getLogger(__name__)
-
-_HASHES = {
-    "prompts.texts": "the texts of the prompts",
-    "prompts.ids": "the tokens of the prompts",
-    "prompts.factors": "the factors of the pairs",
-    "weights": "the weights of the model",
-    "provenance.adapters": "the adapters of the model",
-    "provenance.configuration": "the configuration of the model",
-    "provenance.chat_template": "the chat template",
-}
-# The prompt file may have been moved or renamed. Both modes give the same states. Measurements of the load check may
-# differ in the last digits, and the settings derived from them are in the provenance. A template time that matters
-# changes the texts, which are hashed. The weights also have a separate field outside the provenance.
-_MAY_DIFFER = {"prompts.file", "provenance.mode", "provenance.template_time", "provenance.weights"}
-_MEASURED = "provenance.receipt."
-_ABSENT = {"provenance.compiled": "off"}  # what the absence of a value means, if not None
 
 _SHARD_BYTES = 64 * 2**20
 _SHARD_PROMPTS = 512
@@ -101,12 +87,21 @@ def capture_in_shards(
         ShardRun(prepared, settings, plan, place, progress, steps, processes).run_missing()
         processes.wait()
         if processes.is_main:
+            _tell_unusual(place, plan)
             write_atomically(place.record, encode_record(record_shards(place, plan, steps)))
             clear_leftovers(place.record)
             if os.name == "nt":  # pragma: no cover - Windows cannot rename a folder with an open file
                 held.close()
             _finish(paths)
         processes.wait()
+
+
+def _tell_unusual(paths: CapturePaths, plan: ShardPlan) -> None:
+    """Log how many responses are empty or were cut, in all shards, also those of earlier runs."""
+    source = plan["provenance"].get("responses")
+    if source is not None and source["max_new_tokens"] is not None:
+        shards = (shard_at(paths, start, plan["layers"]) for start in shard_starts(plan))
+        tell_unusual((one for shard in shards for one in shard.responses or ()), source["max_new_tokens"])
 
 
 def _plan(prepared: PreparedCapture, settings: Settings) -> ShardPlan:
@@ -300,48 +295,5 @@ def require_same_plan(paths: CapturePaths, wanted: ShardPlan) -> None:
         raise ChangedPlanError(
             f"the unfinished {what} {paths.name!r} was started with different settings: {'; '.join(changed)}",
             expected="the same settings, to resume from the saved shards",
-            next_step=Remedy.RENAME_OR_REPLACE,
+            next_step=resume_advice(saved, wanted, paths),
         )
-
-
-def plan_changes(saved: ShardPlan, wanted: ShardPlan) -> list[str]:
-    """Describe how two plans differ; empty if their captures are bit-identical.
-
-    Args:
-        saved: The saved plan.
-        wanted: The plan of the current request.
-    """
-    old, new = _flat(saved), _flat(wanted)
-    return [
-        f"{_HASHES[name]} changed"
-        if name in _HASHES
-        else f"{_said(name)} was {old.get(name, _ABSENT.get(name))}, is now {new.get(name, _ABSENT.get(name))}"
-        for name in dict.fromkeys([*old, *new])
-        if _known_by(name, old.get(name)) != _known_by(name, new.get(name))
-        if name not in _MAY_DIFFER and not name.startswith(_MEASURED)
-    ]
-
-
-def _known_by(name: str, value: Any) -> Any:  # noqa: ANN401 - what JSON can hold
-    """The part of a value to compare.
-
-    Of a device only the type is compared, because each process of a capture has its own GPU. The reason why blocks are
-    not compiled makes no difference.
-    """
-    if name == "provenance.compiled":
-        return value == "on"
-    return str(value).partition(":")[0] if name == "provenance.device" else value
-
-
-def _said(name: str) -> str:
-    return name.removeprefix("provenance.").replace(".", " ").replace("_", " ")
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:  # noqa: ANN401 - walks what JSON can hold
-    if not isinstance(value, dict):
-        return {name: value}
-    return {
-        inner: leaf
-        for key, below in value.items()
-        for inner, leaf in _flat(below, f"{name}.{key}" if name else key).items()
-    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -151,7 +150,7 @@ def _attempt(
         if not request.new_neighbours and missing_neighbours(
             model, tokenizer, provenance_of(record), concepts=_built_in(record["concept"])
         ):
-            return not_measured(f"a quick capture; layerscope specificity {shlex.quote(record['name'])} adds it")
+            return not_measured("a quick capture")
         whole = data or load_contrast(paths.store / paths.name)
         return _measure(record, whole, model, tokenizer, {}, steps)
     except LayerscopeError as error:

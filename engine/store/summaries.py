@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.errors import RequestError, StoreError, nearest, visible
+from engine.errors import RequestError, StoreError, similar, visible
 from engine.records.results import Count, Real
 from engine.store.catalog import UNFINISHED_SHARDS, missing_part
 from engine.store.names import is_present, listed_name, locate_listed
@@ -282,7 +282,9 @@ def _test(word: str) -> Test:
             word in text.lower() for text in (summary.name, summary.model, summary.concept, summary.problem)
         )
     if column not in COLUMNS:
-        raise RequestError(f"there is no column {column!r}; {nearest(column, COLUMNS)}", expected=", ".join(COLUMNS))
+        raise RequestError(
+            f"there is no column {column!r}", expected=", ".join(COLUMNS), next_step=similar(column, COLUMNS)
+        )
     value = COLUMNS[column]
     if column not in _NUMBERS:
         return lambda summary: wanted in str(value(summary) or "").lower()

@@ -15,7 +15,7 @@ import msgspec
 from safetensors import SafetensorError, safe_open
 
 from engine.errors import StoreError, first_line
-from engine.remedies import Remedy
+from engine.remedies import Advice, Remedy
 from engine.store.files import open_regular
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def encode_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
     return [len(encoded).to_bytes(8, "little"), encoded, *parts]
 
 
-def read_tensors(path: Path, names: list[str], *, store: Path, remedy: Remedy) -> list[Tensor]:
+def read_tensors(path: Path, names: list[str], *, store: Path, remedy: Remedy | Advice) -> list[Tensor]:
     """Read tensors, memory-mapped; check each against its checksum when this process first reads it.
 
     Args:
@@ -127,7 +127,7 @@ def read_tensors(path: Path, names: list[str], *, store: Path, remedy: Remedy) -
         return list(tensors.values())
 
 
-def read_metadata(path: Path, *, store: Path, remedy: Remedy) -> TensorFile:
+def read_metadata(path: Path, *, store: Path, remedy: Remedy | Advice) -> TensorFile:
     """Read the header of a file and check its metadata; loads no torch.
 
     Args:
@@ -146,7 +146,7 @@ def read_metadata(path: Path, *, store: Path, remedy: Remedy) -> TensorFile:
         return file
 
 
-def verify_file(path: Path, *, store: Path, remedy: Remedy) -> bool:
+def verify_file(path: Path, *, store: Path, remedy: Remedy | Advice) -> bool:
     """Check every tensor of a file against its checksum, from disk and in bounded memory; loads no torch.
 
     Args:
@@ -234,7 +234,7 @@ def _digest_range(file: BinaryIO, start: int, end: int) -> str:
 
 
 @contextmanager
-def said_as_damage(path: Path, remedy: Remedy) -> Iterator[None]:
+def said_as_damage(path: Path, remedy: Remedy | Advice) -> Iterator[None]:
     """Turn what reading a damaged file raises into an error that names the file and what to do.
 
     Args:

@@ -81,7 +81,7 @@ def verify_capture(name: str | Path, *, store: str | Path | None = None) -> Veri
     if not paths.exist and not path_of(paths).exists():
         raise StoreError(
             f"there is no capture called {paths.name!r} in the folder {str(paths.store)!r}",
-            next_step=Remedy.LIST_CAPTURES,
+            next_step=paths.advice(Remedy.LIST_CAPTURES),
         )
     try:
         unverified = [*_check_tensors(paths), *_check_directions(paths)]
@@ -147,7 +147,7 @@ def _check_directions(paths: CapturePaths) -> list[str]:
     if not path.exists():
         return []
     read_header(path)
-    return [] if verify_file(path, store=paths.store, remedy=Remedy.EXTRACT_AGAIN) else [path.name]
+    return [] if verify_file(path, store=paths.store, remedy=paths.advice(Remedy.EXTRACT_AGAIN)) else [path.name]
 
 
 def _sha256(path: Path, store: Path) -> str:

@@ -2,13 +2,24 @@
 
 import ast
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
 import engine
+from engine.cli.steer import one_of
 from engine.errors import CaptureError, LayerscopeError, ModelError, RequestError, StoreError, nearest, visible
-from engine.remedies import Remedy
+from engine.models.placement import STRATEGIES, require_strategy
+from engine.records.files import METHODS
+from engine.records.steering import UNITS
+from engine.remedies import Advice, Face, Remedy
+from engine.stats.fitting import require_method
+from engine.stats.scores import SCORES, find_score
+from engine.steering.apply import require_choice
+from engine.steering.causal_request import CausalRequest
+from engine.store.names import locate
+from engine.store.summaries import COLUMNS, parse_filter
 
 
 def test_the_three_parts_read_as_sentences() -> None:
@@ -60,6 +71,30 @@ def test_nearest_suggests_existing_names(name: str, known: list[str], words: str
     assert nearest(name, known) == words
 
 
+@pytest.mark.parametrize(
+    ("refuse", "known"),
+    [
+        (lambda: find_score("foo"), [score.key for score in SCORES]),
+        (lambda: require_strategy("foo"), STRATEGIES),
+        (lambda: parse_filter("foo:1"), COLUMNS),
+        (lambda: CausalRequest(method="foo"), METHODS),  # type: ignore[arg-type]
+        (lambda: require_method("foo", METHODS), METHODS),
+        (lambda: require_choice("the unit", "foo", UNITS), UNITS),
+        (lambda: one_of("--unit", "foo", UNITS), UNITS),
+    ],
+)
+def test_known_names_are_listed_once(refuse: Callable[[], object], known: Iterable[str]) -> None:
+    with pytest.raises(RequestError) as caught:
+        refuse()
+    words = re.findall(r"[\w']+", str(caught.value))
+    assert {name: words.count(name) for name in known} == dict.fromkeys(known, 1)
+
+
+def test_a_mistyped_name_is_suggested_beside_the_list() -> None:
+    with pytest.raises(RequestError, match=r"no score 'aurc'\. Expected: one of .*\. Next: did you mean 'auroc'\?$"):
+        find_score("aurc")
+
+
 def test_a_remedy_is_worded_for_the_face_that_shows_it() -> None:
     error = StoreError("there is no capture 'x'", expected="a name", next_step=Remedy.LIST_CAPTURES)
     problem = "there is no capture 'x'. Expected: a name. Next:"
@@ -69,6 +104,38 @@ def test_a_remedy_is_worded_for_the_face_that_shows_it() -> None:
     )
     assert error.said("server") == f"{problem} list_captures."
     assert error.said("app") == f"{problem} Esc returns to the library, which lists the captures."
+
+
+@pytest.mark.parametrize(
+    ("face", "said"),
+    [
+        ("python", "resume with respond=4, sample=False, layers=[3, 4], choose another name, or replace it with"),
+        (
+            "command_line",
+            "resume with --respond 4 --layers 3,4 and without --sample, choose another name",
+        ),
+        ("server", "repeat the capture call with the saved settings to resume, choose another name"),
+        ("app", "resume with the saved settings, or enter another name in the field Save as"),
+    ],
+)
+def test_settings_are_worded_for_the_face(face: Face, said: str) -> None:
+    settings = (("respond", 4), ("sample", False), ("layers", [3, 4]))
+    error = StoreError("it differs", next_step=Advice(Remedy.RESUME_AS_STARTED, settings=settings))
+    assert error.said(face).startswith(f"it differs. Next: {said}")
+
+
+def test_a_command_names_the_store_of_its_capture() -> None:
+    def said(remedy: Remedy, path: str) -> str:
+        return StoreError("it broke", next_step=locate(path).advice(remedy)).said("command_line").partition("Next: ")[2]
+
+    assert said(Remedy.LIST_CAPTURES, "my runs/mine").startswith("layerscope list --store 'my runs' shows")
+    assert (
+        said(Remedy.EXTRACT_AGAIN, "runs/mine")
+        == "extract them again: layerscope directions mine --store runs --force."
+    )
+    assert said(Remedy.EXTRACT_AGAIN, "activations/mine") == "extract them again: layerscope directions mine --force."
+    created = "create one with `layerscope capture --concept honesty --output runs/`, or name another with --store."
+    assert said(Remedy.CHOOSE_STORE, "runs/mine") == created
 
 
 def test_a_next_step_without_a_remedy_is_the_same_everywhere() -> None:

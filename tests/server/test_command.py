@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -273,6 +274,7 @@ def test_on_a_terminal_it_says_what_it_waits_for_and_the_first_ctrl_c_stops_it(t
             assert process.stderr is not None
             said = process.stderr.readline()
             assert "waiting for an MCP client on standard input" in said
+            assert f"`{shlex.join(['layerscope', *serve_command(tmp_path)[3:]])}`" in said
             assert "--http" in said
             time.sleep(3)  # until it reads
             process.send_signal(signal.SIGINT)  # what Ctrl+C sends

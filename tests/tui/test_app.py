@@ -6,6 +6,7 @@ import pytest
 
 from tests.tui.screen_text import wait_for, wait_until
 from tui.app import LayerscopeApp
+from tui.widgets.rows import RowsView
 
 pytestmark = pytest.mark.anyio
 
@@ -27,6 +28,45 @@ async def test_help_lists_the_keys_of_its_screen_and_can_be_searched(store: Path
         await wait_for(
             pilot, "search the keys", "Misordered pairs", "Sort by rank or by layer", "Findings, warnings and baselines"
         )
+
+
+async def test_help_is_readable_and_scrolls_in_a_small_terminal(store: Path) -> None:
+    async with LayerscopeApp(store, capture="small_warmth").run_test(size=(40, 20)) as pilot:
+        await wait_for(pilot, "layer")
+        await pilot.press("question_mark")
+        first = await wait_for(pilot, "search the keys", " ↓ j ", " Down ", " shift+tab ", " Back ")
+        assert "…" not in first
+        await pilot.press("end")
+        last = await wait_for(pilot, " ^x ", "Cancel the running job", "with and without the")
+        assert " Down " not in last
+        await pilot.press("home")
+        await wait_until(pilot, lambda text: text == first, "the first keys")
+        await pilot.press("pagedown")
+        await wait_until(
+            pilot, lambda text: " Down " not in text and "Project the tokens of a" in text, "the next page"
+        )
+        await pilot.press("pageup", "down")
+        await wait_until(pilot, lambda text: " Down " not in text and " ↑ k " in text, "the second row")
+        await pilot.press("up")
+        await wait_until(pilot, lambda text: text == first, "the first row")
+        await pilot.press(*"findings")
+        await wait_for(pilot, " 4 ", "Findings, warnings and", "baselines")
+        await pilot.resize_terminal(80, 24)
+        await wait_for(pilot, "Findings, warnings and baselines")
+
+
+async def test_the_list_of_help_has_a_cursor_when_it_is_focused(store: Path) -> None:
+    async with LayerscopeApp(store, capture="small_warmth").run_test(size=(40, 20)) as pilot:
+        await wait_for(pilot, "layer")
+        await pilot.press("question_mark")
+        await wait_for(pilot, "search the keys")
+        await pilot.press("tab", "down", "down")
+        await pilot.pause(0.1)
+        view = pilot.app.screen.query_one(RowsView)
+        assert view.has_focus
+        assert view.cursor == 2
+        await pilot.press("end")
+        await wait_for(pilot, "Cancel the running job")
 
 
 async def test_the_palette_runs_an_action_by_name(store: Path) -> None:

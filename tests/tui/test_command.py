@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.program import Program, Result
+from tests.tui.screen_text import wait_for
+from tui.app import LayerscopeApp
 
 
 def tui(*arguments: str, cwd: Path, **environment: str) -> Result:
@@ -50,9 +52,47 @@ def test_a_folder_of_shards_is_a_capture_not_a_store(store: Path, given: str) ->
 
 
 def test_an_empty_store_explains_how_to_make_a_capture(tmp_path: Path) -> None:
-    result = tui(cwd=tmp_path)
-    assert result.returncode == 0
-    assert "layerscope capture --concept" in result.stderr
+    for arguments, said in (
+        ((), ""),
+        (("my runs/",), " --output 'my runs/'"),
+        (("--store", "runs"), " --output runs/"),
+    ):
+        result = tui(*arguments, cwd=tmp_path)
+        assert result.returncode == 0
+        assert result.stderr == f"no captures yet; create one: layerscope capture --concept honesty{said}\n"
+
+
+def test_another_store_as_in_other_commands(store: Path) -> None:
+    listed, table = tui(cwd=store.parent).stdout, tui("small_warmth", cwd=store.parent).stdout
+    store.rename(store.with_name("runs"))
+    assert tui("--store", "runs", cwd=store.parent).stdout == listed
+    assert tui("small_warmth", "-s", "runs", cwd=store.parent).stdout == table
+    assert tui("runs/small_warmth", "--store", "other", cwd=store.parent).stdout == table
+    (store.parent / "small_warmth").mkdir()  # a folder with the name of a capture is not a store, if there is one
+    assert tui("small_warmth", "--store", "runs", cwd=store.parent).stdout == table
+
+
+def test_the_browser_opens_the_same_store(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[list[str]] = []
+    monkeypatch.setattr("tui.browser.serve_in_browser", lambda arguments, _port: served.append(arguments))
+    store.rename(store.with_name("my runs"))
+    assert tui("small_warmth", "--store", "my runs", "--serve", cwd=store.parent).returncode == 0
+    assert served == [["tui", "small_warmth", "--store", "my runs"]]
+    assert "warmth" in Program(store.parent)(*served[0]).stdout
+
+
+@pytest.mark.anyio
+async def test_the_app_uses_the_store_that_is_given(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[LayerscopeApp] = []
+    monkeypatch.setattr(LayerscopeApp, "run", lambda app: started.append(app))
+    monkeypatch.setattr("tui.command._is_served", lambda: True)
+    store.rename(store.with_name("runs"))
+    assert tui("small_warmth", "--store", "runs", cwd=store.parent).returncode == 0
+    monkeypatch.chdir(store.parent)
+    async with started[0].run_test(size=(120, 40)) as pilot:
+        await wait_for(pilot, "warmth", "projections at layer 16")
+        await pilot.press("escape")
+        await wait_for(pilot, "4 captures", "runs")
 
 
 @pytest.mark.parametrize(
@@ -62,6 +102,9 @@ def test_an_empty_store_explains_how_to_make_a_capture(tmp_path: Path) -> None:
         (["nowhere"], "Next: layerscope tui FOLDER opens another store"),
         (["--filter", "pears:1"], "pears"),
         (["--max-memory", "1GB"], "--device-map"),
+        (["nowhere", "--store", "runs"], "and no capture of that name in 'runs'"),
+        (["activations", "--store", "runs"], "'activations' and --store both name a folder of captures"),
+        (["activations/", "--store", "runs"], "'activations/' and --store both name a folder of captures"),
         (["small_warmth", "--layer", "many"], "--layer"),
         (["--port", "0", "--serve"], "port"),
     ],

@@ -1,6 +1,7 @@
 """The steering screen: prompts, layers and strengths by keys, and texts that are those of the engine."""
 
 import csv
+import threading
 import time
 from pathlib import Path
 from unittest.mock import Mock
@@ -15,7 +16,10 @@ from engine.jobs import Job
 from engine.records.steering import SteeredTexts
 from engine.store.read import load_contrast
 from tests.tui.screen_text import screen_text, wait_for, wait_until
+from tui import directions
 from tui.app import LayerscopeApp
+from tui.models import ModelCache
+from tui.screens import steering
 from tui.widgets.text_panes import TextPanes
 
 pytestmark = pytest.mark.anyio
@@ -172,6 +176,36 @@ async def test_cancelling_says_how_to_go_on_and_leaving_cancels(
         await pilot.press("escape")
         await wait_until(pilot, lambda text: "w Steer" in text and "writing" not in text, "the ranking, and no job")
     assert [job.status for job in jobs] == ["cancelled"] * 2
+
+
+async def test_what_the_job_is_doing_is_shown_until_there_are_texts(
+    real_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached = [threading.Event() for _ in range(3)]
+    real = directions.steer_along
+
+    def slow(request: directions.SteeringRequest, models: ModelCache, job: Job) -> SteeredTexts:
+        for gate, (step, done, total) in zip(
+            reached, (("loading tiny", 0, 0), ("writing: baseline", 3, 120), ("writing: steered", 45, 120)), strict=True
+        ):
+            job.tell(step, done, total)
+            assert gate.wait(60)
+        return real(request, models, job)
+
+    monkeypatch.setattr(steering, "steer_along", slow)
+    async with LayerscopeApp(real_store, capture="tiny_loud", layer=2).run_test(size=(120, 40)) as pilot:
+        await wait_for(pilot, "at layer 2")
+        await pilot.press("w")
+        await wait_for(pilot, "Type what the user says")
+        await pilot.press(*PROMPT, "enter")
+        await wait_for(pilot, "loading tiny; ctrl+x cancels")
+        reached[0].set()
+        shown = await wait_for(pilot, "writing: baseline, 3 of 120; ctrl+x cancels")
+        assert "loading" not in shown
+        reached[1].set()
+        await wait_for(pilot, "writing: steered, 45 of 120; ctrl+x cancels")
+        reached[2].set()
+        assert "writing" not in await wait_for(pilot, "steered +0.1", "projects to")
 
 
 async def test_an_empty_prompt_asks_again(real_store: Path, generate: Mock) -> None:

@@ -23,8 +23,8 @@ from engine.models.registry import DEFAULT_MODEL, list_models
 from engine.plots.findings import cost_in_words
 from engine.records.captures import CaptureEstimate
 from tui.capturing import CaptureForm, CapturePlan, estimate_plan, plan_capture, run_plan
-from tui.jobs import JobEnded
-from tui.screens.screen import LayerscopeScreen
+from tui.jobs import JobEnded, JobMoved
+from tui.screens.screen import LayerscopeScreen, describe_step
 from tui.widgets.words import Words
 
 
@@ -93,7 +93,7 @@ class CaptureScreen(LayerscopeScreen):
             return
         models = self.models
         self._asked = self._form()
-        self._say(f"loading {plan.model} to estimate the cost")
+        self._say(self.before_start)
         self._job = self.jobs.start(f"estimating {plan.paths.name}", lambda job: estimate_plan(plan, models, job), self)
 
     @on(Button.Pressed, "#run")
@@ -105,6 +105,11 @@ class CaptureScreen(LayerscopeScreen):
         models = self.models
         self.jobs.start(f"capturing {plan.paths.name}", lambda job: run_plan(plan, models, job), self.app)
         self.action_back()
+
+    def on_job_moved(self, message: JobMoved) -> None:
+        """Show what the estimate is doing."""
+        if message.job is self._job:
+            self._say(describe_step(message.job))
 
     def on_job_ended(self, message: JobEnded) -> None:
         """Show the estimate, unless a newer one was requested."""
@@ -126,6 +131,7 @@ class CaptureScreen(LayerscopeScreen):
         try:
             return plan_capture(self._form(), self.store)
         except LayerscopeError as error:
+            self._job = None  # its progress would replace the error
             self._say(error.said("app"))
             return None
 

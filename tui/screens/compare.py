@@ -23,8 +23,8 @@ from engine.records.results import ComparedLayer, Comparison
 from engine.store.catalog import show_capture
 from tui.directions import compare_all
 from tui.exporting import Export
-from tui.jobs import JobEnded
-from tui.screens.screen import LayerscopeScreen
+from tui.jobs import JobEnded, JobMoved
+from tui.screens.screen import LayerscopeScreen, describe_step
 from tui.widgets.charts import OverlayColumns
 from tui.widgets.rows import Column, RowsView
 from tui.widgets.words import Words
@@ -73,7 +73,7 @@ class CompareScreen(LayerscopeScreen):
         table.show_rows(_lines(self._records))
         table.focus()
         records, store = self._records, self.store
-        self._say("computing the cosines between the directions")
+        self._say(self.before_start)
         self._job = self.jobs.start("comparing directions", lambda job: compare_all(records, store, job), self)
 
     @on(RowsView.Moved)
@@ -81,6 +81,11 @@ class CompareScreen(LayerscopeScreen):
         """Highlight the selected depth in the chart and describe the layer."""
         self.query_one(OverlayColumns).depth = message.row[1] if isinstance(message.row, tuple) else None
         self._describe()
+
+    def on_job_moved(self, message: JobMoved) -> None:
+        """Show how many cosines are computed."""
+        if message.job is self._job:
+            self._say(describe_step(message.job))
 
     def on_job_ended(self, message: JobEnded) -> None:
         """Show the cosines or the error."""

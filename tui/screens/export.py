@@ -14,7 +14,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from engine.errors import LayerscopeError
-from engine.inputs import user_path
+from engine.store.names import output_path
 from tui.exporting import Export, save_export
 from tui.widgets.words import Words
 
@@ -48,7 +48,7 @@ class ExportScreen(ModalScreen[None]):
         A second Enter replaces an existing file.
         """
         try:
-            path = user_path(event.value.strip())
+            path = output_path(event.value.strip(), f"{self._export.name}{self._export.formats[0]}")
         except LayerscopeError as error:
             self.query_one("#said", Static).update(error.said("app"))
             return

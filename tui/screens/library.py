@@ -22,6 +22,7 @@ from engine.errors import LayerscopeError, RequestError, visible
 from engine.plots.captures_text import score_and_interval
 from engine.plots.comparison_text import MOST_CAPTURES
 from engine.plots.findings import p_in_words
+from engine.store.names import capture_command
 from engine.store.summaries import COLUMNS, CaptureSummary
 from tui.exporting import Export
 from tui.screens.screen import LayerscopeScreen
@@ -295,7 +296,7 @@ class LibraryScreen(LayerscopeScreen):
             return "no capture matches the filter; Esc clears it"
         return (
             f"no captures in {self.store} yet. Press n to create one, or run in another terminal:\n"
-            "  layerscope capture --concept honesty"
+            f"  {capture_command(self.store)}"
         )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import zip_longest
+from textwrap import wrap
 from typing import ClassVar, cast
 
 from rich.text import Text
@@ -67,6 +69,17 @@ def describe_job(job: Job) -> str:
     return f"{job.title}: {job.step} {bar} {job.done}/{job.total} · ctrl+x cancels"
 
 
+def describe_step(job: Job) -> str:
+    """Return what a job is doing and how far it is, for the screen that waits for its result.
+
+    Example:
+        >>> describe_step(Job("steering", step="writing: steered", done=12, total=120))
+        'writing: steered, 12 of 120; ctrl+x cancels'
+    """
+    far = f", {job.done:,} of {job.total:,}" if job.total else f", {job.done:,}" if job.done else ""
+    return f"{job.step or job.status}{far}; ctrl+x cancels"
+
+
 class LayerscopeScreen(Screen[None]):
     """Base class of the full screens."""
 
@@ -96,6 +109,12 @@ class LayerscopeScreen(Screen[None]):
     def models(self) -> ModelCache:
         """The loaded model."""
         return cast("BackgroundApp", self.app).models
+
+    @property
+    def before_start(self) -> str:
+        """What to show until a new job reports its first step."""
+        running = self.jobs.current
+        return f"waiting for another job: {running.title}" if running is not None else "starting"
 
     def set_title(self, title: str, subtitle: str = "") -> None:
         """Set the title line."""
@@ -143,20 +162,27 @@ class LayerscopeScreen(Screen[None]):
         )
 
 
-_KEY_COLUMNS = (
-    Column[KeyRow]("", "key", 18, lambda row, _width: Text(row[0], style="bold")),
-    Column[KeyRow]("", "action", 20, lambda row, _width: row[1], grows=True),
-)
+_KEY_WIDTH, _NARROW_KEY_WIDTH = 18, 9
+_LEAST_ACTION_WIDTH = 20
 
 
 class HelpScreen(ModalScreen[None]):
-    """Searchable list of a screen's keys.
+    """Searchable list of a screen's keys; long actions are wrapped.
 
     Args:
         screen: The screen whose keys to list.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,question_mark", "dismiss", "Close")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,question_mark", "dismiss", "Close"),
+        # The search field has the focus, and would take some of these keys.
+        Binding("down", "scroll('move', 1)", show=False, priority=True),
+        Binding("up", "scroll('move', -1)", show=False, priority=True),
+        Binding("pagedown", "scroll('page', 1)", show=False, priority=True),
+        Binding("pageup", "scroll('page', -1)", show=False, priority=True),
+        Binding("home", "scroll('move', -1000)", show=False, priority=True),
+        Binding("end", "scroll('move', 1000)", show=False, priority=True),
+    ]
 
     def __init__(self, screen: Screen[object]) -> None:
         super().__init__()
@@ -166,19 +192,43 @@ class HelpScreen(ModalScreen[None]):
         """Yield a search field and the list."""
         with Vertical(id="dialog", classes="-tall"):
             yield Input(placeholder="search the keys of this screen")
-            yield RowsView(_KEY_COLUMNS, key=lambda row: row)
+            yield RowsView[KeyRow]((), key=lambda row: row)
             yield Words("ctrl+p runs an action by name · Esc closes", classes="quiet")
 
-    def on_mount(self) -> None:
-        """List every key."""
-        self.query_one(RowsView).show_rows(self._keys)
+    def on_resize(self) -> None:
+        """Wrap the actions to the new width."""
+        self.call_after_refresh(self._show)
 
     @on(Input.Changed)
-    def search(self, event: Input.Changed) -> None:
+    def search(self) -> None:
         """List the keys that match every word."""
-        words = event.value.lower().split()
+        self._show()
+
+    def action_scroll(self, how: str, rows: int) -> None:
+        """Move the cursor of the list; while the search field has the focus, scroll the list at once."""
+        view = self.query_one(RowsView)
+        if view.has_focus:
+            (view.action_page if how == "page" else view.action_move)(rows)
+        else:
+            view.scroll_relative(y=rows * (view.size.height - 2 if how == "page" else 1), animate=False)
+
+    def _show(self) -> None:
+        words = self.query_one(Input).value.lower().split()
         found = [row for row in self._keys if all(word in f"{row[0]} {row[1]}".lower() for word in words)]
-        self.query_one(RowsView).show_rows(found)
+        view = self.query_one(RowsView)
+        width = view.size.width - view.styles.scrollbar_size_vertical  # also while there is no scrollbar
+        keys = _KEY_WIDTH if width > _KEY_WIDTH + _LEAST_ACTION_WIDTH + 2 else _NARROW_KEY_WIDTH
+        actions = max(width - keys - 2, 1)
+        view.columns = [
+            Column[KeyRow]("", "key", keys, lambda row, _width: Text(row[0], style="bold")),
+            Column[KeyRow]("", "action", actions, lambda row, _width: row[1]),
+        ]
+        view.show_rows([line for row in found for line in _wrapped(row, keys, actions)])
+
+
+def _wrapped(row: KeyRow, keys: int, actions: int) -> Iterator[KeyRow]:
+    """Break a row into lines that fit the widths of its columns."""
+    yield from zip_longest(wrap(row[0], keys), wrap(row[1], actions), fillvalue="")
 
 
 def is_built_in(binding: Binding) -> bool:

@@ -22,8 +22,8 @@ from engine.records.steering import SteeredTexts
 from engine.store.catalog import show_capture
 from tui.directions import DirectionCache, SteeringRequest, steer_along
 from tui.exporting import Export
-from tui.jobs import JobEnded
-from tui.screens.screen import LayerscopeScreen
+from tui.jobs import JobEnded, JobMoved
+from tui.screens.screen import LayerscopeScreen, describe_step
 from tui.widgets.text_panes import TextPanes
 from tui.widgets.words import Words
 
@@ -103,6 +103,11 @@ class SteeringScreen(LayerscopeScreen):
             control = [_CONTROL] if panes.result["controls"] else []
             warnings = [f"warning: {warning}" for warning in panes.result["warnings"]]
             self._say("\n".join([_describe_token(panes), legend, *control, *warnings]))
+
+    def on_job_moved(self, message: JobMoved) -> None:
+        """Show what the job is doing while there is nothing else to show."""
+        if message.job is self._job and self.query_one(TextPanes).result is None:
+            self._say(describe_step(message.job))
 
     def on_job_ended(self, message: JobEnded) -> None:
         """Show the texts, unless others were requested meanwhile."""
@@ -194,7 +199,7 @@ class SteeringScreen(LayerscopeScreen):
             self.query_one(TextPanes).result = self._results[asked]
             return
         if self.query_one(TextPanes).result is None:
-            self._say("loading the model for the first text; ctrl+x cancels")
+            self._say(self.before_start)
         earlier = next((result for key, result in self._results.items() if key[0] == self._prompt), None)
         request = SteeringRequest(self._directions, self._layer, self._step / _STEPS, self._prompt, earlier)
         models, self._asked = self.models, asked

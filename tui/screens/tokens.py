@@ -19,8 +19,8 @@ from engine.records.files import AUTO_METHOD, METHODS, CaptureRecord, count_prom
 from engine.store.catalog import show_capture
 from tui.directions import DirectionCache, ReadingRequest, read_along
 from tui.exporting import Export
-from tui.jobs import JobEnded
-from tui.screens.screen import LayerscopeScreen
+from tui.jobs import JobEnded, JobMoved
+from tui.screens.screen import LayerscopeScreen, describe_step
 from tui.widgets.heat_map import HeatMap
 from tui.widgets.words import Words
 
@@ -89,6 +89,11 @@ class TokensScreen(LayerscopeScreen):
         if reading is not None:
             self._layer = message.layer
             self._say("\n".join([describe_token(reading, message.token, message.layer), *_notes(reading)]))
+
+    def on_job_moved(self, message: JobMoved) -> None:
+        """Show what the job is doing while there is nothing else to show."""
+        if message.job is self._job and self.query_one(HeatMap).reading is None:
+            self._say(describe_step(message.job))
 
     def on_job_ended(self, message: JobEnded) -> None:
         """Show the reading, unless a newer one was requested."""
@@ -170,7 +175,7 @@ class TokensScreen(LayerscopeScreen):
         models = self.models
         self._update_title()
         if self.query_one(HeatMap).reading is None:
-            self._say("loading the model for the first text; ctrl+x cancels")
+            self._say(self.before_start)
         self._job = self.jobs.start(f"reading {self._source()}", lambda job: read_along(request, models, job), self)
 
     def _update_title(self) -> None:

@@ -1,5 +1,6 @@
 """Preparation reads the prompts once and finds the errors in a request."""
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import engine
 from engine.capture import prepare
 from engine.concepts.pair_files import WrittenPairs
-from engine.concepts.text_files import open_prompts
+from engine.concepts.text_files import open_prompts, open_texts
 from engine.errors import CaptureError, LayerscopeError, RequestError
 from engine.runtime import Processes
 from engine.store.names import locate
@@ -151,3 +152,80 @@ def test_processes_share_shards_alone(
     with pytest.raises(RequestError, match="one file, which 2 processes cannot share"):
         engine.capture_and_save(tiny_llama, tiny_tokenizer, request, processes=Processes(1, 2, 1))
     assert not [*tmp_path.iterdir()]
+
+
+LONG = "w3 " * 65
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "q.txt",
+            f"w5\n\n{LONG}\n",
+            r"the prompt in \S*q\.txt, line 3 \('w3 .* has 65 tokens, more than the model's 64",
+        ),
+        ("q.csv", f"prompt\nw5\n{LONG}\n", r"the prompt in \S*q\.csv, line 3 \('w3 "),
+        (
+            "p.jsonl",
+            f'{{"positive": "w5", "negative": "w6"}}\n{{"positive": "w5", "negative": "{LONG}"}}',
+            r"the negative prompt in \S*p\.jsonl, line 2 \('w3 ",
+        ),
+        (
+            "p.jsonl",
+            f'\n{{"positive": "w5", "negative": "w6", "positive_response": "{LONG}", "negative_response": "w7"}}',
+            r"the positive prompt in \S*p\.jsonl, line 2 \('w5'\), with its response, has 66 tokens",
+        ),
+        (
+            "p.jsonl",
+            '{"positive": "w5", "negative": "w6"}\n{"positive": "w5 w6", "negative": "w5  w6"}',
+            r"the pair in \S*p\.jsonl, line 2 has two prompts with the same tokens",
+        ),
+    ],
+)
+def test_errors_name_the_line(
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    name: str,
+    content: str,
+    said: str,
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CaptureError, match=said):
+        engine.prepare_capture(tiny_llama, tiny_tokenizer, engine.CaptureRequest(open_texts(tmp_path / name)))
+
+
+def test_errors_name_the_item_of_a_concept(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    file = tmp_path / "loudness.toml"
+    file.write_text(concept_text("loudness").replace('"w20 w21"', f'"{LONG}"'))
+    with pytest.raises(CaptureError) as caught:
+        engine.prepare_capture(tiny_llama, tiny_tokenizer, engine.CaptureRequest(engine.load_concept(file)))
+    named = r"positive prompt \d+ of loudness, persona 'voice \d', template '(plain|other)', topic 'w3 w3 "
+    assert re.match(named, str(caught.value))
+    assert "more than the model's 64" in str(caught.value)
+
+
+def test_a_single_prompt_has_no_number(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    def refused(source: str | list[str]) -> str:
+        with pytest.raises(CaptureError) as caught:
+            engine.prepare_capture(tiny_llama, tiny_tokenizer, engine.CaptureRequest(source))
+        return str(caught.value)
+
+    assert refused("").startswith("the prompt is empty. Expected: a text with at least one token")
+    assert refused(["w5", ""]).startswith("prompt 1 is empty")
+    said = r"('\n') has no tokens: it is only white space, which the tokenizer drops. Expected: a text with at least"
+    assert refused("\n").startswith(f"the prompt {said}")
+    assert refused(["w5", "\n"]).startswith(f"prompt 1 {said}")
+
+
+@pytest.mark.parametrize(("tokens", "said"), [(64, "which leave no room for a response"), (60, "so that 5 tokens")])
+def test_a_prompt_without_room_for_a_response_is_named(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, tokens: int, said: str
+) -> None:
+    (tmp_path / "q.txt").write_text("w5\n" + " ".join(["w6"] * tokens))
+    request = engine.CaptureRequest(open_prompts(tmp_path / "q.txt"), respond=5)
+    with pytest.raises(CaptureError, match=rf"q\.txt, line 2 \('w6 .* has {tokens} tokens, {said}"):
+        engine.prepare_capture(tiny_llama, tiny_tokenizer, request)

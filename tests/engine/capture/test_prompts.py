@@ -125,8 +125,8 @@ def test_a_prompt_that_is_too_long_is_named(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     with pytest.raises(CaptureError) as caught:
-        tokenize_prompts(tiny_llama, tiny_tokenizer, ["w5", "w6", TOO_LONG], rendered=False, sides=("negative",))
-    assert "negative prompt 2 ('w3 w3 " in str(caught.value)
+        tokenize_prompts(tiny_llama, tiny_tokenizer, ["w5", "w6", TOO_LONG], rendered=False)
+    assert "prompt 2 ('w3 w3 " in str(caught.value)
     assert "has 65 tokens, more than the model's 64" in str(caught.value)
     assert TOO_LONG not in str(caught.value)
 

@@ -8,7 +8,9 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
+from engine.concepts.catalog import load_concept
 from engine.records.files import CaptureRecord
+from engine.store import neighbours, specificity
 from engine.store.record import encode_record
 from tests.conftest import family_called
 from tests.families import Family, build
@@ -103,6 +105,19 @@ def contrasts(layerscope: Program, contrast_store: Path) -> Path:
     folder = layerscope.folder / "activations"
     shutil.copytree(contrast_store, folder)
     return folder
+
+
+@pytest.fixture
+def tiny_neighbours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Warmth and calm, in the words of the tiny tokenizer, are the built-in neighbours; where they are kept."""
+    concepts = []
+    for name in ("warmth", "calm"):
+        path = tmp_path / f"{name}.toml"
+        path.write_text(concept_text(name))
+        concepts.append(load_concept(path))
+    monkeypatch.setattr(specificity, "built_in_neighbours", lambda: concepts)
+    monkeypatch.setattr(neighbours, "neighbours_path", lambda: tmp_path / "kept")
+    return tmp_path / "kept"
 
 
 def concept_text(name: str) -> str:

@@ -280,7 +280,7 @@ def test_a_layer_out_of_range_ends_with_2_and_the_range(layerscope: Program) -> 
 def test_a_prompt_that_is_too_long_ends_with_4(layerscope: Program) -> None:
     result = layerscope("capture", "--prompt", "word " * 8200)
     assert_failed(result, 4)
-    assert "prompt 0 ('word word" in result.stderr
+    assert "error: the prompt ('word word" in result.stderr
     assert "more than the model's 8192" in result.stderr
     assert layerscope.saved() == []
 
@@ -368,7 +368,7 @@ def test_a_mistake_in_a_file_of_pairs_ends_with_2_before_the_model_is_loaded(lay
     (layerscope.folder / "pairs.csv").write_text("positive,negative\na,\n")
     result = layerscope("capture", "--pairs", "pairs.csv", "--model", "./nowhere.gguf")
     assert_failed(result, 2)
-    assert "pairs.csv, line 2: negative must be a non-empty string" in result.stderr
+    assert "pairs.csv, line 2: the negative prompt is empty" in result.stderr
 
 
 def test_a_dry_run_counts_and_saves_nothing_and_gives_seconds_only_when_timed(

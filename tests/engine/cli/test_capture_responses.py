@@ -1,9 +1,12 @@
 """`layerscope capture --respond` and given responses, and what `show` prints of them."""
 
 import json
+from typing import Any
 
 import pytest
 
+from engine.capture.run import capture_stacked
+from engine.store import resume, shard_run
 from tests.engine.cli.conftest import assert_failed, concept_text, widest
 from tests.program import Program
 
@@ -45,7 +48,7 @@ def test_the_model_answers_first(folder: Program, tiny_folder: object, shards: b
     }
     assert len(record["responses"]) == len(record["prompts"]) == len(record["negative_responses"])
     assert all(0 <= one["tokens"] <= 5 for one in record["responses"])
-    assert "responses were cut at the maximum number of tokens" in result.stderr
+    assert "responses were cut at the maximum of 5 tokens" in result.stderr
     shown = folder("show", "tiny_loudness")
     assert "responses  at most 5 tokens, sampled with seed 2" in shown.stdout
     assert f"positive response 2  {record['responses'][2]['text']!r}" in shown.stdout
@@ -99,3 +102,83 @@ def test_refused_before_the_model_is_loaded(folder: Program, options: tuple[str,
     result = folder("capture", "--model", "nowhere/at-all", *options)
     assert_failed(result, 2)
     assert said in " ".join(result.stderr.split())
+
+
+def interrupt(program: Program, monkeypatch: pytest.MonkeyPatch, *command: str) -> None:
+    """Run a capture in shards until its second shard."""
+    original, ran = capture_stacked, iter(range(9))
+
+    def killed(*given: Any, **named: Any) -> Any:
+        if next(ran) == 1:
+            raise KeyboardInterrupt
+        return original(*given, **named)
+
+    with monkeypatch.context() as during:
+        during.setattr(shard_run, "capture_stacked", killed)
+        result = program(*command)
+    assert result.returncode == 130, result.stderr
+    assert "1 of 6 shards are saved" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("started", "changed", "said", "advice"),
+    [
+        (
+            "--respond 4",
+            "--respond 6",
+            "the maximum number of tokens of a response was 4, is now 6",
+            "with --respond 4",
+        ),
+        (
+            "--respond 4",
+            "--respond 4 --sample",
+            "sampling of responses was off, is now on",
+            "without --sample",
+        ),
+        (
+            "--respond 4 --sample --seed 3",
+            "--respond 4 --seed 3",
+            "sampling of responses was on, is now off",
+            "with --sample --seed 3",
+        ),
+        (
+            "--respond 4",
+            "",
+            "positions was response, is now last; the source of responses was the model, is now none; the maximum"
+            " number of tokens of a response was 4, is now none",
+            "with --positions response --respond 4",
+        ),
+        (
+            "",
+            "--respond 4 --positions last",
+            "the source of responses was none, is now the model; the maximum number of tokens of a response was none,"
+            " is now 4",
+            "without --respond",
+        ),
+        (
+            "--respond 4 --max-samples 12",
+            "--respond 4 --max-samples 20",
+            "the number of prompts was 24, is now 40",
+            "with --max-samples 12",
+        ),
+    ],
+    ids=["tokens", "sampled", "greedy", "none", "some", "pairs"],
+)
+def test_what_differs_and_how_to_resume(
+    folder: Program,
+    tiny_folder: object,
+    monkeypatch: pytest.MonkeyPatch,
+    started: str,
+    changed: str,
+    said: str,
+    advice: str,
+) -> None:
+    monkeypatch.setattr(resume, "_SHARD_PROMPTS", {"": 8, "--respond 4 --max-samples 12": 32}.get(started, 64))
+    command = ("capture", "--model", str(tiny_folder), "--concept", "loudness.toml", "--shards", "--output", "mine")
+    interrupt(folder, monkeypatch, *command, *started.split())
+    result = folder(*command, *changed.split())
+    assert result.returncode == 5
+    told = " ".join(result.stderr.split())
+    assert f"the unfinished capture 'mine' was started with different settings: {said}. Expected" in told
+    assert f"Next: resume {advice}, choose another name with --output, or replace it with --force." in told
+    assert folder(*command, *started.split()).returncode == 0

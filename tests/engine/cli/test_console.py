@@ -1,6 +1,7 @@
-"""What the command line prints of hostile names and records: no control character reaches the terminal."""
+"""What the command line prints: hostile names and records as escapes, and repeated lines of the log once."""
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -174,3 +175,14 @@ def test_messages_lines_and_spinners(capsys: pytest.CaptureFixture[str]) -> None
     assert CONTROL.search(printed.out + printed.err) is None
     assert r"[bold]loading[/bold] :smile: \x1b]0;title\x07" in printed.err
     assert printed.out.startswith("saved\t\\x1b]0;title\\x07")
+
+
+def test_the_log_shows_a_repeated_line_once(capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("engine.capture")
+    with Narrator(quiet=False).engine_log():
+        for shard in range(3):
+            log.info("running prompts one at a time: %s", "code was added")
+            log.info("out of memory in a batch of %d tokens", 512 >> shard)
+    said = capsys.readouterr().err.split("\n")
+    assert sum("one at a time" in line for line in said) == 1
+    assert sum("out of memory" in line for line in said) == 3

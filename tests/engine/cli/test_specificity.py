@@ -13,26 +13,13 @@ import engine
 from engine.concepts.catalog import load_concept
 from engine.plots.layers_text import render_text
 from engine.plots.specificity_text import neighbour_sentences, specificity_as_text
-from engine.store import neighbours, specificity
+from engine.store import specificity
 from engine.store.catalog import show_capture
 from engine.store.read import load_contrast
 from engine.store.record import encode_record, read_record
 from tests.conftest import Loaded
 from tests.engine.cli.conftest import assert_failed, concept_text, widest
 from tests.program import Program
-
-
-@pytest.fixture
-def tiny_neighbours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Warmth and calm, in the words of the tiny tokenizer, are the built-in neighbours; where they are kept."""
-    concepts = []
-    for name in ("warmth", "calm"):
-        path = tmp_path / f"{name}.toml"
-        path.write_text(concept_text(name))
-        concepts.append(load_concept(path))
-    monkeypatch.setattr(specificity, "built_in_neighbours", lambda: concepts)
-    monkeypatch.setattr(neighbours, "neighbours_path", lambda: tmp_path / "kept")
-    return tmp_path / "kept"
 
 
 def spaced(text: str) -> str:
@@ -86,10 +73,11 @@ def test_a_quick_capture_runs_no_prompts_of_neighbours(
     capture = ("capture", "--model", str(tiny_folder), "--concept", "loudness.toml", "--quick")
     result = layerscope(*capture)
     assert result.returncode == 0, result.stderr
-    command = "layerscope specificity tiny_loudness"
-    assert f"warning: not compared with neighbours: a quick capture; {command} adds it" in spaced(result.stdout)
+    assert spaced(result.stdout).endswith("warning: not compared with neighbours: a quick capture")
+    command = f"layerscope specificity tiny_loudness --model {tiny_folder}"
+    assert result.stderr.endswith(f"\nto compare it with its neighbours: {command}\n")
     assert not tiny_neighbours.exists()
-    assert layerscope(*command.split()[1:], "--model", str(tiny_folder)).returncode == 0
+    assert layerscope(*command.split()[1:]).returncode == 0
     result = layerscope(*capture, "--force", "--json")
     assert len(json.loads(result.stdout)["specificity"]["layers"][0]["neighbours"]) == 2
 
@@ -126,7 +114,7 @@ def test_an_interrupt_after_the_save_says_so(
     for force in ((), ("--force",)):
         result = layerscope("capture", "--model", str(tiny_folder), "--concept", "loudness.toml", *force)
         assert result.returncode == 130
-        again = "layerscope specificity activations/tiny_loudness.json"
+        again = f"layerscope specificity tiny_loudness --model {tiny_folder}"
         assert f"interrupted after the capture was saved; to compare it with its neighbours: {again}" in result.stderr
     assert not tiny_neighbours.exists()
     assert "specificity" not in show_capture(layerscope.folder / "activations" / "tiny_loudness")

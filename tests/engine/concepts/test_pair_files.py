@@ -1,6 +1,7 @@
 """Pair files: both formats give the same pairs, and errors name the line and field."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,10 @@ def test_jsonl_and_csv_give_the_same_pairs(tmp_path: Path) -> None:
         'persona,negative,positive\none,Be cruel.,"Be kind, ""always""."\ntwo,No lines,"Two\nlines"\n'
     )
     one, two = read_pairs(tmp_path / "pairs.jsonl"), read_pairs(tmp_path / "pairs.csv")
-    assert one == two
+    assert [(pair.line, replace(pair, line=0)) for pair in one] == [
+        (line, replace(pair, line=0)) for line, pair in zip((1, 3), two, strict=True)
+    ]
+    assert [pair.line for pair in two] == [2, 4]
     assert [pair.positive for pair in one] == [row["positive"] for row in ROWS]
     assert [pair.negative for pair in one] == ["Be cruel.", "No lines"]
     assert [dict(pair.factors) for pair in one] == [
@@ -48,7 +52,7 @@ def test_a_file_without_factors_has_empty_ones(tmp_path: Path) -> None:
         ("pairs.jsonl", '{"positive": "a", "negative": "b"}\n{"positive": "a"', "line 2 is not valid JSON"),
         ("pairs.jsonl", '["a", "b"]', "line 1 is not a JSON object"),
         ("pairs.jsonl", '{"positive": "a"}', "line 1: negative is missing"),
-        ("pairs.jsonl", '{"positive": " ", "negative": "b"}', "line 1: positive must be a non-empty string"),
+        ("pairs.jsonl", '{"positive": " ", "negative": "b"}', "line 1: the positive prompt is only white space: ' '"),
         ("pairs.jsonl", '{"positive": "a", "negative": "b", "topic": 3}', "line 1: topic must be a string"),
         ("pairs.csv", "positive,negativ\na,b\n", "line 2: unknown field 'negativ'; did you mean 'negative'"),
         ("pairs.csv", "positive,negative\na,b,c\n", "line 2 has more cells than the header has columns"),
@@ -68,7 +72,7 @@ def test_a_file_without_factors_has_empty_ones(tmp_path: Path) -> None:
         (
             "pairs.csv",
             "positive,negative,positive_response,negative_response\na,b,c,d\na,b,,d\n",
-            "line 3: positive_response must be a non-empty string",
+            "line 3: the positive response is empty",
         ),
         (
             "pairs.jsonl",

@@ -98,9 +98,9 @@ def test_one_split_at_a_time(folder: Path, tmp_path: Path) -> None:
     ("rows", "problem"),
     [
         ({"text": ["w3"]}, r"has no column 'prompt'.*among its columns: text"),
-        ({"prompt": ["w3", " "]}, r"row 2: prompt must be a non-empty string"),
+        ({"prompt": ["w3", " "]}, r"row 2: the prompt is only white space.*fix or remove that row"),
         ({"prompt": ["w3", None]}, r"row 2: prompt is missing"),
-        ({"prompt": [1, 2]}, r"row 1: prompt must be a non-empty string"),
+        ({"prompt": [1, 2]}, r"row 1: the prompt is not a text: 1"),
         ({"prompt": []}, r"contains no prompts"),
     ],
 )
@@ -114,7 +114,7 @@ def test_rows_without_prompts_are_refused(tmp_path: Path, rows: dict[str, list[o
     ("rows", "problem"),
     [
         ({"positive": ["w3"]}, r"has no column 'negative'.*among its columns: positive"),
-        ({"positive": ["w3", "w4"], "negative": ["w5", ""]}, r"row 2: negative must be a non-empty string"),
+        ({"positive": ["w3", "w4"], "negative": ["w5", ""]}, r"row 2: the negative prompt is empty"),
         ({"positive": ["w3"], "negative": ["w4"], "topic": [7]}, r"row 1: topic must be a string"),
         ({"positive": [], "negative": []}, r"contains no pairs"),
     ],

@@ -57,10 +57,12 @@ def test_the_error_for_neither_or_both_shows_both_formats(tmp_path: Path, name: 
         ("a.jsonl", '{"prompt": "a", "prompt": "b"}', "line 1 is not valid JSON: the key 'prompt' appears twice"),
         ("a.csv", "prompt,prompt\na,b\n", "has two columns 'prompt'"),
         ("a.jsonl", '{"positive": "only"}', "negative is missing"),
-        ("a.jsonl", '{"prompt": " "}', "line 1: prompt must be a non-empty string"),
-        ("a.csv", 'prompt,more\n"",1\n', "line 2: prompt must be a non-empty string"),
+        ("a.jsonl", '{"prompt": " "}', "line 1: the prompt is only white space: ' '. Expected: a text that is more"),
+        ("a.csv", 'prompt,more\n"",1\n', "line 2: the prompt is empty"),
         ("a.csv", "prompt\n", "contains no prompts"),
-        ("a.txt", "\n \n", "contains no prompts"),
+        ("a.txt", "\n \n", "contains no prompts: all of its lines are blank"),
+        ("a.txt", "", r"contains no prompts\. Expected: at least one"),
+        ("a.jsonl", '{"prompt": "\\n"}', r"line 1: the prompt is only white space: '\\n'"),
     ],
 )
 def test_an_invalid_file_is_refused(tmp_path: Path, name: str, content: str, said: str) -> None:
@@ -193,8 +195,8 @@ def test_a_field_of_responses_is_read(tmp_path: Path, name: str, content: str) -
     ("second", "said"),
     [
         ('{"prompt": "two"}', "line 2 has no response, unlike the first"),
-        ('{"prompt": "two", "response": " "}', "line 2: response must be a non-empty string"),
-        ('{"prompt": "two", "response": 3}', "line 2: response must be a non-empty string"),
+        ('{"prompt": "two", "response": " "}', "line 2: the response is only white space"),
+        ('{"prompt": "two", "response": 3}', "line 2: the response is not a text: 3"),
         ('{"prompt": "two", "response": "\\ud83d"}', "line 2: the response contains a lone surrogate"),
     ],
 )

@@ -1,6 +1,7 @@
 """Calibrated strengths: damage at the strength found, recomputed with plain steered passes."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
 from engine.capture.responses import generate_responses
-from engine.errors import RequestError
+from engine.concepts.text_files import open_prompts
+from engine.errors import CaptureError, RequestError
 from engine.records.steering import Damage
 from tests.engine.steering.directions import direction_at, logits_of
 
@@ -50,6 +52,17 @@ def test_damage_reaches_the_bound_at_the_strength(
     assert found["damage"] == pytest.approx(divergence, rel=0.1)
     assert found["perplexity"] == pytest.approx(math.exp(loss), rel=0.05)
     assert found["low"] < found["strength"] < found["high"]
+
+
+def test_a_prompt_that_is_too_long_is_named_by_its_line(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    file = tmp_path / "neutral.txt"
+    file.write_text("\n".join([*PROMPTS, "", "w3 " * 70]))
+    with pytest.raises(CaptureError, match=r"the neutral prompt in .*neutral\.txt, line 12 has 70 tokens"):
+        engine.calibrate_strength(tiny_llama, tiny_tokenizer, direction_at(LAYER), open_prompts(file))
+    with pytest.raises(CaptureError, match="neutral prompt 10 has 70 tokens"):
+        engine.calibrate_strength(tiny_llama, tiny_tokenizer, direction_at(LAYER), [*PROMPTS, "w3 " * 70])
 
 
 def test_a_smaller_bound_allows_less_and_layers_come_in_order(

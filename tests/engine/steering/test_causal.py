@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
 from engine.capture.responses import generate_responses
-from engine.errors import LayerscopeError, RequestError
+from engine.concepts.text_files import open_prompts
+from engine.errors import CaptureError, LayerscopeError, RequestError
 from engine.records.captures import ContrastData, Factors
 from engine.records.causal import ablation_works, works
 from engine.records.results import Ranking
@@ -361,6 +362,16 @@ def test_at_most_twelve_layers_are_tested_unless_told() -> None:
 def test_a_request_names_what_is_wrong(options: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         CausalRequest(**options)
+
+
+def test_a_neutral_prompt_of_a_file_is_named_by_its_line(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, data: ContrastData, tmp_path: Path
+) -> None:
+    file = tmp_path / "neutral.txt"
+    long = " ".join(["w5"] * 62)
+    file.write_text("\n\n".join([f"w{5 + pair % 8}" if pair < 60 else long for pair in range(len(NAMES))]))
+    with pytest.raises(CaptureError, match=r"the neutral prompt in .*neutral\.txt, line 12[1357] has 62 tokens"):
+        engine.rank_layers_causally(tiny_llama, tiny_tokenizer, data, REQUEST, neutral=open_prompts(file))
 
 
 def test_pairs_without_topics_need_neutral_prompts(

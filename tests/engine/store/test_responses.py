@@ -106,6 +106,43 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     assert {path.name: path.read_bytes() for path in (tmp_path / "killed").glob("*.safetensors")} == expected
 
 
+def test_cut_responses_are_counted_once_at_the_end(
+    capture: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "engine")
+
+    def said() -> list[str]:
+        lines = [message for message in caplog.messages if "responses" in message]
+        caplog.clear()
+        return lines
+
+    capture("whole", shards=True, respond=3)
+    responses = [one for shard in engine.open_shards("whole", store=tmp_path) for one in shard.responses or ()]
+    cut, empty = sum(not one["ended"] for one in responses), sum(not one["text"] for one in responses)
+    assert cut > empty > 0
+    expected = [
+        f"{empty} of {2 * COUNT} responses are empty: the last token of the prompt stands for each of them",
+        f"{cut} of {2 * COUNT} responses were cut at the maximum of 3 tokens",
+    ]
+    assert said() == expected
+    capture("one", respond=3)
+    assert said() == expected
+    original, ran = capture_stacked, iter(range(10))
+
+    def killed(*given: Any, **named: Any) -> Any:
+        if next(ran) == 3:
+            raise KeyboardInterrupt
+        return original(*given, **named)
+
+    with monkeypatch.context() as during:
+        during.setattr(shard_run, "capture_stacked", killed)
+        with pytest.raises(KeyboardInterrupt):
+            capture("resumed", shards=True, respond=3)
+    assert said() == []
+    capture("resumed", shards=True, respond=3)
+    assert said() == expected
+
+
 def test_shards_without_responses_are_not_damaged_and_lost_ones_are_missed(capture: Any, tmp_path: Path) -> None:
     capture("bare", shards=True)
     capture("mine", shards=True, respond=3)
@@ -127,10 +164,10 @@ def test_a_run_with_other_responses_is_not_resumed(capture: Any, monkeypatch: py
         with pytest.raises(KeyboardInterrupt):
             capture("mine", shards=True, **SAMPLED)
     for other, said in (
-        ({"respond": 6}, "responses max new tokens was 5, is now 6"),
-        ({"seed": 4}, "responses seed was 3, is now 4"),
-        ({"sample": False}, "responses sampled was True, is now False"),
-        ({"respond": None, "sample": False, "positions": "last"}, "responses origin was generated, is now None"),
+        ({"respond": 6}, "the maximum number of tokens of a response was 5, is now 6"),
+        ({"seed": 4}, "the seed for sampling responses was 3, is now 4"),
+        ({"sample": False}, "sampling of responses was on, is now off"),
+        ({"respond": None, "sample": False, "positions": "last"}, "the source of responses was the model, is now none"),
     ):
         with pytest.raises(StoreError, match=said):
             capture("mine", shards=True, **SAMPLED | other)

@@ -22,7 +22,7 @@ from engine.store import resume, shard_run
 from engine.store.catalog import list_captures, show_capture
 from engine.store.delete import delete_capture
 from engine.store.plan import read_plan
-from engine.store.resume import plan_changes
+from engine.store.plan_changes import plan_changes
 from engine.store.shards import Shard, write_shard
 from engine.store.summaries import stamp_store, summarise_capture
 
@@ -155,7 +155,7 @@ def test_resuming_with_other_settings_is_refused_with_the_difference(
         ({"layers": [0, 2]}, r"layers was \[0, 1\], is now \[0, 2\]"),
         ({"positions": "-2"}, "positions was last, is now -2"),
         ({"store_dtype": "bfloat16"}, "store dtype was as captured, is now bfloat16"),
-        ({"batch_size": 1}, "batch size was None, is now 1"),
+        ({"batch_size": 1}, "batch size was none, is now 1"),
     ):
         with pytest.raises(StoreError, match=said):
             capture("mine", **how | changed)
@@ -238,8 +238,8 @@ def test_a_missing_or_damaged_shard_is_detected(capture: Any, prompts: Path) -> 
 
 def test_an_invalid_prompt_is_named_before_anything_is_run(capture: Any, prompts: Path) -> None:
     for last, error, said in (
-        ("w5 " * 65, CaptureError, "prompt 23 .*has 65 tokens"),
-        ("w5", RequestError, "prompt 23 .*positions '1' do not exist"),
+        ("w5 " * 65, CaptureError, r"prompts\.txt, line 24 .*has 65 tokens"),
+        ("w5", RequestError, r"prompts\.txt, line 24 .*positions '1' do not exist"),
     ):
         prompts.write_text("\n".join([*TEXTS, last]))
         with pytest.raises(error, match=said):
@@ -256,7 +256,7 @@ def test_an_invalid_prompt_is_named_before_anything_is_run(capture: Any, prompts
         ("a.jsonl", '["w5"]', "line 1 is not a JSON object"),
         ("a.jsonl", '{"prompt": "\\ud800"}', "contains a lone surrogate"),
         ("a.csv", "text\nw5\n", "no column 'prompt'"),
-        ("a.csv", "prompt,more\n,w5\n", "line 2: prompt must be a non-empty string"),
+        ("a.csv", "prompt,more\n,w5\n", "line 2: the prompt is empty"),
         ("a.parquet", "w5", "is not a supported file type"),
     ],
 )

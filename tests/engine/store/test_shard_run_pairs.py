@@ -210,9 +210,9 @@ def test_resuming_with_other_factors_is_refused(capture: Any, pairs: Path) -> No
         capture()
 
 
-def test_an_invalid_prompt_is_named_by_its_pair(capture: Any, pairs: Path) -> None:
+def test_an_invalid_prompt_is_named_by_its_line(capture: Any, pairs: Path) -> None:
     with pairs.open("a") as file:
         file.write("\n" + json.dumps({"positive": "w5", "negative": "w5 " * 65}))
-    with pytest.raises(CaptureError, match=f"negative prompt {COUNT} .*has 65 tokens"):
+    with pytest.raises(CaptureError, match=rf"the negative prompt in .*, line {COUNT + 1} .*has 65 tokens"):
         capture()
     assert not (pairs.parent / "store").exists()
