@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from engine.remedies import Advice, Face, Remedy
 
 _MOST_NAMES = 20
+_NO_MEMORY = ("can't allocate memory", "out of memory")  # in main memory, on a GPU
 _UNSEEN = {"Cc", "Cs"}  # control characters, lone surrogates
 _REORDERING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # marks that change the direction of text
 
@@ -124,6 +125,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return close
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     return f"choose one of: {', '.join(names[:_MOST_NAMES])}{more}" if names else "there are none yet"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: PyTorch raises a RuntimeError then, of a type of its own for some allocations on a GPU.
+
+    Example:
+        >>> out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
+        True
+    """
+    return isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY)
 
 
 def similar(name: str, known: Iterable[str]) -> str:

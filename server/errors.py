@@ -12,7 +12,7 @@ from typing import Any
 from anyio import to_thread
 from mcp.server.mcpserver.exceptions import ToolError
 
-from engine.errors import LayerscopeError
+from engine.errors import LayerscopeError, out_of_memory
 from engine.remedies import Remedy
 
 log = logging.getLogger("server")
@@ -22,8 +22,6 @@ OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 
 MOST_ERROR = 2000
 """Maximum number of characters of an error message."""
-
-_NO_MEMORY = ("can't allocate memory", "out of memory")  # PyTorch raises a RuntimeError
 
 Tool = Callable[..., Any]
 
@@ -71,7 +69,7 @@ def explain_shortage(error: BaseException) -> str:
     """
     causes = list(_causes(error))
     said = ""
-    if any(isinstance(cause, MemoryError) or any(text in str(cause) for text in _NO_MEMORY) for cause in causes):
+    if any(map(out_of_memory, causes)):
         said = f"the machine is out of memory. Next: {Remedy.USE_LESS_MEMORY.words('server')}."
     elif any(isinstance(cause, OSError) and cause.errno in OUT_OF_FILES for cause in causes):
         said = (

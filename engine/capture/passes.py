@@ -18,7 +18,7 @@ from torch import Tensor
 from engine.capture.batches import Batch
 from engine.capture.prefixes import Plan, Trunk, batch_tokens, can_be_compiled
 from engine.capture.reading import Read, Reading, Rows
-from engine.errors import CaptureError
+from engine.errors import CaptureError, out_of_memory
 from engine.models.forward import TokenBatch, input_device
 from engine.models.shortcuts import Packed, continued, packer
 from engine.remedies import Remedy
@@ -293,11 +293,6 @@ def _means(sums: Rows, spans: Sequence[tuple[int, int]], trunks: Sequence[_Trunk
         return (total / counts).float()
 
     return {layer: mean(layer, total) for layer, total in sums.items()}
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error means out of memory; PyTorch has no error type for the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def free_failed_pass(device: torch.device) -> None:

@@ -22,10 +22,10 @@ from engine.capture.generation import (
     places_tokens,
     require_settings,
 )
-from engine.capture.passes import free_failed_pass, out_of_memory
+from engine.capture.passes import free_failed_pass
 from engine.capture.prefill import prefill
 from engine.capture.prompts import longest_prompt
-from engine.errors import CaptureError
+from engine.errors import CaptureError, out_of_memory
 from engine.inputs import require_whole
 from engine.models.description import describe_model, examine_model
 from engine.models.forward import evaluating, input_device

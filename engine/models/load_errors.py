@@ -13,10 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 import transformers
 
-from engine.errors import LayerscopeError, ModelError
+from engine.errors import LayerscopeError, ModelError, out_of_memory
 from engine.remedies import Remedy
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def readable_load_errors(name: str, location: str, expected: str = _FILES) -> It
     except (LayerscopeError, MemoryError):
         raise
     except Exception as error:
-        raise _out_of_memory(error, f"while loading {name}") or ModelError(
+        raise _no_memory(error, f"while loading {name}") or ModelError(
             f"{name} cannot be loaded from {location}: {cause_of(error)}",
             expected=expected,
             next_step=_remedy(error) or _default_remedy(error),
@@ -125,7 +124,7 @@ def readable_check_errors(model: PreTrainedModel) -> Iterator[None]:
     except (LayerscopeError, MemoryError):
         raise
     except Exception as error:
-        raise _out_of_memory(error, "during the load check") or ModelError(
+        raise _no_memory(error, "during the load check") or ModelError(
             f"the load check cannot run {type(model).__name__}: {cause_of(error)}",
             expected="a decoder that only needs token ids, their positions and a mask",
             next_step=_remedy(error) or "choose a model from another family",
@@ -176,7 +175,7 @@ def _default_remedy(error: BaseException) -> str:
     return f"check config.json, or download the files again; if they are from a newer release: {_UPGRADE}"
 
 
-def _out_of_memory(error: BaseException, when: str) -> ModelError | None:
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+def _no_memory(error: BaseException, when: str) -> ModelError | None:
+    if out_of_memory(error):
         return ModelError(f"out of memory {when}", next_step=Remedy.USE_SMALLER_MODEL_OR_DTYPE)
     return None

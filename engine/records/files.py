@@ -23,10 +23,6 @@ VectorFormat = Literal["gguf", "safetensors", "npz"]
 
 VECTOR_FORMATS: tuple[VectorFormat, ...] = get_args(VectorFormat)
 
-VectorUnit = Literal["norm", "gap", "raw"]
-
-VECTOR_UNITS: tuple[VectorUnit, ...] = get_args(VectorUnit)
-
 VectorOrigin = Literal["llama.cpp", "llama.cpp-generator", "repeng", "persona-vectors", "refusal-direction"]
 
 VECTOR_ORIGINS: tuple[VectorOrigin, ...] = get_args(VectorOrigin)

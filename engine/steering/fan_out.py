@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from engine.capture.budget import token_budget
-from engine.capture.passes import free_failed_pass, out_of_memory
+from engine.capture.passes import free_failed_pass
 from engine.capture.run_settings import sharing_allowed, uses_onednn
-from engine.errors import first_line
+from engine.errors import first_line, out_of_memory
 from engine.models.adapters import inner_model
 from engine.models.description import describe_model
 from engine.models.devices import free_bytes

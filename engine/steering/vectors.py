@@ -22,11 +22,11 @@ from engine.models.shape import Shape, find_shape
 from engine.records.files import (
     VECTOR_FORMATS,
     VECTOR_ORIGINS,
-    VECTOR_UNITS,
     Direction,
     Imported,
     VectorOrigin,
 )
+from engine.records.steering import UNITS
 from engine.remedies import Remedy
 from engine.steering.foreign_files import Found, read_vectors
 from engine.steering.gguf_files import ARCHITECTURE, UNIT_KEY, gguf_bytes
@@ -234,7 +234,7 @@ def _scale(direction: Direction, unit: str) -> float:
     if unit == "gap":
         return direction["positive_mean"] - direction["negative_mean"]
     if unit != "norm":
-        raise RequestError(f"there is no unit {unit!r}; {nearest(str(unit), VECTOR_UNITS)}")
+        raise RequestError(f"there is no unit {unit!r}; {nearest(str(unit), UNITS)}")
     if "norm" not in direction:
         raise RequestError(
             f"the norm of the states at layer {direction['layer']} is not known",

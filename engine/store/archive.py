@@ -14,14 +14,13 @@ from typing import BinaryIO
 
 import torch
 
-from engine.errors import StoreError, first_line
+from engine.errors import StoreError, first_line, out_of_memory
 from engine.remedies import Advice, Remedy
 from engine.store.files import open_regular
 from engine.store.names import store_words
 
 _LARGEST_PICKLE = 256 * 1024 * 1024  # bytes; about two million tensors
 _ZIP = b"PK\x03\x04"
-_NO_MEMORY = "can't allocate memory"  # torch raises a RuntimeError
 
 _ALLOWED = 16, 64 * 1024 * 1024  # memory for objects other than states: this many bytes per byte of the file, and more
 
@@ -89,7 +88,7 @@ def load_archive(path: Path, store: Path, checksum: str | None) -> object:
     except StoreError:
         raise
     except Exception as error:  # a hostile file makes zipfile and torch raise almost any type
-        if isinstance(error, MemoryError) or _NO_MEMORY in str(error):
+        if out_of_memory(error):
             raise MemoryError(f"there is not enough memory to load {path}") from error
         raise StoreError(
             f"{path} is damaged, or holds more than tensors and plain values; no code in it was run"

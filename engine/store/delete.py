@@ -14,7 +14,7 @@ from engine.remedies import Remedy
 from engine.store.directions import SUFFIX, derived_directions, list_directions, path_of
 from engine.store.locks import folder_lock, open_locked
 from engine.store.names import PLAN, SHARD, UNFINISHED, CapturePaths, is_present, listed_name, locate
-from engine.store.record import read_content
+from engine.store.plan import is_own_plan
 from engine.store.replace import finish_replacement
 
 _OWN_FILE = re.compile(rf"[0-9]+{re.escape(SHARD)}|{re.escape(PLAN)}|\..*{re.escape(UNFINISHED)}")
@@ -197,7 +197,7 @@ def _remove_shards(folder: Path) -> list[Path]:
         return [folder]
     files = sorted(folder.iterdir())
     own = [path for path in files if _OWN_FILE.fullmatch(path.name)]
-    if own != files and not _is_own(folder / PLAN):
+    if own != files and not _has_plan(folder):
         raise StoreError(f"the folder {folder} holds files that are not shards", next_step="delete it yourself")
     for path in own:
         _remove(path)
@@ -206,8 +206,8 @@ def _remove_shards(folder: Path) -> list[Path]:
     return [path for path in own if not path.name.startswith(".")]
 
 
-def _is_own(plan: Path) -> bool:
+def _has_plan(folder: Path) -> bool:
     try:
-        return b'"shard_prompts"' in read_content(plan)
+        return is_own_plan(folder / PLAN)
     except StoreError:
         return False

@@ -108,7 +108,7 @@ def remove_shards(paths: CapturePaths) -> list[Path]:
     Raises:
         StoreError: Another process is capturing into the folder.
     """
-    if not paths.plan.exists() or not _is_own(paths.plan):
+    if not paths.plan.exists() or not is_own_plan(paths.plan):
         return []
     with contextlib.ExitStack() as held:
         held.enter_context(hold_plan(paths))
@@ -132,7 +132,7 @@ def require_own_folder(paths: CapturePaths) -> None:
     if not paths.shards.exists():
         return
     plan = paths.plan
-    own = _is_own(plan) if plan.exists() else all(path.suffix == UNFINISHED for path in paths.shards.iterdir())
+    own = is_own_plan(plan) if plan.exists() else all(path.suffix == UNFINISHED for path in paths.shards.iterdir())
     if not own:
         raise StoreError(
             f"the folder {paths.shards} holds files that are not shards",
@@ -140,7 +140,12 @@ def require_own_folder(paths: CapturePaths) -> None:
         )
 
 
-def _is_own(plan: Path) -> bool:
+def is_own_plan(plan: Path) -> bool:
+    """Whether a file is a plan of layerscope.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
     return b'"shard_prompts"' in read_content(plan)
 
 
