@@ -320,12 +320,15 @@ class Transfer(TypedDict):
             factor resampled.
         high: Upper end of that interval.
         in_order: Share of pairs whose positive prompt projects higher than its negative partner; ties count half.
+        shared: Number of sorted pairs with a prompt that the direction was fitted to: the numbers are in-sample.
+            Absent if there are none.
     """
 
     auroc: Real
     low: Real
     high: Real
     in_order: Real
+    shared: NotRequired[Count]
 
 
 class NeighbourAt(TypedDict):

@@ -69,6 +69,15 @@ def resampled_units(factor: str, groups: Tensor) -> Tensor:
     return torch.arange(len(groups)) % MOST_UNITS if factor == PAIRS else groups
 
 
+def resampled_factors(data: ContrastData) -> dict[str, Tensor]:
+    """Choose the groups to resample: those that a ranking holds out, or else single pairs.
+
+    Returns:
+        Factor to the group index of each pair, `(pairs,)`.
+    """
+    return group_pairs(data.get("factors"), data["num_pairs"]) or {PAIRS: torch.arange(data["num_pairs"])}
+
+
 def sample_pairs(groupings: Mapping[str, Tensor], most: int, seed: int = 0) -> Tensor:
     """Choose pairs for work whose cost grows with their square: all of them, or a random sample with every group in it.
 
