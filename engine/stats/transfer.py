@@ -30,7 +30,7 @@ from engine.stats.groups import (
 )
 from engine.stats.held_out import HeldOutLayer, hold_out
 from engine.stats.resampling import half_width
-from engine.stats.separation import separate
+from engine.stats.separation import count_below, separate, share_above, tie_between
 from engine.stats.shared_pairs import NewPairs, describe_shared, new_pairs, wordings
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 _FEWEST_CAPTURES = 2
-_TIE = 1e-10  # relative to the range of the projections
 
 
 def compare_transfer(
@@ -230,15 +229,14 @@ def sort_pairs(positive: Tensor, negative: Tensor, groupings: Mapping[str, Tenso
         >>> found["auroc"], found["in_order"]
         (0.75, 1.0)
     """
-    low, high = torch.cat([positive, negative]).aminmax()
-    tie = float(_TIE * (high - low))
+    tie = tie_between(positive, negative)
     units = {factor: resampled_units(factor, groups) for factor, groups in groupings.items()}
     ordered = {factor: _ordered(positive, negative, numbers, tie) for factor, numbers in units.items()}
     gaps = positive - negative
-    in_order = ((gaps > tie).double() + (gaps.abs() <= tie).double() / 2).mean()
     auroc = float(next(iter(ordered.values())).sum()) / len(positive) ** 2
     ends = _interval(auroc, ordered, units, gaps, seed)
-    return Transfer(auroc=auroc, low=min(ends[0], auroc), high=max(ends[1], auroc), in_order=float(in_order))
+    in_order = share_above(gaps, tie)
+    return Transfer(auroc=auroc, low=min(ends[0], auroc), high=max(ends[1], auroc), in_order=in_order)
 
 
 def _ordered(positive: Tensor, negative: Tensor, units: Tensor, tie: float) -> Tensor:
@@ -246,9 +244,7 @@ def _ordered(positive: Tensor, negative: Tensor, units: Tensor, tie: float) -> T
     count = int(units.max()) + 1
     ordered = torch.zeros((count, count), dtype=torch.float64)
     for unit in range(count):
-        values = negative[units == unit].sort().values
-        below = torch.searchsorted(values, positive - tie) + torch.searchsorted(values, positive + tie, right=True)
-        ordered[:, unit].index_add_(0, units, below.double() / 2)
+        ordered[:, unit].index_add_(0, units, count_below(positive, negative[units == unit], tie))
     return ordered
 
 
