@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.errors import RequestError
+from engine.inputs import require_seed
 from engine.records.captures import ContrastData
 from engine.records.files import CaptureRecord
 from engine.records.results import SIGNIFICANT, ComparedLayer, Comparison, DepthRow
@@ -130,7 +131,7 @@ def compare_directions(one: ContrastData, other: ContrastData, *, seed: int = 0)
         One row per layer that both captures have, ascending.
 
     Raises:
-        RequestError: The captures share no layer, differ in width, or have too few pairs.
+        RequestError: The captures share no layer, differ in width, or have too few pairs, or the seed is invalid.
 
     Example:
         >>> honest = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=24, positions="last")
@@ -144,6 +145,7 @@ def compare_directions(one: ContrastData, other: ContrastData, *, seed: int = 0)
             f"the captures share no layer: one has {one['layers']}, the other {other['layers']}",
             next_step="capture the same layers",
         )
+    seed = require_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     halvings = _halvings(one, generator), _halvings(other, generator)
     sorted_pairs = _sorted_pairs((one, other))

@@ -79,6 +79,7 @@ def measure_specificity(
     groupings = group_pairs(data.get("factors"), data["num_pairs"])
     if not groupings:
         raise nothing_to_leave_out(data["num_pairs"])
+    layer = None if layer is None else captured_layer(layer, data["layers"])
     layers = _measured_layers(data, neighbours, layer)
     sorted_pairs = {name: _sorted_pairs(data, neighbour) for name, neighbour in neighbours.items()}
     report, rows = progress or ignore_progress, []
@@ -100,7 +101,7 @@ def _measured_layers(data: ContrastData, neighbours: Mapping[str, ContrastData],
     layers = sorted({*data["layers"]} & {number for other in neighbours.values() for number in other["layers"]})
     if not layers:
         raise no_shared_layer({"the contrast": data, **neighbours})
-    if layer is not None and captured_layer(layer, data["layers"]) not in layers:
+    if layer is not None and layer not in layers:
         held = "; ".join(f"{name}: {other['layers']}" for name, other in neighbours.items())
         raise RequestError(f"no neighbour has layer {layer} ({held})", expected=f"one of {layers}")
     return layers

@@ -232,6 +232,13 @@ def test_too_few_pairs_are_refused(few_first: bool) -> None:
         compare_directions(*((few, enough) if few_first else (enough, few)))
 
 
+def test_an_impossible_seed_is_refused() -> None:
+    data = capture_of([noise(np.random.default_rng(16), 6)], None)
+    for seed in (-1, 0.5, 2**70):
+        with pytest.raises(RequestError, match="the seed cannot be"):
+            compare_directions(data, data, seed=seed)  # type: ignore[arg-type]
+
+
 def test_few_groups_are_halved_pair_by_pair() -> None:
     """Two personas can be halved in only two ways."""
     (row,) = compare_directions(*[capture_of(planted(np.random.default_rng(17), [2.0], 12), only_personas(2, 6))] * 2)

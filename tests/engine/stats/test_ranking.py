@@ -467,6 +467,28 @@ def test_merged_groups_cause_a_warning() -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"resamples": 1}, "the number of resamples cannot be 1.*at least 2"),  # a spread needs two
+        ({"resamples": 2.5}, "the number of resamples cannot be 2.5"),
+        ({"permutations": 0}, "the number of permutations cannot be 0.*at least 1"),
+        ({"permutations": True}, "the number of permutations cannot be True"),
+        ({"seed": 0.5}, "the seed cannot be 0.5"),
+        ({"seed": 2**70}, "the seed cannot be .*0 to 4294967295"),
+    ],
+)
+def test_counts_that_leave_nothing_to_compute_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        rank_layers(capture_of(planted(np.random.default_rng(0), [1.0], 12), None), **options)
+
+
+def test_the_fewest_resamples_and_permutations_give_finite_numbers() -> None:
+    data = capture_of(planted(np.random.default_rng(0), [1.0, 2.0], 60), all_factors(6, 2, 5))
+    for row in rank_layers(data, resamples=2, permutations=1)["layers"]:
+        assert np.isfinite([row["low"], row["high"], row["p_value"], row["null_low"]]).all()
+
+
+@pytest.mark.parametrize(
     ("data", "said"),
     [
         ({}, "this is not a capture but dict"),

@@ -343,6 +343,8 @@ def test_at_most_twelve_layers_are_tested_unless_told() -> None:
         ({"prompts": 1}, "prompts"),
         ({"answer_tokens": 0}, "answer tokens"),
         ({"layers": []}, "no layers were requested"),
+        ({"ablation": "no"}, "ablation cannot be 'no'"),  # which is true in Python
+        ({"seed": 2**70}, "the seed cannot be"),
     ],
     ids=lambda value: str(value)[:20],
 )
