@@ -7,6 +7,7 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
 from engine.errors import RequestError
 from engine.records.captures import ContrastData, Factors
@@ -457,6 +458,32 @@ def test_margins_are_intervals_of_score_differences() -> None:
     assert ranking["margins"][0][0] == 0.0
     assert ranking["margins"][0][1] == ranking["margins"][1][0]
     assert ranking["margins"][1][0] == pytest.approx(np.hypot(half[1], half[2]), rel=0.3)
+
+
+def test_the_margin_of_two_layers_has_the_fewer_degrees_of_freedom_whichever_comes_first() -> None:
+    """Personas limit one layer, with about 2 degrees of freedom, and topics the other."""
+    rng, factors = np.random.default_rng(9), all_factors(3, 1, 24)
+    layers = []
+    for factor in ("persona", "topic"):
+        effects = rng.normal(size=(24, 12))[numbers_of(factors, factor)]
+        positive, negative = noise(rng, len(factors), 12)
+        layers.append((positive + 1 + 2 * effects, negative))
+    for order in (layers, layers[::-1]):
+        data = capture_of(order, factors)
+        work = _measure(data, group_pairs(factors, len(factors)), 200, 200, 0)
+        assert min(work.freedom) < 5 < 10 < max(work.freedom)
+        error = float((work.deviations[0] - work.deviations[1]).std())
+        assert quick(data)["margins"] == [[pytest.approx(error * student.ppf(0.975, min(work.freedom)), abs=1e-4)]]
+
+
+def test_few_resamples_limit_the_p_value_of_the_crossed_test() -> None:
+    """Permutations of twelve groups could reach 1/2048."""
+    factors = all_factors(12, 1, 12)
+    data = capture_of(planted(np.random.default_rng(10), [6.0], len(factors)), factors)
+    for resamples, smallest in ((99, 0.01), (9999, 1 / 2048)):
+        ranking = rank_layers(data, resamples=resamples)
+        assert ranking["smallest_p"] == smallest
+        assert ranking["layers"][0]["p_value"] == smallest
 
 
 def test_merged_groups_cause_a_warning() -> None:
