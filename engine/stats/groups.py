@@ -44,13 +44,17 @@ def group_pairs(factors: Sequence[Factors] | None, num_pairs: int) -> dict[str, 
         return {}
     if not factors:
         return {PAIRS: torch.arange(num_pairs) % FOLDS}
-    columns: dict[str, list[str]] = {
+    varied = {name: values for name, values in factor_columns(factors).items() if len(set(values)) >= FEWEST_GROUPS}
+    return {name: _numbered(values) for name, values in varied.items()}
+
+
+def factor_columns(factors: Sequence[Factors]) -> dict[str, list[str]]:
+    """Factor to its value for each pair."""
+    return {
         "persona": [pair["persona"] for pair in factors],
         "template": [pair["template"] for pair in factors],
         "topic": [pair["topic"] for pair in factors],
     }
-    varied = {name: values for name, values in columns.items() if len(set(values)) >= FEWEST_GROUPS}
-    return {name: _numbered(values) for name, values in varied.items()}
 
 
 def resampled_units(factor: str, groups: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from engine.stats.groups import (
 )
 from engine.stats.held_out import HeldOutLayer, hold_out
 from engine.stats.resampling import (
+    CONFIDENCE,
     PERMUTATIONS,
     RESAMPLES,
     bootstrap_deviations,
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 Look = Callable[[int, HeldOutLayer], None]
 """Called with a layer and its held-out projections."""
 
-CONFIDENCE = 0.95
 _MARGIN_DIGITS = 4  # margins grow with the square of the number of layers, so the JSON keeps them short
 
 

@@ -21,7 +21,8 @@ from engine.stats.scores import TIE
 if TYPE_CHECKING:
     from torch import Tensor
 
-_RESOLUTION = 1e-7  # of float32, the highest precision of captured states
+RESOLUTION = 1e-7
+"""Of float32, the highest precision of captured states: smaller variation, relative to them, is rounding error."""
 
 
 def compute_separation(data: ContrastData) -> dict[int, LayerSeparation]:
@@ -66,7 +67,7 @@ def require_usable(layer: int, extent: Extent) -> None:
     """
     if not extent.finite:
         raise RequestError(f"layer {layer} has non-finite values", next_step=Remedy.CAPTURE_IN_FLOAT32)
-    resolution = _RESOLUTION * extent.size
+    resolution = RESOLUTION * extent.size
     if extent.longest > resolution and extent.apart <= resolution and extent.along <= resolution:
         raise RequestError(
             f"layer {layer} has no spread: all prompts of a class have the same state",

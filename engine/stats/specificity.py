@@ -21,14 +21,13 @@ from engine.stats.contrast import require_contrast
 from engine.stats.designs import nothing_to_leave_out
 from engine.stats.groups import PAIRS, Pairs, Sides, group_pairs, pairs_at, resampled_factors
 from engine.stats.held_out import HeldOutLayer, hold_out
-from engine.stats.separation import require_usable, separate
+from engine.stats.separation import RESOLUTION, require_usable, separate
 from engine.stats.shared_pairs import NewPairs, describe_shared, new_pairs, wordings
 from engine.stats.transfer import mean_direction, no_shared_layer, own_transfer, sort_new
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_RESOLUTION = 1e-7  # of float32: shorter differences, relative to the states, are rounding errors
 _DEPENDENT = 1e-6  # singular value below which a direction is a combination of the others
 
 
@@ -165,7 +164,7 @@ def _worst(held_out: HeldOutLayer) -> float:
 def _left(pairs: Pairs, directions: Sequence[Tensor], groupings: Mapping[str, Tensor], whole: HeldOutLayer) -> float:
     """Held-out d' without some directions; 0 if only rounding errors are left of the differences."""
     left = hold_out(project_out(pairs, directions), groupings)
-    return _worst(left) if left.extent.longest > _RESOLUTION * whole.extent.size else 0.0
+    return _worst(left) if left.extent.longest > RESOLUTION * whole.extent.size else 0.0
 
 
 def project_out(pairs: Pairs, directions: Sequence[Tensor]) -> Pairs:

@@ -29,15 +29,13 @@ from engine.stats.groups import (
     sample_pairs,
 )
 from engine.stats.held_out import HeldOutLayer, hold_out
-from engine.stats.resampling import half_width
+from engine.stats.resampling import CONFIDENCE, RESAMPLES, half_width
 from engine.stats.separation import count_below, separate, share_above, tie_between
 from engine.stats.shared_pairs import NewPairs, describe_shared, new_pairs, wordings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CONFIDENCE = 0.95
-RESAMPLES = 2000
 _FEWEST_CAPTURES = 2
 
 
