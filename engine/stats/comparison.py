@@ -13,7 +13,13 @@ from engine.inputs import require_seed
 from engine.records.captures import ContrastData
 from engine.records.files import CaptureRecord
 from engine.records.results import SIGNIFICANT, ComparedLayer, Comparison, DepthRow
-from engine.stats.comparison_rules import differences_between, provenance_of, require_contrasts, require_same_reading
+from engine.stats.comparison_rules import (
+    differences_between,
+    groups_in_common,
+    provenance_of,
+    require_contrasts,
+    require_same_reading,
+)
 from engine.stats.groups import MOST_UNITS, group_pairs, pairs_at, resampled_units
 from engine.stats.held_out import sum_units
 from engine.stats.shared_pairs import NewPairs, describe_shared, new_pairs, wordings
@@ -66,7 +72,12 @@ def compare_captures(
             titles=(one["concept"] or one["name"], other["concept"] or other["name"]),
             directions=compare_directions(*captures),
             depths=[],
-            warnings=[*cautions, *_shared(names, captures), *differences_between(one, other)],
+            warnings=[
+                *cautions,
+                *_shared(names, captures),
+                *groups_in_common(one, other),
+                *differences_between(one, other),
+            ],
         )
     if one["concept"] is None or one["concept"] != other["concept"]:
         raise RequestError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +15,7 @@ from engine.records.captures import ContrastData
 from engine.records.files import CaptureRecord
 from engine.records.results import Transfer, TransferMatrix
 from engine.remedies import Remedy
-from engine.stats.comparison_rules import differences_between, require_contrasts, require_same_reading
+from engine.stats.comparison_rules import differences_between, groups_in_common, require_contrasts, require_same_reading
 from engine.stats.components import combine, variance_components
 from engine.stats.crossed import MOST_PAIRS
 from engine.stats.designs import nothing_to_leave_out
@@ -92,6 +93,7 @@ def compare_transfer(
     for column, name in enumerate(names):
         others = {names[row]: line[column] for row, line in enumerate(sorted_pairs) if row != column}
         warnings += describe_shared(name, others)
+    warnings += [said for pair in combinations(records, 2) for said in groups_in_common(*pair)]
     shares = [cell["in_order"] for row, line in enumerate(cells) for column, cell in enumerate(line) if row != column]
     return TransferMatrix(
         names=names,

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from engine.records.captures import ActivationData, ContrastData, ResponseText
+from engine.records.captures import ActivationData, ContrastData, Factors, ResponseText
 from engine.records.files import CaptureRecord
 from engine.stats.comparison import compare_captures, compare_directions
 from engine.stats.shared_pairs import describe_shared, new_pairs, wordings
@@ -175,6 +175,32 @@ def test_neighbours_with_shared_pairs_sort_the_others() -> None:
         " too far from 0.5",
         "d' left without third, copy is too low: directions fitted to a pair take away its noise",
     ]
+
+
+def test_captures_of_one_concept_with_the_same_personas_are_compared_with_a_warning() -> None:
+    """Although they share no pair: the effects of these personas are in both."""
+    rng = np.random.default_rng(2)
+    captures = {name: capture_of(planted(rng, [1.0], len(FACTORS)), list(FACTORS)) for name in "ab"}
+    one, other = records_of(captures)
+
+    def warnings() -> list[str]:
+        matrix = compare_transfer([one, other], lambda record: captures[record["name"]])
+        compared = compare_captures(one, other, lambda record: captures[record["name"]])
+        assert compared["warnings"] == matrix["warnings"]
+        return compared["warnings"]
+
+    one["factors"] = [Factors(**pair) for pair in FACTORS]
+    other["factors"] = [
+        Factors(persona=f"new {pair['persona']}", template="t1", topic=pair["topic"]) for pair in FACTORS
+    ]
+    assert warnings() == []  # personas of another concept are others, even if they have the same name
+    other["concept"] = one["concept"]
+    said = "in common: AUROC of one direction on the pairs of the other says nothing about new ones"
+    assert warnings() == [f"a and b have templates, topics {said}"]
+    other["factors"] = [Factors(persona=pair["persona"], template="t1", topic="new") for pair in FACTORS]
+    assert warnings() == [f"a and b have personas, templates {said}"]
+    one["factors"] = [Factors(persona=f"other {pair['persona']}", template="t1", topic="x") for pair in FACTORS]
+    assert warnings() == []  # a single template is in the warnings of both rankings
 
 
 def test_captures_of_different_prompts_are_compared_in_full() -> None:
