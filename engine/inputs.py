@@ -19,6 +19,7 @@ _RENDER = (
     " and pass the resulting text with rendered=True"
 )
 _DECODE = "pass the original text; tokenizer.decode(ids) recovers it from token ids"
+_MOST_SEED = 2**32 - 1
 _NOT_A_LIST = (str, bytes, bytearray, memoryview, Mapping, set, frozenset, PurePath, IOBase)
 
 
@@ -121,6 +122,18 @@ def require_whole(given: object, name: str, least: int | None = None) -> int:
             f"{name} cannot be {given!r}",
             expected="a whole number" if least is None else f"a whole number, at least {least}",
         )
+    return number
+
+
+def require_seed(given: object) -> int:
+    """Convert the seed of a random generator to a plain `int`.
+
+    Raises:
+        RequestError: It is not a whole number from 0 to 2^32 - 1.
+    """
+    number = require_whole(given, "the seed", 0)
+    if number > _MOST_SEED:
+        raise RequestError(f"the seed cannot be {number}", expected=f"0 to {_MOST_SEED}")
     return number
 
 

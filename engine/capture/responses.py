@@ -26,7 +26,7 @@ from engine.capture.passes import free_failed_pass
 from engine.capture.prefill import prefill
 from engine.capture.prompts import longest_prompt
 from engine.errors import CaptureError, out_of_memory
-from engine.inputs import require_whole
+from engine.inputs import require_seed, require_whole
 from engine.models.description import describe_model, examine_model
 from engine.models.forward import evaluating, input_device
 from engine.models.structure import find_blocks
@@ -107,7 +107,7 @@ def generate_responses(
         >>> [len(response.ids) for response in generate_responses(model, tokenizer, prompts, 5)]
         [5, 5]
     """
-    limit, seed = require_whole(max_new_tokens, "the number of new tokens", 1), require_whole(seed, "the seed", 0)
+    limit, seed = require_whole(max_new_tokens, "the number of new tokens", 1), require_seed(seed)
     require_settings(model)
     longest = longest_prompt(model, tokenizer)
     for place, ids in enumerate(prompts):

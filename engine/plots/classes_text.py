@@ -11,7 +11,7 @@ from engine.plots.findings import left_out_in_words, misordered_in_words
 from engine.plots.layers_chart import PLAIN, Looks
 from engine.records.files import CaptureRecord, find_pair
 from engine.records.results import SideProjections, SideSummary
-from engine.stats.scores import wrong_pairs
+from engine.stats.scores import count_tied, wrong_pairs
 
 _COLUMNS = 72
 _LEVELS = " ▁▂▃▄▅▆▇█"
@@ -39,7 +39,7 @@ def sides_as_text(sides: SideProjections, label: Callable[[int], str] | None = N
         Text(f"+ {_histogram(sides['positive'], low, high)}", style="yellow"),
         Text(f"- {_histogram(sides['negative'], low, high)}", style="blue"),
         Text(f"  {low:<+8.1f}{'pooled within-class SD':^{_COLUMNS - 16}}{high:>+8.1f}", style="dim"),
-        Text(f"{misordered_in_words(len(wrong), len(sides['positive']))}."),
+        Text(f"{misordered_in_words(len(wrong), len(sides['positive']), count_tied(sides))}."),
     ]
     if label is not None:
         for pair in wrong[:_MOST_WRONG]:
@@ -119,7 +119,8 @@ def wrong_pairs_as_text(
         looks: Terminal styles.
     """
     scheme = left_out_in_words(summary["left_out"])
-    lines = [Text(f"{misordered_in_words(summary['wrong_total'], record['num_pairs'])} ({scheme}).")]
+    counts = misordered_in_words(summary["wrong_total"], record["num_pairs"], summary.get("tied_total", 0))
+    lines = [Text(f"{counts} ({scheme}).")]
     for pair in summary["wrong"][:most]:
         number = pair["pair"]
         lines.append(Text(f"pair {number} ({pair['gap']:+.1f}): {_one_line(pair_label(record, number))}"))

@@ -80,6 +80,7 @@ def _transfers(axes: Axes, comparison: Comparison) -> None:
         low, high = ([way[end] for way in found] for end in ("low", "high"))
         axes.fill_between(layers, low, high, color=color, alpha=0.2, linewidth=0)
         label = f"direction of {shortened(direction)} on {shortened(pairs)}"
+        label += ", in-sample" if any(way.get("shared") for way in found) else ""
         axes.plot(layers, [way["auroc"] for way in found], color=color, marker=marker, markersize=3, label=label)
         known = [(layer, way["auroc"]) for layer, way in zip(layers, own, strict=True) if way is not None]
         if known:

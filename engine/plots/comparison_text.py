@@ -88,7 +88,8 @@ def _transfers(best: ComparedLayer, one: str, other: str) -> str:
 
 def _auroc(found: Transfer, own: Transfer | None) -> str:
     beside = f", their own held-out direction with {own['auroc']:.2f}" if own is not None else ""
-    return f"AUROC {found['auroc']:.2f} (95% interval {found['low']:.2f} to {found['high']:.2f}){beside}"
+    name = "in-sample AUROC" if found.get("shared") else "AUROC"
+    return f"{name} {found['auroc']:.2f} (95% interval {found['low']:.2f} to {found['high']:.2f}){beside}"
 
 
 def _cosines(comparison: Comparison) -> Table:

@@ -293,14 +293,15 @@ def left_out_in_words(factor: str) -> str:
     return "5-fold over pairs" if factor == "pairs" else f"leave-one-{factor}-out"
 
 
-def misordered_in_words(wrong: int, pairs: int) -> str:
-    """Count the misordered pairs.
+def misordered_in_words(wrong: int, pairs: int, tied: int = 0) -> str:
+    """Count the misordered pairs, and tied pairs if there are any.
 
     Example:
-        >>> misordered_in_words(13, 72), misordered_in_words(1, 72)
-        ('13 of 72 held-out pairs are misordered', '1 of 72 held-out pairs is misordered')
+        >>> misordered_in_words(13, 72), misordered_in_words(1, 72, tied=12)
+        ('13 of 72 held-out pairs are misordered', '1 of 72 held-out pairs is misordered and 12 are tied')
     """
-    return f"{wrong} of {pairs} held-out pairs {'is' if wrong == 1 else 'are'} misordered"
+    ties = f" and {tied} {'is' if tied == 1 else 'are'} tied" if tied else ""
+    return f"{wrong} of {pairs} held-out pairs {'is' if wrong == 1 else 'are'} misordered{ties}"
 
 
 def _raw_norm(record: CaptureRecord, ranking: Ranking) -> str:

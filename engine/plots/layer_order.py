@@ -77,8 +77,8 @@ def _wrong_pairs(record: CaptureRecord, above: RankedLayer, below: RankedLayer) 
         return []
     one, other = sides[above["layer"]], sides[below["layer"]]
     counts = (
-        f"{misordered_in_words(one['wrong_total'], record['num_pairs'])} at layer {above['layer']},"
-        f" {other['wrong_total']} at layer {below['layer']}"
+        f"{misordered_in_words(one['wrong_total'], record['num_pairs'], one.get('tied_total', 0))} at layer"
+        f" {above['layer']}, {other['wrong_total']}{_tied(other)} at layer {below['layer']}"
     )
     if _cut(one) or _cut(other):
         return [f"{counts}."]
@@ -87,6 +87,10 @@ def _wrong_pairs(record: CaptureRecord, above: RankedLayer, below: RankedLayer) 
         f"{counts}: {len(here & there)} at both, {len(here - there)} only at layer {above['layer']},"
         f" {len(there - here)} only at layer {below['layer']}."
     ]
+
+
+def _tied(summary: SideSummary) -> str:
+    return f" (and {summary['tied_total']} tied)" if "tied_total" in summary else ""
 
 
 def _cut(summary: SideSummary) -> bool:

@@ -22,14 +22,15 @@ def neighbour_sentences(report: SpecificityReport | None) -> list[str]:
 
     Returns:
         Sentences about the layer to read first: the neighbours that sort as well, those that cannot be told apart, or
-        else the nearest one; and what is left. None if nothing was measured.
+        else the nearest one; and what is left. Neighbours that sort in-sample are not compared. Empty if nothing was
+        measured.
     """
     row = leading_row(report)
     if row is None:
         return []
     names = [neighbour["name"] for neighbour in row["neighbours"]]
     return [
-        *(_as_well(row) + _not_apart(row) or [_nearest(row)]),
+        *(_as_well(row) + _not_apart(row) or _nearest(row)),
         f"Without the direction{'' if len(names) == 1 else 's'} of {_listed(names)}, held-out d' there is"
         f" {row['d_prime_left']:.2f} instead of {row['d_prime']:.2f}.",
     ]
@@ -65,12 +66,15 @@ def _not_apart(row: SpecificityLayer) -> list[str]:
     ]
 
 
-def _nearest(row: SpecificityLayer) -> str:
-    nearest = max(row["neighbours"], key=lambda neighbour: strength(neighbour["transfer"]))
-    return (
+def _nearest(row: SpecificityLayer) -> list[str]:
+    worse = _found(row, "worse")
+    if not worse:
+        return []
+    nearest = max(worse, key=lambda neighbour: strength(neighbour["transfer"]))
+    return [
         f"At layer {row['layer']}, no neighbour's direction sorts these pairs as well as their own held-out direction"
         f" (AUROC {row['own']['auroc']:.2f}). The nearest is {_measured(nearest)}."
-    )
+    ]
 
 
 def leading_row(report: SpecificityReport | None) -> SpecificityLayer | None:

@@ -25,7 +25,7 @@ def draw_transfer(matrix: TransferMatrix, figure: Figure | None = None) -> Figur
     """Draw the AUROC of each row's direction on each column's pairs, with its 95% interval.
 
     The diagonal holds the held-out directions. A frame marks a direction that sorts the pairs of a column as well as
-    their own does.
+    their own does; cells that are in-sample say so.
 
     Args:
         matrix: From `compare_transfer`.
@@ -65,6 +65,7 @@ def _write(axes: Axes, matrix: TransferMatrix) -> None:
             color = "white" if abs(cell["auroc"] - 0.5) > _DARK else INK
             axes.text(column, row - 0.12, f"{cell['auroc']:.2f}", ha="center", va="center", color=color)
             interval = f"{cell['low']:.2f}–{cell['high']:.2f}"  # noqa: RUF001 - an en dash is narrow
-            axes.text(column, row + 0.22, interval, ha="center", va="center", color=color, fontsize=5)
+            below = "in-sample" if cell.get("shared") else interval
+            axes.text(column, row + 0.22, below, ha="center", va="center", color=color, fontsize=5)
             if row != column and compare_sorting(cell, matrix["cells"][column][column]) == "as well":
                 axes.add_patch(Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, fill=False, edgecolor=INK))

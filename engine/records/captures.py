@@ -215,7 +215,7 @@ def model_differences(one: ModelState, other: ModelState) -> list[tuple[str, str
         if _meaning(dict(one).get(field)) != _meaning(dict(other).get(field))
         or (field == "altered" and ("added_code" in one or "added_code" in other))
     ]
-    same_reader = one["versions"]["transformers"] == other["versions"]["transformers"]
+    same_reader = one["versions"].get("transformers") == other["versions"].get("transformers")
     for field in ("weights", "configuration") if same_reader else ("weights",):
         hashes = dict(one).get(field), dict(other).get(field)
         if None not in hashes and hashes[0] != hashes[1]:

@@ -53,8 +53,9 @@ class Separation(TypedDict):
 
     Attributes:
         d_prime: Distance between the class means in units of the spread within a class.
-        auroc: Share of (positive, negative) prompts in the right order.
-        wrong_way: Share of misordered pairs, whose positive prompt projects lower than its negative partner.
+        auroc: Share of (positive, negative) prompts in the right order; ties count half.
+        wrong_way: Share of misordered pairs, whose positive prompt projects lower than its negative partner. A tied
+            pair counts half, as in every share of pairs; counts of pairs (`SideSummary`) give tied ones separately.
     """
 
     d_prime: Real
@@ -117,7 +118,8 @@ class SideSummary(TypedDict):
         positive: Number of positive prompts in each of the equal bins from `low` to `high`.
         negative: Number of negative prompts in each bin.
         wrong: Up to twenty misordered pairs, largest gap first.
-        wrong_total: Number of misordered pairs.
+        wrong_total: Number of misordered pairs, without tied ones.
+        tied_total: Number of tied pairs, each of which counts half in `wrong_way`; absent if there are none.
     """
 
     layer: Count
@@ -128,6 +130,7 @@ class SideSummary(TypedDict):
     negative: list[Count]
     wrong: list[WrongPair]
     wrong_total: Count
+    tied_total: NotRequired[Count]
 
 
 class LayerRow(LayerStats):
@@ -163,7 +166,7 @@ class RankedLayer(TypedDict):
         null_high: 97.5% quantile of the permutation null at this layer.
         left_out: Factor that was held out for the score.
         auroc: AUROC of the same held-out projections.
-        wrong_way: Share of held-out pairs that are misordered.
+        wrong_way: Share of held-out pairs that are misordered; a tied pair counts half.
         by_factor: Separation with each factor held out.
     """
 
@@ -320,12 +323,15 @@ class Transfer(TypedDict):
             factor resampled.
         high: Upper end of that interval.
         in_order: Share of pairs whose positive prompt projects higher than its negative partner; ties count half.
+        shared: Number of sorted pairs with a prompt that the direction was fitted to: the numbers are in-sample.
+            Absent if there are none.
     """
 
     auroc: Real
     low: Real
     high: Real
     in_order: Real
+    shared: NotRequired[Count]
 
 
 class NeighbourAt(TypedDict):

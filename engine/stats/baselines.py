@@ -15,7 +15,7 @@ from engine.records.results import Confound
 from engine.stats.groups import ENOUGH_GROUPS, Pairs, pairs_of
 from engine.stats.held_out import hold_out
 from engine.stats.moments import UnitMoments
-from engine.stats.resampling import PERMUTATIONS, all_shuffles
+from engine.stats.resampling import PERMUTATIONS, all_shuffles, all_signs, random_signs
 from engine.stats.separation import separate
 from engine.stats.text_features import (
     Bag,
@@ -179,11 +179,8 @@ def permuted_p(moments: UnitMoments, permutations: int = PERMUTATIONS, seed: int
     """
     units = len(moments.groups)
     every = all_shuffles(units, permutations)
-    if every:  # the last unit keeps its labels: swapping all of them changes nothing
-        signs = 1.0 - 2.0 * ((torch.arange(1 << (units - 1)) >> torch.arange(units)[:, None]) & 1).double()
-    else:
-        generator = torch.Generator().manual_seed(seed)
-        signs = 1.0 - 2.0 * torch.randint(2, (units, permutations), generator=generator).double()
+    drawing = torch.Generator().manual_seed(seed)
+    signs = all_signs(units) if every else random_signs(units, permutations, drawing)
     observed = float(_mean_difference(moments, torch.ones((units, 1), dtype=torch.float64)))
     as_high = int((_mean_difference(moments, signs) >= observed - 1e-9 * (1 + abs(observed))).sum())
     return as_high / signs.shape[1] if every else (as_high + 1) / (permutations + 1)

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from scipy.special import ndtri, stdtr
 
-from engine.stats.resampling import RESAMPLES, widening
+from engine.stats.resampling import CONFIDENCE, RESAMPLES, widening
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_CONFIDENCE = 0.95
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -78,7 +77,7 @@ def interval_of_means(values: Tensor, groups: Mapping[str, Tensor], seed: int = 
     tiny = torch.finfo(torch.float64).tiny
     error = torch.maximum(both, summed.amax(dim=0)).sqrt().clamp_min(tiny)
     studentized = deviations / summed.sum(dim=0).sqrt().clamp_min(tiny)[:, None]  # (layers, resamples)
-    reach = float(studentized.abs().amax(dim=0).quantile(_CONFIDENCE)) * widening(fewest - 1, _CONFIDENCE)
+    reach = float(studentized.abs().amax(dim=0).quantile(CONFIDENCE)) * widening(fewest - 1, CONFIDENCE)
     observed = torch.from_numpy(ndtri(stdtr(fewest - 1, (mean / error).numpy())))  # as a normal deviate
     best = studentized.amax(dim=0)
     p_values = ((best[None] >= observed[:, None]).sum(dim=1) + 1).double() / (RESAMPLES + 1)

@@ -11,7 +11,7 @@ from engine.records.results import SideProjections, SideSummary, WrongPair
 from engine.stats.contrast import require_contrast
 from engine.stats.groups import group_pairs, pairs_at
 from engine.stats.held_out import HeldOutLayer, hold_out
-from engine.stats.scores import pair_gaps, wrong_pairs
+from engine.stats.scores import count_tied, pair_gaps, wrong_pairs
 from engine.stats.separation import require_usable, separate
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _scaled(projections: Tensor, middle: float, spread: float) -> list[float]:
 def _summary(sides: SideProjections) -> SideSummary:
     low, high = min(*sides["positive"], *sides["negative"]), max(*sides["positive"], *sides["negative"])
     wrong, gaps = wrong_pairs(sides), pair_gaps(sides)
-    return SideSummary(
+    summary = SideSummary(
         layer=sides["layer"],
         left_out=sides["left_out"],
         low=low,
@@ -104,6 +104,9 @@ def _summary(sides: SideProjections) -> SideSummary:
         wrong=[WrongPair(pair=pair, gap=gaps[pair]) for pair in wrong[:_KEPT_WRONG]],
         wrong_total=len(wrong),
     )
+    if tied := count_tied(sides):
+        summary["tied_total"] = tied
+    return summary
 
 
 def _counted(values: list[float], low: float, high: float) -> list[int]:

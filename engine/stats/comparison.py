@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.errors import RequestError
+from engine.inputs import require_seed
 from engine.records.captures import ContrastData
 from engine.records.files import CaptureRecord
 from engine.records.results import SIGNIFICANT, ComparedLayer, Comparison, DepthRow
-from engine.stats.comparison_rules import differences_between, provenance_of, require_contrasts, require_same_reading
+from engine.stats.comparison_rules import (
+    differences_between,
+    groups_in_common,
+    provenance_of,
+    require_contrasts,
+    require_same_reading,
+)
 from engine.stats.groups import MOST_UNITS, group_pairs, pairs_at, resampled_units
 from engine.stats.held_out import sum_units
-from engine.stats.transfer import own_transfer, transfer
+from engine.stats.shared_pairs import NewPairs, describe_shared, new_pairs, wordings
+from engine.stats.transfer import own_transfer, sort_new
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -56,16 +64,20 @@ def compare_captures(
     require_same_reading(one, other)
     first, second = provenance_of(one), provenance_of(other)
     cautions = [warning for record in (one, other) for warning in _not_found(record)]
-    if one == other:
-        cautions.append("both are the same capture: its direction comes from the pairs that it sorts here")
     if first["model"] == second["model"]:
+        captures = load(one), load(other)
         return Comparison(
             kind="directions",
             names=names,
             titles=(one["concept"] or one["name"], other["concept"] or other["name"]),
-            directions=compare_directions(load(one), load(other)),
+            directions=compare_directions(*captures),
             depths=[],
-            warnings=[*cautions, *differences_between(one, other)],
+            warnings=[
+                *cautions,
+                *_shared(names, captures),
+                *groups_in_common(one, other),
+                *differences_between(one, other),
+            ],
         )
     if one["concept"] is None or one["concept"] != other["concept"]:
         raise RequestError(
@@ -98,11 +110,24 @@ def _not_found(record: CaptureRecord) -> list[str]:
     return [f"no layer of {record['name']} separates its classes better than chance: its direction may be noise"]
 
 
+def _shared(names: tuple[str, str], captures: tuple[ContrastData, ContrastData]) -> list[str]:
+    there, back = _sorted_pairs(captures)
+    warnings = describe_shared(names[1], {names[0]: there}) + describe_shared(names[0], {names[1]: back})
+    return [*warnings, "shared prompts move the cosine away from 0, but not the random range"] if warnings else []
+
+
+def _sorted_pairs(captures: tuple[ContrastData, ContrastData]) -> tuple[NewPairs, NewPairs]:
+    """The pairs of the second capture for the direction of the first to sort, and the other way round."""
+    one, other = captures
+    return new_pairs(other, wordings(one)), new_pairs(one, wordings(other))
+
+
 def compare_directions(one: ContrastData, other: ContrastData, *, seed: int = 0) -> list[ComparedLayer]:
     """Compare the directions of two contrasts, with a chance level and a ceiling, and their transfer.
 
-    Transfer is the AUROC of one capture's direction on the pairs of the other, with a 95% interval over its personas.
-    The cosine is that of the mean differences. Both references come from random halves of each capture's groups
+    Transfer is the AUROC of one capture's direction on the pairs of the other, with a 95% interval over the groups of
+    every factor; pairs that share a prompt with those of the direction do not count, see `new_pairs`. The cosine is
+    that of the mean differences. Both references come from random halves of each capture's groups
     (personas, if there are enough). The chance level uses the difference between the sums of the two halves: a random
     direction along which these pairs vary, but not by the concept. Random directions in the full width would set the
     level too low, since states barely use most dimensions. The ceiling is the cosine between the directions of the two
@@ -117,7 +142,7 @@ def compare_directions(one: ContrastData, other: ContrastData, *, seed: int = 0)
         One row per layer that both captures have, ascending.
 
     Raises:
-        RequestError: The captures share no layer, differ in width, or have too few pairs.
+        RequestError: The captures share no layer, differ in width, or have too few pairs, or the seed is invalid.
 
     Example:
         >>> honest = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=24, positions="last")
@@ -131,9 +156,11 @@ def compare_directions(one: ContrastData, other: ContrastData, *, seed: int = 0)
             f"the captures share no layer: one has {one['layers']}, the other {other['layers']}",
             next_step="capture the same layers",
         )
+    seed = require_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     halvings = _halvings(one, generator), _halvings(other, generator)
-    return [_compare(layer, (one, other), halvings, seed) for layer in layers]
+    sorted_pairs = _sorted_pairs((one, other))
+    return [_compare(layer, (one, other), halvings, sorted_pairs, seed) for layer in layers]
 
 
 @dataclass(frozen=True)
@@ -178,7 +205,11 @@ def _sums(data: ContrastData, layer: int, halves: _Halves) -> _Halved:
 
 
 def _compare(
-    layer: int, captures: tuple[ContrastData, ContrastData], halvings: tuple[_Halves, _Halves], seed: int
+    layer: int,
+    captures: tuple[ContrastData, ContrastData],
+    halvings: tuple[_Halves, _Halves],
+    sorted_pairs: tuple[NewPairs, NewPairs],
+    seed: int,
 ) -> ComparedLayer:
     one, other = (_sums(data, layer, halves) for data, halves in zip(captures, halvings, strict=True))
     widths = len(one.mean), len(other.mean)
@@ -191,8 +222,8 @@ def _compare(
         cosine=float(torch.cosine_similarity(one.mean, other.mean, dim=0)),
         chance=float(by_chance.abs().quantile(0.95)),
         ceiling=(one.agreement * other.agreement) ** 0.5,
-        transfer=transfer(first, captures[1], layer, seed=seed),
-        back=transfer(second, captures[0], layer, seed=seed),
+        transfer=sort_new(first, sorted_pairs[0], layer, seed=seed),
+        back=sort_new(second, sorted_pairs[1], layer, seed=seed),
         own=(own_transfer(captures[0], layer), own_transfer(captures[1], layer)),
     )
 

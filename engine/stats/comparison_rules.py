@@ -5,6 +5,7 @@ from __future__ import annotations
 from engine.errors import RequestError
 from engine.records.captures import Provenance, model_differences
 from engine.records.files import CaptureRecord
+from engine.stats.groups import factor_columns
 
 _SHOULD_AGREE = ("attention", "chat_template")
 
@@ -60,6 +61,24 @@ def require_same_reading(one: CaptureRecord, other: CaptureRecord, *, same_model
             expected="captures of one model",
             next_step="capture one of the concepts on the other capture's model",
         )
+
+
+def groups_in_common(one: CaptureRecord, other: CaptureRecord) -> list[str]:
+    """Warn if two captures of one concept have personas, templates or topics in common, as far as their records show.
+
+    What is special about these groups is then in the fit and in the pairs to sort, even if the pairs differ.
+    """
+    if one["concept"] != other["concept"]:
+        return []
+    columns = factor_columns(one["factors"]), factor_columns(other["factors"])
+    values = {factor: ({*columns[0][factor]}, {*columns[1][factor]}) for factor in columns[0]}
+    shared = [f"{factor}s" for factor, (mine, theirs) in values.items() if mine & theirs and len(mine | theirs) > 1]
+    if not shared:
+        return []
+    return [
+        f"{one['name']} and {other['name']} have {', '.join(shared)} in common: AUROC of one direction on the pairs of"
+        " the other says nothing about new ones"
+    ]
 
 
 def differences_between(one: CaptureRecord, other: CaptureRecord) -> list[str]:

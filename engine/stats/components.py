@@ -74,8 +74,8 @@ def combine(
 
     The variances over single factors add up, but each contains that of single pairs, which is subtracted until it
     counts once (multiway clustering: Cameron, Gelbach and Miller 2011, "Robust Inference With Multiway Clustering").
-    It is taken from the factor with the least variance, by its share there. The result is never below that of any
-    factor.
+    It is taken from the factor with the least variance, by its share there, so that the result is never below that of
+    any factor.
 
     Args:
         resampled: Factor to the deviations of the score when its groups are resampled, `(resamples,)`.
@@ -103,4 +103,4 @@ def combine(
     of_pairs = error_shares({name: components[name] for name in (least, RESIDUAL)}, groups, pairs)[RESIDUAL]
     once = total - (len(variances) - 1) * of_pairs * variances[least]
     freedom = total**2 / sum(value**2 / (groups[factor] - 1) for factor, value in variances.items())
-    return summed * (max(once, *variances.values()) / total) ** 0.5, freedom
+    return summed * (once / total) ** 0.5, freedom

@@ -16,6 +16,7 @@ import torch
 from scipy.special import chdtri
 
 from engine.stats.groups import Pairs, Sides, effective_groups
+from engine.stats.resampling import random_signs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,7 +143,7 @@ class CrossedTest:
         self._generator = generator
         for groups, together in zip(numbered, same, strict=True):
             count = int(groups.max()) + 1
-            signs = 1.0 - 2.0 * torch.randint(2, (count, resamples), generator=generator).double()
+            signs = random_signs(count, resamples, generator)
             member = torch.nn.functional.one_hot(groups, count).double()
             factor = _Factor(member, effective_groups(groups), signs)
             self._factors.append(factor)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from engine.errors import RequestError
 from engine.records.captures import ContrastData
 from engine.remedies import Remedy
-from engine.stats.groups import ENOUGH_GROUPS, FEWEST_GROUPS, FEWEST_PAIRS, MOST_UNITS, PAIRS
+from engine.stats.groups import ENOUGH_GROUPS, FEWEST_GROUPS, FEWEST_PAIRS, MOST_UNITS, PAIRS, factor_columns
 
 
 def nothing_to_leave_out(num_pairs: int) -> RequestError:
@@ -44,9 +44,8 @@ def ranking_warnings(data: ContrastData, counts: Mapping[str, int]) -> list[str]
         if data["num_pairs"] > MOST_UNITS:
             warnings.append(f"{data['num_pairs']} pairs were resampled in {MOST_UNITS} groups")
     elif factors := data.get("factors"):
-        columns = {"persona": {f["persona"] for f in factors}, "template": {f["template"] for f in factors}}
-        columns["topic"] = {f["topic"] for f in factors}
-        for factor, values in columns.items():
+        for factor, column in factor_columns(factors).items():
+            values = {*column}
             if len(values) < FEWEST_GROUPS:
                 those = f"one {factor}" if len(values) == 1 else f"two {factor}s"
                 warnings.append(
@@ -66,10 +65,5 @@ def ranking_warnings(data: ContrastData, counts: Mapping[str, int]) -> list[str]
 
 def few_values(data: ContrastData) -> list[str]:
     """Factors that vary, but have too few values to hold any out: their variance cannot be told from that of others."""
-    factors = data.get("factors") or []
-    values = {
-        "persona": {pair["persona"] for pair in factors},
-        "template": {pair["template"] for pair in factors},
-        "topic": {pair["topic"] for pair in factors},
-    }
-    return [factor for factor, found in values.items() if 1 < len(found) < FEWEST_GROUPS]
+    columns = factor_columns(data.get("factors") or [])
+    return [factor for factor, values in columns.items() if 1 < len({*values}) < FEWEST_GROUPS]

@@ -44,13 +44,17 @@ def group_pairs(factors: Sequence[Factors] | None, num_pairs: int) -> dict[str, 
         return {}
     if not factors:
         return {PAIRS: torch.arange(num_pairs) % FOLDS}
-    columns: dict[str, list[str]] = {
+    varied = {name: values for name, values in factor_columns(factors).items() if len(set(values)) >= FEWEST_GROUPS}
+    return {name: _numbered(values) for name, values in varied.items()}
+
+
+def factor_columns(factors: Sequence[Factors]) -> dict[str, list[str]]:
+    """Factor to its value for each pair."""
+    return {
         "persona": [pair["persona"] for pair in factors],
         "template": [pair["template"] for pair in factors],
         "topic": [pair["topic"] for pair in factors],
     }
-    varied = {name: values for name, values in columns.items() if len(set(values)) >= FEWEST_GROUPS}
-    return {name: _numbered(values) for name, values in varied.items()}
 
 
 def resampled_units(factor: str, groups: Tensor) -> Tensor:
@@ -67,6 +71,15 @@ def resampled_units(factor: str, groups: Tensor) -> Tensor:
         Unit index of each pair, `(pairs,)`.
     """
     return torch.arange(len(groups)) % MOST_UNITS if factor == PAIRS else groups
+
+
+def resampled_factors(data: ContrastData) -> dict[str, Tensor]:
+    """Choose the groups to resample: those that a ranking holds out, or else single pairs.
+
+    Returns:
+        Factor to the group index of each pair, `(pairs,)`.
+    """
+    return group_pairs(data.get("factors"), data["num_pairs"]) or {PAIRS: torch.arange(data["num_pairs"])}
 
 
 def sample_pairs(groupings: Mapping[str, Tensor], most: int, seed: int = 0) -> Tensor:

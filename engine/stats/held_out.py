@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.stats.groups import Pairs, resampled_units
-from engine.stats.moments import UnitMoments, d_prime_of
+from engine.stats.moments import UnitMoments, projected_d_prime
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,8 +41,7 @@ class HeldOut:
     @property
     def d_prime(self) -> float:
         """Held-out d', see `d_prime_of`; 0 without any spread."""
-        squares = (self.middles.square() + self.differences.square() / 4).mean()
-        return float(d_prime_of(self.differences.mean(), self.middles.mean(), squares, len(self.differences)))
+        return projected_d_prime(self.differences, self.middles)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from engine.records.files import METHODS, Method, MethodComparison, MethodScore
 from engine.stats.contrast import require_contrast
 from engine.stats.fitting import NoDifferenceError, fit_direction, require_finite
 from engine.stats.groups import group_pairs, last_states, sample_pairs
-from engine.stats.moments import d_prime_of
+from engine.stats.moments import projected_d_prime
 from engine.stats.separation import share_in_order
 
 if TYPE_CHECKING:
@@ -105,7 +105,5 @@ def _measure(positive: Tensor, negative: Tensor, folds: Tensor, method: Method, 
         middle = (fitted.positive_mean + fitted.negative_mean) / 2
         onto[0, out] = positive[out] @ fitted.vector - middle
         onto[1, out] = negative[out] @ fitted.vector - middle
-    difference, middles = onto[0] - onto[1], onto.mean(dim=0)
-    squares = (middles.square() + difference.square() / 4).mean()
-    d_prime = d_prime_of(difference.mean(), middles.mean(), squares, len(folds))
-    return MethodScore(method=method, auroc=share_in_order(onto[0], onto[1]), d_prime=float(d_prime))
+    d_prime = projected_d_prime(onto[0] - onto[1], onto.mean(dim=0))
+    return MethodScore(method=method, auroc=share_in_order(onto[0], onto[1]), d_prime=d_prime)

@@ -132,6 +132,17 @@ class UnitMoments:
         )
 
 
+def projected_d_prime(differences: Tensor, middles: Tensor) -> float:
+    """Compute d' of pairs projected on a direction, see `d_prime_of`.
+
+    Args:
+        differences: Projection of each positive prompt minus that of its negative partner, `(pairs,)`.
+        middles: Projection of each pair's midpoint, `(pairs,)`.
+    """
+    squares = (middles.square() + differences.square() / 4).mean()
+    return float(d_prime_of(differences.mean(), middles.mean(), squares, len(differences)))
+
+
 def d_prime_of(distance: Tensor, middle: Tensor, squares: Tensor, count: int) -> Tensor:
     """Compute d' from the moments of pair differences and midpoints.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.inputs import require_seed, require_whole
 from engine.records.captures import ContrastData
 from engine.records.results import LayerSeparation, RankedLayer, Ranking
 from engine.runtime import Progress
@@ -27,6 +28,7 @@ from engine.stats.groups import (
 )
 from engine.stats.held_out import HeldOutLayer, hold_out
 from engine.stats.resampling import (
+    CONFIDENCE,
     PERMUTATIONS,
     RESAMPLES,
     bootstrap_deviations,
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
 Look = Callable[[int, HeldOutLayer], None]
 """Called with a layer and its held-out projections."""
 
-CONFIDENCE = 0.95
 _MARGIN_DIGITS = 4  # margins grow with the square of the number of layers, so the JSON keeps them short
 
 
@@ -75,8 +76,8 @@ def rank_layers(
 
     Args:
         data: A contrast.
-        resamples: Number of bootstrap resamples, for the intervals and for the crossed test.
-        permutations: Maximum number of permutations per factor.
+        resamples: Number of bootstrap resamples, for the intervals and for the crossed test; at least 2.
+        permutations: Maximum number of permutations per factor; at least 1.
         seed: Seed for resamples and permutations.
         progress: Called before each layer and after the last with the number of finished layers and the total; an
             exception raised by it stops the ranking.
@@ -86,8 +87,8 @@ def rank_layers(
         The ranking, best layer first.
 
     Raises:
-        RequestError: The layers cannot be ranked: too few pairs, too few groups of every factor, states that are not
-            finite, or classes without any spread.
+        RequestError: An argument is invalid, or the layers cannot be ranked: too few pairs, too few groups of every
+            factor, states that are not finite, or classes without any spread.
 
     Example:
         >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[4, 16], max_samples=24)
@@ -96,6 +97,9 @@ def rank_layers(
         [16, 4]
     """
     require_contrast(data)
+    resamples = require_whole(resamples, "the number of resamples", 2)
+    permutations = require_whole(permutations, "the number of permutations", 1)
+    seed = require_seed(seed)
     groupings = group_pairs(data.get("factors"), data["num_pairs"])
     if not groupings:
         raise nothing_to_leave_out(data["num_pairs"])

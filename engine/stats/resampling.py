@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 
+CONFIDENCE = 0.95
 RESAMPLES = 2000
 PERMUTATIONS = 4096  # all of up to 13 groups
 _AT_ONCE = 1000  # resamples per chunk, so that peak memory does not grow with their number
@@ -78,14 +79,24 @@ def all_shuffles(count: int, permutations: int) -> bool:
 def _signs(count: int, permutations: int, generator: Generator) -> Iterator[Tensor]:
     """Yield the label signs of each unit in chunks, `(units, permutations)`."""
     if all_shuffles(count, permutations):
-        numbers = torch.arange(1 << (count - 1))
-        # The last unit is never swapped: that would repeat each permutation with all labels swapped.
-        every = 1.0 - 2.0 * ((numbers[None, :] >> torch.arange(count)[:, None]) & 1).double()
-        for start in range(0, every.shape[1], _AT_ONCE):
-            yield every[:, start : start + _AT_ONCE]
+        yield from torch.split(all_signs(count), _AT_ONCE, dim=1)
         return
     for size in _chunks(permutations):
-        yield 1.0 - 2.0 * torch.randint(2, (count, size), generator=generator).double()
+        yield random_signs(count, size, generator)
+
+
+def all_signs(count: int) -> Tensor:
+    """Label signs of every distinct permutation of units, `(units, 2^(units - 1))`.
+
+    The last unit is never swapped: that would repeat each permutation with all labels swapped.
+    """
+    numbers = torch.arange(1 << (count - 1))
+    return 1.0 - 2.0 * ((numbers[None, :] >> torch.arange(count)[:, None]) & 1).double()
+
+
+def random_signs(count: int, draws: int, generator: Generator) -> Tensor:
+    """Random signs of units or groups, `(units, draws)`."""
+    return 1.0 - 2.0 * torch.randint(2, (count, draws), generator=generator).double()
 
 
 def _chunks(total: int) -> Iterator[int]:

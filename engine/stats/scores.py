@@ -9,6 +9,9 @@ from engine.records.files import CaptureRecord
 from engine.records.results import LayerRow, RankedLayer, SideProjections, SideSummary
 from engine.remedies import Remedy
 
+TIE = 1e-10
+"""Largest distance between tied projections, relative to their range: rounding errors are smaller."""
+
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -38,7 +41,7 @@ def side_quartiles(summary: SideSummary, side: Literal["positive", "negative"]) 
 def wrong_pairs(sides: SideProjections) -> list[int]:
     """List the misordered pairs, largest gap first.
 
-    A pair is misordered if its positive prompt projects lower than its negative partner.
+    A pair is misordered if its positive prompt projects lower than its negative partner; a tied pair is not.
 
     Args:
         sides: Result of `project_sides`.
@@ -46,8 +49,19 @@ def wrong_pairs(sides: SideProjections) -> list[int]:
     Returns:
         Pair numbers, from 0.
     """
-    gaps = pair_gaps(sides)
-    return sorted((pair for pair, gap in enumerate(gaps) if gap < 0), key=lambda pair: gaps[pair])
+    gaps, tie = pair_gaps(sides), _tie(sides)
+    return sorted((pair for pair, gap in enumerate(gaps) if gap < -tie), key=lambda pair: gaps[pair])
+
+
+def count_tied(sides: SideProjections) -> int:
+    """Number of pairs whose two prompts project alike."""
+    tie = _tie(sides)
+    return sum(abs(gap) <= tie for gap in pair_gaps(sides))
+
+
+def _tie(sides: SideProjections) -> float:
+    both = [*sides["positive"], *sides["negative"]]
+    return TIE * (max(both) - min(both))
 
 
 def pair_gaps(sides: SideProjections) -> list[float]:
@@ -92,7 +106,7 @@ class ScoredLayer:
 SCORES = (
     Score("d_prime", "held-out d': distance between classes over their spread, for the worst factor", held_out=True),
     Score("auroc", "held-out AUROC: share of (positive, negative) prompts in the right order", held_out=True),
-    Score("wrong_way", "share of held-out pairs that are misordered", descending=False, held_out=True),
+    Score("wrong_way", "share of held-out pairs that are misordered; ties count half", descending=False, held_out=True),
     Score("pair_cosine", "mean cosine between the differences of two distinct pairs"),
     Score("relative_norm", "norm of the mean difference divided by the mean norm of the states"),
     Score("cosine_sim", "cosine of the class means; near 1 is normal", descending=False),

@@ -16,12 +16,13 @@ from engine.records.results import LayerSeparation, Separation
 from engine.remedies import Remedy
 from engine.stats.groups import group_pairs, pairs_at
 from engine.stats.held_out import Extent, HeldOut, HeldOutLayer, hold_out
+from engine.stats.scores import TIE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_ROUNDING = 1e-10
-_RESOLUTION = 1e-7  # of float32, the highest precision of captured states
+RESOLUTION = 1e-7
+"""Of float32, the highest precision of captured states: smaller variation, relative to them, is rounding error."""
 
 
 def compute_separation(data: ContrastData) -> dict[int, LayerSeparation]:
@@ -66,7 +67,7 @@ def require_usable(layer: int, extent: Extent) -> None:
     """
     if not extent.finite:
         raise RequestError(f"layer {layer} has non-finite values", next_step=Remedy.CAPTURE_IN_FLOAT32)
-    resolution = _RESOLUTION * extent.size
+    resolution = RESOLUTION * extent.size
     if extent.longest > resolution and extent.apart <= resolution and extent.along <= resolution:
         raise RequestError(
             f"layer {layer} has no spread: all prompts of a class have the same state",
@@ -76,18 +77,32 @@ def require_usable(layer: int, extent: Extent) -> None:
 
 
 def _separation(projected: HeldOut) -> Separation:
+    sides = projected.sides
     return Separation(
         d_prime=projected.d_prime,
-        auroc=share_in_order(*projected.sides),
-        wrong_way=float((1 - projected.differences.sign().double().mean()) / 2),
+        auroc=share_in_order(*sides),
+        wrong_way=share_above(-projected.differences, tie_between(*sides)),
     )
 
 
+def tie_between(positive: Tensor, negative: Tensor) -> float:
+    """Largest distance between two projections that counts as a tie; see `TIE`."""
+    low, high = torch.cat([positive, negative]).aminmax()
+    return float(TIE * (high - low))
+
+
+def share_above(gaps: Tensor, tie: float) -> float:
+    """Share of gaps above zero, `(pairs,)`; ties count half."""
+    return float(((gaps > tie).double() + (gaps.abs() <= tie).double() / 2).mean())
+
+
 def share_in_order(positive: Tensor, negative: Tensor) -> float:
-    """AUROC: share of (positive, negative) projections in the right order; rounded ties count half."""
-    low, high = (torch.stack([positive, negative]).flatten().sort().values)[[0, -1]]
-    tie = _ROUNDING * (high - low)
+    """AUROC: share of (positive, negative) projections in the right order; ties count half."""
+    return float(count_below(positive, negative, tie_between(positive, negative)).mean() / len(negative))
+
+
+def count_below(positive: Tensor, negative: Tensor, tie: float) -> Tensor:
+    """Number of negative projections below each positive one, `(positive,)`; ties count half."""
     ordered = negative.sort().values
-    below = torch.searchsorted(ordered, positive - tie)  # negatives below by more than a tie
-    not_above = torch.searchsorted(ordered, positive + tie, right=True)
-    return float((below + not_above).double().mean() / (2 * len(negative)))
+    below = torch.searchsorted(ordered, positive - tie) + torch.searchsorted(ordered, positive + tie, right=True)
+    return below.double() / 2

@@ -9,8 +9,8 @@ from engine.records.results import Transfer
 CHANCE = 0.5
 _ENOUGH = 0.5  # share of the own direction's excess over chance
 
-Verdict = Literal["as well", "not apart", "worse"]
-"""What a comparison says: sorts as well, cannot be told apart, or sorts worse."""
+Verdict = Literal["as well", "not apart", "worse", "in-sample"]
+"""What a comparison says: sorts as well, cannot be told apart, sorts worse, or cannot be compared."""
 
 
 def strength(found: Transfer) -> float:
@@ -32,7 +32,7 @@ def compare_sorting(found: Transfer, own: Transfer) -> Verdict:
     It sorts as well if its AUROC is at least that of the own direction, or if its interval reaches that and its AUROC
     is above chance by at least half as much. A wide interval alone, which reaches both, tells nothing apart. If the
     own direction is not above chance, only one whose interval is above chance sorts as well. The reverse of a direction
-    counts like the direction.
+    counts like the direction. A direction that sorts pairs of its own fit cannot be compared with a held-out one.
 
     Args:
         found: The direction on the pairs.
@@ -45,7 +45,11 @@ def compare_sorting(found: Transfer, own: Transfer) -> Verdict:
         ('as well', 'not apart')
         >>> compare_sorting(near | {"high": 0.88}, own)
         'worse'
+        >>> compare_sorting(near | {"shared": 72}, own)
+        'in-sample'
     """
+    if found.get("shared"):
+        return "in-sample"
     backwards = found["auroc"] < CHANCE
     low, high = (1 - found["high"], 1 - found["low"]) if backwards else (found["low"], found["high"])
     auroc, target = strength(found), own["auroc"]

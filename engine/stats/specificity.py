@@ -19,15 +19,15 @@ from engine.remedies import Remedy
 from engine.runtime import Progress, ignore_progress
 from engine.stats.contrast import require_contrast
 from engine.stats.designs import nothing_to_leave_out
-from engine.stats.groups import PAIRS, Pairs, Sides, group_pairs, pairs_at
+from engine.stats.groups import PAIRS, Pairs, Sides, group_pairs, pairs_at, resampled_factors
 from engine.stats.held_out import HeldOutLayer, hold_out
-from engine.stats.separation import require_usable, separate
-from engine.stats.transfer import mean_direction, no_shared_layer, own_transfer, resampled_factors, transfer
+from engine.stats.separation import RESOLUTION, require_usable, separate
+from engine.stats.shared_pairs import NewPairs, describe_shared, new_pairs, wordings
+from engine.stats.transfer import mean_direction, no_shared_layer, own_transfer, sort_new
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_RESOLUTION = 1e-7  # of float32: shorter differences, relative to the states, are rounding errors
 _DEPENDENT = 1e-6  # singular value below which a direction is a combination of the others
 
 
@@ -42,7 +42,8 @@ def measure_specificity(
 
     - Transfer: the AUROC of each neighbour's mean difference on the pairs of the contrast, and of the contrast's mean
       difference on the pairs of the neighbour, next to the contrast's own held-out AUROC. The 95% intervals resample
-      personas, templates and topics with the Bayesian bootstrap and take the directions as given.
+      personas, templates and topics with the Bayesian bootstrap and take the directions as given. Pairs that share a
+      prompt with those of the direction do not count, see `new_pairs`.
     - What is left: held-out d' (see `compute_separation`) after the mean differences of the neighbours, made
       orthonormal, are projected out of both classes; for each neighbour alone, and for all together.
 
@@ -77,18 +78,20 @@ def measure_specificity(
     groupings = group_pairs(data.get("factors"), data["num_pairs"])
     if not groupings:
         raise nothing_to_leave_out(data["num_pairs"])
+    layer = None if layer is None else captured_layer(layer, data["layers"])
     layers = _measured_layers(data, neighbours, layer)
+    sorted_pairs = {name: _sorted_pairs(data, neighbour) for name, neighbour in neighbours.items()}
     report, rows = progress or ignore_progress, []
     for done, number in enumerate(layers):
         report(done, len(layers))
-        rows.append(_measure(data, neighbours, number, groupings))
+        rows.append(_measure(data, neighbours, sorted_pairs, number, groupings))
     report(len(layers), len(layers))
     return SpecificityReport(
         layer=max(rows, key=lambda row: row["d_prime"])["layer"] if layer is None else layer,
         layers=rows,
         resampled=", ".join(resampled_factors(data)),
         reason="",
-        warnings=_warnings(neighbours, layers),
+        warnings=[*_warnings(neighbours, layers), *_shared(sorted_pairs)],
     )
 
 
@@ -97,14 +100,23 @@ def _measured_layers(data: ContrastData, neighbours: Mapping[str, ContrastData],
     layers = sorted({*data["layers"]} & {number for other in neighbours.values() for number in other["layers"]})
     if not layers:
         raise no_shared_layer({"the contrast": data, **neighbours})
-    if layer is not None and captured_layer(layer, data["layers"]) not in layers:
+    if layer is not None and layer not in layers:
         held = "; ".join(f"{name}: {other['layers']}" for name, other in neighbours.items())
         raise RequestError(f"no neighbour has layer {layer} ({held})", expected=f"one of {layers}")
     return layers
 
 
+def _sorted_pairs(data: ContrastData, neighbour: ContrastData) -> tuple[NewPairs, NewPairs]:
+    """The pairs for the neighbour's direction to sort, and those of the neighbour for the contrast's direction."""
+    return new_pairs(data, wordings(neighbour)), new_pairs(neighbour, wordings(data))
+
+
 def _measure(
-    data: ContrastData, captures: Mapping[str, ContrastData], layer: int, groupings: Mapping[str, Tensor]
+    data: ContrastData,
+    captures: Mapping[str, ContrastData],
+    sorted_pairs: Mapping[str, tuple[NewPairs, NewPairs]],
+    layer: int,
+    groupings: Mapping[str, Tensor],
 ) -> SpecificityLayer:
     pairs = pairs_at(data, layer)
     held_out = hold_out(pairs, groupings)
@@ -118,8 +130,8 @@ def _measure(
     rows = [
         NeighbourAt(
             name=name,
-            transfer=transfer(towards, data, layer),
-            back=transfer(direction, neighbour, layer),
+            transfer=sort_new(towards, sorted_pairs[name][0], layer),
+            back=sort_new(direction, sorted_pairs[name][1], layer),
             own=own_transfer(neighbour, layer),
             d_prime_left=_left(pairs, [towards], groupings, held_out),
         )
@@ -152,7 +164,7 @@ def _worst(held_out: HeldOutLayer) -> float:
 def _left(pairs: Pairs, directions: Sequence[Tensor], groupings: Mapping[str, Tensor], whole: HeldOutLayer) -> float:
     """Held-out d' without some directions; 0 if only rounding errors are left of the differences."""
     left = hold_out(project_out(pairs, directions), groupings)
-    return _worst(left) if left.extent.longest > _RESOLUTION * whole.extent.size else 0.0
+    return _worst(left) if left.extent.longest > RESOLUTION * whole.extent.size else 0.0
 
 
 def project_out(pairs: Pairs, directions: Sequence[Tensor]) -> Pairs:
@@ -179,6 +191,16 @@ def not_measured(reason: str) -> SpecificityReport:
         reason: Why, as a clause.
     """
     return SpecificityReport(layer=None, layers=[], resampled="", reason=reason, warnings=[])
+
+
+def _shared(sorted_pairs: Mapping[str, tuple[NewPairs, NewPairs]]) -> list[str]:
+    there = describe_shared("the contrast", {name: pairs for name, (pairs, _) in sorted_pairs.items()})
+    back = [
+        said for name, (_, pairs) in sorted_pairs.items() for said in describe_shared(name, {"the contrast": pairs})
+    ]
+    names = [name for name, (pairs, _) in sorted_pairs.items() if pairs.shared]
+    left = [f"d' left without {', '.join(names)} is too low: directions fitted to a pair take away its noise"]
+    return [*there, *back, *(left if names else [])]
 
 
 def _warnings(neighbours: Mapping[str, ContrastData], layers: Sequence[int]) -> list[str]:

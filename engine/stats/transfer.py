@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,31 +15,29 @@ from engine.records.captures import ContrastData
 from engine.records.files import CaptureRecord
 from engine.records.results import Transfer, TransferMatrix
 from engine.remedies import Remedy
-from engine.stats.comparison_rules import differences_between, require_contrasts, require_same_reading
+from engine.stats.comparison_rules import differences_between, groups_in_common, require_contrasts, require_same_reading
 from engine.stats.components import combine, variance_components
 from engine.stats.crossed import MOST_PAIRS
 from engine.stats.designs import nothing_to_leave_out
 from engine.stats.groups import (
     FEWEST_GROUPS,
-    PAIRS,
     Pairs,
     effective_groups,
     group_pairs,
     pairs_at,
+    resampled_factors,
     resampled_units,
     sample_pairs,
 )
 from engine.stats.held_out import HeldOutLayer, hold_out
-from engine.stats.resampling import half_width
-from engine.stats.separation import separate
+from engine.stats.resampling import CONFIDENCE, RESAMPLES, half_width
+from engine.stats.separation import count_below, separate, share_above, tie_between
+from engine.stats.shared_pairs import NewPairs, describe_shared, new_pairs, wordings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CONFIDENCE = 0.95
-RESAMPLES = 2000
 _FEWEST_CAPTURES = 2
-_TIE = 1e-10  # relative to the range of the projections
 
 
 def compare_transfer(
@@ -53,7 +52,7 @@ def compare_transfer(
 
     Returns:
         One row per direction and one column per contrast, with 95% intervals. The diagonal holds each contrast's own
-        direction, held out.
+        direction, held out. Off it, pairs that share a prompt with the direction's own do not count, see `new_pairs`.
 
     Raises:
         RequestError: There are fewer than two captures, one is given twice, one has no group of pairs to hold out, or
@@ -81,17 +80,23 @@ def compare_transfer(
     for record, data in zip(records, captures, strict=True):
         _require_groups(record, data)
     chosen = _common_layer(records, captures, layer)
-    directions = [mean_direction(pairs_at(data, chosen)) for data in captures]
+    fitted = [wordings(data) for data in captures]
+    sorted_pairs = [[new_pairs(data, texts) for data in captures] for texts in fitted]
     cells = [
         [
-            _own(data, chosen) if row == column else transfer(direction, data, chosen)
+            _own(data, chosen) if row == column else sort_new(direction, sorted_pairs[row][column], chosen)
             for column, data in enumerate(captures)
         ]
-        for row, direction in enumerate(directions)
+        for row, direction in enumerate(mean_direction(pairs_at(data, chosen)) for data in captures)
     ]
+    names = [record["name"] for record in records]
+    for column, name in enumerate(names):
+        others = {names[row]: line[column] for row, line in enumerate(sorted_pairs) if row != column}
+        warnings += describe_shared(name, others)
+    warnings += [said for pair in combinations(records, 2) for said in groups_in_common(*pair)]
     shares = [cell["in_order"] for row, line in enumerate(cells) for column, cell in enumerate(line) if row != column]
     return TransferMatrix(
-        names=[record["name"] for record in records],
+        names=names,
         titles=[record["concept"] or record["name"] for record in records],
         layer=chosen,
         cells=cells,
@@ -142,6 +147,14 @@ def transfer(direction: Tensor, data: ContrastData, layer: int, *, seed: int = 0
     positive, negative = project(pairs_at(data, layer), direction)
     _require_finite(layer, positive - negative)
     return sort_pairs(positive, negative, resampled_factors(data), seed=seed)
+
+
+def sort_new(direction: Tensor, pairs: NewPairs, layer: int, *, seed: int = 0) -> Transfer:
+    """Sort the pairs of a contrast that a direction was not fitted to; see `transfer` and `new_pairs`."""
+    found = transfer(direction, pairs.data, layer, seed=seed)
+    if pairs.in_sample:
+        found["shared"] = pairs.shared
+    return found
 
 
 def own_transfer(data: ContrastData, layer: int, held_out: HeldOutLayer | None = None) -> Transfer | None:
@@ -197,15 +210,6 @@ def project(pairs: Pairs, direction: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(found[0]), torch.cat(found[1])
 
 
-def resampled_factors(data: ContrastData) -> dict[str, Tensor]:
-    """Choose the groups to resample: those that a ranking holds out, or else single pairs.
-
-    Returns:
-        Factor to the group index of each pair, `(pairs,)`.
-    """
-    return group_pairs(data.get("factors"), data["num_pairs"]) or {PAIRS: torch.arange(data["num_pairs"])}
-
-
 def sort_pairs(positive: Tensor, negative: Tensor, groupings: Mapping[str, Tensor], *, seed: int = 0) -> Transfer:
     """Compute AUROC, its 95% interval, and the share of pairs in the right order.
 
@@ -225,15 +229,14 @@ def sort_pairs(positive: Tensor, negative: Tensor, groupings: Mapping[str, Tenso
         >>> found["auroc"], found["in_order"]
         (0.75, 1.0)
     """
-    low, high = torch.cat([positive, negative]).aminmax()
-    tie = float(_TIE * (high - low))
+    tie = tie_between(positive, negative)
     units = {factor: resampled_units(factor, groups) for factor, groups in groupings.items()}
     ordered = {factor: _ordered(positive, negative, numbers, tie) for factor, numbers in units.items()}
     gaps = positive - negative
-    in_order = ((gaps > tie).double() + (gaps.abs() <= tie).double() / 2).mean()
     auroc = float(next(iter(ordered.values())).sum()) / len(positive) ** 2
     ends = _interval(auroc, ordered, units, gaps, seed)
-    return Transfer(auroc=auroc, low=min(ends[0], auroc), high=max(ends[1], auroc), in_order=float(in_order))
+    in_order = share_above(gaps, tie)
+    return Transfer(auroc=auroc, low=min(ends[0], auroc), high=max(ends[1], auroc), in_order=in_order)
 
 
 def _ordered(positive: Tensor, negative: Tensor, units: Tensor, tie: float) -> Tensor:
@@ -241,9 +244,7 @@ def _ordered(positive: Tensor, negative: Tensor, units: Tensor, tie: float) -> T
     count = int(units.max()) + 1
     ordered = torch.zeros((count, count), dtype=torch.float64)
     for unit in range(count):
-        values = negative[units == unit].sort().values
-        below = torch.searchsorted(values, positive - tie) + torch.searchsorted(values, positive + tie, right=True)
-        ordered[:, unit].index_add_(0, units, below.double() / 2)
+        ordered[:, unit].index_add_(0, units, count_below(positive, negative[units == unit], tie))
     return ordered
 
 

@@ -16,7 +16,7 @@ from engine.capture.responses import generate_responses
 from engine.concepts.chat import render_chats
 from engine.concepts.text_files import PromptFile, named_prompts
 from engine.errors import RequestError
-from engine.inputs import require_strength, require_whole
+from engine.inputs import require_seed, require_strength, require_whole
 from engine.records.captures import Message, changed_model
 from engine.records.causal import Calibration
 from engine.records.files import Direction
@@ -105,7 +105,7 @@ def calibrate_strength(
     continued = _continue(model, tokenizer, named, new, steps, chat=chat)
     runner = FanOut(model)
     rows = runner.rows([[text] for text in continued])
-    drawing = torch.Generator().manual_seed(require_whole(seed, "the seed", 0))
+    drawing = torch.Generator().manual_seed(require_seed(seed))
     weights = torch.empty(RESAMPLES, len(continued), dtype=torch.float64).exponential_(generator=drawing)
     found: dict[int, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in by_layer}
     for done, row in enumerate(rows):

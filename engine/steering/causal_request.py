@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from engine.capture.selection import plain_layers
 from engine.errors import RequestError, similar
-from engine.inputs import require_strength, require_whole
+from engine.inputs import require_flag, require_seed, require_strength, require_whole
 from engine.records.files import METHODS, Method
 
 if TYPE_CHECKING:
@@ -84,4 +84,5 @@ class CausalRequest:
             if number > most:
                 raise RequestError(f"the number of {said} cannot be {number}", expected=f"at most {most}")
             settle(self, name, number)
-        settle(self, "seed", require_whole(self.seed, "the seed", 0))
+        settle(self, "ablation", require_flag(self.ablation, "ablation"))
+        settle(self, "seed", require_seed(self.seed))

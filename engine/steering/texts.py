@@ -16,7 +16,7 @@ from engine.capture.prompts import longest_prompt
 from engine.capture.responses import require_room
 from engine.concepts.chat import render_chat
 from engine.errors import RequestError
-from engine.inputs import plain_text, require_strength, require_whole
+from engine.inputs import plain_text, require_seed, require_strength, require_whole
 from engine.records.captures import ContrastData, Message, Provenance, changed_model
 from engine.records.files import Direction
 from engine.records.steering import UNITS, Kind, SteeredText, SteeredTexts, Tokens, Unit
@@ -30,8 +30,6 @@ from engine.steering.writing import Writer, Written
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-_MOST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def steer_text(
     provenance = require_same_model(model, {direction["layer"]: direction})
     require_choice("the unit", unit, UNITS)
     amounts = [] if ablation else _amounts(strengths)
-    limit, number = require_whole(max_new_tokens, "the number of new tokens", 1), _require_seed(seed)
+    limit, number = require_whole(max_new_tokens, "the number of new tokens", 1), require_seed(seed)
     prompt = plain_text(prompt, "the prompt")
     has_template = bool(tokenizer.chat_template)
     rendered = render_chat(tokenizer, (Message(role="user", content=prompt),)) if chat else prompt
@@ -316,13 +314,6 @@ def _amounts(strengths: Sequence[float]) -> list[float]:
     if not amounts:
         raise RequestError("there is no strength to steer with", expected="at least one number, such as 0.1")
     return list(dict.fromkeys(amounts))
-
-
-def _require_seed(seed: int) -> int:
-    number = require_whole(seed, "the seed", 0)
-    if number > _MOST_SEED:
-        raise RequestError(f"the seed cannot be {number}", expected=f"0 to {_MOST_SEED}")
-    return number
 
 
 def _warnings(direction: Direction, theirs: Provenance | None, mine: Provenance) -> list[str]:

@@ -14,7 +14,13 @@ from engine.records.captures import Concept, ContrastData
 from engine.records.files import CaptureRecord
 from engine.records.results import SpecificityReport
 from engine.runtime import ALONE, Processes, Steps, ignore_progress
-from engine.stats.comparison_rules import differences_between, provenance_of, require_contrasts, require_same_reading
+from engine.stats.comparison_rules import (
+    differences_between,
+    groups_in_common,
+    provenance_of,
+    require_contrasts,
+    require_same_reading,
+)
 from engine.stats.specificity import measure_specificity, not_measured
 from engine.store.catalog import show_capture
 from engine.store.names import CapturePaths, locate
@@ -194,5 +200,6 @@ def _others(
         require_contrasts(other)
         require_same_reading(record, other, same_model=True)
         warnings += [f"{other['name']}: {warning}" for warning in differences_between(record, other)]
+        warnings += groups_in_common(record, other)
         found[other["name"] if other["name"] not in found else str(name)] = load_contrast(name, store=store)
     return found, warnings

@@ -86,6 +86,7 @@ class LayerReply(_AboutCapture):
     negative_quartiles: list[float]
     wrong_pairs: list[MisorderedPair] = Field(description="Misordered pairs, largest gap first")
     wrong_total: int
+    tied_total: int = 0
 
 
 class ComparedRow(BaseModel):
@@ -247,6 +248,7 @@ def describe_layer(record: CaptureRecord, ranked: RankedLayer, sides: SideSummar
             _misordered_pair(find_pair(record, wrong["pair"]), wrong["gap"]) for wrong in sides["wrong"][:_MOST_WRONG]
         ],
         wrong_total=sides["wrong_total"],
+        tied_total=sides.get("tied_total", 0),
         next_step=f"plot_capture(name='{record['name']}', layer={sides['layer']})",
     )
 

@@ -9,6 +9,7 @@ from engine.store.read import load_contrast
 from tests.tui.conftest import put, ranked_record
 from tests.tui.screen_text import wait_for
 from tui.app import LayerscopeApp
+from tui.screens.compare import CompareScreen
 
 pytestmark = pytest.mark.anyio
 
@@ -33,6 +34,13 @@ async def test_cosines_are_those_of_the_mean_differences(real_store: Path) -> No
     row = next(line for line in text.splitlines() if line.split()[:2] == ["2", "75%"])
     assert f"{expected:+.2f}" in row
     assert f"layer 2: cosine {expected:+.2f}" in pilot.app.clipboard
+
+
+async def test_shared_pairs_cause_a_warning(real_store: Path) -> None:
+    async with LayerscopeApp(real_store).run_test(size=(120, 40)) as pilot:
+        await wait_for(pilot, "2 captures")
+        pilot.app.push_screen(CompareScreen(real_store, ("tiny_loud", "tiny_loud")))
+        await wait_for(pilot, "cos ●▲", "share a prompt with tiny_loud (1), whose direction sorts them in-sample")
 
 
 async def test_four_captures_are_drawn_from_their_records(store: Path) -> None:

@@ -102,6 +102,18 @@ def test_models_with_the_same_capture_name_are_distinguished(layerscope: Program
     assert [line.split()[1].strip("=") for line in lines] == ["0", "1", "2"]
 
 
+def test_a_capture_of_some_of_the_pairs_is_compared_with_a_warning(layerscope: Program, contrasts: Path) -> None:
+    whole = load_contrast(contrasts / "loudness")
+    part = whole.copy()
+    part["positive"], part["negative"], part["num_pairs"] = whole["positive"][:8], whole["negative"][:8], 8
+    part["factors"] = whole["factors"][:8]
+    engine.save_activations(part, "part", store=contrasts)
+    said = " ".join(layerscope("compare", "loudness", "part").stdout.split())
+    assert "warning: 8 of 8 pairs of part share a prompt with loudness, whose direction sorts them in-sample" in said
+    assert f"warning: 8 of {whole['num_pairs']} pairs of loudness share a prompt with part" in said
+    assert "in-sample AUROC" in said
+
+
 @pytest.mark.usefixtures("contrasts")
 def test_a_capture_compared_with_itself_has_cosine_one(layerscope: Program) -> None:
     shown = parsed(layerscope("compare", "loudness", "loudness", "--json"))

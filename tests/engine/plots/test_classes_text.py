@@ -64,7 +64,7 @@ def test_a_single_prompt_among_many_is_visible() -> None:
 def test_equal_values_are_drawn(value: float) -> None:
     positive, negative = histograms(sides_of([value] * 4, [value] * 4))
     assert positive == negative == "█" + " " * 71
-    assert "0 of 4 held-out pairs are misordered." in lines_of(sides_of([value] * 4, [value] * 4))
+    assert "0 of 4 held-out pairs are misordered and 4 are tied." in lines_of(sides_of([value] * 4, [value] * 4))
 
 
 def test_a_single_pair_is_drawn() -> None:
@@ -75,7 +75,7 @@ def test_a_single_pair_is_drawn() -> None:
 def test_five_pairs_are_listed_and_all_are_counted() -> None:
     sides = sides_of([0.0] * 8, [float(pair) for pair in range(8)])
     lines = lines_of(sides, [f"Prompt {pair}" for pair in range(8)])
-    assert "7 of 8 held-out pairs are misordered." in lines
+    assert "7 of 8 held-out pairs are misordered and 1 is tied." in lines
     listed = [line for line in lines if line.startswith("  pair")]
     assert listed == [f"  pair {pair} (-{pair}.0): Prompt {pair}" for pair in (7, 6, 5, 4, 3)]
 

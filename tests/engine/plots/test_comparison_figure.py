@@ -64,6 +64,13 @@ def test_transfer_both_ways_is_the_data() -> None:
     assert back_band == {(row["layer"], row["back"][end]) for row in rows for end in ENDS}
 
 
+def test_a_direction_that_sorts_in_sample_is_labelled() -> None:
+    comparison = compared_directions()
+    comparison["directions"][1]["back"]["shared"] = 24
+    names = named_lines(draw_comparison(comparison).axes[1])
+    assert {"direction of honesty on empathy", "direction of empathy on honesty, in-sample"} <= set(names)
+
+
 def test_without_held_out_directions_the_other_lines_are_drawn() -> None:
     comparison = compared_directions()
     for row in comparison["directions"]:

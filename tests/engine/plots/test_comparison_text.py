@@ -144,6 +144,9 @@ def test_transfer_both_ways_is_given_where_the_own_directions_separate_best() ->
         " their own held-out direction with 0.80; back (2 on 1), the empathy direction sorts the honesty pairs with"
         " AUROC 0.60 (95% interval 0.55 to 0.65), their own held-out direction with 0.95."
     )
+    comparison["directions"][0]["back"]["shared"] = 24
+    assert "sorts the honesty pairs with in-sample AUROC 0.60 (95%" in describe_comparison(comparison)[2]
+    assert "sorts the empathy pairs with AUROC 0.70 (95%" in describe_comparison(comparison)[2]
     comparison["directions"][0]["own"] = (None, None)
     comparison["directions"][1]["own"] = (None, None)
     assert "their own" not in describe_comparison(comparison)[2]

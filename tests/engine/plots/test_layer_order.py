@@ -57,6 +57,15 @@ def test_misordered_pairs_are_counted_at_both_layers() -> None:
     )
 
 
+def test_tied_pairs_are_counted_separately() -> None:
+    record = contrast_record()
+    record["sides"] = [summary(1, [4, 5, 6]), summary(2, [5, 6, 7, 8])]
+    record["sides"][0]["tied_total"], record["sides"][1]["tied_total"] = 1, 12
+    assert describe_order(record, 2, 1)[2].startswith(
+        "3 of 72 held-out pairs are misordered and 1 is tied at layer 1, 4 (and 12 tied) at layer 2: 2 at both"
+    )
+
+
 def test_a_truncated_list_of_misordered_pairs_is_only_counted() -> None:
     record = contrast_record()
     record["sides"] = [summary(1, [4, 5], total=30), summary(2, [5])]

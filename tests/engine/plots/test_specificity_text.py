@@ -107,6 +107,20 @@ def test_a_neighbour_with_a_higher_auroc_is_never_behind() -> None:
     assert first.startswith("At layer 16, the direction of formality (AUROC 0.72, 95% interval 0.45 to 0.90) sorts")
 
 
+def in_sample(auroc: float) -> Transfer:
+    return Transfer(**sorted_pairs(auroc), shared=72)
+
+
+def test_a_neighbour_that_sorts_in_sample_is_not_compared() -> None:
+    copy = neighbour("copy", 0.95)
+    copy["transfer"] = in_sample(0.95)
+    first, left = neighbour_sentences(report_of(copy, neighbour("formality", 0.6)))
+    assert first.startswith("At layer 16, no neighbour's direction sorts")
+    assert first.endswith("The nearest is formality (AUROC 0.60, 95% interval 0.55 to 0.65).")
+    (left,) = neighbour_sentences(report_of(copy))
+    assert left.startswith("Without the direction of copy")
+
+
 def test_nothing_measured_says_nothing() -> None:
     assert neighbour_sentences(None) == []
     assert neighbour_sentences(not_measured("some weights are offloaded")) == []
@@ -173,6 +187,15 @@ def test_directions_that_cannot_be_told_apart_are_named() -> None:
         "On the pairs of honesty (AUROC 0.80), its own direction cannot be told apart from that of empathy."
     )
     assert mean.startswith("Mean share")
+
+
+def test_a_cell_that_is_in_sample_is_not_compared_and_says_so(tmp_path: Any) -> None:
+    cells = [[sorted_pairs(0.8), sorted_pairs(0.5)], [in_sample(0.95), sorted_pairs(0.9)]]
+    matrix = MATRIX | {"titles": ["honesty", "empathy"], "cells": cells}
+    assert len(describe_transfer(matrix)) == 2
+    assert not draw_transfer(matrix).axes[0].patches
+    words = svg_words(save_figure(lambda: draw_transfer(matrix), tmp_path / "matrix.svg"))
+    assert words.count("in-sample") == 1
 
 
 def test_twelve_captures_fit_the_width() -> None:

@@ -1,6 +1,7 @@
 """Synthetic contrasts with known last states, and held-out scores computed by plain loops."""
 
 from collections.abc import Sequence
+from hashlib import sha256
 
 import numpy as np
 import torch
@@ -46,14 +47,18 @@ def numbers_of(factors: Sequence[Factors], factor: str) -> NDArray[np.int64]:
 
 
 def capture_of(layers: Sequence[Sides], factors: list[Factors] | None) -> ContrastData:
-    """A contrast with given last states: positive and negative per layer, `(pairs, hidden)` each."""
+    """A contrast with given last states: positive and negative per layer, `(pairs, hidden)` each.
+
+    The text of a prompt is a digest of its states, so that prompts with other states have other texts.
+    """
 
     def prompt(side: int, pair: int) -> ActivationData:
+        states = [layer[side][pair] for layer in layers]
         return ActivationData(
-            activations={i: torch.from_numpy(layer[side][pair])[None, None] for i, layer in enumerate(layers)},
+            activations={i: torch.from_numpy(state)[None, None] for i, state in enumerate(states)},
             input_ids=torch.zeros(1, 1, dtype=torch.long),
             tokens=["x"],
-            prompt="x",
+            prompt=sha256(b"".join(state.tobytes() for state in states)).hexdigest(),
             num_layers=len(layers),
             captured_layers=list(range(len(layers))),
         )

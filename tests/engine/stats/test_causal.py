@@ -1,7 +1,11 @@
 """Statistics of a causal ranking: p-values by hand, intervals that cover, and error rates of the whole decision."""
 
+import math
+
 import pytest
 import torch
+from scipy.stats import norm
+from scipy.stats import t as student
 from torch import Tensor
 
 from engine.stats.causal import (
@@ -70,6 +74,35 @@ def test_an_interval_of_equal_values_is_a_point() -> None:
     assert float(found.p_values) < 0.01
 
 
+def error_by_hand(values: list[float], groups: dict[str, list[int]]) -> float:
+    """Standard error of a mean by multiway clustering, with loops; at least that of any factor alone."""
+    count = len(values)
+    mean = sum(values) / count
+    clustered = []
+    for numbers in groups.values():
+        sums = [sum(v - mean for v, n in zip(values, numbers, strict=True) if n == group) for group in set(numbers)]
+        clustered.append(sum(value**2 for value in sums) * len(sums) / (len(sums) - 1) / count**2)
+    pairs = sum((value - mean) ** 2 for value in values) / count**2
+    return math.sqrt(max(sum(clustered) - (len(groups) - 1) * pairs, *clustered, 0.0))
+
+
+@pytest.mark.parametrize("sizes", [(3,), (12,), (3, 5), (12, 8)], ids=str)
+@pytest.mark.parametrize("mean", [0.2, 0.5])
+def test_an_interval_has_the_clustered_error_and_students_t(sizes: tuple[int, ...], mean: float) -> None:
+    """The largest of 2,000 deviations of one layer is a normal deviate, up to a sampling error of 3%."""
+    drawing = torch.Generator().manual_seed(sum(sizes))
+    values = mean + torch.randn(40, generator=drawing, dtype=torch.float64)
+    groups = {f"factor {size}": torch.arange(40) * 7 // (3 + place) % size for place, size in enumerate(sizes)}
+    error = error_by_hand(values.tolist(), {name: numbers.tolist() for name, numbers in groups.items()})
+    interval = interval_of_means(values[None], groups)
+    freedom = min(sizes) - 1
+    reach = norm.ppf(0.975) * student.ppf(0.95, freedom) / norm.ppf(0.95)
+    half = float(interval.high - interval.low) / 2
+    assert half == pytest.approx(reach * error, rel=0.07)
+    assert float(interval.mean) == pytest.approx(float(values.mean()))
+    assert float(interval.p_values) == pytest.approx(student.sf(float(interval.mean) / error, freedom), abs=0.03)
+
+
 def test_an_effect_shared_by_all_prompts_is_found() -> None:
     made = results(3, mean=0.0)
     own = made.effects.clone()
@@ -97,6 +130,30 @@ def test_ablation_is_compared_with_the_mean_and_the_best_of_the_controls() -> No
     assert test.p_values[0] > 0.05 >= test.p_values[1]
     assert test.p_values[1] == pytest.approx(1 / 22)
     assert test.controls.tolist() == pytest.approx((removed[:, 1:].mean(dim=2).amax(dim=1) / whole).tolist())
+
+
+def test_a_share_that_is_the_same_for_all_prompts_is_certain() -> None:
+    """Whatever their differences are: the interval is that of a ratio."""
+    drawing = torch.Generator().manual_seed(1)
+    difference = 1 + 0.3 * torch.randn(24, generator=drawing, dtype=torch.float64)
+    removed = 0.3 * difference[None, None].repeat(1, 20, 1)
+    test = compare_ablations(AblationResults([0], removed, difference, {"pair": torch.arange(24)}))
+    assert test is not None
+    assert (float(test.interval.low), float(test.interval.high)) == pytest.approx((0.3, 0.3))
+
+
+def test_what_controls_remove_as_well_is_not_significant() -> None:
+    """The direction removes 0.3 of each prompt, and the controls nearly as much; it is barely the best of them."""
+    drawing = torch.Generator().manual_seed(2)
+    noise = torch.randn(24, generator=drawing, dtype=torch.float64)
+    own = 0.3 + 0.1 * (noise - noise.mean())
+    removed = torch.cat([own[None], torch.full((20, 24), 0.295, dtype=torch.float64)])[None]
+    groups = {"pair": torch.arange(24)}
+    test = compare_ablations(AblationResults([0], removed, torch.ones(24, dtype=torch.float64), groups))
+    assert test is not None
+    assert float(test.interval.low) > 0.2
+    error = error_by_hand(own.tolist(), {"pair": list(range(24))})
+    assert float(test.p_values) == pytest.approx(student.sf(0.005 / error, 23), abs=0.04)
 
 
 def test_no_share_is_stated_of_an_uncertain_difference() -> None:

@@ -8,6 +8,7 @@ import pytest
 from engine.errors import RequestError
 from engine.records.captures import Factors
 from engine.stats.classes import project_sides
+from engine.stats.ranking import rank_layers
 from engine.stats.separation import compute_separation
 from tests.engine.stats.captures import one_prompt, random_states
 from tests.engine.stats.contrasts import (
@@ -128,8 +129,23 @@ def test_a_summary_counts_projections_and_names_the_most_misordered_pairs() -> N
         assert summary["negative"] == np.histogram(sides["negative"], edges)[0].tolist()
         gaps = np.subtract(sides["positive"], sides["negative"])
         assert summary["wrong_total"] == (gaps < 0).sum()
+        assert "tied_total" not in summary
         assert [pair["pair"] for pair in summary["wrong"]] == np.argsort(gaps)[: min((gaps < 0).sum(), 20)].tolist()
         assert [pair["gap"] for pair in summary["wrong"]] == pytest.approx(np.sort(gaps)[: len(summary["wrong"])])
+
+
+def test_the_misordered_share_is_that_of_the_counts_with_half_of_the_ties() -> None:
+    """The share said 58% where the count said 8 of 24."""
+    rng = np.random.default_rng(11)
+    positive, negative = noise(rng, 24)
+    positive[1::2] = negative[1::2]
+    data = capture_of([(positive, negative)], all_factors(4, 1, 6))
+    ((summary,), sides) = summaries_of(data), project_sides(data, 0)
+    assert summary["tied_total"] == 12
+    assert 0 < summary["wrong_total"] == len(summary["wrong"]) < 12
+    assert sides["wrong_way"] == pytest.approx((summary["wrong_total"] + summary["tied_total"] / 2) / 24)
+    ranking = rank_layers(data, resamples=99, permutations=99)
+    assert ranking["layers"][0]["wrong_way"] == sides["wrong_way"]
 
 
 def test_a_layer_at_which_the_prompts_do_not_differ_has_no_summary() -> None:

@@ -117,8 +117,9 @@ def test_the_same_seed_gives_the_same_comparison() -> None:
 def test_the_scale_of_the_states_does_not_matter() -> None:
     layers = planted(np.random.default_rng(4), [2.0], 60)
     large = [(positive * 1000, negative * 1000) for positive, negative in layers]
-    plain, other = capture_of(layers, all_factors()), capture_of(large, all_factors())
-    (one,), (two,) = compare_directions(plain, plain), compare_directions(other, plain)
+    plain, scaled = capture_of(layers, all_factors()), capture_of(large, all_factors())
+    other = capture_of(planted(np.random.default_rng(5), [2.0], 60), all_factors())
+    (one,), (two,) = compare_directions(plain, other), compare_directions(scaled, other)
     for name in ("cosine", "chance", "ceiling"):
         assert dict(two)[name] == pytest.approx(dict(one)[name])
     for name in ("transfer", "back"):
@@ -231,6 +232,13 @@ def test_too_few_pairs_are_refused(few_first: bool) -> None:
         compare_directions(*((few, enough) if few_first else (enough, few)))
 
 
+def test_an_impossible_seed_is_refused() -> None:
+    data = capture_of([noise(np.random.default_rng(16), 6)], None)
+    for seed in (-1, 0.5, 2**70):
+        with pytest.raises(RequestError, match="the seed cannot be"):
+            compare_directions(data, data, seed=seed)  # type: ignore[arg-type]
+
+
 def test_few_groups_are_halved_pair_by_pair() -> None:
     """Two personas can be halved in only two ways."""
     (row,) = compare_directions(*[capture_of(planted(np.random.default_rng(17), [2.0], 12), only_personas(2, 6))] * 2)
@@ -277,8 +285,9 @@ def test_custom_pairs_are_named_after_their_capture() -> None:
     [("revision", "def"), ("dtype", "bfloat16"), ("attention", "eager"), ("chat_template", "0" * 64)],
 )
 def test_different_run_settings_cause_a_warning(field: str, value: str) -> None:
-    data = capture_of(planted(np.random.default_rng(20), [1.0], 12), None)
-    comparison = compare_captures(named("a"), named("b", **{field: value}), lambda _: data)
+    rng = np.random.default_rng(20)
+    data = {name: capture_of(planted(rng, [1.0], 12), None) for name in "ab"}
+    comparison = compare_captures(named("a"), named("b", **{field: value}), lambda record: data[record["name"]])
     was = dict(provenance())[field]
     assert comparison["warnings"] == [f"they differ in {field}: {was} and {value}"]
     assert comparison["directions"]

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.stats.components import combine, error_shares, variance_components
 from engine.stats.ranking import rank_layers
@@ -48,6 +50,26 @@ def test_single_pairs_count_once_in_a_combined_variance() -> None:
     added, freedom = combine(deviations, only_factors, groups, 72)
     assert float(added.var()) == pytest.approx(3.0, rel=0.1)
     assert freedom == pytest.approx(33, rel=0.05)
+
+
+@given(st.lists(st.floats(0.01, 9.0), min_size=1, max_size=3), st.lists(st.floats(0.0, 9.0), min_size=4, max_size=4))
+def test_a_combined_variance_is_that_of_the_formula_and_at_least_that_of_each_factor(
+    variances: list[float], components: list[float]
+) -> None:
+    names, groups = ("persona", "template", "topic")[: len(variances)], {"persona": 12, "template": 6, "topic": 9}
+    unit = torch.tensor([1.0, -1.0], dtype=torch.float64) / 2**0.5  # variance 1
+    deviations = {name: value**0.5 * unit for name, value in zip(names, variances, strict=True)}
+    by_name = dict(zip((*names, "pair"), components, strict=False)) | {"pair": components[-1]}
+    combined, freedom = combine(deviations, by_name, groups, 72)
+    least = names[variances.index(min(variances))]
+    parts = by_name[least] / groups[least], by_name["pair"] / 72
+    alone = parts[1] / sum(parts) if sum(parts) else 0.0
+    total = sum(variances)
+    once = total - (len(names) - 1) * alone * min(variances)
+    assert float(combined.var()) * total / sum(value**0.5 for value in variances) ** 2 == pytest.approx(once)
+    assert once >= max(variances) * (1 - 1e-12)
+    weights = [value**2 / (groups[name] - 1) for name, value in zip(names, variances, strict=True)]
+    assert freedom == pytest.approx(total**2 / sum(weights))
 
 
 def test_a_ranking_says_which_factor_limits_it() -> None:

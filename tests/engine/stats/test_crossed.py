@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chi2
 
 from engine.stats.crossed import MOST_PAIRS, CrossedLayer, CrossedTest, Kept, crossed_p_values
 from engine.stats.groups import Sides, pairs_of, sample_pairs
@@ -82,6 +83,28 @@ def test_the_null_has_unit_variance_and_widens_for_few_groups() -> None:
         along = rng.normal(size=(pairs, 1)) + rng.normal(size=(count, 1))[groupings["persona"].numpy()]
         spread[count] = crossed_test(groupings, 4000).layer(torch.from_numpy(along)).null.square().mean().sqrt().item()
     assert 1 < spread[30] < spread[6]
+
+
+@pytest.mark.parametrize("width", [1, 6])
+def test_the_null_is_widened_by_the_degrees_of_freedom_of_the_group_means(width: int) -> None:
+    """Satterthwaite's: (groups - 1) times the participation ratio of the covariance of their means, with loops."""
+    groupings = design(personas=5)
+    rng = np.random.default_rng(4)
+    differences = rng.normal(size=(30, width)) + 2 * rng.normal(size=(5, width))[groupings["persona"].numpy()]
+    centered = differences - differences.mean(axis=0)
+    persona = crossed_test(groupings)._factors[0]
+    shared = torch.stack([groups[:, None] == groups for groups in groupings.values()]).any(dim=0)
+    products = torch.from_numpy(centered @ centered.T)
+    found = persona.widening(products, products * ~shared, torch.Generator().manual_seed(7))
+    chances = torch.rand(999, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    members = [np.flatnonzero(groupings["persona"].numpy() == group) for group in range(5)]
+    variance = sum(np.square(centered[group].mean(axis=0)).sum() for group in members) / (5 - 1)
+    squared = 0.0
+    for one, other in itertools.permutations(members, 2):
+        apart = [centered[i] @ centered[j] for i in one for j in other if not shared[i, j]]
+        squared += (sum(apart) / len(one) / len(other) * 5 / 4) ** 2 / (5 * 4)
+    freedom = 4 * max(variance**2 / squared, 1.0)
+    assert found.numpy() == pytest.approx(np.sqrt(freedom / chi2.isf(chances.numpy(), freedom)), rel=1e-9)
 
 
 def test_p_values_count_the_best_layer() -> None:

@@ -7,6 +7,7 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
 from engine.errors import RequestError
 from engine.records.captures import ContrastData, Factors
@@ -459,11 +460,59 @@ def test_margins_are_intervals_of_score_differences() -> None:
     assert ranking["margins"][1][0] == pytest.approx(np.hypot(half[1], half[2]), rel=0.3)
 
 
+def test_the_margin_of_two_layers_has_the_fewer_degrees_of_freedom_whichever_comes_first() -> None:
+    """Personas limit one layer, with about 2 degrees of freedom, and topics the other."""
+    rng, factors = np.random.default_rng(9), all_factors(3, 1, 24)
+    layers = []
+    for factor in ("persona", "topic"):
+        effects = rng.normal(size=(24, 12))[numbers_of(factors, factor)]
+        positive, negative = noise(rng, len(factors), 12)
+        layers.append((positive + 1 + 2 * effects, negative))
+    for order in (layers, layers[::-1]):
+        data = capture_of(order, factors)
+        work = _measure(data, group_pairs(factors, len(factors)), 200, 200, 0)
+        assert min(work.freedom) < 5 < 10 < max(work.freedom)
+        error = float((work.deviations[0] - work.deviations[1]).std())
+        assert quick(data)["margins"] == [[pytest.approx(error * student.ppf(0.975, min(work.freedom)), abs=1e-4)]]
+
+
+def test_few_resamples_limit_the_p_value_of_the_crossed_test() -> None:
+    """Permutations of twelve groups could reach 1/2048."""
+    factors = all_factors(12, 1, 12)
+    data = capture_of(planted(np.random.default_rng(10), [6.0], len(factors)), factors)
+    for resamples, smallest in ((99, 0.01), (9999, 1 / 2048)):
+        ranking = rank_layers(data, resamples=resamples)
+        assert ranking["smallest_p"] == smallest
+        assert ranking["layers"][0]["p_value"] == smallest
+
+
 def test_merged_groups_cause_a_warning() -> None:
     assert "70 topics were held out and resampled in 65 groups" in warnings_of(all_factors(3, 1, 70), 210)
     assert "in 65 groups" not in warnings_of(all_factors(3, 1, 65), 195)
     assert "66 pairs were resampled in 65 groups" in warnings_of(None, 66)
     assert "in 65 groups" not in warnings_of(None, 65)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"resamples": 1}, "the number of resamples cannot be 1.*at least 2"),  # a spread needs two
+        ({"resamples": 2.5}, "the number of resamples cannot be 2.5"),
+        ({"permutations": 0}, "the number of permutations cannot be 0.*at least 1"),
+        ({"permutations": True}, "the number of permutations cannot be True"),
+        ({"seed": 0.5}, "the seed cannot be 0.5"),
+        ({"seed": 2**70}, "the seed cannot be .*0 to 4294967295"),
+    ],
+)
+def test_counts_that_leave_nothing_to_compute_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        rank_layers(capture_of(planted(np.random.default_rng(0), [1.0], 12), None), **options)
+
+
+def test_the_fewest_resamples_and_permutations_give_finite_numbers() -> None:
+    data = capture_of(planted(np.random.default_rng(0), [1.0, 2.0], 60), all_factors(6, 2, 5))
+    for row in rank_layers(data, resamples=2, permutations=1)["layers"]:
+        assert np.isfinite([row["low"], row["high"], row["p_value"], row["null_low"]]).all()
 
 
 @pytest.mark.parametrize(

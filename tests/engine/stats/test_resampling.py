@@ -317,8 +317,13 @@ def test_few_groups_widen_rank_intervals() -> None:
 
 
 def test_the_fewest_groups_of_any_layer_decide() -> None:
-    scores, deviations = torch.linspace(0.0, 2.0, 3, dtype=torch.float64), torch.from_numpy(drawn(3, 0.2))
-    assert open_places(scores, deviations, [2, 49, 49], 0.95) == open_places(scores, deviations, [2, 2, 2], 0.95)
+    """Scores 2.3 standard errors apart: more than the 1.7 of 49 degrees of freedom, less than the 2.9 of two."""
+    deviations = torch.from_numpy(drawn(2, 1.0, resamples=4000))
+    error = float((deviations[1] - deviations[0]).std())
+    scores = torch.tensor([0.0, 2.3 * error], dtype=torch.float64)
+    assert open_places(scores, deviations, [49, 49], 0.95) == [(2, 2), (1, 1)]
+    for freedom in ([2.0, 49.0], [49.0, 2.0], [2.0, 2.0]):
+        assert open_places(scores, deviations, freedom, 0.95) == [(1, 2), (1, 2)]
 
 
 @pytest.mark.parametrize("seed", range(8))

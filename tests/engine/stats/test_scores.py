@@ -6,7 +6,16 @@ import pytest
 from engine.errors import RequestError
 from engine.records.files import CaptureRecord
 from engine.stats.classes import project_sides
-from engine.stats.scores import DEFAULT_SCORE, SCORES, find_score, order_layers, pair_gaps, side_quartiles, wrong_pairs
+from engine.stats.scores import (
+    DEFAULT_SCORE,
+    SCORES,
+    count_tied,
+    find_score,
+    order_layers,
+    pair_gaps,
+    side_quartiles,
+    wrong_pairs,
+)
 from tests.engine.plots.records import TOO_FEW, contrast_record, contrast_rows, prompt_record, unranked_record
 from tests.engine.plots.results import sides_of
 from tests.engine.stats.contrasts import capture_of, planted, summaries_of
@@ -133,6 +142,12 @@ def test_quartiles_are_those_of_the_projections(pairs: int, side: str) -> None:
 def test_the_most_misordered_pairs_come_first() -> None:
     assert wrong_pairs(sides_of([0.0, 2.0, -1.0, 0.5], [0.25, -2.0, 2.0, 1.0])) == [2, 3, 0]
     assert wrong_pairs(sides_of([1.0, 0.0], [-1.0, 0.0])) == []  # ties are not misordered
+
+
+def test_pairs_apart_by_no_more_than_rounding_are_tied() -> None:
+    sides = sides_of([0.0, 2.0, -1.0, 0.5, 3.0], [1e-11, 2.0, 2.0, 0.5 + 1e-9, 1.0])
+    assert count_tied(sides) == 2
+    assert wrong_pairs(sides) == [2, 3]
 
 
 def test_gaps_are_positive_minus_negative_in_the_order_of_the_pairs() -> None:

@@ -32,4 +32,5 @@ def test_directions_and_their_reverses_are_compared(
     target = Transfer(auroc=own, low=own, high=own, in_order=own)
     assert compare_sorting(forwards, target) == verdict
     assert compare_sorting(backwards, target) == verdict
+    assert compare_sorting(Transfer(**forwards, shared=3), target) == "in-sample"
     assert strength(forwards) == pytest.approx(strength(backwards))

@@ -112,7 +112,8 @@ def test_the_layer_is_the_top_ranked_one() -> None:
     rng = np.random.default_rng(4)
     data, other = shifted(rng, OWN, 3 * OWN, 2 * OWN), shifted(rng, OWN, OWN, OWN)
     assert measure_specificity(data, {"other": other})["layer"] == rank_layers(data)["layers"][0]["layer"] == 1
-    assert measure_specificity(data, {"other": other}, layer=2)["layer"] == 2
+    chosen = measure_specificity(data, {"other": other}, layer=np.int64(2))["layer"]  # type: ignore[arg-type]
+    assert (chosen, type(chosen)) == (2, int)
 
 
 def test_two_equal_neighbours_are_projected_out_once() -> None:

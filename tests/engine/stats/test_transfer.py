@@ -12,13 +12,12 @@ from engine.records.captures import ContrastData, Factors
 from engine.records.files import DataFile
 from engine.records.results import Transfer
 from engine.stats.components import variance_components
-from engine.stats.groups import pairs_at
+from engine.stats.groups import pairs_at, resampled_factors
 from engine.stats.separation import compute_separation
 from engine.stats.transfer import (
     compare_transfer,
     mean_direction,
     own_transfer,
-    resampled_factors,
     sort_pairs,
     transfer,
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
@@ -13,6 +14,7 @@ from engine.capture.responses import generate_responses
 from engine.concepts.text_files import open_prompts
 from engine.errors import CaptureError, RequestError
 from engine.records.steering import Damage
+from engine.steering.calibrate import STRENGTHS, _calibrated
 from tests.engine.steering.directions import direction_at, logits_of
 
 LAYER = 1
@@ -77,6 +79,62 @@ def test_a_smaller_bound_allows_less_and_layers_come_in_order(
     assert all(less["strength"] < more["strength"] for less, more in zip(*found, strict=True))
     assert found[0][0]["strength"] == 0.01  # even the weakest strength does more damage
     assert found[0][0]["damage"] > 1e-6
+
+
+def test_the_class_with_more_damage_counts(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """So a direction and its opposite allow the same strength."""
+    direction = direction_at(LAYER)
+    opposite = direction.copy()
+    opposite["vector"] = -direction["vector"]
+    one, other = (
+        engine.calibrate_strength(tiny_llama, tiny_tokenizer, way, PROMPTS, bound=0.2, max_new_tokens=NEW)[0]
+        for way in (direction, opposite)
+    )
+    assert one["strength"] == pytest.approx(other["strength"], rel=1e-4)
+    assert one["damage"] == pytest.approx(other["damage"], rel=1e-4)
+
+
+def squared_damage(factors: list[float]) -> Tensor:
+    """Damage of each text that grows with the square of the strength, four times as much towards the other class."""
+    grown = torch.tensor(STRENGTHS, dtype=torch.float64)[:, None] ** 2 * torch.tensor(factors, dtype=torch.float64)
+    return torch.cat([grown, 4 * grown])  # (2 strengths, texts)
+
+
+def test_the_strength_and_its_interval_are_those_of_a_known_damage() -> None:
+    """The bound is met where 4 c s² = bound, with the mean c of all texts, or that of resampled ones."""
+    factors = [1.0, 2.0, 4.0, 9.0]
+    damage = squared_damage(factors)
+    found = _calibrated(3, [(damage, damage / 10)], "kl", 0.5, torch.eye(4, dtype=torch.float64))
+    assert found["strength"] == pytest.approx(math.sqrt(0.5 / (4 * 4.0)))
+    alone = torch.tensor([math.sqrt(0.5 / (4 * factor)) for factor in factors], dtype=torch.float64)
+    assert found["low"] == pytest.approx(float(alone.quantile(0.025)))
+    assert found["high"] == pytest.approx(float(alone.quantile(0.975)))
+    assert found["damage"] == pytest.approx(0.5)
+    assert found["perplexity"] == pytest.approx(math.exp(0.05))
+
+
+@pytest.mark.parametrize("text", [0, 3])
+def test_the_interval_always_contains_the_strength(text: int) -> None:
+    """Resamples of the most gentle text, or of the most fragile one, alone allow more, or less."""
+    damage = squared_damage([1.0, 2.0, 4.0, 9.0])
+    weights = torch.eye(4, dtype=torch.float64)[[text] * 5]
+    found = _calibrated(3, [(damage, damage)], "kl", 0.5, weights)
+    alone = math.sqrt(0.5 / (4 * (1.0, 9.0)[text // 3]))
+    expected = (found["strength"], alone) if text == 0 else (alone, found["strength"])
+    assert (found["low"], found["high"]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("lost", [math.inf, math.nan])
+def test_damage_that_cannot_be_computed_is_infinite(lost: float) -> None:
+    """The result is the strongest of the strengths before it."""
+    damage = squared_damage([0.001] * 4)
+    damage[len(STRENGTHS) + 9 :, 2] = lost  # towards the other class, in one of the texts
+    for measure in ("kl", "perplexity"):
+        found = _calibrated(3, [(damage, damage)], measure, 1.2, torch.ones(2, 4, dtype=torch.float64))
+        assert found["strength"] == pytest.approx(STRENGTHS[8])
+        assert found["damage"] == pytest.approx(0.004 * STRENGTHS[8] ** 2)
 
 
 def test_predictions_that_overflow_count_as_damage(

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -65,36 +67,32 @@ def states(data: ContrastData, layer: int) -> tuple[Tensor, Tensor]:
     return positive, negative
 
 
-def margin(model: PreTrainedModel, prompt: list[int], answers: list[list[int]], added: Tensor | None = None) -> float:
-    """Log-probability of the first answer minus that of the second, per token, with a vector added to block 1.
+def predicted(model: PreTrainedModel, prompt: list[int], answer: Sequence[int], added: Tensor | None = None) -> Tensor:
+    """Log-probabilities at each token of an answer, `(tokens, vocabulary)`, with a vector added to block 1.
 
     The vector is added to the states that the rest of the model, copied, continues from: no hooks.
     """
-    chances = []
-    for answer in answers:
-        ids = torch.tensor([[*prompt, *answer]])
-        if added is None:
-            logits = logits_of(model, ids)
-        else:
-            with torch.no_grad():
-                here = model(input_ids=ids, output_hidden_states=True).hidden_states[LAYER + 1]
-            rest = copy.deepcopy(model)
-            rest.model.layers = rest.model.layers[LAYER + 1 :]
-            with torch.no_grad():
-                logits = rest(inputs_embeds=here + added.float(), use_cache=False).logits
-        predicted = logits[0].double().log_softmax(-1)[len(prompt) - 1 : -1]
-        chances.append(float(predicted.gather(1, torch.tensor(answer)[:, None]).mean()))
-    return chances[0] - chances[1]
+    ids = torch.tensor([[*prompt, *answer]])
+    if added is None:
+        logits = logits_of(model, ids)
+    else:
+        with torch.no_grad():
+            here = model(input_ids=ids, output_hidden_states=True).hidden_states[LAYER + 1]
+        rest = copy.deepcopy(model)
+        rest.model.layers = rest.model.layers[LAYER + 1 :]
+        with torch.no_grad():
+            logits = rest(inputs_embeds=here + added.float(), use_cache=False).logits
+    return logits[0].double().log_softmax(-1)[len(prompt) - 1 : -1]
 
 
-def test_effects_equal_those_of_a_model_without_its_lower_blocks(
+def test_effects_and_damage_equal_those_of_a_model_without_its_lower_blocks(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, data: ContrastData
 ) -> None:
     found = ranked(tiny_llama, tiny_tokenizer, data)
     design = Design.of(data, REQUEST)
     positive, negative = states(data, LAYER)
     norm = float(torch.cat([positive, negative]).norm(dim=1).mean())
-    effects, margins = [], []  # of all 16 pairs whose persona and topic are in the same fold
+    effects, margins, losses, divergences = [], [], [], []  # of all 16 pairs with persona and topic in the same fold
     for fold, pairs in enumerate(design.tested):
         kept = [number for number in range(64) if number in set(design.training[fold].tolist())]
         vector = (positive - negative)[kept].mean(dim=0)
@@ -105,8 +103,15 @@ def test_effects_equal_those_of_a_model_without_its_lower_blocks(
             if answers[0] == answers[1]:
                 continue
             neutral = [int(TOPICS[pair][1:])]
-            margins.append(margin(tiny_llama, neutral, answers))
-            plus, minus = (margin(tiny_llama, neutral, answers, sign * added) for sign in (1, -1))
+            chances = []  # of each answer: unsteered, with the direction, with its opposite
+            for answer in answers:
+                plain, *steered = (predicted(tiny_llama, neutral, answer, by) for by in (None, added, -added))
+                divergences += [float((plain.exp() * (plain - one)).sum(dim=1).mean()) for one in steered]
+                targets = torch.tensor(answer)[:, None]
+                chances.append([float(one.gather(1, targets).mean()) for one in (plain, *steered)])
+                losses.append(chances[-1][0] - sum(chances[-1][1:]) / 2)
+            before, plus, minus = (one - other for one, other in zip(*chances, strict=True))
+            margins.append(before)
             effects.append((plus - minus) / 2)
     assert (found["prompts"], found["dropped"]) == (len(effects), 16 - len(effects))
     row = found["layers"][0]
@@ -114,7 +119,8 @@ def test_effects_equal_those_of_a_model_without_its_lower_blocks(
     assert row["effect"] == pytest.approx(sum(effects) / len(effects), abs=2e-5)
     assert row["wrong_way"] == sum(effect < 0 for effect in effects) / len(effects)
     assert row["low"] < row["effect"] < row["high"]
-    assert row["damage"] > 0
+    assert row["damage"] == pytest.approx(sum(divergences) / len(divergences), rel=1e-4)
+    assert math.log(row["perplexity"]) == pytest.approx(sum(losses) / len(losses), abs=1e-6)
     assert found["margin"] == pytest.approx(sum(margins) / len(margins), abs=2e-5)
     assert found["candidates"] == "the requested layers"
 
@@ -356,6 +362,8 @@ def test_at_most_twelve_layers_are_tested_unless_told() -> None:
         ({"prompts": 1}, "prompts"),
         ({"answer_tokens": 0}, "answer tokens"),
         ({"layers": []}, "no layers were requested"),
+        ({"ablation": "no"}, "ablation cannot be 'no'"),  # which is true in Python
+        ({"seed": 2**70}, "the seed cannot be"),
     ],
     ids=lambda value: str(value)[:20],
 )

@@ -100,11 +100,15 @@ async def test_two_concepts_are_compared_layer_by_layer(app: LayerscopeServer, s
     expected = compare_captures(*records, lambda record: load_contrast(record["name"], store=store))
     async with Client(app) as client:
         said = await call(client, "compare_captures", one="loudness", other="warmth")
+        copy = await call(client, "compare_captures", one="loudness", other="loudness")
         assert "no direction" in await refused(client, "compare_captures", one="loudness", other="prompt")
     assert said["kind"] == "directions"
     cosines = [row["cosine"] for row in expected["directions"]]
     assert [row["cosine"] for row in said["rows"]] == pytest.approx(cosines, abs=6e-4)
     assert said["findings"]
+    assert any(
+        "share a prompt with loudness (1), whose direction sorts them" in warning for warning in copy["warnings"]
+    )
 
 
 def comparison(layers: int) -> Comparison:
