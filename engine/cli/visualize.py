@@ -16,7 +16,7 @@ from engine.plots.classes_text import pair_label, sides_as_text
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
 from engine.records.files import CaptureRecord
-from engine.records.results import SideProjections
+from engine.records.results import ClassProjections
 from engine.store.names import DEFAULT_STORE, CapturePaths, locate, output_path
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _draw(draw: Callable[..., "Figure"], output: Path | None, title: str, narrat
         narrator.say(error.said("command_line"))
 
 
-def _sides(path: Path, layer: int) -> SideProjections:
+def _sides(path: Path, layer: int) -> ClassProjections:
     from engine.stats.classes import project_sides
     from engine.store.read import load_contrast
 

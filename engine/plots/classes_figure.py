@@ -7,12 +7,12 @@ from matplotlib.figure import Figure
 
 from engine.plots.findings import left_out_in_words
 from engine.plots.style import BLUE, INK, ORANGE, head
-from engine.records.results import SideProjections
+from engine.records.results import ClassProjections
 
 _DENSE = 72  # pairs that fit below each other
 
 
-def draw_sides(sides: SideProjections, title: str = "", figure: Figure | None = None) -> Figure:
+def draw_sides(sides: ClassProjections, title: str = "", figure: Figure | None = None) -> Figure:
     """Draw histograms of both classes, and each pair as a line.
 
     A line connects the projections of the pair's two prompts; misordered pairs are red.

@@ -10,7 +10,7 @@ from rich.text import Text
 from engine.plots.findings import left_out_in_words, misordered_in_words
 from engine.plots.layers_chart import PLAIN, Looks
 from engine.records.files import CaptureRecord, find_pair
-from engine.records.results import SideProjections, SideSummary
+from engine.records.results import ClassProjections, ClassSummary
 from engine.stats.scores import count_tied, wrong_pairs
 
 _COLUMNS = 72
@@ -18,7 +18,9 @@ _LEVELS = " ▁▂▃▄▅▆▇█"
 _MOST_WRONG = 5
 
 
-def sides_as_text(sides: SideProjections, label: Callable[[int], str] | None = None, title: str = "") -> RenderableType:
+def sides_as_text(
+    sides: ClassProjections, label: Callable[[int], str] | None = None, title: str = ""
+) -> RenderableType:
     """Render a histogram of each class and list the most misordered pairs.
 
     Args:
@@ -78,12 +80,12 @@ def _histogram(values: Sequence[float], low: float, high: float) -> str:
 _FEWEST_COLUMNS = 12
 
 
-def side_summary(record: CaptureRecord, layer: int) -> SideSummary | None:
+def side_summary(record: CaptureRecord, layer: int) -> ClassSummary | None:
     """Return the record's summary of both classes at a layer, or None if it has none."""
     return next((summary for summary in record["sides"] if summary["layer"] == layer), None)
 
 
-def histograms_as_text(summary: SideSummary, width: int, *, looks: Looks = PLAIN) -> list[Text]:
+def histograms_as_text(summary: ClassSummary, width: int, *, looks: Looks = PLAIN) -> list[Text]:
     """Draw one-line histograms of the held-out projections of both classes.
 
     Args:
@@ -107,7 +109,7 @@ def histograms_as_text(summary: SideSummary, width: int, *, looks: Looks = PLAIN
 
 
 def wrong_pairs_as_text(
-    record: CaptureRecord, summary: SideSummary, *, most: int = 20, prompts: bool = False, looks: Looks = PLAIN
+    record: CaptureRecord, summary: ClassSummary, *, most: int = 20, prompts: bool = False, looks: Looks = PLAIN
 ) -> list[Text]:
     """Count the misordered pairs of a layer and list them, worst first.
 

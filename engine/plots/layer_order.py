@@ -5,7 +5,7 @@ from __future__ import annotations
 from engine.errors import RequestError
 from engine.plots.findings import left_out_in_words, misordered_in_words, norm_in_words
 from engine.records.files import CaptureRecord
-from engine.records.results import RankedLayer, Ranking, SideSummary
+from engine.records.results import ClassSummary, RankedLayer, Ranking
 
 
 def describe_order(record: CaptureRecord, layer: int, other: int) -> list[str]:
@@ -89,11 +89,11 @@ def _wrong_pairs(record: CaptureRecord, above: RankedLayer, below: RankedLayer) 
     ]
 
 
-def _tied(summary: SideSummary) -> str:
+def _tied(summary: ClassSummary) -> str:
     return f" (and {summary['tied_total']} tied)" if "tied_total" in summary else ""
 
 
-def _cut(summary: SideSummary) -> bool:
+def _cut(summary: ClassSummary) -> bool:
     """Whether the record names only some of the misordered pairs."""
     return len(summary["wrong"]) < summary["wrong_total"]
 

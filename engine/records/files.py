@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, get_args
 
 from engine.records.captures import Factors, Provenance, ResponseText
 from engine.records.causal import CausalRanking
-from engine.records.results import ConfoundReport, Count, LayerRow, Ranking, Real, SideSummary, SpecificityReport
+from engine.records.results import ClassSummary, ConfoundReport, Count, LayerRow, Ranking, Real, SpecificityReport
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -256,7 +256,7 @@ class CaptureRecord(TypedDict):
     other_pairs: NotRequired[list[NumberedPair]]
     statistics: list[LayerRow]
     ranking: Ranking | None
-    sides: list[SideSummary]
+    sides: list[ClassSummary]
     unranked: str
     confounds: ConfoundReport | None
     specificity: NotRequired[SpecificityReport | None]

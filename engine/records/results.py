@@ -55,7 +55,7 @@ class Separation(TypedDict):
         d_prime: Distance between the class means in units of the spread within a class.
         auroc: Share of (positive, negative) prompts in the right order; ties count half.
         wrong_way: Share of misordered pairs, whose positive prompt projects lower than its negative partner. A tied
-            pair counts half, as in every share of pairs; counts of pairs (`SideSummary`) give tied ones separately.
+            pair counts half, as in every share of pairs; counts of pairs (`ClassSummary`) give tied ones separately.
     """
 
     d_prime: Real
@@ -76,7 +76,7 @@ class LayerSeparation(TypedDict):
     by_factor: dict[str, Separation]
 
 
-class SideProjections(Separation):
+class ClassProjections(Separation):
     """Held-out projections of both classes at one layer.
 
     Attributes:
@@ -105,10 +105,10 @@ class WrongPair(TypedDict):
     gap: Real
 
 
-class SideSummary(TypedDict):
+class ClassSummary(TypedDict):
     """Histogram of held-out projections at one layer, as stored in the JSON.
 
-    Unlike `SideProjections`, its size does not grow with the number of pairs.
+    Unlike `ClassProjections`, its size does not grow with the number of pairs.
 
     Attributes:
         layer: Layer number.

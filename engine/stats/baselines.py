@@ -15,7 +15,7 @@ from engine.records.results import Confound
 from engine.stats.groups import ENOUGH_GROUPS, Pairs, pairs_of
 from engine.stats.held_out import hold_out
 from engine.stats.moments import UnitMoments
-from engine.stats.resampling import PERMUTATIONS, all_shuffles, all_signs, random_signs
+from engine.stats.resampling import PERMUTATIONS, all_permutations, all_signs, random_signs
 from engine.stats.separation import separate
 from engine.stats.text_features import (
     Bag,
@@ -178,7 +178,7 @@ def permuted_p(moments: UnitMoments, permutations: int = PERMUTATIONS, seed: int
         Share of permutations that score at least as high as the true labels, which count as one of them.
     """
     units = len(moments.groups)
-    every = all_shuffles(units, permutations)
+    every = all_permutations(units, permutations)
     drawing = torch.Generator().manual_seed(seed)
     signs = all_signs(units) if every else random_signs(units, permutations, drawing)
     observed = float(_mean_difference(moments, torch.ones((units, 1), dtype=torch.float64)))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from engine.capture.selection import captured_layer
 from engine.errors import RequestError
 from engine.records.captures import ContrastData
-from engine.records.results import SideProjections, SideSummary, WrongPair
+from engine.records.results import ClassProjections, ClassSummary, WrongPair
 from engine.stats.contrast import require_contrast
 from engine.stats.groups import group_pairs, pairs_at
 from engine.stats.held_out import HeldOutLayer, hold_out
@@ -22,7 +22,7 @@ _STEPS = 48
 _KEPT_WRONG = 20
 
 
-def project_sides(data: ContrastData, layer: int) -> SideProjections:
+def project_sides(data: ContrastData, layer: int) -> ClassProjections:
     """Project the held-out prompts of both classes on the direction at one layer.
 
     The direction for each pair is the mean difference of the pairs in all other groups (leave-one-group-out).
@@ -56,7 +56,7 @@ def project_sides(data: ContrastData, layer: int) -> SideProjections:
     return sides
 
 
-def summarise_layer(layer: int, held_out: HeldOutLayer) -> SideSummary | None:
+def summarise_layer(layer: int, held_out: HeldOutLayer) -> ClassSummary | None:
     """Summarize the projections of one layer; None if the prompts do not differ.
 
     The size of a summary does not depend on the number of pairs.
@@ -69,7 +69,7 @@ def summarise_layer(layer: int, held_out: HeldOutLayer) -> SideSummary | None:
     return None if sides is None else _summary(sides)
 
 
-def _sides(layer: int, held_out: HeldOutLayer) -> SideProjections | None:
+def _sides(layer: int, held_out: HeldOutLayer) -> ClassProjections | None:
     """Projections at one layer; None if the prompts do not differ."""
     separation = separate(held_out)
     positive, negative = held_out.by_factor[separation["worst"]].sides
@@ -77,7 +77,7 @@ def _sides(layer: int, held_out: HeldOutLayer) -> SideProjections | None:
     if spread == 0:
         return None
     middle = float((positive.mean() + negative.mean()) / 2)
-    return SideProjections(
+    return ClassProjections(
         layer=layer,
         left_out=separation["worst"],
         positive=_scaled(positive, middle, spread),
@@ -91,10 +91,10 @@ def _scaled(projections: Tensor, middle: float, spread: float) -> list[float]:
     return values
 
 
-def _summary(sides: SideProjections) -> SideSummary:
+def _summary(sides: ClassProjections) -> ClassSummary:
     low, high = min(*sides["positive"], *sides["negative"]), max(*sides["positive"], *sides["negative"])
     wrong, gaps = wrong_pairs(sides), pair_gaps(sides)
-    summary = SideSummary(
+    summary = ClassSummary(
         layer=sides["layer"],
         left_out=sides["left_out"],
         low=low,

@@ -10,7 +10,7 @@ from engine.remedies import Remedy
 from engine.stats.groups import ENOUGH_GROUPS, FEWEST_GROUPS, FEWEST_PAIRS, MOST_UNITS, PAIRS, factor_columns
 
 
-def nothing_to_leave_out(num_pairs: int) -> RequestError:
+def cannot_hold_out(num_pairs: int) -> RequestError:
     """Build the error for pairs of which no group can be held out."""
     if num_pairs < FEWEST_PAIRS:
         return RequestError(

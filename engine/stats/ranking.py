@@ -16,7 +16,7 @@ from engine.runtime import Progress
 from engine.stats.components import combine, error_shares, variance_components
 from engine.stats.contrast import require_contrast
 from engine.stats.crossed import CROSSED, MOST_PAIRS, CrossedLayer, CrossedTest, Kept, crossed_p_values
-from engine.stats.designs import few_values, nothing_to_leave_out, ranking_warnings
+from engine.stats.designs import cannot_hold_out, few_values, ranking_warnings
 from engine.stats.groups import (
     ENOUGH_GROUPS,
     PAIRS,
@@ -32,11 +32,11 @@ from engine.stats.resampling import (
     PERMUTATIONS,
     RESAMPLES,
     bootstrap_deviations,
-    distinct_shuffles,
+    distinct_permutations,
     half_width,
-    open_places,
     p_values,
-    shuffled_scores,
+    permutation_null,
+    rank_intervals,
     smallest_p,
 )
 from engine.stats.separation import require_usable, separate
@@ -65,7 +65,7 @@ def rank_layers(
     - Score: the lowest held-out d' over personas, templates and topics (see `compute_separation`).
     - 95% confidence interval: Bayesian bootstrap over the groups of the worst factor and of every factor with six
       groups or more, with Student's t for their number (see `combine`).
-    - 95% rank interval and ties: from the same resamples (see `open_places`).
+    - 95% rank interval and ties: from the same resamples (see `rank_intervals`).
     - p-value: by factor, the share of permutations, which swap the labels of whole groups, in which the best of all
       layers scores at least as high. This maximum statistic makes 5% the chance of a false positive among all layers
       (Westfall and Young 1993, "Resampling-Based Multiple Testing"). Every factor with six groups or more is
@@ -102,7 +102,7 @@ def rank_layers(
     seed = require_seed(seed)
     groupings = group_pairs(data.get("factors"), data["num_pairs"])
     if not groupings:
-        raise nothing_to_leave_out(data["num_pairs"])
+        raise cannot_hold_out(data["num_pairs"])
     work = _measure(data, groupings, resamples, permutations, seed, progress, look)
     ranked = _ranked(work)
     ranking = Ranking(
@@ -114,7 +114,7 @@ def rank_layers(
         chance=_chance(work, ranked[0]["left_out"]),
         smallest_p=_smallest_p(work, resamples),
         resamples=resamples,
-        permutations=max(distinct_shuffles(work.counts[factor], permutations) for factor in work.tested),
+        permutations=max(distinct_permutations(work.counts[factor], permutations) for factor in work.tested),
         seed=seed,
         warnings=ranking_warnings(data, work.counts),
     )
@@ -214,7 +214,7 @@ def _measure(
             # Layers share random numbers so that their scores can be compared; factors do not, as their groups are
             # unrelated.
             one, other = (torch.Generator().manual_seed(seed * len(groupings) + number) for _ in range(2))
-            shuffled[factor].append(shuffled_scores(projected.moments, permutations, one))
+            shuffled[factor].append(permutation_null(projected.moments, permutations, one))
             resampled[factor] = bootstrap_deviations(projected.moments, resamples, other)
         separations.append(separation)
         components.append(variance_components(held_out.by_factor[separation["worst"]].differences[chosen], of_chosen))
@@ -247,7 +247,7 @@ def _ranked(work: _Work) -> list[RankedLayer]:
     scores = torch.tensor([s["by_factor"][s["worst"]]["d_prime"] for s in work.separations], dtype=torch.float64)
     reach = torch.tensor([half_width(freedom, CONFIDENCE) for freedom in work.freedom], dtype=torch.float64)
     half = reach * work.deviations.std(dim=1)
-    places = open_places(scores, work.deviations, work.freedom, CONFIDENCE)
+    places = rank_intervals(scores, work.deviations, work.freedom, CONFIDENCE)
     p_values = torch.stack(list(work.p_values.values())).amax(dim=0)
     rows = []
     for rank, row in enumerate(scores.argsort(descending=True, stable=True).tolist(), start=1):

@@ -46,7 +46,7 @@ def bootstrap_deviations(moments: UnitMoments, resamples: int, generator: Genera
     return (scores - scores.mean()) * math.sqrt((count + 1) / (count - 1))
 
 
-def shuffled_scores(moments: UnitMoments, permutations: int, generator: Generator) -> Tensor:
+def permutation_null(moments: UnitMoments, permutations: int, generator: Generator) -> Tensor:
     """Compute the permutation null: held-out d' with labels of whole groups swapped.
 
     All distinct permutations are enumerated if there are at most `permutations` of them, including the true labels.
@@ -63,22 +63,22 @@ def shuffled_scores(moments: UnitMoments, permutations: int, generator: Generato
     return torch.cat([moments.d_prime(signs=signs) for signs in _signs(count, permutations, generator)])
 
 
-def distinct_shuffles(count: int, permutations: int) -> int:
-    """Number of permutations that `shuffled_scores` runs for `count` groups.
+def distinct_permutations(count: int, permutations: int) -> int:
+    """Number of permutations that `permutation_null` runs for `count` groups.
 
     Swapping all labels equals swapping none, so there are at most 2^(count - 1) distinct permutations.
     """
     return permutations if count > _COUNTABLE else min(1 << (count - 1), permutations)
 
 
-def all_shuffles(count: int, permutations: int) -> bool:
-    """Whether `shuffled_scores` enumerates every permutation of `count` groups."""
+def all_permutations(count: int, permutations: int) -> bool:
+    """Whether `permutation_null` enumerates every permutation of `count` groups."""
     return count <= _COUNTABLE and 1 << (count - 1) <= permutations
 
 
 def _signs(count: int, permutations: int, generator: Generator) -> Iterator[Tensor]:
     """Yield the label signs of each unit in chunks, `(units, permutations)`."""
-    if all_shuffles(count, permutations):
+    if all_permutations(count, permutations):
         yield from torch.split(all_signs(count), _AT_ONCE, dim=1)
         return
     for size in _chunks(permutations):
@@ -131,7 +131,7 @@ def p_values(observed: Tensor, shuffled: Tensor, groups: int, permutations: int)
     best = shuffled.amax(dim=0)  # (permutations,)
     tolerance = 1e-9 * (1 + observed.abs())  # enumerated true labels reproduce the observed score up to rounding
     as_high = (best[None, :] >= (observed - tolerance)[:, None]).sum(dim=1)
-    if all_shuffles(groups, permutations):
+    if all_permutations(groups, permutations):
         return as_high.double() / best.numel()
     return (as_high.double() + 1) / (best.numel() + 1)
 
@@ -147,8 +147,8 @@ def smallest_p(groups: int, permutations: int) -> float:
         >>> smallest_p(6, 10_000), smallest_p(60, 9_999)
         (0.03125, 0.0001)
     """
-    shuffles = distinct_shuffles(groups, permutations)
-    return 1 / shuffles if all_shuffles(groups, permutations) else 1 / (shuffles + 1)
+    shuffles = distinct_permutations(groups, permutations)
+    return 1 / shuffles if all_permutations(groups, permutations) else 1 / (shuffles + 1)
 
 
 def half_width(freedom: float, confidence: float) -> float:
@@ -161,7 +161,9 @@ def widening(freedom: float, confidence: float) -> float:
     return float(stdtrit(freedom, confidence) / ndtri(confidence))
 
 
-def open_places(scores: Tensor, deviations: Tensor, freedom: list[float], confidence: float) -> list[tuple[int, int]]:
+def rank_intervals(
+    scores: Tensor, deviations: Tensor, freedom: list[float], confidence: float
+) -> list[tuple[int, int]]:
     """Compute the rank interval of each layer: its best and worst plausible rank.
 
     A layer ranks below every layer that is significantly better and above every layer that is significantly worse. The

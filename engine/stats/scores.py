@@ -6,7 +6,7 @@ from typing import Literal
 
 from engine.errors import RequestError, similar
 from engine.records.files import CaptureRecord
-from engine.records.results import LayerRow, RankedLayer, SideProjections, SideSummary
+from engine.records.results import ClassProjections, ClassSummary, LayerRow, RankedLayer
 from engine.remedies import Remedy
 
 TIE = 1e-10
@@ -15,7 +15,7 @@ TIE = 1e-10
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def side_quartiles(summary: SideSummary, side: Literal["positive", "negative"]) -> list[float]:
+def side_quartiles(summary: ClassSummary, side: Literal["positive", "negative"]) -> list[float]:
     """Compute minimum, quartiles and maximum of the projections of one class.
 
     They come from the histogram in the record and are accurate to half a bin.
@@ -38,7 +38,7 @@ def side_quartiles(summary: SideSummary, side: Literal["positive", "negative"]) 
     return [middles[round(share * (len(middles) - 1))] for share in _SHARES]
 
 
-def wrong_pairs(sides: SideProjections) -> list[int]:
+def wrong_pairs(sides: ClassProjections) -> list[int]:
     """List the misordered pairs, largest gap first.
 
     A pair is misordered if its positive prompt projects lower than its negative partner; a tied pair is not.
@@ -53,18 +53,18 @@ def wrong_pairs(sides: SideProjections) -> list[int]:
     return sorted((pair for pair, gap in enumerate(gaps) if gap < -tie), key=lambda pair: gaps[pair])
 
 
-def count_tied(sides: SideProjections) -> int:
+def count_tied(sides: ClassProjections) -> int:
     """Number of pairs whose two prompts project alike."""
     tie = _tie(sides)
     return sum(abs(gap) <= tie for gap in pair_gaps(sides))
 
 
-def _tie(sides: SideProjections) -> float:
+def _tie(sides: ClassProjections) -> float:
     both = [*sides["positive"], *sides["negative"]]
     return TIE * (max(both) - min(both))
 
 
-def pair_gaps(sides: SideProjections) -> list[float]:
+def pair_gaps(sides: ClassProjections) -> list[float]:
     """Gap of each pair, positive minus negative, in units of the within-class spread."""
     return [positive - negative for positive, negative in zip(sides["positive"], sides["negative"], strict=True)]
 

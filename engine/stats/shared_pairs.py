@@ -43,7 +43,7 @@ def new_pairs(data: ContrastData, fitted: Set[Wording]) -> NewPairs:
     """Choose the pairs of a contrast for a direction to sort.
 
     One prompt in common is enough to leave a pair out: the direction leans towards a positive prompt that was in its
-    fit, and away from a negative one, by whatever that prompt has of its own. So in-sample pairs look sorted even in
+    fit, and away from a negative one, by what only that prompt has. So in-sample pairs look sorted even in
     noise.
 
     Args:

@@ -18,7 +18,7 @@ from engine.records.results import NeighbourAt, SpecificityLayer, SpecificityRep
 from engine.remedies import Remedy
 from engine.runtime import Progress, ignore_progress
 from engine.stats.contrast import require_contrast
-from engine.stats.designs import nothing_to_leave_out
+from engine.stats.designs import cannot_hold_out
 from engine.stats.groups import PAIRS, Pairs, Sides, group_pairs, pairs_at, resampled_factors
 from engine.stats.held_out import HeldOutLayer, hold_out
 from engine.stats.separation import RESOLUTION, require_usable, separate
@@ -77,7 +77,7 @@ def measure_specificity(
         raise RequestError("there are no neighbours to compare with", expected="at least one other contrast")
     groupings = group_pairs(data.get("factors"), data["num_pairs"])
     if not groupings:
-        raise nothing_to_leave_out(data["num_pairs"])
+        raise cannot_hold_out(data["num_pairs"])
     layer = None if layer is None else captured_layer(layer, data["layers"])
     layers = _measured_layers(data, neighbours, layer)
     sorted_pairs = {name: _sorted_pairs(data, neighbour) for name, neighbour in neighbours.items()}
@@ -123,7 +123,7 @@ def _measure(
     require_usable(layer, held_out.extent)
     own = own_transfer(data, layer, held_out)
     if own is None:
-        raise nothing_to_leave_out(data["num_pairs"])
+        raise cannot_hold_out(data["num_pairs"])
     direction = mean_direction(pairs)
     neighbours = {name: neighbour for name, neighbour in captures.items() if layer in neighbour["layers"]}
     directions = [_direction(name, neighbour, layer) for name, neighbour in neighbours.items()]

@@ -18,7 +18,7 @@ from engine.remedies import Remedy
 from engine.stats.comparison_rules import differences_between, groups_in_common, require_contrasts, require_same_reading
 from engine.stats.components import combine, variance_components
 from engine.stats.crossed import MOST_PAIRS
-from engine.stats.designs import nothing_to_leave_out
+from engine.stats.designs import cannot_hold_out
 from engine.stats.groups import (
     FEWEST_GROUPS,
     Pairs,
@@ -124,7 +124,7 @@ def _require_distinct(records: Sequence[CaptureRecord]) -> None:
 def _require_groups(record: CaptureRecord, data: ContrastData) -> None:
     """Require groups of pairs to hold out: without them, the diagonal would be in-sample."""
     if not group_pairs(data.get("factors"), data["num_pairs"]):
-        refused = nothing_to_leave_out(data["num_pairs"])
+        refused = cannot_hold_out(data["num_pairs"])
         raise RequestError(
             f"no group of pairs of {record['name']} can be held out: {refused.problem}",
             expected=refused.expected,
@@ -291,5 +291,5 @@ def _common_layer(records: Sequence[CaptureRecord], captures: Sequence[ContrastD
 def _own(data: ContrastData, layer: int) -> Transfer:
     found = own_transfer(data, layer)
     if found is None:
-        raise nothing_to_leave_out(data["num_pairs"])
+        raise cannot_hold_out(data["num_pairs"])
     return found

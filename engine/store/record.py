@@ -22,7 +22,7 @@ from engine.store.record_check import contradiction
 
 if TYPE_CHECKING:
     from engine.records.captures import ActivationData, ContrastData
-    from engine.records.results import ConfoundReport, Ranking, SideSummary
+    from engine.records.results import ClassSummary, ConfoundReport, Ranking
     from engine.stats.held_out import HeldOutLayer
 
 SCHEMA = 3
@@ -37,7 +37,7 @@ class Findings(TypedDict):
     """The record fields computed from a contrast."""
 
     ranking: Ranking | None
-    sides: list[SideSummary]
+    sides: list[ClassSummary]
     unranked: str
     confounds: ConfoundReport | None
 
@@ -129,7 +129,7 @@ def find_in(data: ContrastData, steps: Steps | None = None) -> Findings:
     from engine.stats.confounds import find_confounds
     from engine.stats.ranking import rank_layers
 
-    sides: list[SideSummary] = []
+    sides: list[ClassSummary] = []
 
     def sum_up(layer: int, held_out: HeldOutLayer) -> None:
         summary = summarise_layer(layer, held_out)

@@ -23,7 +23,7 @@ from engine.capture.run import StackedStates, capture_stacked, run_batches, stac
 from engine.capture.run_settings import Settings
 from engine.records.captures import ContrastData
 from engine.records.files import CaptureRecord, DataFile, NumberedPair, ShardPlan
-from engine.records.results import LayerRow, SideSummary
+from engine.records.results import ClassSummary, LayerRow
 from engine.runtime import ALONE, Processes, Progress, Steps, ignore_progress
 from engine.stats.summary import StateSums, add_differences
 from engine.store.names import CapturePaths, shard_files
@@ -265,7 +265,7 @@ def _statistics(shards: list[Shard], layers: list[int], data: ContrastData | Non
     return add_differences({layer: sums.summary() for layer, sums in totals.items()}, data)
 
 
-def _wrong_pairs(data: ContrastData, sides: list[SideSummary]) -> list[NumberedPair]:
+def _wrong_pairs(data: ContrastData, sides: list[ClassSummary]) -> list[NumberedPair]:
     """The misordered pairs of all layers that are not among the first `_SHOWN` pairs."""
     named = sorted({wrong["pair"] for summary in sides for wrong in summary["wrong"] if wrong["pair"] >= _SHOWN})
     factors = data.get("factors")

@@ -12,7 +12,7 @@ from engine.plots.comparison_text import describe_comparison
 from engine.plots.findings import describe_findings
 from engine.plots.layer_order import describe_order
 from engine.records.files import CaptureRecord, NumberedPair, find_pair, record_warnings
-from engine.records.results import Comparison, RankedLayer, SideSummary, Transfer, may_be_best
+from engine.records.results import ClassSummary, Comparison, RankedLayer, Transfer, may_be_best
 from engine.stats.scores import DEFAULT_SCORE, SCORES, ScoredLayer, order_layers, side_quartiles
 from server.tools.answer import Reply, rounded, send, shorten
 from server.tools.spec import LONGEST_NAME, CaptureName, ToolSpec
@@ -40,7 +40,7 @@ class RankedRow(BaseModel):
     value: float | None = Field(default=None, description="The requested score")
     d_prime: float | None = None
     interval: tuple[float, float] | None = Field(default=None, description="95% confidence interval of d_prime")
-    places: tuple[int, int] | None = Field(default=None, description="95% rank interval")
+    rank_interval: tuple[int, int] | None = Field(default=None, description="95%")
     tied: bool | None = Field(default=None, description="Whether it may be the best layer")
     p_value: float | None = Field(default=None, description="Permutation p-value over the best of all layers")
     auroc: float | None = None
@@ -219,7 +219,7 @@ def ranked_row(layer: ScoredLayer, *, full: bool) -> RankedRow:
     if ranked:
         row.d_prime, row.auroc = rounded(ranked["d_prime"]), rounded(ranked["auroc"])
         row.interval = rounded(ranked["low"]), rounded(ranked["high"])
-        row.places = ranked["rank_low"], ranked["rank_high"]
+        row.rank_interval = ranked["rank_low"], ranked["rank_high"]
         row.tied, row.p_value = may_be_best(ranked), rounded(ranked["p_value"], 4)
     if ranked and full:
         row.d_prime_by_left_out = {key: rounded(value["d_prime"]) for key, value in ranked["by_factor"].items()}
@@ -227,7 +227,7 @@ def ranked_row(layer: ScoredLayer, *, full: bool) -> RankedRow:
     return row
 
 
-def describe_layer(record: CaptureRecord, ranked: RankedLayer, sides: SideSummary) -> LayerReply:
+def describe_layer(record: CaptureRecord, ranked: RankedLayer, sides: ClassSummary) -> LayerReply:
     """Describe one layer.
 
     Args:

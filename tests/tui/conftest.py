@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 import engine
 from engine.records.captures import Factors
 from engine.records.files import CaptureRecord
-from engine.records.results import SideSummary, WrongPair
+from engine.records.results import ClassSummary, WrongPair
 from tests.conftest import family_called
 from tests.engine.plots.records import contrast_record, prompt_record, ranking_of
 from tests.families import build
@@ -54,8 +54,8 @@ def ranked_record(name: str, *, peak: int, day: int, model: str = "small") -> Ca
     return named(record, name, day)
 
 
-def _sides(layer: int, wrong: int) -> SideSummary:
-    return SideSummary(
+def _sides(layer: int, wrong: int) -> ClassSummary:
+    return ClassSummary(
         layer=layer,
         left_out="persona",
         low=-2.5,

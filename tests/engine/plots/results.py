@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.records.files import TokenReading
-from engine.records.results import ComparedLayer, Comparison, DepthRow, SideProjections, Transfer
+from engine.records.results import ClassProjections, ComparedLayer, Comparison, DepthRow, Transfer
 from engine.records.steering import Kind, SteeredText, SteeredTexts
 
 # Layer, cosine, random 95%, split-half: both extremes, one within the random range and one outside it.
@@ -76,10 +76,10 @@ def compared_depths(
     return made | changes  # type: ignore[return-value]  # as above
 
 
-def sides_of(positive: Sequence[float], negative: Sequence[float], left_out: str = "persona") -> SideProjections:
+def sides_of(positive: Sequence[float], negative: Sequence[float], left_out: str = "persona") -> ClassProjections:
     """Projections at layer 7."""
     wrong = sum(plus < minus for plus, minus in zip(positive, negative, strict=True))
-    return SideProjections(
+    return ClassProjections(
         layer=7,
         left_out=left_out,
         positive=list(positive),

@@ -5,7 +5,7 @@ from rich.cells import cell_len
 
 from engine.plots.classes_text import pair_label, sides_as_text
 from engine.plots.layers_text import render_text
-from engine.records.results import SideProjections
+from engine.records.results import ClassProjections
 from tests.engine.plots.records import contrast_record
 from tests.engine.plots.results import sides_of
 
@@ -15,14 +15,14 @@ NEGATIVE = [-2.0, -1.0, -1.0, 0.75, 1.5, -0.25]  # pairs 3 and 4 are misordered
 PROMPTS = [f"Prompt {number}" for number in range(6)]
 
 
-def lines_of(sides: SideProjections, prompts: list[str] | None = None, title: str = "honesty") -> list[str]:
+def lines_of(sides: ClassProjections, prompts: list[str] | None = None, title: str = "honesty") -> list[str]:
     return [
         line.rstrip()
         for line in render_text(sides_as_text(sides, prompts.__getitem__ if prompts else None, title)).splitlines()
     ]
 
 
-def histograms(sides: SideProjections) -> tuple[str, str]:
+def histograms(sides: ClassProjections) -> tuple[str, str]:
     """Histogram lines of the positive and the negative class, padded to full width."""
     lines = lines_of(sides)
     positive = next(line for line in lines if line.startswith("+ "))

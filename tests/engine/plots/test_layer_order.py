@@ -4,12 +4,12 @@ import pytest
 
 from engine.errors import RequestError
 from engine.plots.layer_order import describe_order, margin_between
-from engine.records.results import SideSummary, WrongPair
+from engine.records.results import ClassSummary, WrongPair
 from tests.engine.plots.records import contrast_record, prompt_record, ranking_of
 
 
-def summary(layer: int, wrong: list[int], total: int | None = None) -> SideSummary:
-    return SideSummary(
+def summary(layer: int, wrong: list[int], total: int | None = None) -> ClassSummary:
+    return ClassSummary(
         layer=layer,
         left_out="persona",
         low=-3.0,

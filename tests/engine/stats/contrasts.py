@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.records.captures import ActivationData, ContrastData, Factors
-from engine.records.results import SideSummary
+from engine.records.results import ClassSummary
 from engine.stats.classes import summarise_layer
 from engine.stats.groups import group_pairs, pairs_at
 from engine.stats.held_out import hold_out
@@ -135,7 +135,7 @@ def auroc_by_hand(projected: Sides) -> float:
     return float(np.mean([(a > b) + (a == b) / 2 for a in projected[0] for b in projected[1]]))
 
 
-def summaries_of(data: ContrastData) -> list[SideSummary]:
+def summaries_of(data: ContrastData) -> list[ClassSummary]:
     """Summaries of all layers, as in a record."""
     groupings = group_pairs(data.get("factors"), data["num_pairs"])
     found = [summarise_layer(layer, hold_out(pairs_at(data, layer), groupings)) for layer in data["layers"]]

@@ -16,12 +16,12 @@ from engine.stats.groups import PAIRS, group_pairs, pairs_of
 from engine.stats.held_out import hold_out
 from engine.stats.moments import UnitMoments
 from engine.stats.resampling import (
-    all_shuffles,
+    all_permutations,
     bootstrap_deviations,
-    distinct_shuffles,
+    distinct_permutations,
     half_width,
-    open_places,
-    shuffled_scores,
+    permutation_null,
+    rank_intervals,
     widening,
 )
 from engine.stats.separation import compute_separation
@@ -44,7 +44,7 @@ def two_layers(groups: torch.Tensor, factor: str = "persona") -> list[UnitMoment
 
 
 def shuffle_all(layers: list[UnitMoments], permutations: int, seed: int = 0) -> torch.Tensor:
-    return torch.stack([shuffled_scores(moments, permutations, seeded(seed)) for moments in layers])
+    return torch.stack([permutation_null(moments, permutations, seeded(seed)) for moments in layers])
 
 
 @pytest.fixture
@@ -234,8 +234,8 @@ def test_the_spread_of_a_mean_is_the_textbook_standard_error() -> None:
     ],
 )
 def test_the_number_of_distinct_permutations(count: int, permutations: int, number: int, every: bool) -> None:
-    assert distinct_shuffles(count, permutations) == number
-    assert all_shuffles(count, permutations) is every
+    assert distinct_permutations(count, permutations) == number
+    assert all_permutations(count, permutations) is every
 
 
 Array = NDArray[np.float64]
@@ -247,7 +247,7 @@ def places(
     scores: Array | list[float], deviations: Array, groups: int = MANY, confidence: float = 0.95
 ) -> list[tuple[int, int]]:
     given_scores = torch.tensor(np.asarray(scores, dtype=np.float64))
-    return open_places(given_scores, torch.from_numpy(deviations), [groups - 1] * len(given_scores), confidence)
+    return rank_intervals(given_scores, torch.from_numpy(deviations), [groups - 1] * len(given_scores), confidence)
 
 
 def drawn(layers: int, spread: float, resamples: int = 400, seed: int = 0) -> Array:
@@ -321,9 +321,9 @@ def test_the_fewest_groups_of_any_layer_decide() -> None:
     deviations = torch.from_numpy(drawn(2, 1.0, resamples=4000))
     error = float((deviations[1] - deviations[0]).std())
     scores = torch.tensor([0.0, 2.3 * error], dtype=torch.float64)
-    assert open_places(scores, deviations, [49, 49], 0.95) == [(2, 2), (1, 1)]
+    assert rank_intervals(scores, deviations, [49, 49], 0.95) == [(2, 2), (1, 1)]
     for freedom in ([2.0, 49.0], [49.0, 2.0], [2.0, 2.0]):
-        assert open_places(scores, deviations, freedom, 0.95) == [(1, 2), (1, 2)]
+        assert rank_intervals(scores, deviations, freedom, 0.95) == [(1, 2), (1, 2)]
 
 
 @pytest.mark.parametrize("seed", range(8))
