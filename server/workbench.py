@@ -13,6 +13,8 @@ import anyio
 from mcp.server.mcpserver import Context
 
 from engine.errors import RequestError, nearest
+from engine.models.captured import find_captured_model, require_captured_model
+from engine.records.captures import Provenance
 from engine.records.files import CaptureRecord
 from engine.remedies import Remedy
 from engine.store.catalog import list_captures, show_capture
@@ -24,6 +26,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from engine.records.models import ModelConfig
+
+_NOT_CAPTURED = (
+    "capture it again with a model from list_models; whoever starts the server can allow the model of the capture"
+    " with --allow-model"
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ class ModelShelf:
 
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
-        self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()
+        self._loaded: OrderedDict[tuple[object, ...], LoadedModel] = OrderedDict()  # by the key of their source
         self._lock = threading.Lock()
 
     def get(self, name: str) -> LoadedModel:
@@ -65,23 +72,44 @@ class ModelShelf:
             ModelError: It cannot be loaded.
         """
         meaning, listing = self._settings.require_allowed(name)
-        name = listing.alias
+        key = listing.source.key
         with self._lock:
-            known = self._loaded.get(name)
+            known = self._loaded.get(key)
             if known is not None:
-                self._loaded.move_to_end(name)
+                self._loaded.move_to_end(key)
                 return known
         from engine.models.loading import load_model_and_tokenizer  # imports torch, so only when a model is needed
 
         options = self._settings.load_options
         model, tokenizer, config = load_model_and_tokenizer(meaning, **options.arguments())
         size = sum(weight.numel() * weight.element_size() for weight in model.parameters() if not weight.is_meta)
-        loaded = LoadedModel(name, model, tokenizer, config, size)
+        loaded = LoadedModel(listing.alias, model, tokenizer, config, size)
         with self._lock:
-            self._loaded[name] = loaded
+            self._loaded[key] = loaded
             while len(self._loaded) > 1 and self._total() > self._settings.memory_bytes:
                 self._loaded.popitem(last=False)
         return loaded
+
+    def captured(self, provenance: Provenance) -> LoadedModel:
+        """Return the model of a capture, after loading it if needed.
+
+        Raises:
+            RequestError: The server does not allow it, or allows another model of its name instead.
+            ModelError: It cannot be loaded.
+        """
+        models = self._settings.models()
+        with self._lock:
+            loaded = {name: self._loaded.get(listing.source.key) for name, listing in models.items()}
+        name = find_captured_model(
+            provenance,
+            {name: listing.source for name, listing in models.items()},
+            {name: model.config for name, model in loaded.items() if model is not None},
+            where="that this server allows",
+            advice=_NOT_CAPTURED,
+        )
+        found = self.get(name)
+        require_captured_model(found.config, provenance, advice=_NOT_CAPTURED)
+        return found
 
     def unload(self, name: str) -> None:
         """Unload a model; a job that uses it keeps it until it ends.
@@ -90,10 +118,12 @@ class ModelShelf:
             RequestError: It is not loaded.
         """
         with self._lock:
-            if name not in self._loaded:
-                loaded = f"one of {', '.join(self._loaded)}" if self._loaded else ""
-                raise RequestError(f"the model {name!r} is not loaded", expected=loaded)
-            del self._loaded[name]
+            found = [key for key, model in self._loaded.items() if model.name == name]
+            if not found:
+                names = ", ".join(model.name for model in self._loaded.values())
+                raise RequestError(f"the model {name!r} is not loaded", expected=f"one of {names}" if names else "")
+            for key in found:
+                del self._loaded[key]
 
     def loaded(self) -> list[LoadedModel]:
         """List the loaded models, least recently used first."""

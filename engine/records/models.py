@@ -33,6 +33,11 @@ class ModelSource:
     adapter: str | None = None
     local: bool = True
 
+    @property
+    def key(self) -> tuple[str, str, str, str | None, str | None]:
+        """What tells the model from others on this machine; a download does not change it."""
+        return self.alias, self.kind, self.location, self.gguf_file, self.adapter
+
 
 @dataclass(frozen=True)
 class ModelListing:

@@ -205,7 +205,7 @@ async def _start(ctx: Ctx, run: CaptureJob, request: CaptureRequest, wait_s: flo
 
     def work(job: ServerJob) -> JobResult | None:
         if not run.dry_run:
-            return _capture(bench, request, paths, job)
+            return _capture(bench, run, request, paths, job)
         job.estimate = _estimate(bench, run, request, job)
         return None
 
@@ -215,7 +215,7 @@ async def _start(ctx: Ctx, run: CaptureJob, request: CaptureRequest, wait_s: flo
 
 def _estimate(bench: Workbench, run: CaptureJob, request: CaptureRequest, job: ServerJob) -> CaptureEstimate:
     job.checkpoint(f"loading {request.alias}")
-    loaded = bench.models.get(str(request.alias))
+    loaded = bench.models.get(run.model)
     from engine.capture.estimate import estimate_capture  # imports torch
     from engine.capture.prepare import prepare_capture
     from engine.store.specificity import neighbour_prompts
@@ -226,9 +226,11 @@ def _estimate(bench: Workbench, run: CaptureJob, request: CaptureRequest, job: S
     return estimate
 
 
-def _capture(bench: Workbench, request: CaptureRequest, paths: CapturePaths, job: ServerJob) -> JobResult:
+def _capture(
+    bench: Workbench, run: CaptureJob, request: CaptureRequest, paths: CapturePaths, job: ServerJob
+) -> JobResult:
     job.checkpoint(f"loading {request.alias}")
-    loaded = bench.models.get(str(request.alias))
+    loaded = bench.models.get(run.model)
     from engine.store.save import capture_and_save  # imports torch
 
     try:

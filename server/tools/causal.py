@@ -80,14 +80,13 @@ async def rank_causally(
     provenance = record["provenance"]
     if provenance is None:
         raise RequestError(f"the model of {name} is unknown", next_step="capture it again")
-    alias = provenance["alias"]
 
     def work(job: ServerJob) -> JobResult:
         from engine.plots.causal_text import causal_findings
         from engine.steering.causal_store import add_causal_ranking
 
-        job.checkpoint(f"loading {alias}")
-        loaded = bench.models.get(alias)
+        job.checkpoint(f"loading {provenance['alias']}")
+        loaded = bench.models.captured(provenance)
         model, tokenizer = loaded.model, loaded.tokenizer
         found = add_causal_ranking(name, model, tokenizer, request, neutral=neutral, store=store, steps=job.tell)
         working = [row["layer"] for row in found["layers"] if works(row)]

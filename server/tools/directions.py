@@ -17,7 +17,7 @@ from server.jobs import ServerJob
 from server.tools.answer import Part, Reply, rounded, send
 from server.tools.jobs import JobOutline, JobResult, answer
 from server.tools.spec import LONGEST_NAME, LONGEST_TEXT, CaptureName, ToolSpec, WaitS
-from server.workbench import Ctx, find_capture, workbench
+from server.workbench import Ctx, LoadedModel, Workbench, find_capture, workbench
 
 _METHODS = (AUTO_METHOD, *METHODS)
 _MOST_TOKENS = 120
@@ -159,9 +159,7 @@ async def read_text(
 
         found, leading, _ = find_directions(name, store=store)
         require_layer(found, layer)
-        alias = model_of(found, name)
-        job.checkpoint(f"loading {alias}")
-        loaded = bench.models.get(alias)
+        loaded = load_model_of(bench, found, name, job)
         job.checkpoint("reading")
         reading = read(
             loaded.model, loaded.tokenizer, found, text, leading=leading if layer is None else layer, chat=chat
@@ -208,21 +206,28 @@ def require_layer(found: Mapping[int, Direction], layer: int | None) -> None:
         raise RequestError(f"there is no direction at layer {layer}", expected=f"one of {layers_in_words(list(found))}")
 
 
-def model_of(found: Mapping[int, Direction], name: str) -> str:
-    """Alias of the model of directions.
+def load_model_of(bench: Workbench, found: Mapping[int, Direction], name: str, job: ServerJob) -> LoadedModel:
+    """Load the model of directions.
 
     Args:
+        bench: Has the models.
         found: Layer to direction.
         name: Their name, for the error message.
+        job: Told that the model is loaded.
 
     Raises:
-        RequestError: It is unknown.
+        RequestError: It is unknown, or the server does not allow it.
+        ModelError: It cannot be loaded.
     """
     some = next(iter(found.values()))
-    alias = some["imported"]["model"] if "imported" in some else some["provenance"] and some["provenance"]["alias"]
-    if not alias:
+    if "imported" in some:
+        job.checkpoint(f"loading {some['imported']['model']}")
+        return bench.models.get(some["imported"]["model"])
+    provenance = some["provenance"]
+    if provenance is None:
         raise RequestError(f"the model of {name} is unknown", next_step="capture it again")
-    return alias
+    job.checkpoint(f"loading {provenance['alias']}")
+    return bench.models.captured(provenance)
 
 
 def require_directions(ctx: Ctx, name: str) -> None:
