@@ -25,7 +25,7 @@ def test_a_model_of_the_same_name_is_refused(trained: list[Trained], monkeypatch
     models.get(str(second))
     with pytest.raises(
         RequestError,
-        match=r"has no alias on this machine; 'checkpoint-500' is another model\. Next: register it in .*checkpoint-500",
+        match=r"no alias on this machine; 'checkpoint-500' is another model\. Next: register .*: \[checkpoint-500\]",
     ):
         models.captured(of_first)
     monkeypatch.chdir(second.parent)  # where the alias is a path
