@@ -1,7 +1,8 @@
 """Find the model that a capture was made with. An alias alone does not identify it. Imports no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib.metadata import version
 
 from engine.errors import RequestError
 from engine.models.registry import find_source, list_models
@@ -20,7 +21,7 @@ def find_captured_model(
     """Find the name that loads the model of a capture.
 
     Folders and hub ids that end alike share an alias, and an alias can be given to another model later. So the model
-    id must match too, and a loaded model must have the weights of the capture. Check the model once it is loaded, with
+    id must match too, and a loaded model must compute the same. Check the model once it is loaded, with
     `require_captured_model`.
 
     Args:
@@ -34,10 +35,10 @@ def find_captured_model(
         RequestError: None of the models can be that of the capture, or several can.
     """
     possible = {name: source for name, source in sources.items() if _may_be(source, provenance)}
-    same = {name: _same_weights(config, provenance) for name, config in (loaded or {}).items() if name in possible}
-    possible = {name: source for name, source in possible.items() if same.get(name) is not False}
+    known = {name: _difference(config, provenance) for name, config in (loaded or {}).items()}
+    possible = {name: source for name, source in possible.items() if not known.get(name)}
     named = [name for name, source in possible.items() if source.alias == provenance["alias"]]
-    chosen = [name for name in possible if same.get(name)][:1] or named or list(possible)
+    chosen = [name for name in possible if known.get(name) == ""][:1] or named or list(possible)
     if len({possible[name].key for name in chosen}) > 1:
         raise RequestError(
             f"the model of this capture, {provenance['model']}, may be any of {', '.join(chosen)}",
@@ -54,8 +55,8 @@ def find_captured_model(
 def require_captured_model(config: ModelConfig, provenance: Provenance, *, advice: str) -> None:
     """Refuse a loaded model that is not the one that a capture was made with.
 
-    Weights and adapters are compared if both were read in the same dtype. Those of a model that was changed in memory
-    are on no disk: what uses them warns of the difference.
+    Weights, configuration and adapters are compared if both were read in the same dtype. Those of a model that was
+    changed in memory are on no disk: what uses them warns of the difference.
 
     Args:
         config: Description of the loaded model.
@@ -63,13 +64,13 @@ def require_captured_model(config: ModelConfig, provenance: Provenance, *, advic
         advice: What to do then.
 
     Raises:
-        RequestError: Its id, weights or adapters differ from those of the capture.
+        RequestError: Its id, weights, configuration or adapters differ from those of the capture.
     """
     source = config.source
     if source.model_id != provenance["model"]:
         problem = f"its id is {source.model_id}, not {provenance['model']}"
-    elif _same_weights(config, provenance) is False:
-        problem = "its weights differ"
+    elif difference := _difference(config, provenance):
+        problem = difference
     else:
         return
     raise RequestError(f"{source.location} is not the model of this capture: {problem}", next_step=advice)
@@ -94,14 +95,23 @@ def _may_be(source: ModelSource, provenance: Provenance) -> bool:
     return source.model_id == provenance["model"] and fits
 
 
-def _same_weights(config: ModelConfig, provenance: Provenance) -> bool | None:
-    """Whether a loaded model has the weights and adapters of a capture; None if they cannot be compared."""
-    known = provenance.get("weights")
+def _difference(config: ModelConfig, provenance: Provenance) -> str | None:
+    """How a loaded model differs from that of a capture; empty if it does not, None if they cannot be compared.
+
+    As in `model_differences`, a configuration is compared if the same version of transformers read it.
+    """
     same_dtype = config.receipt["dtype"] == provenance["receipt"]["dtype"]
-    if not known or not config.weights or not same_dtype or provenance.get("altered"):
+    if "weights" not in provenance or not config.weights or not same_dtype or provenance.get("altered"):
         return None
-    return config.weights == known and _acting(config.adapters) == _acting(provenance.get("adapters", []))
+    if config.weights != provenance["weights"]:
+        return "its weights differ"
+    if _acting(config.adapters) != _acting(provenance.get("adapters", [])):
+        return "its adapters differ"
+    same_reader = provenance["versions"]["transformers"] == version("transformers")
+    if same_reader and config.configuration != provenance.get("configuration", config.configuration):
+        return "its configuration differs"
+    return ""
 
 
-def _acting(adapters: tuple[Adapter, ...] | list[Adapter]) -> list[str]:
+def _acting(adapters: Sequence[Adapter]) -> list[str]:
     return sorted(adapter["weights"] for adapter in adapters if adapter["active"] or adapter["merged"])

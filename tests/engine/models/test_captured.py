@@ -66,14 +66,16 @@ def test_of_two_folders_with_one_name_the_weights_decide(trained: list[Trained])
         find_captured_model(of_first, {second: sources[second]}, only_other, advice=ADVICE)
 
 
-def test_a_loaded_model_must_have_the_weights_and_adapters_of_the_capture(trained: list[Trained]) -> None:
+def test_a_loaded_model_must_compute_as_that_of_the_capture(trained: list[Trained]) -> None:
     provenance = trained[0].data["provenance"]
     require_captured_model(trained[0].config, provenance, advice=ADVICE)
     other = trained[1].config
     with pytest.raises(RequestError, match="checkpoint-500 is not the model of this capture: its weights differ"):
         require_captured_model(other, provenance, advice=ADVICE)
-    with pytest.raises(RequestError, match="its weights differ"):
+    with pytest.raises(RequestError, match="its adapters differ"):
         require_captured_model(trained[0].config, provenance | {"adapters": [LORA]}, advice=ADVICE)
+    with pytest.raises(RequestError, match="its configuration differs"):
+        require_captured_model(replace(trained[0].config, configuration="rotary"), provenance, advice=ADVICE)
     renamed = replace(other, source=replace(other.source, model_id="other"))
     with pytest.raises(RequestError, match="its id is other, not checkpoint-500"):
         require_captured_model(renamed, provenance, advice=ADVICE)
