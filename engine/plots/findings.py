@@ -23,6 +23,18 @@ def cost_in_words(estimate: CaptureEstimate) -> str:
     return ", ".join([*counts, *seconds, f"{estimate['bytes'] / 1e6:.1f} MB"])
 
 
+def neighbours_in_words(estimate: CaptureEstimate) -> str:
+    """Say how many prompts of neighbours run after a capture; empty if none do.
+
+    Example:
+        >>> estimate = {"prompts": 144, "tokens": 6790, "bytes": 9953280, "in_shards": False, "neighbours": 576}
+        >>> neighbours_in_words(estimate)
+        'and 576 prompts of neighbours, once for this model'
+    """
+    count = estimate.get("neighbours", 0)
+    return f"and {_counted(count, 'prompt')} of neighbours, once for this model" if count else ""
+
+
 def _counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 

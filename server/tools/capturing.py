@@ -216,14 +216,11 @@ async def _start(ctx: Ctx, run: CaptureJob, request: CaptureRequest, wait_s: flo
 def _estimate(bench: Workbench, run: CaptureJob, request: CaptureRequest, job: ServerJob) -> CaptureEstimate:
     job.checkpoint(f"loading {request.alias}")
     loaded = bench.models.get(run.model)
-    from engine.capture.estimate import estimate_capture  # imports torch
-    from engine.capture.prepare import prepare_capture
-    from engine.store.specificity import neighbour_prompts
+    from engine.capture.prepare import prepare_capture  # imports torch
+    from engine.store.specificity import estimate_with_neighbours
 
     prepared = prepare_capture(loaded.model, loaded.tokenizer, request, steps=job.tell)
-    estimate = estimate_capture(prepared, timed=run.timed)
-    estimate["neighbours"] = neighbour_prompts(prepared)
-    return estimate
+    return estimate_with_neighbours(prepared, timed=run.timed)
 
 
 def _capture(
