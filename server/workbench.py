@@ -185,6 +185,22 @@ def find_capture(ctx: Ctx, name: str) -> CaptureRecord:
     return show_capture(name, store=store)
 
 
+def find_contrast(ctx: Ctx, name: str) -> CaptureRecord:
+    """Read the record of a contrast.
+
+    Raises:
+        RequestError: There is no capture of that name, or it is not a contrast.
+        StoreError: The capture cannot be used.
+    """
+    record = find_capture(ctx, name)
+    if record["kind"] != "contrast":
+        raise RequestError(
+            f"the capture {record['name']!r} is not a contrast: it has no two classes",
+            next_step=Remedy.CAPTURE_CONTRAST,
+        )
+    return record
+
+
 def workbench(ctx: Ctx) -> Workbench:
     """Return the workbench of the server that handles a call."""
     found: Workbench = ctx.request_context.lifespan_context

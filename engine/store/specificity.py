@@ -89,7 +89,7 @@ def add_captured_specificity(
     steps: Steps,
     processes: Processes = ALONE,
 ) -> None:
-    """Measure the specificity of a concept that was just saved; what stands in the way is noted in its record.
+    """Measure the specificity of a concept that was just saved; if that fails, its record says why.
 
     Args:
         request: The request of the capture.

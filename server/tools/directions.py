@@ -11,13 +11,12 @@ from engine.errors import RequestError
 from engine.plots.findings import layers_in_words
 from engine.plots.tokens_text import compared_methods, shown_token, tokens_aside
 from engine.records.files import AUTO_METHOD, METHODS, Direction, TokenReading, VectorFormat
-from engine.remedies import Remedy
 from engine.store.names import locate
 from server.jobs import ServerJob
 from server.tools.answer import Part, Reply, rounded, send
 from server.tools.jobs import JobOutline, JobResult, answer
 from server.tools.spec import LONGEST_NAME, LONGEST_TEXT, CaptureName, ToolSpec, WaitS
-from server.workbench import Ctx, LoadedModel, Workbench, find_capture, workbench
+from server.workbench import Ctx, LoadedModel, Workbench, find_capture, find_contrast, workbench
 
 _METHODS = (AUTO_METHOD, *METHODS)
 _MOST_TOKENS = 120
@@ -241,10 +240,7 @@ def require_directions(ctx: Ctx, name: str) -> None:
 
     if path_of(locate(name.removesuffix(SUFFIX), workbench(ctx).settings.store)).exists():
         return
-    if find_capture(ctx, name)["kind"] != "contrast":
-        raise RequestError(
-            f"the capture {name!r} is not a contrast: it has no two classes", next_step=Remedy.CAPTURE_CONTRAST
-        )
+    find_contrast(ctx, name)
 
 
 TOOLS = (
