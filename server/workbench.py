@@ -25,7 +25,7 @@ from server.settings import ServerSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from engine.records.models import ModelConfig
+    from engine.records.models import ModelConfig, ModelListing
 
 _NOT_CAPTURED = (
     "capture it again with a model from list_models; whoever starts the server can allow the model of the capture"
@@ -61,7 +61,7 @@ class ModelShelf:
 
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
-        self._loaded: OrderedDict[tuple[object, ...], LoadedModel] = OrderedDict()  # by the key of their source
+        self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, name: str) -> LoadedModel:
@@ -72,12 +72,12 @@ class ModelShelf:
             ModelError: It cannot be loaded.
         """
         meaning, listing = self._settings.require_allowed(name)
-        key = listing.source.key
         with self._lock:
-            known = self._loaded.get(key)
+            known = self._find(listing)
             if known is not None:
-                self._loaded.move_to_end(key)
+                self._loaded.move_to_end(known.name)
                 return known
+            self._loaded.pop(listing.alias, None)
         from engine.models.loading import load_model_and_tokenizer  # imports torch, so only when a model is needed
 
         options = self._settings.load_options
@@ -85,7 +85,7 @@ class ModelShelf:
         size = sum(weight.numel() * weight.element_size() for weight in model.parameters() if not weight.is_meta)
         loaded = LoadedModel(listing.alias, model, tokenizer, config, size)
         with self._lock:
-            self._loaded[key] = loaded
+            self._loaded[loaded.name] = loaded
             while len(self._loaded) > 1 and self._total() > self._settings.memory_bytes:
                 self._loaded.popitem(last=False)
         return loaded
@@ -99,7 +99,7 @@ class ModelShelf:
         """
         models = self._settings.models()
         with self._lock:
-            loaded = {name: self._loaded.get(listing.source.key) for name, listing in models.items()}
+            loaded = {name: self._find(listing) for name, listing in models.items()}
         name = find_captured_model(
             provenance,
             {name: listing.source for name, listing in models.items()},
@@ -118,17 +118,20 @@ class ModelShelf:
             RequestError: It is not loaded.
         """
         with self._lock:
-            found = [key for key, model in self._loaded.items() if model.name == name]
-            if not found:
-                names = ", ".join(model.name for model in self._loaded.values())
-                raise RequestError(f"the model {name!r} is not loaded", expected=f"one of {names}" if names else "")
-            for key in found:
-                del self._loaded[key]
+            if name not in self._loaded:
+                loaded = f"one of {', '.join(self._loaded)}" if self._loaded else ""
+                raise RequestError(f"the model {name!r} is not loaded", expected=loaded)
+            del self._loaded[name]
 
     def loaded(self) -> list[LoadedModel]:
         """List the loaded models, least recently used first."""
         with self._lock:
             return list(self._loaded.values())
+
+    def _find(self, listing: ModelListing) -> LoadedModel | None:
+        """Return a loaded model, unless its alias or its files have changed since it was loaded."""
+        known = self._loaded.get(listing.alias)
+        return known if known is not None and known.config.source.key == listing.source.key else None
 
     def _total(self) -> int:
         return sum(model.bytes for model in self._loaded.values())

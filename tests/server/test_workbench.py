@@ -1,5 +1,7 @@
 """The workbench: captures it finds, models it keeps loaded, and how it closes."""
 
+import os
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -124,6 +126,18 @@ def test_an_alias_that_now_means_another_folder_loads_that(settings: ServerSetti
         assert shelf.get("mine").config.weights == one.config.weights
     shelf.unload("mine")
     assert shelf.loaded() == []
+
+
+def test_a_folder_that_was_saved_again_is_loaded_again(
+    settings: ServerSettings, trained: list[Trained], tmp_path: Path
+) -> None:
+    folder = tmp_path / "latest"
+    shelf = ModelShelf(replace(settings, allowed_models=(str(folder),)))
+    for number, one in enumerate(trained):
+        shutil.copytree(one.folder, folder, dirs_exist_ok=True)
+        os.utime(folder / "config.json", ns=(0, 2 * 10**18 + number))
+        assert shelf.get("latest").config.weights == one.config.weights
+    assert len(shelf.loaded()) == 1
 
 
 def test_a_capture_finds_its_model_among_those_of_the_same_folder_name(

@@ -1,5 +1,7 @@
 """The model that stays loaded: by what it is loaded from, not by its alias."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,14 @@ def test_an_alias_that_now_means_another_folder_loads_that(trained: list[Trained
     assert models.captured(trained[1].data["provenance"]) is found
     with pytest.raises(RequestError, match="has no alias"):
         models.captured(trained[0].data["provenance"])
+
+
+def test_a_folder_that_was_saved_again_is_loaded_again(trained: list[Trained], tmp_path: Path) -> None:
+    folder, models = tmp_path / "latest", ModelCache(LoadOptions())
+    for number, one in enumerate(trained):
+        shutil.copytree(one.folder, folder, dirs_exist_ok=True)
+        os.utime(folder / "config.json", ns=(0, 2 * 10**18 + number))
+        assert models.get(str(folder))[2].weights == one.config.weights
 
 
 def register(alias: str, folder: Path) -> None:
