@@ -17,7 +17,7 @@ from engine.models.placement import (
     require_dtype,
     require_strategy,
 )
-from engine.models.registry import find_source, read_registry
+from engine.models.registry import find_source, list_models
 from engine.records.captures import Provenance
 from engine.remedies import option
 
@@ -110,11 +110,14 @@ def model_option(provenance: Provenance | None, given: str = "") -> str:
         provenance: Provenance of the capture.
         given: The model as the user named it for the capture, if known.
     """
-    try:
-        if provenance is not None and provenance["alias"] in read_registry():
+    if provenance is not None:
+        try:
+            find_captured_model(provenance, {listing.alias: listing.source for listing in list_models()}, advice="")
             return ""
-    except LayerscopeError:  # a damaged registry; the command will say so
-        return ""
+        except RequestError:  # an alias may belong to another model now
+            pass
+        except LayerscopeError:  # a damaged registry; the command will say so
+            return ""
     on_hub = provenance["model"] if provenance is not None and provenance["model"].count("/") == 1 else ""
     return option("--model", given or on_hub or "MODEL")
 
