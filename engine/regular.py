@@ -1,4 +1,4 @@
-"""Open regular files only: a named pipe would wait for a writer, and a device may never end."""
+"""Open regular files only, since a named pipe would wait for a writer; and give files names that are free."""
 
 from __future__ import annotations
 
@@ -55,3 +55,31 @@ def require_regular(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "of an unknown kind")
         raise IrregularFileError(0, f"{kind}, not a regular file", str(path))
+
+
+def claim(source: Path, final: Path) -> None:
+    """Move a file to a name, unless it is taken; of several processes, one succeeds.
+
+    Raises:
+        FileExistsError: The name is taken.
+        OSError: The file cannot be moved.
+
+    Example:
+        >>> size = Path("draft.txt").write_bytes(b"text")
+        >>> claim(Path("draft.txt"), Path("final.txt"))
+        >>> Path("draft.txt").exists(), Path("final.txt").exists()
+        (False, True)
+    """
+    try:
+        os.link(source, final)
+    except FileExistsError:
+        raise
+    except OSError:  # the file system has no links
+        os.close(os.open(final, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        try:
+            source.replace(final)
+        except OSError:
+            final.unlink()
+            raise
+    else:
+        source.unlink()

@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -85,6 +85,92 @@ class _Arriving:
     timers: dict[H11Protocol, asyncio.TimerHandle] = field(default_factory=dict)
 
 
+class _LimitedProtocol(H11Protocol):
+    """HTTP/1.1 with deadlines for requests and answers; the oldest half-sent request makes room for a new one.
+
+    Attributes:
+        limits: The limits.
+        arriving: The connections of the server that wait for their request.
+    """
+
+    limits: ClassVar[HttpLimits]
+    arriving: ClassVar[_Arriving]
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._due: object = None  # h11's state of the client when the timer was set
+        self._unread: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # else writing pauses only when 64 KB are unread
+        if len(self.connections) > self.arriving.most and not self._make_room():
+            self.arriving.rare.warn("too many connections: new ones are refused")
+            self.connections.discard(self)
+            transport.write(_BUSY)
+            transport.close()
+            return
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(self.limits.answer_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_unread()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        self._stop_unread()
+        super().connection_lost(exc)
+
+    def _stop_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def _make_room(self) -> bool:
+        """Close the connection that has waited longest for its request; return False if none does."""
+        oldest = next(iter(self.arriving.timers), None)
+        if oldest is None:
+            return False
+        self.connections.discard(oldest)
+        self.arriving.timers.pop(oldest).cancel()
+        oldest.transport.abort()
+        return True
+
+    def _watch(self) -> None:
+        """Set the timer for what the client still has to send; stop it when the request has arrived."""
+        state = self.conn.their_state
+        if state is self._due or self.transport.is_closing():
+            return
+        self._stop_timer()
+        seconds = {h11.IDLE: self.limits.header_s, h11.SEND_BODY: self.limits.request_s}.get(state)
+        if seconds is not None:
+            self._due = state
+            self.arriving.timers[self] = self.loop.call_later(seconds, self._too_late)
+
+    def _stop_timer(self) -> None:
+        self._due = None
+        if self in self.arriving.timers:
+            self.arriving.timers.pop(self).cancel()
+
+    def _too_late(self) -> None:
+        self._stop_timer()
+        self.transport.abort()
+
+
 def limited_protocol(limits: HttpLimits) -> type[H11Protocol]:
     """Make the class that uvicorn speaks HTTP with, under limits that its connections share.
 
@@ -94,86 +180,8 @@ def limited_protocol(limits: HttpLimits) -> type[H11Protocol]:
     Args:
         limits: The limits.
     """
-    arriving = _Arriving(limits.within_files)
-
-    class LimitedProtocol(H11Protocol):
-        """HTTP/1.1 with deadlines for requests and answers; the oldest half-sent request makes room for a new one."""
-
-        def __init__(
-            self,
-            config: Config,
-            server_state: ServerState,
-            app_state: dict[str, Any],
-            _loop: asyncio.AbstractEventLoop | None = None,
-        ) -> None:
-            super().__init__(config, server_state, app_state, _loop)
-            self._due: object = None  # h11's state of the client when the timer was set
-            self._unread: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-            super().connection_made(transport)
-            transport.set_write_buffer_limits(high=0)  # else writing pauses only when 64 KB are unread
-            if len(self.connections) > arriving.most and not self._make_room():
-                arriving.rare.warn("too many connections: new ones are refused")
-                self.connections.discard(self)
-                transport.write(_BUSY)
-                transport.close()
-                return
-            self._watch()
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            self._watch()
-
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._unread = self.loop.call_later(limits.answer_s, self.transport.abort)
-
-        def resume_writing(self) -> None:
-            super().resume_writing()
-            self._stop_unread()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._stop_timer()
-            self._stop_unread()
-            super().connection_lost(exc)
-
-        def _stop_unread(self) -> None:
-            if self._unread is not None:
-                self._unread.cancel()
-                self._unread = None
-
-        def _make_room(self) -> bool:
-            """Close the connection that has waited longest for its request; return False if none does."""
-            oldest = next(iter(arriving.timers), None)
-            if oldest is None:
-                return False
-            self.connections.discard(oldest)
-            arriving.timers.pop(oldest).cancel()
-            oldest.transport.abort()
-            return True
-
-        def _watch(self) -> None:
-            """Set the timer for what the client still has to send; stop it when the request has arrived."""
-            state = self.conn.their_state
-            if state is self._due or self.transport.is_closing():
-                return
-            self._stop_timer()
-            seconds = {h11.IDLE: limits.header_s, h11.SEND_BODY: limits.request_s}.get(state)
-            if seconds is not None:
-                self._due = state
-                arriving.timers[self] = self.loop.call_later(seconds, self._too_late)
-
-        def _stop_timer(self) -> None:
-            self._due = None
-            if self in arriving.timers:
-                arriving.timers.pop(self).cancel()
-
-        def _too_late(self) -> None:
-            self._stop_timer()
-            self.transport.abort()
-
-    return LimitedProtocol
+    shared = {"limits": limits, "arriving": _Arriving(limits.within_files)}
+    return type("LimitedProtocol", (_LimitedProtocol,), shared)
 
 
 class Listener(socket.socket):

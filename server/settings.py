@@ -6,7 +6,7 @@ from pathlib import Path
 from engine.capture.request import MOST_IN_MEMORY
 from engine.errors import RequestError, nearest
 from engine.models.placement import LoadOptions
-from engine.models.registry import find_source, list_models
+from engine.models.registry import find_source, list_models, user_registry_path
 from engine.records.models import ModelListing
 from engine.runtime import main_memory
 from engine.store.names import PLAN
@@ -53,7 +53,8 @@ class ServerSettings:
         """Refuse settings with which every call would fail.
 
         Raises:
-            RequestError: The store is not a folder, or the folder of one capture, or an allowed model does not exist.
+            RequestError: The store is not a folder, or the folder of one capture; or an allowed model does not exist,
+                or goes by the same name as another.
             ModelError: The path of an allowed model holds no usable model.
         """
         if self.store.exists() and not self.store.is_dir():
@@ -69,13 +70,15 @@ class ServerSettings:
         """Return the models that may be loaded, by the name that the engine uses.
 
         Raises:
-            RequestError: An allowed model does not exist.
+            RequestError: An allowed model does not exist, or goes by the same name as another.
             ModelError: The path of an allowed model holds no usable model.
         """
         known = {listing.alias: listing for listing in list_models()}
         if not self.allowed_models:
             return known
-        return {model: known.get(model) or _unlisted(model) for model in self.allowed_models}
+        allowed = {model: known.get(model) or _unlisted(model) for model in self.allowed_models}
+        _require_distinct(allowed)
+        return allowed
 
     def require_allowed(self, model: str) -> tuple[str, ModelListing]:
         """Find a model that may be loaded.
@@ -87,7 +90,7 @@ class ServerSettings:
             The name that the engine uses, and its listing, whose alias is the name that clients use.
 
         Raises:
-            RequestError: The server does not allow the model; the message names the nearest.
+            RequestError: The server does not allow the model; the message names the nearest. Or see `models`.
         """
         models = self.models()
         for meaning, listing in models.items():
@@ -103,6 +106,20 @@ class ServerSettings:
 def _unlisted(model: str) -> ModelListing:
     source = find_source(model)
     return ModelListing(source.alias, source, layers=0, parameters="", note="allowed when the server was started")
+
+
+def _require_distinct(models: dict[str, ModelListing]) -> None:
+    """Refuse different models of one name: clients and captures would mean either."""
+    owners: dict[str, str] = {}
+    for model, listing in models.items():
+        for name in (model, listing.alias):
+            other = owners.setdefault(name, model)
+            if models[other].source != listing.source:
+                raise RequestError(
+                    f"two allowed models go by the name {name!r}: {other} and {model}",
+                    expected="a different name for each",
+                    next_step=f"give one an alias in {user_registry_path()}, as in [{listing.alias}-2], and allow that",
+                )
 
 
 def default_memory() -> int:

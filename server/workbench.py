@@ -13,6 +13,8 @@ import anyio
 from mcp.server.mcpserver import Context
 
 from engine.errors import RequestError, nearest
+from engine.models.captured import find_captured_model, require_captured_model
+from engine.records.captures import Provenance
 from engine.records.files import CaptureRecord
 from engine.remedies import Remedy
 from engine.store.catalog import list_captures, show_capture
@@ -23,7 +25,12 @@ from server.settings import ServerSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from engine.records.models import ModelConfig
+    from engine.records.models import ModelConfig, ModelListing
+
+_NOT_CAPTURED = (
+    "capture it again with a model from list_models; whoever starts the server can allow the model of the capture"
+    " with --allow-model"
+)
 
 
 @dataclass(frozen=True)
@@ -65,23 +72,44 @@ class ModelShelf:
             ModelError: It cannot be loaded.
         """
         meaning, listing = self._settings.require_allowed(name)
-        name = listing.alias
         with self._lock:
-            known = self._loaded.get(name)
+            known = self._find(listing)
             if known is not None:
-                self._loaded.move_to_end(name)
+                self._loaded.move_to_end(known.name)
                 return known
+            self._loaded.pop(listing.alias, None)
         from engine.models.loading import load_model_and_tokenizer  # imports torch, so only when a model is needed
 
         options = self._settings.load_options
         model, tokenizer, config = load_model_and_tokenizer(meaning, **options.arguments())
         size = sum(weight.numel() * weight.element_size() for weight in model.parameters() if not weight.is_meta)
-        loaded = LoadedModel(name, model, tokenizer, config, size)
+        loaded = LoadedModel(listing.alias, model, tokenizer, config, size)
         with self._lock:
-            self._loaded[name] = loaded
+            self._loaded[loaded.name] = loaded
             while len(self._loaded) > 1 and self._total() > self._settings.memory_bytes:
                 self._loaded.popitem(last=False)
         return loaded
+
+    def captured(self, provenance: Provenance) -> LoadedModel:
+        """Return the model of a capture, after loading it if needed.
+
+        Raises:
+            RequestError: The server does not allow it, or allows another model of its name instead.
+            ModelError: It cannot be loaded.
+        """
+        models = self._settings.models()
+        with self._lock:
+            loaded = {name: self._find(listing) for name, listing in models.items()}
+        name = find_captured_model(
+            provenance,
+            {name: listing.source for name, listing in models.items()},
+            {name: model.config for name, model in loaded.items() if model is not None},
+            where="that this server allows",
+            advice=_NOT_CAPTURED,
+        )
+        found = self.get(name)
+        require_captured_model(found.config, provenance, advice=_NOT_CAPTURED)
+        return found
 
     def unload(self, name: str) -> None:
         """Unload a model; a job that uses it keeps it until it ends.
@@ -99,6 +127,11 @@ class ModelShelf:
         """List the loaded models, least recently used first."""
         with self._lock:
             return list(self._loaded.values())
+
+    def _find(self, listing: ModelListing) -> LoadedModel | None:
+        """Return a loaded model, unless its alias or its files have changed since it was loaded."""
+        known = self._loaded.get(listing.alias)
+        return known if known is not None and known.config.source.key == listing.source.key else None
 
     def _total(self) -> int:
         return sum(model.bytes for model in self._loaded.values())
@@ -153,6 +186,22 @@ def find_capture(ctx: Ctx, name: str) -> CaptureRecord:
             f"there is no capture called {name!r}; {nearest(name, names)}", next_step=Remedy.LIST_CAPTURES
         )
     return show_capture(name, store=store)
+
+
+def find_contrast(ctx: Ctx, name: str) -> CaptureRecord:
+    """Read the record of a contrast.
+
+    Raises:
+        RequestError: There is no capture of that name, or it is not a contrast.
+        StoreError: The capture cannot be used.
+    """
+    record = find_capture(ctx, name)
+    if record["kind"] != "contrast":
+        raise RequestError(
+            f"the capture {record['name']!r} is not a contrast: it has no two classes",
+            next_step=Remedy.CAPTURE_CONTRAST,
+        )
+    return record
 
 
 def workbench(ctx: Ctx) -> Workbench:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 from filelock import FileLock
 
 # Both are read once, at import. Torch's threads spin while they wait, so they slow each other down on shared cores.
@@ -16,6 +17,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 import engine
+from engine.records.captures import ContrastData
 from engine.records.models import ModelConfig
 from tests.families import FAMILIES, VOCAB, Family, build
 from tests.program import Program, Result, Run
@@ -26,6 +28,14 @@ class Loaded(NamedTuple):
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+
+
+class Trained(NamedTuple):
+    """A checkpoint, its description, and a contrast captured from it."""
+
+    folder: Path
+    config: ModelConfig
+    data: ContrastData
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +87,33 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     backend = Tokenizer(WordLevel(words, unk_token="<pad>"))  # noqa: S106 - a token of text, not a secret
     backend.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>")  # noqa: S106
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: PreTrainedTokenizerFast) -> list[Path]:
+    """Two llamas of different weights in folders of the same name, "checkpoint-500"."""
+    folders = []
+    for scale in (1.0, 0.5):
+        model = build(family_called("llama"))
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(scale)
+        folders.append(tmp_path_factory.mktemp("run") / "checkpoint-500")
+        model.save_pretrained(folders[-1])
+        tiny_tokenizer.save_pretrained(folders[-1])
+    return folders
+
+
+@pytest.fixture(scope="session")
+def trained(checkpoints: list[Path]) -> list[Trained]:
+    """The two checkpoints, loaded, each with a contrast captured from it."""
+    positive, negative = ([f"{side} w{number}" for number in range(20, 44)] for side in ("w5 w9", "w6 w8"))
+    found = []
+    for folder in checkpoints:
+        model, tokenizer, config = engine.load_model_and_tokenizer(str(folder))
+        data = engine.capture_contrastive_activations(model, tokenizer, positive, negative, positions="last")
+        found.append(Trained(folder, config, data))
+    return found
 
 
 @pytest.fixture

@@ -100,12 +100,12 @@ def estimate_plan(plan: CapturePlan, models: ModelCache, job: Job) -> CaptureEst
     """
     job.checkpoint(f"loading {plan.model}")
     model, tokenizer, _ = models.get(plan.model)
-    from engine.capture.estimate import estimate_capture
     from engine.capture.prepare import prepare_capture
+    from engine.store.specificity import estimate_with_neighbours
 
     prepared = prepare_capture(model, tokenizer, plan.request, steps=job.tell)
     job.checkpoint("timing a forward pass")
-    return estimate_capture(prepared, timed=True)
+    return estimate_with_neighbours(prepared, timed=True)
 
 
 def run_plan(plan: CapturePlan, models: ModelCache, job: Job) -> SavedCapture:

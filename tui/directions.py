@@ -161,7 +161,7 @@ def _extract(directions: DirectionCache, method: str, job: Job) -> tuple[dict[in
 
 def _load(provenance: Provenance, models: ModelCache, job: Job) -> Loaded:
     job.checkpoint(f"loading {provenance['alias']}")
-    return models.get(models.name_of(provenance))
+    return models.captured(provenance)
 
 
 def compare_all(records: Sequence[CaptureRecord], store: Path, job: Job) -> dict[tuple[int, int], Comparison]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.errors import RequestError, StoreError
+from engine.records.files import FIGURE_FORMATS
+from engine.store.unfinished import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_FIGURES = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Export:
     @property
     def formats(self) -> tuple[str, ...]:
         """The supported file suffixes."""
-        return (*(_FIGURES if self.draw else ()), ".csv", ".json")
+        return (*(FIGURE_FORMATS if self.draw else ()), ".csv", ".json")
 
 
 def save_export(export: Export, path: Path, *, replace: bool = False) -> Path:
@@ -59,20 +58,15 @@ def save_export(export: Export, path: Path, *, replace: bool = False) -> Path:
         raise RequestError(f"{path.name!r} has no supported suffix", expected=f"one of {', '.join(export.formats)}")
     if path.exists() and not replace:
         raise RequestError(f"{path} already exists", next_step="press Enter again to replace it, or change the name")
-    if suffix in _FIGURES and export.draw is not None:
+    if suffix in FIGURE_FORMATS and export.draw is not None:
         from engine.plots.style import save_figure
 
         return save_figure(export.draw, path, title=export.title)
     rows = [{key: _encodable(value) for key, value in row.items()} for row in export.rows]
     content = _as_csv(rows) if suffix == ".csv" else _as_json(rows)
-    unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
+        write_whole(path, lambda out: out.write(content))
     except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
         raise StoreError(
             f"{path} cannot be written: {error.strerror}", next_step="free disk space, or choose another folder"
         ) from error

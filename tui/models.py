@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.errors import RequestError
+from engine.models.captured import find_captured_model, named_sources, require_captured_model
 from engine.models.placement import LoadOptions
+from engine.models.registry import find_source, user_registry_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,9 +28,8 @@ class ModelCache:
 
     def __init__(self, options: LoadOptions) -> None:
         self._options = options
-        self._name = ""
         self._loaded: Loaded | None = None
-        self._typed: dict[str, str] = {}
+        self._seen: dict[str, ModelConfig] = {}  # models loaded so far, by the names that were typed
 
     def get(self, name: str) -> Loaded:
         """Return a model with its tokenizer and configuration; load it if needed.
@@ -37,31 +37,27 @@ class ModelCache:
         Raises:
             LayerscopeError: The model cannot be loaded.
         """
-        if self._loaded is None or self._name != name:
+        if self._loaded is None or self._loaded[2].source.key != find_source(name).key:
             from engine.models.loading import load_model_and_tokenizer
 
             self._loaded = None  # free its memory before the next model is loaded
             self._loaded = load_model_and_tokenizer(name, **self._options.arguments())
-            self._name = name
-            self._typed[self._loaded[2].source.alias] = name
+            self._seen[name] = self._loaded[2]
         return self._loaded
 
-    def name_of(self, provenance: Provenance) -> str:
-        """Return the name that loads a capture's model: its alias, or the typed name.
+    def captured(self, provenance: Provenance) -> Loaded:
+        """Return the model that a capture was made with; load it if needed.
 
         Raises:
-            RequestError: The model came from a file or folder without a registered name.
+            RequestError: It came from a file or folder without an alias, or its alias is another model's.
+            LayerscopeError: The model cannot be loaded.
         """
-        from engine.models.registry import find_source, user_registry_path
-
-        alias = provenance["alias"]
-        if alias in self._typed:
-            return self._typed[alias]
-        try:
-            find_source(alias)
-        except RequestError as error:
-            raise RequestError(
-                f"the model {provenance['model']} has no registered name",
-                next_step=f"register it in {user_registry_path()}: [{alias}] with path, layers and parameters",
-            ) from error
-        return alias
+        named = named_sources(provenance)
+        sources = {name: config.source for name, config in self._seen.items()} | named
+        seen = {name: config for name, config in self._seen.items() if config.source.key == sources[name].key}
+        free = provenance["alias"] + ("-2" if provenance["alias"] in named else "")
+        advice = f"register it in {user_registry_path()}: [{free}] with path, layers and parameters"
+        name = find_captured_model(provenance, sources, seen, advice=advice)
+        loaded = self.get(name)
+        require_captured_model(loaded[2], provenance, advice=advice)
+        return loaded

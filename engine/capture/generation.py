@@ -125,7 +125,7 @@ class Sampler:
 def generation_loop(cache: DynamicCache | None, sampler: Sampler | None) -> Any:  # noqa: ANN401 - a generation loop
     """Return transformers' own loop that continues a cache, with a sampler after all logits processors.
 
-    `generate` itself would take no cache beside a setting of the model for another kind, and would put the sampler
+    `generate` itself would take no cache if a setting of the model asks for another kind, and would put the sampler
     before temperature, top-k and top-p.
     """
 

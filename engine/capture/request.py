@@ -170,7 +170,7 @@ class CaptureRequest:
 
     @property
     def always_shards(self) -> bool:
-        """Whether the capture is saved as shards whatever its size: on request, and files of prompts."""
+        """Whether the capture is saved as shards even if it is small: on request, and files of prompts."""
         return self.shards or isinstance(self.source, PromptFile)
 
     @property

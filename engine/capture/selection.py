@@ -181,7 +181,7 @@ class Positions:
     def span(self, length: int, prompt: object = "a prompt", boundary: int | None = None) -> tuple[int, int]:
         """First token and the token after the last, for a prompt of `length` tokens.
 
-        Of an empty response, which the model ended at once, the last token of the prompt stands for every position.
+        For an empty response, which the model ended at once, every position is the last token of the prompt.
 
         Args:
             length: Number of tokens of the prompt, its response included.

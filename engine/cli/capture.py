@@ -24,7 +24,7 @@ from engine.concepts.text_files import open_prompts
 from engine.errors import RequestError
 from engine.models.placement import AUTO, LoadOptions
 from engine.models.registry import DEFAULT_MODEL, find_source
-from engine.plots.findings import cost_in_words
+from engine.plots.findings import cost_in_words, neighbours_in_words
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
 from engine.runtime import Processes, find_processes
@@ -432,21 +432,18 @@ def _estimate(
     timed: bool,
     as_json: bool,
 ) -> None:
-    from engine.capture.estimate import estimate_capture
     from engine.capture.prepare import prepare_capture
-    from engine.store.specificity import neighbour_prompts
+    from engine.store.specificity import estimate_with_neighbours
 
     with narrator.steps() as steps:
-        prepared = prepare_capture(model, tokenizer, request, steps=steps)
-        estimate = estimate_capture(prepared, timed=timed)
-        estimate["neighbours"] = neighbour_prompts(prepared)
+        estimate = estimate_with_neighbours(prepare_capture(model, tokenizer, request, steps=steps), timed=timed)
     if as_json:
         print_json(msgspec.json.format(msgspec.json.encode(estimate)))
     else:
         where = "shards" if estimate["in_shards"] else "one file"
         print_data(f"{cost_in_words(estimate)}, saved as {where}")
-        if estimate["neighbours"]:
-            print_data(f"and {estimate['neighbours']} prompts of neighbours, once for this model")
+        if more := neighbours_in_words(estimate):
+            print_data(more)
 
 
 COMMANDS = {

@@ -8,6 +8,7 @@ import typer
 
 from engine.cli.console import Narrator
 from engine.errors import LayerscopeError, RequestError
+from engine.models.captured import find_captured_model, named_sources, require_captured_model
 from engine.models.placement import (
     DTYPE_NAMES,
     STRATEGIES,
@@ -16,7 +17,7 @@ from engine.models.placement import (
     require_dtype,
     require_strategy,
 )
-from engine.models.registry import find_source, read_registry
+from engine.models.registry import find_source, list_models
 from engine.records.captures import Provenance
 from engine.remedies import option
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HOW = "How to run"
+_NAME_IT = "name it with --model"
 
 OtherModel = Annotated[str | None, typer.Option("--model", "-m", help="Model to run (default: that of the capture).")]
 OtherDtype = Annotated[
@@ -95,7 +97,9 @@ def load_captured_model(
     from engine.models.loading import load_model_and_tokenizer
 
     with narrator.working(f"loading {source}"):
-        loaded, tokenizer, _ = load_model_and_tokenizer(source, **options.arguments())
+        loaded, tokenizer, config = load_model_and_tokenizer(source, **options.arguments())
+    if model is None and provenance is not None:
+        require_captured_model(config, provenance, advice=_NAME_IT)
     return loaded, tokenizer
 
 
@@ -106,23 +110,19 @@ def model_option(provenance: Provenance | None, given: str = "") -> str:
         provenance: Provenance of the capture.
         given: The model as the user named it for the capture, if known.
     """
-    try:
-        if provenance is not None and provenance["alias"] in read_registry():
+    if provenance is not None:
+        try:
+            find_captured_model(provenance, {listing.alias: listing.source for listing in list_models()}, advice="")
             return ""
-    except LayerscopeError:  # a damaged registry; the command will say so
-        return ""
+        except RequestError:  # an alias may belong to another model now
+            pass
+        except LayerscopeError:  # a damaged registry; the command will say so
+            return ""
     on_hub = provenance["model"] if provenance is not None and provenance["model"].count("/") == 1 else ""
     return option("--model", given or on_hub or "MODEL")
 
 
 def _model_of(provenance: Provenance | None) -> str:
     if provenance is None:
-        raise RequestError("the capture does not record its model", next_step="name it with --model")
-    try:
-        find_source(provenance["alias"])
-    except RequestError as error:
-        raise RequestError(
-            f"the model of this capture, {provenance['model']}, has no alias on this machine",
-            next_step="name it with --model",
-        ) from error
-    return provenance["alias"]
+        raise RequestError("the capture does not record its model", next_step=_NAME_IT)
+    return find_captured_model(provenance, named_sources(provenance), advice=_NAME_IT)

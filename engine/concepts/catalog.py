@@ -15,6 +15,7 @@ from engine.concepts.rows import not_utf8, open_text, text_problem
 from engine.errors import RequestError, nearest, visible
 from engine.inputs import user_path
 from engine.records.captures import Concept, Persona, Template
+from engine.regular import claim
 from engine.remedies import Remedy
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -144,8 +145,12 @@ def require_savable(concept: Concept, folder: Path, *, force: bool = False) -> P
         )
     path = folder / f"{concept.name}.toml"
     if concept.name in _concept_files(folder) and not (force and path.exists()):
-        raise RequestError(f"there is already a concept called {concept.name!r}", next_step="choose another name")
+        raise _taken(concept)
     return path
+
+
+def _taken(concept: Concept) -> RequestError:
+    return RequestError(f"there is already a concept called {concept.name!r}", next_step="choose another name")
 
 
 def save_concept(concept: Concept, folder: Path, *, force: bool = False) -> Path:
@@ -160,12 +165,20 @@ def save_concept(concept: Concept, folder: Path, *, force: bool = False) -> Path
         RequestError: The concept cannot be saved there (see `require_savable`), or the file cannot be written.
     """
     path = require_savable(concept, folder, force=force)
+    unfinished = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.unfinished")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.unfinished")
-        with unfinished.open("x", encoding="utf-8") as file:  # follows no link
-            file.write(concept_as_toml(concept))
-        unfinished.replace(path)
+        try:
+            with unfinished.open("x", encoding="utf-8") as file:  # follows no link
+                file.write(concept_as_toml(concept))
+            if force:
+                unfinished.replace(path)
+            else:
+                claim(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except FileExistsError as error:  # another process was faster
+        raise _taken(concept) from error
     except OSError as error:
         raise RequestError(f"{path} cannot be written: {error.strerror}", next_step=Remedy.CHOOSE_FOLDER) from error
     return path

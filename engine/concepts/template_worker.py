@@ -1,4 +1,4 @@
-"""Render chat templates in a program of its own, which can be stopped whatever a template does.
+"""Render chat templates in a program of its own, which can be stopped at any moment.
 
 The environment equals that of `transformers.utils.chat_template_utils`, which takes seconds to import. Tests compare
 the two.
@@ -48,7 +48,7 @@ class _Generation(Extension):
 class _Dict:
     """`dict` without the attributes of a class."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:  # noqa: ANN401 - whatever a template passes
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:  # noqa: ANN401 - a template passes them
         return dict(*args, **kwargs)
 
     def fromkeys(self, *args: Any) -> dict[Any, Any]:  # noqa: ANN401

@@ -183,8 +183,10 @@ def _require_counts(entries: Iterable[tuple[str, object]], where: str) -> None:
         )
 
 
-_NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-_TEXT, _ARRAY = 8, 9
+GGUF_NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+"""Kinds of numbers in the metadata of a GGUF file, and how `struct` reads them."""
+GGUF_TEXT, GGUF_ARRAY = 8, 9
+"""Its two other kinds."""
 
 
 def _gguf_numbers(file: BinaryIO) -> Iterator[tuple[str, object]]:
@@ -203,14 +205,14 @@ def _gguf_numbers(file: BinaryIO) -> Iterator[tuple[str, object]]:
         length = read("<Q")
         name = file.read(min(length, size)).decode("utf-8")
         kind = read("<I")
-        if kind in _NUMBERS:
-            yield name, read(_NUMBERS[kind])
-        elif kind == _TEXT:
+        if kind in GGUF_NUMBERS:
+            yield name, read(GGUF_NUMBERS[kind])
+        elif kind == GGUF_TEXT:
             skip(read("<Q"))
-        elif kind == _ARRAY:
+        elif kind == GGUF_ARRAY:
             element, count = read("<I"), read("<Q")
-            if element in _NUMBERS:
-                skip(count * struct.calcsize(_NUMBERS[element]))
+            if element in GGUF_NUMBERS:
+                skip(count * struct.calcsize(GGUF_NUMBERS[element]))
                 continue
             for _ in range(count):
                 skip(read("<Q"))

@@ -4,8 +4,10 @@ import importlib.metadata
 import importlib.util
 import json
 import tomllib
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -20,6 +22,7 @@ from engine.remedies import Remedy
 DEFAULT_MODEL = "smollm2"
 
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # files of a full model, as opposed to an adapter
+_MODEL_FILES = ("config.json", "adapter_config.json", "tokenizer*", "*.safetensors", "*.bin")  # a trainer writes others
 
 
 @dataclass(frozen=True)
@@ -183,11 +186,11 @@ def _alias_of(path: Path) -> str:
 
 def _source_of_path(path: Path, alias: str) -> ModelSource:
     if path.suffix == ".gguf" and path.is_file():
-        return ModelSource(alias, path.name, "gguf", str(path.parent.resolve()), None, path.name)
+        return ModelSource(alias, path.name, "gguf", str(path.parent.resolve()), None, path.name, saved=_saved(path))
     if (path / ADAPTER_CONFIG).is_file():
         return _source_of_adapter(path.resolve(), alias)
     if (path / "config.json").is_file():
-        return ModelSource(alias, path.resolve().name, "folder", str(path.resolve()))
+        return ModelSource(alias, path.resolve().name, "folder", str(path.resolve()), saved=_saved(path))
     raise ModelError(
         f"there is no model at {path}" + ("" if path.exists() else ": no such file or folder"),
         expected="a folder with a config.json or adapter_config.json, written by save_pretrained, or a .gguf file",
@@ -202,7 +205,8 @@ def _source_of_adapter(folder: Path, alias: str) -> ModelSource:
     """
     named, revision = adapter_base(folder)
     if (folder / "config.json").is_file() and any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
-        return ModelSource(alias, named or folder.name, "folder", str(folder), adapter=str(folder))
+        saved = _saved(folder)
+        return ModelSource(alias, named or folder.name, "folder", str(folder), adapter=str(folder), saved=saved)
     if not named:
         raise ModelError(f"the adapter in {folder} names no base model", next_step="save it with its base model's name")
     if (user_path(named) / ADAPTER_CONFIG).is_file():  # adapters could name each other without end
@@ -217,7 +221,17 @@ def _source_of_adapter(folder: Path, alias: str) -> ModelSource:
         ) from error
     if base.adapter is not None:
         raise _adapter_of_adapter(folder, base.adapter)
-    return replace(base, alias=alias, adapter=str(folder), revision=revision or base.revision)
+    saved = max(base.saved, _saved(folder))
+    return replace(base, alias=alias, adapter=str(folder), revision=revision or base.revision, saved=saved)
+
+
+def _saved(place: Path) -> int:
+    """When the newest file of a model was last changed: another model may be saved in the same place."""
+    times = [0]
+    for path in [place] if place.is_file() else chain.from_iterable(map(place.glob, _MODEL_FILES)):
+        with suppress(OSError):  # deleted since it was listed
+            times.append(path.stat().st_mtime_ns)
+    return max(times)
 
 
 def _adapter_of_adapter(folder: Path, base: str) -> ModelError:

@@ -23,6 +23,18 @@ def cost_in_words(estimate: CaptureEstimate) -> str:
     return ", ".join([*counts, *seconds, f"{estimate['bytes'] / 1e6:.1f} MB"])
 
 
+def neighbours_in_words(estimate: CaptureEstimate) -> str:
+    """Say how many prompts of neighbours run after a capture; empty if none do.
+
+    Example:
+        >>> estimate = {"prompts": 144, "tokens": 6790, "bytes": 9953280, "in_shards": False, "neighbours": 576}
+        >>> neighbours_in_words(estimate)
+        'and 576 prompts of neighbours, once for this model'
+    """
+    count = estimate.get("neighbours", 0)
+    return f"and {_counted(count, 'prompt')} of neighbours, once for this model" if count else ""
+
+
 def _counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
@@ -93,7 +105,7 @@ def describe_findings(record: CaptureRecord) -> list[str]:
 def describe_neighbours(record: CaptureRecord) -> list[str]:
     """Say which neighbours sort the pairs as well, see `neighbour_sentences`.
 
-    A contrast that is not found is no more specific than its neighbours, whatever they sort.
+    A contrast that is not found is no more specific than its neighbours, even if they do not sort its pairs.
     """
     sentences = neighbour_sentences(record.get("specificity"))
     if sentences and record["ranking"] and not significant_layers(record["ranking"]):
@@ -224,7 +236,7 @@ def _below_chance(ranking: Ranking) -> list[str]:
     below = [row["layer"] for row in ranking["layers"] if row["high"] < 0]
     if not below:
         return []
-    layers = f"Layer {below[0]} lies" if len(below) == 1 else f"Layers {layers_in_words(below)} lie"
+    layers = f"Layer {below[0]} is" if len(below) == 1 else f"Layers {layers_in_words(below)} are"
     return [
         f"{layers} wholly below chance: held-out prompts are sorted the wrong way there. Groups of different size or"
         " opposite effect do that; it is no sign of the concept."

@@ -3,7 +3,8 @@
 import io
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from matplotlib.ticker import MaxNLocator
 
 from engine.errors import RequestError, StoreError
 from engine.inputs import user_path
+from engine.records.files import FIGURE_FORMATS
 from engine.remedies import Remedy
+from engine.store.unfinished import write_whole
 
 # Palette of Okabe and Ito: distinct for color-blind readers, and by lightness in grayscale.
 BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#E69F00", "#009E73", "#8c8c8c", "#222222"
@@ -30,7 +33,6 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
 }
-_FORMATS = (".png", ".svg", ".pdf")
 
 
 def save_figure(draw: Callable[[], Figure], path: str | Path, *, title: str = "", dpi: int = 200) -> Path:
@@ -52,14 +54,10 @@ def save_figure(draw: Callable[[], Figure], path: str | Path, *, title: str = ""
     target = require_format(path)
     with mpl.rc_context(STYLE), _without_warnings():
         figure = draw()
-        unfinished = target.with_name(f".{target.stem}.unfinished{target.suffix}")
+        save = partial(figure.savefig, format=target.suffix.lower()[1:], dpi=dpi, metadata={"Title": title})
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(unfinished, dpi=dpi, metadata={"Title": title})
-            unfinished.replace(target)
+            write_whole(target, save)
         except OSError as error:
-            with suppress(OSError):
-                unfinished.unlink(missing_ok=True)
             raise StoreError(
                 f"{target} cannot be written: {error.strerror}", next_step="choose another path"
             ) from error
@@ -76,9 +74,9 @@ def require_format(path: str | Path) -> Path:
         RequestError: The suffix is not supported.
     """
     target = user_path(path)
-    if target.suffix.lower() not in _FORMATS:
+    if target.suffix.lower() not in FIGURE_FORMATS:
         raise RequestError(
-            f"{target.name!r} has no supported image format", expected=f"a name ending in {', '.join(_FORMATS)}"
+            f"{target.name!r} has no supported image format", expected=f"a name ending in {', '.join(FIGURE_FORMATS)}"
         )
     return target
 

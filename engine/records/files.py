@@ -23,6 +23,9 @@ VectorFormat = Literal["gguf", "safetensors", "npz"]
 
 VECTOR_FORMATS: tuple[VectorFormat, ...] = get_args(VectorFormat)
 
+FIGURE_FORMATS = (".png", ".svg", ".pdf")
+"""Suffixes of figures."""
+
 VectorOrigin = Literal["llama.cpp", "llama.cpp-generator", "repeng", "persona-vectors", "refusal-direction"]
 
 VECTOR_ORIGINS: tuple[VectorOrigin, ...] = get_args(VectorOrigin)

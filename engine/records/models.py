@@ -22,6 +22,7 @@ class ModelSource:
         gguf_file: File name in `location` if the weights are GGUF.
         adapter: Folder of a PEFT adapter to apply to these weights.
         local: Whether the model loads on this machine without a download.
+        saved: When the newest file of a local model was last changed, in nanoseconds; 0 for a hub id or package.
     """
 
     alias: str
@@ -32,6 +33,12 @@ class ModelSource:
     gguf_file: str | None = None
     adapter: str | None = None
     local: bool = True
+    saved: int = 0
+
+    @property
+    def key(self) -> tuple[str, str, str, str | None, str | None, int]:
+        """What tells the model from others on this machine; a download does not change it."""
+        return self.alias, self.kind, self.location, self.gguf_file, self.adapter, self.saved
 
 
 @dataclass(frozen=True)

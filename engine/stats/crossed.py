@@ -27,7 +27,7 @@ MOST_PAIRS = 1024
 """Most pairs that the crossed test compares with each other; beyond them more groups help, and more pairs do not."""
 
 CROSSED = "crossed"
-"""Name of the crossed test beside those of the factors."""
+"""Name of the crossed test in results, where the others have the names of factors."""
 
 
 class CrossedLayer(NamedTuple):
@@ -110,7 +110,7 @@ class CrossedTest:
     """Tests whether differences have a common part beyond the effects of crossed factors.
 
     - Score: the sum of the inner products of all two pairs that share no group of any factor. Its expectation is the
-      squared norm of the common difference, and 0 without one, whatever the effects of the factors.
+      squared norm of the common difference, and 0 without one, even if the factors have effects.
     - Standard error: by multiway clustering of the centered differences (Cameron, Gelbach and Miller 2011, "Robust
       Inference With Multiway Clustering").
     - Null: a wild bootstrap over whole groups. Every pair is multiplied by the sum of a random sign for its persona,

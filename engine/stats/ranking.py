@@ -71,8 +71,8 @@ def rank_layers(
       (Westfall and Young 1993, "Resampling-Based Multiple Testing"). Every factor with six groups or more is
       permuted; if there are several, `CrossedTest` tests them at once. The largest p-value counts, because the claim
       is that the contrast generalizes over all factors (Berger 1982, "Multiparameter Hypothesis Testing and Acceptance
-      Sampling"). Its null: the mean difference over the population of the tested factors is zero, whatever effects
-      single personas, templates and topics have.
+      Sampling"). Its null: the mean difference over the population of the tested factors is zero, even if single
+      personas, templates and topics have effects.
 
     Args:
         data: A contrast.

@@ -14,6 +14,8 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.models.files import GGUF_ARRAY, GGUF_NUMBERS, GGUF_TEXT
+
 ARCHITECTURE = "controlvector"
 UNIT_KEY = "layerscope.unit"
 
@@ -23,8 +25,6 @@ _LARGEST_ARRAY = 2**20  # entries of an array in the metadata
 _WIDEST = 2**20
 _VERSIONS = (2, 3)
 _F32 = 0
-_NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-_TEXT, _ARRAY = 8, 9
 _NAME = re.compile(r"direction\.([1-9][0-9]{0,5})")
 
 Vector = NDArray[np.float32]
@@ -127,23 +127,23 @@ class _Reader:
 
     def _entry(self) -> tuple[str, object]:
         name, kind = self._text(), self._number("<I")
-        if kind == _TEXT:
+        if kind == GGUF_TEXT:
             return name, self._text()
-        if kind == _ARRAY:
+        if kind == GGUF_ARRAY:
             element, count = self._number("<I"), self._number("<Q")
             if count > _LARGEST_ARRAY:
                 raise ValueError(f"it announces an array of {count} entries")
-            if element in _NUMBERS:
-                self._bytes(count * struct.calcsize(_NUMBERS[element]))
-            elif element == _TEXT:
+            if element in GGUF_NUMBERS:
+                self._bytes(count * struct.calcsize(GGUF_NUMBERS[element]))
+            elif element == GGUF_TEXT:
                 for _ in range(count):
                     self._text()
             else:
                 raise ValueError(f"it has an array of the unknown type {element}")
             return name, None
-        if kind not in _NUMBERS:
+        if kind not in GGUF_NUMBERS:
             raise ValueError(f"it has metadata of the unknown type {kind}")
-        return name, struct.unpack(_NUMBERS[kind], self._bytes(struct.calcsize(_NUMBERS[kind])))[0]
+        return name, struct.unpack(GGUF_NUMBERS[kind], self._bytes(struct.calcsize(GGUF_NUMBERS[kind])))[0]
 
     def _place(self) -> tuple[int, int, int]:
         """Layer, width and offset of a vector."""

@@ -1,7 +1,8 @@
 """Read the `.pt` file of a capture: examine the archive first, then unpickle it without running any code.
 
-`torch.load` unpacks compressed entries and builds whatever a pickle asks for, so a small file could fill the memory.
-Here nothing is unpickled that `torch.save` would not have written for tensors, lists, dictionaries and plain values.
+`torch.load` unpacks compressed entries and builds every object that a pickle asks for, so a small file could fill the
+memory. Here nothing is unpickled that `torch.save` would not have written for tensors, lists, dictionaries and plain
+values.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class CatalogEntry:
     """One capture of a store.
 
     Attributes:
-        name: Name of the capture's files, whatever its record says; control characters are escaped.
+        name: Name of the capture's files, which counts more than that in its record; control characters are escaped.
         record: The decoded JSON record; None if the capture is unusable.
         problem: Why the capture is unusable; empty if it is usable.
     """

@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.capture.estimate import estimate_capture
 from engine.errors import LayerscopeError, RequestError, StoreError
 from engine.jobs import JobCancelled
-from engine.records.captures import Concept, ContrastData
+from engine.records.captures import CaptureEstimate, Concept, ContrastData
 from engine.records.files import CaptureRecord
 from engine.records.results import SpecificityReport
 from engine.runtime import ALONE, Processes, Steps, ignore_progress
@@ -94,7 +95,7 @@ def add_captured_specificity(
     steps: Steps,
     processes: Processes = ALONE,
 ) -> None:
-    """Measure the specificity of a concept that was just saved; what stands in the way is noted in its record.
+    """Measure the specificity of a concept that was just saved; if that fails, its record says why.
 
     Args:
         request: The request of the capture.
@@ -119,7 +120,22 @@ def add_captured_specificity(
         log.warning("%s", error)
 
 
-def neighbour_prompts(prepared: PreparedCapture) -> int:
+def estimate_with_neighbours(prepared: PreparedCapture, *, timed: bool = False) -> CaptureEstimate:
+    """Estimate a capture that is saved, with the prompts of the neighbours that it is compared with afterwards.
+
+    Args:
+        prepared: From `prepare_capture`.
+        timed: See `estimate_capture`. The seconds are those of the capture alone.
+
+    Raises:
+        CaptureError: See `estimate_capture`.
+    """
+    estimate = estimate_capture(prepared, timed=timed)
+    estimate["neighbours"] = _neighbour_prompts(prepared)
+    return estimate
+
+
+def _neighbour_prompts(prepared: PreparedCapture) -> int:
     """Number of prompts of neighbours that a capture runs besides its own; 0 if they are all cached."""
     from engine.models.offload import is_offloaded
 

@@ -6,12 +6,14 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedRandom
 from pathlib import Path
+from typing import BinaryIO
 
+from engine import regular
 from engine.errors import StoreError
 from engine.inputs import user_path
 from engine.remedies import Remedy
@@ -69,19 +71,7 @@ def claim(source: Path, final: Path) -> None:
         TakenError: The name is taken.
     """
     try:
-        try:
-            os.link(source, final)
-        except FileExistsError:
-            raise
-        except OSError:  # the file system has no links
-            os.close(os.open(final, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
-            try:
-                source.replace(final)
-            except OSError:
-                final.unlink()
-                raise
-        else:
-            source.unlink()
+        regular.claim(source, final)
     except FileExistsError:
         raise TakenError(f"{final} already exists", next_step=Remedy.RENAME_OR_REPLACE) from None
 
@@ -103,6 +93,24 @@ def unfinished(final: Path) -> Iterator[UnfinishedFile]:
             out.close()
         path.unlink(missing_ok=True)
         out.close()
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file that is not a capture's, such as a figure; one of the same name is replaced once it is complete.
+
+    Args:
+        path: The file; missing parent folders are created.
+        write: Writes the content into an open file.
+
+    Raises:
+        OSError: The file cannot be written; a previous file is unchanged.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with unfinished(path) as file:
+        write(file.out)
+        file.out.flush()
+        os.fsync(file.out.fileno())
+        file.replace()
 
 
 def clear_leftovers(*finals: Path) -> None:

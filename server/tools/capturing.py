@@ -205,7 +205,7 @@ async def _start(ctx: Ctx, run: CaptureJob, request: CaptureRequest, wait_s: flo
 
     def work(job: ServerJob) -> JobResult | None:
         if not run.dry_run:
-            return _capture(bench, request, paths, job)
+            return _capture(bench, run, request, paths, job)
         job.estimate = _estimate(bench, run, request, job)
         return None
 
@@ -215,20 +215,19 @@ async def _start(ctx: Ctx, run: CaptureJob, request: CaptureRequest, wait_s: flo
 
 def _estimate(bench: Workbench, run: CaptureJob, request: CaptureRequest, job: ServerJob) -> CaptureEstimate:
     job.checkpoint(f"loading {request.alias}")
-    loaded = bench.models.get(str(request.alias))
-    from engine.capture.estimate import estimate_capture  # imports torch
-    from engine.capture.prepare import prepare_capture
-    from engine.store.specificity import neighbour_prompts
+    loaded = bench.models.get(run.model)
+    from engine.capture.prepare import prepare_capture  # imports torch
+    from engine.store.specificity import estimate_with_neighbours
 
     prepared = prepare_capture(loaded.model, loaded.tokenizer, request, steps=job.tell)
-    estimate = estimate_capture(prepared, timed=run.timed)
-    estimate["neighbours"] = neighbour_prompts(prepared)
-    return estimate
+    return estimate_with_neighbours(prepared, timed=run.timed)
 
 
-def _capture(bench: Workbench, request: CaptureRequest, paths: CapturePaths, job: ServerJob) -> JobResult:
+def _capture(
+    bench: Workbench, run: CaptureJob, request: CaptureRequest, paths: CapturePaths, job: ServerJob
+) -> JobResult:
     job.checkpoint(f"loading {request.alias}")
-    loaded = bench.models.get(str(request.alias))
+    loaded = bench.models.get(run.model)
     from engine.store.save import capture_and_save  # imports torch
 
     try:

@@ -8,13 +8,12 @@ from pydantic import BaseModel, Field
 
 from engine.errors import RequestError
 from engine.records.causal import CausalLayer, CausalRanking, ablation_works, works
-from engine.remedies import Remedy
 from engine.store.catalog import show_capture
 from server.jobs import ServerJob
 from server.tools.answer import Part, rounded
 from server.tools.jobs import JobOutline, JobResult, answer
 from server.tools.spec import LONGEST_TEXT, CaptureName, ToolSpec, WaitS
-from server.workbench import Ctx, find_capture, workbench
+from server.workbench import Ctx, find_contrast, workbench
 
 
 class CausalRow(BaseModel):
@@ -71,23 +70,17 @@ async def rank_causally(
     bench = workbench(ctx)
     store = bench.settings.store
     request = CausalRequest(layers=layers, strength=strength)
-    record = await to_thread.run_sync(find_capture, ctx, name)
-    name = record["name"]
-    if record["kind"] != "contrast":
-        raise RequestError(
-            f"the capture {name!r} is not a contrast: it has no two classes", next_step=Remedy.CAPTURE_CONTRAST
-        )
-    provenance = record["provenance"]
+    record = await to_thread.run_sync(find_contrast, ctx, name)
+    name, provenance = record["name"], record["provenance"]
     if provenance is None:
         raise RequestError(f"the model of {name} is unknown", next_step="capture it again")
-    alias = provenance["alias"]
 
     def work(job: ServerJob) -> JobResult:
         from engine.plots.causal_text import causal_findings
         from engine.steering.causal_store import add_causal_ranking
 
-        job.checkpoint(f"loading {alias}")
-        loaded = bench.models.get(alias)
+        job.checkpoint(f"loading {provenance['alias']}")
+        loaded = bench.models.captured(provenance)
         model, tokenizer = loaded.model, loaded.tokenizer
         found = add_causal_ranking(name, model, tokenizer, request, neutral=neutral, store=store, steps=job.tell)
         working = [row["layer"] for row in found["layers"] if works(row)]

@@ -11,13 +11,12 @@ from engine.errors import RequestError
 from engine.plots.findings import layers_in_words
 from engine.plots.tokens_text import compared_methods, shown_token, tokens_aside
 from engine.records.files import AUTO_METHOD, METHODS, Direction, TokenReading, VectorFormat
-from engine.remedies import Remedy
 from engine.store.names import locate
 from server.jobs import ServerJob
 from server.tools.answer import Part, Reply, rounded, send
 from server.tools.jobs import JobOutline, JobResult, answer
 from server.tools.spec import LONGEST_NAME, LONGEST_TEXT, CaptureName, ToolSpec, WaitS
-from server.workbench import Ctx, find_capture, workbench
+from server.workbench import Ctx, LoadedModel, Workbench, find_capture, find_contrast, workbench
 
 _METHODS = (AUTO_METHOD, *METHODS)
 _MOST_TOKENS = 120
@@ -159,9 +158,7 @@ async def read_text(
 
         found, leading, _ = find_directions(name, store=store)
         require_layer(found, layer)
-        alias = model_of(found, name)
-        job.checkpoint(f"loading {alias}")
-        loaded = bench.models.get(alias)
+        loaded = load_model_of(bench, found, name, job)
         job.checkpoint("reading")
         reading = read(
             loaded.model, loaded.tokenizer, found, text, leading=leading if layer is None else layer, chat=chat
@@ -208,21 +205,28 @@ def require_layer(found: Mapping[int, Direction], layer: int | None) -> None:
         raise RequestError(f"there is no direction at layer {layer}", expected=f"one of {layers_in_words(list(found))}")
 
 
-def model_of(found: Mapping[int, Direction], name: str) -> str:
-    """Alias of the model of directions.
+def load_model_of(bench: Workbench, found: Mapping[int, Direction], name: str, job: ServerJob) -> LoadedModel:
+    """Load the model of directions.
 
     Args:
+        bench: Has the models.
         found: Layer to direction.
         name: Their name, for the error message.
+        job: Told that the model is loaded.
 
     Raises:
-        RequestError: It is unknown.
+        RequestError: It is unknown, or the server does not allow it.
+        ModelError: It cannot be loaded.
     """
     some = next(iter(found.values()))
-    alias = some["imported"]["model"] if "imported" in some else some["provenance"] and some["provenance"]["alias"]
-    if not alias:
+    if "imported" in some:
+        job.checkpoint(f"loading {some['imported']['model']}")
+        return bench.models.get(some["imported"]["model"])
+    provenance = some["provenance"]
+    if provenance is None:
         raise RequestError(f"the model of {name} is unknown", next_step="capture it again")
-    return alias
+    job.checkpoint(f"loading {provenance['alias']}")
+    return bench.models.captured(provenance)
 
 
 def require_directions(ctx: Ctx, name: str) -> None:
@@ -236,10 +240,7 @@ def require_directions(ctx: Ctx, name: str) -> None:
 
     if path_of(locate(name.removesuffix(SUFFIX), workbench(ctx).settings.store)).exists():
         return
-    if find_capture(ctx, name)["kind"] != "contrast":
-        raise RequestError(
-            f"the capture {name!r} is not a contrast: it has no two classes", next_step=Remedy.CAPTURE_CONTRAST
-        )
+    find_contrast(ctx, name)
 
 
 TOOLS = (

@@ -40,14 +40,14 @@ class ModelsReply(Page):
 def list_models(ctx: Ctx, offset: Offset = 0) -> Annotated[CallToolResult, ModelsReply]:
     """List the language models: layers, size, whether they load without a download, and whether they are loaded."""
     bench = workbench(ctx)
-    loaded = {model.name: model for model in bench.models.loaded()}
+    loaded = {model.config.source.key: model for model in bench.models.loaded()}
     listings = list(bench.settings.models().values())
     after = offset + _PAGE
     return send(
         ModelsReply(
             models=[
-                model_state(replace(entry, layers=loaded[entry.alias].config.num_layers), loaded=True)
-                if entry.alias in loaded
+                model_state(replace(entry, layers=loaded[entry.source.key].config.num_layers), loaded=True)
+                if entry.source.key in loaded
                 else model_state(entry)
                 for entry in listings[offset:after]
             ],

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from engine.records.steering import SteeredText, SteeredTexts
 from server.jobs import ServerJob
 from server.tools.answer import Part, rounded
-from server.tools.directions import model_of, require_directions, require_layer
+from server.tools.directions import load_model_of, require_directions, require_layer
 from server.tools.jobs import JobOutline, JobResult, answer
 from server.tools.spec import LONGEST_NAME, LONGEST_TEXT, ToolSpec, WaitS
 from server.workbench import Ctx, workbench
@@ -71,9 +71,7 @@ async def steer_text(
 
         found, leading, _ = find_directions(name, store=store, method="mean_diff")
         require_layer(found, layer)
-        alias = model_of(found, name)
-        job.checkpoint(f"loading {alias}")
-        loaded = bench.models.get(alias)
+        loaded = load_model_of(bench, found, name, job)
         texts = steer(
             loaded.model,
             loaded.tokenizer,

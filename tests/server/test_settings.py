@@ -7,6 +7,7 @@ import pytest
 from mcp import Client
 
 from engine.errors import RequestError
+from engine.models.registry import user_registry_path
 from server.app import LayerscopeServer
 from server.settings import ServerSettings, default_memory
 from tests.server.conftest import call
@@ -67,3 +68,28 @@ def test_settings_that_break_every_call_are_refused_at_start(settings: ServerSet
         replace(settings, store=shards).require_usable()
     with pytest.raises(RequestError, match="'smollm2'"):
         replace(settings, allowed_models=("smolm2",)).require_usable()
+
+
+def test_different_models_of_one_name_are_refused_at_start(settings: ServerSettings, checkpoints: list[Path]) -> None:
+    first, second = map(str, checkpoints)
+    for names in ((first, second), ("one/Small-1B", "other/small-1b"), ("one/smollm2", "smollm2")):
+        with pytest.raises(RequestError, match=f"two allowed models go by the name .*: {names[0]} and {names[1]}"):
+            replace(settings, allowed_models=names).require_usable()
+    register("later", second)
+    with pytest.raises(RequestError, match=r"Next: give one an alias in .*models.toml, as in \[checkpoint-500-2\]"):
+        replace(settings, allowed_models=(first, second)).require_usable()
+    apart = replace(settings, allowed_models=(first, "later"))
+    apart.require_usable()
+    assert apart.require_allowed("later")[1].source.location == str(Path(second).resolve())
+
+
+def test_a_model_may_be_allowed_twice(
+    settings: ServerSettings, checkpoints: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkpoints[0].parent)
+    replace(settings, allowed_models=(str(checkpoints[0]), "checkpoint-500", "./checkpoint-500")).require_usable()
+
+
+def register(alias: str, folder: str) -> None:
+    user_registry_path().parent.mkdir(parents=True, exist_ok=True)
+    user_registry_path().write_text(f'[{alias}]\npath = "{folder}"\nlayers = 4\nparameters = "tiny"\n')

@@ -1,9 +1,12 @@
 """The workbench: captures it finds, models it keeps loaded, and how it closes."""
 
+import os
+import shutil
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -13,11 +16,13 @@ from mcp import Client
 import engine
 from engine.errors import RequestError
 from engine.models.placement import LoadOptions
-from server.app import LayerscopeServer
+from server.app import LayerscopeServer, build_server
 from server.jobs import ServerJob
 from server.settings import ServerSettings
 from server.workbench import ModelShelf, open_workbench
-from tests.server.conftest import refused
+from tests.conftest import Trained
+from tests.server.conftest import failed, refused
+from tests.server.test_settings import register
 
 pytestmark = pytest.mark.anyio
 
@@ -112,3 +117,54 @@ def test_a_model_that_is_not_allowed_is_not_loaded(settings: ServerSettings) -> 
     with pytest.raises(RequestError, match="does not load the model 'smollm2'"):
         shelf.get("smollm2")
     assert shelf.loaded() == []
+
+
+def test_an_alias_that_now_means_another_folder_loads_that(settings: ServerSettings, trained: list[Trained]) -> None:
+    shelf = ModelShelf(replace(settings, allowed_models=("mine",)))
+    for one in trained:
+        register("mine", str(one.folder))
+        assert shelf.get("mine").config.weights == one.config.weights
+    shelf.unload("mine")
+    assert shelf.loaded() == []
+
+
+def test_a_folder_that_was_saved_again_is_loaded_again(
+    settings: ServerSettings, trained: list[Trained], tmp_path: Path
+) -> None:
+    folder = tmp_path / "latest"
+    shelf = ModelShelf(replace(settings, allowed_models=(str(folder),)))
+    for number, one in enumerate(trained):
+        shutil.copytree(one.folder, folder, dirs_exist_ok=True)
+        os.utime(folder / "config.json", ns=(0, 2 * 10**18 + number))
+        assert shelf.get("latest").config.weights == one.config.weights
+    assert len(shelf.loaded()) == 1
+
+
+def test_a_capture_finds_its_model_among_those_of_the_same_folder_name(
+    settings: ServerSettings, trained: list[Trained]
+) -> None:
+    """It was captured as checkpoint-500, and the server allows both folders under other names."""
+    register("second", str(trained[1].folder))
+    first, second = trained
+    both = ModelShelf(replace(settings, allowed_models=(str(first.folder), "second")))
+    with pytest.raises(RequestError, match=r"is not the model of this capture: its weights differ\. Next: capture it"):
+        both.captured(second.data["provenance"])  # its alias is the other folder's
+    assert both.captured(second.data["provenance"]).name == "second"  # the other is loaded now, and is known to differ
+    assert both.captured(first.data["provenance"]).name == "checkpoint-500"
+
+
+async def test_tools_refuse_a_model_that_only_shares_the_name_of_the_captured_one(
+    settings: ServerSettings, trained: list[Trained]
+) -> None:
+    engine.save_activations(trained[0].data, "first", store=settings.store)
+    app = build_server(replace(settings, allowed_models=(str(trained[1].folder),)))
+    calls: dict[str, dict[str, Any]] = {
+        "read_text": {"text": "w5"},
+        "steer_text": {"prompt": "w5"},
+        "rank_causally": {"neutral": ["w5"] * 24},
+    }
+    async with Client(app) as client:
+        for tool, arguments in calls.items():
+            said = (await failed(client, tool, name="first", **arguments))["error"]
+            # The first call loads the model to compare its weights; after that they are known.
+            assert "its weights differ" in said or "'checkpoint-500' is another model" in said, (tool, said)

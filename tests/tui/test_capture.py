@@ -8,8 +8,11 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 import engine
+from engine.concepts.catalog import load_concept
+from engine.concepts.pairs import draw_pairs
 from engine.jobs import Job, JobCancelled
 from engine.models.placement import LoadOptions
+from engine.store import neighbours, specificity
 from engine.store.catalog import show_capture
 from tests.engine.cli.conftest import concept_text
 from tests.tui.screen_text import screen_text, wait_for, wait_until
@@ -48,6 +51,24 @@ async def test_estimates_captures_and_opens_the_result(real_store: Path, concept
         await wait_for(pilot, "3 captures", "tiny_loudness")
     saved = show_capture("tiny_loudness", store=real_store)
     assert (saved["num_pairs"], saved["captured_layers"], saved["concept"]) == (24, [0, 1, 2, 3], "loudness")
+
+
+async def test_an_estimate_counts_the_prompts_of_neighbours(
+    real_store: Path, concept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "calm.toml"
+    path.write_text(concept_text("calm"))
+    calm = load_concept(path)
+    monkeypatch.setattr(specificity, "built_in_neighbours", lambda: [calm])
+    monkeypatch.setattr(neighbours, "neighbours_path", lambda: tmp_path / "kept")
+    async with LayerscopeApp(real_store).run_test(size=(120, 40)) as pilot:
+        await wait_for(pilot, "2 captures")
+        await pilot.press("n")
+        await wait_for(pilot, "New capture", "Enter estimates")
+        fill(pilot, model="tiny", concept=str(concept), samples="0")
+        await pilot.press("enter")
+        count = 2 * len(draw_pairs(calm, 72, 0))
+        await wait_for(pilot, "48 prompts", f"and {count} prompts of neighbours, once for this model")
 
 
 @pytest.mark.slow

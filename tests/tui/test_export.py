@@ -84,6 +84,21 @@ def test_a_full_disk_keeps_the_existing_file(tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_two_exports_of_one_file_do_not_share_a_temporary_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = list[str]()
+    rename = Path.replace
+
+    def seen(path: Path, target: Path) -> Path:
+        names.append(path.name)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", seen)
+    for _ in range(2):
+        save_export(Export("seen", ROWS), tmp_path / "seen.csv", replace=True)
+    assert len(set(names)) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["seen.csv"]
+
+
 def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written"):

@@ -228,7 +228,7 @@ async def test_what_fails_is_said_on_the_screen(real_store: Path, tmp_path: Path
         await pilot.press("w")
         await wait_for(pilot, "Type what the user says")
         await pilot.press(*PROMPT, "enter")
-        await wait_for(pilot, "has no registered name", "models.toml")
+        await wait_for(pilot, "has no alias on this machine", "models.toml")
         await pilot.press("e")
         await pilot.pause(0.2)
         assert "Save this view as" not in screen_text(pilot.app)

@@ -134,7 +134,7 @@ async def test_a_model_without_a_registered_name(real_store: Path, tmp_path: Pat
     async with LayerscopeApp(real_store, capture="tiny_loud").run_test(size=(120, 40), notifications=True) as pilot:
         await wait_for(pilot, "projections at layer")
         await pilot.press("t")
-        await wait_for(pilot, "has no registered name", "models.toml")
+        await wait_for(pilot, "has no alias on this machine", "models.toml")
 
 
 async def test_tensors_that_do_not_match_the_record(store: Path) -> None:

@@ -20,7 +20,7 @@ from engine.concepts.pairs import DEFAULT_SAMPLES
 from engine.errors import LayerscopeError
 from engine.jobs import Job
 from engine.models.registry import DEFAULT_MODEL, list_models
-from engine.plots.findings import cost_in_words
+from engine.plots.findings import cost_in_words, neighbours_in_words
 from engine.records.captures import CaptureEstimate
 from tui.capturing import CaptureForm, CapturePlan, estimate_plan, plan_capture, run_plan
 from tui.jobs import JobEnded, JobMoved
@@ -151,5 +151,7 @@ def _choices(models: list[str], concepts: list[str]) -> Text:
 
 
 def _described(cost: CaptureEstimate) -> str:
-    resume = "\nSaved as shards: if interrupted, submit the same form to resume" if cost["in_shards"] else ""
-    return f"{cost_in_words(cost)}{resume}"
+    lines = [cost_in_words(cost), neighbours_in_words(cost)]
+    if cost["in_shards"]:
+        lines.append("Saved as shards: if interrupted, submit the same form to resume")
+    return "\n".join(filter(None, lines))

@@ -185,8 +185,6 @@ class TokensScreen(LayerscopeScreen):
         """Return where the text comes from."""
         if self._text or self._record is None:
             return "your text"
-        if self._record["kind"] != "contrast":
-            return f"prompt {self._prompt + 1} of {count_prompts(self._record)}"
         name = ("positive", "negative")[self._prompt % 2]
         return f"{name} prompt of pair {self._prompt // 2 + 1} of {self._record['num_pairs']}"
 

@@ -13,7 +13,7 @@ import engine
 from engine.records.files import TokenReading
 from engine.store.directions import SUFFIX
 from engine.store.read import load_contrast
-from tests.conftest import Loaded
+from tests.conftest import Loaded, Trained
 from tests.engine.cli.conftest import assert_failed, concept_text, widest
 from tests.engine.plots.pictures import svg_words
 from tests.program import Program, Result
@@ -312,3 +312,18 @@ def test_tensors_whose_record_is_gone_have_directions(layerscope: Program, contr
     refused = layerscope("read", "./alone", "--prompt", "w5")
     assert_failed(refused, 2)
     assert "the capture does not record its model. Next: name it with --model" in refused.stderr
+
+
+def test_the_folder_of_another_model_is_not_read_with(layerscope: Program, trained: list[Trained]) -> None:
+    """The alias of the capture is also the name of a folder here, which has other weights."""
+    engine.save_activations(trained[0].data, "first", store=layerscope.folder / "activations")
+    for one, said in ((trained[1], "its weights differ. Next: name it with --model"), (trained[0], "")):
+        link = layerscope.folder / "checkpoint-500"
+        link.unlink(missing_ok=True)
+        link.symlink_to(one.folder, target_is_directory=True)
+        result = layerscope("read", "first", "--prompt", "w5 w30")
+        assert result.returncode == (2 if said else 0), result.stderr
+        assert said in result.stderr
+    named = layerscope("read", "first", "--prompt", "w5 w30", "--model", str(trained[1].folder))
+    assert named.returncode == 0
+    assert "the model differs from that of the directions in weights" in " ".join(named.stdout.split())

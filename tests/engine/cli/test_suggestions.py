@@ -75,6 +75,17 @@ def test_a_model_without_an_alias_is_asked_for(layerscope: Program) -> None:
     assert f"Next: layerscope rank loudness --store '{STORE}' --causal --model MODEL." in result.stderr
 
 
+@pytest.mark.usefixtures("elsewhere", "registered")
+def test_so_is_a_model_whose_alias_is_another_model_now(layerscope: Program, small_folder: Path) -> None:
+    registry = layerscope.folder / "config" / "layerscope" / "models.toml"
+    registry.write_text(f'[tiny]\npath = "{small_folder}"\nlayers = 2\nparameters = "small"\n')
+    result = layerscope("rank", "loudness", "--store", STORE)
+    assert suggested(result.stderr) == ["specificity", "loudness", "--store", STORE, "--model", "MODEL"]
+    refused = layerscope(*suggested(result.stderr)[:-2])
+    assert refused.returncode == 2
+    assert "tiny, has no alias on this machine; 'tiny' is another model. Next: name it with --model" in refused.stderr
+
+
 @pytest.mark.usefixtures("tiny_neighbours")
 def test_the_comparison_that_a_quick_capture_suggests(layerscope: Program, tiny_folder: Path) -> None:
     (layerscope.folder / "loudness.toml").write_text(concept_text("loudness"))

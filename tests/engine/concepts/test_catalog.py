@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.concepts import catalog
 from engine.concepts.catalog import default_templates, list_concepts, load_concept, save_concept, user_concepts_path
 from engine.errors import RequestError
 from engine.records.captures import Concept
@@ -203,6 +204,23 @@ def test_an_existing_name_is_not_overwritten(tmp_path: Path) -> None:
         save_concept(concept, tmp_path)
     save_concept(replace(concept, positive="frank"), tmp_path, force=True)
     assert load_concept("candour", tmp_path).positive == "frank"
+
+
+def test_of_two_writers_of_one_name_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other writer saves after this one found the name free."""
+    concept = replace(load_concept("honesty"), name="candour")
+    as_text = catalog.concept_as_toml
+
+    def after_another(wanted: Concept) -> str:
+        monkeypatch.setattr(catalog, "concept_as_toml", as_text)
+        save_concept(replace(wanted, positive="frank"), tmp_path)
+        return as_text(wanted)
+
+    monkeypatch.setattr(catalog, "concept_as_toml", after_another)
+    with pytest.raises(RequestError, match="already a concept called 'candour'"):
+        save_concept(concept, tmp_path)
+    assert load_concept("candour", tmp_path).positive == "frank"
+    assert [path.name for path in tmp_path.iterdir()] == ["candour.toml"]
 
 
 @pytest.mark.parametrize("name", ["../candour", "a b", "", ".candour", "x" * 65])

@@ -213,7 +213,7 @@ def test_saturated_captures_are_named_and_their_order_is_said_to_mean_nothing() 
 
 def test_layers_below_chance_are_named() -> None:
     (sentence,) = about("below chance", ranking_of([-2.0, 2.0, 1.7, -1.9], half=0.5))
-    assert sentence.startswith("Layers 0, 3 lie wholly below chance: held-out prompts are sorted the wrong way there.")
+    assert sentence.startswith("Layers 0, 3 are wholly below chance: held-out prompts are sorted the wrong way there.")
     assert not about("below chance", ranking_of([-0.2, 2.0, 1.7, 0.4], half=0.5))
 
 

@@ -1,8 +1,11 @@
 """Saving and showing figures: format, size, searchable text and errors."""
 
 import struct
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pytest
@@ -74,6 +77,32 @@ def test_an_unsupported_suffix_writes_nothing(tmp_path: Path, name: str) -> None
     with pytest.raises(RequestError, match=rf"'{name}' has no supported image format.*\.png, \.svg, \.pdf"):
         save_figure(plain_figure, tmp_path / "new" / name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_figure_that_another_save_overtakes_stays_whole(tmp_path: Path) -> None:
+    """Neither of two saves of one file touches what the other publishes."""
+    path, seen = tmp_path / "chart.png", list[bytes]()
+
+    class Written(Figure):
+        def __init__(self, content: str, then: Callable[[], object] | None = None) -> None:
+            super().__init__()
+            self.content, self.then = content.encode(), then
+
+        def savefig(self, target: Any, **_options: Any) -> None:  # type: ignore[override]
+            with target.open("wb") if isinstance(target, Path) else nullcontext(target) as out:
+                out.write(self.content[:4])
+                out.flush()
+                if self.then:
+                    self.then()
+                out.write(self.content[4:])
+
+    def overtake() -> None:
+        save_figure(lambda: Written("overtook"), path)
+        seen.append(path.read_bytes())
+
+    save_figure(lambda: Written("last one", overtake), path)
+    assert (seen, path.read_bytes()) == ([b"overtook"], b"last one")
+    assert [file.name for file in tmp_path.iterdir()] == ["chart.png"]
 
 
 def test_a_write_error_names_the_path(tmp_path: Path) -> None:

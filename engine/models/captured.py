@@ -1,0 +1,117 @@
+"""Find the model that a capture was made with. An alias alone does not identify it. Imports no torch."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import version
+
+from engine.errors import RequestError
+from engine.models.registry import find_source, list_models
+from engine.records.captures import Provenance
+from engine.records.models import Adapter, ModelConfig, ModelSource
+
+
+def find_captured_model(
+    provenance: Provenance,
+    sources: Mapping[str, ModelSource],
+    loaded: Mapping[str, ModelConfig] | None = None,
+    *,
+    where: str = "on this machine",
+    advice: str,
+) -> str:
+    """Find the name that loads the model of a capture.
+
+    Folders and hub ids that end alike share an alias, and an alias can be given to another model later. So the model
+    id must match too, and a loaded model must compute the same. Check the model once it is loaded, with
+    `require_captured_model`.
+
+    Args:
+        provenance: Provenance of the capture, or of directions.
+        sources: Name to source of the models that may be loaded.
+        loaded: Name to description of those that are loaded, or were.
+        where: Where these names are known, for the error message.
+        advice: What to do if the model is not found.
+
+    Raises:
+        RequestError: None of the models can be that of the capture, or several can.
+    """
+    possible = {name: source for name, source in sources.items() if _may_be(source, provenance)}
+    known = {name: _difference(config, provenance) for name, config in (loaded or {}).items()}
+    possible = {name: source for name, source in possible.items() if not known.get(name)}
+    named = [name for name, source in possible.items() if source.alias == provenance["alias"]]
+    chosen = [name for name in possible if known.get(name) == ""][:1] or named or list(possible)
+    if len({possible[name].key for name in chosen}) > 1:
+        raise RequestError(
+            f"the model of this capture, {provenance['model']}, may be any of {', '.join(chosen)}",
+            expected="one model of that name",
+            next_step=advice,
+        )
+    if chosen:
+        return chosen[0]
+    taken = any(source.alias == provenance["alias"] for source in sources.values())
+    now = f"; {provenance['alias']!r} is another model" if taken else ""
+    raise RequestError(f"the model of this capture, {provenance['model']}, has no alias {where}{now}", next_step=advice)
+
+
+def require_captured_model(config: ModelConfig, provenance: Provenance, *, advice: str) -> None:
+    """Refuse a loaded model that is not the one that a capture was made with.
+
+    Weights, configuration and adapters are compared if both were read in the same dtype. Those of a model that was
+    changed in memory are on no disk: what uses them warns of the difference.
+
+    Args:
+        config: Description of the loaded model.
+        provenance: Provenance of the capture, or of directions.
+        advice: What to do then.
+
+    Raises:
+        RequestError: Its id, weights, configuration or adapters differ from those of the capture.
+    """
+    source = config.source
+    if source.model_id != provenance["model"]:
+        problem = f"its id is {source.model_id}, not {provenance['model']}"
+    elif difference := _difference(config, provenance):
+        problem = difference
+    else:
+        return
+    raise RequestError(f"{source.location} is not the model of this capture: {problem}", next_step=advice)
+
+
+def named_sources(provenance: Provenance) -> dict[str, ModelSource]:
+    """Name to source of the models on this machine: every alias, and that of the capture if it is a path.
+
+    Raises:
+        ModelError: The alias of the capture leads to a path without a usable model.
+    """
+    sources = {listing.alias: listing.source for listing in list_models()}
+    with suppress(RequestError):
+        sources[provenance["alias"]] = find_source(provenance["alias"])
+    return sources
+
+
+def _may_be(source: ModelSource, provenance: Provenance) -> bool:
+    """Whether a source may be the model of a capture. A base model and its adapters have the same id."""
+    adapted = bool(provenance.get("adapters"))
+    fits = source.alias == provenance["alias"] or (source.adapter is not None) == adapted
+    return source.model_id == provenance["model"] and fits
+
+
+def _difference(config: ModelConfig, provenance: Provenance) -> str | None:
+    """How a loaded model differs from that of a capture; empty if it does not, None if they cannot be compared.
+
+    As in `model_differences`, a configuration is compared if the same version of transformers read it.
+    """
+    same_dtype = config.receipt["dtype"] == provenance["receipt"]["dtype"]
+    if "weights" not in provenance or not config.weights or not same_dtype or provenance.get("altered"):
+        return None
+    if config.weights != provenance["weights"]:
+        return "its weights differ"
+    if _acting(config.adapters) != _acting(provenance.get("adapters", [])):
+        return "its adapters differ"
+    same_reader = provenance["versions"]["transformers"] == version("transformers")
+    if same_reader and config.configuration != provenance.get("configuration", config.configuration):
+        return "its configuration differs"
+    return ""
+
+
+def _acting(adapters: Sequence[Adapter]) -> list[str]:
+    return sorted(adapter["weights"] for adapter in adapters if adapter["active"] or adapter["merged"])
