@@ -107,7 +107,7 @@ def _difference(config: ModelConfig, provenance: Provenance) -> str | None:
         return "its weights differ"
     if _acting(config.adapters) != _acting(provenance.get("adapters", [])):
         return "its adapters differ"
-    same_reader = provenance["versions"]["transformers"] == version("transformers")
+    same_reader = provenance["versions"].get("transformers") == version("transformers")
     if same_reader and config.configuration != provenance.get("configuration", config.configuration):
         return "its configuration differs"
     return ""
