@@ -17,7 +17,7 @@ from engine.concepts.text_files import open_prompts
 from engine.errors import RequestError
 from engine.models.placement import AUTO
 from engine.records.causal import Calibration
-from engine.records.steering import DAMAGES
+from engine.records.steering import DAMAGES, STRENGTHS
 from engine.store.names import DEFAULT_STORE
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ The model continues neutral prompts, by default the topics of the concept. Each 
 """
 
 _MOST_PROMPTS = 24
-_WEAKEST, _STRONGEST = 0.01, 1.28  # strengths that the engine tries
 
 
 def calibrate(
@@ -122,7 +121,7 @@ def _table(calibrated: list[Calibration]) -> Table:
 
 def _limited(strength: float) -> str:
     """A strength, marked at the ends of the range that was tried."""
-    return f"{'<' if strength <= _WEAKEST else '>' if strength >= _STRONGEST else ''}{strength:.3f}"
+    return f"{'<' if strength <= STRENGTHS[0] else '>' if strength >= STRENGTHS[-1] else ''}{strength:.3f}"
 
 
 COMMANDS = {

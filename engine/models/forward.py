@@ -38,7 +38,9 @@ CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 """Names of the cache among the arguments of decoders, the newest first."""
 
 _MARK = "_output_capturing_hooks_installed"  # transformers' marker on modules with its hooks
-_REPORTS = "transformers.utils.output_capturing"  # the module that defines these hooks
+REPORTS = "transformers.utils.output_capturing"
+"""The module that defines the hooks for `output_hidden_states`."""
+
 
 _turns: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()
 _turns_lock = Lock()
@@ -322,7 +324,7 @@ def without_report_hooks(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for module in model.modules():
             for handle, hook in list(module._forward_hooks.items()):
-                if handle not in found and getattr(hook, "__module__", "") == _REPORTS:
+                if handle not in found and getattr(hook, "__module__", "") == REPORTS:
                     del module._forward_hooks[handle]
             if module not in marked:
                 module.__dict__.pop(_MARK, None)

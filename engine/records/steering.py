@@ -9,6 +9,9 @@ Unit = Literal["norm", "gap", "raw"]
 
 UNITS: tuple[Unit, ...] = get_args(Unit)
 
+STRENGTHS = tuple(0.01 * 2 ** (step / 2) for step in range(15))
+"""Strengths that a calibration tries, in units of the mean norm of the states: 0.01 to 1.28."""
+
 Tokens = Literal["all", "prompt", "generated"]
 """Which tokens are steered. Tokens that run while the key-value cache holds none are the prompt."""
 

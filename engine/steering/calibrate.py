@@ -20,7 +20,7 @@ from engine.inputs import require_seed, require_strength, require_whole
 from engine.records.captures import Message, changed_model
 from engine.records.causal import Calibration
 from engine.records.files import Direction
-from engine.records.steering import DAMAGES, Damage
+from engine.records.steering import DAMAGES, STRENGTHS, Damage
 from engine.runtime import Steps, ignore_progress
 from engine.stats.resampling import RESAMPLES
 from engine.steering.apply import directions_by_layer, length_of, require_choice, unit_vector
@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 BOUNDS: dict[Damage, float] = {"kl": 0.1, "perplexity": 1.2}
 """Default bound of each measure of damage."""
 
-STRENGTHS = [0.01 * 2 ** (step / 2) for step in range(15)]  # 0.01 to 1.28
 _FEWEST_PROMPTS = 4
 _ENDS = (0.025, 0.975)
 

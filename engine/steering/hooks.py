@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from engine.errors import CaptureError, ModelError
 from engine.models.adapters import inner_model
-from engine.models.forward import CACHE_NAMES, residual
+from engine.models.forward import CACHE_NAMES, REPORTS, residual
 from engine.models.structure import find_blocks
 from engine.models.thread_hooks import PromptHook, ThreadHook
 from engine.records.steering import Tokens
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 Change = Callable[[Tensor], Tensor]
 """Changes the states of any tokens, `(..., hidden)`, in float32 or more."""
-
-_REPORTS = "transformers.utils.output_capturing"  # the module that defines the hooks for `output_hidden_states`
 
 
 class Addition:
@@ -193,7 +191,7 @@ def _report_last(block: nn.Module) -> None:
     """Move the hooks that report hidden states behind all others, so that they report what the next block gets."""
     hooks: Any = block._forward_hooks  # an ordered dictionary
     for number, hook in list(hooks.items()):
-        if getattr(hook, "__module__", "") == _REPORTS:
+        if getattr(hook, "__module__", "") == REPORTS:
             hooks.move_to_end(number)
 
 

@@ -13,8 +13,8 @@ import engine
 from engine.capture.responses import generate_responses
 from engine.concepts.text_files import open_prompts
 from engine.errors import CaptureError, RequestError
-from engine.records.steering import Damage
-from engine.steering.calibrate import STRENGTHS, _calibrated
+from engine.records.steering import STRENGTHS, Damage
+from engine.steering.calibrate import _calibrated
 from tests.engine.steering.directions import direction_at, logits_of
 
 LAYER = 1
