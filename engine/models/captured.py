@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import version
 
 from engine.errors import RequestError
 from engine.models.registry import find_source, list_models
 from engine.records.captures import Provenance
 from engine.records.models import Adapter, ModelConfig, ModelSource
+
+_LOCAL = frozenset({"folder", "gguf", "given"})
 
 
 def find_captured_model(
@@ -21,7 +24,7 @@ def find_captured_model(
     """Find the name that loads the model of a capture.
 
     Folders and hub ids that end alike share an alias, and an alias can be given to another model later. So the model
-    id must match too, and a loaded model must compute the same. Check the model once it is loaded, with
+    id counts too, and a loaded model must compute the same. Check the model once it is loaded, with
     `require_captured_model`.
 
     Args:
@@ -34,12 +37,11 @@ def find_captured_model(
     Raises:
         RequestError: None of the models can be that of the capture, or several can.
     """
-    possible = {name: source for name, source in sources.items() if _may_be(source, provenance)}
     known = {name: _difference(config, provenance) for name, config in (loaded or {}).items()}
-    possible = {name: source for name, source in possible.items() if not known.get(name)}
-    named = [name for name, source in possible.items() if source.alias == provenance["alias"]]
-    chosen = [name for name in possible if known.get(name) == ""][:1] or named or list(possible)
-    if len({possible[name].key for name in chosen}) > 1:
+    fits = {name: fit for name, source in sources.items() if (fit := _fit(source, provenance)) and not known.get(name)}
+    same = [name for name in fits if known.get(name) == ""]
+    chosen = same[:1] or [name for name, fit in fits.items() if fit == max(fits.values())]
+    if len({replace(sources[name], alias="").key for name in chosen}) > 1:
         raise RequestError(
             f"the model of this capture, {provenance['model']}, may be any of {', '.join(chosen)}",
             expected="one model of that name",
@@ -66,13 +68,10 @@ def require_captured_model(config: ModelConfig, provenance: Provenance, *, advic
     Raises:
         RequestError: Its id, weights, configuration or adapters differ from those of the capture.
     """
-    source = config.source
-    if source.model_id != provenance["model"]:
-        problem = f"its id is {source.model_id}, not {provenance['model']}"
-    elif difference := _difference(config, provenance):
-        problem = difference
-    else:
+    source, difference = config.source, _difference(config, provenance)
+    if difference == "" or (difference is None and _same_name(source, provenance)):
         return
+    problem = difference or f"its id is {source.model_id}, not {provenance['model']}"
     raise RequestError(f"{source.location} is not the model of this capture: {problem}", next_step=advice)
 
 
@@ -88,11 +87,26 @@ def named_sources(provenance: Provenance) -> dict[str, ModelSource]:
     return sources
 
 
-def _may_be(source: ModelSource, provenance: Provenance) -> bool:
-    """Whether a source may be the model of a capture. A base model and its adapters have the same id."""
-    adapted = bool(provenance.get("adapters"))
-    fits = source.alias == provenance["alias"] or (source.adapter is not None) == adapted
-    return source.model_id == provenance["model"] and fits
+def _fit(source: ModelSource, provenance: Provenance) -> int:
+    """How well a source fits the model of a capture: 3 by id and alias, 2 by id, 1 by alias, 0 if it cannot be it.
+
+    A folder may have been renamed since, or registered after a capture by its path: its alias suffices, because the
+    weights decide once it is loaded. Ids on the hub tell models apart. A base model and its adapters have the same id,
+    and so have weights in a package or on the hub that differ in precision.
+    """
+    same_alias, kind = source.alias == provenance["alias"], provenance.get("source")
+    if provenance["model"] in (source.model_id, source.location):
+        if same_alias:
+            return 3
+        adapted = (source.adapter is not None) == bool(provenance.get("adapters"))
+        return 2 if adapted and kind in (source.kind, "given", None) else 0
+    return 1 if same_alias and not _LOCAL.isdisjoint((source.kind, kind)) else 0
+
+
+def _same_name(source: ModelSource, provenance: Provenance) -> bool:
+    """Whether a source has the id that a capture recorded; of a path, its last part."""
+    ids = source.model_id, provenance["model"]
+    return ids[0] == ids[1] or len({name.rstrip("/").rpartition("/")[2].lower() for name in ids}) == 1
 
 
 def _difference(config: ModelConfig, provenance: Provenance) -> str | None:

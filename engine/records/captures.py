@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, NotRequired, TypedDict, cast, final
 
@@ -184,6 +185,15 @@ class Provenance(ModelState):
     seed: int | None
     receipt: Receipt
     responses: NotRequired[ResponseSource]
+
+
+def factor_columns(factors: Sequence[Factors]) -> dict[str, list[str]]:
+    """Factor to its value for each pair."""
+    return {
+        "persona": [pair["persona"] for pair in factors],
+        "template": [pair["template"] for pair in factors],
+        "topic": [pair["topic"] for pair in factors],
+    }
 
 
 def describe_adapter(adapter: Adapter) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from engine.errors import RequestError
-from engine.records.captures import Provenance, model_differences
+from engine.records.captures import Provenance, factor_columns, model_differences
 from engine.records.files import CaptureRecord
-from engine.stats.groups import factor_columns
 
 _SHOULD_AGREE = ("attention", "chat_template")
 

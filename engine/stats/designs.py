@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from engine.errors import RequestError
-from engine.records.captures import ContrastData
+from engine.records.captures import ContrastData, factor_columns
 from engine.remedies import Remedy
-from engine.stats.groups import ENOUGH_GROUPS, FEWEST_GROUPS, FEWEST_PAIRS, MOST_UNITS, PAIRS, factor_columns
+from engine.stats.groups import ENOUGH_GROUPS, FEWEST_GROUPS, FEWEST_PAIRS, MOST_UNITS, PAIRS
 
 
 def cannot_hold_out(num_pairs: int) -> RequestError:

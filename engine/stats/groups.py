@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.records.captures import ActivationData, ContrastData, Factors
+from engine.records.captures import ActivationData, ContrastData, Factors, factor_columns
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,15 +46,6 @@ def group_pairs(factors: Sequence[Factors] | None, num_pairs: int) -> dict[str, 
         return {PAIRS: torch.arange(num_pairs) % FOLDS}
     varied = {name: values for name, values in factor_columns(factors).items() if len(set(values)) >= FEWEST_GROUPS}
     return {name: _numbered(values) for name, values in varied.items()}
-
-
-def factor_columns(factors: Sequence[Factors]) -> dict[str, list[str]]:
-    """Factor to its value for each pair."""
-    return {
-        "persona": [pair["persona"] for pair in factors],
-        "template": [pair["template"] for pair in factors],
-        "topic": [pair["topic"] for pair in factors],
-    }
 
 
 def resampled_units(factor: str, groups: Tensor) -> Tensor:

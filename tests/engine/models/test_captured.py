@@ -76,9 +76,39 @@ def test_a_loaded_model_must_compute_as_that_of_the_capture(trained: list[Traine
         require_captured_model(trained[0].config, provenance | {"adapters": [LORA]}, advice=ADVICE)
     with pytest.raises(RequestError, match="its configuration differs"):
         require_captured_model(replace(trained[0].config, configuration="rotary"), provenance, advice=ADVICE)
-    renamed = replace(other, source=replace(other.source, model_id="other"))
+
+
+def test_the_weights_of_a_renamed_folder_decide(trained: list[Trained]) -> None:
+    """And its name, where they cannot be compared."""
+    provenance, config = trained[0].data["provenance"], trained[0].config
+    renamed = replace(config, source=replace(config.source, model_id="other", alias="checkpoint-500"))
+    assert find_captured_model(provenance, {"checkpoint-500": renamed.source}, advice=ADVICE) == "checkpoint-500"
+    require_captured_model(renamed, provenance, advice=ADVICE)
+    without = cast("Provenance", {key: value for key, value in provenance.items() if key != "weights"})
     with pytest.raises(RequestError, match="its id is other, not checkpoint-500"):
-        require_captured_model(renamed, provenance, advice=ADVICE)
+        require_captured_model(renamed, without, advice=ADVICE)
+
+
+def test_a_model_that_was_loaded_by_its_path_is_found_under_an_alias() -> None:
+    """As transformers loads it: the path is its id."""
+    provenance = captured("m1", "/models/m1", source="given")
+    for alias in ("m1", "first"):
+        source = ModelSource(alias, "m1", "folder", "/models/m1")
+        assert find_captured_model(provenance, {alias: source}, advice=ADVICE) == alias
+
+
+def test_the_same_id_with_weights_of_another_kind_is_another_model() -> None:
+    """As in a package that holds the model in lower precision."""
+    package = ModelSource("smollm2", "owner/SmolLM2", "package", "/site/packages/smollm2")
+    with pytest.raises(RequestError, match="has no alias"):
+        find_captured_model(
+            captured("smollm2-135m", "owner/SmolLM2", source="hub"), {"smollm2": package}, advice=ADVICE
+        )
+
+
+def test_two_aliases_of_one_folder_are_one_model() -> None:
+    sources = {alias: ModelSource(alias, "m1", "folder", "/models/m1") for alias in ("a", "b")}
+    assert find_captured_model(captured("c", "m1", source="folder"), sources, advice=ADVICE) == "a"
 
 
 def test_weights_that_cannot_be_compared_are_no_reason_to_refuse(trained: list[Trained]) -> None:
