@@ -90,7 +90,9 @@ def generation_settings(model: PreTrainedModel, ends: list[int], limit: int, *, 
     }
     if ends:
         chosen["eos_token_id"] = ends
-    for name, value in (chosen | sampling_settings(model) if sample else chosen).items():
+    # Without sampling these have no effect, but transformers warns of a model's own.
+    chosen |= sampling_settings(model) if sample else _SAMPLING
+    for name, value in chosen.items():
         setattr(settings, name, value)
     return settings
 

@@ -120,7 +120,7 @@ class Reader:
 class _Outbox:
     """Collects the kept states of a pass; checks those on a GPU there, and starts to copy them.
 
-    A few large checks and copies take the place of one for each layer. They run on streams of their own, so that the
+    A few large checks and copies take the place of one for each layer. Copies run on streams of their own, so that the
     next pass need not wait for them.
 
     Args:

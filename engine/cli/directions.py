@@ -203,8 +203,9 @@ def read(
     if output:
         from engine.plots.style import save_figure
         from engine.plots.tokens_figure import draw_tokens
+        from engine.store.directions import SUFFIX
 
-        file = output_path(output, f"{Path(name).stem}_tokens.png")
+        file = output_path(output, f"{capture_path(name.removesuffix(SUFFIX), store).name}_tokens.png")
         narrator.say(f"saved {save_figure(partial(draw_tokens, reading), file, title=prompt)}")
 
 

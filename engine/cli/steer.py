@@ -188,7 +188,7 @@ def _write_sweep(
     if not results:
         raise lost[layers[0]]
     for layer, why in lost.items():
-        narrator.say(f"layer {layer} is left out: {why.problem}")
+        narrator.say(f"no texts at layer {layer}: {why.problem}")
     return results
 
 

@@ -119,7 +119,7 @@ def specificity_command(record: CaptureRecord, paths: CapturePaths, model: str =
         model: The model as the user named it for the capture, if known.
     """
     report = record.get("specificity")
-    if not (record["concept"] and record["ranking"]) or (report and report["layers"]):
+    if not (record["concept"] and record["ranking"]) or (report and not report.get("postponed")):
         return ""
     return f"layerscope specificity {paths.arguments}{model_option(record['provenance'], model)}"
 

@@ -174,14 +174,19 @@ def save_concept(concept: Concept, folder: Path, *, force: bool = False) -> Path
             if force:
                 unfinished.replace(path)
             else:
-                claim(unfinished, path)
+                _claim(concept, unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
-    except FileExistsError as error:  # another process was faster
-        raise _taken(concept) from error
     except OSError as error:
         raise RequestError(f"{path} cannot be written: {error.strerror}", next_step=Remedy.CHOOSE_FOLDER) from error
     return path
+
+
+def _claim(concept: Concept, unfinished: Path, path: Path) -> None:
+    try:
+        claim(unfinished, path)
+    except FileExistsError as error:  # another process was faster
+        raise _taken(concept) from error
 
 
 def _read_concept(path: Path) -> Concept:

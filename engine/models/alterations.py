@@ -85,7 +85,8 @@ def copied(values: Sequence[Tensor]) -> list[Tensor]:
 
 # Values in a configuration that affect no state of a model in eval mode, and parts of their names.
 _NO_STATES = {"architectures", "dtype", "initializer_range", "id2label", "label2id", "problem_type", "return_dict"}
-_NO_STATES |= {"torch_dtype", "transformers_version", "use_cache"}
+_NO_STATES |= {"torch_dtype", "transformers_version", "use_cache", "auto_map", "tokenizer_class", "torchscript"}
+_NO_STATES |= {"finetuning_task", "tie_word_embeddings", "unsloth_version"}
 _NO_STATES_IN = ("_token_id", "dropout", "output_")
 
 
@@ -102,7 +103,8 @@ def hash_configuration(model: PreTrainedModel) -> str:
         for name, value in model.config.get_text_config(decoder=True).to_dict().items()
         if not (name.startswith("_") or name in _NO_STATES or any(part in name for part in _NO_STATES_IN))
     }
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
+    plain = json.loads(json.dumps(values, default=str))  # keys are texts now, and can be sorted
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 # Modules and hooks from these packages affect how a model is stored, placed or run, not what it computes.

@@ -225,12 +225,22 @@ def model_differences(one: ModelState, other: ModelState) -> list[tuple[str, str
         if _meaning(dict(one).get(field)) != _meaning(dict(other).get(field))
         or (field == "altered" and ("added_code" in one or "added_code" in other))
     ]
-    same_reader = one["versions"].get("transformers") == other["versions"].get("transformers")
-    for field in ("weights", "configuration") if same_reader else ("weights",):
-        hashes = dict(one).get(field), dict(other).get(field)
-        if None not in hashes and hashes[0] != hashes[1]:
-            differing.append((field, str(hashes[0])[:8], str(hashes[1])[:8]))
+    for field in comparable_hashes(one, other):
+        hashes = str(dict(one)[field]), str(dict(other)[field])
+        if hashes[0] != hashes[1]:
+            differing.append((field, hashes[0][:8], hashes[1][:8]))
     return differing
+
+
+def comparable_hashes(one: ModelState, other: ModelState) -> list[str]:
+    """Fields whose hashes tell whether two models are the same.
+
+    Weights of another dtype have another hash. Configurations that another version of transformers has read have other
+    values, since versions add some.
+    """
+    versions = {state["versions"].get("transformers") for state in (one, other)}
+    known = {"weights": one["dtype"] == other["dtype"], "configuration": len(versions) == 1 and None not in versions}
+    return [field for field, alike in known.items() if alike and field in one and field in other]
 
 
 def changed_model(theirs: ModelState, mine: ModelState, source: str) -> list[str]:

@@ -380,6 +380,7 @@ class SpecificityReport(TypedDict):
             first only.
         reason: Why nothing was measured; empty if it was.
         warnings: What limits the comparison.
+        postponed: True if only the run of the capture left it out, so that it can be measured later; else absent.
     """
 
     layer: Count | None
@@ -387,6 +388,7 @@ class SpecificityReport(TypedDict):
     resampled: str
     reason: str
     warnings: list[str]
+    postponed: NotRequired[bool]
 
 
 class TransferMatrix(TypedDict):

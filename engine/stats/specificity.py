@@ -184,13 +184,17 @@ def project_out(pairs: Pairs, directions: Sequence[Tensor]) -> Pairs:
     return chunks
 
 
-def not_measured(reason: str) -> SpecificityReport:
+def not_measured(reason: str, *, postponed: bool = False) -> SpecificityReport:
     """The report of a contrast whose specificity was not measured.
 
     Args:
         reason: Why, as a clause.
+        postponed: Whether it can be measured later.
     """
-    return SpecificityReport(layer=None, layers=[], resampled="", reason=reason, warnings=[])
+    report = SpecificityReport(layer=None, layers=[], resampled="", reason=reason, warnings=[])
+    if postponed:
+        report["postponed"] = True
+    return report
 
 
 def _shared(sorted_pairs: Mapping[str, tuple[NewPairs, NewPairs]]) -> list[str]:

@@ -165,14 +165,15 @@ def _attempt(
     from engine.models.offload import is_offloaded
 
     if processes.count > 1:
-        return not_measured(f"{processes.count} processes shared the capture")
+        return not_measured(f"{processes.count} processes shared the capture", postponed=True)
     if is_offloaded(model):
-        return not_measured("some weights are offloaded, and neighbours would take as long as the capture")
+        reason = "some weights are offloaded, and neighbours would take as long as the capture"
+        return not_measured(reason, postponed=True)
     try:
         if not request.new_neighbours and missing_neighbours(
             model, tokenizer, provenance_of(record), concepts=_built_in(record["concept"])
         ):
-            return not_measured("a quick capture")
+            return not_measured("a quick capture", postponed=True)
         whole = data or load_contrast(paths.store / paths.name)
         return _measure(record, whole, model, tokenizer, {}, steps)
     except LayerscopeError as error:

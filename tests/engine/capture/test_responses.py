@@ -209,6 +209,17 @@ def test_settings_that_responses_would_not_follow_are_refused(
         generate_responses(tiny_llama, tiny_tokenizer, PROMPTS, 3)
 
 
+def test_own_sampling_settings_are_no_warning_if_nothing_is_sampled(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As the settings of most chat models are."""
+    before = generate_responses(tiny_llama, tiny_tokenizer, [[5, 6, 7]], 4)
+    for name, value in {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "do_sample": True}.items():
+        setattr(tiny_llama.generation_config, name, value)
+    assert generate_responses(tiny_llama, tiny_tokenizer, [[5, 6, 7]], 4) == before
+    assert "generation flags" not in capfd.readouterr().err
+
+
 def test_a_forced_first_token_is_forced_alike_in_a_batch(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:

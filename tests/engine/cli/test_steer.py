@@ -183,7 +183,7 @@ def test_a_sweep_leaves_out_layers_and_marks_strengths_that_overflow(
     arguments = ("--model", str(tiny_folder), "--sweep", "--layers", "1-2", "--strength", "0.5", "--strength", "1e30")
     shown = layerscope("steer", "loudness", "-p", PROMPT, *arguments, "--max-new-tokens", "4")
     assert shown.returncode == 0, shown.stderr
-    assert "layer 1 is left out: the predictions are not finite here" in shown.stderr
+    assert "no texts at layer 1: the predictions are not finite here" in shown.stderr
     rows = [line.split() for line in shown.stdout.splitlines() if line.split()[:1] == ["2"]]
     assert [row[-1] for row in rows] == ["overflow", "overflow"]  # the direction and the control
     assert all(len(row) == 4 for row in rows)

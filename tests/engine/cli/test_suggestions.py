@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.records.results import SpecificityReport
+from engine.stats.specificity import not_measured
 from engine.store.record import encode_record, read_record
 from tests.engine.cli.conftest import concept_text
 from tests.program import Program, Result
@@ -57,14 +57,16 @@ def test_the_comparison_that_rank_suggests(layerscope: Program, named: tuple[str
 
 
 @pytest.mark.usefixtures("registered")
-def test_a_reason_not_to_compare_keeps_the_suggestion(layerscope: Program, elsewhere: Path) -> None:
+@pytest.mark.parametrize("postponed", [True, False])
+def test_only_a_comparison_that_was_postponed_is_suggested(
+    layerscope: Program, elsewhere: Path, postponed: bool
+) -> None:
     record = read_record(elsewhere / "loudness.json")
-    record["specificity"] = SpecificityReport(
-        layer=None, layers=[], resampled="", reason="a quick capture", warnings=[]
-    )
+    record["specificity"] = not_measured("a quick capture", postponed=postponed)
     (elsewhere / "loudness.json").write_bytes(encode_record(record))
     result = layerscope("rank", "loudness", "--store", STORE)
-    assert suggested(result.stderr) == ["specificity", "loudness", "--store", STORE]
+    command = f"layerscope specificity loudness --store '{STORE}'"
+    assert (command in result.stderr) == postponed
 
 
 @pytest.mark.usefixtures("elsewhere")

@@ -288,3 +288,10 @@ def test_links_to_other_places_are_neither_read_nor_written_through(own_folder: 
     (folder / "same.toml").symlink_to("mine.toml")
     names = [concept.name for concept in list_concepts(folder, store / "concepts")]
     assert names == [*BUILT_IN, "patience", "mine"]
+
+
+def test_a_file_in_place_of_the_folder_is_named(own_folder: Path, tmp_path: Path) -> None:
+    (own_folder / "patience.toml").write_text(PATIENCE)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RequestError, match=r"file.other\.toml cannot be written"):
+        save_concept(replace(load_concept("patience"), name="other"), tmp_path / "file")

@@ -211,11 +211,27 @@ def test_the_record_tells_models_apart_that_differ_in_their_configuration(
     assert field == "configuration"
 
 
+def test_another_dtype_is_one_difference(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Its weights have another fingerprint, because they are rounded."""
+    one = engine.capture_activations(tiny_llama, tiny_tokenizer, "w5")["provenance"]
+    two = one | {"dtype": "bfloat16", "weights": "0" * 64}
+    assert [field for field, *_ in model_differences(one, two)] == ["dtype"]
+    unknown = one | {"versions": {}, "configuration": "0" * 64}
+    assert not model_differences(one, unknown)
+
+
 def test_a_configuration_is_the_same_if_only_what_affects_no_state_changes(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     before = engine.capture_activations(tiny_llama, tiny_tokenizer, "w5")["provenance"]
-    changes = {"use_cache": False, "pad_token_id": 5, "attention_dropout": 0.1, "output_hidden_states": True}
+    changes = {
+        "use_cache": False,
+        "tokenizer_class": "Other",
+        "id2label": {0: "a", "b": 1},
+        "pad_token_id": 5,
+        "attention_dropout": 0.1,
+        "output_hidden_states": True,
+    }
     tiny_llama.config.update(changes)
     after = engine.capture_activations(tiny_llama, tiny_tokenizer, "w5")["provenance"]
     assert before["configuration"] == after["configuration"]
