@@ -233,8 +233,12 @@ def _require_possible(path: Path) -> None:
             raise RequestError(f"'{str(path)[:40]}…' is too long for the name of a file") from error
 
 
-def require_strength(strength: object) -> float:
-    """Convert a strength to a plain `float`.
+def require_strength(strength: object, name: str = "the strength") -> float:
+    """Convert a strength, or another number, to a plain `float`.
+
+    Args:
+        strength: The number.
+        name: What the message calls it.
 
     Raises:
         RequestError: It is not a finite number.
@@ -246,5 +250,5 @@ def require_strength(strength: object) -> float:
         except (TypeError, ValueError):
             number = math.nan
     if not math.isfinite(number):
-        raise RequestError(f"the strength cannot be {strength!r}", expected="a finite number, such as 0.1")
+        raise RequestError(f"{name} cannot be {strength!r}", expected="a finite number, such as 0.1")
     return number

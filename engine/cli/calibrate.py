@@ -90,6 +90,8 @@ def calibrate(
         print_json(msgspec.json.format(msgspec.json.encode(calibrated)))
         return
     print_data(_table(calibrated))
+    for warning in dict.fromkeys(text for row in calibrated for text in row.get("warnings", [])):
+        print_data(Text(f"warning: {warning}", style="yellow"))
     print_data(Text(f"{count} neutral prompts; damage towards the worse class at that strength", style="dim"))
 
 

@@ -155,7 +155,9 @@ def _export(
     narrator.say(f"exported {len(layers)} directions ({some['method']}), layers {layers[0]} to {layers[-1]}")
     if file_format == "gguf":
         at = leading if leading in layers else layers[len(layers) // 2]
-        narrator.say(f"llama.cpp: --control-vector-scaled {saved}:0.1 --control-vector-layer-range {at} {at}")
+        narrator.say(
+            f"llama.cpp: --control-vector-scaled {shlex.quote(f'{saved}:0.1')} --control-vector-layer-range {at} {at}"
+        )
     print_lines(f"{saved}\n")
 
 

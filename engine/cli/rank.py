@@ -28,7 +28,7 @@ from engine.plots.findings import norm_in_words, p_in_words, score_in_words
 from engine.plots.layers_chart import layers_chart
 from engine.plots.specificity_text import specificity_as_text
 from engine.records.causal import CausalRanking
-from engine.records.files import CaptureRecord
+from engine.records.files import CaptureRecord, causal_warnings
 from engine.records.results import may_be_best
 from engine.stats.comparison_rules import require_contrasts
 from engine.stats.scores import DEFAULT_SCORE, SCORES, ScoredLayer, find_score, order_layers
@@ -218,8 +218,9 @@ def _print_table(record: CaptureRecord, score: str, layers: list[ScoredLayer], t
         Narrator(quiet=False).say(f"not compared with neighbours yet: {compare}")
     if "causal" in record:
         print_data(causal_as_text(record))
+    shown = {*(report["warnings"] if report else []), *causal_warnings(record)}  # with their tables
     for warning in chart.warnings:
-        if report is None or warning not in report["warnings"]:
+        if warning not in shown:
             print_data(Text(f"warning: {warning}", style="yellow"))
 
 

@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 
 from engine.concepts.rows import (
-    MORE_CELLS,
     Row,
     csv_rows,
     dataset_rows,
@@ -146,8 +145,6 @@ def names_factors(factors: Factors) -> bool:
 
 
 def _checked(path: Path, number: int, row: dict[str, object]) -> WrittenPair:
-    if row.pop(MORE_CELLS, None):
-        raise RequestError(f"{path}, line {number} has more cells than the header has columns")
     for field in row.keys() - {*_TEXTS, *_FACTORS, *_RESPONSES}:
         hint = nearest(field, (*_TEXTS, *_FACTORS, *_RESPONSES))
         raise RequestError(f"{place_in(path, number)}: unknown field {field!r}; {hint}")

@@ -21,7 +21,7 @@ Row = tuple[int, dict[str, object]]
 
 _SHOWN = 40  # characters of a value in an error message
 
-MORE_CELLS = "\0"
+_MORE_CELLS = "\0"
 """Field for the cells of a CSV line beyond the columns of the header."""
 
 
@@ -92,16 +92,30 @@ def csv_rows(path: Path, required: str = "") -> Iterator[Row]:
         required: Name of a required column.
 
     Raises:
-        RequestError: The required column is missing, or two columns have one name.
+        RequestError: The required column is missing, two columns have one name, or a row has more cells than columns
+            or a quote that does not end.
     """
     with open_text(path, newline="") as file:
-        reader: csv.DictReader[str] = csv.DictReader(file, restkey=MORE_CELLS, strict=True)
+        reader: csv.DictReader[str] = csv.DictReader(file, restkey=_MORE_CELLS, strict=True)
         if required and required not in (reader.fieldnames or []):
             raise RequestError(f"{path} has no column {required!r}", expected=f"{required!r} in the header line")
         if twice := _repeated(reader.fieldnames or []):
             raise RequestError(f"{path} has two columns {twice!r}", expected="one column of each name")
-        for row in reader:
-            yield reader.line_num, dict(row)
+        read = reader.line_num
+        try:
+            for row in reader:
+                read = reader.line_num
+                if row.pop(_MORE_CELLS, None):
+                    raise RequestError(
+                        f"{path}, line {read} has more cells than the header has columns",
+                        expected='a text with commas in quotes, such as "Hello, you"',
+                    )
+                yield read, dict(row)
+        except csv.Error as error:
+            raise RequestError(
+                f"{path}, line {read + 1} is not valid CSV: {error}",
+                expected='a text in quotes that end, and "" for a quote in it',
+            ) from error
 
 
 def file_stamp(path: Path) -> tuple[int, int]:

@@ -111,6 +111,7 @@ class Calibration(TypedDict):
         high: Upper end of that interval.
         damage: KL divergence at that strength, in nats per token.
         perplexity: Factor by which the perplexity of the continuations rises at that strength.
+        warnings: How the model differs from that of the direction; absent if it does not.
     """
 
     layer: Count
@@ -119,6 +120,7 @@ class Calibration(TypedDict):
     high: Real
     damage: Real
     perplexity: Real
+    warnings: NotRequired[list[str]]
 
 
 def works(row: CausalLayer) -> bool:

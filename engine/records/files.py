@@ -287,7 +287,14 @@ def record_warnings(record: CaptureRecord) -> list[str]:
         *(confounds["warnings"] if confounds else []),
         *([f"not compared with neighbours: {specificity['reason']}"] if specificity and specificity["reason"] else []),
         *(specificity["warnings"] if specificity else []),
+        *causal_warnings(record),
     ]
+
+
+def causal_warnings(record: CaptureRecord) -> list[str]:
+    """Warnings of the causal ranking, as sentences that say so; empty without one."""
+    causal = record.get("causal")
+    return [f"causal ranking: {warning}" for warning in causal["warnings"]] if causal else []
 
 
 def _same_responses(record: CaptureRecord) -> list[str]:

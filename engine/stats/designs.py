@@ -8,6 +8,7 @@ from engine.errors import RequestError
 from engine.records.captures import ContrastData, factor_columns
 from engine.remedies import Remedy
 from engine.stats.groups import ENOUGH_GROUPS, FEWEST_GROUPS, FEWEST_PAIRS, MOST_UNITS, PAIRS
+from engine.stats.shared_pairs import wording
 
 
 def cannot_hold_out(num_pairs: int) -> RequestError:
@@ -60,7 +61,17 @@ def ranking_warnings(data: ContrastData, counts: Mapping[str, int]) -> list[str]
                 warnings.append(f"{len(values)} {factor}s were held out and resampled in {MOST_UNITS} groups")
     if data["num_pairs"] < 20:
         warnings.append(f"{data['num_pairs']} pairs are few: use 30 or more")
+    if repeated := data["num_pairs"] - _distinct_pairs(data):
+        warnings.append(
+            f"{repeated} of {data['num_pairs']} pairs repeat {'another' if repeated == 1 else 'others'} word for word:"
+            " they count as independent, so intervals are too narrow and p-values too small; capture each pair once"
+        )
     return warnings
+
+
+def _distinct_pairs(data: ContrastData) -> int:
+    sides = zip(data["positive"], data["negative"], strict=True)
+    return len({(wording(positive), wording(negative)) for positive, negative in sides})
 
 
 def few_values(data: ContrastData) -> list[str]:

@@ -36,7 +36,7 @@ class NewPairs:
 
 def wordings(data: ContrastData) -> Set[Wording]:
     """All prompts of a contrast, with their responses."""
-    return {_wording(prompt) for prompt in (*data["positive"], *data["negative"])}
+    return {wording(prompt) for prompt in (*data["positive"], *data["negative"])}
 
 
 def new_pairs(data: ContrastData, fitted: Set[Wording]) -> NewPairs:
@@ -61,7 +61,7 @@ def new_pairs(data: ContrastData, fitted: Set[Wording]) -> NewPairs:
         (12, True)
     """
     sides = zip(data["positive"], data["negative"], strict=True)
-    kept = [number for number, pair in enumerate(sides) if fitted.isdisjoint(_wording(prompt) for prompt in pair)]
+    kept = [number for number, pair in enumerate(sides) if fitted.isdisjoint(wording(prompt) for prompt in pair)]
     total = data["num_pairs"]
     chosen = _only(data, kept) if len(kept) < total and _enough(data, kept) else data
     return NewPairs(chosen, total, total - len(kept))
@@ -92,7 +92,8 @@ def _said(name: str, key: tuple[int, int, bool], fitted: Sequence[str]) -> str:
     return f"{found} direction{' is' if one else 's are'} tested on the other {total - shared}"
 
 
-def _wording(prompt: ActivationData) -> Wording:
+def wording(prompt: ActivationData) -> Wording:
+    """Text of a prompt, and of its response."""
     text, response = prompt["prompt"], prompt.get("response")
     said = response[0] if isinstance(response, list) else response
     return text if isinstance(text, str) else text[0], said["text"] if said else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -29,8 +28,6 @@ from engine.steering.fan_out import Conditions, FanOut, Text
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-log = logging.getLogger(__name__)
 
 BOUNDS: dict[Damage, float] = {"kl": 0.1, "perplexity": 1.2}
 """Default bound of each measure of damage."""
@@ -77,8 +74,7 @@ def calibrate_strength(
         One entry per layer, ascending.
 
     Raises:
-        RequestError: An argument is invalid, there are too few prompts, or see `steer`. A model that differs from that
-            of the directions is logged as a warning.
+        RequestError: An argument is invalid, there are too few prompts, or see `steer`.
         CaptureError: A prompt is too long.
         ModelError: See `steer`.
 
@@ -90,7 +86,7 @@ def calibrate_strength(
         True
     """
     require_choice("the measure of damage", damage, DAMAGES)
-    limit = require_strength(BOUNDS[damage] if bound is None else bound)
+    limit = require_strength(BOUNDS[damage] if bound is None else bound, "the bound")
     if limit <= (0 if damage == "kl" else 1):
         least = "0 nats" if damage == "kl" else "a factor of 1"
         raise RequestError(f"the bound cannot be {limit:g}", expected=f"more than {least}, which is no damage")
@@ -98,7 +94,6 @@ def calibrate_strength(
     if len(named) < _FEWEST_PROMPTS:
         raise RequestError(f"there are {len(named)} neutral prompts", expected=f"{_FEWEST_PROMPTS} or more")
     by_layer = {layer: here[0] for layer, here in sorted(directions_by_layer(model, directions).items())}
-    _warn_of_changes(model, by_layer.values())
     lengths = {layer: length_of(direction, "norm") for layer, direction in by_layer.items()}
     new = require_whole(max_new_tokens, "the number of new tokens", 1)
     continued = _continue(model, tokenizer, named, new, steps, chat=chat)
@@ -116,14 +111,13 @@ def calibrate_strength(
             vectors = (by[:, None] * lengths[layer] * unit_vector(direction)).float()  # (2 strengths, hidden)
             scores = runner.score(row, Conditions(layer, vectors), unsteered)
             found[layer].append((scores.divergences, plain - scores.log_probs))  # (2 strengths, texts) each
-    return [_calibrated(layer, parts, damage, limit, weights) for layer, parts in found.items()]
-
-
-def _warn_of_changes(model: PreTrainedModel, directions: Iterable[Direction]) -> None:
+    calibrated = [_calibrated(layer, parts, damage, limit, weights) for layer, parts in found.items()]
     now = model_state(model)
-    known = [direction["provenance"] for direction in directions if direction["provenance"]]
-    for warning in dict.fromkeys(text for theirs in known for text in changed_model(theirs, now, "the directions")):
-        log.warning("%s", warning)
+    for one in calibrated:
+        theirs = by_layer[one["layer"]]["provenance"]
+        if theirs and (changes := changed_model(theirs, now, "the directions")):
+            one["warnings"] = changes
+    return calibrated
 
 
 def _continue(

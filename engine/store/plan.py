@@ -131,6 +131,10 @@ def require_own_folder(paths: CapturePaths) -> None:
     """
     if not paths.shards.exists():
         return
+    if not paths.shards.is_dir():
+        raise StoreError(
+            f"{paths.shards} is a file, and shards need a folder of that name", next_step="choose another name"
+        )
     plan = paths.plan
     own = is_own_plan(plan) if plan.exists() else all(path.suffix == UNFINISHED for path in paths.shards.iterdir())
     if not own:

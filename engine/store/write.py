@@ -26,6 +26,7 @@ from engine.store.record import decode_whole, encode_record, make_record, read_r
 from engine.store.replace import delete_unfinished, put_in_place, warn_of_loss
 from engine.store.unfinished import TakenError, UnfinishedFile, clear_leftovers, unfinished
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last one is a limit on the size of files
 _ONLY_IN_RECORD = {"provenance", "factors", "response"}
 
 
@@ -249,9 +250,9 @@ def _readable_errors(store: Path, if_full: Remedy | str = "free some disk space"
     try:
         yield
     except OSError as error:
-        denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        full = error.errno in _FULL
         raise StoreError(
             f"nothing was saved in {store}: {error.strerror or error}",
-            expected="a writable folder" if denied else "enough disk space",
-            next_step=Remedy.CHOOSE_FOLDER if denied else if_full,
+            expected="enough disk space" if full else "a writable folder",
+            next_step=if_full if full else Remedy.CHOOSE_FOLDER,
         ) from error

@@ -1,5 +1,6 @@
 """Tools for directions: extract those of a contrast, and read a text along them."""
 
+import shlex
 from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
@@ -128,7 +129,8 @@ def _describe_file(reply: DirectionReply, path: str, file_format: VectorFormat, 
     reply.path, reply.format, reply.python = path, file_format, load[file_format]
     reply.next_step = f"0.1 * vector, added to the output of block {layer}, is strength 0.1"
     if file_format == "gguf":
-        reply.next_step = f"llama.cpp: --control-vector-scaled {path}:0.1 --control-vector-layer-range {layer} {layer}"
+        file = shlex.quote(f"{path}:0.1")
+        reply.next_step = f"llama.cpp: --control-vector-scaled {file} --control-vector-layer-range {layer} {layer}"
         if len(layers) < len(found):
             reply.warnings.append("layer 0 is not in the file: llama.cpp cannot steer block 0")
 

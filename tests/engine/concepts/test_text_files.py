@@ -60,6 +60,8 @@ def test_the_error_for_neither_or_both_shows_both_formats(tmp_path: Path, name: 
         ("a.jsonl", '{"prompt": " "}', "line 1: the prompt is only white space: ' '. Expected: a text that is more"),
         ("a.csv", 'prompt,more\n"",1\n', "line 2: the prompt is empty"),
         ("a.csv", "prompt\n", "contains no prompts"),
+        ("a.csv", "prompt\nHello, you\n", "line 2 has more cells than the header has columns.*with commas in quotes"),
+        ("a.csv", 'prompt,id\n"hello,1\nyou,2\n', "line 2 is not valid CSV: unexpected end of data"),
         ("a.txt", "\n \n", "contains no prompts: all of its lines are blank"),
         ("a.txt", "", r"contains no prompts\. Expected: at least one"),
         ("a.jsonl", '{"prompt": "\\n"}', r"line 1: the prompt is only white space: '\\n'"),

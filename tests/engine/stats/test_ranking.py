@@ -239,6 +239,15 @@ def test_persona_names_do_not_change_the_intervals() -> None:
     assert max(errors) < 1.08 * min(errors)
 
 
+def test_repeated_pairs_are_a_warning() -> None:
+    """They count as independent: intervals of noise shrink with every copy."""
+    layers = deep(np.random.default_rng(3), all_factors(), [0.0])
+    once = capture_of(layers, None)
+    twice = capture_of([(np.concatenate([one, one[:9]]), np.concatenate([two, two[:9]])) for one, two in layers], None)
+    assert not any("repeat" in warning for warning in quick(once)["warnings"])
+    assert any(warning.startswith("9 of 69 pairs repeat others word for word") for warning in quick(twice)["warnings"])
+
+
 def test_layer_numbers_are_kept() -> None:
     factors = all_factors()
     data = capture_of(planted(np.random.default_rng(10), [0.0, 3.0, 1.0], len(factors)), factors)

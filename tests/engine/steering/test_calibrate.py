@@ -166,14 +166,14 @@ def test_refusals_say_what_is_wrong(
 
 
 def test_another_model_than_that_of_the_direction_is_a_warning(
-    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     one, other = ([f"w{20 + number} {word}" for number in range(8)] for word in ("w7", "w8"))
     data = engine.capture_contrastive_activations(tiny_llama, tiny_tokenizer, one, other, positions="last")
     directions = {layer: engine.extract_direction(data, layer) for layer in (1, 2)}
-    engine.calibrate_strength(tiny_llama, tiny_tokenizer, directions, PROMPTS, max_new_tokens=NEW)
-    assert "differs" not in caplog.text
+    same = engine.calibrate_strength(tiny_llama, tiny_tokenizer, directions, PROMPTS, max_new_tokens=NEW)
+    assert not any("warnings" in layer for layer in same)
     with torch.no_grad():
         tiny_llama.model.layers[3].mlp.down_proj.weight.mul_(1.1)
-    engine.calibrate_strength(tiny_llama, tiny_tokenizer, directions, PROMPTS, max_new_tokens=NEW)
-    assert caplog.text.count("the model differs from that of the directions in weights") == 1
+    edited = engine.calibrate_strength(tiny_llama, tiny_tokenizer, directions, PROMPTS, max_new_tokens=NEW)
+    assert all("differs from that of the directions in weights" in layer["warnings"][-1] for layer in edited)
