@@ -212,6 +212,16 @@ def test_a_foreign_folder_is_left_alone(capture: Any, prompts: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["notes", "plan.json"]
 
 
+def test_a_file_in_place_of_the_folder_is_left_alone(capture: Any, prompts: Path) -> None:
+    file = prompts.parent / "store" / "mine"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("precious")
+    for force in (False, True):
+        with pytest.raises(StoreError, match="mine is a file, and shards need a folder of that name"):
+            capture("mine", force=force)
+    assert file.read_text() == "precious"
+
+
 def test_it_is_listed_like_any_other_and_deleted_with_its_folder(capture: Any, prompts: Path) -> None:
     store = prompts.parent / "store"
     capture("mine", layers=[1, 3])
