@@ -37,6 +37,12 @@ class Remedy(Enum):
         server="choose other positions, or a file of prompts or pairs with responses",
         app="choose other positions, or a file of prompts or pairs with responses",
     )
+    ADD_RESPOND = _Words(
+        python="pass respond=60 too",
+        command_line="add --respond 60",
+        server="leave out sampling",
+        app="leave out sampling",
+    )
     ADD_SHARDS = _Words(
         python="pass shards=True",
         command_line="add --shards",

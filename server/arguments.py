@@ -7,7 +7,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from engine.errors import nearest
+from engine.errors import nearest, similar
 
 _MOST_WRONG = 5
 _MOST_GIVEN = 80
@@ -103,5 +103,8 @@ def require_known_arguments(tool: str, given: dict[str, Any], known: list[str]) 
     """
     unknown = sorted(set(given) - set(known))
     if unknown:
-        hint = nearest(unknown[0], known) if known else "it takes none"
-        raise ToolError(f"{tool} has no argument {unknown[0]!r}; {hint}. Its arguments: {', '.join(known) or 'none'}.")
+        hint = similar(unknown[0], known)
+        raise ToolError(
+            f"{tool} has no argument {unknown[0]!r}{f'; {hint}' if hint else '.'} Its arguments:"
+            f" {', '.join(known) or 'none'}."
+        )

@@ -157,7 +157,8 @@ class CaptureRequest:
         if self.sample and self.respond is None:
             raise RequestError(
                 "sampling applies only to responses of the model",
-                expected="also the maximum number of tokens of a response (respond)",
+                expected="also the maximum number of tokens of a response",
+                next_step=Remedy.ADD_RESPOND,
             )
         if self.sample and self.seed < 0:
             raise RequestError(f"the seed cannot be {self.seed}", expected="a whole number, at least 0")

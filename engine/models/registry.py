@@ -246,7 +246,9 @@ def _source_of_hub(alias: str, model_id: str, revision: str | None) -> ModelSour
     try:
         snapshot = cached_snapshot(model_id, revision)
     except ValueError as error:  # the hub client validates ids
-        raise RequestError(f"{model_id!r} is not a hub id: {first_line(error)}", expected="owner/name") from error
+        raise RequestError(
+            f"{model_id!r} is neither a folder nor a hub id: {first_line(error)}", expected="a folder, or owner/name"
+        ) from error
     pinned = revision or (snapshot.name if snapshot else None)
     return ModelSource(alias, model_id, "hub", model_id, pinned, local=snapshot is not None)
 
