@@ -92,10 +92,8 @@ def calibrate_strength(
         raise RequestError(f"the bound cannot be {limit:g}", expected=f"more than {least}, which is no damage")
     steps, named = steps or ignore_progress, named_prompts(prompts, "neutral prompt")
     if len(named) < _FEWEST_PROMPTS:
-        raise RequestError(
-            f"{len(named)} neutral prompt{' is' if len(named) == 1 else 's are'} too few",
-            expected=f"{_FEWEST_PROMPTS} or more",
-        )
+        count = "1 neutral prompt is" if len(named) == 1 else f"{len(named)} neutral prompts are"
+        raise RequestError(f"{count} too few", expected=f"{_FEWEST_PROMPTS} or more")
     by_layer = {layer: here[0] for layer, here in sorted(directions_by_layer(model, directions).items())}
     lengths = {layer: length_of(direction, "norm") for layer, direction in by_layer.items()}
     new = require_whole(max_new_tokens, "the number of new tokens", 1)

@@ -50,7 +50,7 @@ def test_the_table_fits_80_columns(layerscope: Program, contrasts: Path, tiny_fo
     [
         (["loudness", "--damage", "taste"], "--damage cannot be 'taste'"),
         (["loudness", "--bound", "0", "--model", "TINY", "--prompts", "neutral.txt"], "the bound cannot be 0"),
-        (["loudness", "--model", "TINY"], "there are 2 neutral prompts"),
+        (["loudness", "--model", "TINY"], "2 neutral prompts are too few"),
         (["prompt"], "it has no positive and negative class"),
         (["nothing"], "nothing"),
     ],

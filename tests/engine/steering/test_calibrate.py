@@ -153,7 +153,7 @@ def test_predictions_that_overflow_count_as_damage(
         ({"bound": 0}, "the bound cannot be 0"),
         ({"bound": 1, "damage": "perplexity"}, "the bound cannot be 1"),
         ({"damage": "taste"}, "the measure of damage cannot be 'taste'"),
-        ({"prompts": ["w3", "w4"]}, "there are 2 neutral prompts"),
+        ({"prompts": ["w3", "w4"]}, "2 neutral prompts are too few"),
     ],
     ids=["no damage", "no factor", "measure", "prompts"],
 )
