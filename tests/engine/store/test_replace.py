@@ -14,7 +14,7 @@ import engine
 from engine.concepts import chat, pairs
 from engine.errors import StoreError
 from engine.records.captures import ContrastData
-from engine.store import resume
+from engine.store import plan, resume
 from engine.store.catalog import show_capture
 from engine.store.delete import capture_files
 from engine.store.names import locate
@@ -46,6 +46,18 @@ def capture(
 
     def run(**how: Any) -> None:
         engine.capture_prompt_file(tiny_llama, tiny_tokenizer, path, "mine", store=tmp_path / "store", **how)
+
+    return run
+
+
+@pytest.fixture
+def pending(capture: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Captures a complete replacement, as if killed before it was put in place."""
+
+    def run(**how: Any) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(resume, "put_in_place", lambda _: None)
+            capture(force=True, **how)
 
     return run
 
@@ -87,7 +99,7 @@ def test_force_replaces_an_unfinished_capture_with_other_settings(capture: Any, 
         capture(progress=stop)
     saved = len(shard_times(tmp_path / "store"))
     capture(force=True, layers=[1])
-    assert said() == [f"replacing mine: deleting its {saved} saved shards now"]
+    assert said() == [f"replacing mine: deleted its {saved} saved shards"]
     assert engine.open_shards("mine", store=tmp_path / "store")[0].layers == [1]
 
 
@@ -179,7 +191,7 @@ def test_a_replacement_with_other_settings_starts_over(capture: Any, said: Any, 
         capture(force=True, layers=[1], progress=stop)
     assert said() == []
     capture(force=True, layers=[2])
-    assert said() == ["replacing mine: deleting its 2 saved shards now"]
+    assert said() == ["replacing mine: deleted its 2 saved shards"]
     assert engine.open_shards("mine", store=store)[0].layers == [2]
 
 
@@ -281,14 +293,14 @@ def test_directions_that_go_with_their_capture_are_named(
     assert said() == []
     engine.save_directions(directions, "mine", store=store)
     engine.save_activations(contrast_data, "mine", store=store, force=True)
-    assert said() == ["replacing mine: deleting its saved directions now"]
+    assert said() == ["replacing mine: deleted its saved directions"]
     engine.save_directions(directions, "mine", store=store)
     with pytest.raises(StopError):
         capture(force=True, progress=stop)
     assert said() == []
     assert engine.load_directions("mine", store=store)[0].keys() == directions.keys()
     capture(force=True)
-    assert said() == ["replacing mine: deleting its saved directions now"]
+    assert said() == ["replacing mine: deleted its saved directions"]
     assert sorted(path.name for path in store.iterdir()) == ["mine", "mine.json"]
     engine.save_activations(contrast_data, "mine", store=store, force=True)
     assert said() == []
@@ -332,6 +344,42 @@ def test_a_complete_replacement_that_cannot_take_its_place_is_said(
             capture(force=True, layers=[1])
         assert [entry.problem != "" for entry in engine.list_captures(store)] == [True]
     assert engine.open_shards("mine", store=store)[0].layers == [1]
+
+
+@pytest.mark.parametrize("refused", ["store", "plan"])
+def test_a_user_who_may_not_change_the_store_reads_the_old_capture(
+    capture: Any,
+    pending: Any,
+    said: Any,
+    contrast_data: ContrastData,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    refused: str,
+) -> None:
+    store = tmp_path / "store"
+    capture()
+    engine.save_directions(engine.extract_directions(contrast_data), "mine", store=store)
+    pending(layers=[1])
+    before = files(store)
+    said()
+
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        if refused == "store":
+            patch.setattr("os.access", lambda *_: False)
+            patch.setattr(Path, "unlink", denied)
+        else:
+            patch.setattr(plan, "open_locked", denied)
+        assert [entry.problem for entry in engine.list_captures(store)] == [""]
+        assert show_capture("mine", store=store)["captured_layers"] == [0, 1, 2, 3]
+        assert "activations" in engine.load_activations("mine", store=store)
+        assert engine.verify_capture("mine", store=store).status == "ok"
+        assert said() == []
+    assert files(store) == before
+    assert engine.open_shards("mine", store=store)[0].layers == [1]
+    assert said() == ["replacing mine: deleted its saved directions"]
 
 
 def files(store: Path) -> dict[str, bytes]:
