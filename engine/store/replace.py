@@ -127,6 +127,9 @@ def delete_unfinished(paths: CapturePaths) -> None:
         with telling_loss(paths):
             remove_shards(paths)
             paths.unlink_directions()  # of an earlier capture of that name
+        if paths.is_replacement:
+            with suppress(OSError):  # it holds other replacements
+                paths.store.rmdir()
     except OSError as error:
         raise StoreError(f"{error.filename} cannot be deleted: {error.strerror}") from error
 

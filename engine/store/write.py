@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -143,7 +143,8 @@ def write_atomically(path: Path, content: bytes | Sequence[bytes | memoryview], 
                 file.replace()
             else:
                 file.claim()
-        _sync_folder(path.parent)
+        with suppress(FileNotFoundError):  # another process has put a replacement in place
+            _sync_folder(path.parent)
 
 
 def amend_record(paths: CapturePaths, record: CaptureRecord, added: Mapping[str, object], meanwhile: str) -> None:

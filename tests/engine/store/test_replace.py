@@ -2,6 +2,7 @@
 
 import datetime
 import logging
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import engine
 from engine.concepts import chat, pairs
 from engine.errors import StoreError
 from engine.records.captures import ContrastData
-from engine.store import plan, resume
+from engine.store import delete, plan, resume
 from engine.store.catalog import show_capture
 from engine.store.delete import capture_files
 from engine.store.names import locate
@@ -380,6 +381,50 @@ def test_a_user_who_may_not_change_the_store_reads_the_old_capture(
     assert files(store) == before
     assert engine.open_shards("mine", store=store)[0].layers == [1]
     assert said() == ["replacing mine: deleted its saved directions"]
+
+
+def test_a_replacement_that_another_process_puts_in_place_at_once_is_saved(
+    capture: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store, replace = tmp_path / "store", UnfinishedFile.replace
+    capture()
+
+    def listed(file: UnfinishedFile) -> None:
+        replace(file)
+        if file.final == locate("mine", store).replacement.record:
+            engine.list_captures(store)
+
+    monkeypatch.setattr(UnfinishedFile, "replace", listed)
+    capture(force=True, layers=[1])
+    assert engine.open_shards("mine", store=store)[0].layers == [1]
+
+
+@pytest.mark.parametrize("shards", [True, False])
+def test_a_complete_replacement_is_deleted_with_its_capture(
+    capture: Any, pending: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shards: bool
+) -> None:
+    store = tmp_path / "store"
+    capture()
+    pending(layers=[1])
+    if not shards:  # as if killed just before the record was put in place
+        shutil.rmtree(store / "mine")
+        (store / ".replacements" / "mine").rename(store / "mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(delete, "finish_replacement", lambda _: None)
+        deleted = engine.delete_capture("mine", store=store)
+    assert deleted[:2] == [".replacements/mine.json", "mine.json"]
+    assert list(store.iterdir()) == []
+
+
+def test_a_replacement_that_is_dropped_leaves_no_folder(
+    capture: Any, contrast_data: ContrastData, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    capture()
+    with pytest.raises(StopError):
+        capture(force=True, layers=[1], progress=stop)
+    engine.save_activations(contrast_data, "mine", store=store, force=True)
+    assert sorted(path.name for path in store.iterdir()) == ["mine.json", "mine.pt"]
 
 
 def files(store: Path) -> dict[str, bytes]:
