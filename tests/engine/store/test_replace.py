@@ -15,10 +15,10 @@ import engine
 from engine.concepts import chat, pairs
 from engine.errors import StoreError
 from engine.records.captures import ContrastData
-from engine.store import delete, plan, resume
+from engine.store import catalog, delete, plan, resume
 from engine.store.catalog import show_capture
 from engine.store.delete import capture_files
-from engine.store.names import locate
+from engine.store.names import CapturePaths, locate
 from engine.store.plan import hold_plan, read_plan
 from engine.store.unfinished import UnfinishedFile, clean_store
 from tests.engine.cli.conftest import concept_text
@@ -328,6 +328,23 @@ def test_a_reader_waits_for_a_save_in_progress(
     engine.save_activations(contrast_data, "mine", store=tmp_path, force=True)
     reader.join()
     assert found[0]["provenance"] == contrast_data["provenance"]
+
+
+def test_a_list_shows_the_old_capture_or_the_new_one(
+    capture: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    capture()
+
+    def replaced(paths: CapturePaths, size: int | None) -> str:
+        monkeypatch.undo()
+        monkeypatch.setattr(resume, "_SHARD_PROMPTS", 5)
+        capture(force=True, layers=[1])  # between the two looks at the capture
+        return catalog.missing_part(paths, size)
+
+    monkeypatch.setattr(catalog, "missing_part", replaced)
+    found = [(entry.problem, entry.record and entry.record["captured_layers"]) for entry in engine.list_captures(store)]
+    assert found == [("", [1])]
 
 
 def test_a_complete_replacement_that_cannot_take_its_place_is_said(
