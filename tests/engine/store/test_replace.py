@@ -4,6 +4,7 @@ import datetime
 import logging
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from engine.records.captures import ContrastData
 from engine.store import catalog, delete, plan, resume
 from engine.store.catalog import show_capture
 from engine.store.delete import capture_files
+from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, locate
 from engine.store.plan import hold_plan, read_plan
+from engine.store.tensor_files import read_tensors
 from engine.store.unfinished import UnfinishedFile, clean_store
 from tests.engine.cli.conftest import concept_text
 from tests.engine.store.test_template_time import TEMPLATE
@@ -212,6 +215,33 @@ def test_shards_that_were_opened_before_are_not_mixed_with_new_ones(capture: Any
         with pytest.raises(StoreError, match="'mine' has been replaced or deleted since it was opened"):
             read()
     assert engine.open_shards("mine", store=store)[0].states(1).dtype == torch.bfloat16
+
+
+def test_a_shard_that_vanishes_while_it_is_read_has_been_replaced_or_deleted(
+    capture: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    capture()
+    shard = engine.open_shards("mine", store=store)[0]
+    gone = threading.Event()
+
+    def delete_capture() -> None:
+        with folder_lock(store):
+            shard.path.unlink()
+            gone.set()
+            time.sleep(0.2)  # a reader that does not wait finds the plan
+            (store / "mine" / "plan.json").unlink()
+
+    def read_late(*given: Any, **how: Any) -> Any:
+        deletion.start()
+        gone.wait()
+        return read_tensors(*given, **how)
+
+    deletion = threading.Thread(target=delete_capture)
+    monkeypatch.setattr("engine.store.shards.read_tensors", read_late)
+    with pytest.raises(StoreError, match="'mine' has been replaced or deleted since it was opened"):
+        shard.states(1)
+    deletion.join()
 
 
 def test_files_that_are_not_shards_are_kept(capture: Any, tmp_path: Path) -> None:
