@@ -65,7 +65,9 @@ def finish_replacement(paths: CapturePaths) -> None:
     A user who may not change the store reads the capture that is there.
     """
     new = paths.replacement
-    if is_present(new.record) and not new.store.is_symlink() and os.access(paths.store, os.W_OK):
+    if not is_present(new.record) or new.store.is_symlink():
+        return
+    if all(os.access(folder, os.W_OK) for folder in (paths.store, new.store)):
         with suppress(OSError, StoreError), folder_lock(paths.store):
             put_in_place(paths)
 

@@ -16,7 +16,7 @@ import engine
 from engine.concepts import chat, pairs
 from engine.errors import StoreError
 from engine.records.captures import ContrastData
-from engine.store import catalog, delete, plan, resume
+from engine.store import catalog, delete, manage, plan, resume
 from engine.store.catalog import show_capture
 from engine.store.delete import capture_files
 from engine.store.locks import folder_lock
@@ -272,22 +272,37 @@ def test_an_unfinished_replacement_goes_with_its_capture_or_alone(
     assert sorted(path.name for path in store.iterdir()) == ["other.json", "other.pt"]
 
 
-def test_a_replacement_keeps_its_name_when_its_capture_is_renamed(
-    capture: Any, contrast_data: ContrastData, tmp_path: Path
+def test_a_replacement_is_renamed_with_its_capture(
+    capture: Any, said: Any, contrast_data: ContrastData, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
     capture()
     with pytest.raises(StopError):
         capture(force=True, layers=[1], progress=stop)
     engine.rename_capture("mine", "old", store=store)
-    engine.save_activations(contrast_data, "other", store=store)
+    engine.save_activations(contrast_data, "mine", store=store)
     with pytest.raises(StoreError, match="already"):
-        engine.rename_capture("other", "mine", store=store)
-    with pytest.raises(StoreError, match="already"):
-        engine.save_activations(contrast_data, "mine", store=store)
-    capture(layers=[1])
-    assert engine.open_shards("mine", store=store)[0].layers == [1]
+        engine.rename_capture("mine", "old", store=store)
+    engine.rename_capture("mine", "other", store=store)
     assert engine.open_shards("old", store=store)[0].layers == [0, 1, 2, 3]
+    engine.rename_capture("old", "mine", store=store)
+    said()
+    capture(layers=[1])
+    assert "resuming: 2 of 4 shards are saved" in said(logging.INFO)
+    assert engine.open_shards("mine", store=store)[0].layers == [1]
+    assert sorted(path.name for path in store.iterdir()) == ["mine", "mine.json", "other.json", "other.pt"]
+
+
+def test_the_capture_that_is_renamed_is_the_complete_replacement(
+    capture: Any, pending: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    capture()
+    pending(layers=[1])
+    monkeypatch.setattr(manage, "finish_replacement", lambda _: None)  # as if it was complete a moment later
+    engine.rename_capture("mine", "old", store=store)
+    assert engine.open_shards("old", store=store)[0].layers == [1]
+    assert sorted(path.name for path in store.iterdir()) == ["old", "old.json"]
 
 
 def test_nothing_is_deleted_if_another_process_replaces(
@@ -305,6 +320,7 @@ def test_nothing_is_deleted_if_another_process_replaces(
             lambda: capture(),
             lambda: engine.save_activations(contrast_data, "mine", store=store, force=True),
             lambda: engine.delete_capture("mine", store=store),
+            lambda: engine.rename_capture("mine", "old", store=store),
         ):
             with pytest.raises(StoreError, match="another process is capturing 'mine' now"):
                 attempt()
