@@ -40,6 +40,7 @@ from engine.store.names import (
 )
 from engine.store.plan import read_plan, shard_starts
 from engine.store.record import encode_record
+from engine.store.replace import finish_replacement
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -407,6 +408,7 @@ def _left(request: CaptureRequest, paths: CapturePaths, before: int, model: str)
         before: When the record of the capture to be replaced was last changed; 0 if there was none.
         model: The model as the user named it.
     """
+    finish_replacement(paths)
     after = _changed(paths)
     if after not in (0, before):
         return _without_specificity(paths, model)

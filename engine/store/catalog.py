@@ -23,7 +23,7 @@ from engine.store.names import (
     store_words,
 )
 from engine.store.record import read_record
-from engine.store.replace import finish_replacement, read_whole
+from engine.store.replace import read_whole
 
 UNFINISHED_SHARDS = "unfinished"
 _RESUME = "; run the same capture again to resume"
@@ -158,12 +158,15 @@ def _shard_size(paths: CapturePaths, path: Path) -> int:
 def _entry(folder: Path, name: str) -> CatalogEntry:
     try:
         paths = locate_listed(name, folder)
-        finish_replacement(paths)
-        record = read_record(paths.record) if is_present(paths.record) else None
-        problem = missing_part(paths, record["data"]["bytes"] if record else None)
+        return read_whole(paths, partial(_read_entry, paths))
     except StoreError as error:
         return CatalogEntry(name, None, visible(error.problem))
-    return CatalogEntry(name, None if problem else record, problem)
+
+
+def _read_entry(paths: CapturePaths) -> CatalogEntry:
+    record = read_record(paths.record) if is_present(paths.record) else None
+    problem = missing_part(paths, record["data"]["bytes"] if record else None)
+    return CatalogEntry(paths.name, None if problem else record, problem)
 
 
 def _matches(entry: CatalogEntry, concept: str | None, model: str | None) -> bool:

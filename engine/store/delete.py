@@ -79,23 +79,23 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
     finish_replacement(paths)
     with folder_lock(paths.store), contextlib.ExitStack() as held:
         _, files, folders = _parts(name, store)  # another process may have renamed or deleted it
+        deleted = _named(files, paths.store)
         for shards in folders:
             _hold(shards, paths.name, held)
         try:
             for path in files:
                 _remove(path)
             for shards in folders:
-                files += _remove_shards(shards)
-            if paths.replacement.shards in folders:
-                with contextlib.suppress(OSError):  # it holds other replacements
-                    paths.replacement.store.rmdir()
+                deleted += [path.name for path in _remove_shards(shards)]
+            with contextlib.suppress(OSError):  # there is none, or it holds other replacements
+                paths.replacement.store.rmdir()
         except OSError as error:
             raise StoreError(
                 f"{error.filename} cannot be deleted: {error.strerror}", next_step="delete it yourself"
             ) from error
     with contextlib.suppress(OSError):
         paths.causal_parts.unlink(missing_ok=True)
-    return [path.name for path in files]
+    return deleted
 
 
 def capture_files(name: str | Path, *, store: str | Path | None = None) -> list[str]:
@@ -109,7 +109,7 @@ def capture_files(name: str | Path, *, store: str | Path | None = None) -> list[
         StoreError: The capture does not exist.
     """
     paths, files, folders = _parts(name, store)
-    return [path.name for path in files] + [f"{shards.relative_to(paths.store).as_posix()}/" for shards in folders]
+    return _named(files, paths.store) + [f"{folder}/" for folder in _named(folders, paths.store)]
 
 
 def kept_directions(name: str | Path, *, store: str | Path | None = None) -> list[str]:
@@ -156,14 +156,22 @@ def _parts(name: str | Path, store: str | Path | None) -> tuple[CapturePaths, li
     directions = [folder / f"{asked}{SUFFIX}"] if f"{asked}{SUFFIX}" in entries else []
     paths = CapturePaths(folder, asked)
     directions += _exported(paths)
-    if is_present(paths.replacement.plan) and not paths.replacement.store.is_symlink():
-        folders.append(paths.replacement.shards)
-    if not own and not directions and not folders:
+    if not paths.replacement.store.is_symlink():
+        if is_present(paths.replacement.record):  # first: else the replacement could take the place of the capture
+            files.insert(0, paths.replacement.record)
+        if is_present(paths.replacement.plan):
+            folders.append(paths.replacement.shards)
+    if not files and not directions and not folders:
         raise StoreError(
             f"there is no capture called {asked!r} in the folder {str(folder)!r}",
             next_step=paths.advice(Remedy.LIST_CAPTURES),
         )
     return paths, files + directions, folders
+
+
+def _named(files: list[Path], store: Path) -> list[str]:
+    """Paths in a store as its user reads them."""
+    return [path.relative_to(store).as_posix() for path in files]
 
 
 def _exported(paths: CapturePaths) -> list[Path]:

@@ -14,7 +14,7 @@ from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, is_present, locate, require_free
 from engine.store.plan import hold_plan
 from engine.store.record import encode_record, read_record
-from engine.store.replace import finish_replacement
+from engine.store.replace import finish_replacement, put_in_place
 from engine.store.unfinished import claim
 
 
@@ -22,8 +22,9 @@ def rename_capture(name: str | Path, new: str, *, store: str | Path | None = Non
     """Rename a capture: its record, its tensors or shards, its saved directions and exported control vectors.
 
     The new record is written first, then the tensors move, and the old record is deleted last. A killed rename leaves
-    the capture complete under one of the names; `verify_store` explains what is left under the other. Directions that
-    were saved under another name keep it, and name their capture as it is called now.
+    the capture complete under one of the names; `verify_store` explains what is left under the other. An unfinished
+    replacement goes with its capture. Directions that were saved under another name keep it, and name their capture as
+    it is called now.
 
     Args:
         name: A path with or without suffix; a plain name when `store` is given.
@@ -51,15 +52,13 @@ def rename_capture(name: str | Path, new: str, *, store: str | Path | None = Non
     with folder_lock(old.store), ExitStack() as held:
         _require_present(old)  # another process may have renamed or deleted it
         _require_free(target)
-        if old.in_shards:
-            held.enter_context(hold_plan(old, Remedy.WAIT))
-            if os.name == "nt":  # pragma: no cover - Windows cannot rename a folder with an open file
-                held.close()
-        record = _renamed(read_record(old.record), target) if old.record.exists() else None
-        directions = load_directions(old.name, store=old.store) if path_of(old).exists() else None
-        source = read_header(path_of(old))["capture"] if directions is not None else old.name
-        derived = derived_directions(old.name, old.store) if record is not None else []
         try:
+            put_in_place(old)  # one that has been completed since
+            _hold(old, held)
+            record = _renamed(read_record(old.record), target) if old.record.exists() else None
+            directions = load_directions(old.name, store=old.store) if path_of(old).exists() else None
+            source = read_header(path_of(old))["capture"] if directions is not None else old.name
+            derived = derived_directions(old.name, old.store) if record is not None else []
             if directions is not None:
                 capture = target.name if source == old.name else source
                 save_directions(directions[0], target.name, store=old.store, leading=directions[1], capture=capture)
@@ -68,6 +67,19 @@ def rename_capture(name: str | Path, new: str, *, store: str | Path | None = Non
         except OSError as error:
             raise StoreError(f"{old.name!r} cannot be renamed: {error.strerror or error}") from error
     return target
+
+
+def _hold(paths: CapturePaths, held: ExitStack) -> None:
+    """Keep other processes from capturing or replacing a capture until `held` is closed.
+
+    Raises:
+        StoreError: One is doing so.
+    """
+    for place in (paths, paths.replacement):
+        if place.in_shards:
+            held.enter_context(hold_plan(place, Remedy.WAIT))
+    if os.name == "nt":  # pragma: no cover - Windows cannot rename a folder with an open file
+        held.close()
 
 
 def _follow(derived: list[str], target: CapturePaths) -> None:
@@ -124,3 +136,5 @@ def _move(old: CapturePaths, target: CapturePaths, record: CaptureRecord | None)
         old.causal_parts.replace(target.causal_parts)
     old.record.unlink(missing_ok=True)
     path_of(old).unlink(missing_ok=True)
+    if is_present(old.replacement.plan):
+        old.replacement.shards.rename(target.replacement.shards)

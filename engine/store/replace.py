@@ -8,8 +8,9 @@ name puts it in place, so a kill between two renames loses nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,12 +42,13 @@ def put_in_place(paths: CapturePaths) -> None:
     if not is_present(new.record):
         return
     if is_present(new.plan):  # else the shards have been moved, and only the record is left
-        warn_of_loss(paths)
-        paths.tensors.unlink(missing_ok=True)
-        paths.unlink_directions()  # they are of the capture that is replaced
         if paths.shards.is_symlink():
             paths.shards.unlink()
-        remove_shards(paths)
+        require_not_held(paths)  # refuse before anything is deleted
+        with telling_loss(paths):
+            remove_shards(paths)
+            paths.tensors.unlink(missing_ok=True)
+            paths.unlink_directions()  # they are of the capture that is replaced
         if paths.shards.exists():
             for path in [*paths.shards.iterdir()]:
                 path.rename(new.shards / path.name)
@@ -58,10 +60,16 @@ def put_in_place(paths: CapturePaths) -> None:
 
 
 def finish_replacement(paths: CapturePaths) -> None:
-    """Put a complete replacement in place, or wait while another process does."""
+    """Put a complete replacement in place, or wait while another process does.
+
+    A user who may not change the store reads the capture that is there.
+    """
     new = paths.replacement
-    if is_present(new.record) and not new.store.is_symlink():
-        with suppress(OSError), folder_lock(paths.store):  # who may not write reads what is there
+    if not is_present(new.record) or new.store.is_symlink():
+        return
+    moved = [new.shards] if is_present(new.shards) else []
+    if all(os.access(folder, os.W_OK) for folder in (paths.store, new.store, *moved)):
+        with suppress(OSError, StoreError), folder_lock(paths.store):
             put_in_place(paths)
 
 
@@ -118,19 +126,27 @@ def delete_unfinished(paths: CapturePaths) -> None:
     if not paths.plan.exists():
         return
     try:
-        require_not_held(paths)  # refuse before anything is said
-        warn_of_loss(paths)
-        remove_shards(paths)
-        paths.unlink_directions()  # of an earlier capture of that name
+        require_not_held(paths)  # refuse before anything is deleted
+        with telling_loss(paths):
+            remove_shards(paths)
+            paths.unlink_directions()  # of an earlier capture of that name
+        if paths.is_replacement:
+            with suppress(OSError):  # it holds other replacements
+                paths.store.rmdir()
     except OSError as error:
         raise StoreError(f"{error.filename} cannot be deleted: {error.strerror}") from error
 
 
-def warn_of_loss(paths: CapturePaths) -> None:
-    """Log what is deleted with a capture that is replaced: directions, and the shards of an unfinished one."""
-    saved = len(shard_files(paths)) if paths.unfinished else 0
-    lost = [f"{saved} saved shard{'' if saved == 1 else 's'}"] if saved else []
-    if is_present(paths.directions):
-        lost.append("saved directions")
-    if lost:
-        log.warning("replacing %s: deleting its %s now", paths.name, " and its ".join(lost))
+@contextmanager
+def telling_loss(paths: CapturePaths) -> Iterator[None]:
+    """Log what has been deleted with a capture that is replaced: directions, and the shards of an unfinished one."""
+    saved, directions = len(shard_files(paths)) if paths.unfinished else 0, is_present(paths.directions)
+    try:
+        yield
+    finally:  # an error may leave some of them
+        gone = saved - len(shard_files(paths)) if saved else 0
+        lost = [f"{gone} saved shard{'' if gone == 1 else 's'}"] if gone else []
+        if directions and not is_present(paths.directions):
+            lost.append("saved directions")
+        if lost:
+            log.warning("replacing %s: deleted its %s", paths.name, " and its ".join(lost))

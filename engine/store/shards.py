@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import accumulate, chain
@@ -20,6 +20,7 @@ from engine.records.captures import ActivationData, ContrastData, Factors, Respo
 from engine.remedies import Remedy
 from engine.stats.summary import StateSums
 from engine.store.catalog import show_capture
+from engine.store.locks import folder_lock
 from engine.store.names import PLAN, SHARD, CapturePaths, locate, shard_files
 from engine.store.plan import read_plan
 from engine.store.replace import Version, read_whole, version_of
@@ -92,8 +93,9 @@ class Shard:
         Raises:
             StoreError: The shard or the plan of the capture is damaged.
         """
-        self._require_same_capture()
-        if "responses" not in read_plan(self.path.parent / PLAN)["provenance"]:
+        with self._same_capture():
+            plan = read_plan(self.path.parent / PLAN)
+        if "responses" not in plan["provenance"]:
             return None
         with self._damage():
             return msgspec.json.decode(bytes(self._read("responses")[0].tolist()), type=list[ResponseText])
@@ -133,14 +135,27 @@ class Shard:
             return [texts[begin:end].decode(errors=_HALVES) for begin, end in zip([0, *ends], ends, strict=False)]
 
     def _read(self, *names: str) -> list[Tensor]:
-        self._require_same_capture()
-        tensors = read_tensors(self.path, [*names], store=self.path.parent.parent, remedy=Remedy.DELETE_SHARD)
-        self._require_same_capture()
+        with self._same_capture():
+            tensors = read_tensors(self.path, [*names], store=self.path.parent.parent, remedy=Remedy.DELETE_SHARD)
         with self._damage():
             for name, tensor in zip(names, tensors, strict=True):
                 if tensor.dtype != _DTYPES.get(name, tensor.dtype):
                     raise ValueError(f"{name!r} has the wrong type")
         return tensors
+
+    @contextmanager
+    def _same_capture(self) -> Iterator[None]:
+        """Refuse what is read from a capture that has taken the place of the opened one."""
+        self._require_same_capture()
+        try:
+            yield
+        except StoreError:
+            store = self.path.parent.parent
+            # A capture is replaced or deleted under this lock, its plan after its shards.
+            with folder_lock(store) if self.version is not None and store.is_dir() else nullcontext():
+                self._require_same_capture()
+            raise
+        self._require_same_capture()
 
     def _require_same_capture(self) -> None:
         if self.version is not None and version_of(self.path.with_name(PLAN)) != self.version:

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -23,7 +23,7 @@ from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, locate, require_free
 from engine.store.plan import remove_shards, require_not_held
 from engine.store.record import decode_whole, encode_record, make_record, read_record
-from engine.store.replace import delete_unfinished, put_in_place, warn_of_loss
+from engine.store.replace import delete_unfinished, put_in_place, telling_loss
 from engine.store.unfinished import TakenError, UnfinishedFile, clear_leftovers, unfinished
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last one is a limit on the size of files
@@ -100,13 +100,11 @@ def _replace(paths: CapturePaths, tensors: UnfinishedFile, record: UnfinishedFil
     put_in_place(paths)
     require_not_held(paths)  # before anything is deleted
     delete_unfinished(paths.replacement)
-    replaced = paths.exist
-    if replaced:
-        warn_of_loss(paths)
-    paths.record.unlink(missing_ok=True)
-    remove_shards(paths)
-    if replaced:
-        paths.unlink_directions()  # they are of the capture that is replaced
+    if paths.exist:
+        with telling_loss(paths):
+            paths.record.unlink(missing_ok=True)
+            remove_shards(paths)
+            paths.unlink_directions()  # they are of the capture that is replaced
     tensors.replace()
     record.replace()
 
@@ -146,7 +144,8 @@ def write_atomically(path: Path, content: bytes | Sequence[bytes | memoryview], 
                 file.replace()
             else:
                 file.claim()
-        _sync_folder(path.parent)
+        with suppress(FileNotFoundError):  # another process has put a replacement in place
+            _sync_folder(path.parent)
 
 
 def amend_record(paths: CapturePaths, record: CaptureRecord, added: Mapping[str, object], meanwhile: str) -> None:

@@ -121,6 +121,25 @@ def test_ctrl_c_says_what_is_saved_and_which_command_resumes(
     assert "is damaged" in layerscope("show", "tiny_mine").stdout
 
 
+def test_ctrl_c_while_a_capture_is_replaced_says_that_the_new_one_is_saved(
+    layerscope: Program, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (layerscope.folder / "mine.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
+    command = ("capture", "--model", str(tiny_folder), "--pairs", "mine.jsonl", "--shards")
+    assert layerscope(*command).returncode == 0
+
+    def interrupted(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "_finish", interrupted)
+        stopped = layerscope(*command, "--force", "--layers", "1")
+    assert stopped.returncode == 130
+    assert stopped.stderr.endswith("interrupted after the capture was saved\n")
+    record = json.loads((layerscope.folder / "activations/tiny_mine.json").read_text())
+    assert record["captured_layers"] == [1]
+
+
 def rewrite_without_checksums(store: Path, record: dict[str, Any]) -> None:
     """Turn a capture into one from before shards had checksums."""
     folder = store / record["name"]

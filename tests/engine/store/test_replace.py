@@ -2,7 +2,9 @@
 
 import datetime
 import logging
+import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ import engine
 from engine.concepts import chat, pairs
 from engine.errors import StoreError
 from engine.records.captures import ContrastData
-from engine.store import resume
+from engine.store import catalog, delete, manage, plan, resume
 from engine.store.catalog import show_capture
 from engine.store.delete import capture_files
-from engine.store.names import locate
+from engine.store.locks import folder_lock
+from engine.store.names import CapturePaths, locate
 from engine.store.plan import hold_plan, read_plan
+from engine.store.tensor_files import read_tensors
 from engine.store.unfinished import UnfinishedFile, clean_store
 from tests.engine.cli.conftest import concept_text
 from tests.engine.store.test_template_time import TEMPLATE
@@ -46,6 +50,18 @@ def capture(
 
     def run(**how: Any) -> None:
         engine.capture_prompt_file(tiny_llama, tiny_tokenizer, path, "mine", store=tmp_path / "store", **how)
+
+    return run
+
+
+@pytest.fixture
+def pending(capture: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Captures a complete replacement, as if killed before it was put in place."""
+
+    def run(**how: Any) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(resume, "put_in_place", lambda _: None)
+            capture(force=True, **how)
 
     return run
 
@@ -87,7 +103,7 @@ def test_force_replaces_an_unfinished_capture_with_other_settings(capture: Any, 
         capture(progress=stop)
     saved = len(shard_times(tmp_path / "store"))
     capture(force=True, layers=[1])
-    assert said() == [f"replacing mine: deleting its {saved} saved shards now"]
+    assert said() == [f"replacing mine: deleted its {saved} saved shards"]
     assert engine.open_shards("mine", store=tmp_path / "store")[0].layers == [1]
 
 
@@ -179,7 +195,7 @@ def test_a_replacement_with_other_settings_starts_over(capture: Any, said: Any, 
         capture(force=True, layers=[1], progress=stop)
     assert said() == []
     capture(force=True, layers=[2])
-    assert said() == ["replacing mine: deleting its 2 saved shards now"]
+    assert said() == ["replacing mine: deleted its 2 saved shards"]
     assert engine.open_shards("mine", store=store)[0].layers == [2]
 
 
@@ -199,6 +215,33 @@ def test_shards_that_were_opened_before_are_not_mixed_with_new_ones(capture: Any
         with pytest.raises(StoreError, match="'mine' has been replaced or deleted since it was opened"):
             read()
     assert engine.open_shards("mine", store=store)[0].states(1).dtype == torch.bfloat16
+
+
+def test_a_shard_that_vanishes_while_it_is_read_has_been_replaced_or_deleted(
+    capture: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    capture()
+    shard = engine.open_shards("mine", store=store)[0]
+    gone = threading.Event()
+
+    def delete_capture() -> None:
+        with folder_lock(store):
+            shard.path.unlink()
+            gone.set()
+            time.sleep(0.2)  # a reader that does not wait finds the plan
+            (store / "mine" / "plan.json").unlink()
+
+    def read_late(*given: Any, **how: Any) -> Any:
+        deletion.start()
+        gone.wait()
+        return read_tensors(*given, **how)
+
+    deletion = threading.Thread(target=delete_capture)
+    monkeypatch.setattr("engine.store.shards.read_tensors", read_late)
+    with pytest.raises(StoreError, match="'mine' has been replaced or deleted since it was opened"):
+        shard.states(1)
+    deletion.join()
 
 
 def test_files_that_are_not_shards_are_kept(capture: Any, tmp_path: Path) -> None:
@@ -229,22 +272,37 @@ def test_an_unfinished_replacement_goes_with_its_capture_or_alone(
     assert sorted(path.name for path in store.iterdir()) == ["other.json", "other.pt"]
 
 
-def test_a_replacement_keeps_its_name_when_its_capture_is_renamed(
-    capture: Any, contrast_data: ContrastData, tmp_path: Path
+def test_a_replacement_is_renamed_with_its_capture(
+    capture: Any, said: Any, contrast_data: ContrastData, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
     capture()
     with pytest.raises(StopError):
         capture(force=True, layers=[1], progress=stop)
     engine.rename_capture("mine", "old", store=store)
-    engine.save_activations(contrast_data, "other", store=store)
+    engine.save_activations(contrast_data, "mine", store=store)
     with pytest.raises(StoreError, match="already"):
-        engine.rename_capture("other", "mine", store=store)
-    with pytest.raises(StoreError, match="already"):
-        engine.save_activations(contrast_data, "mine", store=store)
-    capture(layers=[1])
-    assert engine.open_shards("mine", store=store)[0].layers == [1]
+        engine.rename_capture("mine", "old", store=store)
+    engine.rename_capture("mine", "other", store=store)
     assert engine.open_shards("old", store=store)[0].layers == [0, 1, 2, 3]
+    engine.rename_capture("old", "mine", store=store)
+    said()
+    capture(layers=[1])
+    assert "resuming: 2 of 4 shards are saved" in said(logging.INFO)
+    assert engine.open_shards("mine", store=store)[0].layers == [1]
+    assert sorted(path.name for path in store.iterdir()) == ["mine", "mine.json", "other.json", "other.pt"]
+
+
+def test_the_capture_that_is_renamed_is_the_complete_replacement(
+    capture: Any, pending: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    capture()
+    pending(layers=[1])
+    monkeypatch.setattr(manage, "finish_replacement", lambda _: None)  # as if it was complete a moment later
+    engine.rename_capture("mine", "old", store=store)
+    assert engine.open_shards("old", store=store)[0].layers == [1]
+    assert sorted(path.name for path in store.iterdir()) == ["old", "old.json"]
 
 
 def test_nothing_is_deleted_if_another_process_replaces(
@@ -262,6 +320,7 @@ def test_nothing_is_deleted_if_another_process_replaces(
             lambda: capture(),
             lambda: engine.save_activations(contrast_data, "mine", store=store, force=True),
             lambda: engine.delete_capture("mine", store=store),
+            lambda: engine.rename_capture("mine", "old", store=store),
         ):
             with pytest.raises(StoreError, match="another process is capturing 'mine' now"):
                 attempt()
@@ -281,14 +340,14 @@ def test_directions_that_go_with_their_capture_are_named(
     assert said() == []
     engine.save_directions(directions, "mine", store=store)
     engine.save_activations(contrast_data, "mine", store=store, force=True)
-    assert said() == ["replacing mine: deleting its saved directions now"]
+    assert said() == ["replacing mine: deleted its saved directions"]
     engine.save_directions(directions, "mine", store=store)
     with pytest.raises(StopError):
         capture(force=True, progress=stop)
     assert said() == []
     assert engine.load_directions("mine", store=store)[0].keys() == directions.keys()
     capture(force=True)
-    assert said() == ["replacing mine: deleting its saved directions now"]
+    assert said() == ["replacing mine: deleted its saved directions"]
     assert sorted(path.name for path in store.iterdir()) == ["mine", "mine.json"]
     engine.save_activations(contrast_data, "mine", store=store, force=True)
     assert said() == []
@@ -317,6 +376,23 @@ def test_a_reader_waits_for_a_save_in_progress(
     assert found[0]["provenance"] == contrast_data["provenance"]
 
 
+def test_a_list_shows_the_old_capture_or_the_new_one(
+    capture: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    capture()
+
+    def replaced(paths: CapturePaths, size: int | None) -> str:
+        monkeypatch.undo()
+        monkeypatch.setattr(resume, "_SHARD_PROMPTS", 5)
+        capture(force=True, layers=[1])  # between the two looks at the capture
+        return catalog.missing_part(paths, size)
+
+    monkeypatch.setattr(catalog, "missing_part", replaced)
+    found = [(entry.problem, entry.record and entry.record["captured_layers"]) for entry in engine.list_captures(store)]
+    assert found == [("", [1])]
+
+
 def test_a_complete_replacement_that_cannot_take_its_place_is_said(
     capture: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -332,6 +408,86 @@ def test_a_complete_replacement_that_cannot_take_its_place_is_said(
             capture(force=True, layers=[1])
         assert [entry.problem != "" for entry in engine.list_captures(store)] == [True]
     assert engine.open_shards("mine", store=store)[0].layers == [1]
+
+
+@pytest.mark.parametrize("refused", ["store", "plan"])
+def test_a_user_who_may_not_change_the_store_reads_the_old_capture(
+    capture: Any,
+    pending: Any,
+    said: Any,
+    contrast_data: ContrastData,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    refused: str,
+) -> None:
+    store = tmp_path / "store"
+    capture()
+    engine.save_directions(engine.extract_directions(contrast_data), "mine", store=store)
+    pending(layers=[1])
+    before = files(store)
+    said()
+
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        if refused == "store":
+            patch.setattr("os.access", lambda *_: False)
+            patch.setattr(Path, "unlink", denied)
+        else:
+            patch.setattr(plan, "open_locked", denied)
+        assert [entry.problem for entry in engine.list_captures(store)] == [""]
+        assert show_capture("mine", store=store)["captured_layers"] == [0, 1, 2, 3]
+        assert "activations" in engine.load_activations("mine", store=store)
+        assert engine.verify_capture("mine", store=store).status == "ok"
+        assert said() == []
+    assert files(store) == before
+    assert engine.open_shards("mine", store=store)[0].layers == [1]
+    assert said() == ["replacing mine: deleted its saved directions"]
+
+
+def test_a_replacement_that_another_process_puts_in_place_at_once_is_saved(
+    capture: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store, replace = tmp_path / "store", UnfinishedFile.replace
+    capture()
+
+    def listed(file: UnfinishedFile) -> None:
+        replace(file)
+        if file.final == locate("mine", store).replacement.record:
+            engine.list_captures(store)
+
+    monkeypatch.setattr(UnfinishedFile, "replace", listed)
+    capture(force=True, layers=[1])
+    assert engine.open_shards("mine", store=store)[0].layers == [1]
+
+
+@pytest.mark.parametrize("shards", [True, False])
+def test_a_complete_replacement_is_deleted_with_its_capture(
+    capture: Any, pending: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shards: bool
+) -> None:
+    store = tmp_path / "store"
+    capture()
+    pending(layers=[1])
+    if not shards:  # as if killed just before the record was put in place
+        shutil.rmtree(store / "mine")
+        (store / ".replacements" / "mine").rename(store / "mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(delete, "finish_replacement", lambda _: None)
+        deleted = engine.delete_capture("mine", store=store)
+    assert deleted[:2] == [".replacements/mine.json", "mine.json"]
+    assert list(store.iterdir()) == []
+
+
+def test_a_replacement_that_is_dropped_leaves_no_folder(
+    capture: Any, contrast_data: ContrastData, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    capture()
+    with pytest.raises(StopError):
+        capture(force=True, layers=[1], progress=stop)
+    engine.save_activations(contrast_data, "mine", store=store, force=True)
+    assert sorted(path.name for path in store.iterdir()) == ["mine.json", "mine.pt"]
 
 
 def files(store: Path) -> dict[str, bytes]:
