@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.store.names import CapturePaths
+from engine.store.plan import hold_plan
 from tests.engine.cli.conftest import assert_failed, save_record, widest
 from tests.engine.plots.records import contrast_record
 from tests.program import Program, Result
@@ -233,3 +235,14 @@ def test_a_file_name_in_a_named_store_is_explained(layerscope: Program) -> None:
     assert_failed(result, 5)
     assert "there is no file called 'tiny_prompt.pt' in this folder" in result.stderr
     assert "for a capture in the folder 'activations', omit the suffix: tiny_prompt" in result.stderr
+
+
+def test_shards_that_are_being_written_are_not_called_rubbish(layerscope: Program) -> None:
+    replacement = CapturePaths(layerscope.folder / "activations" / ".replacements", "mine")
+    replacement.shards.mkdir(parents=True)
+    replacement.plan.write_text('{"shard_prompts": 2}')
+    with hold_plan(replacement):
+        assert layerscope("list").stderr.endswith(
+            "another process is replacing mine now; until then, the earlier capture can be read\n"
+        )
+    assert "shards of an unfinished replacement, safe to delete" in layerscope("list").stderr
