@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from engine.records.models import ModelConfig, ModelListing
 
 _NOT_CAPTURED = (
-    "capture it again with a model from list_models; whoever starts the server can allow the model of the capture"
+    "capture it again with a model from list_models; the person who starts the server can allow that of the capture"
     " with --allow-model"
 )
 

@@ -236,7 +236,7 @@ def make_trials(
 
 
 def _too_few(trials: Sequence[Trial]) -> RequestError:
-    """The error for pairs whose answers can hardly ever be told apart."""
+    """Build the error for pairs whose two answers hardly ever differ."""
     silent = sum(not all(trial.answers) for trial in trials)
     same = sum(trial.answers[0] == trial.answers[1] for trial in trials if all(trial.answers))
     if silent > same:
