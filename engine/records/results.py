@@ -14,6 +14,7 @@ Real = Annotated[float, msgspec.Meta(ge=-1e45, le=1e45)]
 
 
 SIGNIFICANT = 0.05
+FEWEST_PAIRS = 4  # with fewer, layers are not ranked
 """Level at which a layer is said to separate the classes."""
 
 

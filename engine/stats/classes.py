@@ -45,7 +45,7 @@ def project_sides(data: ContrastData, layer: int) -> ClassProjections:
     """
     require_contrast(data)
     layer = captured_layer(layer, data["layers"])
-    groupings = group_pairs(data.get("factors"), data["num_pairs"])
+    groupings = group_pairs(data)
     if not groupings:
         raise RequestError("there are too few pairs or groups to hold any out", next_step="capture more pairs")
     held_out = hold_out(pairs_at(data, layer), groupings)

@@ -20,10 +20,12 @@ from engine.stats.comparison_rules import (
     require_contrasts,
     require_same_reading,
 )
-from engine.stats.groups import MOST_UNITS, group_pairs, pairs_at, resampled_units
+from engine.stats.groups import MOST_UNITS, group_pairs, pairs_at
 from engine.stats.held_out import sum_units
-from engine.stats.shared_pairs import NewPairs, describe_shared, new_pairs, wordings
+from engine.stats.scores import mend_unranked
+from engine.stats.shared_pairs import NewPairs, describe_shared, new_pairs
 from engine.stats.transfer import own_transfer, sort_new
+from engine.stats.wordings import number_pairs, wordings
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -233,17 +235,17 @@ def _halvings(data: ContrastData, generator: Generator) -> _Halves:
 
     The groups are those of the first factor with enough values (persona, template, topic), or else single pairs.
     """
-    if data["num_pairs"] < _FEWEST_UNITS:
+    groupings = group_pairs(data)
+    enough = [groups for groups in groupings.values() if int(groups.max()) + 1 >= _FEWEST_UNITS]
+    units = enough[0] if enough else number_pairs(data) % MOST_UNITS
+    count = int(units.max()) + 1
+    if count < _FEWEST_UNITS:
         raise RequestError(
-            f"{data['num_pairs']} pairs are too few to compare directions",
+            f"{count} pairs{' without a prompt in common' if count < data['num_pairs'] else ''} are too few to compare"
+            " directions",
             expected=f"at least {_FEWEST_UNITS} pairs in each capture",
             next_step="capture more pairs",
         )
-    groupings = group_pairs(data.get("factors"), data["num_pairs"])
-    candidates = [resampled_units(factor, groups) for factor, groups in groupings.items()]
-    enough = [units for units in candidates if int(units.max()) + 1 >= _FEWEST_UNITS]
-    units = enough[0] if enough else torch.arange(data["num_pairs"]) % MOST_UNITS
-    count = int(units.max()) + 1
     order = torch.rand((count, _HALVINGS), generator=generator, dtype=torch.float64).argsort(dim=0)
     return _Halves(units, (order < count // 2).double())
 
@@ -251,7 +253,7 @@ def _halvings(data: ContrastData, generator: Generator) -> _Halves:
 def _depths(record: CaptureRecord, name: str) -> list[DepthRow]:
     if record["ranking"] is None:
         raise RequestError(
-            f"{record['name']} has no ranking: {record['unranked']}", next_step="capture it again with more pairs"
+            f"{record['name']} has no ranking: {record['unranked']}", next_step=mend_unranked(record["num_pairs"])
         )
     rows = sorted(record["ranking"]["layers"], key=lambda row: row["layer"])
     return [

@@ -15,7 +15,7 @@ from engine.records.results import ConceptCheck, ConfoundReport, Telltale
 from engine.stats.baselines import Texts
 from engine.stats.confounds import ALPHA, check_texts
 from engine.stats.crossed import CROSSED
-from engine.stats.groups import ENOUGH_GROUPS, group_pairs
+from engine.stats.groups import ENOUGH_GROUPS, group_by_factors
 from engine.stats.resampling import PERMUTATIONS, RESAMPLES, smallest_p
 from engine.stats.text_features import most_telling, words_of
 
@@ -72,7 +72,7 @@ def check_concept(
         concept = load_concept(concept)
     pairs = draw_pairs(concept, max_samples, seed)
     texts = _rendered(tokenizer, concept, max_samples, seed) if tokenizer is not None else _plain(pairs)
-    groupings = group_pairs(texts.factors, len(pairs))
+    groupings = group_by_factors(texts.factors or [])
     confounds = check_texts(texts, groupings) if groupings else ConfoundReport(checks=[], warnings=[])
     groups = {factor: len({str(dict(pair.factors)[factor]) for pair in pairs}) for factor in BUILT_IN_SIZE}
     negations = _negations(concept)

@@ -14,7 +14,7 @@ from engine.records.captures import ActivationData, ContrastData
 from engine.records.results import Confound, ConfoundReport, Ranking
 from engine.runtime import Progress, ignore_progress
 from engine.stats.baselines import Groupings, Scores, Texts, baselines_of, main_factor
-from engine.stats.groups import ENOUGH_GROUPS, group_pairs, resampled_units
+from engine.stats.groups import ENOUGH_GROUPS, group_pairs
 from engine.stats.resampling import PERMUTATIONS, smallest_p
 
 ALPHA = 0.05
@@ -62,7 +62,7 @@ def find_confounds(
         >>> [check["what"] for check in report["checks"]]
         ['prompt length', 'token read', 'capitals', 'punctuation', 'topic words', 'all words', 'word order']
     """
-    groupings = group_pairs(data.get("factors"), data["num_pairs"])
+    groupings = group_pairs(data)
     if not groupings:
         return ConfoundReport(checks=[], warnings=[])
     return check_texts(_texts(data), groupings, ranking, progress)
@@ -87,7 +87,7 @@ def check_texts(
         tell()
         checks.append(baseline(groupings, tell))
     factor = main_factor(groupings)
-    units = int(resampled_units(factor, groupings[factor]).max()) + 1
+    units = int(groupings[factor].max()) + 1
     few = f"too few groups to test the baselines: {units} {factor.removesuffix('s')}s, {ENOUGH_GROUPS} are needed"
     warnings = _warnings(checks, units, ranking) if units >= ENOUGH_GROUPS else [few]
     return ConfoundReport(checks=checks, warnings=warnings)

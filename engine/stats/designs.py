@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from engine.errors import RequestError
 from engine.records.captures import ContrastData, factor_columns
+from engine.records.results import FEWEST_PAIRS
 from engine.remedies import Remedy
-from engine.stats.groups import ENOUGH_GROUPS, FEWEST_GROUPS, FEWEST_PAIRS, MOST_UNITS, PAIRS
-from engine.stats.shared_pairs import wording
+from engine.stats.groups import ENOUGH_GROUPS, FEWEST_GROUPS, MOST_UNITS, PAIRS
+from engine.stats.wordings import number_pairs
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-def cannot_hold_out(num_pairs: int) -> RequestError:
+def cannot_hold_out(data: ContrastData) -> RequestError:
     """Build the error for pairs of which no group can be held out."""
-    if num_pairs < FEWEST_PAIRS:
+    pairs, apart = data["num_pairs"], _apart(number_pairs(data))
+    if apart < min(pairs, FEWEST_PAIRS):
         return RequestError(
-            f"{num_pairs} pair{' is' if num_pairs == 1 else 's are'} too few to rank layers",
+            f"the {pairs} pairs share prompts, so that they count as {apart}: too few to rank layers",
+            expected=f"at least {FEWEST_PAIRS} pairs without a prompt in common, preferably 30 or more",
+            next_step="use each prompt in one pair only",
+        )
+    if pairs < FEWEST_PAIRS:
+        return RequestError(
+            f"{pairs} pair{' is' if pairs == 1 else 's are'} too few to rank layers",
             expected=f"at least {FEWEST_PAIRS} pairs, preferably 30 or more",
             next_step=Remedy.CAPTURE_MORE_PAIRS,
         )
@@ -36,42 +48,60 @@ def ranking_warnings(data: ContrastData, counts: Mapping[str, int]) -> list[str]
     Returns:
         One warning per limit, empty if there are none.
     """
-    warnings = []
+    warnings, numbers = [], number_pairs(data)
+    pairs, factors = data["num_pairs"], data.get("factors")
     if PAIRS in counts:
         warnings.append(
             "the pairs carry no factors: cross-validation in five folds over pairs says nothing about new personas,"
             " templates or topics"
         )
-        if data["num_pairs"] > MOST_UNITS:
-            warnings.append(f"{data['num_pairs']} pairs were resampled in {MOST_UNITS} groups")
-    elif factors := data.get("factors"):
+        if (apart := _apart(numbers)) < pairs:
+            warnings.append(f"the {pairs} pairs share prompts, so that they count as {apart}")
+            pairs = apart
+        if pairs > MOST_UNITS:
+            warnings.append(f"{pairs} pairs were resampled in {MOST_UNITS} groups")
+    elif factors:
         for factor, column in factor_columns(factors).items():
-            values = {*column}
-            if len(values) < FEWEST_GROUPS:
-                those = f"one {factor}" if len(values) == 1 else f"two {factor}s"
-                warnings.append(
-                    f"the pairs have {those}, too few to hold any out: the ranking says nothing about other {factor}s"
-                )
-            elif len(values) < ENOUGH_GROUPS:
-                warnings.append(
-                    f"{len(values)} {factor}s are few: their intervals are wide, and a permutation test needs"
-                    f" {ENOUGH_GROUPS} or more to reach p < 0.05"
-                )
-            elif len(values) > MOST_UNITS:
-                warnings.append(f"{len(values)} {factor}s were held out and resampled in {MOST_UNITS} groups")
-    if data["num_pairs"] < 20:
-        warnings.append(f"{data['num_pairs']} pairs are few: use 30 or more")
-    if repeated := data["num_pairs"] - _distinct_pairs(data):
+            warnings += _factor_warnings(factor, column, numbers.tolist())
+    if pairs < 20:
+        warnings.append(f"{pairs} pairs are few: use 30 or more")
+    return warnings
+
+
+def _factor_warnings(factor: str, column: Sequence[str], numbers: Sequence[int]) -> list[str]:
+    """Warnings about one factor.
+
+    Args:
+        factor: Its name.
+        column: Its value in each pair.
+        numbers: Number of each pair, see `number_pairs`.
+    """
+    values = {*column}
+    if len(values) < FEWEST_GROUPS:
+        those = f"one {factor}" if len(values) == 1 else f"two {factor}s"
+        return [f"the pairs have {those}, too few to hold any out: the ranking says nothing about other {factor}s"]
+    warnings = []
+    if len(values) < ENOUGH_GROUPS:
         warnings.append(
-            f"{repeated} of {data['num_pairs']} pairs repeat {'another' if repeated == 1 else 'others'} word for word:"
-            " they count as independent, so intervals are too narrow and p-values too small; capture each pair once"
+            f"{len(values)} {factor}s are few: their intervals are wide, and a permutation test needs"
+            f" {ENOUGH_GROUPS} or more to reach p < 0.05"
+        )
+    elif len(values) > MOST_UNITS:
+        warnings.append(f"{len(values)} {factor}s were held out and resampled in {MOST_UNITS} groups")
+    values_of: dict[int, set[str]] = {}
+    for number, value in zip(numbers, column, strict=True):
+        values_of.setdefault(number, set()).add(value)
+    if shared := sum(len(values_of[number]) > 1 for number in numbers):
+        warnings.append(
+            f"{shared} of {len(numbers)} pairs share prompts with pairs of another {factor}: over {factor}s, intervals"
+            f" are too narrow and p-values too small; use each prompt with one {factor} only"
         )
     return warnings
 
 
-def _distinct_pairs(data: ContrastData) -> int:
-    sides = zip(data["positive"], data["negative"], strict=True)
-    return len({(wording(positive), wording(negative)) for positive, negative in sides})
+def _apart(numbers: Tensor) -> int:
+    """Number of pairs, those that share a prompt counted once."""
+    return int(numbers.max()) + 1 if len(numbers) else 0
 
 
 def few_values(data: ContrastData) -> list[str]:

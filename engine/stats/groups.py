@@ -10,58 +10,74 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.records.captures import ActivationData, ContrastData, Factors, factor_columns
+from engine.records.results import FEWEST_PAIRS
+from engine.stats.wordings import number_pairs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 FOLDS = 5
-FEWEST_PAIRS = 4
-MOST_UNITS = 65  # more are merged: a bootstrap over 65 units estimates a standard error to within 9%
+MOST_UNITS = 65  # more are merged: a bootstrap over 65 units estimates a standard error to within 9%; 13 in each fold
 FEWEST_GROUPS = 3  # with two, each is projected on the other alone: one number without an estimate of its variance
 ENOUGH_GROUPS = 6  # fewest groups that allow p < 0.05: 2^5 distinct permutations
 PAIRS = "pairs"
-"""Name of the grouping for pairs without factors: folds over pairs."""
+"""Name of the grouping of pairs without factors."""
 
 
-def group_pairs(factors: Sequence[Factors] | None, num_pairs: int) -> dict[str, Tensor]:
+def group_pairs(data: ContrastData) -> dict[str, Tensor]:
     """Assign each pair to a group, for every factor whose groups can be held out.
 
+    Groups are resampled as a whole, and held out as `held_out_groups` says.
+
     Args:
-        factors: Factors of each pair, if known.
-        num_pairs: Number of pairs.
+        data: A contrast.
 
     Returns:
         Factor to the group index of each pair, `(pairs,)`, counted from 0: `persona`, `template` and `topic`, each if
-        it has three or more values, or `pairs` (five folds) without factors. More than 65 values are merged into 65
-        groups. Empty if no group can be held out: fewer than four pairs, or fewer than three groups of every factor.
+        it has three or more values. Without factors it is `pairs`: a group is a pair, or all pairs that share a prompt.
+        More than 65 groups are merged into 65. Empty if no group can be held out: fewer than four pairs, or fewer than
+        three groups of every factor.
 
     Example:
-        >>> group_pairs(None, 7)["pairs"].tolist()
-        [0, 1, 2, 3, 4, 0, 1]
+        >>> data = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=12, positions="last")
+        >>> [*group_pairs(data)]
+        ['persona', 'template', 'topic']
     """
-    if num_pairs < FEWEST_PAIRS:
+    if factors := data.get("factors"):
+        return group_by_factors(factors)
+    numbers = number_pairs(data)
+    return {PAIRS: numbers % MOST_UNITS} if len(set(numbers.tolist())) >= FEWEST_PAIRS else {}
+
+
+def group_by_factors(factors: Sequence[Factors]) -> dict[str, Tensor]:
+    """Assign each pair to a group by its factors; see `group_pairs`.
+
+    Example:
+        >>> group_by_factors([Factors(persona=name, template="plain", topic="tea") for name in "abab"])
+        {}
+    """
+    if len(factors) < FEWEST_PAIRS:
         return {}
-    if not factors:
-        return {PAIRS: torch.arange(num_pairs) % FOLDS}
     varied = {name: values for name, values in factor_columns(factors).items() if len(set(values)) >= FEWEST_GROUPS}
     return {name: _numbered(values) for name, values in varied.items()}
 
 
-def resampled_units(factor: str, groups: Tensor) -> Tensor:
-    """Assign each pair to the unit that it is resampled with.
-
-    The units are the groups. Folds are not resampled: without factors every pair is its own unit, and more than 65
-    pairs are merged into 65 units, each within one fold.
+def held_out_groups(factor: str, groups: Tensor) -> Tensor:
+    """Assign each pair to what is held out with it: its group, or one of five folds of pairs without factors.
 
     Args:
         factor: Name of the grouping.
         groups: Group index of each pair, `(pairs,)`.
 
     Returns:
-        Unit index of each pair, `(pairs,)`.
+        Index of what is held out, `(pairs,)`.
+
+    Example:
+        >>> held_out_groups("pairs", torch.arange(7)).tolist()
+        [0, 1, 2, 3, 4, 0, 1]
     """
-    return torch.arange(len(groups)) % MOST_UNITS if factor == PAIRS else groups
+    return groups % FOLDS if factor == PAIRS else groups
 
 
 def resampled_factors(data: ContrastData) -> dict[str, Tensor]:
@@ -70,7 +86,7 @@ def resampled_factors(data: ContrastData) -> dict[str, Tensor]:
     Returns:
         Factor to the group index of each pair, `(pairs,)`.
     """
-    return group_pairs(data.get("factors"), data["num_pairs"]) or {PAIRS: torch.arange(data["num_pairs"])}
+    return group_pairs(data) or {PAIRS: number_pairs(data) % MOST_UNITS}
 
 
 def sample_pairs(groupings: Mapping[str, Tensor], most: int, seed: int = 0) -> Tensor:

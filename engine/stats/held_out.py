@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.stats.groups import Pairs, resampled_units
+from engine.stats.groups import Pairs, held_out_groups
 from engine.stats.moments import UnitMoments, projected_d_prime
 
 if TYPE_CHECKING:
@@ -85,11 +85,10 @@ def hold_out(pairs: Pairs, groupings: Mapping[str, Tensor]) -> HeldOutLayer:
         pairs: Pairs at one layer.
         groupings: Factor to the group index of each pair, at least one factor; see `group_pairs`.
     """
-    units = {factor: resampled_units(factor, groups) for factor, groups in groupings.items()}
-    sums = sum_units(pairs, list(units.values()))
+    sums = sum_units(pairs, list(groupings.values()))
     work = [
-        _Projection(groups, unit, added)
-        for (groups, unit, added) in zip(groupings.values(), units.values(), sums.units, strict=True)
+        _Projection(held_out_groups(factor, units), units, added)
+        for (factor, units), added in zip(groupings.items(), sums.units, strict=True)
     ]
     apart, start = 0.0, 0
     for positive, negative in pairs():

@@ -11,7 +11,7 @@ from engine.records.captures import ActivationData, ContrastData
 from engine.records.files import METHODS, Method, MethodComparison, MethodScore
 from engine.stats.contrast import require_contrast
 from engine.stats.fitting import NoDifferenceError, fit_direction, require_finite
-from engine.stats.groups import group_pairs, last_states, sample_pairs
+from engine.stats.groups import group_pairs, held_out_groups, last_states, sample_pairs
 from engine.stats.moments import projected_d_prime
 from engine.stats.separation import share_in_order
 
@@ -54,14 +54,14 @@ def compare_methods(data: ContrastData, layer: int) -> MethodComparison:
     """
     require_contrast(data)
     layer = captured_layer(layer, data["layers"])
-    groupings = group_pairs(data.get("factors"), data["num_pairs"])
+    groupings = group_pairs(data)
     if not groupings:
         return MethodComparison(layer=layer, held_out="", scores=[], best=_SIMPLEST)
     factor = next(iter(groupings))
     chosen = sample_pairs({factor: groupings[factor]}, _MOST_PAIRS)
     positive, negative = (_states(prompts, layer, chosen) for prompts in (data["positive"], data["negative"]))
     require_finite(positive, negative, layer)
-    folds = groupings[factor][chosen] % _MOST_FOLDS
+    folds = held_out_groups(factor, groupings[factor])[chosen] % _MOST_FOLDS
     scores = [score for method in METHODS if (score := _measure(positive, negative, folds, method, layer))]
     scores.sort(key=lambda score: -score["auroc"])
     return MethodComparison(layer=layer, held_out=factor, scores=scores, best=best_method(scores))

@@ -23,7 +23,6 @@ from engine.stats.groups import (
     effective_groups,
     group_pairs,
     pairs_at,
-    resampled_units,
     sample_pairs,
 )
 from engine.stats.held_out import HeldOutLayer, hold_out
@@ -100,9 +99,9 @@ def rank_layers(
     resamples = require_whole(resamples, "the number of resamples", 2)
     permutations = require_whole(permutations, "the number of permutations", 1)
     seed = require_seed(seed)
-    groupings = group_pairs(data.get("factors"), data["num_pairs"])
+    groupings = group_pairs(data)
     if not groupings:
-        raise cannot_hold_out(data["num_pairs"])
+        raise cannot_hold_out(data)
     work = _measure(data, groupings, resamples, permutations, seed, progress, look)
     ranked = _ranked(work)
     ranking = Ranking(
@@ -172,13 +171,13 @@ class _Work:
 
 def _tested(groupings: Mapping[str, Tensor]) -> list[str]:
     """Factors to permute: those with enough groups, or else the one with the most."""
-    counts = {factor: _units(factor, groups) for factor, groups in groupings.items()}
+    counts = _counts(groupings)
     enough = [factor for factor, count in counts.items() if count >= ENOUGH_GROUPS]
     return enough or [max(counts, key=lambda factor: counts[factor])]
 
 
-def _units(factor: str, groups: Tensor) -> int:
-    return int(resampled_units(factor, groups).max()) + 1
+def _counts(groupings: Mapping[str, Tensor]) -> dict[str, int]:
+    return {factor: int(groups.max()) + 1 for factor, groups in groupings.items()}
 
 
 def _measure(
@@ -191,8 +190,8 @@ def _measure(
     look: Look | None = None,
 ) -> _Work:
     """Score and resample the layers one at a time, keeping no states."""
-    counts = {factor: _units(factor, groups) for factor, groups in groupings.items()}
-    effective = {name: effective_groups(resampled_units(name, groups)) for name, groups in groupings.items()}
+    counts = _counts(groupings)
+    effective = {factor: effective_groups(groups) for factor, groups in groupings.items()}
     tested = _tested(groupings)
     chosen = sample_pairs(groupings, MOST_PAIRS, seed)
     of_chosen = {factor: groups[chosen] for factor, groups in groupings.items()}

@@ -6,13 +6,18 @@ from typing import Literal
 
 from engine.errors import RequestError, similar
 from engine.records.files import CaptureRecord
-from engine.records.results import ClassProjections, ClassSummary, LayerRow, RankedLayer
+from engine.records.results import FEWEST_PAIRS, ClassProjections, ClassSummary, LayerRow, RankedLayer
 from engine.remedies import Remedy
 
 TIE = 1e-10
 """Largest distance between tied projections, relative to their range: rounding errors are smaller."""
 
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def mend_unranked(num_pairs: int) -> Remedy | str:
+    """What to do about a contrast without a ranking, whose record says why it has none."""
+    return Remedy.CAPTURE_MORE_PAIRS if num_pairs < FEWEST_PAIRS else "mend this and capture again"
 
 
 def side_quartiles(summary: ClassSummary, side: Literal["positive", "negative"]) -> list[float]:
@@ -156,7 +161,7 @@ def order_layers(record: CaptureRecord, key: str = DEFAULT_SCORE) -> list[Scored
         raise RequestError(
             f"the capture {record['name']!r} has no ranking: {record['unranked']}",
             expected=f"one of the scores that need no ranking: {described}",
-            next_step=Remedy.CAPTURE_MORE_PAIRS,
+            next_step=mend_unranked(record["num_pairs"]),
         )
     ranked = {row["layer"]: row for row in record["ranking"]["layers"]} if record["ranking"] else {}
     values = {row["layer"]: _value(score, row, ranked.get(row["layer"])) for row in record["statistics"]}

@@ -47,7 +47,7 @@ def compute_separation(data: ContrastData) -> dict[int, LayerSeparation]:
         >>> sorted(layers[16]["by_factor"])
         ['persona', 'template', 'topic']
     """
-    groupings = group_pairs(data.get("factors"), data["num_pairs"])
+    groupings = group_pairs(data)
     layers = data["layers"] if groupings else []
     return {layer: separate(hold_out(pairs_at(data, layer), groupings)) for layer in layers}
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from engine.records.captures import ActivationData, ContrastData
-from engine.stats.groups import FEWEST_GROUPS, resampled_factors, resampled_units
+from engine.records.captures import ContrastData
+from engine.stats.groups import FEWEST_GROUPS, resampled_factors
+from engine.stats.wordings import Wording, wording
 
 _FEWEST_NEW = 6
-
-Wording = tuple[str, str]
-"""Text of a prompt and of its response, empty without one."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +32,6 @@ class NewPairs:
         return self.shared > 0 and self.data["num_pairs"] == self.total
 
 
-def wordings(data: ContrastData) -> Set[Wording]:
-    """All prompts of a contrast, with their responses."""
-    return {wording(prompt) for prompt in (*data["positive"], *data["negative"])}
-
-
 def new_pairs(data: ContrastData, fitted: Set[Wording]) -> NewPairs:
     """Choose the pairs of a contrast for a direction to sort.
 
@@ -56,6 +49,7 @@ def new_pairs(data: ContrastData, fitted: Set[Wording]) -> NewPairs:
 
     Example:
         >>> data = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=12, positions="last")
+        >>> from engine.stats.wordings import wordings
         >>> found = new_pairs(data, wordings(data))
         >>> found.shared, found.in_sample
         (12, True)
@@ -92,16 +86,9 @@ def _said(name: str, key: tuple[int, int, bool], fitted: Sequence[str]) -> str:
     return f"{found} direction{' is' if one else 's are'} tested on the other {total - shared}"
 
 
-def wording(prompt: ActivationData) -> Wording:
-    """Text of a prompt, and of its response."""
-    text, response = prompt["prompt"], prompt.get("response")
-    said = response[0] if isinstance(response, list) else response
-    return text if isinstance(text, str) else text[0], said["text"] if said else ""
-
-
 def _enough(data: ContrastData, kept: Sequence[int]) -> bool:
-    units = [resampled_units(factor, groups)[kept] for factor, groups in resampled_factors(data).items()]
-    return len(kept) >= _FEWEST_NEW and all(len(set(numbers.tolist())) >= FEWEST_GROUPS for numbers in units)
+    groups = [numbers[kept] for numbers in resampled_factors(data).values()]
+    return len(kept) >= _FEWEST_NEW and all(len(set(numbers.tolist())) >= FEWEST_GROUPS for numbers in groups)
 
 
 def _only(data: ContrastData, kept: Sequence[int]) -> ContrastData:

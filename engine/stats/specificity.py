@@ -22,8 +22,9 @@ from engine.stats.designs import cannot_hold_out
 from engine.stats.groups import PAIRS, Pairs, Sides, group_pairs, pairs_at, resampled_factors
 from engine.stats.held_out import HeldOutLayer, hold_out
 from engine.stats.separation import RESOLUTION, require_usable, separate
-from engine.stats.shared_pairs import NewPairs, describe_shared, new_pairs, wordings
+from engine.stats.shared_pairs import NewPairs, describe_shared, new_pairs
 from engine.stats.transfer import mean_direction, no_shared_layer, own_transfer, sort_new
+from engine.stats.wordings import wordings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,9 +76,9 @@ def measure_specificity(
         require_contrast(neighbour)
     if not neighbours:
         raise RequestError("there are no neighbours to compare with", expected="at least one other contrast")
-    groupings = group_pairs(data.get("factors"), data["num_pairs"])
+    groupings = group_pairs(data)
     if not groupings:
-        raise cannot_hold_out(data["num_pairs"])
+        raise cannot_hold_out(data)
     layer = None if layer is None else captured_layer(layer, data["layers"])
     layers = _measured_layers(data, neighbours, layer)
     sorted_pairs = {name: _sorted_pairs(data, neighbour) for name, neighbour in neighbours.items()}
@@ -123,7 +124,7 @@ def _measure(
     require_usable(layer, held_out.extent)
     own = own_transfer(data, layer, held_out)
     if own is None:
-        raise cannot_hold_out(data["num_pairs"])
+        raise cannot_hold_out(data)
     direction = mean_direction(pairs)
     neighbours = {name: neighbour for name, neighbour in captures.items() if layer in neighbour["layers"]}
     directions = [_direction(name, neighbour, layer) for name, neighbour in neighbours.items()]

@@ -26,13 +26,13 @@ from engine.stats.groups import (
     group_pairs,
     pairs_at,
     resampled_factors,
-    resampled_units,
     sample_pairs,
 )
 from engine.stats.held_out import HeldOutLayer, hold_out
 from engine.stats.resampling import CONFIDENCE, RESAMPLES, half_width
 from engine.stats.separation import count_below, separate, share_above, tie_between
-from engine.stats.shared_pairs import NewPairs, describe_shared, new_pairs, wordings
+from engine.stats.shared_pairs import NewPairs, describe_shared, new_pairs
+from engine.stats.wordings import wordings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,8 +123,8 @@ def _require_distinct(records: Sequence[CaptureRecord]) -> None:
 
 def _require_groups(record: CaptureRecord, data: ContrastData) -> None:
     """Require groups of pairs to hold out: without them, the diagonal would be in-sample."""
-    if not group_pairs(data.get("factors"), data["num_pairs"]):
-        refused = cannot_hold_out(data["num_pairs"])
+    if not group_pairs(data):
+        refused = cannot_hold_out(data)
         raise RequestError(
             f"no group of pairs of {record['name']} can be held out: {refused.problem}",
             expected=refused.expected,
@@ -171,7 +171,7 @@ def own_transfer(data: ContrastData, layer: int, held_out: HeldOutLayer | None =
     Raises:
         RequestError: States are not finite.
     """
-    groupings = group_pairs(data.get("factors"), data["num_pairs"])
+    groupings = group_pairs(data)
     if not groupings:
         return None
     held = held_out or hold_out(pairs_at(data, layer), groupings)
@@ -230,11 +230,10 @@ def sort_pairs(positive: Tensor, negative: Tensor, groupings: Mapping[str, Tenso
         (0.75, 1.0)
     """
     tie = tie_between(positive, negative)
-    units = {factor: resampled_units(factor, groups) for factor, groups in groupings.items()}
-    ordered = {factor: _ordered(positive, negative, numbers, tie) for factor, numbers in units.items()}
+    ordered = {factor: _ordered(positive, negative, groups, tie) for factor, groups in groupings.items()}
     gaps = positive - negative
     auroc = float(next(iter(ordered.values())).sum()) / len(positive) ** 2
-    ends = _interval(auroc, ordered, units, gaps, seed)
+    ends = _interval(auroc, ordered, groupings, gaps, seed)
     in_order = share_above(gaps, tie)
     return Transfer(auroc=auroc, low=min(ends[0], auroc), high=max(ends[1], auroc), in_order=in_order)
 
@@ -249,7 +248,7 @@ def _ordered(positive: Tensor, negative: Tensor, units: Tensor, tie: float) -> T
 
 
 def _interval(
-    auroc: float, ordered: Mapping[str, Tensor], units: Mapping[str, Tensor], gaps: Tensor, seed: int
+    auroc: float, ordered: Mapping[str, Tensor], groupings: Mapping[str, Tensor], gaps: Tensor, seed: int
 ) -> tuple[float, float]:
     """95% interval of AUROC, symmetric in its log-odds; everything from 0 to 1 with too few groups to tell."""
     counts = {factor: len(found) for factor, found in ordered.items()}
@@ -260,13 +259,13 @@ def _interval(
     for number, (factor, found) in enumerate(ordered.items()):
         generator = torch.Generator().manual_seed(seed * len(ordered) + number)
         weights = torch.empty((len(found), RESAMPLES), dtype=torch.float64).exponential_(generator=generator)
-        pairs = torch.bincount(units[factor]).double()
+        pairs = torch.bincount(groupings[factor]).double()
         scores = (weights * (found @ weights)).sum(dim=0) / (pairs @ weights).square()  # (resamples,)
         odds = scores.logit(resolution)
         deviations[factor] = (odds - odds.mean()) * math.sqrt((counts[factor] + 1) / (counts[factor] - 1))
-    chosen = sample_pairs(units, MOST_PAIRS, seed)
-    components = variance_components(gaps[chosen], {factor: groups[chosen] for factor, groups in units.items()})
-    effective = {factor: effective_groups(groups) for factor, groups in units.items()}
+    chosen = sample_pairs(groupings, MOST_PAIRS, seed)
+    components = variance_components(gaps[chosen], {factor: groups[chosen] for factor, groups in groupings.items()})
+    effective = {factor: effective_groups(groups) for factor, groups in groupings.items()}
     combined, freedom = combine(deviations, components, effective, len(gaps))
     half = half_width(freedom, CONFIDENCE) * float(combined.std())
     middle = torch.tensor(auroc, dtype=torch.float64).logit(resolution)
@@ -291,5 +290,5 @@ def _common_layer(records: Sequence[CaptureRecord], captures: Sequence[ContrastD
 def _own(data: ContrastData, layer: int) -> Transfer:
     found = own_transfer(data, layer)
     if found is None:
-        raise cannot_hold_out(data["num_pairs"])
+        raise cannot_hold_out(data)
     return found

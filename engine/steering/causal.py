@@ -27,7 +27,7 @@ from engine.steering.apply import directions_by_layer
 from engine.steering.causal_request import MOST_CANDIDATES, CausalRequest
 from engine.steering.experiment import Experiment, KeptScores
 from engine.steering.fan_out import FanOut
-from engine.steering.trials import Design, make_trials
+from engine.steering.trials import Design, Trial, make_trials
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -99,7 +99,7 @@ def rank_layers_causally(
     rows = _rows(experiment.layers, added, test)
     best = sorted((row for row in rows if works(row)), key=lambda row: -row["effect"])[:_MOST_ABLATED_LAYERS]
     working = sorted(row["layer"] for row in best)
-    warnings = _warnings(data, design, dropped, len(trials), request.prompts)
+    warnings = _warnings(data, design, dropped, trials, request.prompts)
     if provenance := data.get("provenance"):
         warnings += changed_model(provenance, model_state(model), "the capture")
     ablated = experiment.ablations(working) if request.ablation and working else None
@@ -218,8 +218,8 @@ def _add_ablations(rows: Sequence[CausalLayer], layers: Sequence[int], test: Abl
         by_layer[layer]["ablation_p"] = float(test.p_values[place])
 
 
-def _warnings(data: ContrastData, design: Design, dropped: int, count: int, wanted: int) -> list[str]:
-    warnings = []
+def _warnings(data: ContrastData, design: Design, dropped: int, trials: Sequence[Trial], wanted: int) -> list[str]:
+    warnings, count = [], len(trials)
     if "response" in data["positive"][0]:
         warnings.append("what the personas say is taken from the responses in the capture")
     if not design.held_out:
@@ -227,6 +227,10 @@ def _warnings(data: ContrastData, design: Design, dropped: int, count: int, want
     few = [name for name, numbers in design.groups.items() if name != "pair" and int(numbers.max()) + 1 < ENOUGH_GROUPS]
     if few:
         warnings.append(f"few values of {' and '.join(few)}: the effect may not hold for others")
+    neutral = len({tuple(trial.neutral) for trial in trials})
+    if neutral < min(len({int(numbers[trial.pair]) for trial in trials}) for numbers in design.groups.values()):
+        differ = f"{neutral} differ" if neutral > 1 else "all are the same"
+        warnings.append(f"of {count} neutral prompts, {differ}: the effect may not hold for others")
     if dropped:
         left_out = f"left out {dropped} pairs whose personas say the same, or nothing"
         warnings.append(left_out if count == wanted else f"{left_out}: {count} of {wanted} prompts remain")

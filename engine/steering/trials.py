@@ -17,9 +17,10 @@ from engine.capture.responses import generate_responses, require_room
 from engine.concepts.chat import render_chats
 from engine.concepts.text_files import PromptFile, named_prompts
 from engine.errors import CaptureError, RequestError
-from engine.records.captures import ActivationData, ContrastData, Factors, Message
+from engine.records.captures import ActivationData, ContrastData, Message
 from engine.remedies import Remedy
 from engine.runtime import Steps
+from engine.stats.wordings import number_pairs
 from engine.steering.causal_request import CausalRequest
 from engine.steering.fan_out import Text
 
@@ -69,7 +70,8 @@ class Design:
         held_out: Factors that are held out; empty for pairs without them.
         training: Pairs on which the directions of each fold are fitted.
         tested: Pairs that may be tested in each fold, the first ones first.
-        groups: Factor to the group index of every pair, `(pairs,)`; `pair` for pairs without factors.
+        groups: Factor to the group index of every pair, `(pairs,)`; without factors `pair`, one group for pairs that
+            share a prompt.
         placed: Fold of every pair by each of these factors, `(factors, pairs)`.
     """
 
@@ -89,7 +91,7 @@ class Design:
         Raises:
             RequestError: There are too few pairs, personas or topics.
         """
-        groups = _groups(data.get("factors"), data["num_pairs"])
+        groups = _groups(data)
         counts = [int(numbers.max()) + 1 for numbers in groups.values()]
         folds = min(_FOLDS, *counts)
         drawing = torch.Generator().manual_seed(request.seed)
@@ -130,14 +132,15 @@ class Design:
         return signs[:, units]
 
 
-def _groups(factors: Sequence[Factors] | None, count: int) -> dict[str, torch.Tensor]:
+def _groups(data: ContrastData) -> dict[str, torch.Tensor]:
+    factors = data.get("factors") or []
     found = {}
-    for name in _HELD_OUT if factors else ():
-        values = [pair["persona"] if name == "persona" else pair["topic"] for pair in factors or ()]
+    for name in _HELD_OUT:
+        values = [pair["persona"] if name == "persona" else pair["topic"] for pair in factors]
         known = {value: number for number, value in enumerate(dict.fromkeys(values))}
         if len(known) > 1:
             found[name] = torch.tensor([known[value] for value in values])
-    return found or {"pair": torch.arange(count)}
+    return found or {"pair": number_pairs(data)}
 
 
 def _chosen(

@@ -76,6 +76,13 @@ def capture_of(layers: Sequence[Sides], factors: list[Factors] | None) -> Contra
     return data
 
 
+def with_own_texts(data: ContrastData) -> ContrastData:
+    """Give every prompt another text, also those with equal states."""
+    for number, prompt in enumerate((*data["positive"], *data["negative"])):
+        prompt["prompt"] = f"prompt {number}"
+    return data
+
+
 def noise(rng: np.random.Generator, pairs: int, width: int = 24) -> Sides:
     """Two classes that share a large component per pair and differ only by noise."""
     shared = rng.normal(size=(pairs, width)) + 30
@@ -137,6 +144,6 @@ def auroc_by_hand(projected: Sides) -> float:
 
 def summaries_of(data: ContrastData) -> list[ClassSummary]:
     """Summaries of all layers, as in a record."""
-    groupings = group_pairs(data.get("factors"), data["num_pairs"])
+    groupings = group_pairs(data)
     found = [summarise_layer(layer, hold_out(pairs_at(data, layer), groupings)) for layer in data["layers"]]
     return [summary for summary in found if summary is not None]

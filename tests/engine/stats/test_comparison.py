@@ -23,6 +23,7 @@ from tests.engine.stats.contrasts import (
     noise,
     only_personas,
     planted,
+    with_own_texts,
 )
 
 PERSONAS, EACH, WIDTH = 12, 6, 64
@@ -203,7 +204,7 @@ def test_only_layers_that_both_have_are_compared() -> None:
 
 def test_a_layer_with_equal_classes_causes_no_division_by_zero() -> None:
     same = np.ones((20, 24)), np.ones((20, 24))
-    one, other = capture_of([same], None), capture_of([noise(np.random.default_rng(13), 20)], None)
+    one, other = with_own_texts(capture_of([same], None)), capture_of([noise(np.random.default_rng(13), 20)], None)
     (row,) = compare_directions(one, other)
     assert (row["cosine"], row["chance"], row["ceiling"]) == (0, 0, 0)
     assert (row["transfer"]["auroc"], row["back"]["auroc"]) == (0.5, 0.5)

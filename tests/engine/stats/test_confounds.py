@@ -12,7 +12,7 @@ from engine.records.results import Confound, ConfoundReport, Ranking
 from engine.stats import text_features
 from engine.stats.baselines import permuted_p
 from engine.stats.confounds import find_confounds
-from engine.stats.groups import group_pairs, pairs_of
+from engine.stats.groups import group_by_factors, pairs_of
 from engine.stats.held_out import hold_out
 from tests.engine.plots.records import ranking_of
 from tests.engine.stats.captures import provenance
@@ -394,7 +394,7 @@ def test_a_p_value_equals_that_of_swapped_prompts(rng: np.random.Generator) -> N
         signs = np.array([1.0 if number >> int(name[1:]) & 1 else -1.0 for name in personas])
         positive, negative = projected_by_hand(swapped(words, signs), personas)
         scores.append(float((positive - negative).mean()))
-    groupings = group_pairs(factors, len(factors))
+    groupings = group_by_factors(factors)
     held_out = hold_out(pairs_of(torch.from_numpy(words[0]), torch.from_numpy(words[1])), groupings)
     true = scores[0]  # all prompts swapped
     moments = held_out.by_factor["persona"].moments

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from engine.stats.groups import MOST_UNITS, PAIRS, Pairs, Sides, group_pairs, pairs_of
+from engine.stats.groups import MOST_UNITS, PAIRS, Pairs, Sides, group_by_factors, group_pairs, pairs_of
 from engine.stats.held_out import HeldOut, hold_out, sum_units
 from tests.engine.stats.contrasts import (
     FACTORS,
     all_factors,
+    capture_of,
     d_prime_by_hand,
     noise,
     numbers_of,
@@ -66,13 +67,12 @@ def test_projections_equal_a_plain_loop_over_the_groups(cut: type, offset: float
 def test_many_groups_and_pairs_without_factors_are_dealt_into_units() -> None:
     """70 topics or 300 pairs form 65 units; folds stay intact, and the projections are those of the folds."""
     sides = noise(np.random.default_rng(1), 300)
-    folds = group_pairs(None, 300)[PAIRS]
-    held_out = hold_out(all_at_once(sides), {PAIRS: folds}).by_factor[PAIRS]
-    assert_projected(held_out, projected_by_hand(sides, folds.tolist()))
+    held_out = hold_out(all_at_once(sides), group_pairs(capture_of([sides], None))).by_factor[PAIRS]
+    assert_projected(held_out, projected_by_hand(sides, [pair % 5 for pair in range(300)]))
     assert len(held_out.moments.groups) == MOST_UNITS
     assert held_out.moments.pairs.sum() == 300
     assert held_out.moments.groups.tolist() == [unit % 5 for unit in range(MOST_UNITS)]
-    topics = group_pairs(all_factors(3, 1, 70), 210)["topic"]
+    topics = group_by_factors(all_factors(3, 1, 70))["topic"]
     assert sorted(set(topics.tolist())) == list(range(MOST_UNITS))
 
 

@@ -1,6 +1,7 @@
 """Ranking: equal to a plain computation, finds planted layers, and reports its uncertainty."""
 
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from engine.errors import RequestError
 from engine.records.captures import ContrastData, Factors
 from engine.records.results import RankedLayer, Ranking
 from engine.remedies import Remedy
-from engine.stats.groups import group_pairs
+from engine.stats.groups import group_by_factors
 from engine.stats.ranking import _measure, rank_layers
 from engine.stats.separation import compute_separation
 from tests.engine.stats.contrasts import (
@@ -27,6 +28,7 @@ from tests.engine.stats.contrasts import (
     only_personas,
     planted,
     swapped,
+    with_own_texts,
 )
 
 
@@ -233,19 +235,50 @@ def test_persona_names_do_not_change_the_intervals() -> None:
     for seed in range(4):
         called = renamed(factors, seed)
         data = capture_of(layers, called)
-        work = _measure(data, group_pairs(called, len(called)), 4000, 1, seed=0)
+        work = _measure(data, group_by_factors(called), 4000, 1, seed=0)
         assert work.worst == ["persona", "template"]
         errors.append(float((work.deviations[0] - work.deviations[1]).std()))
     assert max(errors) < 1.08 * min(errors)
 
 
-def test_repeated_pairs_are_a_warning() -> None:
-    """They count as independent: intervals of noise shrink with every copy."""
-    layers = deep(np.random.default_rng(3), all_factors(), [0.0])
-    once = capture_of(layers, None)
-    twice = capture_of([(np.concatenate([one, one[:9]]), np.concatenate([two, two[:9]])) for one, two in layers], None)
-    assert not any("repeat" in warning for warning in quick(once)["warnings"])
-    assert any(warning.startswith("9 of 69 pairs repeat others word for word") for warning in quick(twice)["warnings"])
+def test_pairs_that_are_given_twice_count_once() -> None:
+    """As independent pairs, they would shrink the intervals of noise by a factor of 1.4 and its p-values too."""
+    layers = deep(np.random.default_rng(3), all_factors(), [0.3, 0.0])
+    once = quick(capture_of(layers, None))
+    twice = quick(capture_of([repeated_whole(sides) for sides in layers], None))
+    assert twice["groups"] == once["groups"] == {"pairs": 60}
+    assert not any("share prompts" in warning for warning in once["warnings"])
+    assert "the 120 pairs share prompts, so that they count as 60" in twice["warnings"]
+    for one, two in zip(once["layers"], twice["layers"], strict=True):
+        assert two["layer"] == one["layer"]
+        assert two["p_value"] == one["p_value"]
+        assert two["d_prime"] == pytest.approx(one["d_prime"], rel=0.01)
+        assert two["high"] - two["low"] == pytest.approx(one["high"] - one["low"], rel=0.02)
+
+
+def repeated_whole(sides: Sides) -> Sides:
+    return np.concatenate([sides[0]] * 2), np.concatenate([sides[1]] * 2)
+
+
+def test_pairs_that_all_share_a_prompt_are_refused() -> None:
+    data = capture_of(planted(np.random.default_rng(3), [1.0], 40), None)
+    for prompt in data["negative"]:
+        prompt["prompt"] = "the same"
+    refused = re.escape("the 40 pairs share prompts, so that they count as 1: too few to rank layers")
+    with pytest.raises(RequestError, match=refused) as error:
+        quick(data)
+    assert error.value.next_step == "use each prompt in one pair only"
+
+
+def test_prompts_that_two_personas_share_are_a_warning() -> None:
+    """Those that two topics or templates share are not, if they are of one persona."""
+    factors = all_factors(6, 6, 6)
+    data = capture_of(planted(np.random.default_rng(3), [1.0], len(factors)), factors)
+    assert not any("share prompts" in warning for warning in quick(data)["warnings"])
+    data["negative"][0]["prompt"] = data["negative"][-6]["prompt"]  # another persona and template, the same topic
+    (one, other) = (warning for warning in quick(data)["warnings"] if "share prompts" in warning)
+    assert one.startswith("2 of 216 pairs share prompts with pairs of another persona: over personas, intervals")
+    assert other.startswith("2 of 216 pairs share prompts with pairs of another template")
 
 
 def test_layer_numbers_are_kept() -> None:
@@ -394,7 +427,7 @@ def test_classes_without_any_spread_are_refused_and_the_layer_is_named(pairs: in
     rng = np.random.default_rng(24)
     sides = planted(rng, [1.0], pairs)[0]
     rigid = (np.tile(size * rng.normal(size=24), (pairs, 1)), np.tile(size * rng.normal(size=24), (pairs, 1)))
-    error = refusal(capture_of([sides, rigid], None))
+    error = refusal(with_own_texts(capture_of([sides, rigid], None)))
     assert "layer 1 " in error.problem
     assert error.expected
     assert error.next_step
@@ -405,14 +438,14 @@ def test_a_small_difference_of_large_rigid_states_is_refused_too() -> None:
     rng = np.random.default_rng(25)
     one = 140 * rng.normal(size=24)
     rigid = [np.tile(state, (7, 1)).astype(np.float32).astype(np.float64) for state in (one + 0.01, one)]
-    assert "layer 0 " in refusal(capture_of([(rigid[0], rigid[1])], None)).problem
+    assert "layer 0 " in refusal(with_own_texts(capture_of([(rigid[0], rigid[1])], None))).problem
 
 
 def test_prompts_that_differ_in_one_class_only_are_ranked() -> None:
     rng = np.random.default_rng(26)
     positive, _ = noise(rng, 12)
     negative = np.tile(rng.normal(size=24), (12, 1))
-    (row,) = quick(capture_of([(positive, negative)], None))["layers"]
+    (row,) = quick(with_own_texts(capture_of([(positive, negative)], None)))["layers"]
     assert np.isfinite([row["d_prime"], row["low"], row["high"]]).all()
     assert row["d_prime"] > 1
 
@@ -479,7 +512,7 @@ def test_the_margin_of_two_layers_has_the_fewer_degrees_of_freedom_whichever_com
         layers.append((positive + 1 + 2 * effects, negative))
     for order in (layers, layers[::-1]):
         data = capture_of(order, factors)
-        work = _measure(data, group_pairs(factors, len(factors)), 200, 200, 0)
+        work = _measure(data, group_by_factors(factors), 200, 200, 0)
         assert min(work.freedom) < 5 < 10 < max(work.freedom)
         error = float((work.deviations[0] - work.deviations[1]).std())
         assert quick(data)["margins"] == [[pytest.approx(error * student.ppf(0.975, min(work.freedom)), abs=1e-4)]]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engine.stats import resampling
-from engine.stats.groups import PAIRS, group_pairs, pairs_of
+from engine.stats.groups import PAIRS, pairs_of
 from engine.stats.held_out import hold_out
 from engine.stats.moments import UnitMoments
 from engine.stats.resampling import (
@@ -119,7 +119,7 @@ def test_pairs_of_a_group_are_swapped_together(signs_used: list[torch.Tensor]) -
 
 
 def test_pairs_without_factors_are_swapped_one_by_one_and_not_by_fold(signs_used: list[torch.Tensor]) -> None:
-    shuffle_all(two_layers(group_pairs(None, 30)[PAIRS], PAIRS), 200)
+    shuffle_all(two_layers(torch.arange(30), PAIRS), 200)
     for signs in signs_used:
         assert signs.shape == (30, 200)
         assert len({tuple(row) for row in signs.tolist()}) == 30
@@ -136,11 +136,11 @@ Resample = Callable[[int, int], torch.Tensor]
 
 
 def shuffle(number: int, seed: int) -> torch.Tensor:
-    return shuffle_all(two_layers(group_pairs(None, 20)[PAIRS], PAIRS), number, seed)
+    return shuffle_all(two_layers(torch.arange(20), PAIRS), number, seed)
 
 
 def bootstrap(number: int, seed: int) -> torch.Tensor:
-    layers = two_layers(group_pairs(None, 20)[PAIRS], PAIRS)
+    layers = two_layers(torch.arange(20), PAIRS)
     return torch.stack([bootstrap_deviations(moments, number, seeded(seed)) for moments in layers])
 
 

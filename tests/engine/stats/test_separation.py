@@ -17,6 +17,7 @@ from tests.engine.stats.contrasts import (
     noise,
     projected_by_hand,
     values_of,
+    with_own_texts,
 )
 
 
@@ -141,12 +142,12 @@ def test_swapping_the_classes_changes_no_score() -> None:
 
 def test_equal_classes_score_zero_without_division_by_zero() -> None:
     same = np.ones((6, 4))
-    (layer,) = compute_separation(capture_of([(same, same)], None)).values()
+    (layer,) = compute_separation(with_own_texts(capture_of([(same, same)], None))).values()
     assert layer["by_factor"]["pairs"] == {"d_prime": 0.0, "auroc": 0.5, "wrong_way": 0.5}
 
 
 def test_classes_without_any_spread_score_zero_without_division_by_zero() -> None:
     """Without spread d' is undefined, but the order of the prompts is not."""
     one, other = np.full((8, 4), 3.0), np.full((8, 4), 1.0)
-    (layer,) = compute_separation(capture_of([(one, other)], None)).values()
+    (layer,) = compute_separation(with_own_texts(capture_of([(one, other)], None))).values()
     assert layer["by_factor"]["pairs"] == {"d_prime": 0.0, "auroc": 1.0, "wrong_way": 0.0}

@@ -8,9 +8,10 @@ import pytest
 from engine.records.captures import ActivationData, ContrastData, Factors, ResponseText
 from engine.records.files import CaptureRecord
 from engine.stats.comparison import compare_captures, compare_directions
-from engine.stats.shared_pairs import describe_shared, new_pairs, wordings
+from engine.stats.shared_pairs import describe_shared, new_pairs
 from engine.stats.specificity import measure_specificity
 from engine.stats.transfer import compare_transfer
+from engine.stats.wordings import wordings
 from tests.engine.plots.records import contrast_record
 from tests.engine.stats.captures import provenance
 from tests.engine.stats.contrasts import all_factors, capture_of, noise, planted

@@ -118,14 +118,6 @@ def test_every_factor_is_resampled_that_has_enough_groups() -> None:
     assert alone.tolist() == [0, 1, 2]
 
 
-def test_pairs_without_factors_are_resampled_one_by_one() -> None:
-    rng = np.random.default_rng(4)
-    positive, negative = (torch.from_numpy(rng.normal(size=30)) for _ in range(2))
-    folds, pairs = ({name: torch.arange(30) % 5} for name in ("pairs", "persona"))
-    assert sort_pairs(positive, negative, folds) == sort_pairs(positive, negative, {"pairs": torch.arange(30)})
-    assert sort_pairs(positive, negative, folds) != sort_pairs(positive, negative, pairs)
-
-
 def log_odds_width(found: Transfer) -> float:
     odds = [value / (1 - value) for value in (found["low"], found["high"])]
     return float(np.log(odds[1] / odds[0]))

@@ -391,6 +391,24 @@ def test_pairs_without_topics_need_neutral_prompts(
         engine.rank_layers_causally(tiny_llama, tiny_tokenizer, data, REQUEST, neutral=["w3", "w4"])
 
 
+def test_neutral_prompts_that_are_all_alike_are_a_warning(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, data: ContrastData
+) -> None:
+    found = engine.rank_layers_causally(tiny_llama, tiny_tokenizer, data, REQUEST, neutral=["w3"] * len(NAMES))
+    assert "of 16 neutral prompts, all are the same: the effect may not hold for others" in found["warnings"]
+    assert not any("neutral" in warning for warning in ranked(tiny_llama, tiny_tokenizer, data)["warnings"])
+
+
+def test_pairs_without_factors_that_share_a_prompt_are_held_out_together(data: ContrastData) -> None:
+    del data["factors"]
+    for pair in range(0, 64, 2):
+        data["negative"][pair]["prompt"] = data["negative"][pair + 1]["prompt"]
+    design = Design.of(data, REQUEST)
+    assert design.groups["pair"].tolist() == [pair // 2 for pair in range(64)]
+    for training, tested in zip(design.training, design.tested, strict=True):
+        assert not {pair // 2 for pair in training.tolist()} & {pair // 2 for pair in tested}
+
+
 def test_another_model_and_another_layer_are_refused(
     tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, data: ContrastData
 ) -> None:

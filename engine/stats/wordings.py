@@ -1,0 +1,58 @@
+"""Wording of prompts, and which pairs of a contrast share a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from engine.records.captures import ActivationData, ContrastData
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Wording = tuple[str, str]
+"""Text of a prompt and of its response, empty without one."""
+
+
+def wording(prompt: ActivationData) -> Wording:
+    """Text of a prompt, and of its response."""
+    text, response = prompt["prompt"], prompt.get("response")
+    said = response[0] if isinstance(response, list) else response
+    return text if isinstance(text, str) else text[0], said["text"] if said else ""
+
+
+def wordings(data: ContrastData) -> Set[Wording]:
+    """All prompts of a contrast, with their responses."""
+    return {wording(prompt) for prompt in (*data["positive"], *data["negative"])}
+
+
+def number_pairs(data: ContrastData) -> Tensor:
+    """Number the pairs of a contrast, with one number for all that share a prompt, directly or through others.
+
+    They are not independent: what is peculiar to a prompt is in the state of each of its pairs.
+
+    Args:
+        data: A contrast.
+
+    Returns:
+        Number of each pair, `(pairs,)`, counted from 0 in the order of their first pairs.
+
+    Example:
+        >>> data = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=12, positions="last")
+        >>> number_pairs(data).tolist() == [*range(12)]
+        True
+    """
+    known: dict[Wording, int] = {}
+    positive, negative = (
+        np.array([known.setdefault(wording(prompt), len(known)) for prompt in side], dtype=np.int64)
+        for side in (data["positive"], data["negative"])
+    )
+    links = coo_array((np.ones(len(positive)), (positive, negative)), shape=(len(known), len(known)))
+    _, found = connected_components(links, directed=False)
+    first: dict[int, int] = {}
+    return torch.tensor([first.setdefault(label, len(first)) for label in found[positive].tolist()], dtype=torch.long)
