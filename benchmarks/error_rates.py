@@ -50,7 +50,8 @@ class Setting:
         strength: Distance between the classes in the population; 0 is the null.
         pairs: Number of pairs drawn from 24 personas, 12 templates and 40 topics.
         design: `crossed`; `uneven`, where the n-th persona, template or topic is drawn with weight 1 / n; `personas` (8
-            of them, 9 pairs each); or `none` (independent pairs without factors).
+            of them, 9 pairs each); `none` (independent pairs without factors); or `shared` (the same, but each negative
+            prompt is in six pairs).
         heavy: Whether noise and effects follow Student's t with three degrees of freedom, else the normal distribution.
         decay: Exponent of the power law by which coordinates shrink; 0 for equal ones.
         unequal: Whether groups and pairs differ in their variance (log-normal, by factors of about two).
@@ -67,7 +68,7 @@ class Setting:
 
     def factors(self) -> list[Factors] | None:
         """Factors of the pairs."""
-        if self.design == "none":
+        if self.design in {"none", "shared"}:
             return None
         if self.design == "personas":
             return [Factors(persona=f"p{i % 8}", template="only", topic="only") for i in range(72)]
@@ -107,7 +108,11 @@ class Setting:
         if self.unequal:
             differences *= np.exp(0.5 * rng.normal(size=(pairs, 1)))
         differences[:, :, EFFECT] += self.strength
-        return contrast_of(middles + differences / 2, middles - differences / 2, factors)
+        positive, negative = middles + differences / 2, middles - differences / 2
+        if self.design != "shared":
+            return contrast_of(positive, negative, factors)
+        partners = np.arange(pairs) // 6
+        return contrast_of(positive, negative[:, partners], None, partners)
 
     def _noise(self, rng: np.random.Generator, rows: int) -> Array:
         """Correlated layers of noise, `(layers, rows, width)`."""
@@ -124,6 +129,7 @@ class Setting:
 
 NULLS = (
     Setting("independent pairs, no factors", design="none"),
+    Setting("72 pairs of 12 negative prompts, no factors", design="shared"),
     Setting("8 personas, each with its own strong direction", {"persona": 1.5}, design="personas"),
     Setting("templates mainly", {"persona": 0.2, "template": 1.0, "topic": 0.2}),
     Setting(
@@ -171,25 +177,35 @@ REALISTIC = tuple(
 """Populations with effects as in real captures, anisotropic and with heavy tails, for the coverage of intervals."""
 
 
-def contrast_of(positive: Array, negative: Array, factors: list[Factors] | None) -> ContrastData:
-    """A contrast of given states, `(layers, pairs, hidden)` for each class."""
+def contrast_of(
+    positive: Array, negative: Array, factors: list[Factors] | None, partners: NDArray[np.int64] | None = None
+) -> ContrastData:
+    """A contrast of given states, `(layers, pairs, hidden)` for each class.
 
-    def prompts(states: Array) -> list[ActivationData]:
+    Args:
+        positive: States of the positive prompts.
+        negative: States of the negative prompts.
+        factors: Factors of each pair, if it has any.
+        partners: Number of the negative prompt of each pair; by default, every pair has its own.
+    """
+
+    def prompts(name: str, numbers: NDArray[np.int64], states: Array) -> list[ActivationData]:
         return [
             ActivationData(
                 activations={layer: torch.from_numpy(states[layer, pair])[None, None] for layer in range(len(states))},
                 input_ids=torch.zeros(1, 1, dtype=torch.long),
                 tokens=["x"],
-                prompt="x",
+                prompt=f"{name} {numbers[pair]}",
                 num_layers=len(states),
                 captured_layers=list(range(len(states))),
             )
             for pair in range(states.shape[1])
         ]
 
+    every = np.arange(positive.shape[1])
     data = ContrastData(
-        positive=prompts(positive),
-        negative=prompts(negative),
+        positive=prompts("positive", every, positive),
+        negative=prompts("negative", every if partners is None else partners, negative),
         num_pairs=positive.shape[1],
         concept=None,
         layers=list(range(len(positive))),

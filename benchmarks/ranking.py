@@ -42,7 +42,7 @@ def synthetic_contrast() -> ContrastData:
     """Synthetic contrast: noise plus a planted direction, float32."""
     generator = torch.Generator().manual_seed(0)
 
-    def prompt(sign: float) -> ActivationData:
+    def prompt(sign: float, pair: int) -> ActivationData:
         states = {layer: torch.randn(1, 1, WIDTH, generator=generator) + 30 for layer in range(LAYERS)}
         for layer, state in states.items():
             state[..., 0] += sign * layer / LAYERS
@@ -50,14 +50,14 @@ def synthetic_contrast() -> ContrastData:
             activations=states,
             input_ids=torch.zeros(1, 1, dtype=torch.long),
             tokens=["x"],
-            prompt="x",
+            prompt=f"{sign} {pair}",
             num_layers=LAYERS,
             captured_layers=list(range(LAYERS)),
         )
 
     return ContrastData(
-        positive=[prompt(1.0) for _ in FACTORS],
-        negative=[prompt(-1.0) for _ in FACTORS],
+        positive=[prompt(1.0, pair) for pair in range(len(FACTORS))],
+        negative=[prompt(-1.0, pair) for pair in range(len(FACTORS))],
         num_pairs=len(FACTORS),
         concept=None,
         layers=list(range(LAYERS)),

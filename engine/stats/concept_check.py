@@ -15,9 +15,11 @@ from engine.records.results import ConceptCheck, ConfoundReport, Telltale
 from engine.stats.baselines import Texts
 from engine.stats.confounds import ALPHA, check_texts
 from engine.stats.crossed import CROSSED
+from engine.stats.designs import shared_prompts
 from engine.stats.groups import ENOUGH_GROUPS, group_by_factors
 from engine.stats.resampling import PERMUTATIONS, RESAMPLES, smallest_p
 from engine.stats.text_features import most_telling, words_of
+from engine.stats.wordings import link
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -86,7 +88,12 @@ def check_concept(
         telltale=_repeated_words(concept),
         advice=_advice(groups),
         unchecked=[VALENCE],
-        warnings=[*confounds["warnings"], *_unbalanced(negations, len(concept.personas)), *_too_small(groups)],
+        warnings=[
+            *confounds["warnings"],
+            *shared_prompts([pair.factors for pair in pairs], link(*texts.sides)),
+            *_unbalanced(negations, len(concept.personas)),
+            *_too_small(groups),
+        ],
     )
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from engine.errors import RequestError
-from engine.records.captures import ContrastData, factor_columns
+from engine.records.captures import ContrastData, Factors, factor_columns
 from engine.records.results import FEWEST_PAIRS
 from engine.remedies import Remedy
-from engine.stats.groups import ENOUGH_GROUPS, FEWEST_GROUPS, MOST_UNITS, PAIRS
+from engine.stats.groups import ENOUGH_GROUPS, FEWEST_GROUPS, MOST_UNITS, PAIRS, group_by_factors
 from engine.stats.wordings import number_pairs
 
 if TYPE_CHECKING:
@@ -30,6 +30,12 @@ def cannot_hold_out(data: ContrastData) -> RequestError:
             f"{pairs} pair{' is' if pairs == 1 else 's are'} too few to rank layers",
             expected=f"at least {FEWEST_PAIRS} pairs, preferably 30 or more",
             next_step=Remedy.CAPTURE_MORE_PAIRS,
+        )
+    if group_by_factors(data.get("factors") or []):
+        return RequestError(
+            "no persona, template or topic can be held out: they share prompts with the others",
+            expected=f"at least {FEWEST_GROUPS} values of one of these factors without a prompt in common",
+            next_step="use each prompt with one persona, template or topic only",
         )
     return RequestError(
         "the pairs have too few personas, templates and topics to hold any out",
@@ -62,40 +68,45 @@ def ranking_warnings(data: ContrastData, counts: Mapping[str, int]) -> list[str]
             warnings.append(f"{pairs} pairs were resampled in {MOST_UNITS} groups")
     elif factors:
         for factor, column in factor_columns(factors).items():
-            warnings += _factor_warnings(factor, column, numbers.tolist())
+            warnings += _factor_warnings(factor, column)
+        warnings += shared_prompts(factors, numbers.tolist())
     if pairs < 20:
         warnings.append(f"{pairs} pairs are few: use 30 or more")
     return warnings
 
 
-def _factor_warnings(factor: str, column: Sequence[str], numbers: Sequence[int]) -> list[str]:
-    """Warnings about one factor.
-
-    Args:
-        factor: Its name.
-        column: Its value in each pair.
-        numbers: Number of each pair, see `number_pairs`.
-    """
+def _factor_warnings(factor: str, column: Sequence[str]) -> list[str]:
     values = {*column}
     if len(values) < FEWEST_GROUPS:
         those = f"one {factor}" if len(values) == 1 else f"two {factor}s"
         return [f"the pairs have {those}, too few to hold any out: the ranking says nothing about other {factor}s"]
-    warnings = []
     if len(values) < ENOUGH_GROUPS:
-        warnings.append(
+        return [
             f"{len(values)} {factor}s are few: their intervals are wide, and a permutation test needs"
             f" {ENOUGH_GROUPS} or more to reach p < 0.05"
-        )
-    elif len(values) > MOST_UNITS:
-        warnings.append(f"{len(values)} {factor}s were held out and resampled in {MOST_UNITS} groups")
-    values_of: dict[int, set[str]] = {}
-    for number, value in zip(numbers, column, strict=True):
-        values_of.setdefault(number, set()).add(value)
-    if shared := sum(len(values_of[number]) > 1 for number in numbers):
-        warnings.append(
-            f"{shared} of {len(numbers)} pairs share prompts with pairs of another {factor}: over {factor}s, intervals"
-            f" are too narrow and p-values too small; use each prompt with one {factor} only"
-        )
+        ]
+    if len(values) > MOST_UNITS:
+        return [f"{len(values)} {factor}s were held out and resampled in {MOST_UNITS} groups"]
+    return []
+
+
+def shared_prompts(factors: Sequence[Factors], numbers: Sequence[int]) -> list[str]:
+    """Warn of factors whose groups are not independent because pairs of several groups share prompts.
+
+    Args:
+        factors: Factors of each pair.
+        numbers: Number of each pair, see `number_pairs`.
+    """
+    warnings = []
+    for factor, column in factor_columns(factors).items():
+        values: dict[int, set[str]] = {}
+        for number, value in zip(numbers, column, strict=True):
+            values.setdefault(number, set()).add(value)
+        if shared := sum(len(values[number]) > 1 for number in numbers):
+            warnings.append(
+                f"{shared} of {len(numbers)} pairs share prompts with pairs of another {factor}: over {factor}s,"
+                f" intervals are too narrow and p-values too small; use each prompt with one {factor} only"
+            )
     return warnings
 
 

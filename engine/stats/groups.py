@@ -11,7 +11,7 @@ import torch
 
 from engine.records.captures import ActivationData, ContrastData, Factors, factor_columns
 from engine.records.results import FEWEST_PAIRS
-from engine.stats.wordings import number_pairs
+from engine.stats.wordings import link, number_pairs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,21 +37,23 @@ def group_pairs(data: ContrastData) -> dict[str, Tensor]:
         Factor to the group index of each pair, `(pairs,)`, counted from 0: `persona`, `template` and `topic`, each if
         it has three or more values. Without factors it is `pairs`: a group is a pair, or all pairs that share a prompt.
         More than 65 groups are merged into 65. Empty if no group can be held out: fewer than four pairs, or fewer than
-        three groups of every factor.
+        three groups of every factor. Groups that share a prompt count once in this.
 
     Example:
         >>> data = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=12, positions="last")
         >>> [*group_pairs(data)]
         ['persona', 'template', 'topic']
     """
-    if factors := data.get("factors"):
-        return group_by_factors(factors)
     numbers = number_pairs(data)
+    if factors := data.get("factors"):
+        groupings = group_by_factors(factors)
+        apart = (_count_apart(groups, numbers) for groups in groupings.values())
+        return groupings if any(count >= FEWEST_GROUPS for count in apart) else {}
     return {PAIRS: numbers % MOST_UNITS} if len(set(numbers.tolist())) >= FEWEST_PAIRS else {}
 
 
 def group_by_factors(factors: Sequence[Factors]) -> dict[str, Tensor]:
-    """Assign each pair to a group by its factors; see `group_pairs`.
+    """Assign each pair to a group by its factors alone; see `group_pairs`.
 
     Example:
         >>> group_by_factors([Factors(persona=name, template="plain", topic="tea") for name in "abab"])
@@ -129,6 +131,11 @@ def effective_groups(groups: Tensor) -> float:
     """
     shares = torch.bincount(groups).double() / len(groups)
     return float(1 / shares.square().sum())
+
+
+def _count_apart(groups: Tensor, numbers: Tensor) -> int:
+    """Number of groups, those with pairs of the same number counted once."""
+    return len(set(link(groups.tolist(), (-1 - numbers).tolist())))
 
 
 def _numbered(values: Sequence[str]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Hashable, Sequence, Set
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,12 +47,27 @@ def number_pairs(data: ContrastData) -> Tensor:
         >>> number_pairs(data).tolist() == [*range(12)]
         True
     """
-    known: dict[Wording, int] = {}
-    positive, negative = (
-        np.array([known.setdefault(wording(prompt), len(known)) for prompt in side], dtype=np.int64)
-        for side in (data["positive"], data["negative"])
-    )
-    links = coo_array((np.ones(len(positive)), (positive, negative)), shape=(len(known), len(known)))
+    sides = (list(map(wording, data[side])) for side in ("positive", "negative"))
+    return torch.tensor(link(*sides), dtype=torch.long)
+
+
+def link(ones: Sequence[Hashable], others: Sequence[Hashable]) -> list[int]:
+    """Number links, with one number for all that have an end in common, directly or through others.
+
+    Args:
+        ones: One end of each link.
+        others: The other end of each.
+
+    Returns:
+        Number of each link, counted from 0 in the order of their first links.
+
+    Example:
+        >>> link("abcd", ["x", "y", "x", "b"])
+        [0, 1, 0, 1]
+    """
+    known: dict[Hashable, int] = {}
+    ends = [np.array([known.setdefault(end, len(known)) for end in side], dtype=np.int64) for side in (ones, others)]
+    links = coo_array((np.ones(len(ends[0])), (ends[0], ends[1])), shape=(len(known), len(known)))
     _, found = connected_components(links, directed=False)
     first: dict[int, int] = {}
-    return torch.tensor([first.setdefault(label, len(first)) for label in found[positive].tolist()], dtype=torch.long)
+    return [first.setdefault(label, len(first)) for label in found[ends[0]].tolist()]

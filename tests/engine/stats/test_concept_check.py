@@ -171,13 +171,23 @@ def test_the_smallest_p_is_that_of_a_ranking(personas: int, templates: int, topi
     """The largest over all tests counts."""
     concept = concept_of(personas, templates, topics)
     pairs = draw_pairs(concept, 96)
-    data = contrast_of(["w"] * len(pairs), ["w"] * len(pairs), [pair.factors for pair in pairs])
+    own = [f"w{number}" for number in range(len(pairs))]
+    data = contrast_of(own, [f"{text} w" for text in own], [pair.factors for pair in pairs])
     for prompt in (*data["positive"], *data["negative"]):
         prompt["activations"][0].normal_()
     ranking = rank_layers(data)
     found = check_concept(concept, max_samples=96)["smallest_p"]
     assert max(found[test] for test in ranking["layers"][0]["p_by_factor"]) == ranking["smallest_p"]
     assert ("crossed" in found) == ("crossed" in ranking["layers"][0]["p_by_factor"])
+
+
+def test_personas_with_one_opposite_share_its_prompts() -> None:
+    """A ranking of them gives the same warning."""
+    check = check_concept(concept_of(6, 2, 3, edit=lambda _number, one, _other: (one, "somebody")), max_samples=None)
+    assert [said for said in check["warnings"] if "share prompts" in said] == [
+        "36 of 36 pairs share prompts with pairs of another persona: over personas, intervals are too narrow and"
+        " p-values too small; use each prompt with one persona only"
+    ]
 
 
 def test_pairs_that_cannot_be_held_out_are_only_counted() -> None:

@@ -270,6 +270,22 @@ def test_pairs_that_all_share_a_prompt_are_refused() -> None:
     assert error.value.next_step == "use each prompt in one pair only"
 
 
+@pytest.mark.parametrize(
+    ("negatives", "problem"),
+    [
+        (1, "the 216 pairs share prompts, so that they count as 1: too few to rank layers"),
+        (5, "no persona, template or topic can be held out: they share prompts with the others"),
+    ],
+)
+def test_prompts_that_all_personas_templates_and_topics_share_are_refused(negatives: int, problem: str) -> None:
+    factors = all_factors(6, 6, 6)
+    data = capture_of(planted(np.random.default_rng(3), [1.0], len(factors)), factors)
+    for pair, prompt in enumerate(data["negative"]):
+        prompt["prompt"] = str(pair % negatives)
+    with pytest.raises(RequestError, match=re.escape(problem)):
+        quick(data)
+
+
 def test_prompts_that_two_personas_share_are_a_warning() -> None:
     """Those that two topics or templates share are not, if they are of one persona."""
     factors = all_factors(6, 6, 6)

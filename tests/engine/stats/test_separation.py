@@ -124,7 +124,7 @@ def test_equal_projections_count_half_although_they_are_rounded() -> None:
     factors = all_factors()
     positive, negative = (rng.integers(4, 9, size=(len(factors), 1)).astype(np.float64) for _ in range(2))
     positive += 1
-    (layer,) = compute_separation(capture_of([(positive, negative)], factors)).values()
+    (layer,) = compute_separation(with_own_texts(capture_of([(positive, negative)], factors))).values()
     for factor in FACTORS:
         projected = projected_by_hand((positive, negative), values_of(factors, factor))
         expected = auroc_by_hand((projected[0].round(6), projected[1].round(6)))
