@@ -479,6 +479,29 @@ def test_a_complete_replacement_is_deleted_with_its_capture(
     assert list(store.iterdir()) == []
 
 
+@pytest.mark.parametrize("killed_before", [".pt", ".json"])
+def test_a_killed_save_over_shards_leaves_the_old_states_or_the_new_ones(
+    capture: Any, contrast_data: ContrastData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, killed_before: str
+) -> None:
+    store, replace = tmp_path / "store", UnfinishedFile.replace
+    capture()
+    before = shard_times(store)
+
+    def killed(file: UnfinishedFile) -> None:
+        if file.final.suffix == killed_before:
+            raise StopError
+        replace(file)
+
+    monkeypatch.setattr(UnfinishedFile, "replace", killed)
+    with pytest.raises(StopError):
+        engine.save_activations(contrast_data, "mine", store=store, force=True)
+    if killed_before == ".pt":
+        assert shard_times(store) == before
+    else:
+        assert "positive" in engine.load_activations("mine", store=store)
+        assert not (store / "mine").exists()
+
+
 def test_a_replacement_that_is_dropped_leaves_no_folder(
     capture: Any, contrast_data: ContrastData, tmp_path: Path
 ) -> None:
