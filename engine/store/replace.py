@@ -67,9 +67,9 @@ def finish_replacement(paths: CapturePaths) -> None:
     new = paths.replacement
     if not is_present(new.record) or new.store.is_symlink():
         return
-    moved = [new.shards] if is_present(new.shards) else []
-    if all(os.access(folder, os.W_OK) for folder in (paths.store, new.store, *moved)):
-        with suppress(OSError, StoreError), folder_lock(paths.store):
+    with suppress(OSError, StoreError), folder_lock(paths.store):  # first, because another process may move them now
+        moved = [new.shards] if is_present(new.shards) else []
+        if all(os.access(folder, os.W_OK) for folder in (paths.store, new.store, *moved)):
             put_in_place(paths)
 
 

@@ -2,6 +2,7 @@
 
 import datetime
 import logging
+import os
 import shutil
 import threading
 import time
@@ -19,9 +20,10 @@ from engine.records.captures import ContrastData
 from engine.store import catalog, delete, manage, plan, resume
 from engine.store.catalog import show_capture
 from engine.store.delete import capture_files
-from engine.store.locks import folder_lock
+from engine.store.locks import folder_lock, try_lock
 from engine.store.names import CapturePaths, locate
 from engine.store.plan import hold_plan, read_plan
+from engine.store.replace import read_whole
 from engine.store.tensor_files import read_tensors
 from engine.store.unfinished import UnfinishedFile, clean_store
 from tests.engine.cli.conftest import concept_text
@@ -500,6 +502,29 @@ def test_a_killed_save_over_shards_leaves_the_old_states_or_the_new_ones(
     else:
         assert "positive" in engine.load_activations("mine", store=store)
         assert not (store / "mine").exists()
+
+
+def test_a_reader_waits_while_another_process_moves_the_new_shards(
+    capture: Any, pending: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    paths, access = locate("mine", tmp_path / "store"), os.access
+    capture()
+
+    def moved(folder: Path, mode: int) -> bool:
+        handle = os.open(paths.store, os.O_RDONLY)
+        if try_lock(handle) and folder == paths.replacement.shards:
+            folder.rename(tmp_path / "moved")
+        os.close(handle)
+        return access(folder, mode)
+
+    def read() -> list[int]:
+        if show_capture(paths.record)["captured_layers"] != [1]:
+            pending(layers=[1])
+            monkeypatch.setattr(os, "access", moved)
+            raise StoreError("the shards are gone")
+        return show_capture(paths.record)["captured_layers"]
+
+    assert read_whole(paths, read) == [1]
 
 
 def test_a_replacement_that_is_dropped_leaves_no_folder(
