@@ -197,7 +197,8 @@ def _agreed_settings(prepared: PreparedCapture, paths: CapturePaths, processes: 
     settings = prepared.settings
     processes.wait()  # joins them, so that the others notice if one is refused
     if processes.is_main:
-        require_not_held(paths.started or paths)  # refuse before anything is compiled or deleted
+        with folder_lock(paths.store):  # under which others hold a plan for a moment only
+            require_not_held(paths.started or paths)  # refuse before anything is compiled or deleted
         settings = _settings(prepared, saved)
     compiled, tokens = processes.gather((settings.compiled, settings.limits.tokens))[0]
     plain = replace(prepared.settings, limits=replace(prepared.settings.limits, tokens=tokens))

@@ -6,6 +6,8 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +332,37 @@ def test_nothing_is_deleted_if_another_process_replaces(
         engine.save_activations(contrast_data, "mine", store=store, force=True)
     assert said() == []
     assert files(store) == before
+
+
+def test_a_capture_waits_for_a_rename_in_progress(
+    capture: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store, held, waited = tmp_path / "store", threading.Event(), threading.Event()
+    capture()
+    with pytest.raises(StopError):
+        capture(force=True, layers=[1], progress=stop)
+
+    def rename() -> None:
+        with folder_lock(store), hold_plan(locate("mine", store).replacement):
+            held.set()
+            waited.wait()
+
+    @contextmanager
+    def watched_lock(folder: Path) -> Iterator[None]:
+        waited.set()
+        with folder_lock(folder):
+            yield
+
+    renaming = threading.Thread(target=rename)
+    renaming.start()
+    held.wait()
+    monkeypatch.setattr(resume, "folder_lock", watched_lock)
+    try:
+        capture(layers=[1])
+    finally:
+        waited.set()
+        renaming.join()
+    assert engine.open_shards("mine", store=store)[0].layers == [1]
 
 
 def test_directions_that_go_with_their_capture_are_named(
