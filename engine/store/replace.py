@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from engine.errors import StoreError
+from engine.errors import LayerscopeError, StoreError
 from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, is_present, shard_files
 from engine.store.plan import remove_shards, require_not_held
@@ -87,7 +87,7 @@ def read_whole(paths: CapturePaths, read: Callable[[], _Read]) -> _Read:
         version = _version(paths)
         try:
             found = read()
-        except StoreError:
+        except LayerscopeError:
             if _version(paths) == version:
                 raise
             continue

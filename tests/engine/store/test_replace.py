@@ -19,7 +19,7 @@ import engine
 from engine.concepts import chat, pairs
 from engine.errors import StoreError
 from engine.records.captures import ContrastData
-from engine.store import catalog, delete, manage, plan, resume
+from engine.store import catalog, delete, manage, plan, resume, shards
 from engine.store.catalog import show_capture
 from engine.store.delete import capture_files
 from engine.store.locks import folder_lock, try_lock
@@ -426,6 +426,23 @@ def test_a_list_shows_the_old_capture_or_the_new_one(
     monkeypatch.setattr(catalog, "missing_part", replaced)
     found = [(entry.problem, entry.record and entry.record["captured_layers"]) for entry in engine.list_captures(store)]
     assert found == [("", [1])]
+
+
+def test_shards_that_move_while_they_are_opened_are_not_called_one_file(
+    capture: Any, pending: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    capture()
+
+    def moving(*given: Any, **how: Any) -> Any:
+        monkeypatch.setattr(shards, "show_capture", show_capture)
+        record = show_capture(*given, **how)
+        pending(layers=[1])
+        shutil.rmtree(store / "mine")  # as another process does that puts the new shards in place
+        return record
+
+    monkeypatch.setattr(shards, "show_capture", moving)
+    assert engine.open_shards("mine", store=store)[0].layers == [1]
 
 
 def test_a_complete_replacement_that_cannot_take_its_place_is_said(
