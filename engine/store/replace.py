@@ -37,10 +37,23 @@ def put_in_place(paths: CapturePaths) -> None:
     """Replace a capture by its complete replacement, if there is one; the caller holds the lock of the store.
 
     Files in the old folder that are not shards are kept in the new one.
+
+    Raises:
+        StoreError: A file cannot be moved or deleted.
     """
-    new = paths.replacement
-    if not is_present(new.record):
+    if not is_present(paths.replacement.record):
         return
+    try:
+        _put_in_place(paths, paths.replacement)
+    except OSError as error:
+        raise StoreError(
+            f"{paths.name!r} cannot be replaced by the new capture, which is complete: {error}",
+            expected=f"files in {paths.store} that can be renamed and deleted",
+            next_step="correct that; the new capture takes the place when you open it",
+        ) from error
+
+
+def _put_in_place(paths: CapturePaths, new: CapturePaths) -> None:
     if is_present(new.plan):  # else the shards have been moved, and only the record is left
         if paths.shards.is_symlink():
             paths.shards.unlink()
@@ -67,7 +80,7 @@ def finish_replacement(paths: CapturePaths) -> None:
     new = paths.replacement
     if not is_present(new.record) or new.store.is_symlink():
         return
-    with suppress(OSError, StoreError), folder_lock(paths.store):  # first, because another process may move them now
+    with suppress(StoreError), folder_lock(paths.store):  # first, because another process may move them now
         moved = [new.shards] if is_present(new.shards) else []
         if all(os.access(folder, os.W_OK) for folder in (paths.store, new.store, *moved)):
             put_in_place(paths)

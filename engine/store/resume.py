@@ -92,7 +92,8 @@ def capture_in_shards(
             clear_leftovers(place.record)
             if os.name == "nt":  # pragma: no cover - Windows cannot rename a folder with an open file
                 held.close()
-            _finish(paths)
+            with folder_lock(paths.store):
+                put_in_place(paths)
         processes.wait()
 
 
@@ -173,19 +174,6 @@ def _start(paths: CapturePaths, plan: ShardPlan, held: contextlib.ExitStack, *, 
     if place != paths:
         log.info("%s stays until its replacement is complete; until then the disk holds both", paths.name)
     return place
-
-
-def _finish(paths: CapturePaths) -> None:
-    """Put a complete replacement in the place of the capture that it replaces."""
-    try:
-        with folder_lock(paths.store):
-            put_in_place(paths)
-    except OSError as error:
-        raise StoreError(
-            f"{paths.name!r} cannot be replaced by the new capture, which is complete: {error}",
-            expected=f"files in {paths.store} that can be renamed and deleted",
-            next_step="correct that; the new capture takes the place when you open it",
-        ) from error
 
 
 def _agreed_settings(prepared: PreparedCapture, paths: CapturePaths, processes: Processes) -> Settings:
