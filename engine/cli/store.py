@@ -21,7 +21,6 @@ from engine.records.captures import Provenance, describe_adapter
 from engine.records.files import CaptureRecord, count_prompts
 from engine.store.catalog import UNFINISHED_SHARDS, list_captures, show_capture, unfinished_saves
 from engine.store.names import DEFAULT_STORE, PLAN, CapturePaths, capture_command, locate, store_option
-from engine.store.plan import is_held
 from engine.store.record import encode_record
 from engine.store.verify import has_checksums
 
@@ -174,13 +173,10 @@ def list_store(
         )
     elif not entries:
         narrator.say(f"no captures yet; create one with `{capture_command(store)}`")
+    clean = f"layerscope verify{store_option(store)} --clean"
     for path in unfinished_saves(store):
-        if path.is_dir() and is_held(CapturePaths(path.parent, path.name)):
-            narrator.say(f"another process is replacing {path.name} now; until then, the earlier capture can be read")
-            continue
-        left = "shards of an unfinished replacement" if path.is_dir() else "left by a killed save"
-        clean = f"layerscope verify{store_option(store)} --clean"
-        narrator.say(f"{left}, safe to delete with `{clean}`: {path}")
+        left = "unfinished replacement" if path.is_dir() else "temporary file of a save"
+        narrator.say(f"{left}: {path}; `{clean}` deletes it unless a process is writing it")
 
 
 def show(

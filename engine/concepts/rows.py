@@ -112,10 +112,13 @@ def csv_rows(path: Path, required: str = "") -> Iterator[Row]:
                     )
                 yield read, dict(row)
         except csv.Error as error:
-            raise RequestError(
-                f"{path}, line {read + 1} is not valid CSV: {error}",
-                expected='a text in quotes that end, and "" for a quote in it',
-            ) from error
+            raise _not_csv(path, read + 1, error) from error
+
+
+def _not_csv(path: Path, line: int, error: csv.Error) -> RequestError:
+    return RequestError(
+        f"{path}, line {line} is not valid CSV: {error}", expected='a text in quotes that end, and "" for a quote in it'
+    )
 
 
 def file_stamp(path: Path) -> tuple[int, int]:
@@ -200,7 +203,9 @@ def readable_errors(path: Path) -> Iterator[None]:
         yield
     except UnicodeDecodeError as error:
         raise not_utf8(path) from error
-    except (OSError, csv.Error) as error:
+    except csv.Error as error:  # `csv_rows` names the other lines
+        raise _not_csv(path, 1, error) from error
+    except OSError as error:
         raise RequestError(f"{path} cannot be read: {error}", next_step="check the path") from error
 
 

@@ -104,9 +104,11 @@ def _fit(source: ModelSource, provenance: Provenance) -> int:
 
 
 def _same_name(source: ModelSource, provenance: Provenance) -> bool:
-    """Whether a source has the id that a capture recorded; of a path, its last part."""
-    ids = source.model_id, provenance["model"]
-    return ids[0] == ids[1] or len({name.rstrip("/").rpartition("/")[2].lower() for name in ids}) == 1
+    """Whether a source has the id that a capture recorded; the name of a folder or file is the last part of a path."""
+    recorded = provenance["model"]
+    if "/" not in source.model_id:
+        recorded = recorded.rstrip("/").rpartition("/")[2]
+    return source.model_id.lower() == recorded.lower()
 
 
 def _difference(config: ModelConfig, provenance: Provenance) -> str | None:

@@ -109,7 +109,7 @@ def _require_free(target: CapturePaths) -> None:
             if taken
             else "change the permissions of that folder",
         ) from None
-    for path in (path_of(target), target.shards, target.replacement.shards, *map(target.vectors, VECTOR_FORMATS)):
+    for path in (path_of(target), target.shards, *map(target.vectors, VECTOR_FORMATS)):
         if path.exists():
             raise StoreError(f"{path} already exists", next_step="choose another name")
 

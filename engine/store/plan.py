@@ -96,18 +96,6 @@ def require_not_held(paths: CapturePaths) -> None:
             pass
 
 
-def is_held(paths: CapturePaths) -> bool:
-    """Whether another process writes the shards of a capture now, as far as this one may see it."""
-    try:
-        held = open_locked(paths.plan)
-    except OSError:
-        return False
-    if held is None:
-        return True
-    held.close()
-    return False
-
-
 def remove_shards(paths: CapturePaths) -> list[Path]:
     """Delete the shards of a capture, then its plan; keep all other files.
 

@@ -83,7 +83,10 @@ def resume_advice(saved: ShardPlan, wanted: ShardPlan, paths: CapturePaths) -> A
     settings = {_SETTINGS[name]: _setting(old, name) for name in _changed(old, new) if name in _SETTINGS}
     if old["prompts.count"] != new["prompts.count"] and saved["concept"] is not None:
         settings["max_samples"] = old["prompts.count"] // 2
-    if old.get(f"{_RESPONSES}sampled") and "sample" in settings:
+    sampled = bool(old.get(f"{_RESPONSES}sampled"))
+    if sampled != bool(new.get(f"{_RESPONSES}sampled")):
+        settings["sample"] = sampled
+    if sampled and "sample" in settings:
         settings["seed"] = old[f"{_RESPONSES}seed"]
     if not settings:
         return paths.advice(Remedy.RENAME_OR_REPLACE)

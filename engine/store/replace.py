@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from engine.errors import StoreError
+from engine.errors import LayerscopeError, StoreError
 from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, is_present, shard_files
 from engine.store.plan import remove_shards, require_not_held
@@ -37,10 +37,23 @@ def put_in_place(paths: CapturePaths) -> None:
     """Replace a capture by its complete replacement, if there is one; the caller holds the lock of the store.
 
     Files in the old folder that are not shards are kept in the new one.
+
+    Raises:
+        StoreError: A file cannot be moved or deleted.
     """
-    new = paths.replacement
-    if not is_present(new.record):
+    if not is_present(paths.replacement.record):
         return
+    try:
+        _put_in_place(paths, paths.replacement)
+    except OSError as error:
+        raise StoreError(
+            f"{paths.name!r} cannot be replaced by the new capture, which is complete: {error}",
+            expected=f"files in {paths.store} that can be renamed and deleted",
+            next_step="correct that; the new capture takes the place when you open it",
+        ) from error
+
+
+def _put_in_place(paths: CapturePaths, new: CapturePaths) -> None:
     if is_present(new.plan):  # else the shards have been moved, and only the record is left
         if paths.shards.is_symlink():
             paths.shards.unlink()
@@ -67,9 +80,9 @@ def finish_replacement(paths: CapturePaths) -> None:
     new = paths.replacement
     if not is_present(new.record) or new.store.is_symlink():
         return
-    moved = [new.shards] if is_present(new.shards) else []
-    if all(os.access(folder, os.W_OK) for folder in (paths.store, new.store, *moved)):
-        with suppress(OSError, StoreError), folder_lock(paths.store):
+    with suppress(StoreError), folder_lock(paths.store):  # first, because another process may move them now
+        moved = [new.shards] if is_present(new.shards) else []
+        if all(os.access(folder, os.W_OK) for folder in (paths.store, new.store, *moved)):
             put_in_place(paths)
 
 
@@ -87,7 +100,7 @@ def read_whole(paths: CapturePaths, read: Callable[[], _Read]) -> _Read:
         version = _version(paths)
         try:
             found = read()
-        except StoreError:
+        except LayerscopeError:
             if _version(paths) == version:
                 raise
             continue

@@ -92,7 +92,8 @@ def capture_in_shards(
             clear_leftovers(place.record)
             if os.name == "nt":  # pragma: no cover - Windows cannot rename a folder with an open file
                 held.close()
-            _finish(paths)
+            with folder_lock(paths.store):
+                put_in_place(paths)
         processes.wait()
 
 
@@ -175,19 +176,6 @@ def _start(paths: CapturePaths, plan: ShardPlan, held: contextlib.ExitStack, *, 
     return place
 
 
-def _finish(paths: CapturePaths) -> None:
-    """Put a complete replacement in the place of the capture that it replaces."""
-    try:
-        with folder_lock(paths.store):
-            put_in_place(paths)
-    except OSError as error:
-        raise StoreError(
-            f"{paths.name!r} cannot be replaced by the new capture, which is complete: {error}",
-            expected=f"files in {paths.store} that can be renamed and deleted",
-            next_step="correct that; the new capture takes the place when you open it",
-        ) from error
-
-
 def _agreed_settings(prepared: PreparedCapture, paths: CapturePaths, processes: Processes) -> Settings:
     """Settings of the capture: all processes use the token budget of the main one, and all or none run compiled.
 
@@ -197,7 +185,8 @@ def _agreed_settings(prepared: PreparedCapture, paths: CapturePaths, processes: 
     settings = prepared.settings
     processes.wait()  # joins them, so that the others notice if one is refused
     if processes.is_main:
-        require_not_held(paths.started or paths)  # refuse before anything is compiled or deleted
+        with folder_lock(paths.store):  # under which others hold a plan for a moment only
+            require_not_held(paths.started or paths)  # refuse before anything is compiled or deleted
         settings = _settings(prepared, saved)
     compiled, tokens = processes.gather((settings.compiled, settings.limits.tokens))[0]
     plain = replace(prepared.settings, limits=replace(prepared.settings.limits, tokens=tokens))

@@ -100,12 +100,13 @@ def _replace(paths: CapturePaths, tensors: UnfinishedFile, record: UnfinishedFil
     put_in_place(paths)
     require_not_held(paths)  # before anything is deleted
     delete_unfinished(paths.replacement)
-    if paths.exist:
-        with telling_loss(paths):
-            paths.record.unlink(missing_ok=True)
-            remove_shards(paths)
+    replaced = paths.exist
+    with telling_loss(paths):
+        paths.record.unlink(missing_ok=True)
+        if replaced:
             paths.unlink_directions()  # they are of the capture that is replaced
-    tensors.replace()
+        tensors.replace()
+        remove_shards(paths)  # last, because a kill may not leave neither capture
     record.replace()
 
 

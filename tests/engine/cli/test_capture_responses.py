@@ -156,13 +156,27 @@ def interrupt(program: Program, monkeypatch: pytest.MonkeyPatch, *command: str) 
             "without --respond",
         ),
         (
+            "--respond 4 --sample --seed 3",
+            "--seed 3",
+            "positions was response, is now last; the source of responses was the model, is now none; the maximum"
+            " number of tokens of a response was 4, is now none",
+            "with --positions response --respond 4 --sample --seed 3",
+        ),
+        (
+            "",
+            "--respond 4 --sample --positions last",
+            "the source of responses was none, is now the model; the maximum number of tokens of a response was none,"
+            " is now 4",
+            "without --respond and --sample",
+        ),
+        (
             "--respond 4 --max-samples 12",
             "--respond 4 --max-samples 20",
             "the number of prompts was 24, is now 40",
             "with --max-samples 12",
         ),
     ],
-    ids=["tokens", "sampled", "greedy", "none", "some", "pairs"],
+    ids=["tokens", "sampled", "greedy", "none", "some", "none sampled", "some sampled", "pairs"],
 )
 def test_what_differs_and_how_to_resume(
     folder: Program,

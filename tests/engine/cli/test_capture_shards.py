@@ -18,7 +18,7 @@ from engine.cli import console
 from engine.cli.console import Narrator
 from engine.concepts.pair_files import open_pairs
 from engine.store import resume
-from engine.store.names import locate
+from engine.store.names import CapturePaths, locate
 from engine.store.shards import Shard, write_shard
 from tests.engine.cli.conftest import assert_failed, concept_text
 from tests.program import Program
@@ -128,11 +128,12 @@ def test_ctrl_c_while_a_capture_is_replaced_says_that_the_new_one_is_saved(
     command = ("capture", "--model", str(tiny_folder), "--pairs", "mine.jsonl", "--shards")
     assert layerscope(*command).returncode == 0
 
-    def interrupted(_: Path) -> None:
-        raise KeyboardInterrupt
+    def interrupted(paths: CapturePaths) -> None:
+        if paths.replacement.record.exists():
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(resume, "_finish", interrupted)
+        patch.setattr(resume, "put_in_place", interrupted)
         stopped = layerscope(*command, "--force", "--layers", "1")
     assert stopped.returncode == 130
     assert stopped.stderr.endswith("interrupted after the capture was saved\n")

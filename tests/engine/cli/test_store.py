@@ -8,6 +8,7 @@ import pytest
 
 from engine.store.names import CapturePaths
 from engine.store.plan import hold_plan
+from engine.store.unfinished import unfinished
 from tests.engine.cli.conftest import assert_failed, save_record, widest
 from tests.engine.plots.records import contrast_record
 from tests.program import Program, Result
@@ -112,14 +113,22 @@ def test_list_as_json_holds_the_records_and_the_problems(layerscope: Program, st
     assert entries["smollm2_honesty"] == {"name": "smollm2_honesty", "record": saved, "problem": ""}
 
 
-def test_leftovers_of_killed_saves_are_reported_on_stderr(layerscope: Program, store: Path) -> None:
+def test_temporary_files_are_reported_on_stderr_and_not_called_rubbish(layerscope: Program, store: Path) -> None:
     before = layerscope("list").stdout
-    (store / ".mine.pt.1a2b3c4d.unfinished").touch()
-    result = layerscope("list")
+    replacement = CapturePaths(store / ".replacements", "other")
+    replacement.shards.mkdir(parents=True)
+    replacement.plan.write_text('{"shard_prompts": 2}')
+    with unfinished(store / "mine.pt") as living, hold_plan(replacement):
+        result, clean = layerscope("list"), layerscope("verify", "--clean")
+        assert living.path.exists()
+        assert replacement.plan.exists()
     assert result.returncode == 0
     assert result.stdout == before
-    assert "activations/.mine.pt.1a2b3c4d.unfinished" in result.stderr
-    assert "safe to delete with `layerscope verify --clean`" in result.stderr
+    assert "deleted" not in clean.stderr
+    file, folder = (line.split("; ") for line in sorted(result.stderr.splitlines()))
+    assert file[0] == f"temporary file of a save: activations/{living.path.name}"
+    assert folder[0] == "unfinished replacement: activations/.replacements/other"
+    assert file[1] == folder[1] == "`layerscope verify --clean` deletes it unless a process is writing it"
 
 
 def test_show_takes_a_name_or_the_path_of_either_file(layerscope: Program, store: Path) -> None:
@@ -235,14 +244,3 @@ def test_a_file_name_in_a_named_store_is_explained(layerscope: Program) -> None:
     assert_failed(result, 5)
     assert "there is no file called 'tiny_prompt.pt' in this folder" in result.stderr
     assert "for a capture in the folder 'activations', omit the suffix: tiny_prompt" in result.stderr
-
-
-def test_shards_that_are_being_written_are_not_called_rubbish(layerscope: Program) -> None:
-    replacement = CapturePaths(layerscope.folder / "activations" / ".replacements", "mine")
-    replacement.shards.mkdir(parents=True)
-    replacement.plan.write_text('{"shard_prompts": 2}')
-    with hold_plan(replacement):
-        assert layerscope("list").stderr.endswith(
-            "another process is replacing mine now; until then, the earlier capture can be read\n"
-        )
-    assert "shards of an unfinished replacement, safe to delete" in layerscope("list").stderr

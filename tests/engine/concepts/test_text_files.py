@@ -61,6 +61,11 @@ def test_the_error_for_neither_or_both_shows_both_formats(tmp_path: Path, name: 
         ("a.csv", 'prompt,more\n"",1\n', "line 2: the prompt is empty"),
         ("a.csv", "prompt\n", "contains no prompts"),
         ("a.csv", "prompt\nHello, you\n", "line 2 has more cells than the header has columns.*with commas in quotes"),
+        (
+            "a.csv",
+            '"prompt,id\nhello,1\n',
+            "line 1 is not valid CSV: unexpected end of data.*a text in quotes that end",
+        ),
         ("a.csv", 'prompt,id\n"hello,1\nyou,2\n', "line 2 is not valid CSV: unexpected end of data"),
         ("a.txt", "\n \n", "contains no prompts: all of its lines are blank"),
         ("a.txt", "", r"contains no prompts\. Expected: at least one"),

@@ -106,6 +106,19 @@ def test_the_same_id_with_weights_of_another_kind_is_another_model() -> None:
         )
 
 
+def test_the_owner_tells_models_on_the_hub_apart_where_weights_cannot_be_compared(trained: list[Trained]) -> None:
+    config, bfloat16 = trained[0].config, {**trained[0].config.receipt, "dtype": "bfloat16"}
+    of_path = captured("small-1b", "/models/Small-1B/", source="given", receipt=bfloat16)
+    require_captured_model(
+        replace(config, source=ModelSource("small-1b", "Small-1B", "folder", "/models/Small-1B")),
+        of_path,
+        advice=ADVICE,
+    )
+    other = replace(config, source=hub("small-1b", "other/Small-1B"))
+    with pytest.raises(RequestError, match="its id is other/Small-1B, not one/Small-1B"):
+        require_captured_model(other, of_path | {"model": "one/Small-1B"}, advice=ADVICE)
+
+
 def test_two_aliases_of_one_folder_are_one_model() -> None:
     sources = {alias: ModelSource(alias, "m1", "folder", "/models/m1") for alias in ("a", "b")}
     assert find_captured_model(captured("c", "m1", source="folder"), sources, advice=ADVICE) == "a"

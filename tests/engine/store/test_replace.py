@@ -2,9 +2,12 @@
 
 import datetime
 import logging
+import os
 import shutil
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +19,13 @@ import engine
 from engine.concepts import chat, pairs
 from engine.errors import StoreError
 from engine.records.captures import ContrastData
-from engine.store import catalog, delete, manage, plan, resume
+from engine.store import catalog, delete, manage, plan, resume, shards
 from engine.store.catalog import show_capture
 from engine.store.delete import capture_files
-from engine.store.locks import folder_lock
+from engine.store.locks import folder_lock, try_lock
 from engine.store.names import CapturePaths, locate
 from engine.store.plan import hold_plan, read_plan
+from engine.store.replace import read_whole
 from engine.store.tensor_files import read_tensors
 from engine.store.unfinished import UnfinishedFile, clean_store
 from tests.engine.cli.conftest import concept_text
@@ -279,6 +283,7 @@ def test_a_replacement_is_renamed_with_its_capture(
     capture()
     with pytest.raises(StopError):
         capture(force=True, layers=[1], progress=stop)
+    (store / ".replacements" / "old").mkdir()  # left by a capture that was killed before it wrote its plan
     engine.rename_capture("mine", "old", store=store)
     engine.save_activations(contrast_data, "mine", store=store)
     with pytest.raises(StoreError, match="already"):
@@ -328,6 +333,37 @@ def test_nothing_is_deleted_if_another_process_replaces(
         engine.save_activations(contrast_data, "mine", store=store, force=True)
     assert said() == []
     assert files(store) == before
+
+
+def test_a_capture_waits_for_a_rename_in_progress(
+    capture: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store, held, waited = tmp_path / "store", threading.Event(), threading.Event()
+    capture()
+    with pytest.raises(StopError):
+        capture(force=True, layers=[1], progress=stop)
+
+    def rename() -> None:
+        with folder_lock(store), hold_plan(locate("mine", store).replacement):
+            held.set()
+            waited.wait()
+
+    @contextmanager
+    def watched_lock(folder: Path) -> Iterator[None]:
+        waited.set()
+        with folder_lock(folder):
+            yield
+
+    renaming = threading.Thread(target=rename)
+    renaming.start()
+    held.wait()
+    monkeypatch.setattr(resume, "folder_lock", watched_lock)
+    try:
+        capture(layers=[1])
+    finally:
+        waited.set()
+        renaming.join()
+    assert engine.open_shards("mine", store=store)[0].layers == [1]
 
 
 def test_directions_that_go_with_their_capture_are_named(
@@ -393,6 +429,23 @@ def test_a_list_shows_the_old_capture_or_the_new_one(
     assert found == [("", [1])]
 
 
+def test_shards_that_move_while_they_are_opened_are_not_called_one_file(
+    capture: Any, pending: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    capture()
+
+    def moving(*given: Any, **how: Any) -> Any:
+        monkeypatch.setattr(shards, "show_capture", show_capture)
+        record = show_capture(*given, **how)
+        pending(layers=[1])
+        shutil.rmtree(store / "mine")  # as another process does that puts the new shards in place
+        return record
+
+    monkeypatch.setattr(shards, "show_capture", moving)
+    assert engine.open_shards("mine", store=store)[0].layers == [1]
+
+
 def test_a_complete_replacement_that_cannot_take_its_place_is_said(
     capture: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -404,8 +457,9 @@ def test_a_complete_replacement_that_cannot_take_its_place_is_said(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", refused)
-        with pytest.raises(StoreError, match=r"'mine' cannot be replaced.*complete.*Permission denied"):
-            capture(force=True, layers=[1])
+        for _ in range(2):
+            with pytest.raises(StoreError, match=r"'mine' cannot be replaced.*complete.*Permission denied"):
+                capture(force=True, layers=[1])
         assert [entry.problem != "" for entry in engine.list_captures(store)] == [True]
     assert engine.open_shards("mine", store=store)[0].layers == [1]
 
@@ -477,6 +531,52 @@ def test_a_complete_replacement_is_deleted_with_its_capture(
         deleted = engine.delete_capture("mine", store=store)
     assert deleted[:2] == [".replacements/mine.json", "mine.json"]
     assert list(store.iterdir()) == []
+
+
+@pytest.mark.parametrize("killed_before", [".pt", ".json"])
+def test_a_killed_save_over_shards_leaves_the_old_states_or_the_new_ones(
+    capture: Any, contrast_data: ContrastData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, killed_before: str
+) -> None:
+    store, replace = tmp_path / "store", UnfinishedFile.replace
+    capture()
+    before = shard_times(store)
+
+    def killed(file: UnfinishedFile) -> None:
+        if file.final.suffix == killed_before:
+            raise StopError
+        replace(file)
+
+    monkeypatch.setattr(UnfinishedFile, "replace", killed)
+    with pytest.raises(StopError):
+        engine.save_activations(contrast_data, "mine", store=store, force=True)
+    if killed_before == ".pt":
+        assert shard_times(store) == before
+    else:
+        assert "positive" in engine.load_activations("mine", store=store)
+        assert not (store / "mine").exists()
+
+
+def test_a_reader_waits_while_another_process_moves_the_new_shards(
+    capture: Any, pending: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    paths, access = locate("mine", tmp_path / "store"), os.access
+    capture()
+
+    def moved(folder: Path, mode: int) -> bool:
+        handle = os.open(paths.store, os.O_RDONLY)
+        if try_lock(handle) and folder == paths.replacement.shards:
+            folder.rename(tmp_path / "moved")
+        os.close(handle)
+        return access(folder, mode)
+
+    def read() -> list[int]:
+        if show_capture(paths.record)["captured_layers"] != [1]:
+            pending(layers=[1])
+            monkeypatch.setattr(os, "access", moved)
+            raise StoreError("the shards are gone")
+        return show_capture(paths.record)["captured_layers"]
+
+    assert read_whole(paths, read) == [1]
 
 
 def test_a_replacement_that_is_dropped_leaves_no_folder(
