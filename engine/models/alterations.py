@@ -87,7 +87,8 @@ def copied(values: Sequence[Tensor]) -> list[Tensor]:
 _NO_STATES = {"architectures", "dtype", "initializer_range", "id2label", "label2id", "problem_type", "return_dict"}
 _NO_STATES |= {"torch_dtype", "transformers_version", "use_cache", "auto_map", "tokenizer_class", "torchscript"}
 _NO_STATES |= {"finetuning_task", "tie_word_embeddings", "unsloth_version"}
-_NO_STATES_IN = ("_token_id", "dropout", "output_")
+_NO_STATES |= {"output_attentions", "output_hidden_states", "output_router_logits"}
+_NO_STATES_IN = ("_token_id", "dropout")
 
 
 def hash_configuration(model: PreTrainedModel) -> str:

@@ -111,6 +111,8 @@ def add_captured_specificity(
         return
     try:
         record = read_record(paths.record)
+        if data is not None and not _describes(record, data):
+            data = None  # replaced by another process since it was saved
         if record["ranking"] is not None:
             report = _attempt(request, record, paths, data, model, tokenizer, steps, processes)
             amend_record(paths, record, {"specificity": report}, "compared with its neighbours")
@@ -118,6 +120,11 @@ def add_captured_specificity(
         log.info("cancelled after the capture was saved: it was not compared with its neighbours")
     except StoreError as error:  # replaced or deleted by another process meanwhile
         log.warning("%s", error)
+
+
+def _describes(record: CaptureRecord, data: ContrastData) -> bool:
+    ours = data.get("provenance"), data["num_pairs"], data["concept"]
+    return (record["provenance"], record["num_pairs"], record["concept"]) == ours
 
 
 def estimate_with_neighbours(prepared: PreparedCapture, *, timed: bool = False) -> CaptureEstimate:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
 from engine.errors import ModelError
-from engine.models.alterations import find_alterations
+from engine.models.alterations import find_alterations, hash_configuration
 from engine.models.structure import find_blocks
 from engine.records.captures import model_differences
 from tests.conftest import Loaded, family_called
@@ -209,6 +209,12 @@ def test_the_record_tells_models_apart_that_differ_in_their_configuration(
     assert one["provenance"]["weights"] == two["provenance"]["weights"]
     [(field, *_)] = model_differences(one["provenance"], two["provenance"])
     assert field == "configuration"
+
+
+def test_multipliers_of_outputs_are_part_of_the_configuration(tiny_llama: PreTrainedModel) -> None:
+    before = hash_configuration(tiny_llama)
+    tiny_llama.config.update({"output_multiplier": 0.5})
+    assert hash_configuration(tiny_llama) != before
 
 
 def test_another_dtype_is_one_difference(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -12,6 +12,7 @@ from engine.concepts.catalog import load_concept
 from engine.errors import RequestError, StoreError
 from engine.jobs import JobCancelled
 from engine.records.captures import Concept
+from engine.records.files import CaptureRecord
 from engine.records.results import SpecificityReport
 from engine.runtime import Processes
 from engine.store import neighbours, specificity
@@ -237,6 +238,31 @@ def test_a_capture_replaced_meanwhile_keeps_its_own_record(
     record = show_capture("loudness", store=tiny.store)
     assert (record["num_pairs"], "specificity" in record) == (12, False)
     assert "was replaced" in caplog.text
+
+
+def test_a_capture_replaced_as_soon_as_it_is_saved_is_compared_itself(
+    tiny: Tiny, concepts: dict[str, Concept], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process replaces it before its record is read: the report is about the tensors that are there now."""
+
+    def replaced_first(path: Path) -> CaptureRecord:
+        monkeypatch.setattr(specificity, "read_record", read_record)
+        tiny.capture(concepts["loudness"], "loudness", max_samples=12, specificity=False, force=True)
+        return read_record(path)
+
+    monkeypatch.setattr(specificity, "read_record", replaced_first)
+    tiny.capture(concepts["loudness"], "loudness")
+    found = tiny.report("loudness")
+    tiny.add("loudness")
+    assert tiny.report("loudness")["layers"] == found["layers"]
+
+
+def test_a_capture_in_memory_is_not_read_again(
+    tiny: Tiny, concepts: dict[str, Concept], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(specificity, "load_contrast", lambda *_: pytest.fail("it was read"))
+    tiny.capture(concepts["loudness"], "loudness")
+    assert tiny.report("loudness")["layers"]
 
 
 def test_a_record_that_contradicts_itself_is_refused(tiny: Tiny, concepts: dict[str, Concept]) -> None:
