@@ -15,6 +15,7 @@ Real = Annotated[float, msgspec.Meta(ge=-1e45, le=1e45)]
 
 SIGNIFICANT = 0.05
 FEWEST_PAIRS = 4  # with fewer, layers are not ranked
+ENOUGH_GROUPS = 6  # fewest groups that allow p < 0.05: 2^5 distinct permutations
 """Level at which a layer is said to separate the classes."""
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from engine.records.captures import Factors
-from engine.records.results import Confound
-from engine.stats.groups import ENOUGH_GROUPS, Pairs, pairs_of
+from engine.records.results import ENOUGH_GROUPS, Confound
+from engine.stats.groups import Pairs, pairs_of
 from engine.stats.held_out import hold_out
 from engine.stats.moments import UnitMoments
 from engine.stats.resampling import PERMUTATIONS, all_permutations, all_signs, random_signs

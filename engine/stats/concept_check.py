@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from engine.concepts.catalog import load_concept
 from engine.concepts.pairs import DEFAULT_SAMPLES, draw_pairs, render_pairs
 from engine.records.captures import Concept, Message, Pair
-from engine.records.results import ConceptCheck, ConfoundReport, Telltale
+from engine.records.results import ENOUGH_GROUPS, ConceptCheck, ConfoundReport, Telltale
 from engine.stats.baselines import Texts
 from engine.stats.confounds import ALPHA, check_texts
 from engine.stats.crossed import CROSSED
 from engine.stats.designs import shared_prompts
-from engine.stats.groups import ENOUGH_GROUPS, group_by_factors
+from engine.stats.groups import group_by_factors
 from engine.stats.resampling import PERMUTATIONS, RESAMPLES, smallest_p
 from engine.stats.text_features import most_telling, words_of
 from engine.stats.wordings import link

@@ -11,10 +11,10 @@ from functools import partial
 
 from engine.capture.selection import Positions, parse_positions
 from engine.records.captures import ActivationData, ContrastData
-from engine.records.results import Confound, ConfoundReport, Ranking
+from engine.records.results import ENOUGH_GROUPS, Confound, ConfoundReport, Ranking
 from engine.runtime import Progress, ignore_progress
 from engine.stats.baselines import Groupings, Scores, Texts, baselines_of, main_factor
-from engine.stats.groups import ENOUGH_GROUPS, group_pairs
+from engine.stats.groups import group_pairs
 from engine.stats.resampling import PERMUTATIONS, smallest_p
 
 ALPHA = 0.05

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from engine.errors import RequestError
 from engine.records.captures import ContrastData, Factors, factor_columns
-from engine.records.results import FEWEST_PAIRS
+from engine.records.results import ENOUGH_GROUPS, FEWEST_PAIRS
 from engine.remedies import Remedy
-from engine.stats.groups import ENOUGH_GROUPS, FEWEST_GROUPS, MOST_UNITS, PAIRS, group_by_factors
-from engine.stats.wordings import number_pairs
+from engine.stats.groups import FEWEST_GROUPS, MOST_UNITS, PAIRS, group_by_factors
+from engine.stats.wordings import number_pairs, wording
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +61,10 @@ def ranking_warnings(data: ContrastData, counts: Mapping[str, int]) -> list[str]
             "the pairs carry no factors: cross-validation in five folds over pairs says nothing about new personas,"
             " templates or topics"
         )
+        prompts = len({wording(prompt)[0] for prompt in data["positive"]})
+        if prompts < min(_apart(numbers), ENOUGH_GROUPS):
+            few = "one prompt" if prompts == 1 else f"{prompts} prompts"
+            warnings.append(f"the pairs are responses to {few}: the ranking says nothing about responses to others")
         if (apart := _apart(numbers)) < pairs:
             warnings.append(f"the {pairs} pairs share prompts, so that they count as {apart}")
             pairs = apart

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 FOLDS = 5
 MOST_UNITS = 65  # more are merged: a bootstrap over 65 units estimates a standard error to within 9%; 13 in each fold
 FEWEST_GROUPS = 3  # with two, each is projected on the other alone: one number without an estimate of its variance
-ENOUGH_GROUPS = 6  # fewest groups that allow p < 0.05: 2^5 distinct permutations
 PAIRS = "pairs"
 """Name of the grouping of pairs without factors."""
 

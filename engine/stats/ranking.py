@@ -11,14 +11,13 @@ import torch
 
 from engine.inputs import require_seed, require_whole
 from engine.records.captures import ContrastData
-from engine.records.results import LayerSeparation, RankedLayer, Ranking
+from engine.records.results import ENOUGH_GROUPS, LayerSeparation, RankedLayer, Ranking
 from engine.runtime import Progress
 from engine.stats.components import combine, error_shares, variance_components
 from engine.stats.contrast import require_contrast
 from engine.stats.crossed import CROSSED, MOST_PAIRS, CrossedLayer, CrossedTest, Kept, crossed_p_values
 from engine.stats.designs import cannot_hold_out, few_values, ranking_warnings
 from engine.stats.groups import (
-    ENOUGH_GROUPS,
     PAIRS,
     effective_groups,
     group_pairs,

@@ -11,6 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from engine.records.captures import ActivationData, ContrastData
+from engine.records.results import ENOUGH_GROUPS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +35,9 @@ def wordings(data: ContrastData) -> Set[Wording]:
 def number_pairs(data: ContrastData) -> Tensor:
     """Number the pairs of a contrast, with one number for all that share a prompt, directly or through others.
 
-    They are not independent: what is peculiar to a prompt is in the state of each of its pairs.
+    They are not independent: what is peculiar to a prompt is in the state of each of its pairs. Responses count as
+    part of their prompts, unless pairs without factors have six or more prompts: then those are resampled, as a
+    ranking should hold for other prompts too.
 
     Args:
         data: A contrast.
@@ -47,8 +50,13 @@ def number_pairs(data: ContrastData) -> Tensor:
         >>> number_pairs(data).tolist() == [*range(12)]
         True
     """
-    sides = (list(map(wording, data[side])) for side in ("positive", "negative"))
-    return torch.tensor(link(*sides), dtype=torch.long)
+    sides = [list(map(wording, data[side])) for side in ("positive", "negative")]
+    numbers = link(*sides)
+    if not data.get("factors") and any(response for side in sides for _, response in side):
+        of_prompts = link(*([prompt for prompt, _ in side] for side in sides))
+        if len({*of_prompts}) >= ENOUGH_GROUPS:
+            numbers = of_prompts
+    return torch.tensor(numbers, dtype=torch.long)
 
 
 def link(ones: Sequence[Hashable], others: Sequence[Hashable]) -> list[int]:

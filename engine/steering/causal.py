@@ -16,13 +16,12 @@ from engine.models.description import examine_model
 from engine.records.captures import ContrastData, changed_model
 from engine.records.causal import CausalLayer, CausalRanking, works
 from engine.records.files import Direction
-from engine.records.results import Ranking, may_be_best
+from engine.records.results import ENOUGH_GROUPS, Ranking, may_be_best
 from engine.runtime import Steps, ignore_progress
 from engine.stats.causal import AblationTest, AdditionResults, AdditionTest, compare_ablations, compare_additions
 from engine.stats.contrast import require_contrast
 from engine.stats.direction import extract_direction
 from engine.stats.fitting import NoDifferenceError
-from engine.stats.groups import ENOUGH_GROUPS
 from engine.steering.apply import directions_by_layer
 from engine.steering.causal_request import MOST_CANDIDATES, CausalRequest
 from engine.steering.experiment import Experiment, KeptScores

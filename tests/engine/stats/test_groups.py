@@ -88,11 +88,25 @@ def test_pairs_that_share_prompts_through_others_are_one_group() -> None:
     assert group_pairs(contrast_of([(f"yes {pair}", "no") for pair in range(40)])) == {}
 
 
-def test_the_response_is_part_of_a_prompt() -> None:
-    data = contrast_of([("a", "b"), ("a", "b"), ("c", "b")])
+def test_pairs_of_responses_to_a_prompt_are_one_group() -> None:
+    pairs = with_responses(contrast_of([(f"prompt {pair % 6}",) * 2 for pair in range(18)]))
+    assert number_pairs(pairs).tolist() == [pair % 6 for pair in range(18)]
+
+
+@pytest.mark.parametrize("factors", [None, all_factors()[:18]])
+def test_responses_to_few_prompts_or_with_factors_count_as_part_of_them(factors: list[Factors] | None) -> None:
+    """Several personas may answer one prompt, which is not theirs."""
+    prompts = 6 if factors else 5
+    pairs = [(f"prompt {pair % prompts}",) * 2 for pair in range(18)]
+    assert number_pairs(with_responses(contrast_of(pairs, factors))).tolist() == [*range(18)]
+    assert number_pairs(contrast_of(pairs, factors)).tolist() == [pair % prompts for pair in range(18)]
+
+
+def with_responses(data: ContrastData) -> ContrastData:
+    """Give every prompt a response of its own."""
     for number, prompt in enumerate([*data["positive"], *data["negative"]]):
-        prompt["response"] = ResponseText(text=f"answer {number}", tokens=1, ended=True)
-    assert number_pairs(data).tolist() == [0, 1, 2]
+        prompt["response"] = ResponseText(text=f"response {number}", tokens=1, ended=True)
+    return data
 
 
 def test_groups_are_held_out_as_they_are() -> None:

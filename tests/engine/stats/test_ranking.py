@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import t as student
 
 from engine.errors import RequestError
-from engine.records.captures import ContrastData, Factors
+from engine.records.captures import ContrastData, Factors, ResponseText
 from engine.records.results import RankedLayer, Ranking
 from engine.remedies import Remedy
 from engine.stats.groups import group_by_factors
@@ -258,6 +258,18 @@ def test_pairs_that_are_given_twice_count_once() -> None:
 
 def repeated_whole(sides: Sides) -> Sides:
     return np.concatenate([sides[0]] * 2), np.concatenate([sides[1]] * 2)
+
+
+def test_responses_to_few_prompts_are_a_warning() -> None:
+    data = capture_of(planted(np.random.default_rng(3), [1.0], 40), None)
+    for pair, both in enumerate(zip(data["positive"], data["negative"], strict=True)):
+        for side, prompt in enumerate(both):
+            prompt["response"] = ResponseText(text=str(prompt["prompt"]), tokens=1 + side, ended=True)
+            prompt["prompt"] = f"prompt {pair % 3}"
+    ranking = quick(data)
+    assert ranking["groups"] == {"pairs": 40}
+    said = "the pairs are responses to 3 prompts: the ranking says nothing about responses to others"
+    assert said in ranking["warnings"]
 
 
 def test_pairs_that_all_share_a_prompt_are_refused() -> None:
