@@ -240,9 +240,10 @@ def _halvings(data: ContrastData, generator: Generator) -> _Halves:
     units = enough[0] if enough else number_pairs(data) % MOST_UNITS
     count = int(units.max()) + 1
     if count < _FEWEST_UNITS:
+        pairs = data["num_pairs"]
+        shared = f"the {pairs} pairs share prompts, so that they count as {count}:"
         raise RequestError(
-            f"{count} pairs{' without a prompt in common' if count < data['num_pairs'] else ''} are too few to compare"
-            " directions",
+            f"{f'{pairs} pairs are' if count == pairs else shared} too few to compare directions",
             expected=f"at least {_FEWEST_UNITS} pairs in each capture",
             next_step="capture more pairs",
         )
