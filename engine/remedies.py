@@ -172,6 +172,20 @@ class Remedy(Enum):
         server=f"{_OPERATOR} to free some disk space; then {_RESUME}",
         app="free some disk space, then press n in the library and fill in the form as before to resume",
     )
+    RENAME_DIRECTIONS = _Words(
+        python="choose another name",
+        command_line="choose another name",
+        server="choose another save_as",
+        app="choose another name",
+    )
+    RENAME_OR_MOVE_DIRECTIONS = _Words(
+        python="choose another name, or rename those directions first with rename_capture",
+        command_line=(
+            "choose another name with --output, or rename those directions first: layerscope rename {capture} NEW"
+        ),
+        server="choose another name, or delete those directions first: delete_capture(directions_only=true)",
+        app="enter another name in the field Save as",
+    )
     RENAME_OR_REPLACE = _Words(
         python="choose another name, or replace it with force=True",
         command_line="choose another name with --output, or replace it with --force",
