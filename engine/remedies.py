@@ -172,6 +172,21 @@ class Remedy(Enum):
         server=f"{_OPERATOR} to free some disk space; then {_RESUME}",
         app="free some disk space, then press n in the library and fill in the form as before to resume",
     )
+    MAKE_WRITABLE = _Words(
+        python="change the permissions of that folder (chmod u+w), and repeat the call",
+        command_line="change the permissions of that folder (chmod u+w), and run the same command again",
+        server=f"{_OPERATOR} that its store is not writable",
+        app="change the permissions of that folder (chmod u+w), and try again",
+    )
+    MAKE_WRITABLE_OR_COPY = _Words(
+        python="change the permissions of that folder (chmod u+w), or copy the capture into one that you may write",
+        command_line=(
+            "change the permissions of that folder (chmod u+w), or copy the capture into one that you may write and"
+            " name it with --store"
+        ),
+        server=f"{_OPERATOR} that its store is not writable",
+        app="change the permissions of that folder (chmod u+w), or start with a copy of it: layerscope tui FOLDER",
+    )
     RENAME_DIRECTIONS = _Words(
         python="choose another name",
         command_line="choose another name",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from pathlib import Path
@@ -43,7 +44,7 @@ def delete_directions(name: str | Path, *, store: str | Path | None = None) -> l
             for file in files:
                 file.unlink()
         except OSError as error:
-            raise StoreError(f"{error.filename} cannot be deleted: {error.strerror}") from error
+            raise _cannot_delete(error) from error
     return [file.name for file in files]
 
 
@@ -92,12 +93,19 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
             with contextlib.suppress(OSError):  # there is none, or it holds other replacements
                 paths.replacement.store.rmdir()
         except OSError as error:
-            raise StoreError(
-                f"{error.filename} cannot be deleted: {error.strerror}", next_step="delete it yourself"
-            ) from error
+            raise _cannot_delete(error) from error
     with contextlib.suppress(OSError):
         paths.causal_parts.unlink(missing_ok=True)
     return deleted
+
+
+def _cannot_delete(error: OSError) -> StoreError:
+    denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    return StoreError(
+        f"{error.filename} cannot be deleted: {error.strerror}",
+        expected=f"a writable folder {Path(error.filename).parent}" if denied else "",
+        next_step=Remedy.MAKE_WRITABLE if denied else "delete it yourself",
+    )
 
 
 def capture_files(name: str | Path, *, store: str | Path | None = None) -> list[str]:

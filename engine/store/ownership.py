@@ -172,6 +172,20 @@ def drop_directions(paths: CapturePaths) -> None:
         paths.unlink_directions()
 
 
+def require_amendable(paths: CapturePaths) -> None:
+    """Refuse to measure what cannot be kept in the record of a capture, before any work is done.
+
+    Raises:
+        StoreError: The store cannot be written.
+    """
+    if not os.access(paths.store, os.W_OK):
+        raise StoreError(
+            f"the result could not be kept: {paths.store} is not a writable folder",
+            expected="a store where the record of the capture can be changed",
+            next_step=Remedy.MAKE_WRITABLE_OR_COPY,
+        )
+
+
 def require_free(paths: CapturePaths, *, force: bool, resume: bool = False) -> None:
     """Refuse a taken name or a read-only folder before any work is done.
 

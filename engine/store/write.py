@@ -21,7 +21,7 @@ from engine.runtime import Steps
 from engine.stats.summary import prompts_of
 from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, locate
-from engine.store.ownership import drop_directions, require_free
+from engine.store.ownership import drop_directions, require_amendable, require_free
 from engine.store.plan import remove_shards, require_not_held
 from engine.store.record import decode_whole, encode_record, make_record, read_record
 from engine.store.replace import delete_unfinished, put_in_place, telling_loss
@@ -160,6 +160,7 @@ def amend_record(paths: CapturePaths, record: CaptureRecord, added: Mapping[str,
     Raises:
         StoreError: The capture was replaced, renamed or deleted meanwhile, or the record cannot be written.
     """
+    require_amendable(paths)
     with folder_lock(paths.store):
         if not paths.record.exists():
             raise StoreError(
