@@ -31,6 +31,12 @@ class Remedy(Enum):
     One row per remedy, one column per face. `Advice` fills in `{capture}`, `{store}`, `{output}` and `{settings}`.
     """
 
+    ADD_PAIRS = _Words(
+        python="capture more pairs",
+        command_line="add pairs to the file, and capture it again",
+        server="call capture_contrast with more pairs",
+        app="add pairs to the file, and capture it again",
+    )
     ADD_RESPONSES = _Words(
         python="pass respond=60 to let the model answer, give responses, or choose other positions",
         command_line="add --respond 60 to let the model answer, give responses in a file, or choose other --positions",
@@ -70,7 +76,7 @@ class Remedy(Enum):
     CAPTURE_MORE_PAIRS = _Words(
         python="capture more pairs (max_samples)",
         command_line="capture more pairs (--max-samples)",
-        server="call capture_contrast with a larger max_samples, or with more pairs",
+        server="call capture_contrast with a larger max_samples",
         app="capture more pairs",
     )
     CHOOSE_FOLDER = _Words(
