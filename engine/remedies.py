@@ -246,10 +246,10 @@ class Remedy(Enum):
         app="free some disk space, or keep less: positions last, or fewer layers",
     )
     SEE_CONCEPT = _Words(
-        python="compare with engine/concepts/data/honesty.toml",
-        command_line="compare with engine/concepts/data/honesty.toml",
+        python="compare with load_concept('honesty'), which `layerscope concepts show honesty` prints as a file",
+        command_line="compare with the file that `layerscope concepts show honesty` prints",
         server="compare with list_concepts(name='honesty')",
-        app="compare with engine/concepts/data/honesty.toml",
+        app="compare with the file that `layerscope concepts show honesty` prints in another terminal",
     )
     STEER_LESS = _Words(
         python="steer by less, or load the model with dtype='float32', whose range is larger",
