@@ -19,6 +19,7 @@ from engine.store.tensor_files import read_metadata
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
+_FLOAT32_BYTES = 4
 _SAME = ("model", "revision", "site", "positions")  # of a capture and the directions extracted from it
 
 
@@ -58,6 +59,17 @@ def read_header(path: Path) -> DirectionsHeader:
     if not header["layers"] or {str(summary["layer"]) for summary in header["layers"]} != names:
         raise StoreError(f"{path} is damaged: its vectors do not match its layers", next_step=again)
     return header
+
+
+def width_of(path: Path) -> int:
+    """Length of the vectors of a directions file, which are float32; loads no torch.
+
+    Raises:
+        StoreError: The file is damaged.
+    """
+    file = read_metadata(path, store=path.parent, remedy=directions_advice(Remedy.EXTRACT_AGAIN, path))
+    begin, end = next(iter(file.places.values()))
+    return (end - begin) // _FLOAT32_BYTES
 
 
 def directions_advice(remedy: Remedy, path: Path, capture: str | None = None) -> Advice:
