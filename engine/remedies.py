@@ -31,6 +31,12 @@ class Remedy(Enum):
     One row per remedy, one column per face. `Advice` fills in `{capture}`, `{store}`, `{output}` and `{settings}`.
     """
 
+    ADD_PAIRS = _Words(
+        python="capture more pairs",
+        command_line="add pairs to the file, and capture it again",
+        server="call capture_contrast with more pairs",
+        app="add pairs to the file, and capture it again",
+    )
     ADD_RESPONSES = _Words(
         python="pass respond=60 to let the model answer, give responses, or choose other positions",
         command_line="add --respond 60 to let the model answer, give responses in a file, or choose other --positions",
@@ -70,7 +76,7 @@ class Remedy(Enum):
     CAPTURE_MORE_PAIRS = _Words(
         python="capture more pairs (max_samples)",
         command_line="capture more pairs (--max-samples)",
-        server="call capture_contrast with a larger max_samples, or with more pairs",
+        server="call capture_contrast with a larger max_samples",
         app="capture more pairs",
     )
     CHOOSE_FOLDER = _Words(
@@ -172,6 +178,35 @@ class Remedy(Enum):
         server=f"{_OPERATOR} to free some disk space; then {_RESUME}",
         app="free some disk space, then press n in the library and fill in the form as before to resume",
     )
+    MAKE_WRITABLE = _Words(
+        python="change the permissions of that folder (chmod u+w), and repeat the call",
+        command_line="change the permissions of that folder (chmod u+w), and run the same command again",
+        server=f"{_OPERATOR} that its store is not writable",
+        app="change the permissions of that folder (chmod u+w), and try again",
+    )
+    MAKE_WRITABLE_OR_COPY = _Words(
+        python="change the permissions of that folder (chmod u+w), or copy the capture into one that you may write",
+        command_line=(
+            "change the permissions of that folder (chmod u+w), or copy the capture into one that you may write and"
+            " name it with --store"
+        ),
+        server=f"{_OPERATOR} that its store is not writable",
+        app="change the permissions of that folder (chmod u+w), or start with a copy of it: layerscope tui FOLDER",
+    )
+    RENAME_DIRECTIONS = _Words(
+        python="choose another name",
+        command_line="choose another name",
+        server="choose another save_as",
+        app="choose another name",
+    )
+    RENAME_OR_MOVE_DIRECTIONS = _Words(
+        python="choose another name, or rename those directions first with rename_capture",
+        command_line=(
+            "choose another name with --output, or rename those directions first: layerscope rename {capture} NEW"
+        ),
+        server="choose another name, or delete those directions first: delete_capture(directions_only=true)",
+        app="enter another name in the field Save as",
+    )
     RENAME_OR_REPLACE = _Words(
         python="choose another name, or replace it with force=True",
         command_line="choose another name with --output, or replace it with --force",
@@ -211,10 +246,10 @@ class Remedy(Enum):
         app="free some disk space, or keep less: positions last, or fewer layers",
     )
     SEE_CONCEPT = _Words(
-        python="compare with engine/concepts/data/honesty.toml",
-        command_line="compare with engine/concepts/data/honesty.toml",
+        python="compare with load_concept('honesty'), which `layerscope concepts show honesty` prints as a file",
+        command_line="compare with the file that `layerscope concepts show honesty` prints",
         server="compare with list_concepts(name='honesty')",
-        app="compare with engine/concepts/data/honesty.toml",
+        app="compare with the file that `layerscope concepts show honesty` prints in another terminal",
     )
     STEER_LESS = _Words(
         python="steer by less, or load the model with dtype='float32', whose range is larger",

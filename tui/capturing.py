@@ -14,7 +14,8 @@ from engine.errors import RequestError
 from engine.inputs import user_path
 from engine.jobs import Job, JobCancelled
 from engine.models.registry import find_source
-from engine.store.names import CapturePaths, default_name, locate, require_free
+from engine.store.names import CapturePaths, default_name, locate
+from engine.store.ownership import require_free
 from tui.models import ModelCache
 
 if TYPE_CHECKING:

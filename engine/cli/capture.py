@@ -35,9 +35,9 @@ from engine.store.names import (
     default_name,
     locate,
     output_path,
-    require_free,
     shard_files,
 )
+from engine.store.ownership import require_free
 from engine.store.plan import read_plan, shard_starts
 from engine.store.record import encode_record
 from engine.store.replace import finish_replacement

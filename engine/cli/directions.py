@@ -101,7 +101,7 @@ def directions(
     path = capture_path(name, store)
     found, leading = extract_captured(path, method or AUTO_METHOD)
     target = saved_path(output, path.name, store) if output else path
-    saved = save_directions(found, target, leading=leading, capture=path.name, force=force)
+    saved = save_directions(found, target, leading=leading, capture=path, force=force)
     some = next(iter(found.values()))
     if "methods" in some:
         narrator.say(compared_methods(some["methods"]))
@@ -193,6 +193,7 @@ def read(
         narrator.say(f"no saved directions for {capture}: extracted from the capture")
     if layer is not None and layer not in found:
         raise RequestError(f"there is no direction at layer {layer}", expected=f"one of {sorted(found)}")
+    tell_origin(name if is_path(name) else store / name, narrator)
     loaded, tokenizer = load_model_of(found, model, dtype, options, narrator)
     from engine.stats.reading import read_text
 
@@ -209,6 +210,16 @@ def read(
 
         file = output_path(output, f"{capture_path(name.removesuffix(SUFFIX), store).name}_tokens.png")
         narrator.say(f"saved {save_figure(partial(draw_tokens, reading), file, title=prompt)}")
+
+
+def tell_origin(place: Path | str, narrator: Narrator) -> None:
+    """Say where saved directions come from, if not from the capture of their name; a warning if there is one."""
+    from engine.store.ownership import origin_note, origin_warning
+
+    if warning := origin_warning(place):
+        Narrator(quiet=False).say(f"warning: {warning}")
+    elif note := origin_note(place):
+        narrator.say(note)
 
 
 def load_model_of(

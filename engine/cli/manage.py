@@ -11,7 +11,8 @@ import typer
 from engine.cli.console import Command, Narrator, print_json, print_lines
 from engine.cli.store import AsJson, Store, capture_path, is_path
 from engine.errors import RequestError, StoreError, visible
-from engine.store.names import DEFAULT_STORE, store_option
+from engine.store.names import DEFAULT_STORE, DIRECTIONS, locate, store_option
+from engine.store.ownership import origin_note
 from engine.store.unfinished import clean_store
 from engine.store.verify import verify_capture, verify_store
 
@@ -88,7 +89,10 @@ def rename(
 
     path = capture_path(name, store)
     target = rename_capture(path, new)
-    Narrator(quiet=False).say(f"renamed {path.name} to {target.name} in {target.store}")
+    narrator = Narrator(quiet=False)
+    narrator.say(f"renamed {path.name} to {target.name} in {target.store}")
+    if note := origin_note(path):
+        narrator.say(f"kept {path.name}{DIRECTIONS}: {note}")
 
 
 def delete(
@@ -105,10 +109,12 @@ def delete(
     # Damaged files may have names that no capture can have, so the name is left to the engine.
     folder = None if is_path(name) else store
     kept = kept_directions(name, store=folder)
+    own = locate(name.removesuffix(DIRECTIONS), folder) if kept else None
     for deleted in delete_capture(name, store=folder):
         narrator.say(visible(f"deleted {deleted}"))
     for other in kept:
-        narrator.say(visible(f"kept {other}: directions of this capture, saved under another name"))
+        note = origin_note(own.store / own.name) if own and other == own.directions.name else ""
+        narrator.say(visible(f"kept {other}: {note or 'directions of this capture, saved under another name'}"))
 
 
 def _ask(path: str) -> None:

@@ -34,6 +34,7 @@ from engine.stats.comparison_rules import require_contrasts
 from engine.stats.scores import DEFAULT_SCORE, SCORES, ScoredLayer, find_score, order_layers
 from engine.steering.causal_request import CausalRequest
 from engine.store.names import DEFAULT_STORE, locate
+from engine.store.ownership import require_amendable
 
 HELP = """Rank the layers of a contrast, with 95% intervals, ties and permutation p-values.
 
@@ -133,6 +134,7 @@ def rank(
         request = CausalRequest(**wanted)  # type: ignore[arg-type]  # the keys are its fields
         lines = None if neutral is None else _lines(neutral)
         require_contrasts(record)
+        require_amendable(locate(capture_path(name, store)))  # fail before the model is loaded
         loaded, tokenizer = load_captured_model(record["provenance"], model, dtype, options, narrator)
         from engine.steering.causal_store import add_causal_ranking
 

@@ -13,7 +13,8 @@ from engine.cli.store import capture_path, find_record
 from engine.models.placement import AUTO
 from engine.plots.findings import describe_neighbours
 from engine.plots.specificity_text import specificity_as_text
-from engine.store.names import DEFAULT_STORE
+from engine.store.names import DEFAULT_STORE, locate
+from engine.store.ownership import require_amendable
 
 HELP = """Compare a contrast with its neighbours: is it this concept, or another one?
 
@@ -43,7 +44,9 @@ def specificity(
 ) -> None:
     """Compare a contrast with its neighbours."""
     narrator, options = Narrator(quiet=quiet), read_load_options(dtype or AUTO, device_map, max_memory)
-    loaded, tokenizer = load_captured_model(find_record(name, store)["provenance"], model, dtype, options, narrator)
+    record = find_record(name, store)
+    require_amendable(locate(capture_path(name, store)))  # fail before the model is loaded
+    loaded, tokenizer = load_captured_model(record["provenance"], model, dtype, options, narrator)
     from engine.store.specificity import add_specificity
 
     others = [capture_path(neighbour, store) for neighbour in neighbours or []]

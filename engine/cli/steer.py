@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from engine.cli.console import Command, Narrator, figure_file, print_data, print_json
-from engine.cli.directions import load_model_of
+from engine.cli.directions import load_model_of, tell_origin
 from engine.cli.load_options import DeviceMap, MaxMemory, OtherDtype, OtherModel, read_load_options
 from engine.cli.store import is_path
 from engine.errors import RequestError, similar
@@ -153,6 +153,7 @@ def find_to_steer(place: Path | str, narrator: Narrator) -> "tuple[dict[int, Dir
     found, leading, capture = find_directions(place, method="mean_diff")
     if capture:
         narrator.say(f"no saved directions for {capture}: the mean differences of the capture are used")
+    tell_origin(place, narrator)
     return found, leading
 
 

@@ -1,7 +1,7 @@
 """`layerscope list` and `layerscope show`, and the lists of models and concepts."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -15,14 +15,19 @@ from engine.concepts.catalog import list_concepts, user_concepts_path
 from engine.errors import StoreError, visible
 from engine.models.registry import list_models, user_registry_path
 from engine.plots.causal_text import causal_findings
+from engine.plots.findings import layers_in_words
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
 from engine.records.captures import Provenance, describe_adapter
 from engine.records.files import CaptureRecord, count_prompts
 from engine.store.catalog import UNFINISHED_SHARDS, list_captures, show_capture, unfinished_saves
 from engine.store.names import DEFAULT_STORE, PLAN, CapturePaths, capture_command, locate, store_option
+from engine.store.ownership import origin_warning
 from engine.store.record import encode_record
 from engine.store.verify import has_checksums
+
+if TYPE_CHECKING:
+    from engine.store.directions import SavedDirections
 
 _RESPONSES_SHOWN, _EXCERPT = 3, 200
 
@@ -129,7 +134,9 @@ def is_path(name: str) -> bool:
     return "/" in name or "\\" in name or name.endswith((".pt", ".json", ".safetensors"))
 
 
-LIST_HELP = """List the captures of a store, newest first.
+LIST_HELP = """List the captures and saved directions of a store.
+
+Captures are listed newest first, then the directions that have no capture of their name.
 
 [bold]Examples[/bold]
 
@@ -137,7 +144,7 @@ LIST_HELP = """List the captures of a store, newest first.
   layerscope list --store runs --concept honesty --json
 """
 
-SHOW_HELP = """Show how a capture was made, and its layer table.
+SHOW_HELP = """Show how a capture or saved directions were made.
 
 [bold]Examples[/bold]
 
@@ -156,22 +163,30 @@ def list_store(
     as_json: AsJson = False,
 ) -> None:
     """List the captures of a store, newest first."""
+    from engine.store.directions import directions_alone
+
     entries = list_captures(store, concept=concept, model=model)
+    alone = directions_alone(store, concept=concept, model=model)
     if as_json:
-        print_json(msgspec.json.format(msgspec.json.encode(entries)))
+        listed = [{"name": one.name, "record": None, "problem": one.problem, "directions": one} for one in alone]
+        print_json(msgspec.json.format(msgspec.json.encode([*entries, *listed])))
     else:
         print_data(_captures_table([entry.record for entry in entries if entry.record]))
         for entry in entries:
             if entry.problem:
                 damaged = "" if entry.problem.startswith(UNFINISHED_SHARDS) else "damaged: "
                 print_data(Text(f"{entry.name} {damaged}{entry.problem}", style="red"))
+        if alone:
+            print_data("")
+            print_data(_directions_table(alone))
     narrator = Narrator(quiet=False)
-    if not entries and (concept or model):
+    empty = not entries and not alone
+    if empty and (concept or model):
         wanted = " and ".join(f"{key} {value!r}" for key, value in (("concept", concept), ("model", model)) if value)
         narrator.say(
             visible(f"no capture matches {wanted}; `layerscope list{store_option(store)}` without filters shows all")
         )
-    elif not entries:
+    elif empty:
         narrator.say(f"no captures yet; create one with `{capture_command(store)}`")
     clean = f"layerscope verify{store_option(store)} --clean"
     for path in unfinished_saves(store):
@@ -185,6 +200,17 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show how a capture was made, and its layer table."""
+    from engine.store.directions import SUFFIX, describe_directions
+    from engine.store.ownership import path_of
+
+    paths = locate(capture_path(name.removesuffix(SUFFIX), store))
+    if name.endswith(SUFFIX) or (not paths.exist and path_of(paths).exists()):
+        found = describe_directions(paths.store / paths.name)
+        if as_json:
+            print_json(msgspec.json.format(msgspec.json.encode(found)))
+        else:
+            print_data(_directions_lines(found))
+        return
     record = find_record(name, store)
     if as_json:
         print_json(encode_record(record))
@@ -232,6 +258,43 @@ def _captures_table(records: list[CaptureRecord]) -> Table:
     return table
 
 
+def _origin(one: "SavedDirections") -> str:
+    return f"imported from {one.file or 'vectors'}" if not one.capture else one.capture
+
+
+def _directions_table(found: "list[SavedDirections]") -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for column in ("directions", "model", "concept", "from", "layers", "method"):
+        short = column in {"layers", "method"}
+        table.add_column(column, justify="right" if column == "layers" else "left", overflow="fold", no_wrap=short)
+    for one in found:
+        if one.problem:
+            table.add_row(Text(one.name, style="red"), "", "", Text(one.problem, style="red"), "", "")
+        else:
+            table.add_row(
+                *map(Text, (one.name, one.model, one.concept or "", _origin(one), str(len(one.layers)), one.method))
+            )
+    return table
+
+
+def _directions_lines(found: "SavedDirections") -> Table:
+    """What saved directions are."""
+    leading = "" if found.leading is None else f", {found.leading} ranks first"
+    lines = {
+        "directions": found.name,
+        "from": _origin(found) if not found.capture else f"the capture {found.capture}, {found.num_pairs} pairs",
+        "concept": found.concept or "none",
+        "model": found.model,
+        "layers": f"{layers_in_words(found.layers)}{leading}",
+        "width": str(found.width),
+        "method": found.method,
+    }
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for label, value in lines.items():
+        table.add_row(Text(label, style="bold"), Text(visible(value)))
+    return table
+
+
 def _provenance_table(record: CaptureRecord, path: Path) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     lines = {"capture": record["name"], "saved": record["created"], "tensors": _tensors(record)}
@@ -240,6 +303,8 @@ def _provenance_table(record: CaptureRecord, path: Path) -> Table:
             lines["checksums"] = "unverified: saved before shards had checksums"
     except StoreError as error:
         lines["checksums"] = visible(error.problem)
+    if warning := origin_warning(path):
+        lines["directions"] = visible(warning)
     for label, value in (lines | _provenance_lines(record["provenance"])).items():
         table.add_row(Text(label, style="bold"), value)
     return table

@@ -253,9 +253,7 @@ def _halvings(data: ContrastData, generator: Generator) -> _Halves:
 
 def _depths(record: CaptureRecord, name: str) -> list[DepthRow]:
     if record["ranking"] is None:
-        raise RequestError(
-            f"{record['name']} has no ranking: {record['unranked']}", next_step=mend_unranked(record["num_pairs"])
-        )
+        raise RequestError(f"{record['name']} has no ranking: {record['unranked']}", next_step=mend_unranked(record))
     rows = sorted(record["ranking"]["layers"], key=lambda row: row["layer"])
     return [
         DepthRow(

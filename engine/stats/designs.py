@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from engine.errors import RequestError
 from engine.records.captures import ContrastData, Factors, factor_columns
 from engine.records.results import ENOUGH_GROUPS, FEWEST_PAIRS
-from engine.remedies import Remedy
 from engine.stats.groups import FEWEST_GROUPS, MOST_UNITS, PAIRS, group_by_factors
+from engine.stats.scores import more_pairs
 from engine.stats.wordings import number_pairs, wording
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def cannot_hold_out(data: ContrastData) -> RequestError:
         return RequestError(
             f"{pairs} pair{' is' if pairs == 1 else 's are'} too few to rank layers",
             expected=f"at least {FEWEST_PAIRS} pairs, preferably 30 or more",
-            next_step=Remedy.CAPTURE_MORE_PAIRS,
+            next_step=more_pairs(data.get("concept")),
         )
     if group_by_factors(data.get("factors") or []):
         return RequestError(

@@ -15,9 +15,14 @@ TIE = 1e-10
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def mend_unranked(num_pairs: int) -> Remedy | str:
+def more_pairs(concept: str | None) -> Remedy:
+    """How to get more pairs: a concept has more of them, a file or list has no others."""
+    return Remedy.ADD_PAIRS if concept is None else Remedy.CAPTURE_MORE_PAIRS
+
+
+def mend_unranked(record: CaptureRecord) -> Remedy | str:
     """What to do about a contrast without a ranking, whose record says why it has none."""
-    return Remedy.CAPTURE_MORE_PAIRS if num_pairs < FEWEST_PAIRS else "mend this and capture again"
+    return more_pairs(record["concept"]) if record["num_pairs"] < FEWEST_PAIRS else "mend this and capture again"
 
 
 def side_quartiles(summary: ClassSummary, side: Literal["positive", "negative"]) -> list[float]:
@@ -161,7 +166,7 @@ def order_layers(record: CaptureRecord, key: str = DEFAULT_SCORE) -> list[Scored
         raise RequestError(
             f"the capture {record['name']!r} has no ranking: {record['unranked']}",
             expected=f"one of the scores that need no ranking: {described}",
-            next_step=mend_unranked(record["num_pairs"]),
+            next_step=mend_unranked(record),
         )
     ranked = {row["layer"]: row for row in record["ranking"]["layers"]} if record["ranking"] else {}
     values = {row["layer"]: _value(score, row, ranked.get(row["layer"])) for row in record["statistics"]}

@@ -14,6 +14,7 @@ from engine.steering.causal import rank_layers_causally
 from engine.steering.causal_request import CausalRequest
 from engine.store.catalog import show_capture
 from engine.store.names import locate
+from engine.store.ownership import require_amendable
 from engine.store.read import load_contrast
 from engine.store.write import amend_record
 
@@ -50,7 +51,7 @@ def add_causal_ranking(
 
     Raises:
         RequestError: The capture is not a contrast, or see `rank_layers_causally`.
-        StoreError: The capture does not exist, is damaged, or was replaced meanwhile.
+        StoreError: The capture does not exist, is damaged, was replaced meanwhile, or cannot be written.
 
     Example:
         >>> chosen = {"layers": [14], "max_samples": 96, "positions": "last"}
@@ -63,6 +64,7 @@ def add_causal_ranking(
     """
     record, paths = show_capture(name, store=store), locate(name, store)
     require_contrasts(record)
+    require_amendable(paths)
     data, keep = load_contrast(name, store=store), paths.causal_parts
     found = rank_layers_causally(
         model, tokenizer, data, request, ranking=record["ranking"], neutral=neutral, steps=steps, keep=keep

@@ -12,8 +12,9 @@ from engine.records.captures import ContrastData
 from engine.records.files import Direction
 from engine.stats.fitting import within_classes
 from engine.stats.groups import last_states
-from engine.store.directions import SUFFIX, path_of, read_header
+from engine.store.directions import SUFFIX
 from engine.store.names import locate
+from engine.store.ownership import path_of, read_header
 from engine.store.read import load_contrast
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from pathlib import Path
@@ -11,9 +12,10 @@ from engine.errors import StoreError, nearest
 from engine.inputs import user_path
 from engine.records.files import VECTOR_FORMATS
 from engine.remedies import Remedy
-from engine.store.directions import SUFFIX, derived_directions, list_directions, path_of
+from engine.store.directions import SUFFIX, derived_directions, list_directions
 from engine.store.locks import folder_lock, open_locked
 from engine.store.names import PLAN, SHARD, UNFINISHED, CapturePaths, is_present, listed_name, locate
+from engine.store.ownership import foreign_origin, path_of
 from engine.store.plan import is_own_plan
 from engine.store.replace import finish_replacement
 
@@ -42,7 +44,7 @@ def delete_directions(name: str | Path, *, store: str | Path | None = None) -> l
             for file in files:
                 file.unlink()
         except OSError as error:
-            raise StoreError(f"{error.filename} cannot be deleted: {error.strerror}") from error
+            raise _cannot_delete(error) from error
     return [file.name for file in files]
 
 
@@ -55,7 +57,8 @@ def _require_directions(paths: CapturePaths) -> None:
 def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list[str]:
     """Delete a capture: record, tensors or shards, an unfinished replacement, and directions and vectors of its name.
 
-    Directions of the capture that were saved under another name stay. The record is deleted first; an interrupted
+    Directions of the capture that were saved under another name stay, and so do directions of its name that come from
+    elsewhere, until no capture has the name. The record is deleted first; an interrupted
     deletion leaves tensors that the catalog lists as having no record. The parts of an interrupted causal ranking in
     the user's cache folder are deleted last. Everything that `list_captures` lists can be deleted, damaged or not.
     Links are removed, never followed.
@@ -90,12 +93,19 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
             with contextlib.suppress(OSError):  # there is none, or it holds other replacements
                 paths.replacement.store.rmdir()
         except OSError as error:
-            raise StoreError(
-                f"{error.filename} cannot be deleted: {error.strerror}", next_step="delete it yourself"
-            ) from error
+            raise _cannot_delete(error) from error
     with contextlib.suppress(OSError):
         paths.causal_parts.unlink(missing_ok=True)
     return deleted
+
+
+def _cannot_delete(error: OSError) -> StoreError:
+    denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    return StoreError(
+        f"{error.filename} cannot be deleted: {error.strerror}",
+        expected=f"a writable folder {Path(error.filename).parent}" if denied else "",
+        next_step=Remedy.MAKE_WRITABLE if denied else "delete it yourself",
+    )
 
 
 def capture_files(name: str | Path, *, store: str | Path | None = None) -> list[str]:
@@ -113,7 +123,9 @@ def capture_files(name: str | Path, *, store: str | Path | None = None) -> list[
 
 
 def kept_directions(name: str | Path, *, store: str | Path | None = None) -> list[str]:
-    """Names of the files that `delete_capture` would keep: directions of the capture under other names.
+    """Names of the files that `delete_capture` would keep: directions of the capture under other names, and of others.
+
+    Directions of the capture's name that come from elsewhere are first.
 
     Args:
         name: See `delete_capture`.
@@ -122,7 +134,9 @@ def kept_directions(name: str | Path, *, store: str | Path | None = None) -> lis
     folder = user_path(name).parent if store is None else user_path(store)
     plain = user_path(name).name if store is None else str(name)
     with contextlib.suppress(StoreError):  # a damaged capture may have a name that none can have
-        return [f"{other}{SUFFIX}" for other in derived_directions(locate(plain, folder).name, folder)]
+        paths = locate(plain.removesuffix(SUFFIX), folder)
+        others = [paths.name] if paths.exist and foreign_origin(paths) else []
+        return [f"{other}{SUFFIX}" for other in [*others, *derived_directions(paths.name, folder)]]
     return []
 
 
@@ -161,6 +175,8 @@ def _parts(name: str | Path, store: str | Path | None) -> tuple[CapturePaths, li
             files.insert(0, paths.replacement.record)
         if is_present(paths.replacement.plan):
             folders.append(paths.replacement.shards)
+    if (files or folders) and foreign_origin(paths):
+        directions = []
     if not files and not directions and not folders:
         raise StoreError(
             f"there is no capture called {asked!r} in the folder {str(folder)!r}",

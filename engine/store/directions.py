@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
 
 import msgspec
 
-from engine.errors import StoreError, first_line
+from engine.errors import StoreError, visible
 from engine.inputs import require_whole, user_path
 from engine.records.files import AUTO_METHOD, Direction, DirectionsHeader, DirectionSummary
 from engine.remedies import Advice, Remedy
 from engine.store.catalog import show_capture
 from engine.store.names import DIRECTIONS, CapturePaths, locate, store_words
-from engine.store.tensor_files import read_metadata, read_tensors, with_checksums
+from engine.store.ownership import SCHEMA, directions_advice, path_of, read_header, require_own_name, width_of
+from engine.store.tensor_files import read_tensors, with_checksums
 
-SCHEMA = 1
 SUFFIX = DIRECTIONS
-
-
-class _Versioned(TypedDict):
-    """The field that every version of the header has."""
-
-    schema: int
 
 
 def save_directions(
@@ -32,50 +26,57 @@ def save_directions(
     *,
     store: str | Path | None = None,
     leading: int | None = None,
-    capture: str | None = None,
+    capture: str | Path | None = None,
     force: bool = False,
 ) -> Path:
     """Save directions as `NAME.directions.safetensors`, next to their capture.
+
+    The name of a capture is only for directions of that capture, whatever `force` says.
 
     Args:
         directions: Layer to direction; all from one capture and method.
         name: The capture's name, or a path without suffix; a plain name when `store` is given.
         store: The store folder.
         leading: The layer that ranks first.
-        capture: Name of their capture, if they are saved under another name.
+        capture: Their capture, if they are saved under another name: its name, or its path if it is in another store.
         force: Replace directions already saved under that name.
 
     Returns:
         Path of the file.
 
     Raises:
-        StoreError: There are no directions, the name is taken or invalid, or the file cannot be written.
+        StoreError: There are no directions, the name is invalid, taken, or that of another capture, or the file cannot
+            be written.
 
     Example:
         >>> save_directions({16: extract_direction(data, 16)}, "mine").name
         'mine.directions.safetensors'
     """
-    from safetensors.torch import save
-
-    from engine.store.unfinished import TakenError, clear_leftovers
-    from engine.store.write import write_atomically
+    from engine.store.unfinished import TakenError
 
     if not directions:
         raise StoreError("there are no directions to save", expected="a direction for at least one layer")
     paths = locate(str(name).removesuffix(SUFFIX), store)
-    target = path_of(paths)
-    taken = StoreError(
-        f"{target} already exists", next_step=_advice(Remedy.RENAME_OR_REPLACE_DIRECTIONS, target, capture)
-    )
-    replaces = target.exists()
-    if replaces and not force:
+    target, source = path_of(paths), locate(capture) if isinstance(capture, Path) else None
+    header = _header(directions, leading, source.name if source else str(capture or paths.name))
+    require_own_name(header, paths, source.store if source else None)
+    advice = directions_advice(Remedy.RENAME_OR_REPLACE_DIRECTIONS, target, header["capture"] if capture else None)
+    taken = StoreError(f"{target} already exists", next_step=advice)
+    if target.exists() and not force:
         raise taken
+    try:
+        return write_directions(directions, header, paths, replace=force)
+    except TakenError:  # by another process, since it was checked
+        raise taken from None
+
+
+def _header(directions: Mapping[int, Direction], leading: int | None, capture: str) -> DirectionsHeader:
     some = next(iter(directions.values()))
     header = DirectionsHeader(
         schema=SCHEMA,
         layers=[_summary(directions[layer]) for layer in sorted(directions)],
         leading=None if leading is None else require_whole(leading, "the leading layer"),
-        capture=capture or paths.name,
+        capture=capture,
         method=some["method"],
         concept=some["concept"],
         num_pairs=some["num_pairs"],
@@ -85,12 +86,37 @@ def save_directions(
         header["methods"] = some["methods"]
     if "imported" in some:
         header["imported"] = some["imported"]
+    return header
+
+
+def write_directions(
+    directions: Mapping[int, Direction], header: DirectionsHeader, paths: CapturePaths, *, replace: bool
+) -> Path:
+    """Write a file of directions, without asking whose the name is.
+
+    Args:
+        directions: Layer to direction.
+        header: Their header.
+        paths: The name.
+        replace: Replace directions of that name; the control vectors exported from them are deleted.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        StoreError: The file cannot be written.
+        TakenError: There are directions of that name, and `replace` is off.
+    """
+    from safetensors.torch import save
+
+    from engine.store.unfinished import clear_leftovers
+    from engine.store.write import write_atomically
+
+    target = path_of(paths)
+    replaces = target.exists()
     vectors = {str(layer): direction["vector"].contiguous() for layer, direction in directions.items()}
     content = save(vectors, metadata=with_checksums(vectors, {"layerscope": msgspec.json.encode(header).decode()}))
-    try:
-        write_atomically(target, content, replace=force)
-    except TakenError:  # by another process, since it was checked
-        raise taken from None
+    write_atomically(target, content, replace=replace)
     if replaces:
         paths.unlink_vectors()  # they are of the directions that were replaced
     clear_leftovers(target)
@@ -120,7 +146,7 @@ def load_directions(name: str | Path, *, store: str | Path | None = None) -> tup
     target = path_of(locate(str(name).removesuffix(SUFFIX), store))
     header = read_header(target)
     layers = [summary["layer"] for summary in header["layers"]]
-    again = _advice(Remedy.EXTRACT_AGAIN, target)
+    again = directions_advice(Remedy.EXTRACT_AGAIN, target)
     read = read_tensors(target, [*map(str, layers)], store=target.parent, remedy=again)
     vectors = dict(zip(layers, read, strict=True))
     if any(vector.ndim != 1 or len(vector) != len(read[0]) for vector in read):
@@ -222,6 +248,99 @@ def list_directions(store: str | Path) -> list[str]:
     return sorted(name.removesuffix(SUFFIX) for name in files if not name.startswith("."))
 
 
+@dataclass(frozen=True)
+class SavedDirections:
+    """Saved directions, as lists show them.
+
+    Attributes:
+        name: The name they are saved under.
+        layers: Layers with a direction, ascending.
+        width: Length of the vectors.
+        method: How they were extracted.
+        concept: Name of the concept, if any.
+        num_pairs: Number of pairs.
+        leading: The layer that ranks first; None without a ranking.
+        capture: The capture that they come from; empty for imported ones.
+        file: The file that they were imported from; empty for others.
+        model: Alias of their model; "unknown" without provenance.
+        model_id: Its id, or the path that it was loaded from; empty without provenance.
+        problem: Why they cannot be read; empty if they can. All other fields are empty then.
+    """
+
+    name: str
+    layers: list[int] = field(default_factory=list)
+    width: int = 0
+    method: str = ""
+    concept: str | None = None
+    num_pairs: int = 0
+    leading: int | None = None
+    capture: str = ""
+    file: str = ""
+    model: str = "unknown"
+    model_id: str = ""
+    problem: str = ""
+
+
+def describe_directions(name: str | Path, *, store: str | Path | None = None) -> SavedDirections:
+    """Describe saved directions by the header of their file; loads no torch.
+
+    Args:
+        name: A name or path, as for `load_directions`.
+        store: The store folder; `name` is then a plain name.
+
+    Raises:
+        StoreError: The file does not exist or is damaged.
+
+    Example:
+        >>> path = save_directions({16: extract_direction(data, 16)}, "described", store="runs", capture="mine")
+        >>> found = describe_directions("described", store="runs")
+        >>> found.layers, found.width, found.capture
+        ([16], 576, 'mine')
+    """
+    paths = locate(str(name).removesuffix(SUFFIX), store)
+    header = read_header(path_of(paths))
+    imported, provenance = header.get("imported"), header["provenance"]
+    model = provenance["alias"] if provenance else imported["model"] if imported else "unknown"
+    return SavedDirections(
+        name=paths.name,
+        layers=[summary["layer"] for summary in header["layers"]],
+        width=width_of(path_of(paths)),
+        method=header["method"],
+        concept=header["concept"],
+        num_pairs=header["num_pairs"],
+        leading=header["leading"],
+        capture="" if imported else header["capture"],
+        file=imported["file"] if imported else "",
+        model=model,
+        model_id=provenance["model"] if provenance else "",
+    )
+
+
+def directions_alone(
+    store: str | Path, *, concept: str | None = None, model: str | None = None
+) -> list[SavedDirections]:
+    """List the saved directions that have no capture of their name, sorted by name; loads no torch.
+
+    Args:
+        store: The store folder.
+        concept: Only directions of this concept.
+        model: Only directions of this model, by alias or id.
+
+    Raises:
+        StoreError: The folder cannot be read.
+    """
+    found = [_described(name, store) for name in list_directions(store) if not CapturePaths(Path(store), name).exist]
+    wanted = [one for one in found if concept in (None, one.concept) and model in (None, one.model, one.model_id)]
+    return [one for one in wanted if not one.problem or (concept is None and model is None)]
+
+
+def _described(name: str, store: str | Path) -> SavedDirections:
+    try:
+        return describe_directions(name, store=store)
+    except StoreError as error:
+        return SavedDirections(visible(name), problem=visible(error.problem))
+
+
 def derived_directions(name: str, store: Path) -> list[str]:
     """List the directions that come from a capture but are saved under other names; loads no torch.
 
@@ -245,44 +364,6 @@ def leading_layer(name: Path, among: Container[int]) -> int | None:
     ranking = show_capture(name)["ranking"] if locate(name).record.exists() else None
     first = ranking["layers"][0]["layer"] if ranking else None
     return first if first in among else None
-
-
-def read_header(path: Path) -> DirectionsHeader:
-    """Read the header of a directions file, without the vectors; loads no torch.
-
-    Raises:
-        StoreError: The file does not exist, is damaged, or was written by another version of layerscope.
-    """
-    if not path.exists():
-        raise StoreError(f"there are no directions at {path}", next_step=_advice(Remedy.EXTRACT_DIRECTIONS, path))
-    again = _advice(Remedy.EXTRACT_AGAIN, path)
-    file = read_metadata(path, store=path.parent, remedy=again)
-    try:
-        text, names = file.metadata["layerscope"], file.places.keys()
-        if msgspec.json.decode(text, type=_Versioned)["schema"] != SCHEMA:
-            raise StoreError(f"{path} was written by another version of layerscope", next_step=again)
-        header = msgspec.json.decode(text, type=DirectionsHeader)
-    except (KeyError, msgspec.DecodeError) as error:
-        raise StoreError(f"{path} is damaged: {first_line(error)}", next_step=again) from error
-    if not header["layers"] or {str(summary["layer"]) for summary in header["layers"]} != names:
-        raise StoreError(f"{path} is damaged: its vectors do not match its layers", next_step=again)
-    return header
-
-
-def _advice(remedy: Remedy, path: Path, capture: str | None = None) -> Advice:
-    """A remedy whose commands name the capture of a file of directions, as far as it is known."""
-    paths = CapturePaths(path.parent, path.name.removesuffix(SUFFIX))
-    source = capture or (paths.name if paths.exist else "CAPTURE")
-    named = source if source == paths.name else f"{source} --output {paths.name}"
-    return Advice(remedy, store_words(paths.store), named)
-
-
-def path_of(paths: CapturePaths) -> Path:
-    """Path of the directions file of a capture."""
-    path = paths.directions
-    if not path.resolve().is_relative_to(paths.store.resolve()):
-        raise StoreError(f"{path} is a symbolic link out of the store", next_step="remove the link")
-    return path
 
 
 def _summary(direction: Direction) -> DirectionSummary:

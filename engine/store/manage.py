@@ -9,9 +9,10 @@ from pathlib import Path
 from engine.errors import StoreError
 from engine.records.files import VECTOR_FORMATS, CaptureRecord
 from engine.remedies import Remedy
-from engine.store.directions import derived_directions, load_directions, path_of, read_header, save_directions
+from engine.store.directions import derived_directions, load_directions, write_directions
 from engine.store.locks import folder_lock
-from engine.store.names import CapturePaths, is_present, locate, require_free
+from engine.store.names import CapturePaths, is_present, locate
+from engine.store.ownership import foreign_origin, path_of, read_header, require_free
 from engine.store.plan import hold_plan
 from engine.store.record import encode_record, read_record
 from engine.store.replace import finish_replacement, put_in_place
@@ -24,7 +25,7 @@ def rename_capture(name: str | Path, new: str, *, store: str | Path | None = Non
     The new record is written first, then the tensors move, and the old record is deleted last. A killed rename leaves
     the capture complete under one of the names; `verify_store` explains what is left under the other. An unfinished
     replacement goes with its capture. Directions that were saved under another name keep it, and name their capture as
-    it is called now.
+    it is called now. Directions that have the name of a capture but come from elsewhere stay under the old name.
 
     Args:
         name: A path with or without suffix; a plain name when `store` is given.
@@ -56,13 +57,11 @@ def rename_capture(name: str | Path, new: str, *, store: str | Path | None = Non
             put_in_place(old)  # one that has been completed since
             _hold(old, held)
             record = _renamed(read_record(old.record), target) if old.record.exists() else None
-            directions = load_directions(old.name, store=old.store) if path_of(old).exists() else None
-            source = read_header(path_of(old))["capture"] if directions is not None else old.name
+            own = not (old.exist and foreign_origin(old))
             derived = derived_directions(old.name, old.store) if record is not None else []
-            if directions is not None:
-                capture = target.name if source == old.name else source
-                save_directions(directions[0], target.name, store=old.store, leading=directions[1], capture=capture)
-            _move(old, target, record)
+            if own and path_of(old).exists():
+                _write_directions(old, target, old.name, target.name, replace=False)
+            _move(old, target, record, with_directions=own)
             _follow(derived, target)
         except OSError as error:
             raise StoreError(f"{old.name!r} cannot be renamed: {error.strerror or error}") from error
@@ -86,8 +85,17 @@ def _follow(derived: list[str], target: CapturePaths) -> None:
     """Make the directions that are saved under other names name their capture as it is called now."""
     for name in derived:
         with suppress(StoreError):  # a damaged file cannot be rewritten, and the capture has been renamed
-            found, leading = load_directions(name, store=target.store)
-            save_directions(found, name, store=target.store, leading=leading, capture=target.name, force=True)
+            paths = locate(name, target.store)
+            _write_directions(paths, paths, read_header(path_of(paths))["capture"], target.name, replace=True)
+
+
+def _write_directions(old: CapturePaths, new: CapturePaths, capture: str, renamed: str, *, replace: bool) -> None:
+    """Write directions, and name their capture as it is called now, if they come from the one that is renamed."""
+    found, _ = load_directions(old.name, store=old.store)
+    header = read_header(path_of(old))
+    if header["capture"] == capture:
+        header["capture"] = renamed
+    write_directions(found, header, new, replace=replace)
 
 
 def _require_present(paths: CapturePaths) -> None:
@@ -99,6 +107,8 @@ def _require_present(paths: CapturePaths) -> None:
 
 
 def _require_free(target: CapturePaths) -> None:
+    if not target.exist and path_of(target).exists():
+        raise StoreError(f"{path_of(target)} already exists", next_step="choose another name")
     try:
         require_free(target, force=False)
     except StoreError as error:  # its advice is for a capture
@@ -109,7 +119,7 @@ def _require_free(target: CapturePaths) -> None:
             if taken
             else "change the permissions of that folder",
         ) from None
-    for path in (path_of(target), target.shards, *map(target.vectors, VECTOR_FORMATS)):
+    for path in (target.shards, *map(target.vectors, VECTOR_FORMATS)):
         if path.exists():
             raise StoreError(f"{path} already exists", next_step="choose another name")
 
@@ -120,7 +130,7 @@ def _renamed(record: CaptureRecord, target: CapturePaths) -> CaptureRecord:
     return record
 
 
-def _move(old: CapturePaths, target: CapturePaths, record: CaptureRecord | None) -> None:
+def _move(old: CapturePaths, target: CapturePaths, record: CaptureRecord | None, *, with_directions: bool) -> None:
     from engine.store.write import write_atomically
 
     if record is not None:
@@ -129,12 +139,13 @@ def _move(old: CapturePaths, target: CapturePaths, record: CaptureRecord | None)
         old.shards.rename(target.shards)
     elif old.tensors.exists():
         claim(old.tensors, target.tensors)
-    for file_format in VECTOR_FORMATS:
+    for file_format in VECTOR_FORMATS if with_directions else ():
         if is_present(old.vectors(file_format)):
             claim(old.vectors(file_format), target.vectors(file_format))
     with suppress(OSError):  # nothing to resume, or the cache folder cannot be written
         old.causal_parts.replace(target.causal_parts)
     old.record.unlink(missing_ok=True)
-    path_of(old).unlink(missing_ok=True)
+    if with_directions:
+        path_of(old).unlink(missing_ok=True)
     if is_present(old.replacement.plan):
         old.replacement.shards.rename(target.replacement.shards)

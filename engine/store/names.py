@@ -49,7 +49,7 @@ class CapturePaths:
 
     @property
     def directions(self) -> Path:
-        """The file of the capture's saved directions; it may be a link, see `engine.store.directions.path_of`."""
+        """The file of the capture's saved directions; it may be a link, see `engine.store.ownership.path_of`."""
         return self.store / f"{self.name}{DIRECTIONS}"
 
     def vectors(self, file_format: str) -> Path:
@@ -245,30 +245,6 @@ def _invalid(name: str) -> StoreError:
 
 def _shown(name: str) -> str:
     return visible(name.replace("\\", "\\\\")).replace("\n", "\\n").replace("\t", "\\t")
-
-
-def require_free(paths: CapturePaths, *, force: bool, resume: bool = False) -> None:
-    """Refuse a taken name or a read-only folder before any work is done.
-
-    Args:
-        paths: Where the capture will be saved.
-        force: Allow replacing an existing capture.
-        resume: Allow an unfinished capture in shards, or an unfinished replacement, because it can be resumed.
-
-    Raises:
-        StoreError: The name is taken and `force` is off, or the folder cannot be written.
-    """
-    folder = paths.store.absolute()
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise StoreError(f"{existing} is not a writable folder", next_step=Remedy.CHOOSE_FOLDER)
-    complete, started = (paths.tensors, paths.record), (paths.plan, paths.replacement.plan)
-    taken = [str(path) for path in (complete if resume else complete + started) if is_present(path)]
-    if taken and not force and not (resume and paths.replacement.unfinished):
-        raise StoreError(
-            f"there is already a capture called {paths.name} ({', '.join(taken)})",
-            next_step=Remedy.RENAME_OR_REPLACE,
-        )
 
 
 def is_folder(given: str) -> bool:

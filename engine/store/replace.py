@@ -17,6 +17,7 @@ from typing import TypeVar
 from engine.errors import LayerscopeError, StoreError
 from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, is_present, shard_files
+from engine.store.ownership import drop_directions
 from engine.store.plan import remove_shards, require_not_held
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def _put_in_place(paths: CapturePaths, new: CapturePaths) -> None:
         with telling_loss(paths):
             remove_shards(paths)
             paths.tensors.unlink(missing_ok=True)
-            paths.unlink_directions()  # they are of the capture that is replaced
+            drop_directions(paths)  # they are of the capture that is replaced
         if paths.shards.exists():
             for path in [*paths.shards.iterdir()]:
                 path.rename(new.shards / path.name)
@@ -142,7 +143,7 @@ def delete_unfinished(paths: CapturePaths) -> None:
         require_not_held(paths)  # refuse before anything is deleted
         with telling_loss(paths):
             remove_shards(paths)
-            paths.unlink_directions()  # of an earlier capture of that name
+            drop_directions(paths)  # of an earlier capture of that name
         if paths.is_replacement:
             with suppress(OSError):  # it holds other replacements
                 paths.store.rmdir()

@@ -17,7 +17,8 @@ from engine.records.files import ShardPlan
 from engine.remedies import Remedy
 from engine.runtime import ALONE, Processes, Progress, Steps, ignore_progress
 from engine.store.locks import folder_lock
-from engine.store.names import CapturePaths, require_free, shard_files
+from engine.store.names import CapturePaths, shard_files
+from engine.store.ownership import drop_directions, require_free
 from engine.store.plan import (
     PLAN_SCHEMA,
     ChangedPlanError,
@@ -30,7 +31,7 @@ from engine.store.plan import (
 )
 from engine.store.plan_changes import plan_changes, resume_advice
 from engine.store.record import encode_record
-from engine.store.replace import delete_unfinished, place_of_shards, put_in_place
+from engine.store.replace import delete_unfinished, place_of_shards, put_in_place, telling_loss
 from engine.store.shard_run import ShardRun, record_shards, state_dtype
 from engine.store.shards import shard_at
 from engine.store.tensor_files import verify_file
@@ -160,6 +161,9 @@ def _start(paths: CapturePaths, plan: ShardPlan, held: contextlib.ExitStack, *, 
         place = place_of_shards(paths)
         if force:
             delete_unfinished(place)
+            if not paths.exist:
+                with telling_loss(paths):
+                    drop_directions(paths)  # of an earlier capture of that name
         if not place.plan.exists():
             with contextlib.suppress(TakenError):  # another process is starting the same capture: one holds the plan
                 write_atomically(place.plan, encode_plan(plan), replace=False)

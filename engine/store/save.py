@@ -23,7 +23,8 @@ from engine.errors import RequestError, StoreError
 from engine.inputs import user_path
 from engine.records.captures import Concept
 from engine.runtime import ALONE, Processes, Progress, Steps, ignore_progress
-from engine.store.names import CapturePaths, locate, require_free
+from engine.store.names import CapturePaths, locate
+from engine.store.ownership import require_free
 from engine.store.plan import require_own_folder
 from engine.store.resume import capture_in_shards, is_resumable, saved_template_time
 from engine.store.specificity import add_captured_specificity

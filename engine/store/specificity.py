@@ -26,6 +26,7 @@ from engine.stats.specificity import measure_specificity, not_measured
 from engine.store.catalog import show_capture
 from engine.store.names import CapturePaths, locate
 from engine.store.neighbours import built_in_neighbours, capture_neighbours, count_neighbour_prompts, missing_neighbours
+from engine.store.ownership import require_amendable
 from engine.store.read import load_contrast
 from engine.store.record import read_record
 from engine.store.write import amend_record
@@ -67,7 +68,7 @@ def add_specificity(
     Raises:
         RequestError: The capture is not a contrast, was not ranked, or cannot be compared with a neighbour.
         CaptureError: A neighbour cannot be captured.
-        StoreError: A capture does not exist or is damaged.
+        StoreError: A capture does not exist or is damaged, or the store cannot be written.
 
     Example:
         >>> contrast = capture_from_concept(model, tokenizer, "honesty", layers=[16], max_samples=12, positions="last")
@@ -78,6 +79,7 @@ def add_specificity(
     """
     record, paths = show_capture(name, store=store), locate(name, store)
     require_contrasts(record)
+    require_amendable(paths)
     others, warnings = _others(record, paths, neighbours, store)
     report = _measure(record, load_contrast(name, store=store), model, tokenizer, others, steps or ignore_progress)
     report["warnings"] += warnings

@@ -12,9 +12,10 @@ from engine.inputs import user_path
 from engine.records.files import CaptureRecord
 from engine.remedies import Remedy
 from engine.store.catalog import UNFINISHED_SHARDS, list_captures, missing_part
-from engine.store.directions import SUFFIX, path_of, read_header
+from engine.store.directions import SUFFIX
 from engine.store.files import open_regular
 from engine.store.names import DEFAULT_STORE, CapturePaths, locate, shard_files
+from engine.store.ownership import path_of, read_header
 from engine.store.plan import read_plan
 from engine.store.record import read_record
 from engine.store.replace import finish_replacement

@@ -20,7 +20,8 @@ from engine.remedies import Remedy
 from engine.runtime import Steps
 from engine.stats.summary import prompts_of
 from engine.store.locks import folder_lock
-from engine.store.names import CapturePaths, locate, require_free
+from engine.store.names import CapturePaths, locate
+from engine.store.ownership import drop_directions, require_amendable, require_free
 from engine.store.plan import remove_shards, require_not_held
 from engine.store.record import decode_whole, encode_record, make_record, read_record
 from engine.store.replace import delete_unfinished, put_in_place, telling_loss
@@ -100,11 +101,9 @@ def _replace(paths: CapturePaths, tensors: UnfinishedFile, record: UnfinishedFil
     put_in_place(paths)
     require_not_held(paths)  # before anything is deleted
     delete_unfinished(paths.replacement)
-    replaced = paths.exist
     with telling_loss(paths):
+        drop_directions(paths)  # they are of the capture that is replaced, or of an earlier one
         paths.record.unlink(missing_ok=True)
-        if replaced:
-            paths.unlink_directions()  # they are of the capture that is replaced
         tensors.replace()
         remove_shards(paths)  # last, because a kill may not leave neither capture
     record.replace()
@@ -161,6 +160,7 @@ def amend_record(paths: CapturePaths, record: CaptureRecord, added: Mapping[str,
     Raises:
         StoreError: The capture was replaced, renamed or deleted meanwhile, or the record cannot be written.
     """
+    require_amendable(paths)
     with folder_lock(paths.store):
         if not paths.record.exists():
             raise StoreError(

@@ -77,7 +77,7 @@ class CaptureReply(Reply):
 
 
 class DeletedReply(Reply):
-    """The files that were deleted; kept: directions of the capture under other names."""
+    """The files that were deleted; kept: directions under other names, or of another capture."""
 
     deleted: list[str]
     kept: list[str] = Field(default_factory=list)

@@ -22,7 +22,8 @@ from engine.plots.findings import describe_findings
 from engine.records.captures import CaptureEstimate, Factors
 from engine.records.files import CaptureRecord, record_warnings
 from engine.store.catalog import show_capture
-from engine.store.names import CapturePaths, default_name, locate, require_free
+from engine.store.names import CapturePaths, default_name, locate
+from engine.store.ownership import require_free
 from server.jobs import ServerJob
 from server.tools.captures import outline_capture
 from server.tools.jobs import JobOutline, JobResult, answer

@@ -9,6 +9,8 @@ from pydantic import BaseModel, Field
 from engine.errors import RequestError
 from engine.records.causal import CausalLayer, CausalRanking, ablation_works, works
 from engine.store.catalog import show_capture
+from engine.store.names import locate
+from engine.store.ownership import require_amendable
 from server.jobs import ServerJob
 from server.tools.answer import Part, rounded
 from server.tools.jobs import JobOutline, JobResult, answer
@@ -72,6 +74,7 @@ async def rank_causally(
     request = CausalRequest(layers=layers, strength=strength)
     record = await to_thread.run_sync(find_contrast, ctx, name)
     name, provenance = record["name"], record["provenance"]
+    require_amendable(locate(name, store))
     if provenance is None:
         raise RequestError(f"the model of {name} is unknown", next_step="capture it again")
 

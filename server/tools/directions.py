@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from anyio import to_thread
@@ -12,7 +13,8 @@ from engine.errors import RequestError
 from engine.plots.findings import layers_in_words
 from engine.plots.tokens_text import compared_methods, shown_token, tokens_aside
 from engine.records.files import AUTO_METHOD, METHODS, Direction, TokenReading, VectorFormat
-from engine.store.names import locate
+from engine.store.names import DIRECTIONS, CapturePaths, locate
+from engine.store.ownership import foreign_origin, origin_warning, path_of, read_header
 from server.jobs import ServerJob
 from server.tools.answer import Part, Reply, rounded, send
 from server.tools.jobs import JobOutline, JobResult, answer
@@ -49,6 +51,7 @@ class ReadingReply(Part):
 
     counted: ClassVar[tuple[str, ...]] = ("tokens",)
     layer: int
+    capture: str | None = None
     concept: str | None = None
     method: str = ""
     compared: str = ""
@@ -85,12 +88,12 @@ def extract_direction(
     With format, also as control vectors for other tools, in which strength 0.1 means the same as in steer_text.
     """
     from engine.steering.vectors import export_directions
-    from engine.store.directions import SUFFIX, extract_captured, find_directions, path_of, save_directions
+    from engine.store.directions import SUFFIX, extract_captured, find_directions, save_directions
 
     settings = workbench(ctx).settings
     name = find_capture(ctx, name)["name"]
     paths = locate((save_as or name).removesuffix(SUFFIX), settings.store)
-    if format is not None and method is None and not replace and path_of(paths).exists():  # export what is saved
+    if format is not None and method is None and not replace and _are_saved(paths, name):  # export what is saved
         found, leading, _ = find_directions(paths.name, store=settings.store)
         saved_as = paths.name
     else:
@@ -113,6 +116,13 @@ def extract_direction(
     if vectors is not None and format is not None:
         _describe_file(reply, vectors.name if settings.shared else str(vectors.absolute()), format, found)
     return send(reply)
+
+
+def _are_saved(paths: CapturePaths, capture: str) -> bool:
+    """Whether directions of a capture are saved under a name."""
+    if not path_of(paths).exists() or (paths.name == capture and foreign_origin(paths)):
+        return False
+    return read_header(path_of(paths))["capture"] == capture
 
 
 def _describe_file(reply: DirectionReply, path: str, file_format: VectorFormat, found: Mapping[int, Direction]) -> None:
@@ -166,8 +176,8 @@ async def read_text(
             loaded.model, loaded.tokenizer, found, text, leading=leading if layer is None else layer, chat=chat
         )
         return JobResult(
-            reading=describe_reading(reading),
-            warnings=reading["warnings"],
+            reading=describe_reading(reading).model_copy(update={"capture": source_of(name, store)}),
+            warnings=[*origin_warnings(name, store), *reading["warnings"]],
             next_step="compare with read_text of a text of the other class, or at another layer",
         )
 
@@ -195,6 +205,18 @@ def describe_reading(reading: TokenReading) -> ReadingReply:
         highest=extremes[::-1][:_EXTREMES],
         lowest=extremes[:_EXTREMES],
     )
+
+
+def origin_warnings(name: str, store: Path) -> list[str]:
+    """A warning if saved directions do not come from the capture of their name."""
+    return [warning] if (warning := origin_warning(name, store=store)) else []
+
+
+def source_of(name: str, store: Path) -> str | None:
+    """The capture that saved directions come from, if it has another name."""
+    header = path_of(locate(name.removesuffix(DIRECTIONS), store))
+    capture = read_header(header)["capture"] if header.exists() else name
+    return None if capture == name.removesuffix(DIRECTIONS) else capture
 
 
 def require_layer(found: Mapping[int, Direction], layer: int | None) -> None:
@@ -238,7 +260,7 @@ def require_directions(ctx: Ctx, name: str) -> None:
         RequestError: There are no directions and no capture of that name, or the capture is not a contrast.
         StoreError: The name is not valid, or the capture cannot be used.
     """
-    from engine.store.directions import SUFFIX, path_of
+    from engine.store.directions import SUFFIX
 
     if path_of(locate(name.removesuffix(SUFFIX), workbench(ctx).settings.store)).exists():
         return

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from engine.records.steering import SteeredText, SteeredTexts
 from server.jobs import ServerJob
 from server.tools.answer import Part, rounded
-from server.tools.directions import load_model_of, require_directions, require_layer
+from server.tools.directions import load_model_of, origin_warnings, require_directions, require_layer, source_of
 from server.tools.jobs import JobOutline, JobResult, answer
 from server.tools.spec import LONGEST_NAME, LONGEST_TEXT, ToolSpec, WaitS
 from server.workbench import Ctx, workbench
@@ -33,6 +33,7 @@ class SteeringReply(Part):
     """Texts with and without steering, the baseline first."""
 
     layer: int
+    capture: str | None = None
     concept: str | None = None
     method: str
     texts: list[Text]
@@ -85,18 +86,22 @@ async def steer_text(
             steps=job.tell,
         )
         return JobResult(
-            steering=_describe(texts),
-            warnings=texts["warnings"],
+            steering=_describe(texts, source_of(name, store)),
+            warnings=[*origin_warnings(name, store), *texts["warnings"]],
             next_step="steer_text at another layer or strength, with other prompts: one prompt proves nothing",
         )
 
     return await answer(ctx, bench.jobs.start("steer_text", work), wait_s)
 
 
-def _describe(texts: SteeredTexts) -> SteeringReply:
+def _describe(texts: SteeredTexts, capture: str | None) -> SteeringReply:
     listed = (texts["baseline"], *texts["steered"], *texts["controls"])
     return SteeringReply(
-        layer=texts["layer"], concept=texts["concept"], method=texts["method"], texts=[_text(one) for one in listed]
+        layer=texts["layer"],
+        capture=capture,
+        concept=texts["concept"],
+        method=texts["method"],
+        texts=[_text(one) for one in listed],
     )
 
 

@@ -40,10 +40,26 @@ async def test_names_the_directions_that_stay(real_store: Path) -> None:
     async with LayerscopeApp(real_store, filter_text="loud").run_test(size=(80, 24), notifications=True) as pilot:
         await wait_for(pilot, "1 of 2 captures")
         await pilot.press("d")
-        await wait_for(pilot, "Delete tiny_loud?", "These directions of it stay:", "probe.directions.safetensors")
+        await wait_for(pilot, "Delete tiny_loud?", "These directions stay:", "probe.directions.safetensors")
         await pilot.press("y")
         await wait_for(pilot, "deleted tiny_loud.json")
     assert (real_store / f"probe{SUFFIX}").exists()
+
+
+async def test_directions_of_another_capture_stay(real_store: Path) -> None:
+    capture = next(path.stem for path in real_store.glob("*.json") if path.stem != "tiny_loud")
+    directions = engine.extract_directions(load_contrast("tiny_loud", store=real_store))
+    probe = engine.save_directions(directions, "probe", store=real_store, capture="tiny_loud")
+    probe.rename(real_store / f"{capture}{SUFFIX}")
+    async with LayerscopeApp(real_store, filter_text=capture).run_test(size=(120, 24), notifications=True) as pilot:
+        await wait_for(pilot, "1 of 2 captures")
+        await pilot.press("d")
+        await wait_for(pilot, f"Delete {capture}?", "These directions stay:", f"{capture}{SUFFIX}")
+        await pilot.press("n", "R")
+        await wait_for(pilot, f"Rename {capture}")
+        await pilot.press("x", "enter")
+        await wait_for(pilot, f"renamed {capture} to", "and stay")
+    assert (real_store / f"{capture}{SUFFIX}").exists()
 
 
 async def test_deletes_damaged_captures_and_names_shards(store: Path) -> None:

@@ -15,6 +15,7 @@ from textual.widgets import Input
 
 from engine.errors import LayerscopeError
 from engine.store.delete import delete_capture
+from engine.store.ownership import origin_note
 from tui.widgets.words import Words
 
 
@@ -25,7 +26,7 @@ class DeleteScreen(ModalScreen[None]):
         name: Name of the capture.
         store: The folder.
         files: Names of its files.
-        kept: Names of the files of its directions under other names, which stay.
+        kept: Names of the files of directions that stay.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -43,7 +44,7 @@ class DeleteScreen(ModalScreen[None]):
             yield Words(f"Delete {self._capture}? This cannot be undone.")
             yield Words("\n".join(f"  {name}" for name in self._files))
             if self._kept:
-                yield Words("These directions of it stay:\n" + "\n".join(f"  {name}" for name in self._kept))
+                yield Words("These directions stay:\n" + "\n".join(f"  {name}" for name in self._kept))
             yield Words("y deletes · n or Esc cancels", classes="quiet")
 
     def action_delete(self) -> None:
@@ -102,4 +103,5 @@ def _rename(app: App[object], name: str, new: str, store: Path) -> None:
     except LayerscopeError as error:
         notify(error.said("app"), title="cannot be renamed", severity="error")
     else:
-        notify(f"renamed {name} to {paths.name}")
+        note = origin_note(name, store=store)
+        notify(f"renamed {name} to {paths.name}" + (f"; {note}, and stay" if note else ""))

@@ -58,6 +58,9 @@ def test_an_invalid_concept_ends_with_2(layerscope: Program, tmp_path: Path) -> 
     result = layerscope("concepts", "check", "broken.toml")
     assert_failed(result, 2)
     assert "broken.toml is not valid TOML" in result.stderr
+    (tmp_path / "broken.toml").write_text("caution = 1")
+    advice = layerscope("concepts", "check", "broken.toml").stderr
+    assert "Next: compare with the file that `layerscope concepts show honesty` prints." in advice
     missing = layerscope("concepts", "check", "honest")
     assert_failed(missing, 2)
     assert "there is no concept called 'honest'" in missing.stderr

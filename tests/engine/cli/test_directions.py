@@ -76,6 +76,36 @@ def test_a_path_sets_the_folder(layerscope: Program) -> None:
     assert engine.load_directions(layerscope.folder / "runs/probe")[0].keys() == {0, 1, 2, 3}
 
 
+def test_the_name_of_another_capture_is_refused(layerscope: Program, contrasts: Path) -> None:
+    before = {path: path.read_bytes() for path in contrasts.iterdir()}
+    for output in ("warmth", "activations/warmth"):
+        result = layerscope("directions", "loudness", "--output", output, "--force")
+        assert_failed(result, 5)
+        assert "warmth is the name of a capture, and these directions come from the capture 'loudness'" in result.stderr
+        assert "Next: choose another name." in result.stderr
+    shutil.copytree(contrasts, layerscope.folder / "copy")
+    elsewhere = layerscope("directions", "loudness", "--output", "copy/loudness")
+    assert_failed(elsewhere, 5)
+    assert "these directions come from the capture of that name in activations" in elsewhere.stderr
+    assert {path: path.read_bytes() for path in contrasts.iterdir()} == before
+
+
+@pytest.mark.parametrize("command", [["read"], ["steer", "--max-new-tokens", "2"]])
+def test_directions_that_a_store_has_under_the_name_of_another_capture_are_named(
+    layerscope: Program, contrasts: Path, tiny_folder: Path, command: list[str]
+) -> None:
+    layerscope("directions", "loudness", "--output", "probe")
+    how = ("--prompt", "w5", "--model", str(tiny_folder))
+    own = layerscope(*command, "probe", *how)
+    assert "the directions probe come from the capture 'loudness'\n" in own.stderr
+    (contrasts / f"probe{SUFFIX}").rename(contrasts / f"warmth{SUFFIX}")  # as earlier versions allowed
+    said = "the directions saved as warmth come from the capture 'loudness', not from the capture warmth\n"
+    for more in ((), ("--quiet",)):
+        result = layerscope(*command, "warmth", *how, *more)
+        assert result.returncode == 0, result.stderr
+        assert f"warning: {said}" in result.stderr
+
+
 def test_saved_directions_are_replaced_only_on_request(layerscope: Program, contrasts: Path) -> None:
     layerscope("directions", "loudness")
     target = contrasts / f"loudness{SUFFIX}"

@@ -56,6 +56,24 @@ def test_rename_and_delete_move_all_files(layerscope: Program, store: Path) -> N
     assert not list(store.glob("*final*"))
 
 
+def test_directions_of_another_capture_are_kept_and_said(layerscope: Program, contrasts: Path) -> None:
+    layerscope("directions", "loudness", "--output", "probe")
+    (contrasts / "probe.directions.safetensors").rename(contrasts / "warmth.directions.safetensors")
+    renamed = layerscope("rename", "warmth", "heat")
+    assert renamed.stderr.splitlines() == [
+        "renamed warmth to heat in activations",
+        "kept warmth.directions.safetensors: the directions warmth come from the capture 'loudness'",
+    ]
+    layerscope("rename", "warmth", "probe")
+    (contrasts / "probe.directions.safetensors").rename(contrasts / "heat.directions.safetensors")
+    deleted = layerscope("delete", "activations/heat.pt", "--yes")
+    assert deleted.stderr.splitlines() == [
+        "deleted heat.json",
+        "deleted heat.pt",
+        "kept heat.directions.safetensors: the directions heat come from the capture 'loudness'",
+    ]
+
+
 def test_directions_under_another_name_are_kept_and_said(layerscope: Program, contrasts: Path) -> None:
     for name in ("loudness", "probe"):
         assert layerscope("directions", "loudness", "--output", name).returncode == 0

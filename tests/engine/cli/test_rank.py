@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -312,6 +313,34 @@ def test_ctrl_c_during_a_causal_ranking_is_said_once(
     assert stopped.returncode == 130
     assert stopped.stderr.count("interrupted") == 1
     assert "the measured parts are kept; run the same command again to resume" in stopped.stderr
+
+
+def test_too_few_pairs_of_a_file_are_to_be_added_to_the_file(layerscope: Program, tiny_folder: Path) -> None:
+    (layerscope.folder / "two.csv").write_text("positive,negative\nw5 w9,w15 w9\nw6 w9,w16 w9\n")
+    captured = layerscope("capture", "--model", str(tiny_folder), "--pairs", "two.csv", "--output", "two")
+    assert captured.returncode == 0, captured.stderr
+    refused = layerscope("rank", "two.pt")
+    assert "Next: add pairs to the file, and capture it again." in refused.stderr
+    assert "--max-samples" not in captured.stderr + refused.stderr
+
+
+def test_a_result_that_cannot_be_kept_is_refused_before_the_run(
+    layerscope: Program, contrasts: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access = os.access
+
+    def denied(path: str | Path, mode: int) -> bool:
+        return access(path, mode) and not (mode == os.W_OK and Path(path).samefile(contrasts))
+
+    monkeypatch.setattr("os.access", denied)
+    for command in (("rank", "loudness", "--causal"), ("specificity", "loudness")):
+        refused = layerscope(*command, "--model", str(tiny_folder))
+        assert_failed(refused, 5)
+        assert "the result could not be kept: activations is not a writable folder" in refused.stderr
+        assert "chmod u+w" in refused.stderr
+        assert "--store" in refused.stderr
+        assert "--output" not in refused.stderr
+        assert "loading" not in refused.stderr
 
 
 @pytest.mark.parametrize(

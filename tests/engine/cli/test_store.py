@@ -52,6 +52,48 @@ def test_list_shows_the_newest_first(layerscope: Program, store: Path) -> None:
     assert ["tiny_prompt", "tiny", "4/4", "last"] in [line[:4] for line in lines]
 
 
+def test_directions_without_a_capture_are_listed_and_shown(layerscope: Program, contrasts: Path) -> None:
+    layerscope("directions", "loudness", "--output", "probe", "--method", "lda")
+    layerscope("directions", "loudness")  # of a capture in the list
+    (contrasts / "broken.directions.safetensors").write_bytes(b"no header")
+    result = layerscope("list")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert widest(result.stdout) <= 80
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["probe", "tiny", "loudness", "loudness", "4", "lda"] in lines
+    assert [line[0] for line in lines if line].count("loudness") == 1
+    assert "is damaged" in result.stdout
+    listed = {entry["name"]: entry for entry in json.loads(layerscope("list", "--json").stdout)}
+    assert listed["probe"]["record"] is None
+    assert listed["probe"]["problem"] == listed["loudness"]["problem"] == ""
+    described = listed["probe"]["directions"]
+    assert {key: described[key] for key in ("layers", "width", "capture", "method")} == {
+        "layers": [0, 1, 2, 3],
+        "width": 32,
+        "capture": "loudness",
+        "method": "lda",
+    }
+    assert "directions" not in listed["loudness"]
+    assert "is damaged" in listed["broken"]["problem"]
+    assert "probe" not in layerscope("list", "--concept", "warmth").stdout
+    assert "probe" in layerscope("list", "--concept", "loudness", "--model", "tiny").stdout
+    for name in ("probe", "activations/probe.directions.safetensors"):
+        shown = {line.split()[0]: line.split()[1:] for line in layerscope("show", name).stdout.splitlines()}
+        assert shown["from"][:3] == ["the", "capture", "loudness,"]
+        assert (shown["layers"][0].strip(","), shown["width"], shown["method"]) == ("0-3", ["32"], ["lda"])
+        assert shown["model"] == ["tiny"]
+    assert json.loads(layerscope("show", "probe", "--json").stdout) == described
+    assert_failed(layerscope("show", "broken"), 5)
+
+
+def test_show_warns_of_directions_of_another_capture(layerscope: Program, contrasts: Path) -> None:
+    assert "directions" not in layerscope("show", "warmth").stdout
+    layerscope("directions", "loudness", "--output", "probe")
+    (contrasts / "probe.directions.safetensors").rename(contrasts / "warmth.directions.safetensors")
+    shown = " ".join(layerscope("show", "warmth").stdout.split())
+    assert "the directions saved as warmth come from the capture 'loudness', not from the capture warmth" in shown
+
+
 def test_an_empty_store_is_no_error(layerscope: Program) -> None:
     assert names(layerscope("list", "--store", ".")) == []
     assert json.loads(layerscope("list", "--store", ".", "--json").stdout) == []

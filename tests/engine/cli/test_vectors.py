@@ -23,6 +23,15 @@ def own_vectors(contrasts: Path, method: str = "mean_diff") -> dict[str, np.ndar
     return {f"direction.{layer}": (one["vector"] * one["norm"]).numpy() for layer, one in found.items()}
 
 
+def test_the_name_of_a_capture_is_refused(layerscope: Program, contrasts: Path, tiny_folder: Path) -> None:
+    layerscope("directions", "loudness", "--format", "gguf", "-o", "loud.gguf")
+    command = ("vectors", "import", "loud.gguf", "--from", "llama.cpp", "--model", str(tiny_folder), "--name", "warmth")
+    result = layerscope(*command, "--force")
+    assert_failed(result, 5)
+    assert "warmth is the name of a capture, and these directions come from the file loud.gguf" in result.stderr
+    assert not (contrasts / f"warmth{SUFFIX}").exists()
+
+
 @pytest.mark.parametrize("method", [None, "pca"])
 def test_a_capture_is_exported_without_saving_directions(
     layerscope: Program, contrasts: Path, method: str | None

@@ -423,10 +423,13 @@ def refusal(data: ContrastData) -> RequestError:
 
 @pytest.mark.parametrize("pairs", [1, 2, 3])
 def test_too_few_pairs_are_refused_with_how_to_get_more(pairs: int) -> None:
-    error = refusal(capture_of([noise(np.random.default_rng(21), pairs)], None))
-    assert str(pairs) in error.problem
-    assert "at least 4 pairs" in error.expected
-    assert error.next_step is Remedy.CAPTURE_MORE_PAIRS
+    data = capture_of([noise(np.random.default_rng(21), pairs)], None)
+    for concept, remedy in (("honesty", Remedy.CAPTURE_MORE_PAIRS), (None, Remedy.ADD_PAIRS)):
+        data["concept"] = concept
+        error = refusal(data)
+        assert str(pairs) in error.problem
+        assert "at least 4 pairs" in error.expected
+        assert error.next_step is remedy
 
 
 @pytest.mark.parametrize("personas", [1, 2])

@@ -1,5 +1,6 @@
 """Deleting a capture removes all of its files, no others, and nothing outside the store."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,20 @@ def test_directions_that_are_not_there_or_cannot_be_deleted_say_so(tmp_path: Pat
         delete_directions("min", store=tmp_path)
     with pytest.raises(StoreError, match="cannot be deleted"):
         delete_directions("mine", store=tmp_path)
+
+
+def test_a_deletion_that_is_denied_names_the_folder(
+    contrast_data: ContrastData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.save_activations(contrast_data, "mine", store=tmp_path)
+    engine.save_directions(engine.extract_directions(contrast_data), "mine", store=tmp_path)
+
+    def denied(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "unlink", denied)
+    for delete in (delete_capture, delete_directions):
+        with pytest.raises(StoreError) as caught:
+            delete("mine", store=tmp_path)
+        said = caught.value.said("command_line")
+        assert f"Expected: a writable folder {tmp_path}. Next: change the permissions of that folder" in said

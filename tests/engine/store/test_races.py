@@ -315,7 +315,7 @@ def test_a_file_that_is_replaced_while_it_is_opened_is_opened_again(
 
 
 def test_a_save_removes_what_killed_saves_of_its_name_left_and_no_more(
-    prompt_data: ActivationData, contrast_data: ContrastData, tmp_path: Path
+    contrast_data: ContrastData, tmp_path: Path
 ) -> None:
     mine = [".mine.pt.1a2b3c4d.unfinished", ".mine.json.1a2b3c4d.unfinished"]
     others = [".mine.pt.pt.1a2b3c4d.unfinished", ".other.pt.1a2b3c4d.unfinished"]
@@ -323,7 +323,7 @@ def test_a_save_removes_what_killed_saves_of_its_name_left_and_no_more(
         (tmp_path / name).touch()
     os.mkfifo(tmp_path / ".mine.pt.00000000.unfinished")
     with unfinished(tmp_path / "mine.pt") as running:
-        engine.save_activations(prompt_data, "mine", store=tmp_path)
+        engine.save_activations(contrast_data, "mine", store=tmp_path)
         assert running.path.exists()
     assert not [name for name in mine if (tmp_path / name).exists()]
     assert all((tmp_path / name).exists() for name in others)

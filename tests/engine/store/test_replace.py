@@ -25,6 +25,7 @@ from engine.store.delete import capture_files
 from engine.store.locks import folder_lock, try_lock
 from engine.store.names import CapturePaths, locate
 from engine.store.plan import hold_plan, read_plan
+from engine.store.read import load_contrast
 from engine.store.replace import read_whole
 from engine.store.tensor_files import read_tensors
 from engine.store.unfinished import UnfinishedFile, clean_store
@@ -466,17 +467,18 @@ def test_a_complete_replacement_that_cannot_take_its_place_is_said(
 
 @pytest.mark.parametrize("refused", ["store", "plan"])
 def test_a_user_who_may_not_change_the_store_reads_the_old_capture(
-    capture: Any,
     pending: Any,
     said: Any,
-    contrast_data: ContrastData,
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     refused: str,
 ) -> None:
     store = tmp_path / "store"
-    capture()
-    engine.save_directions(engine.extract_directions(contrast_data), "mine", store=store)
+    (tmp_path / "pairs.csv").write_text("positive,negative\nw5 w9,w15 w9\nw6 w9,w16 w9\n")
+    engine.capture_contrast_in_shards(tiny_llama, tiny_tokenizer, tmp_path / "pairs.csv", "mine", store=store)
+    engine.save_directions(engine.extract_directions(load_contrast("mine", store=store)), "mine", store=store)
     pending(layers=[1])
     before = files(store)
     said()
@@ -492,7 +494,7 @@ def test_a_user_who_may_not_change_the_store_reads_the_old_capture(
             patch.setattr(plan, "open_locked", denied)
         assert [entry.problem for entry in engine.list_captures(store)] == [""]
         assert show_capture("mine", store=store)["captured_layers"] == [0, 1, 2, 3]
-        assert "activations" in engine.load_activations("mine", store=store)
+        assert "positive" in engine.load_activations("mine", store=store)
         assert engine.verify_capture("mine", store=store).status == "ok"
         assert said() == []
     assert files(store) == before

@@ -39,6 +39,37 @@ async def test_directions_are_saved_and_texts_read_along_them(app: LayerscopeSer
     assert [token["token"] for token in read["reading"]["tokens"]] == ["w5", "w9", "w6"]
 
 
+async def test_the_name_of_another_capture_is_refused(app: LayerscopeServer, store: Path) -> None:
+    async with Client(app) as client:
+        for more in ({}, {"format": "npz"}):
+            said = await refused(client, "extract_direction", name="loudness", save_as="warmth", replace=True, **more)
+            assert "warmth is the name of a capture, and these directions come from the capture 'loudness'" in said
+            assert said.endswith("Next: choose another save_as.")
+    assert sorted(path.name for path in store.glob("warmth*")) == ["warmth.json", "warmth.pt"]
+
+
+async def test_answers_say_which_capture_directions_come_from(app: LayerscopeServer, store: Path) -> None:
+    said = "the directions saved as warmth come from the capture 'loudness', not from the capture warmth"
+    tools: dict[str, dict[str, Any]] = {
+        "read_text": {"text": "w5 w9"},
+        "steer_text": {"prompt": "w5 w9", "max_new_tokens": 2},
+    }
+    async with Client(app) as client:
+        await call(client, "extract_direction", name="loudness", save_as="mine")
+        for tool, given in tools.items():
+            answer = await finished(client, await call(client, tool, name="mine", **given))
+            assert answer["reading" if tool == "read_text" else "steering"]["capture"] == "loudness"
+            assert not any("come from" in warning for warning in answer.get("warnings", []))
+        (store / "mine.directions.safetensors").rename(store / "warmth.directions.safetensors")
+        for tool, given in tools.items():
+            answer = await finished(client, await call(client, tool, name="warmth", **given))
+            assert said in answer["warnings"]
+        own = await refused(client, "extract_direction", name="warmth", format="npz")
+        assert "already exists" in own  # the vectors of another capture are not exported as those of this one
+        gone = await call(client, "delete_capture", name="warmth", confirm=True)
+    assert (gone["deleted"], gone["kept"]) == (["warmth.json", "warmth.pt"], ["warmth.directions.safetensors"])
+
+
 async def test_by_default_the_method_with_the_highest_auroc_is_used(app: LayerscopeServer, store: Path) -> None:
     async with Client(app) as client:
         unsaved = await finished(client, await call(client, "read_text", name="loudness", text="w5 w9 w6"))

@@ -1,0 +1,241 @@
+"""Which capture the directions under a name belong to, and whether the name is free for another one."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TypedDict
+
+import msgspec
+
+from engine.errors import StoreError, first_line
+from engine.records.files import CaptureRecord, DirectionsHeader
+from engine.remedies import Advice, Remedy
+from engine.store.names import DIRECTIONS, CapturePaths, is_present, locate, store_words
+from engine.store.record import read_record
+from engine.store.tensor_files import read_metadata
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1
+_FLOAT32_BYTES = 4
+_SAME = ("model", "revision", "site", "positions")  # of a capture and the directions extracted from it
+
+
+class _Versioned(TypedDict):
+    """The field that every version of the header has."""
+
+    schema: int
+
+
+def path_of(paths: CapturePaths) -> Path:
+    """Path of the directions file of a capture."""
+    path = paths.directions
+    if not path.resolve().is_relative_to(paths.store.resolve()):
+        raise StoreError(f"{path} is a symbolic link out of the store", next_step="remove the link")
+    return path
+
+
+def read_header(path: Path) -> DirectionsHeader:
+    """Read the header of a directions file, without the vectors; loads no torch.
+
+    Raises:
+        StoreError: The file does not exist, is damaged, or was written by another version of layerscope.
+    """
+    if not path.exists():
+        raise StoreError(
+            f"there are no directions at {path}", next_step=directions_advice(Remedy.EXTRACT_DIRECTIONS, path)
+        )
+    again = directions_advice(Remedy.EXTRACT_AGAIN, path)
+    file = read_metadata(path, store=path.parent, remedy=again)
+    try:
+        text, names = file.metadata["layerscope"], file.places.keys()
+        if msgspec.json.decode(text, type=_Versioned)["schema"] != SCHEMA:
+            raise StoreError(f"{path} was written by another version of layerscope", next_step=again)
+        header = msgspec.json.decode(text, type=DirectionsHeader)
+    except (KeyError, msgspec.DecodeError) as error:
+        raise StoreError(f"{path} is damaged: {first_line(error)}", next_step=again) from error
+    if not header["layers"] or {str(summary["layer"]) for summary in header["layers"]} != names:
+        raise StoreError(f"{path} is damaged: its vectors do not match its layers", next_step=again)
+    return header
+
+
+def width_of(path: Path) -> int:
+    """Length of the vectors of a directions file, which are float32; loads no torch.
+
+    Raises:
+        StoreError: The file is damaged.
+    """
+    file = read_metadata(path, store=path.parent, remedy=directions_advice(Remedy.EXTRACT_AGAIN, path))
+    begin, end = next(iter(file.places.values()))
+    return (end - begin) // _FLOAT32_BYTES
+
+
+def directions_advice(remedy: Remedy, path: Path, capture: str | None = None) -> Advice:
+    """A remedy whose commands name the capture of a file of directions, as far as it is known."""
+    paths = CapturePaths(path.parent, path.name.removesuffix(DIRECTIONS))
+    source = capture or (paths.name if paths.exist else "CAPTURE")
+    named = source if source == paths.name else f"{source} --output {paths.name}"
+    return Advice(remedy, store_words(paths.store), named)
+
+
+def origin_of(header: DirectionsHeader, paths: CapturePaths) -> str:
+    """Say where directions come from, if not from the capture of their name; else empty.
+
+    Args:
+        header: The header of the directions.
+        paths: The name that they have, or will have.
+    """
+    if "imported" in header:
+        return f"the file {header['imported']['file']}" if header["imported"]["file"] else "imported vectors"
+    if header["capture"] != paths.name:
+        return f"the capture {header['capture']!r}"
+    try:
+        record = read_record(paths.record) if is_present(paths.record) else None
+    except StoreError:
+        record = None
+    return "another capture" if record and _differ(header, record) else ""
+
+
+def _differ(header: DirectionsHeader, record: CaptureRecord) -> bool:
+    """Whether directions that name a capture cannot come from it; those of unknown provenance can."""
+    extracted, captured = header["provenance"], record["provenance"]
+    if record["kind"] != "contrast":
+        return True
+    if extracted is None or captured is None:
+        return False
+    concept = header["concept"] != record["concept"]
+    return concept or any(extracted.get(key) != captured.get(key) for key in _SAME)
+
+
+def foreign_origin(paths: CapturePaths) -> str:
+    """Say where the directions saved under a name come from, if not from the capture of that name.
+
+    Empty if there are none, and for a damaged file, which counts as that of the name.
+    """
+    if not is_present(paths.directions):
+        return ""
+    try:
+        return origin_of(read_header(path_of(paths)), paths)
+    except StoreError:
+        return ""
+
+
+def origin_note(name: str | Path, *, store: str | Path | None = None) -> str:
+    """Say of saved directions that they do not come from the capture of their name; empty if they do.
+
+    Args:
+        name: A name or path, as for `find_directions`.
+        store: The store folder; `name` is then a plain name.
+
+    Example:
+        >>> path = save_directions({16: extract_direction(data, 16)}, "noted", store="runs", capture="mine")
+        >>> origin_note("noted", store="runs")
+        "the directions noted come from the capture 'mine'"
+    """
+    paths = locate(str(name).removesuffix(DIRECTIONS), store)
+    origin = foreign_origin(paths)
+    if not origin:
+        return ""
+    if paths.exist:
+        return f"the directions saved as {paths.name} come from {origin}, not from the capture {paths.name}"
+    return f"the directions {paths.name} come from {origin}"
+
+
+def origin_warning(name: str | Path, *, store: str | Path | None = None) -> str:
+    """As `origin_note`, but only if there is a capture of that name, which the directions could be taken for."""
+    return origin_note(name, store=store) if locate(str(name).removesuffix(DIRECTIONS), store).exist else ""
+
+
+def require_own_name(header: DirectionsHeader, paths: CapturePaths, source: Path | None = None) -> None:
+    """Refuse to save directions under the name of a capture that they do not come from.
+
+    Args:
+        header: The header of the directions.
+        paths: The name to save them under.
+        source: The store of their capture, if it may be another one.
+
+    Raises:
+        StoreError: A capture has the name, and the directions come from elsewhere.
+    """
+    if not paths.exist:
+        return
+    origin = origin_of(header, paths)
+    if not origin and source is not None and source.resolve() != paths.store.resolve():
+        origin = f"the capture of that name in {source}"
+    if origin:
+        raise StoreError(
+            f"{paths.name} is the name of a capture, and these directions come from {origin}",
+            expected="a name that no capture has, or that of their own capture",
+            next_step=Remedy.RENAME_DIRECTIONS,
+        )
+
+
+def drop_directions(paths: CapturePaths) -> None:
+    """Delete the directions of a capture that is being replaced, with the control vectors exported from them.
+
+    Directions that come from elsewhere stay.
+    """
+    origin = foreign_origin(paths)
+    if origin:
+        log.warning("the directions saved as %s stay: they come from %s", paths.name, origin)
+    else:
+        paths.unlink_directions()
+
+
+def require_amendable(paths: CapturePaths) -> None:
+    """Refuse to measure what cannot be kept in the record of a capture, before any work is done.
+
+    Raises:
+        StoreError: The store cannot be written.
+    """
+    if not os.access(paths.store, os.W_OK):
+        raise StoreError(
+            f"the result could not be kept: {paths.store} is not a writable folder",
+            expected="a store where the record of the capture can be changed",
+            next_step=Remedy.MAKE_WRITABLE_OR_COPY,
+        )
+
+
+def require_free(paths: CapturePaths, *, force: bool, resume: bool = False) -> None:
+    """Refuse a taken name or a read-only folder before any work is done.
+
+    Directions under a name without a capture take the name too: a new capture cannot be theirs.
+
+    Args:
+        paths: Where the capture will be saved.
+        force: Allow replacing an existing capture.
+        resume: Allow an unfinished capture in shards, or an unfinished replacement, because it can be resumed.
+
+    Raises:
+        StoreError: The name is taken and `force` is off, directions from elsewhere have it, or the folder cannot be
+            written.
+    """
+    folder = paths.store.absolute()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise StoreError(f"{existing} is not a writable folder", next_step=Remedy.CHOOSE_FOLDER)
+    complete, started = (paths.tensors, paths.record), (paths.plan, paths.replacement.plan)
+    taken = [str(path) for path in (complete if resume else complete + started) if is_present(path)]
+    if taken and not force and not (resume and paths.replacement.unfinished):
+        raise StoreError(
+            f"there is already a capture called {paths.name} ({', '.join(taken)})",
+            next_step=Remedy.RENAME_OR_REPLACE,
+        )
+    if not paths.exist:
+        _require_no_directions(paths, force=force or not resume)
+
+
+def _require_no_directions(paths: CapturePaths, *, force: bool) -> None:
+    """Refuse the name of directions that have no capture.
+
+    With `force`, only those that name another capture, or come from a file: the others are of an earlier capture, or
+    of one whose states are in memory and will be saved now.
+    """
+    origin = foreign_origin(paths)
+    if origin or (not force and is_present(paths.directions)):
+        raise StoreError(
+            f"there are directions called {paths.name}, which come from {origin or 'an earlier capture'}",
+            next_step=paths.advice(Remedy.RENAME_OR_MOVE_DIRECTIONS) if origin else Remedy.RENAME_OR_REPLACE,
+        )
