@@ -18,6 +18,7 @@ from engine.cli.console import (
     escape_stray_logs,
     installed_commands,
     installed_names,
+    standard_error,
     standard_output,
 )
 from engine.errors import LayerscopeError, RequestError
@@ -117,6 +118,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # print ? for characters that the encoding lacks
+    with standard_error():
+        _main()
+
+
+def _main() -> None:
     escape_stray_logs()
     narrator, processes = Narrator(quiet=False), find_processes()
     who = f"{processes.said}: " if processes.said else ""
