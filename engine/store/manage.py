@@ -9,6 +9,7 @@ from pathlib import Path
 from engine.errors import StoreError
 from engine.records.files import VECTOR_FORMATS, CaptureRecord
 from engine.remedies import Remedy
+from engine.store.catalog import unknown_capture
 from engine.store.directions import derived_directions, load_directions, path_of, read_header, save_directions
 from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, is_present, locate, require_free
@@ -92,10 +93,7 @@ def _follow(derived: list[str], target: CapturePaths) -> None:
 
 def _require_present(paths: CapturePaths) -> None:
     if not paths.exist and not path_of(paths).exists():
-        raise StoreError(
-            f"there is no capture called {paths.name!r} in the folder {str(paths.store)!r}",
-            next_step=paths.advice(Remedy.LIST_CAPTURES),
-        )
+        raise unknown_capture(paths.name, paths)
 
 
 def _require_free(target: CapturePaths) -> None:
