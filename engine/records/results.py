@@ -15,6 +15,7 @@ Real = Annotated[float, msgspec.Meta(ge=-1e45, le=1e45)]
 
 SIGNIFICANT = 0.05
 FEWEST_PAIRS = 4  # with fewer, layers are not ranked
+FOLDS = 5  # most folds of pairs without factors
 """Level at which a layer is said to separate the classes."""
 
 
@@ -83,6 +84,7 @@ class ClassProjections(Separation):
     Attributes:
         layer: Layer number.
         left_out: Factor that was held out.
+        folds: Number of folds of pairs without factors; absent if a factor was held out.
         positive: Projection of each positive prompt, in units of the spread within a class; 0 is halfway between the
             class means.
         negative: Projection of each negative prompt, in the same order of pairs.
@@ -90,6 +92,7 @@ class ClassProjections(Separation):
 
     layer: int
     left_out: str
+    folds: NotRequired[int]
     positive: list[float]
     negative: list[float]
 
