@@ -140,6 +140,9 @@ def _main() -> None:
                 " run the same command again to resume"
             )
         raise
+    except KeyboardInterrupt:  # while a command is imported; typer turns later ones into an exit
+        narrator.say(f"{who}interrupted")
+        sys.exit(INTERRUPTED)
     except LayerscopeError as error:
         narrator.say(f"{who}error: {error.said('command_line')}")
         sys.exit(error.exit_code)

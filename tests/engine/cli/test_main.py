@@ -189,6 +189,25 @@ def test_unwritable_standard_output_is_a_readable_error(layerscope: Program, red
     assert re.fullmatch(rf"error: standard output cannot be written: {said}\. Expected: .*\n", result.stderr)
 
 
+@pytest.mark.parametrize("module", ["engine.cli.main", "typer", "engine.cli.store", "rich.table"])
+def test_an_interrupt_during_the_imports_prints_no_traceback(layerscope: Program, module: str) -> None:
+    script = """
+import signal, sys
+
+class Interrupt:
+    def find_spec(self, name, *_rest):
+        if name == sys.argv[-1]:
+            sys.argv.pop()
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+from engine.__main__ import main
+main()
+"""
+    result = layerscope.python("-c", script, "list", module)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "interrupted\n")
+
+
 @pytest.mark.parametrize("redirected", ["2>&-", "2>/dev/full"])
 def test_messages_that_cannot_be_written_do_not_cost_the_run(layerscope: Program, redirected: str) -> None:
     command = layerscope.command("capture", "--prompt", "hello", "--output", "here/said")
