@@ -28,7 +28,7 @@ class Job:
         total: Units of the step in total; 0 while unknown.
         result: What the work returned.
         error: Why it failed, in words for the user.
-        kept: Name of the unfinished capture whose shards a cancelled job left in the store, if any.
+        kept: Name of the unfinished capture whose shards would stay in the store if the job ended now; empty if none.
         on_change: Called in the job's thread after every report.
 
     Example:
@@ -53,6 +53,11 @@ class Job:
     def finished(self) -> bool:
         """Whether the job is done, has failed or was cancelled."""
         return self.status in {"done", "failed", "cancelled"}
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the job has been cancelled."""
+        return self._cancel.is_set()
 
     def cancel(self) -> None:
         """Stop the job: at once if it is waiting, else at its next report."""

@@ -17,7 +17,7 @@ from engine.models.captured import find_captured_model, require_captured_model
 from engine.records.captures import Provenance
 from engine.records.files import CaptureRecord
 from engine.remedies import Remedy
-from engine.store.catalog import list_captures, show_capture
+from engine.store.catalog import capture_names, show_capture
 from engine.store.names import locate
 from server.jobs import Jobs
 from server.settings import ServerSettings
@@ -181,7 +181,7 @@ def find_capture(ctx: Ctx, name: str) -> CaptureRecord:
     store = workbench(ctx).settings.store
     paths = locate(name, store)
     if not paths.exist:
-        names = [entry.name for entry in list_captures(store)] if store.exists() else []
+        names = capture_names(store) if store.exists() else []
         raise RequestError(
             f"there is no capture called {name!r}; {nearest(name, names)}", next_step=Remedy.LIST_CAPTURES
         )

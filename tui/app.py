@@ -11,23 +11,55 @@ from pathlib import Path
 from typing import ClassVar
 
 from textual import on
-from textual.app import SystemCommand
+from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.containers import Vertical
 from textual.filter import LineFilter
 from textual.notifications import SeverityLevel
-from textual.screen import Screen
+from textual.screen import ModalScreen, Screen
 
 from engine.errors import visible
+from engine.jobs import Job
 from engine.models.placement import LoadOptions
 from tui.jobs import JobEnded, JobMoved, Jobs
 from tui.looks import COLOURS, DARK, LIGHT, THEMES
 from tui.models import ModelCache
 from tui.screens.library import LibraryScreen
 from tui.screens.screen import BackgroundApp, HelpScreen, JobLine, describe_key, is_built_in
-from tui.widgets.words import NoControls
+from tui.widgets.words import NoControls, Words
 
 _STARTED_S = 1.0
 _NO_CONTROLS = NoControls()
+
+
+class QuitScreen(ModalScreen[None]):
+    """Asks whether to stop the jobs and quit.
+
+    Args:
+        jobs: The running job and those that wait.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y", "app.quit", "Stop and quit"),
+        Binding("escape,n", "dismiss", "Stay"),
+    ]
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        super().__init__()
+        self._jobs = jobs
+
+    def compose(self) -> ComposeResult:
+        """Yield the question, the jobs and the keys."""
+        with Vertical(id="dialog"):
+            yield Words("Stop and quit?")
+            yield Words("\n".join(f"  {job.title}: {_if_stopped(job)}" for job in self._jobs))
+            yield Words("y stops and quits · n or Esc stays", classes="quiet")
+
+
+def _if_stopped(job: Job) -> str:
+    if job.status == "waiting":
+        return "has not started"
+    return "saved shards are kept" if job.kept else "nothing is saved yet"
 
 
 class LayerscopeApp(BackgroundApp):
@@ -40,6 +72,9 @@ class LayerscopeApp(BackgroundApp):
         filter_text: The library's initial filter.
         theme: Name of a theme.
         load_options: Dtype, device map and memory limits for loading models.
+
+    Attributes:
+        left: The jobs that had not ended when the app was closed; they are cancelled.
     """
 
     TITLE = "layerscope"
@@ -67,6 +102,7 @@ class LayerscopeApp(BackgroundApp):
         self.store = store
         self.jobs = Jobs(self)
         self.models = ModelCache(load_options or LoadOptions())
+        self.left: list[Job] = []
         self._capture, self._layer, self._filter_text = capture, layer, filter_text
         for own in THEMES:
             self.register_theme(own)
@@ -107,6 +143,19 @@ class LayerscopeApp(BackgroundApp):
 
             self.push_screen(RankingScreen(self.store, self._capture, self._layer))
 
+    def on_unmount(self) -> None:
+        """Cancel all jobs, however the app is closed."""
+        self.left = self.jobs.unfinished
+        self.jobs.cancel_all()
+
+    async def action_quit(self) -> None:
+        """Quit, after a question if that stops a job."""
+        running = [job for job in self.jobs.unfinished if not job.stopping]
+        if running and not isinstance(self.screen, QuitScreen):
+            self.push_screen(QuitScreen(running))
+        else:
+            self.exit()
+
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Yield the current screen's key actions for the command palette."""
         for active in screen.active_bindings.values():
@@ -145,6 +194,8 @@ class LayerscopeApp(BackgroundApp):
         for screen in self.screen_stack:
             for line in screen.query(JobLine):
                 line.job = message.job
+        if isinstance(self.screen, QuitScreen) and not self.jobs.unfinished:
+            self.screen.dismiss()
         job = message.job
         if isinstance(message, JobMoved) or not message.wanted:
             return
@@ -169,3 +220,19 @@ def _after_cancel(kept: str) -> str:
     if not kept:
         return "cancelled; nothing was saved"
     return f"cancelled; the shards of {kept} are kept: submit the same form to resume"
+
+
+def describe_left(job: Job) -> str:
+    """Say what became of a job that had not ended when the app was closed.
+
+    Example:
+        >>> describe_left(Job("capturing warmth", status="cancelled"))
+        'stopped capturing warmth; nothing was saved'
+    """
+    if job.status == "done":
+        return f"{job.title}: done"
+    if job.error:
+        return f"{job.title}: {job.error}"
+    if job.kept:
+        return f"stopped {job.title}; its shards are kept: to resume, submit the same form in the app"
+    return f"stopped {job.title}{'; nothing was saved' if job.finished else ''}"

@@ -112,19 +112,24 @@ def estimate_plan(plan: CapturePlan, models: ModelCache, job: Job) -> CaptureEst
 def run_plan(plan: CapturePlan, models: ModelCache, job: Job) -> SavedCapture:
     """Capture and save.
 
-    After a cancel, `job.kept` names the unfinished capture if its shards are kept.
+    `job.kept` names the unfinished capture once it has shards. A cancel after the capture was saved stops only the
+    comparison with its neighbours.
 
     Raises:
         LayerscopeError: The capture failed or cannot be saved.
     """
+
+    def tell(step: str, done: int, total: int) -> None:
+        job.kept = plan.paths.name if plan.paths.started else ""
+        job.tell(step, done, total)
+
     try:
-        job.checkpoint(f"loading {plan.model}")
+        tell(f"loading {plan.model}", 0, 0)
         model, tokenizer, _ = models.get(plan.model)
         from engine.store.save import capture_and_save
 
-        progress = partial(job.tell, "running prompts")
-        capture_and_save(model, tokenizer, plan.request, progress=progress, steps=job.tell)
+        capture_and_save(model, tokenizer, plan.request, progress=partial(tell, "running prompts"), steps=tell)
     except JobCancelled:
-        job.kept = plan.paths.name if plan.paths.started else ""
-        raise
+        if plan.paths.started or not plan.paths.record.exists():
+            raise
     return SavedCapture(plan.paths.name)

@@ -18,6 +18,8 @@ from engine.inputs import user_path
 from engine.models.placement import AUTO
 from engine.store.names import DEFAULT_STORE, PLAN, capture_command, locate
 
+_GRACE_S = 2.0  # for a cancelled job to reach its next report
+
 HELP = """Browse captures in the terminal: rankings of layers, with uncertainty and reasons. Press ? for the keys.
 
 [bold]Examples[/bold]
@@ -64,7 +66,7 @@ def tui(
         _print(store, capture, filter_text)
         return
     gc.disable()  # imports leave nothing to collect; `LayerscopeApp` enables it once the first screen is shown
-    from tui.app import LayerscopeApp
+    from tui.app import LayerscopeApp, describe_left
 
     app = LayerscopeApp(store, capture=capture, layer=layer, filter_text=filter_text, load_options=options)
     if theme is not None:
@@ -72,6 +74,13 @@ def tui(
             raise RequestError(f"there is no theme {theme!r}", expected=", ".join(sorted(app.available_themes)))
         app.theme = theme
     app.run()
+    ended = app.jobs.join(_GRACE_S)
+    for job in app.left:
+        Narrator(quiet=False).say(describe_left(job))
+    if not ended:  # loading a large model, say; no job reports for minutes
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)  # a killed save leaves nothing half-written
 
 
 def _is_served() -> bool:

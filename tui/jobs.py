@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,19 +38,26 @@ class JobEnded(Message, bubble=False):
 
 
 class Jobs:
-    """The jobs of an app, run one at a time in Textual workers.
+    """The jobs of an app, run one at a time in threads.
 
-    They share the model and the CPU cores.
+    They share the model and the CPU cores. The threads are daemons and no workers of Textual, which waits for its
+    workers after it has closed the screen.
 
     Args:
-        app: The app whose worker threads run the jobs; it receives every message.
+        app: Receives every message.
     """
 
     def __init__(self, app: App[None]) -> None:
         self._app = app
         self._turn = threading.Lock()
         self.current: Job | None = None
+        self._threads: dict[Job, threading.Thread] = {}
         self._dropped: set[Job] = set()
+
+    @property
+    def unfinished(self) -> list[Job]:
+        """The running job and those that wait, in the order of their start; without those that were dropped."""
+        return [job for job in [*self._threads] if job not in self._dropped]
 
     def start(self, title: str, work: Callable[[Job], Any], asker: MessagePump) -> Job:
         """Start a job; it runs when the jobs before it have ended.
@@ -65,8 +74,22 @@ class Jobs:
                 listener.post_message(JobMoved(job))
 
         job.on_change = post_progress
-        self._app.run_worker(lambda: self._run(job, work, asker), thread=True, group="jobs", exit_on_error=False)
+        run = copy_context().run  # messages name the app of their context
+        self._threads[job] = threading.Thread(target=run, args=(self._run, job, work, asker), daemon=True)
+        self._threads[job].start()
         return job
+
+    def cancel_all(self) -> None:
+        """Cancel the running job and those that wait."""
+        for job in [*self._threads]:
+            job.cancel()
+
+    def join(self, seconds: float) -> bool:
+        """Wait until all jobs have ended, at most for some seconds; return whether they have."""
+        end = time.monotonic() + seconds
+        for thread in [*self._threads.values()]:
+            thread.join(max(end - time.monotonic(), 0.0))
+        return not self._threads
 
     def drop(self, job: Job | None) -> None:
         """Cancel a job whose result is not wanted any more; the user is not told of its end."""
@@ -87,6 +110,7 @@ class Jobs:
                 job.run(work, explain)
             finally:
                 self.current = None
+                del self._threads[job]
         wanted = job not in self._dropped
         self._dropped.discard(job)
         for listener in self._listeners(asker):

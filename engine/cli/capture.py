@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from engine.concepts.catalog import load_concept
 from engine.concepts.pair_files import open_pairs
 from engine.concepts.pairs import DEFAULT_SAMPLES, QUICK_SAMPLES
 from engine.concepts.text_files import open_prompts
-from engine.errors import RequestError
+from engine.errors import RequestError, StoreError
 from engine.models.placement import AUTO, LoadOptions
 from engine.models.registry import DEFAULT_MODEL, find_source
 from engine.plots.findings import cost_in_words, neighbours_in_words
@@ -275,7 +276,14 @@ def capture(
         require_free(paths, force=force, resume=not listed)  # fail before the model is loaded
     request = replace(request, alias=alias, paths=paths)
     narrator = Narrator(quiet=quiet or not processes.is_main)
-    loaded, tokenizer = _load(narrator, model, device, options, trust_remote_code=trust_remote_code)
+    try:
+        loaded, tokenizer = _load(narrator, model, device, options, trust_remote_code=trust_remote_code)
+    except KeyboardInterrupt:
+        if dry_run or not processes.is_main or paths.started is None:
+            raise
+        with suppress(StoreError):  # a damaged plan
+            raise Interrupted(f"interrupted while the model was loaded; {_saved_before(paths.started)}") from None
+        raise
     if dry_run:
         _estimate(narrator, loaded, tokenizer, request, timed=timed, as_json=as_json)
         return
@@ -397,6 +405,12 @@ def _changed(paths: CapturePaths | None) -> int:
 def _without_specificity(paths: CapturePaths, model: str) -> str:
     again = specificity_command(show_capture(paths.record), paths, model)
     return f"interrupted after the capture was saved{'; to compare it with its neighbours: ' if again else ''}{again}"
+
+
+def _saved_before(place: CapturePaths) -> str:
+    """What an unfinished capture that was not touched has."""
+    total, saved = len(shard_starts(read_plan(place.plan))), len(shard_files(place))
+    return f"{saved} of {total} shards of the unfinished capture in {place.shards}{os.sep} are unchanged"
 
 
 def _left(request: CaptureRequest, paths: CapturePaths, before: int, model: str) -> str:

@@ -129,7 +129,8 @@ class Output:
     def write(self, text: str) -> int:
         """Write a text to the buffer."""
         with self._readable_errors():
-            return self._stream.write(text)
+            self._stream.write(text)
+        return len(text)
 
     def flush(self) -> None:
         """Write the buffer to the stream."""
@@ -166,6 +167,29 @@ def standard_output() -> Iterator[None]:
         yield
     finally:
         sys.stdout = before
+
+
+class Messages(Output):
+    """Standard error: what cannot be written is dropped, because a message must not cost a run."""
+
+    @contextmanager
+    def _readable_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self._abandon()
+
+
+@contextmanager
+def standard_error() -> Iterator[None]:
+    """Drop messages that cannot be written, to a closed standard error or a pipe without a reader."""
+    before = sys.stderr
+    # A closed one has no descriptor: the next file would get number 2, and the messages of libraries.
+    sys.stderr = cast("TextIO", Messages(before or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")))
+    try:
+        yield
+    finally:
+        sys.stderr = before
 
 
 def _closed() -> TextIO:

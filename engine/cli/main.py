@@ -18,6 +18,7 @@ from engine.cli.console import (
     escape_stray_logs,
     installed_commands,
     installed_names,
+    standard_error,
     standard_output,
 )
 from engine.errors import LayerscopeError, RequestError
@@ -117,6 +118,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # print ? for characters that the encoding lacks
+    with standard_error():
+        _main()
+
+
+def _main() -> None:
     escape_stray_logs()
     narrator, processes = Narrator(quiet=False), find_processes()
     who = f"{processes.said}: " if processes.said else ""
@@ -134,6 +140,9 @@ def main() -> None:
                 " run the same command again to resume"
             )
         raise
+    except KeyboardInterrupt:  # while a command is imported; typer turns later ones into an exit
+        narrator.say(f"{who}interrupted")
+        sys.exit(INTERRUPTED)
     except LayerscopeError as error:
         narrator.say(f"{who}error: {error.said('command_line')}")
         sys.exit(error.exit_code)

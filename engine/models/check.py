@@ -96,6 +96,8 @@ def check_model(model: PreTrainedModel) -> Receipt:
     broken = _broken_promise(blocks, trace, len(prompts[0]))
     if broken:
         raise _refusal(model, broken)
+    if (layer := _zero_layer(trace)) is not None:
+        raise _refusal(model, f"block {layer} outputs 0 for every token", "blocks whose outputs are not 0")
     states = trace.outputs[-1]
     tolerance = _tolerance(model, states.dtype)
     alone = [read_all(model, blocks, TokenBatch.of([ids], device)) for ids in prompts]
@@ -249,6 +251,11 @@ def _broken_promise(blocks: Blocks, trace: _Trace, tokens: int) -> str:
     return ""
 
 
+def _zero_layer(trace: _Trace) -> int | None:
+    """Return the first block that outputs only zeros; a distance relative to its norm has no value."""
+    return next((layer for layer, states in enumerate(trace.outputs) if not states.any()), None)
+
+
 def _batched_error(alone: list[States], together: States) -> float:
     """Return the largest effect of padding and batching over prompts and layers.
 
@@ -269,12 +276,16 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one.to(other.device), other)
 
 
-def _refusal(model: PreTrainedModel, promise: str) -> ModelError:
+def _refusal(
+    model: PreTrainedModel,
+    promise: str,
+    expected: str = "deterministic code, and blocks that each output the residual stream",
+) -> ModelError:
     added = find_alterations(model)
     if added:
         return ModelError(
             f"{type(model).__name__} fails the check with the code added to it: {promise}",
-            expected="deterministic code, and blocks that each output the residual stream",
+            expected=expected,
             next_step=f"remove the added code: {added[0]}",
         )
     return ModelError(

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from engine.plots.findings import left_out_in_words
 from engine.plots.style import BLUE, INK, ORANGE, head
-from engine.records.results import ClassProjections
+from engine.records.results import FOLDS, ClassProjections
 
 _DENSE = 72  # pairs that fit below each other
 
@@ -26,7 +26,8 @@ def draw_sides(sides: ClassProjections, title: str = "", figure: Figure | None =
         The figure.
     """
     drawn = figure or Figure(figsize=(5.4, 3.6), layout="constrained")
-    subtitle = f"layer {sides['layer']}, {left_out_in_words(sides['left_out'])}: d' {sides['d_prime']:.2f}"
+    scheme = left_out_in_words(sides["left_out"], sides.get("folds", FOLDS))
+    subtitle = f"layer {sides['layer']}, {scheme}: d' {sides['d_prime']:.2f}"
     head(drawn, title, f"{subtitle}, AUROC {sides['auroc']:.3f}")
     above, below = drawn.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     edges = np.histogram_bin_edges([*sides["positive"], *sides["negative"]], bins=24)

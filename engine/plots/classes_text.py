@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from engine.plots.findings import left_out_in_words, misordered_in_words
+from engine.plots.findings import groups_of_pairs, left_out_in_words, misordered_in_words
 from engine.plots.layers_chart import PLAIN, Looks
 from engine.records.files import CaptureRecord, find_pair
-from engine.records.results import ClassProjections, ClassSummary
+from engine.records.results import FOLDS, ClassProjections, ClassSummary
 from engine.stats.scores import count_tied, wrong_pairs
 
 _COLUMNS = 72
@@ -37,7 +37,7 @@ def sides_as_text(
     score = f"d' {sides['d_prime']:.2f}, AUROC {sides['auroc']:.3f}"
     lines = [
         Text(f"{title}, layer {sides['layer']}".removeprefix(", "), style="bold"),
-        Text(f"{left_out_in_words(sides['left_out'])}: {score}", style="dim"),
+        Text(f"{left_out_in_words(sides['left_out'], sides.get('folds', FOLDS))}: {score}", style="dim"),
         Text(f"+ {_histogram(sides['positive'], low, high)}", style="yellow"),
         Text(f"- {_histogram(sides['negative'], low, high)}", style="blue"),
         Text(f"  {low:<+8.1f}{'pooled within-class SD':^{_COLUMNS - 16}}{high:>+8.1f}", style="dim"),
@@ -120,7 +120,7 @@ def wrong_pairs_as_text(
         prompts: Whether to show both prompts of each pair.
         looks: Terminal styles.
     """
-    scheme = left_out_in_words(summary["left_out"])
+    scheme = left_out_in_words(summary["left_out"], groups_of_pairs(record["ranking"]))
     counts = misordered_in_words(summary["wrong_total"], record["num_pairs"], summary.get("tied_total", 0))
     lines = [Text(f"{counts} ({scheme}).")]
     for pair in summary["wrong"][:most]:

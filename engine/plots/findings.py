@@ -8,7 +8,7 @@ from itertools import pairwise
 from engine.plots.specificity_text import neighbour_sentences
 from engine.records.captures import CaptureEstimate
 from engine.records.files import CaptureRecord
-from engine.records.results import SIGNIFICANT, Confound, RankedLayer, Ranking, may_be_best
+from engine.records.results import FOLDS, SIGNIFICANT, Confound, RankedLayer, Ranking, may_be_best
 
 
 def cost_in_words(estimate: CaptureEstimate) -> str:
@@ -154,7 +154,7 @@ def _exceed(ranking: Ranking) -> str:
     best, found = ranking["layers"][0], significant_layers(ranking)
     score = (
         f"held-out d' {best['d_prime']:.2f} (95% interval {best['low']:.2f} to {best['high']:.2f},"
-        f" {left_out_in_words(best['left_out'])}), AUROC {best['auroc']:.2f}"
+        f" {left_out_in_words(best['left_out'], groups_of_pairs(ranking))}), AUROC {best['auroc']:.2f}"
     )
     if ranking["smallest_p"] > SIGNIFICANT:
         fewest = min(ranking["tested"], key=lambda factor: ranking["groups"].get(factor, 0))
@@ -292,17 +292,23 @@ def _limits(ranking: Ranking) -> list[str]:
     ]
 
 
-def left_out_in_words(factor: str) -> str:
+def left_out_in_words(factor: str, groups: int = FOLDS) -> str:
     """Name the cross-validation scheme of a held-out factor.
 
     Args:
-        factor: `persona`, `template` or `topic`; `pairs` for pairs without factors, which are held out in five folds.
+        factor: `persona`, `template` or `topic`; `pairs` for pairs without factors, which are held out in folds.
+        groups: Number of groups of pairs without factors, see `groups_of_pairs`.
 
     Example:
-        >>> left_out_in_words("persona"), left_out_in_words("pairs")
-        ('leave-one-persona-out', '5-fold over pairs')
+        >>> left_out_in_words("persona"), left_out_in_words("pairs"), left_out_in_words("pairs", 4)
+        ('leave-one-persona-out', '5-fold over pairs', '4-fold over pairs')
     """
-    return "5-fold over pairs" if factor == "pairs" else f"leave-one-{factor}-out"
+    return f"{min(FOLDS, groups)}-fold over pairs" if factor == "pairs" else f"leave-one-{factor}-out"
+
+
+def groups_of_pairs(ranking: Ranking | None) -> int:
+    """Number of groups of pairs without factors; with fewer than five, each is a fold."""
+    return ranking["groups"].get("pairs", FOLDS) if ranking else FOLDS
 
 
 def misordered_in_words(wrong: int, pairs: int, tied: int = 0) -> str:

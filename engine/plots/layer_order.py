@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.errors import RequestError
-from engine.plots.findings import left_out_in_words, misordered_in_words, norm_in_words
+from engine.plots.findings import groups_of_pairs, left_out_in_words, misordered_in_words, norm_in_words
 from engine.records.files import CaptureRecord
 from engine.records.results import ClassSummary, RankedLayer, Ranking
 
@@ -33,7 +33,7 @@ def describe_order(record: CaptureRecord, layer: int, other: int) -> list[str]:
     above, below = sorted((rows[layer], rows[other]), key=lambda row: row["rank"])
     return [
         _scores(above, below, margin_between(ranking, layer, other)),
-        _left_out(above, below),
+        _left_out(above, below, groups_of_pairs(ranking)),
         *_wrong_pairs(record, above, below),
         _norms(record, above["layer"], below["layer"]),
     ]
@@ -61,9 +61,9 @@ def _scores(above: RankedLayer, below: RankedLayer, margin: float) -> str:
     )
 
 
-def _left_out(above: RankedLayer, below: RankedLayer) -> str:
+def _left_out(above: RankedLayer, below: RankedLayer, groups: int) -> str:
     parts = [
-        f"{left_out_in_words(factor)} {score['d_prime']:.2f} and {below['by_factor'][factor]['d_prime']:.2f}"
+        f"{left_out_in_words(factor, groups)} {score['d_prime']:.2f} and {below['by_factor'][factor]['d_prime']:.2f}"
         for factor, score in above["by_factor"].items()
         if factor in below["by_factor"]
     ]

@@ -1,6 +1,8 @@
 """Standardize token projections for heat maps and render a reading as text."""
 
+import re
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 from statistics import median
 
 from rich.console import Group, RenderableType
@@ -10,6 +12,7 @@ from rich.text import Text
 
 from engine.records.files import MethodComparison, TokenReading
 
+_BYTE = re.compile(rb"\\x([0-9a-f]{2})")  # how `token_texts` shows a byte of a character that is split
 _NORMAL = 1.4826  # the standard deviation of a normal distribution over its median absolute deviation
 MOST_SPREADS = 3.0
 """Absolute z-score at which the color scale of a heat map ends."""
@@ -93,7 +96,7 @@ def tokens_as_text(reading: TokenReading, *, layer: int | None = None, most: int
     parts: list[RenderableType] = [
         Text(f"{name}, layer {shown}, {reading['method']}", style="bold"),
         *(Text(note, style="dim") for note in notes),
-        _colored(tokens, values, aside),
+        _colored(_as_written(reading) or tokens, values, aside),
         _listed(tokens[:most], values[:most], aside),
     ]
     if len(values) > most:
@@ -174,6 +177,41 @@ def describe_token(reading: TokenReading, token: int, layer: int) -> str:
         f"token {token} '{shown_token(reading, token)}' at layer {layer}: {values[token]:+.2f}"
         f" (0: negative class mean, 1: positive class mean){note}"
     )
+
+
+def _as_written(reading: TokenReading) -> list[str]:
+    """Divide the prompt among its tokens; a character that is split goes to its first token.
+
+    Special tokens that are not in the prompt, such as one that begins every text, keep their own text. Empty if the
+    tokens do not spell the prompt, or if their texts are unknown.
+    """
+    whole, texts, end = reading["prompt"].encode(), reading.get("texts", []), 0
+    ends, added = [0], set()
+    for place, text in enumerate(texts):
+        found = next((spelt for spelt in _spellings(text, first=end == 0) if whole.startswith(spelt, end)), None)
+        if found is None:
+            if place not in tokens_aside(reading):
+                return []
+            added.add(place)
+        end += len(found or b"")
+        ends.append(end)
+    if not texts or end != len(whole):
+        return []
+    while (start := next((place for place, end in enumerate(ends) if _inside(whole, end)), None)) is not None:
+        ends[start] += 1
+    spans = [whole[start:end].decode() for start, end in pairwise(ends)]
+    return [one_line(texts[place] if place in added else span) for place, span in enumerate(spans)]
+
+
+def _spellings(text: str, *, first: bool) -> list[bytes]:
+    """What the text of a token may stand for: itself, or bytes; the first one may have a space that was added."""
+    spelt = [text.encode(), _BYTE.sub(lambda found: bytes.fromhex(found[1].decode()), text.encode())]
+    return [*spelt, *(one[1:] for one in spelt if first and one.startswith(b" "))]
+
+
+def _inside(text: bytes, place: int) -> bool:
+    """Whether a place in UTF-8 is inside a character."""
+    return place < len(text) and text[place] & 0xC0 == 0x80
 
 
 def _colored(tokens: list[str], values: list[float], aside: set[int]) -> Text:

@@ -14,9 +14,13 @@ Real = Annotated[float, msgspec.Meta(ge=-1e45, le=1e45)]
 
 
 SIGNIFICANT = 0.05
-FEWEST_PAIRS = 4  # with fewer, layers are not ranked
-ENOUGH_GROUPS = 6  # fewest groups that allow p < 0.05: 2^5 distinct permutations
 """Level at which a layer is said to separate the classes."""
+FEWEST_PAIRS = 4
+"""Fewest pairs with which layers can be ranked."""
+FOLDS = 5
+"""Most folds of pairs without factors."""
+ENOUGH_GROUPS = 6
+"""Fewest groups that allow p < 0.05: 2^5 distinct permutations."""
 
 
 class LayerStats(TypedDict):
@@ -84,6 +88,7 @@ class ClassProjections(Separation):
     Attributes:
         layer: Layer number.
         left_out: Factor that was held out.
+        folds: Number of folds of pairs without factors; absent if a factor was held out.
         positive: Projection of each positive prompt, in units of the spread within a class; 0 is halfway between the
             class means.
         negative: Projection of each negative prompt, in the same order of pairs.
@@ -91,6 +96,7 @@ class ClassProjections(Separation):
 
     layer: int
     left_out: str
+    folds: NotRequired[int]
     positive: list[float]
     negative: list[float]
 

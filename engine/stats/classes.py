@@ -9,7 +9,7 @@ from engine.errors import RequestError
 from engine.records.captures import ContrastData
 from engine.records.results import ClassProjections, ClassSummary, WrongPair
 from engine.stats.contrast import require_contrast
-from engine.stats.groups import group_pairs, pairs_at
+from engine.stats.groups import PAIRS, group_pairs, held_out_groups, pairs_at
 from engine.stats.held_out import HeldOutLayer, hold_out
 from engine.stats.scores import count_tied, pair_gaps, wrong_pairs
 from engine.stats.separation import require_usable, separate
@@ -53,6 +53,8 @@ def project_sides(data: ContrastData, layer: int) -> ClassProjections:
     sides = _sides(layer, held_out)
     if sides is None:
         raise RequestError(f"the prompts do not differ at layer {layer}", next_step="choose a later layer")
+    if sides["left_out"] == PAIRS:
+        sides["folds"] = len(set(held_out_groups(PAIRS, groupings[PAIRS]).tolist()))
     return sides
 
 
@@ -76,13 +78,16 @@ def _sides(layer: int, held_out: HeldOutLayer) -> ClassProjections | None:
     spread = float(((positive.var() + negative.var()) / 2).sqrt())
     if spread == 0:
         return None
+    score = separation["by_factor"][separation["worst"]]
     middle = float((positive.mean() + negative.mean()) / 2)
     return ClassProjections(
         layer=layer,
         left_out=separation["worst"],
         positive=_scaled(positive, middle, spread),
         negative=_scaled(negative, middle, spread),
-        **separation["by_factor"][separation["worst"]],
+        d_prime=score["d_prime"],
+        auroc=score["auroc"],
+        wrong_way=score["wrong_way"],
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import RequestError
 from engine.records.captures import ContrastData, Factors, factor_columns
-from engine.records.results import ENOUGH_GROUPS, FEWEST_PAIRS
+from engine.records.results import ENOUGH_GROUPS, FEWEST_PAIRS, FOLDS
 from engine.stats.groups import FEWEST_GROUPS, MOST_UNITS, PAIRS, group_by_factors
 from engine.stats.scores import more_pairs
 from engine.stats.wordings import number_pairs, wording
@@ -58,8 +58,8 @@ def ranking_warnings(data: ContrastData, counts: Mapping[str, int]) -> list[str]
     pairs, factors = data["num_pairs"], data.get("factors")
     if PAIRS in counts:
         warnings.append(
-            "the pairs carry no factors: cross-validation in five folds over pairs says nothing about new personas,"
-            " templates or topics"
+            f"the pairs carry no factors: {min(FOLDS, counts[PAIRS])}-fold cross-validation over pairs says nothing"
+            " about new personas, templates or topics"
         )
         prompts = len({wording(prompt)[0] for prompt in data["positive"]})
         if prompts < min(_apart(numbers), ENOUGH_GROUPS):

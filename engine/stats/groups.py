@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.records.captures import ActivationData, ContrastData, Factors, factor_columns
-from engine.records.results import FEWEST_PAIRS
+from engine.records.results import FEWEST_PAIRS, FOLDS
 from engine.stats.wordings import link, number_pairs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-FOLDS = 5
 MOST_UNITS = 65  # more are merged: a bootstrap over 65 units estimates a standard error to within 9%; 13 in each fold
 FEWEST_GROUPS = 3  # with two, each is projected on the other alone: one number without an estimate of its variance
 PAIRS = "pairs"
@@ -65,7 +64,7 @@ def group_by_factors(factors: Sequence[Factors]) -> dict[str, Tensor]:
 
 
 def held_out_groups(factor: str, groups: Tensor) -> Tensor:
-    """Assign each pair to what is held out with it: its group, or one of five folds of pairs without factors.
+    """Assign each pair to what is held out with it: its group, or one of at most five folds of pairs without factors.
 
     Args:
         factor: Name of the grouping.

@@ -30,7 +30,7 @@ def compute_separation(data: ContrastData) -> dict[int, LayerSeparation]:
 
     Pairs made from the same persona, template or topic are held out together (leave-one-group-out). All three factors
     are reported. The score of a layer is the lowest of them, so that it generalizes over everything that was varied.
-    Pairs without factors are held out in five folds, an easier test that says less.
+    Pairs without factors are held out in at most five folds, an easier test that says less.
 
     d' is the distance between the class means over the root mean of the class variances (Green and Swets 1966, "Signal
     Detection Theory and Psychophysics"). AUROC is the share of (positive, negative) prompts in the right order.

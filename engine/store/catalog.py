@@ -1,10 +1,11 @@
 """List the captures of a store from their JSON records; loads no torch."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from engine.errors import StoreError, visible
+from engine.errors import StoreError, similar, visible
 from engine.inputs import user_path
 from engine.records.files import CaptureRecord
 from engine.remedies import Advice, Remedy
@@ -63,7 +64,7 @@ def list_captures(
     """
     folder = user_path(store)
     try:
-        names = sorted({name for path in folder.iterdir() if (name := listed_name(folder, path.name))})
+        names = capture_names(folder)
     except OSError as error:
         raise StoreError(
             f"the store {folder} cannot be read: {error.strerror}",
@@ -73,6 +74,31 @@ def list_captures(
     entries = [_entry(folder, name) for name in names]
     wanted = [entry for entry in entries if _matches(entry, concept, model)]
     return sorted(wanted, key=lambda entry: entry.record["created"] if entry.record else "", reverse=True)
+
+
+def capture_names(folder: Path) -> list[str]:
+    """List the names of the captures in a store, without reading them.
+
+    Raises:
+        OSError: The folder does not exist or cannot be read.
+    """
+    return sorted({name for path in folder.iterdir() if (name := listed_name(folder, path.name))})
+
+
+def unknown_capture(name: str, paths: CapturePaths) -> StoreError:
+    """Make the error for a name that no capture has; it suggests similar names in the store.
+
+    Args:
+        name: The name as given.
+        paths: Where the capture would be.
+    """
+    hint = ""
+    with suppress(OSError):
+        hint = similar(name, capture_names(paths.store))
+    return StoreError(
+        f"there is no capture called {name!r} in the folder {str(paths.store)!r}{hint and f'; {hint}'}",
+        next_step=paths.advice(Remedy.LIST_CAPTURES),
+    )
 
 
 def show_capture(name: str | Path, *, store: str | Path | None = None) -> CaptureRecord:
@@ -91,10 +117,7 @@ def show_capture(name: str | Path, *, store: str | Path | None = None) -> Captur
 
 def _show(paths: CapturePaths) -> CaptureRecord:
     if not paths.exist:
-        raise StoreError(
-            f"there is no capture called {paths.name!r} in the folder {str(paths.store)!r}",
-            next_step=paths.advice(Remedy.LIST_CAPTURES),
-        )
+        raise unknown_capture(paths.name, paths)
     entry = _entry(paths.store, paths.name)
     if entry.record is None:
         step = Remedy.RESUME if paths.unfinished else Remedy.CAPTURE_AGAIN

@@ -12,6 +12,7 @@ from engine.errors import StoreError, nearest
 from engine.inputs import user_path
 from engine.records.files import VECTOR_FORMATS
 from engine.remedies import Remedy
+from engine.store.catalog import unknown_capture
 from engine.store.directions import SUFFIX, derived_directions, list_directions
 from engine.store.locks import folder_lock, open_locked
 from engine.store.names import PLAN, SHARD, UNFINISHED, CapturePaths, is_present, listed_name, locate
@@ -178,10 +179,7 @@ def _parts(name: str | Path, store: str | Path | None) -> tuple[CapturePaths, li
     if (files or folders) and foreign_origin(paths):
         directions = []
     if not files and not directions and not folders:
-        raise StoreError(
-            f"there is no capture called {asked!r} in the folder {str(folder)!r}",
-            next_step=paths.advice(Remedy.LIST_CAPTURES),
-        )
+        raise unknown_capture(asked, paths)
     return paths, files + directions, folders
 
 

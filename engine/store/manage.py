@@ -9,6 +9,7 @@ from pathlib import Path
 from engine.errors import StoreError
 from engine.records.files import VECTOR_FORMATS, CaptureRecord
 from engine.remedies import Remedy
+from engine.store.catalog import unknown_capture
 from engine.store.directions import derived_directions, load_directions, write_directions
 from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, is_present, locate
@@ -100,10 +101,7 @@ def _write_directions(old: CapturePaths, new: CapturePaths, capture: str, rename
 
 def _require_present(paths: CapturePaths) -> None:
     if not paths.exist and not path_of(paths).exists():
-        raise StoreError(
-            f"there is no capture called {paths.name!r} in the folder {str(paths.store)!r}",
-            next_step=paths.advice(Remedy.LIST_CAPTURES),
-        )
+        raise unknown_capture(paths.name, paths)
 
 
 def _require_free(target: CapturePaths) -> None:

@@ -11,7 +11,7 @@ from engine.errors import StoreError
 from engine.inputs import user_path
 from engine.records.files import CaptureRecord
 from engine.remedies import Remedy
-from engine.store.catalog import UNFINISHED_SHARDS, list_captures, missing_part
+from engine.store.catalog import UNFINISHED_SHARDS, list_captures, missing_part, unknown_capture
 from engine.store.directions import SUFFIX
 from engine.store.files import open_regular
 from engine.store.names import DEFAULT_STORE, CapturePaths, locate, shard_files
@@ -80,10 +80,7 @@ def verify_capture(name: str | Path, *, store: str | Path | None = None) -> Veri
     paths = locate(str(name).removesuffix(SUFFIX), store)
     finish_replacement(paths)
     if not paths.exist and not path_of(paths).exists():
-        raise StoreError(
-            f"there is no capture called {paths.name!r} in the folder {str(paths.store)!r}",
-            next_step=paths.advice(Remedy.LIST_CAPTURES),
-        )
+        raise unknown_capture(paths.name, paths)
     try:
         unverified = [*_check_tensors(paths), *_check_directions(paths)]
     except StoreError as error:

@@ -1,11 +1,13 @@
 """The app: the list of keys, the command palette and themes."""
 
+import threading
 from pathlib import Path
 
 import pytest
 
+from engine.jobs import Job
 from tests.tui.screen_text import wait_for, wait_until
-from tui.app import LayerscopeApp
+from tui.app import LayerscopeApp, describe_left
 from tui.widgets.rows import RowsView
 
 pytestmark = pytest.mark.anyio
@@ -79,6 +81,72 @@ async def test_the_palette_runs_an_action_by_name(store: Path) -> None:
         await pilot.pause(0.5)
         await pilot.press("down", "enter")
         await wait_for(pilot, "mark 2 to 4 captures")
+
+
+async def test_a_small_terminal_keeps_the_keys_that_matter(store: Path) -> None:
+    async with LayerscopeApp(store).run_test(size=(40, 20)) as pilot:
+        text = await wait_for(pilot, "small_warmth", "q Quit  ? Help")
+        assert "t Tokens" not in text
+        await pilot.press("enter")
+        await wait_for(pilot, "esc Back  ? Help")
+        await pilot.resize_terminal(80, 24)
+        await wait_for(pilot, "t Tokens  w Steer  ? Help")
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+async def test_the_line_of_a_job_fits(store: Path, width: int) -> None:
+    finish = threading.Event()
+
+    def work(job: Job) -> None:
+        job.tell("running prompts", 96, 576)
+        finish.wait()
+
+    app = LayerscopeApp(store)
+    async with app.run_test(size=(120, 24)) as pilot:
+        await wait_for(pilot, "4 captures")
+        app.jobs.start("capturing smollm2_verbosity", work, app)
+        await wait_for(pilot, "capturing smollm2_verbosity: running prompts ━━━")
+        await pilot.resize_terminal(width, 24)
+        text = await wait_until(pilot, lambda text: " 96/576 · ctrl+x cancels\n" in text, "the hint")
+        assert "\n capturing smo" in text
+        finish.set()
+
+
+async def test_the_question_before_quitting_goes_when_the_job_ends(store: Path) -> None:
+    finish = threading.Event()
+    app = LayerscopeApp(store)
+    async with app.run_test(size=(100, 40)) as pilot:
+        await wait_for(pilot, "4 captures")
+        app.jobs.start("comparing directions", lambda _job: finish.wait(), app)
+        await pilot.press("q")
+        await wait_for(pilot, "Stop and quit?", "comparing directions: nothing is saved yet")
+        finish.set()
+        await wait_until(pilot, lambda text: "4 captures" in text and "Stop and quit?" not in text, "the library")
+        await pilot.press("q")
+        await pilot.pause(0.1)
+        assert not app.is_running
+    assert app.left == []
+
+
+async def test_a_job_that_is_being_cancelled_is_not_asked_about(store: Path) -> None:
+    finish = threading.Event()
+    app = LayerscopeApp(store)
+
+    def slow(job: Job) -> None:
+        finish.wait()
+        job.checkpoint()
+
+    async with app.run_test(size=(100, 40)) as pilot:
+        await wait_for(pilot, "4 captures")
+        job = app.jobs.start("comparing directions", slow, app)
+        await wait_for(pilot, "comparing directions: starting")
+        await pilot.press("ctrl+x", "q")
+        await pilot.pause(0.1)
+        assert not app.is_running
+    assert app.left == [job]
+    finish.set()
+    assert app.jobs.join(30)
+    assert describe_left(job) == "stopped comparing directions; nothing was saved"
 
 
 async def test_dark_and_light(store: Path) -> None:

@@ -227,6 +227,61 @@ def test_in_a_terminal_from_start_to_quit(terminal: Callable[..., Terminal]) -> 
     shell.wait_for("ended with 0")
 
 
+def test_quitting_while_a_capture_runs_asks_and_stops_it(terminal: Callable[..., Terminal], real_store: Path) -> None:
+    long = " ".join(f"w{number}" for number in range(10, 68))  # the model's maximum length
+    texts = [f"w{number % 100 + 3} w{number // 100 + 3} {long}" for number in range(9000)]
+    real_store.with_name("asked.txt").write_text("\n".join(texts))
+    shell = terminal()
+    shell.wait_for("2 captures", "Highest: layer")
+    shell.press("n")
+    shell.wait_for("Enter estimates")
+    shell.press(*"asked.txt", "BTab")
+    shell.press("C-u")
+    shell.wait_for("asked.txt", "alias, hub ID, folder")
+    shell.press(*"tiny")
+    shell.wait_for("Model       tiny")
+    shell.press("Enter")
+    shell.wait_for("9,000 prompts", "Enter starts the capture")
+    shell.press("Enter")
+    shell.wait_for("running prompts", "/9000")
+    shell.press("q")
+    shell.wait_for("Stop and quit?", "capturing tiny_asked")
+    shell.press("n")
+    shell.wait_until(lambda text: "Stop and quit?" not in text and "running prompts" in text, "the capture")
+    shards = real_store / "tiny_asked"
+    shell.wait_until(lambda _text: any(shards.glob("*.safetensors")), "a shard")
+    shell.press("C-q")
+    shell.wait_for("Stop and quit?", "capturing tiny_asked: saved shards are kept")
+    shell.press("y")
+    text = shell.wait_for("ended with 0")
+    assert "stopped capturing tiny_asked; its shards are kept: to resume, submit the same form" in " ".join(
+        text.split()
+    )
+    assert len([*shards.glob("*.safetensors")]) < 9
+
+
+def test_the_program_does_not_wait_for_a_job_that_does_not_see_its_cancel(store: Path) -> None:
+    script = """
+import asyncio, threading
+from pathlib import Path
+from tui.app import LayerscopeApp
+
+app = LayerscopeApp(Path("activations"))
+
+async def leave():
+    async with app.run_test() as pilot:
+        started = threading.Event()
+        app.jobs.start("loading a huge model", lambda job: (started.set(), threading.Event().wait()), app)
+        while not started.is_set():
+            await pilot.pause(0.1)
+
+asyncio.run(leave())
+print([(job.title, job.stopping) for job in app.left], app.jobs.join(0.1))
+"""
+    result = Program(store.parent).python("-c", script, PYTHONPATH=str(Path.cwd()))
+    assert result.stdout.strip() == "[('loading a huge model', True)] False", result.stderr
+
+
 def test_garbage_collection_starts_after_the_app(real_store: Path) -> None:
     script = """
 import asyncio, gc

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input
 
+from engine.records.results import WrongPair
 from engine.store.catalog import show_capture
 from tests.engine.plots.records import causal_layer, causal_ranking, unranked_record
 from tests.program import Run
-from tests.tui.conftest import named, put, ranked_record
+from tests.tui.conftest import PAIRS, named, put, ranked_record
 from tests.tui.screen_text import screen_text, wait_for, wait_until
 from tui.app import LayerscopeApp
 from tui.screens.ranking import RankingScreen
@@ -42,6 +43,20 @@ async def test_a_row_shows_score_interval_and_whiskers(store: Path) -> None:
     assert "1.50 to 2.50" in row
     assert re.search("░+ *━+●━+", row)
     assert {"0.004", "0.833", "17%", "8.500"} <= set(row.split())
+
+
+async def test_histograms_fit_a_small_terminal_when_the_pane_scrolls(store: Path) -> None:
+    record = ranked_record("small_wrong", peak=16, day=5)
+    for sides in record["sides"]:
+        sides["wrong"] = [WrongPair(pair=pair, gap=-0.5) for pair in range(PAIRS)]
+        sides["wrong_total"] = PAIRS
+    put(store, record)
+    async with LayerscopeApp(store, capture="small_wrong").run_test(size=(40, 20)) as pilot:
+        text = await wait_for(pilot, "projections at layer 16", "12 of 12 held-out pairs")
+    lines = text.splitlines()
+    start = next(number for number, line in enumerate(lines) if "projections at layer 16" in line)
+    positive, negative, axis, after = (line.split() for line in lines[start + 1 : start + 5])
+    assert (positive[0], negative[0], axis, after[:2]) == ("+", "-", ["-2.5", "SD", "+2.5"], ["12", "of"])
 
 
 async def test_sorts_by_rank_by_score_and_by_click(store: Path) -> None:

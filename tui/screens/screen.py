@@ -7,6 +7,7 @@ from itertools import zip_longest
 from textwrap import wrap
 from typing import ClassVar, cast
 
+from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 from textual import on
 from textual.app import App, ComposeResult
@@ -16,6 +17,7 @@ from textual.reactive import reactive
 from textual.screen import ModalScreen, Screen
 from textual.widget import Widget
 from textual.widgets import Footer, Input, Static
+from textual.widgets._footer import FooterKey  # not exported, and what `Footer.compose` yields
 
 from engine.errors import RequestError, visible
 from engine.jobs import Job
@@ -25,7 +27,9 @@ from tui.models import ModelCache
 from tui.widgets.rows import Column, RowsView
 from tui.widgets.words import Words
 
-_BAR = 20
+_BARS = (20, 8, 0)
+_CANCEL = " · ctrl+x cancels"
+_ALWAYS = {"app.quit", "help", "back"}
 KeyRow = tuple[str, str]
 
 
@@ -51,22 +55,31 @@ class JobLine(Words):
         running = job is not None and not job.finished
         self.set_class(running, "-running")
         if job is not None and running:
-            self.update(describe_job(job))
+            self.update(describe_job(job, self.app.size.width - 2))  # it has no size of its own until it is shown
+
+    def on_resize(self) -> None:
+        """Fit the line to the new width."""
+        self.watch_job(self.job)
 
 
-def describe_job(job: Job) -> str:
-    """Return a job's progress as one line.
+def describe_job(job: Job, width: int = 80) -> str:
+    """Return a job's progress as one line: with a shorter bar, or with a part of its title, if there is little room.
 
     Example:
         >>> describe_job(Job("capturing warmth", step="running prompts", done=1, total=2))
         'capturing warmth: running prompts ━━━━━━━━━━╌╌╌╌╌╌╌╌╌╌ 1/2 · ctrl+x cancels'
+        >>> describe_job(Job("capturing warmth", step="running prompts", done=1, total=2), 40)
+        'capturing warmth: r… 1/2 · ctrl+x cancels'
     """
-    if not job.total:
-        count = f" {job.done}" if job.done else ""
-        return f"{job.title}: {job.step or job.status}{count} · ctrl+x cancels"
-    filled = job.done * _BAR // job.total
-    bar = "━" * filled + "╌" * (_BAR - filled)
-    return f"{job.title}: {job.step} {bar} {job.done}/{job.total} · ctrl+x cancels"
+    what = visible(f"{job.title}: {job.step or job.status}")
+    count = f" {job.done}/{job.total}" if job.total else f" {job.done}" if job.done else ""
+    for columns in _BARS if job.total else (0,):
+        filled = job.done * columns // (job.total or 1)
+        bar = f" {'━' * filled}{'╌' * (columns - filled)}" if columns else ""
+        if cell_len(what + bar + count + _CANCEL) <= width:
+            return f"{what}{bar}{count}{_CANCEL}"
+    room = width - len(count + _CANCEL)
+    return f"{set_cell_size(what, max(room - 1, 0)).rstrip()}…{count}{_CANCEL}"
 
 
 def describe_step(job: Job) -> str:
@@ -78,6 +91,26 @@ def describe_step(job: Job) -> str:
     """
     far = f", {job.done:,} of {job.total:,}" if job.total else f", {job.done:,}" if job.done else ""
     return f"{job.step or job.status}{far}; ctrl+x cancels"
+
+
+class KeyFooter(Footer):
+    """The keys of a screen that fit; those that leave it and `? Help`, which lists all, always do."""
+
+    def compose(self) -> ComposeResult:
+        """Yield the keys."""
+        keys = [key for key in super().compose() if isinstance(key, FooterKey)]
+        widths = {key: cell_len(f" {key.key_display} {key.description} ") for key in keys}
+        room = self.app.size.width - sum(widths[key] for key in keys if key.action in _ALWAYS)
+        for key in keys:
+            if key.action not in _ALWAYS:
+                room -= widths[key]
+                if room < 0:
+                    continue
+            yield key
+
+    def on_resize(self) -> None:
+        """Show the keys that fit the new width."""
+        self.call_after_refresh(self.recompose)
 
 
 class LayerscopeScreen(Screen[None]):
@@ -94,7 +127,7 @@ class LayerscopeScreen(Screen[None]):
         yield Horizontal(Words(id="title"), Words(id="subtitle"), id="head")
         yield from self.compose_content()
         yield JobLine()
-        yield Footer(show_command_palette=False)
+        yield KeyFooter(show_command_palette=False)
 
     def compose_content(self) -> Iterator[Widget]:
         """Yield the widgets between title and footer."""

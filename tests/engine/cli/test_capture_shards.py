@@ -97,6 +97,9 @@ def test_ctrl_c_says_what_is_saved_and_which_command_resumes(
         if shard.start > 0:
             raise KeyboardInterrupt
 
+    def interrupted_load(*_given: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
         patch.setattr("engine.store.shard_run.write_shard", interrupted)
         stopped = layerscope(*command, "--force")
@@ -109,6 +112,13 @@ def test_ctrl_c_says_what_is_saved_and_which_command_resumes(
     )
     assert ("tiny_mine stays until its replacement is complete" in stopped.stderr) is replaced
     assert (layerscope("show", "tiny_mine").returncode == 0) is replaced
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.models.loading.load_model_and_tokenizer", interrupted_load)
+        early = layerscope(*command, "--force", "--layers", "1")
+    assert early.returncode == 130
+    assert early.stderr == (
+        f"interrupted while the model was loaded; 2 of 3 shards of the unfinished capture in {folder} are unchanged\n"
+    )
     resumed = layerscope(*command, "--force")  # as well as without
     assert resumed.returncode == 0
     assert "resuming: 2 of 3 shards are saved" in resumed.stderr

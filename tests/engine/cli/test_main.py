@@ -189,6 +189,51 @@ def test_unwritable_standard_output_is_a_readable_error(layerscope: Program, red
     assert re.fullmatch(rf"error: standard output cannot be written: {said}\. Expected: .*\n", result.stderr)
 
 
+@pytest.mark.parametrize("module", ["engine.cli.main", "typer", "engine.cli.store", "rich.table"])
+def test_an_interrupt_during_the_imports_prints_no_traceback(layerscope: Program, module: str) -> None:
+    script = """
+import signal, sys
+
+class Interrupt:
+    def find_spec(self, name, *_rest):
+        if name == sys.argv[-1]:
+            sys.argv.pop()
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+from engine.__main__ import main
+main()
+"""
+    result = layerscope.python("-c", script, "list", module)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize("redirected", ["2>&-", "2>/dev/full"])
+def test_messages_that_cannot_be_written_do_not_cost_the_run(layerscope: Program, redirected: str) -> None:
+    command = layerscope.command("capture", "--prompt", "hello", "--output", "here/said")
+    result = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {redirected}', "sh", *command],
+        cwd=layerscope.folder,
+        env=layerscope.environment(),
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        check=False,
+    )
+    assert result.returncode == 0
+    assert "prompt" in result.stdout
+    assert layerscope.saved() == ["here/said.json", "here/said.pt"]
+
+
+def test_messages_into_a_pipe_without_a_reader_do_not_cost_the_run(layerscope: Program) -> None:
+    with layerscope.started("capture", "--prompt", "hello", "--output", "here/said") as process:
+        assert process.stderr is not None
+        process.stderr.close()
+        assert process.stdout is not None
+        assert "prompt" in process.stdout.read()
+        assert process.wait() == 0
+    assert layerscope.saved() == ["here/said.json", "here/said.pt"]
+
+
 @pytest.mark.parametrize("arguments", [["capture", "--list-concepts"], ["--help"]])
 def test_a_closed_pipe_ends_it_quietly(layerscope: Program, arguments: list[str]) -> None:
     with layerscope.started(*arguments) as process:

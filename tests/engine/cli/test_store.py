@@ -233,6 +233,19 @@ def test_show_of_tensors_without_a_record_says_what_is_unknown(layerscope: Progr
 
 
 @pytest.mark.usefixtures("store")
+@pytest.mark.parametrize(
+    "command", [("show", "honesty"), ("rename", "honesty", "new"), ("delete", "honesty", "-y"), ("verify", "honesty")]
+)
+def test_a_misspelt_capture_is_answered_with_similar_names(layerscope: Program, command: tuple[str, ...]) -> None:
+    result = layerscope(*command)
+    assert_failed(result, 5)
+    assert (
+        "there is no capture called 'honesty' in the folder 'activations'; did you mean 'smollm2_honesty'?"
+        in result.stderr
+    )
+
+
+@pytest.mark.usefixtures("store")
 def test_show_of_a_missing_capture_ends_with_5(layerscope: Program) -> None:
     result = layerscope("show", "smollm2_empathy")
     assert_failed(result, 5)

@@ -178,6 +178,15 @@ def test_nondeterministic_code_is_named(tiny_llama: PreTrainedModel) -> None:
         check_model(tiny_llama)
 
 
+def test_a_block_that_outputs_zeros_is_named(tiny_llama: PreTrainedModel) -> None:
+    find_blocks(tiny_llama).blocks[1].register_forward_hook(lambda _module, _args, output: output * 0)
+    with pytest.raises(
+        ModelError, match=r"block 1 outputs 0 for every token\..*blocks whose outputs are not 0"
+    ) as said:
+        check_model(tiny_llama)
+    assert "deterministic" not in str(said.value)
+
+
 def test_a_model_that_changes_while_it_is_checked_is_not_blamed(tiny_llama: PreTrainedModel) -> None:
     """Another thread may be training it."""
     weight = find_blocks(tiny_llama).blocks[1].get_submodule("mlp.down_proj").get_parameter("weight")

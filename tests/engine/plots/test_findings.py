@@ -233,6 +233,12 @@ def test_pairs_without_factors_are_held_out_in_five_folds() -> None:
     ]
 
 
+def test_four_pairs_without_factors_are_held_out_in_four_folds() -> None:
+    ranking = ranking_of(left_out="pairs")
+    ranking["groups"] = {"pairs": 4}
+    assert "4-fold over pairs" in findings(ranking)[0]
+
+
 def test_agreement_with_the_raw_norm_is_reported() -> None:
     assert findings(ranking_of([0.1, 0.2, 0.3, 2.0]))[-1] == "The raw difference norm is also largest at layer 3."
 

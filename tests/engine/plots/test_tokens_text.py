@@ -68,6 +68,23 @@ def test_space_and_newline_markers_are_replaced(token: str, shown: str) -> None:
     assert readable_token(token) == shown
 
 
+@pytest.mark.parametrize(
+    ("prompt", "texts"),
+    [
+        ("joy 日本 grief", ["joy", r" \xe6\x97", r"\xa5本", " grief"]),
+        (r"a \xe6 日", ["a", r" \xe6", r" \xe6\x97", r"\xa5"]),
+        ("two words", [" two", " words"]),
+    ],
+)
+def test_the_text_reads_as_it_was_typed(prompt: str, texts: list[str]) -> None:
+    reading = reading_of(texts, [0.0] * len(texts), [1.0] * len(texts))
+    reading["prompt"], reading["texts"] = prompt, texts
+    assert prompt in lines_of(reading)
+    reading = reading_of(["<s>", *texts], [0.0] * (len(texts) + 1), [1.0] * (len(texts) + 1))
+    reading["prompt"], reading["texts"] = prompt, ["<s>", *texts]
+    assert f"<s>{prompt}" in lines_of(reading)
+
+
 @pytest.mark.parametrize("layer", [None, 3, 7, 11])
 def test_the_leading_layer_is_the_default(layer: int | None) -> None:
     lines = lines_of(reading_of(["a", "b"], [0.25, 0.5], [0.75, 1.0], [1.25, 1.5]), layer)

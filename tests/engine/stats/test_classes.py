@@ -84,6 +84,11 @@ def test_a_layer_that_was_not_captured_is_refused_with_those_that_were() -> None
         project_sides(data, 7)
 
 
+def test_the_number_of_folds_is_that_of_four_pairs() -> None:
+    data = capture_of(planted(np.random.default_rng(5), [1.0, 1.0], 4), None)
+    assert project_sides(data, 0)["folds"] == 4
+
+
 @pytest.mark.parametrize("factors", [None, [Factors(persona="p", template="t", topic="one")] * 6])
 def test_without_groups_to_hold_out_nothing_is_projected(factors: list[Factors] | None) -> None:
     """Three pairs, or six pairs with a single persona, template and topic."""

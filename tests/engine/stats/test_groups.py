@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.records.captures import ContrastData, Factors, ResponseText
-from engine.records.results import FEWEST_PAIRS
-from engine.stats.groups import FOLDS, MOST_UNITS, PAIRS, group_by_factors, group_pairs, held_out_groups
+from engine.records.results import FEWEST_PAIRS, FOLDS
+from engine.stats.groups import MOST_UNITS, PAIRS, group_by_factors, group_pairs, held_out_groups
 from engine.stats.wordings import number_pairs
 from tests.engine.stats.contrasts import FACTORS, all_factors, capture_of, numbers_of, only_personas, values_of
 

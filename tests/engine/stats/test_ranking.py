@@ -492,6 +492,8 @@ def test_enough_groups_and_pairs_give_no_warning() -> None:
 
 def test_pairs_without_factors_cause_a_warning() -> None:
     assert "the pairs carry no factors" in warnings_of(None, 40)
+    assert "5-fold cross-validation" in warnings_of(None, 40)
+    assert "4-fold cross-validation" in warnings_of(None, 4)
     assert "few" not in warnings_of(None, 40)
 
 
