@@ -86,8 +86,8 @@ def _factor_warnings(factor: str, column: Sequence[str]) -> list[str]:
         return [f"the pairs have {those}, too few to hold any out: the ranking says nothing about other {factor}s"]
     if len(values) < ENOUGH_GROUPS:
         return [
-            f"{len(values)} {factor}s are few: their intervals are wide, and a permutation test needs"
-            f" {ENOUGH_GROUPS} or more to reach p < 0.05"
+            f"{len(values)} {factor}s are few: their intervals are wide, and a small p-value says nothing about other"
+            f" {factor}s, which {ENOUGH_GROUPS} or more could show"
         ]
     if len(values) > MOST_UNITS:
         return [f"{len(values)} {factor}s were held out and resampled in {MOST_UNITS} groups"]

@@ -505,6 +505,7 @@ def test_few_groups_cause_a_warning_with_their_factor() -> None:
     assert PERSONAS == 4
     for text in ("4 personas are few", "3 templates are few", "5 topics are few"):
         assert text in warned
+    assert "a small p-value says nothing about other personas" in warned
 
 
 def test_few_pairs_cause_a_warning() -> None:
