@@ -97,6 +97,8 @@ def _factor_warnings(factor: str, column: Sequence[str]) -> list[str]:
 def shared_prompts(factors: Sequence[Factors], numbers: Sequence[int]) -> list[str]:
     """Warn of factors whose groups are not independent because pairs of several groups share prompts.
 
+    The crossed test takes no product of two pairs that share a prompt, see `number_shared`.
+
     Args:
         factors: Factors of each pair.
         numbers: Number of each pair, see `number_pairs`.
@@ -109,7 +111,8 @@ def shared_prompts(factors: Sequence[Factors], numbers: Sequence[int]) -> list[s
         if shared := sum(len(values[number]) > 1 for number in numbers):
             warnings.append(
                 f"{shared} of {len(numbers)} pairs share prompts with pairs of another {factor}: over {factor}s,"
-                f" intervals are too narrow and p-values too small; use each prompt with one {factor} only"
+                f" intervals are too narrow, and only the crossed test counts them once; use each prompt with one"
+                f" {factor} only"
             )
     return warnings
 
