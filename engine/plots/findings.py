@@ -176,12 +176,22 @@ def _exceed(ranking: Ranking) -> str:
         least = ", the smallest possible" if best["p_value"] <= ranking["smallest_p"] * 1.001 else ""
         return (
             f"{layers} held-out prompts better than chance. Highest: layer {best['layer']}, {score},"
-            f" {_p(ranking, best)}{least}."
+            f" {_p(ranking, best)}{least}.{_untested(ranking)}"
         )
     return (
         f"{layers} held-out prompts better than chance, but not the layer with the highest score: layer"
-        f" {best['layer']}, {score}, {_p(ranking, best)}."
+        f" {best['layer']}, {score}, {_p(ranking, best)}.{_untested(ranking)}"
     )
+
+
+def _untested(ranking: Ranking) -> str:
+    """Factors that vary, but have too few groups to permute: what is common to these groups counts as an effect."""
+    few = [
+        f"{count} {_plural(factor)}" for factor, count in ranking["groups"].items() if factor not in ranking["tested"]
+    ]
+    if not few:
+        return ""
+    return f" It was not tested whether that holds for others than these {' and '.join(few)}: they are too few."
 
 
 def _p(ranking: Ranking, row: RankedLayer) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from scipy.special import ndtri, stdtr
 
+from engine.stats.groups import effective_groups
 from engine.stats.resampling import CONFIDENCE, RESAMPLES, widening
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def interval_of_means(values: Tensor, groups: Mapping[str, Tensor], seed: int = 
     The wild bootstrap, in which each pair moves with the random weights of its persona and its prompt, shows how the
     layers deviate together: the largest studentized deviation gives simultaneous intervals and p-values corrected for
     the number of layers (Westfall and Young 1993, "Resampling-Based Multiple Testing"). Student's t for the factor
-    with the fewest groups widens both.
+    with the fewest groups widens both; groups of unequal size count less, see `effective_groups`.
 
     Args:
         values: One value per layer and prompt, `(layers, prompts)`, float64.
@@ -63,9 +64,9 @@ def interval_of_means(values: Tensor, groups: Mapping[str, Tensor], seed: int = 
     drawing = torch.Generator().manual_seed(seed)
     deviations = torch.zeros(len(values), RESAMPLES, dtype=torch.float64)
     parts = []
-    fewest = values.shape[1]
+    fewest = float(values.shape[1])
     for numbers in groups.values():
-        count = len(set(numbers.tolist()))
+        count = effective_groups(numbers)
         sums = torch.zeros(len(values), int(numbers.max()) + 1, dtype=torch.float64).index_add_(1, numbers, centred)
         scale = math.sqrt(count / (count - 1))
         weights = torch.randn(sums.shape[1], RESAMPLES, generator=drawing, dtype=torch.float64)
@@ -77,7 +78,7 @@ def interval_of_means(values: Tensor, groups: Mapping[str, Tensor], seed: int = 
     tiny = torch.finfo(torch.float64).tiny
     error = torch.maximum(both, summed.amax(dim=0)).sqrt().clamp_min(tiny)
     studentized = deviations / summed.sum(dim=0).sqrt().clamp_min(tiny)[:, None]  # (layers, resamples)
-    reach = float(studentized.abs().amax(dim=0).quantile(CONFIDENCE)) * widening(fewest - 1, CONFIDENCE)
+    reach = float(studentized.abs().amax(dim=0).quantile(CONFIDENCE)) * widening(fewest - 1, (1 + CONFIDENCE) / 2)
     observed = torch.from_numpy(ndtri(stdtr(fewest - 1, (mean / error).numpy())))  # as a normal deviate
     best = studentized.amax(dim=0)
     p_values = ((best[None] >= observed[:, None]).sum(dim=1) + 1).double() / (RESAMPLES + 1)

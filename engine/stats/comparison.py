@@ -129,9 +129,10 @@ def compare_directions(one: ContrastData, other: ContrastData, *, seed: int = 0)
 
     Transfer is the AUROC of one capture's direction on the pairs of the other, with a 95% interval over the groups of
     every factor; pairs that share a prompt with those of the direction do not count, see `new_pairs`. The cosine is
-    that of the mean differences. Both references come from random halves of each capture's groups
-    (personas, if there are enough). The chance level uses the difference between the sums of the two halves: a random
-    direction along which these pairs vary, but not by the concept. Random directions in the full width would set the
+    that of the mean differences. Both references come from random halves of each capture's groups (personas, if there
+    are enough). The chance level uses the difference between the sums of the two halves, of every factor: a random
+    direction along which these pairs vary, but not by the concept. Halves of personas alone have the same templates and
+    topics, whose own effects are in the mean difference nevertheless. Random directions in the full width would set the
     level too low, since states barely use most dimensions. The ceiling is the cosine between the directions of the two
     halves, as the geometric mean over the captures.
 
@@ -172,10 +173,12 @@ class _Halves:
     Attributes:
         units: Unit index of each pair, `(pairs,)`.
         first: 1 for units in the first half, 0 for the others, `(units, halvings)`.
+        others: The same for every other factor: the group index of each pair, and the halves.
     """
 
     units: Tensor
     first: Tensor
+    others: list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -184,8 +187,8 @@ class _Halved:
 
     Attributes:
         mean: Mean difference, `(hidden,)`.
-        apart: Sum of the first half minus sum of the second, `(hidden, halvings)`. Differences are centered on the
-            mean of all pairs, which removes what the pairs have in common.
+        apart: Sum of the first half minus sum of the second, `(hidden, halvings)`, added up over factors. Differences
+            are centered on the mean of all pairs, which removes what the pairs have in common.
         agreement: Mean cosine between the sums of the two halves, clamped at 0.
     """
 
@@ -195,15 +198,17 @@ class _Halved:
 
 
 def _sums(data: ContrastData, layer: int, halves: _Halves) -> _Halved:
-    sums = sum_units(pairs_at(data, layer), [halves.units])
-    (units,) = sums.units
-    centred = units.differences - units.pairs[:, None] * sums.difference
+    sums = sum_units(pairs_at(data, layer), [halves.units, *(units for units, _ in halves.others)])
+    firsts = [halves.first, *(first for _, first in halves.others)]
+    apart = sum(
+        (units.differences - units.pairs[:, None] * sums.difference).T @ (2 * first - 1)
+        for units, first in zip(sums.units, firsts, strict=True)
+    )
+    units = sums.units[0]
     cosines = torch.cosine_similarity(
         units.differences.T @ halves.first, units.differences.T @ (1 - halves.first), dim=0
     )
-    return _Halved(
-        sums.difference, centred.T @ (2 * halves.first - 1), max(float(torch.nan_to_num(cosines).mean()), 0.0)
-    )
+    return _Halved(sums.difference, torch.as_tensor(apart), max(float(torch.nan_to_num(cosines).mean()), 0.0))
 
 
 def _compare(
@@ -247,8 +252,15 @@ def _halvings(data: ContrastData, generator: Generator) -> _Halves:
             expected=f"at least {_FEWEST_UNITS} pairs in each capture",
             next_step="capture more pairs",
         )
+    others = [groups for groups in groupings.values() if groups is not units]
+    return _Halves(units, _first_half(units, generator), [(each, _first_half(each, generator)) for each in others])
+
+
+def _first_half(units: Tensor, generator: Generator) -> Tensor:
+    """Draw random halves: 1 for units in the first half, 0 for the others, `(units, halvings)`."""
+    count = int(units.max()) + 1
     order = torch.rand((count, _HALVINGS), generator=generator, dtype=torch.float64).argsort(dim=0)
-    return _Halves(units, (order < count // 2).double())
+    return (order < count // 2).double()
 
 
 def _depths(record: CaptureRecord, name: str) -> list[DepthRow]:

@@ -86,8 +86,8 @@ def _factor_warnings(factor: str, column: Sequence[str]) -> list[str]:
         return [f"the pairs have {those}, too few to hold any out: the ranking says nothing about other {factor}s"]
     if len(values) < ENOUGH_GROUPS:
         return [
-            f"{len(values)} {factor}s are few: their intervals are wide, and a permutation test needs"
-            f" {ENOUGH_GROUPS} or more to reach p < 0.05"
+            f"{len(values)} {factor}s are few: their intervals are wide, and a small p-value says nothing about other"
+            f" {factor}s, which {ENOUGH_GROUPS} or more could show"
         ]
     if len(values) > MOST_UNITS:
         return [f"{len(values)} {factor}s were held out and resampled in {MOST_UNITS} groups"]
@@ -96,6 +96,8 @@ def _factor_warnings(factor: str, column: Sequence[str]) -> list[str]:
 
 def shared_prompts(factors: Sequence[Factors], numbers: Sequence[int]) -> list[str]:
     """Warn of factors whose groups are not independent because pairs of several groups share prompts.
+
+    The crossed test takes no product of two pairs that share a prompt, see `number_shared`.
 
     Args:
         factors: Factors of each pair.
@@ -109,7 +111,8 @@ def shared_prompts(factors: Sequence[Factors], numbers: Sequence[int]) -> list[s
         if shared := sum(len(values[number]) > 1 for number in numbers):
             warnings.append(
                 f"{shared} of {len(numbers)} pairs share prompts with pairs of another {factor}: over {factor}s,"
-                f" intervals are too narrow and p-values too small; use each prompt with one {factor} only"
+                f" intervals are too narrow, and only the crossed test counts them once; use each prompt with one"
+                f" {factor} only"
             )
     return warnings
 

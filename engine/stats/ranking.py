@@ -38,6 +38,7 @@ from engine.stats.resampling import (
     smallest_p,
 )
 from engine.stats.separation import require_usable, separate
+from engine.stats.wordings import number_shared
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,11 +67,11 @@ def rank_layers(
     - 95% rank interval and ties: from the same resamples (see `rank_intervals`).
     - p-value: by factor, the share of permutations, which swap the labels of whole groups, in which the best of all
       layers scores at least as high. This maximum statistic makes 5% the chance of a false positive among all layers
-      (Westfall and Young 1993, "Resampling-Based Multiple Testing"). Every factor with six groups or more is
-      permuted; if there are several, `CrossedTest` tests them at once. The largest p-value counts, because the claim
-      is that the contrast generalizes over all factors (Berger 1982, "Multiparameter Hypothesis Testing and Acceptance
-      Sampling"). Its null: the mean difference over the population of the tested factors is zero, even if single
-      personas, templates and topics have effects.
+      (Westfall and Young 1993, "Resampling-Based Multiple Testing"). Every factor with six groups or more is permuted;
+      if there are several, or prompts that pairs of several groups share, `CrossedTest` tests them at once. The largest
+      p-value counts, because the claim is that the contrast generalizes over all factors (Berger 1982, "Multiparameter
+      Hypothesis Testing and Acceptance Sampling"). Its null: the mean difference over the population of the tested
+      factors is zero, even if single personas, templates and topics have effects.
 
     Args:
         data: A contrast.
@@ -134,7 +135,7 @@ class _Work:
         permutations: Maximum number of permutations per factor.
         separations: Held-out separation of each layer.
         shuffled: Permutation null of each factor, `(layers, permutations)`.
-        crossed: Crossed test of each layer; empty with fewer than two tested factors.
+        crossed: Crossed test of each layer; empty with one tested factor, unless its groups share prompts.
         components: Variance components of the held-out pair differences of each layer.
         deviations: Bootstrap deviations of each layer's score, `(layers, resamples)`.
         freedom: Their degrees of freedom, one value per layer.
@@ -194,10 +195,12 @@ def _measure(
     tested = _tested(groupings)
     chosen = sample_pairs(groupings, MOST_PAIRS, seed)
     of_chosen = {factor: groups[chosen] for factor, groups in groupings.items()}
-    test = None
-    if len(tested) > 1:
-        drawing = torch.Generator().manual_seed(seed)
-        test = CrossedTest({factor: of_chosen[factor] for factor in tested}, resamples, drawing)
+    test, crossing = None, {factor: of_chosen[factor] for factor in tested}
+    if PAIRS not in crossing:  # what is peculiar to a prompt is in all pairs with it, whatever their groups
+        shared = number_shared(data, [groupings[factor] for factor in tested])
+        crossing |= {side: numbers[chosen] for side, numbers in shared.items()}
+    if len(crossing) > 1:
+        test = CrossedTest(crossing, resamples, torch.Generator().manual_seed(seed))
     separations, crossed, components, combined = [], [], [], []
     shuffled: dict[str, list[Tensor]] = {factor: [] for factor in groupings}
     for done, layer in enumerate(data["layers"]):

@@ -30,7 +30,8 @@ def compare_sorting(found: Transfer, own: Transfer) -> Verdict:
     """Compare a direction with the own direction of the pairs that it sorts.
 
     It sorts as well if its AUROC is at least that of the own direction, or if its interval reaches that and its AUROC
-    is above chance by at least half as much. A wide interval alone, which reaches both, tells nothing apart. If the
+    is above chance by at least half as much; also if its AUROC is within the interval of the own direction, which is
+    as uncertain. A wide interval alone, which reaches both, tells nothing apart. If the
     own direction is not above chance, only one whose interval is above chance sorts as well. The reverse of a direction
     counts like the direction. A direction that sorts pairs of its own fit cannot be compared with a held-out one.
 
@@ -55,6 +56,6 @@ def compare_sorting(found: Transfer, own: Transfer) -> Verdict:
     auroc, target = strength(found), own["auroc"]
     if target <= CHANCE:
         return "as well" if low > CHANCE else "not apart"
-    if auroc < target and high < target:
+    if auroc < own["low"] and high < target:
         return "worse"
     return "as well" if auroc >= target or auroc - CHANCE >= _ENOUGH * (target - CHANCE) else "not apart"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence, Set
+from collections.abc import Hashable, Iterable, Sequence, Set
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,6 +57,26 @@ def number_pairs(data: ContrastData) -> Tensor:
         if len({*of_prompts}) >= ENOUGH_GROUPS:
             numbers = of_prompts
     return torch.tensor(numbers, dtype=torch.long)
+
+
+def number_shared(data: ContrastData, factors: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Number the prompts of each class that several pairs share, unless all of these pairs share a group as well.
+
+    Args:
+        data: A contrast.
+        factors: Group index of each pair, `(pairs,)`, one entry per factor that is tested.
+
+    Returns:
+        Class to the number of the prompt of each pair, `(pairs,)`, for classes with such prompts.
+    """
+    columns, found = [groups.tolist() for groups in factors], {}
+    for side in ("positive", "negative"):
+        known: dict[Wording, int] = {}
+        numbers = [known.setdefault(wording(prompt), len(known)) for prompt in data[side]]
+        apart = all(len({*zip(numbers, column, strict=True)}) > len(known) for column in columns)
+        if apart and len(known) < len(numbers):
+            found[side] = torch.tensor(numbers)
+    return found
 
 
 def link(ones: Sequence[Hashable], others: Sequence[Hashable]) -> list[int]:

@@ -261,8 +261,7 @@ class Experiment:
         )
 
     def _groups(self, folds: Sequence[Sequence[Trial]]) -> dict[str, Tensor]:
-        pairs = torch.tensor([trial.pair for fold in folds for trial in fold])
-        return {name: numbers[pairs] for name, numbers in self._design.groups.items()}
+        return self._design.groups_of([trial for fold in folds for trial in fold])
 
 
 def _swapped(positive: Tensor, negative: Tensor, swap: Tensor) -> tuple[Tensor, Tensor]:

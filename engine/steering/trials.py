@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
@@ -18,6 +18,7 @@ from engine.concepts.chat import render_chats
 from engine.concepts.text_files import PromptFile, named_prompts
 from engine.errors import CaptureError, RequestError
 from engine.records.captures import ActivationData, ContrastData, Message
+from engine.records.results import ENOUGH_GROUPS
 from engine.remedies import Remedy
 from engine.runtime import Steps
 from engine.stats.wordings import number_pairs
@@ -73,6 +74,7 @@ class Design:
         groups: Factor to the group index of every pair, `(pairs,)`; without factors `pair`, one group for pairs that
             share a prompt.
         placed: Fold of every pair by each of these factors, `(factors, pairs)`.
+        templates: Template of every pair; empty without factors.
     """
 
     folds: int
@@ -81,6 +83,7 @@ class Design:
     tested: list[list[int]]
     groups: dict[str, torch.Tensor]
     placed: torch.Tensor
+    templates: list[str]
 
     @classmethod
     def of(cls, data: ContrastData, request: CausalRequest) -> Design:
@@ -110,7 +113,29 @@ class Design:
                 next_step="capture more pairs",
             )
         tested = _chosen(inside, list(groups.values()), math.ceil(_SPARE * request.prompts), drawing)
-        return cls(folds, [name for name in groups if name in _HELD_OUT], outside, tested, groups, placed)
+        held_out = [name for name in groups if name in _HELD_OUT]
+        templates = [pair["template"] for pair in data.get("factors") or []]
+        return cls(folds, held_out, outside, tested, groups, placed, templates)
+
+    def groups_of(self, trials: Sequence[Trial]) -> dict[str, torch.Tensor]:
+        """Group index of each trial by everything that its effect may have in common with those of others.
+
+        Besides the factors of the folds that is the template and the neutral prompt, if there are enough of them to
+        estimate how much they vary.
+        """
+        pairs = [trial.pair for trial in trials]
+        found = {name: numbers[pairs] for name, numbers in self.groups.items()}
+        known = [_numbered(numbers.tolist()) for numbers in found.values()]
+        further = {
+            "template": _numbered([self.templates[pair] for pair in pairs] if self.templates else []),
+            "neutral prompt": _numbered([tuple(trial.neutral) for trial in trials]),
+        }
+        for name, numbers in further.items():
+            if (
+                ENOUGH_GROUPS <= len({*numbers}) < len(trials) and numbers not in known
+            ):  # by default, topics are neutral
+                found[name] = torch.tensor(numbers)
+        return found
 
     def swaps(self, count: int, seed: int) -> torch.Tensor:
         """Signs of every pair for permuted labels, `(count, pairs)`: half of the personas in each fold are swapped.
@@ -137,10 +162,15 @@ def _groups(data: ContrastData) -> dict[str, torch.Tensor]:
     found = {}
     for name in _HELD_OUT:
         values = [pair["persona"] if name == "persona" else pair["topic"] for pair in factors]
-        known = {value: number for number, value in enumerate(dict.fromkeys(values))}
-        if len(known) > 1:
-            found[name] = torch.tensor([known[value] for value in values])
+        if len({*values}) > 1:
+            found[name] = torch.tensor(_numbered(values))
     return found or {"pair": number_pairs(data)}
+
+
+def _numbered(values: Sequence[Hashable]) -> list[int]:
+    """Number values in the order in which they first occur."""
+    known = {value: number for number, value in enumerate(dict.fromkeys(values))}
+    return [known[value] for value in values]
 
 
 def _chosen(

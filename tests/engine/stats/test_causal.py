@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from scipy.stats import norm
 from scipy.stats import t as student
 from torch import Tensor
 
@@ -74,6 +73,11 @@ def test_an_interval_of_equal_values_is_a_point() -> None:
     assert float(found.p_values) < 0.01
 
 
+def effective_by_hand(numbers: list[int]) -> float:
+    """Number of equally large groups that would average an effect as well."""
+    return 1 / sum((numbers.count(group) / len(numbers)) ** 2 for group in set(numbers))
+
+
 def error_by_hand(values: list[float], groups: dict[str, list[int]]) -> float:
     """Standard error of a mean by multiway clustering, with loops; at least that of any factor alone."""
     count = len(values)
@@ -81,7 +85,8 @@ def error_by_hand(values: list[float], groups: dict[str, list[int]]) -> float:
     clustered = []
     for numbers in groups.values():
         sums = [sum(v - mean for v, n in zip(values, numbers, strict=True) if n == group) for group in set(numbers)]
-        clustered.append(sum(value**2 for value in sums) * len(sums) / (len(sums) - 1) / count**2)
+        many = effective_by_hand(numbers)
+        clustered.append(sum(value**2 for value in sums) * many / (many - 1) / count**2)
     pairs = sum((value - mean) ** 2 for value in values) / count**2
     return math.sqrt(max(sum(clustered) - (len(groups) - 1) * pairs, *clustered, 0.0))
 
@@ -95,12 +100,23 @@ def test_an_interval_has_the_clustered_error_and_students_t(sizes: tuple[int, ..
     groups = {f"factor {size}": torch.arange(40) * 7 // (3 + place) % size for place, size in enumerate(sizes)}
     error = error_by_hand(values.tolist(), {name: numbers.tolist() for name, numbers in groups.items()})
     interval = interval_of_means(values[None], groups)
-    freedom = min(sizes) - 1
-    reach = norm.ppf(0.975) * student.ppf(0.95, freedom) / norm.ppf(0.95)
+    freedom = min(effective_by_hand(numbers.tolist()) for numbers in groups.values()) - 1
+    reach = student.ppf(0.975, freedom)
     half = float(interval.high - interval.low) / 2
     assert half == pytest.approx(reach * error, rel=0.07)
     assert float(interval.mean) == pytest.approx(float(values.mean()))
     assert float(interval.p_values) == pytest.approx(student.sf(float(interval.mean) / error, freedom), abs=0.03)
+
+
+def test_one_persona_with_most_prompts_is_not_taken_for_many() -> None:
+    """Its effect is most of the mean: counted as one of eight personas, it is found in four of ten sets."""
+    persona = torch.tensor([0] * 36 + [1 + number % 7 for number in range(12)])
+    finds = 0
+    for seed in range(60):
+        drawing = torch.Generator().manual_seed(seed)
+        effects, noise = (torch.randn(4, count, generator=drawing, dtype=torch.float64) for count in (8, 48))
+        finds += float(interval_of_means(effects[:, persona] + noise, {"persona": persona}).p_values.min()) <= 0.05
+    assert finds <= 6
 
 
 def test_an_effect_shared_by_all_prompts_is_found() -> None:

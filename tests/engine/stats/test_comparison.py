@@ -21,6 +21,7 @@ from tests.engine.stats.contrasts import (
     auroc_by_hand,
     capture_of,
     noise,
+    numbers_of,
     only_personas,
     planted,
     with_own_texts,
@@ -135,6 +136,23 @@ def test_unrelated_directions_are_within_chance() -> None:
     within = np.abs(column(rows, "cosine")) < column(rows, "chance")
     assert within.mean() > 0.8
     assert abs(column(rows, "cosine").mean()) < 0.1
+
+
+def test_effects_of_templates_alone_are_within_chance() -> None:
+    """They lie along few axes, so that two captures often agree by chance; halves of personas do not show that."""
+    rng = np.random.default_rng(7)
+    factors = all_factors(8, 8, 1)
+    axes, templates = np.arange(1, 17) ** -1.0, numbers_of(factors, "template")
+    beyond = 0
+    for _ in range(60):
+        captures = []
+        for _ in range(2):
+            middles, differences = 30 + rng.normal(size=(64, 16)), rng.normal(size=(64, 16))
+            differences += 2 * (axes * rng.normal(size=(8, 16)))[templates]
+            captures.append(capture_of([(middles + differences / 2, middles - differences / 2)], factors))
+        (row,) = compare_directions(*captures)
+        beyond += abs(row["cosine"]) > row["chance"]
+    assert beyond <= 9
 
 
 def test_noise_alone_is_within_chance() -> None:

@@ -185,8 +185,8 @@ def test_personas_with_one_opposite_share_its_prompts() -> None:
     """A ranking of them gives the same warning."""
     check = check_concept(concept_of(6, 2, 3, edit=lambda _number, one, _other: (one, "somebody")), max_samples=None)
     assert [said for said in check["warnings"] if "share prompts" in said] == [
-        "36 of 36 pairs share prompts with pairs of another persona: over personas, intervals are too narrow and"
-        " p-values too small; use each prompt with one persona only"
+        "36 of 36 pairs share prompts with pairs of another persona: over personas, intervals are too narrow, and"
+        " only the crossed test counts them once; use each prompt with one persona only"
     ]
 
 

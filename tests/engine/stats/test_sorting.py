@@ -34,3 +34,10 @@ def test_directions_and_their_reverses_are_compared(
     assert compare_sorting(backwards, target) == verdict
     assert compare_sorting(Transfer(**forwards, shared=3), target) == "in-sample"
     assert strength(forwards) == pytest.approx(strength(backwards))
+
+
+def test_a_direction_within_the_interval_of_the_own_one_is_not_worse() -> None:
+    """Where all pairs are in order, every other direction has an interval below 1."""
+    own = Transfer(auroc=1.0, low=0.97, high=1.0, in_order=1.0)
+    assert compare_sorting(Transfer(auroc=0.99, low=0.95, high=0.998, in_order=1.0), own) == "as well"
+    assert compare_sorting(Transfer(auroc=0.95, low=0.90, high=0.97, in_order=1.0), own) == "worse"

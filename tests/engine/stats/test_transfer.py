@@ -5,6 +5,7 @@ from hashlib import sha256
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 from scipy.stats import t as student
 
 from engine.errors import RequestError
@@ -163,7 +164,22 @@ def test_perfect_order_stays_within_0_and_1() -> None:
     values = torch.arange(6, dtype=torch.float64)
     found = sort_pairs(values + 10, values, {"pairs": torch.arange(6)})
     assert (found["auroc"], found["high"]) == (1.0, 1.0)
-    assert 0.9 < found["low"] <= 1.0
+    assert 0.4 < found["low"] < 0.7  # six pairs without an error do not show that there are none
+
+
+@pytest.mark.parametrize("personas", [None, 12])
+def test_an_interval_covers_an_auroc_near_1(personas: int | None) -> None:
+    """Of 24 pairs nearly all are in order, in a third of sets all of them: resamples then have no spread."""
+    rng, true, covered = np.random.default_rng(3), 0.99, 0
+    shift = np.sqrt(2) * norm.ppf(true)
+    groups = {"pairs": torch.arange(24)} if personas is None else {"persona": torch.arange(24) % personas}
+    for _ in range(60):
+        draws = rng.normal(size=(2, 24))
+        if personas is not None:
+            draws = np.sqrt(0.5) * (draws + np.tile(rng.normal(size=(2, personas)), 2))
+        found = sort_pairs(torch.from_numpy(draws[0] + shift), torch.from_numpy(draws[1]), groups)
+        covered += found["low"] <= true <= found["high"]
+    assert covered >= 54
 
 
 def test_two_units_leave_the_interval_open() -> None:
@@ -182,7 +198,7 @@ def personas_shifted(rng: np.random.Generator, shift: float, personas: int, each
 @pytest.mark.slow
 @pytest.mark.parametrize("shift", [0.0, 1.0, 3.0])
 def test_intervals_cover_the_auroc_of_the_population(shift: float) -> None:
-    """Near 1 too, where an interval symmetric in AUROC covers 85%."""
+    """Near 1 too, where an interval symmetric in AUROC covers 85%; so near it, the score interval covers more."""
     rng, axis = np.random.default_rng(5), torch.ones(1, dtype=torch.float64)
     wide = personas_shifted(rng, shift, 100_000, 1)
     true = float(np.searchsorted(np.sort(wide[1][:, 0]), wide[0][:, 0]).mean() / len(wide[1]))
@@ -190,7 +206,7 @@ def test_intervals_cover_the_auroc_of_the_population(shift: float) -> None:
     for _ in range(400):
         found = transfer(axis, capture_of([personas_shifted(rng, shift, 12, 6)], factors), 0)
         covered += found["low"] <= true <= found["high"]
-    assert 0.92 <= covered / 400 <= 0.985
+    assert 0.92 <= covered / 400 <= 0.995
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from engine.steering import causal
 from engine.steering.causal import candidate_layers
 from engine.steering.causal_request import CausalRequest
 from engine.steering.fan_out import Conditions, FanOut, Row, Scores
-from engine.steering.trials import Design
+from engine.steering.trials import Design, Trial
 from tests.conftest import family_called
 from tests.engine.steering.directions import logits_of
 from tests.families import build, with_other_positions
@@ -397,6 +397,31 @@ def test_neutral_prompts_that_are_all_alike_are_a_warning(
     found = engine.rank_layers_causally(tiny_llama, tiny_tokenizer, data, REQUEST, neutral=["w3"] * len(NAMES))
     assert "of 16 neutral prompts, all are the same: the effect may not hold for others" in found["warnings"]
     assert not any("neutral" in warning for warning in ranked(tiny_llama, tiny_tokenizer, data)["warnings"])
+
+
+def test_trials_with_one_template_or_neutral_prompt_count_together(data: ContrastData) -> None:
+    data["factors"] = [Factors({**pair, "template": f"t{number % 6}"}) for number, pair in enumerate(NAMES)]
+    design = Design.of(data, REQUEST)
+    neutral = [number % 7 for number in range(64)]
+    trials = [Trial(pair, 0, [neutral[pair]], ([1], [2]), ([3], [4])) for pair in range(64)]
+    groups = design.groups_of(trials)
+    assert {name: len({*numbers.tolist()}) for name, numbers in groups.items()} == {
+        "persona": 8,
+        "topic": 8,
+        "template": 6,
+        "neutral prompt": 7,
+    }
+    assert groups["template"].tolist() == [pair % 6 for pair in range(64)]
+    of_topics = [replace(trial, neutral=[40 + trial.pair % 8]) for trial in trials]
+    assert [*design.groups_of(of_topics)] == ["persona", "topic", "template"]  # the topics are the neutral prompts
+
+
+def test_few_templates_are_a_warning(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, data: ContrastData
+) -> None:
+    data["factors"] = [Factors({**pair, "template": f"t{number % 3}"}) for number, pair in enumerate(NAMES)]
+    found = ranked(tiny_llama, tiny_tokenizer, data)
+    assert "few values of template: the effect may not hold for others" in found["warnings"]
 
 
 def test_pairs_without_factors_that_share_a_prompt_are_held_out_together(data: ContrastData) -> None:
