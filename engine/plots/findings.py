@@ -254,23 +254,36 @@ def _below_chance(ranking: Ranking) -> list[str]:
 
 
 def _beginning(ranking: Ranking) -> list[str]:
-    """Where the concept begins: the first layer that exceeds the null, and the largest rise."""
+    """Where the concept is found: the first layer that exceeds the null, and the largest rise, if it is one for sure.
+
+    A weak effect below the first layer may be missed: a design finds small effects only with many pairs.
+    """
     found = significant_layers(ranking)
     rows = sorted(ranking["layers"], key=lambda row: row["layer"])
     if not found or len(rows) < 3 or is_saturated(ranking):
         return []
     first, steady = min(found), _steady(rows)
     if steady == rows[0]["layer"]:
-        return [f"The concept shows from the first captured layer, {first}, on."]
-    begins = f"The concept shows from layer {first} on"
+        return [f"The concept is found from the first captured layer, {first}, on."]
+    begins = f"The concept is found from layer {first} on"
     if steady != first:
-        begins = f"The concept first shows at layer {first}"
+        begins = f"The concept is first found at layer {first}"
         begins += f", and without a gap from layer {steady} on" if steady is not None else ""
-    before, after = max(pairwise(rows), key=lambda two: two[1]["d_prime"] - two[0]["d_prime"])
-    return [
-        f"{begins}; the largest rise is from layer {before['layer']} (d'"
-        f" {before['d_prime']:.2f}) to {after['layer']} (d' {after['d_prime']:.2f})."
-    ]
+    weak = "; before that, it may be too weak for these pairs to show" if first > rows[0]["layer"] else ""
+    return [f"{begins}{weak}.{_rise(ranking, rows)}"]
+
+
+def _rise(ranking: Ranking, rows: Sequence[RankedLayer]) -> str:
+    """The largest rise of the score from a layer to the next; empty if it may be none (95%)."""
+    rises = [after["d_prime"] - before["d_prime"] for before, after in pairwise(rows)]
+    place = max(range(len(rises)), key=lambda row: rises[row])
+    if rises[place] <= ranking["margins"][place][0]:
+        return ""
+    before, after = rows[place], rows[place + 1]
+    return (
+        f" The largest rise is from layer {before['layer']} (d' {before['d_prime']:.2f}) to {after['layer']}"
+        f" (d' {after['d_prime']:.2f})."
+    )
 
 
 def _steady(rows: Sequence[RankedLayer]) -> int | None:

@@ -268,7 +268,7 @@ class Confound(TypedDict):
         auroc: Held-out AUROC; 0.5 is chance.
         detail: What differs between the classes.
         within_pairs: Share of held-out pairs in the right order, ties counting half; 0.5 is chance.
-        p_value: Permutation p-value, with the labels of whole groups swapped.
+        p_value: Permutation p-value, with the labels of whole groups swapped; the largest over the tested factors.
         telltale: What differs most between the classes, most telling first.
     """
 

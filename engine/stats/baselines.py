@@ -12,7 +12,7 @@ import torch
 
 from engine.records.captures import Factors
 from engine.records.results import ENOUGH_GROUPS, Confound
-from engine.stats.groups import Pairs, pairs_of
+from engine.stats.groups import Pairs, pairs_of, tested_factors
 from engine.stats.held_out import hold_out
 from engine.stats.moments import UnitMoments
 from engine.stats.resampling import PERMUTATIONS, all_permutations, all_signs, random_signs
@@ -150,14 +150,14 @@ def _scored(what: str, pairs: Pairs | None, groupings: Groupings, detail: str) -
     held_out = hold_out(pairs, groupings)
     by_factor = separate(held_out)["by_factor"].values()
     scores = min(Scores(1 - found["wrong_way"], found["auroc"]) for found in by_factor)
-    p_value = permuted_p(held_out.by_factor[main_factor(groupings)].moments)
+    p_value = max(permuted_p(held_out.by_factor[factor].moments) for factor in tested_factors(groupings))
     return Confound(
         what=what, auroc=scores.auroc, detail=detail, within_pairs=scores.within_pairs, p_value=p_value, telltale=[]
     )
 
 
 def main_factor(groupings: Groupings) -> str:
-    """Factor whose labels are permuted: the persona if there are enough, else the one with the most groups."""
+    """Factor whose groups are counted to name features: the persona if there are enough, else the one with the most."""
     counts = {factor: int(groups.max()) + 1 for factor, groups in groupings.items()}
     return "persona" if counts.get("persona", 0) >= ENOUGH_GROUPS else max(counts, key=lambda factor: counts[factor])
 

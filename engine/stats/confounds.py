@@ -13,8 +13,8 @@ from engine.capture.selection import Positions, parse_positions
 from engine.records.captures import ActivationData, ContrastData
 from engine.records.results import ENOUGH_GROUPS, Confound, ConfoundReport, Ranking
 from engine.runtime import Progress, ignore_progress
-from engine.stats.baselines import Groupings, Scores, Texts, baselines_of, main_factor
-from engine.stats.groups import group_pairs
+from engine.stats.baselines import Groupings, Scores, Texts, baselines_of
+from engine.stats.groups import group_pairs, tested_factors
 from engine.stats.resampling import PERMUTATIONS, smallest_p
 
 ALPHA = 0.05
@@ -39,9 +39,10 @@ def find_confounds(
 
     A baseline gets a warning if both of the following hold.
 
-    - Its permutation p-value is at most 5%, divided by the number of baselines that differ within pairs. If there are
-      too few groups for that, the smallest possible p-value counts. Fewer than six groups cannot reach 5%: one
-      warning then says that the baselines were not tested.
+    - Its permutation p-value is at most 5%, divided by the number of baselines that differ within pairs; the largest
+      of those over factors with six groups or more, because lengths that vary by template alone say nothing about
+      other templates. If there are too few groups for that, the smallest possible p-value counts. Fewer than six
+      groups cannot reach 5%: one warning then says that the baselines were not tested.
     - Its share of pairs in the right order, or its AUROC, is at least halfway from 0.5 to that of the best layer: it
       could explain half or more of what that layer shows. Without a ranking, 0.8 stands for the best layer.
 
@@ -86,8 +87,9 @@ def check_texts(
         tell = partial(report, done, len(baselines))
         tell()
         checks.append(baseline(groupings, tell))
-    factor = main_factor(groupings)
-    units = int(groupings[factor].max()) + 1
+    counts = {factor: int(groupings[factor].max()) + 1 for factor in tested_factors(groupings)}
+    factor = min(counts, key=lambda name: counts[name])
+    units = counts[factor]
     few = f"too few groups to test the baselines: {units} {factor.removesuffix('s')}s, {ENOUGH_GROUPS} are needed"
     warnings = _warnings(checks, units, ranking) if units >= ENOUGH_GROUPS else [few]
     return ConfoundReport(checks=checks, warnings=warnings)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.records.captures import ActivationData, ContrastData, Factors, factor_columns
-from engine.records.results import FEWEST_PAIRS, FOLDS
+from engine.records.results import ENOUGH_GROUPS, FEWEST_PAIRS, FOLDS
 from engine.stats.wordings import link, number_pairs
 
 if TYPE_CHECKING:
@@ -78,6 +78,21 @@ def held_out_groups(factor: str, groups: Tensor) -> Tensor:
         [0, 1, 2, 3, 4, 0, 1]
     """
     return groups % FOLDS if factor == PAIRS else groups
+
+
+def tested_factors(groupings: Mapping[str, Tensor]) -> list[str]:
+    """Factors whose labels are permuted: those with six groups or more, or else the one with the most.
+
+    Args:
+        groupings: Factor to the group index of each pair, `(pairs,)`; at least one factor.
+
+    Example:
+        >>> tested_factors({"persona": torch.arange(12), "template": torch.arange(12) % 3})
+        ['persona']
+    """
+    counts = {factor: int(groups.max()) + 1 for factor, groups in groupings.items()}
+    enough = [factor for factor, count in counts.items() if count >= ENOUGH_GROUPS]
+    return enough or [max(counts, key=lambda factor: counts[factor])]
 
 
 def resampled_factors(data: ContrastData) -> dict[str, Tensor]:

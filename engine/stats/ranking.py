@@ -11,7 +11,7 @@ import torch
 
 from engine.inputs import require_seed, require_whole
 from engine.records.captures import ContrastData
-from engine.records.results import ENOUGH_GROUPS, LayerSeparation, RankedLayer, Ranking
+from engine.records.results import LayerSeparation, RankedLayer, Ranking
 from engine.runtime import Progress
 from engine.stats.components import combine, error_shares, variance_components
 from engine.stats.contrast import require_contrast
@@ -23,6 +23,7 @@ from engine.stats.groups import (
     group_pairs,
     pairs_at,
     sample_pairs,
+    tested_factors,
 )
 from engine.stats.held_out import HeldOutLayer, hold_out
 from engine.stats.resampling import (
@@ -169,13 +170,6 @@ class _Work:
         return error_shares(self.components[row], self.effective, self.pairs)
 
 
-def _tested(groupings: Mapping[str, Tensor]) -> list[str]:
-    """Factors to permute: those with enough groups, or else the one with the most."""
-    counts = _counts(groupings)
-    enough = [factor for factor, count in counts.items() if count >= ENOUGH_GROUPS]
-    return enough or [max(counts, key=lambda factor: counts[factor])]
-
-
 def _counts(groupings: Mapping[str, Tensor]) -> dict[str, int]:
     return {factor: int(groups.max()) + 1 for factor, groups in groupings.items()}
 
@@ -192,7 +186,7 @@ def _measure(
     """Score and resample the layers one at a time, keeping no states."""
     counts = _counts(groupings)
     effective = {factor: effective_groups(groups) for factor, groups in groupings.items()}
-    tested = _tested(groupings)
+    tested = tested_factors(groupings)
     chosen = sample_pairs(groupings, MOST_PAIRS, seed)
     of_chosen = {factor: groups[chosen] for factor, groups in groupings.items()}
     test, crossing = None, {factor: of_chosen[factor] for factor in tested}

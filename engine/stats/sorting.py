@@ -29,11 +29,11 @@ def strength(found: Transfer) -> float:
 def compare_sorting(found: Transfer, own: Transfer) -> Verdict:
     """Compare a direction with the own direction of the pairs that it sorts.
 
-    It sorts as well if its AUROC is at least that of the own direction, or if its interval reaches that and its AUROC
-    is above chance by at least half as much; also if its AUROC is within the interval of the own direction, which is
-    as uncertain. A wide interval alone, which reaches both, tells nothing apart. If the
-    own direction is not above chance, only one whose interval is above chance sorts as well. The reverse of a direction
-    counts like the direction. A direction that sorts pairs of its own fit cannot be compared with a held-out one.
+    It sorts worse if its interval ends below the AUROC of the own direction, and its AUROC lies below the interval of
+    that one, which is as uncertain. Otherwise it sorts as well if its interval is above chance, and its AUROC above
+    chance by at least half as much as that of the own direction. A wide interval, which reaches both, tells nothing
+    apart. The reverse of a direction counts like the direction. A direction that sorts pairs of its own fit cannot be
+    compared with a held-out one.
 
     Args:
         found: The direction on the pairs.
@@ -54,8 +54,7 @@ def compare_sorting(found: Transfer, own: Transfer) -> Verdict:
     backwards = found["auroc"] < CHANCE
     low, high = (1 - found["high"], 1 - found["low"]) if backwards else (found["low"], found["high"])
     auroc, target = strength(found), own["auroc"]
-    if target <= CHANCE:
-        return "as well" if low > CHANCE else "not apart"
-    if auroc < own["low"] and high < target:
+    if target > CHANCE and auroc < own["low"] and high < target:
         return "worse"
-    return "as well" if auroc >= target or auroc - CHANCE >= _ENOUGH * (target - CHANCE) else "not apart"
+    enough = auroc >= target or auroc - CHANCE >= _ENOUGH * (target - CHANCE)
+    return "as well" if low > CHANCE and enough else "not apart"

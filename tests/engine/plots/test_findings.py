@@ -92,7 +92,8 @@ def test_a_clear_winner() -> None:
         "Layers 1-2 separate held-out prompts better than chance. Highest: layer 1, held-out d' 2.00 (95% interval 1.50"
         " to 2.50, leave-one-persona-out), AUROC 0.83, p = 0.004 (labels permuted by persona).",
         "Layer 1 is ahead of every other layer (95%).",
-        "The concept first shows at layer 1; the largest rise is from layer 0 (d' 0.40) to 1 (d' 2.00).",
+        "The concept is first found at layer 1; before that, it may be too weak for these pairs to show. The largest"
+        " rise is from layer 0 (d' 0.40) to 1 (d' 2.00).",
         LIMITS,
         BASELINES,
         RAW_NORM,
@@ -125,14 +126,24 @@ def test_a_layer_is_ahead_only_of_layers_that_are_not_tied_with_it() -> None:
 def test_where_a_concept_begins_takes_gaps_into_account() -> None:
     scores = [0.1, 0.9, 0.2, 1.5, 2.0]
     with_gap = ranking_of(scores, p_values=[0.5, 0.03, 0.5, 0.01, 0.001])
-    assert about("shows", with_gap) == [
-        "The concept first shows at layer 1, and without a gap from layer 3 on; the largest rise is from layer 2 (d'"
-        " 0.20) to 3 (d' 1.50)."
+    assert about("is first found", with_gap) == [
+        "The concept is first found at layer 1, and without a gap from layer 3 on; before that, it may be too weak for"
+        " these pairs to show. The largest rise is from layer 2 (d' 0.20) to 3 (d' 1.50)."
     ]
     early = ranking_of(scores, p_values=[0.03, 0.5, 0.5, 0.5, 0.5])
-    assert about("shows", early)[0].startswith("The concept first shows at layer 0; the largest rise")
+    assert about("is first found", early)[0].startswith("The concept is first found at layer 0. The largest rise")
     throughout = ranking_of(scores, p_values=[0.03] * 5)
-    assert about("shows", throughout) == ["The concept shows from the first captured layer, 0, on."]
+    assert about("is found", throughout) == ["The concept is found from the first captured layer, 0, on."]
+    later = ranking_of(scores, p_values=[0.5, 0.03, 0.03, 0.03, 0.03])
+    assert about("is found", later)[0].startswith("The concept is found from layer 1 on; before that")
+
+
+def test_a_rise_within_the_margin_is_not_named() -> None:
+    """On an even ramp every step is as large as any other, and chance makes one of them the largest."""
+    ramp = ranking_of([0.1, 0.4, 0.7, 1.0, 1.3], p_values=[0.5, 0.2, 0.03, 0.01, 0.001])
+    assert about("is found", ramp) == [
+        "The concept is found from layer 2 on; before that, it may be too weak for these pairs to show."
+    ]
 
 
 def test_a_layer_without_significance_is_not_tied_with_the_best() -> None:

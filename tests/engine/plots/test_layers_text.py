@@ -37,8 +37,9 @@ held-out d' 2.00 (95% interval 1.25 to 2.75, leave-one-persona-out), AUROC 0.83,
 p = 0.004 (labels permuted by persona).
 Layers 1-2 cannot be ordered: each may be the best (95%). The other one is
 behind.
-The concept first shows at layer 1, and without a gap from layer 4 on; the
-largest rise is from layer 0 (d' 0.40) to 1 (d' 2.00).
+The concept is first found at layer 1, and without a gap from layer 4 on; before
+that, it may be too weak for these pairs to show. The largest rise is from layer
+0 (d' 0.40) to 1 (d' 2.00).
 Personas limit the result: 70% of the squared error at layer 1 comes from them,
 30% from single pairs; more personas narrow the interval, more pairs of the same
 ones hardly do.

@@ -20,6 +20,7 @@ from tests.engine.stats.contrasts import (
     Array,
     all_factors,
     auroc_by_hand,
+    numbers_of,
     projected_by_hand,
     swapped,
     values_of,
@@ -464,3 +465,23 @@ def test_a_search_that_takes_long_can_be_stopped_within_a_check(
         find_confounds(contrast_of(sayings(rng, 60), sayings(rng, 60)), progress=stop)
     assert told[0] == (0, 6)
     assert told[-5:] == [(5, 6)] * 5
+
+
+def test_lengths_that_vary_by_template_alone_are_no_confound() -> None:
+    """They differ between the templates that were drawn and say nothing about others, which persona labels miss."""
+    rng = np.random.default_rng(0)
+    factors = all_factors(12, 6, 1)
+    found = 0
+    for _ in range(20):
+        lengths, extra = rng.integers(20, 60, size=len(factors)), rng.integers(-6, 7, size=6)
+        longer = lengths + extra[numbers_of(factors, "template")]
+        sides = [
+            [" ".join([name, *["w"] * (count - 1)]) for name, count in zip(NUMBERED, side, strict=True)]
+            for side in (longer, lengths)
+        ]
+        report = find_confounds(contrast_of(sides[0], sides[1], factors))
+        found += any(warning.startswith("prompt length") for warning in report["warnings"])
+    assert found <= 2
+
+
+NUMBERED = [f"u{number}" for number in range(72)]

@@ -12,11 +12,12 @@ from engine.stats.sorting import Verdict, compare_sorting, strength
         ((0.80, 0.75, 0.85), 0.90, "worse"),
         ((0.80, 0.70, 0.90), 0.90, "as well"),  # the interval reaches it
         ((0.95, 0.90, 0.98), 0.90, "as well"),
-        ((0.71, 0.45, 0.95), 0.90, "as well"),  # more than half of the excess
+        ((0.71, 0.55, 0.95), 0.90, "as well"),  # more than half of the excess
+        ((0.71, 0.45, 0.95), 0.90, "not apart"),  # an interval that includes chance
         ((0.69, 0.51, 0.95), 0.90, "not apart"),  # a wide interval, although above chance
         ((0.52, 0.45, 0.60), 0.55, "not apart"),
-        ((0.53, 0.45, 0.60), 0.55, "as well"),
-        ((0.72, 0.45, 0.90), 0.70, "as well"),  # higher, although the interval includes chance
+        ((0.53, 0.45, 0.60), 0.55, "not apart"),
+        ((0.72, 0.45, 0.90), 0.70, "not apart"),  # higher, but the interval includes chance
         ((0.60, 0.55, 0.65), 0.55, "as well"),
         ((0.50, 0.00, 1.00), 0.90, "not apart"),
         ((0.60, 0.55, 0.65), 0.50, "as well"),
