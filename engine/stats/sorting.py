@@ -44,7 +44,7 @@ def compare_sorting(found: Transfer, own: Transfer) -> Verdict:
         >>> near = {"auroc": 0.85, "low": 0.7, "high": 0.92, "in_order": 0.85}
         >>> compare_sorting(near, own), compare_sorting(near | {"auroc": 0.6, "low": 0.3}, own)
         ('as well', 'not apart')
-        >>> compare_sorting(near | {"high": 0.88}, own)
+        >>> compare_sorting(near | {"auroc": 0.75, "high": 0.88}, own)
         'worse'
         >>> compare_sorting(near | {"shared": 72}, own)
         'in-sample'

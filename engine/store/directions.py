@@ -59,7 +59,7 @@ def save_directions(
     paths = locate(str(name).removesuffix(SUFFIX), store)
     target, source = path_of(paths), locate(capture) if isinstance(capture, Path) else None
     header = _header(directions, leading, source.name if source else str(capture or paths.name))
-    require_own_name(header, paths, source.store if source else None)
+    require_own_name(header, paths, source)
     advice = directions_advice(Remedy.RENAME_OR_REPLACE_DIRECTIONS, target, header["capture"] if capture else None)
     taken = StoreError(f"{target} already exists", next_step=advice)
     if target.exists() and not force:

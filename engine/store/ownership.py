@@ -148,22 +148,25 @@ def origin_warning(name: str | Path, *, store: str | Path | None = None) -> str:
     return origin_note(name, store=store) if locate(str(name).removesuffix(DIRECTIONS), store).exist else ""
 
 
-def require_own_name(header: DirectionsHeader, paths: CapturePaths, source: Path | None = None) -> None:
+def require_own_name(header: DirectionsHeader, paths: CapturePaths, source: CapturePaths | None = None) -> None:
     """Refuse to save directions under the name of a capture that they do not come from.
 
     Args:
         header: The header of the directions.
         paths: The name to save them under.
-        source: The store of their capture, if it may be another one.
+        source: Their capture, if it is known.
 
     Raises:
         StoreError: A capture has the name, and the directions come from elsewhere.
     """
     if not paths.exist:
         return
+    elsewhere = source is not None and source.store.resolve() != paths.store.resolve()
+    if source is not None and source.name == paths.name and not elsewhere:
+        return
     origin = origin_of(header, paths)
-    if not origin and source is not None and source.resolve() != paths.store.resolve():
-        origin = f"the capture of that name in {source}"
+    if not origin and source is not None:
+        origin = f"the capture of that name in {source.store}"
     if origin:
         raise StoreError(
             f"{paths.name} is the name of a capture, and these directions come from {origin}",

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from mcp import Client, StdioServerParameters
@@ -198,13 +198,15 @@ def allow(*models: Path) -> list[str]:
 
 
 @contextmanager
-def running(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A child process with pipes, killed at the end if it still runs."""
+def running(
+    *command: str, errors: IO[str] | int = subprocess.PIPE, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
+    """A child process with pipes, killed at the end if it still runs; more than a pipe holds needs a file."""
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=errors,
         encoding="utf-8",
         env=child_environment(**environment),
     ) as process:
@@ -221,7 +223,7 @@ def running_http(store: Path, *options: str, **environment: str) -> Iterator[tup
     """The address and process of a running HTTP server."""
     port = free_port()
     command = serve_command(store, "--http", f"127.0.0.1:{port}", *options)
-    with running(*command, **environment) as process:
+    with running(*command, errors=subprocess.PIPE, **environment) as process:
         for _ in range(200):
             with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 break

@@ -97,8 +97,8 @@ def ended(process: "subprocess.Popen[str]", within: float) -> tuple[int, float]:
 
 
 def test_ready_without_torch_and_nothing_but_protocol_on_stdout(tmp_path: Path) -> None:
-    command = serve_command(tmp_path / "store")
-    with running(command[0], "-X", "importtime", *command[1:]) as process:
+    command, written = serve_command(tmp_path / "store"), tmp_path / "imports"
+    with written.open("w") as errors, running(command[0], "-X", "importtime", *command[1:], errors=errors) as process:
         talk = Talk(process)
         said = talk.hello()["result"]
         assert said["serverInfo"]["name"] == "layerscope"
@@ -108,16 +108,17 @@ def test_ready_without_torch_and_nothing_but_protocol_on_stdout(tmp_path: Path) 
         assert talk.call("list_concepts")["concepts"]
         assert talk.call("list_models")["models"]
         assert talk.call("list_captures")["total"] == 0
-        out, err = process.communicate(timeout=10)
+        out, _ = process.communicate(timeout=10)
+    err = written.read_text()
     assert (out, process.returncode) == ("", 0)
     assert re.findall(r"\| +mcp\.server$", err, re.MULTILINE)
     assert not HEAVY.findall(err)
     assert not (tmp_path / "store").exists()  # reading wrote nothing
 
 
-def test_answers_from_records_load_no_torch(store: Path) -> None:
-    command = serve_command(store)
-    with running(command[0], "-X", "importtime", *command[1:]) as process:
+def test_answers_from_records_load_no_torch(store: Path, tmp_path: Path) -> None:
+    command, written = serve_command(store), tmp_path / "imports"
+    with written.open("w") as errors, running(command[0], "-X", "importtime", *command[1:], errors=errors) as process:
         talk = Talk(process)
         talk.hello()
         assert talk.call("list_captures")["total"] == 3
@@ -125,8 +126,8 @@ def test_answers_from_records_load_no_torch(store: Path) -> None:
         first, second, *_ = talk.call("rank_layers", name="loudness")["layers"]
         layers = {"layer": first["layer"], "against": second["layer"]}
         assert talk.call("inspect_layer", name="loudness", **layers)["against"]
-        _, err = process.communicate(timeout=10)
-    assert not HEAVY.findall(err)
+        process.communicate(timeout=10)
+    assert not HEAVY.findall(written.read_text())
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ async def test_too_few_pairs_are_reported_with_a_next_step(
     async with Client(app) as client:
         said = await refused(client, "inspect_layer", name="few", layer=1)
         assert "too few" in said
-        assert "max_samples" in said
+        assert "with more pairs" in said
         assert "is a capture of prompts" in await refused(client, "inspect_layer", name="prompt", layer=1)
 
 
