@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _FEWEST_CAPTURES = 2
-_FEW_WRONG = 0.5  # independent pairs in the less frequent order; fewer are in no or hardly any resample
+_FEW_WRONG = 0.35  # independent pairs in the less frequent order; fewer are in no or hardly any resample
 _GRID = 10_001  # values of AUROC among which the ends of a score interval are sought
 
 

@@ -206,7 +206,7 @@ def test_intervals_cover_the_auroc_of_the_population(shift: float) -> None:
     for _ in range(400):
         found = transfer(axis, capture_of([personas_shifted(rng, shift, 12, 6)], factors), 0)
         covered += found["low"] <= true <= found["high"]
-    assert 0.92 <= covered / 400 <= 0.995
+    assert 0.92 <= covered / 400 <= 0.985
 
 
 @pytest.mark.slow
