@@ -128,7 +128,7 @@ def kill_after(function):
     return called
 
 if moment == "directions":
-    manage.save_directions = kill_after(manage.save_directions)
+    manage.write_directions = kill_after(manage.write_directions)
 elif moment == "record":
     engine.store.write.write_atomically = kill_after(engine.store.write.write_atomically)
 elif moment == "link":

@@ -38,9 +38,9 @@ for number in range(rounds):
     (store / f"{me}-{number}").touch()
     while not (store / f"{other}-{number}").exists():
         time.sleep(0.0001)
-    for save, what in ((engine.save_activations, data), (engine.save_directions, directions)):
+    for save, what, name in ((engine.save_activations, data, "round"), (engine.save_directions, directions, "way")):
         try:
-            save(what, f"round{number}", store=store)
+            save(what, f"{name}{number}", store=store)
             print(save.__name__, number, "saved")
         except engine.LayerscopeError as error:
             print(save.__name__, number, error)
@@ -135,7 +135,7 @@ def test_of_two_processes_that_save_under_one_name_one_succeeds(contrast_data: C
                 assert "positive" in found
                 assert found["concept"] == saved[0]
             else:
-                directions, _ = engine.load_directions(f"round{number}", store=tmp_path)
+                directions, _ = engine.load_directions(f"way{number}", store=tmp_path)
                 assert directions[0]["concept"] == saved[0]
     assert not list(tmp_path.glob(".*"))
 
