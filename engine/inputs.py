@@ -87,6 +87,8 @@ def whole_number(given: object) -> int | None:
         >>> whole_number(np.int64(3)), whole_number(3.0), whole_number(True)
         (3, None, None)
     """
+    if type(given) is int:
+        return given
     given = _unwrapped(given)
     if isinstance(given, bool) or not isinstance(given, SupportsIndex):
         return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from engine.errors import CaptureError, ModelError
 from engine.models.adapters import inner_model, list_adapters, require_readable_adapters
@@ -22,6 +22,7 @@ from engine.models.alterations import (
     hash_configuration,
     module_types,
     sample_weights,
+    sampled_values,
     take_snapshot,
 )
 from engine.models.check import check_model
@@ -55,12 +56,14 @@ class _Known:
 
     Attributes:
         last: The last examination.
+        values: Sampled values of the weights at the last examination; empty for offloaded weights.
         first_weights: First fingerprint of the weights.
         first_dtype: First dtype of the weights.
         first_types: First classes of the modules, by path.
     """
 
     last: Examined
+    values: list[Tensor]
     first_weights: str
     first_dtype: torch.dtype
     first_types: dict[str, type]
@@ -111,14 +114,16 @@ def examine_model(model: PreTrainedModel, source: ModelSource | None = None) -> 
                 config = _check(model, source or (last.config.source if last else _own_source(model)), snapshot)
             same = last is not None and last.snapshot == snapshot
             # Offloaded weights take too long to read for each capture, and nobody edits them on disk.
-            kept = same and is_offloaded(model)
-            weights = config.weights if kept else sample_weights(model)
-            adapters = config.adapters if kept or (same and not config.adapters) else tuple(list_adapters(model))
+            offloaded = is_offloaded(model)
+            values = [] if offloaded else sampled_values(model)
+            if known is not None and same and (offloaded or not config.adapters) and _equal(values, known.values):
+                return known.last
+            weights, adapters = sample_weights(model), tuple(list_adapters(model))
             if last is not None and same and (weights, adapters) == (config.weights, config.adapters):
                 return last
             # peft's wrapper around a known model inherits that model's history.
             first = known or _known.get(inner_model(model))
-            first = first or _Known(Examined(config, snapshot), weights, model.dtype, module_types(model))
+            first = first or _Known(Examined(config, snapshot), values, weights, model.dtype, module_types(model))
             written = last is not None and snapshot.edited_since(last.snapshot)
             config = replace(
                 config,
@@ -128,8 +133,15 @@ def examine_model(model: PreTrainedModel, source: ModelSource | None = None) -> 
                 autocast=autocast_dtype(model),
             )
             examined = Examined(config, snapshot)
-            _known[model] = replace(first, last=examined)
+            _known[model] = replace(first, last=examined, values=values)
     return examined
+
+
+def _equal(values: list[Tensor], before: list[Tensor]) -> bool:
+    """Whether the bytes are equal; some packed dtypes can only be compared so."""
+    return len(values) == len(before) and all(
+        torch.equal(one.view(torch.uint8), other.view(torch.uint8)) for one, other in zip(values, before, strict=True)
+    )
 
 
 def _edits(model: PreTrainedModel, first: _Known, weights: str, *, written: bool) -> tuple[str, ...]:

@@ -292,12 +292,13 @@ def evaluating(model: PreTrainedModel, decoder: nn.Module) -> Iterator[None]:
         CaptureError: Another thread put the model into training mode, so dropout may have changed the states.
     """
     with turn_of(decoder):
-        training = [module for module in each_module(model) if module.training]
+        modules = each_module(model)
+        training = [module for module in modules if module.training]
         if training:
             model.eval()
         try:
             yield
-            if any(module.training for module in each_module(decoder)):
+            if any(module.training for module in modules):
                 raise CaptureError(
                     "the model was put into training mode while it was captured",
                     expected="eval mode until the capture ends",

@@ -226,6 +226,17 @@ def each_parameter(model: nn.Module) -> list[Tensor]:
     return [weight for parameters in own if parameters for weight in parameters.values() if weight is not None]
 
 
+def each_weight(model: nn.Module) -> list[Tensor]:
+    """Return all parameters and stored buffers; one that several modules share appears more than once."""
+    found: list[Tensor] = []
+    for module in each_module(model):
+        if module._parameters:
+            found += [weight for weight in module._parameters.values() if weight is not None]
+        if module._buffers:
+            found += [buffer for _, buffer in stored_buffers(module)]
+    return found
+
+
 def own_parameters(module: nn.Module) -> list[tuple[str, Tensor]]:
     """Return the name and value of a module's own parameters."""
     return [(name, weight) for name, weight in module._parameters.items() if weight is not None]
