@@ -17,7 +17,6 @@ from engine.models.adapters import adapter_tensors, base_name, inner_model
 from engine.models.forward import input_device
 from engine.models.offload import (
     each_module,
-    each_weight,
     is_offloaded,
     raw_bytes,
     stored_buffers,
@@ -82,19 +81,19 @@ def copied(values: Sequence[Tensor]) -> list[Tensor]:
     return [next(arrived[one.device, one.dtype]) for one in values]
 
 
-def sampled_values(model: PreTrainedModel) -> list[Tensor]:
+def sampled_values(weights: Sequence[Tensor]) -> list[Tensor]:
     """Copy the values that `sample_weights` reads, on their devices, with those of adapters and without any names.
 
-    While the snapshot of a model stays the same, equal values mean the same fingerprint, at an eighth of its cost.
+    While the snapshot of a model stays the same, equal values mean the same fingerprint, at a fraction of its cost.
 
     Args:
-        model: The model, with all weights in memory.
+        weights: From `each_weight`, all in memory.
 
     Returns:
         One tensor per device and dtype, `(samples,)`.
     """
     with torch.no_grad():
-        return [torch.cat(group) for group in _by_kind([sample_of(one) for one in each_weight(model)]).values()]
+        return [torch.cat(group) for group in _by_kind([sample_of(weight) for weight in weights]).values()]
 
 
 def _by_kind(values: Sequence[Tensor]) -> dict[tuple[torch.device, torch.dtype], list[Tensor]]:

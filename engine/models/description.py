@@ -28,7 +28,7 @@ from engine.models.alterations import (
 from engine.models.check import check_model
 from engine.models.forward import turn_of
 from engine.models.load_errors import readable_check_errors
-from engine.models.offload import is_offloaded
+from engine.models.offload import each_weight, is_offloaded
 from engine.models.structure import find_blocks
 from engine.records.models import ModelConfig, ModelSource
 
@@ -114,8 +114,9 @@ def examine_model(model: PreTrainedModel, source: ModelSource | None = None) -> 
                 config = _check(model, source or (last.config.source if last else _own_source(model)), snapshot)
             same = last is not None and last.snapshot == snapshot
             # Offloaded weights take too long to read for each capture, and nobody edits them on disk.
-            offloaded = is_offloaded(model)
-            values = [] if offloaded else sampled_values(model)
+            held = each_weight(model)
+            offloaded = any(weight.is_meta for weight in held)
+            values = [] if offloaded else sampled_values(held)
             if known is not None and same and (offloaded or not config.adapters) and _equal(values, known.values):
                 return known.last
             weights, adapters = sample_weights(model), tuple(list_adapters(model))
