@@ -20,7 +20,7 @@ from engine.capture.provenance import trace_provenance
 from engine.capture.responses import require_room
 from engine.capture.run_settings import Settings
 from engine.capture.sources import Item, PromptSource
-from engine.concepts.pair_files import names_factors
+from engine.concepts.pair_files import named_factors
 from engine.errors import CaptureError, RequestError
 from engine.records.captures import Factors, Provenance
 from engine.records.files import PromptList
@@ -234,7 +234,7 @@ class _Survey:
         self._check = PairCheck()
         self._texts, self._ids, self._factors = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
         self._count = self._tokens = self._most = self._kept = 0
-        self._named = False
+        self._named: frozenset[str] | None = None  # factors of the first pair
         self._held: list[TokenizedPrompt] = []
         self._held_factors: list[Factors] = []
 
@@ -258,14 +258,26 @@ class _Survey:
         self._most = max(self._most, *own)
         self._kept += sum(own)
         factors = _factors(items)
-        for known in factors:
+        for place, known in enumerate(factors):
             self._factors.update(msgspec.json.encode(known))
-            self._named = self._named or names_factors(known)
+            self._require_same_factors(known, items[place], self._count // self._source.sides - len(items) + place)
         if self._tokens <= _HELD_TOKENS:
             self._held += prompts
             self._held_factors += factors
         else:
             self._held, self._held_factors = [], []
+
+    def _require_same_factors(self, known: Factors, item: Item, number: int) -> None:
+        """Refuse pairs of which some lack a factor: together they would count as a group of their own."""
+        named = named_factors(known)
+        self._named = named if self._named is None else self._named
+        for factor in sorted(self._named ^ named):
+            has, others = ("no", "has one") if factor in self._named else ("a", "has none")
+            raise CaptureError(
+                f"{self._source.label('pair', item, number)} has {has} {factor}, and the first pair {others}",
+                expected=f"a {factor} with every pair, or with none",
+                next_step=f"add the {factor} where it is missing, or remove it from all pairs",
+            )
 
     def _own(self, prompt: TokenizedPrompt) -> int:
         """Number of states to keep of a prompt; the maximum, if the model has yet to respond."""

@@ -106,8 +106,7 @@ class WrittenPairs:
     Attributes:
         positive: Positive prompts.
         negative: Negative prompts, in the same order.
-        factors: Factors of each pair; None if unknown. If only some pairs give a factor, it is empty for the others,
-            which then form one group.
+        factors: Factors of each pair, each empty for all pairs if it is unknown; None if all are.
         positive_responses: A response to each positive prompt; None without responses.
         negative_responses: A response to each negative prompt; None without responses.
     """
@@ -139,9 +138,14 @@ def open_pairs(path: str | Path) -> PairFile:
     return file
 
 
-def names_factors(factors: Factors) -> bool:
-    """Whether any factor of a pair is known."""
-    return any(factors.values())
+def named_factors(factors: Factors) -> frozenset[str]:
+    """The factors of a pair that are known.
+
+    Example:
+        >>> sorted(named_factors(Factors(persona="nurse", template=" ", topic="tea")))
+        ['persona', 'topic']
+    """
+    return frozenset(name for name, value in factors.items() if str(value).strip())
 
 
 def _checked(path: Path, number: int, row: dict[str, object]) -> WrittenPair:
@@ -161,8 +165,8 @@ def _checked(path: Path, number: int, row: dict[str, object]) -> WrittenPair:
             next_step="fix or remove that pair",
         )
     for field in _FACTORS:
-        if not isinstance(row.get(field) or "", str):
-            raise RequestError(f"{place_in(path, number)}: {field} must be a string")
+        if not isinstance(row.get(field), str | None):
+            raise RequestError(f"{place_in(path, number)}: {field} must be a string, not {row[field]!r}")
     template, persona, topic = (str(row.get(field) or "") for field in _FACTORS)
     factors = Factors(template=template, persona=persona, topic=topic)
     return WrittenPair(str(row["positive"]), str(row["negative"]), factors, responses, number)

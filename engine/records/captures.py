@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, NotRequired, TypedDict, cast, final
+from unicodedata import normalize
 
 import msgspec
 
@@ -188,12 +189,32 @@ class Provenance(ModelState):
 
 
 def factor_columns(factors: Sequence[Factors]) -> dict[str, list[str]]:
-    """Factor to its value for each pair."""
+    """Factor to its value for each pair, as it is first spelt; empty where it is missing.
+
+    Values that differ in white space or capitals only are one: a stray space must not make a new persona.
+
+    Example:
+        >>> pairs = [Factors(persona=name, template="plain", topic="") for name in ("nurse", "Nurse ")]
+        >>> factor_columns(pairs)["persona"]
+        ['nurse', 'nurse']
+    """
     return {
-        "persona": [pair["persona"] for pair in factors],
-        "template": [pair["template"] for pair in factors],
-        "topic": [pair["topic"] for pair in factors],
+        "persona": _in_one_spelling(pair["persona"] for pair in factors),
+        "template": _in_one_spelling(pair["template"] for pair in factors),
+        "topic": _in_one_spelling(pair["topic"] for pair in factors),
     }
+
+
+def _in_one_spelling(values: Iterable[str]) -> list[str]:
+    alike: dict[str, str] = {}  # normal form to the first spelling
+    known: dict[str, str] = {}  # there are few spellings, and to normalize one takes long
+    found = []
+    for value in values:
+        if value not in known:
+            normal = " ".join(normalize("NFKC", value).casefold().split())
+            known[value] = alike.setdefault(normal, value) if normal else ""
+        found.append(known[value])
+    return found
 
 
 def describe_adapter(adapter: Adapter) -> str:

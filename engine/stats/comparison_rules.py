@@ -69,8 +69,8 @@ def groups_in_common(one: CaptureRecord, other: CaptureRecord) -> list[str]:
     """
     if one["concept"] != other["concept"]:
         return []
-    columns = factor_columns(one["factors"]), factor_columns(other["factors"])
-    values = {factor: ({*columns[0][factor]}, {*columns[1][factor]}) for factor in columns[0]}
+    count, columns = len(one["factors"]), factor_columns([*one["factors"], *other["factors"]])
+    values = {factor: ({*column[:count]}, {*column[count:]}) for factor, column in columns.items()}
     shared = [f"{factor}s" for factor, (mine, theirs) in values.items() if mine & theirs and len(mine | theirs) > 1]
     if not shared:
         return []

@@ -80,10 +80,14 @@ def ranking_warnings(data: ContrastData, counts: Mapping[str, int]) -> list[str]
 
 
 def _factor_warnings(factor: str, column: Sequence[str]) -> list[str]:
-    values = {*column}
+    values, untested = {*column}, f"the ranking says nothing about other {factor}s"
+    if values == {""}:
+        return [f"the pairs name no {factor}: {untested}"]
+    if "" in values:
+        return [f"{column.count('')} of {len(column)} pairs have no {factor}, so that none is held out: {untested}"]
     if len(values) < FEWEST_GROUPS:
         those = f"one {factor}" if len(values) == 1 else f"two {factor}s"
-        return [f"the pairs have {those}, too few to hold any out: the ranking says nothing about other {factor}s"]
+        return [f"the pairs have {those}, too few to hold any out: {untested}"]
     if len(values) < ENOUGH_GROUPS:
         return [
             f"{len(values)} {factor}s are few: their intervals are wide, and a small p-value says nothing about other"

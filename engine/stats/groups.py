@@ -53,13 +53,16 @@ def group_pairs(data: ContrastData) -> dict[str, Tensor]:
 def group_by_factors(factors: Sequence[Factors]) -> dict[str, Tensor]:
     """Assign each pair to a group by its factors alone; see `group_pairs`.
 
+    A factor that some pairs lack has no groups: those pairs may belong to any of them.
+
     Example:
         >>> group_by_factors([Factors(persona=name, template="plain", topic="tea") for name in "abab"])
         {}
     """
     if len(factors) < FEWEST_PAIRS:
         return {}
-    varied = {name: values for name, values in factor_columns(factors).items() if len(set(values)) >= FEWEST_GROUPS}
+    columns = factor_columns(factors).items()
+    varied = {name: values for name, values in columns if all(values) and len(set(values)) >= FEWEST_GROUPS}
     return {name: _numbered(values) for name, values in varied.items()}
 
 

@@ -17,7 +17,7 @@ from engine.capture.responses import generate_responses, require_room
 from engine.concepts.chat import render_chats
 from engine.concepts.text_files import PromptFile, named_prompts
 from engine.errors import CaptureError, RequestError
-from engine.records.captures import ActivationData, ContrastData, Message
+from engine.records.captures import ActivationData, ContrastData, Message, factor_columns
 from engine.records.results import ENOUGH_GROUPS
 from engine.remedies import Remedy
 from engine.runtime import Steps
@@ -158,11 +158,10 @@ class Design:
 
 
 def _groups(data: ContrastData) -> dict[str, torch.Tensor]:
-    factors = data.get("factors") or []
-    found = {}
+    columns, found = factor_columns(data.get("factors") or []), {}
     for name in _HELD_OUT:
-        values = [pair["persona"] if name == "persona" else pair["topic"] for pair in factors]
-        if len({*values}) > 1:
+        values = columns[name]
+        if all(values) and len({*values}) > 1:
             found[name] = torch.tensor(_numbered(values))
     return found or {"pair": number_pairs(data)}
 

@@ -95,7 +95,7 @@ async def capture_contrast(
         str | None,
         Field(
             description="Name of a .jsonl or .csv file or a dataset in the folder prompts of the store, with positive"
-            " and negative, and persona, template and topic if known",
+            " and negative, and persona, template and topic, each for all pairs or for none",
             max_length=LONGEST_NAME,
         ),
     ] = None,

@@ -12,6 +12,7 @@ import engine
 from engine.capture.run import align_rows, aligned_mask
 from engine.errors import CaptureError, RequestError
 from engine.models.structure import find_blocks
+from engine.records.captures import Factors
 from tests.conftest import Loaded, framework_hook
 
 PROMPTS = ["w5 w17 w99 w23 w8", "w7 w8", "w101 w12 w13"]
@@ -239,6 +240,22 @@ def test_custom_factors_must_match_the_pairs(
             ["w5", "w6"],
             factors=factors,  # type: ignore[arg-type]
         )
+
+
+@pytest.mark.parametrize(
+    ("personas", "said"),
+    [
+        (["nurse", " "], "pair 1 has no persona, and the first pair has one. Expected: a persona with every pair"),
+        (["", "nurse"], "pair 1 has a persona, and the first pair has none"),
+    ],
+)
+def test_factors_that_some_pairs_lack_are_refused(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, personas: list[str], said: str
+) -> None:
+    """They were a group of their own: in half of the sets, five personas without an effect were found."""
+    factors = [Factors(template="", persona=persona, topic="tea") for persona in personas]
+    with pytest.raises(CaptureError, match=said):
+        engine.capture_contrastive_activations(tiny_llama, tiny_tokenizer, ["w3", "w4"], ["w5", "w6"], factors=factors)
 
 
 def test_an_unknown_concept_is_refused_with_the_nearest(smollm2: Loaded) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.concepts.pair_files import WrittenPair, names_factors, open_pairs
+from engine.concepts.pair_files import WrittenPair, named_factors, open_pairs
 from engine.errors import RequestError
 
 ROWS = [
@@ -39,7 +39,7 @@ def test_jsonl_and_csv_give_the_same_pairs(tmp_path: Path) -> None:
 def test_a_file_without_factors_has_empty_ones(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_bytes("\ufeffpositive,negative\r\ngut,böse\r\n".encode())
     [pair] = read_pairs(tmp_path / "pairs.csv")
-    assert not names_factors(pair.factors)
+    assert not named_factors(pair.factors)
     assert pair.negative == "böse"
 
 
@@ -53,7 +53,8 @@ def test_a_file_without_factors_has_empty_ones(tmp_path: Path) -> None:
         ("pairs.jsonl", '["a", "b"]', "line 1 is not a JSON object"),
         ("pairs.jsonl", '{"positive": "a"}', "line 1: negative is missing"),
         ("pairs.jsonl", '{"positive": " ", "negative": "b"}', "line 1: the positive prompt is only white space: ' '"),
-        ("pairs.jsonl", '{"positive": "a", "negative": "b", "topic": 3}', "line 1: topic must be a string"),
+        ("pairs.jsonl", '{"positive": "a", "negative": "b", "topic": 3}', "line 1: topic must be a string, not 3"),
+        ("pairs.jsonl", '{"positive": "a", "negative": "b", "persona": 0}', "line 1: persona must be a string, not 0"),
         ("pairs.csv", "positive,negativ\na,b\n", "line 2: unknown field 'negativ'; did you mean 'negative'"),
         ("pairs.csv", "positive,negative\na,b,c\n", "line 2 has more cells than the header has columns"),
         ("pairs.csv", "positive,negative\na\n", "line 2: negative is missing"),

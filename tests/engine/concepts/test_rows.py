@@ -65,7 +65,7 @@ def test_a_dataset_gives_the_same_pairs_as_a_file_and_ignores_other_columns(tmp_
 def test_pairs_are_saved_as_shards_too(
     tmp_path: Path, tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    datasets.Dataset.from_list(PAIRS).save_to_disk(tmp_path / "mine")
+    datasets.Dataset.from_list([{**pair, "topic": "w9"} for pair in PAIRS]).save_to_disk(tmp_path / "mine")
     engine.capture_contrast_in_shards(tiny_llama, tiny_tokenizer, tmp_path / "mine", "six", store=tmp_path)
     [shard] = engine.open_shards("six", store=tmp_path)
     assert shard.prompts[:4] == ["w5 w30", "w40 w5 w30", "w5 w31", "w40 w5 w31"]

@@ -504,6 +504,16 @@ def test_a_factor_that_is_not_held_out_causes_a_warning(templates: int, those: s
     assert warnings_of(factors, len(factors)) == expected
 
 
+def test_missing_labels_cause_a_warning() -> None:
+    factors = all_factors(6, 6, 6)
+    for number, known in enumerate(factors):
+        known["template"], known["topic"] = "", known["topic"] if number else ""
+    assert warnings_of(factors, len(factors)).split(" / ") == [
+        "the pairs name no template: the ranking says nothing about other templates",
+        "1 of 216 pairs have no topic, so that none is held out: the ranking says nothing about other topics",
+    ]
+
+
 def test_prompts_that_personas_share_are_not_taken_for_an_effect() -> None:
     """24 personas against 6 negative prompts: permuting personas finds something in nearly all of these sets."""
     finds, alone = 0, 0
