@@ -11,7 +11,7 @@ import torch
 from scipy.special import ndtri, stdtr
 
 from engine.stats.groups import effective_groups
-from engine.stats.resampling import CONFIDENCE, RESAMPLES, widening
+from engine.stats.resampling import CONFIDENCE, RESAMPLES, as_students_t
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +78,7 @@ def interval_of_means(values: Tensor, groups: Mapping[str, Tensor], seed: int = 
     tiny = torch.finfo(torch.float64).tiny
     error = torch.maximum(both, summed.amax(dim=0)).sqrt().clamp_min(tiny)
     studentized = deviations / summed.sum(dim=0).sqrt().clamp_min(tiny)[:, None]  # (layers, resamples)
-    reach = float(studentized.abs().amax(dim=0).quantile(CONFIDENCE)) * widening(fewest - 1, (1 + CONFIDENCE) / 2)
+    reach = as_students_t(float(studentized.abs().amax(dim=0).quantile(CONFIDENCE)), fewest - 1)
     observed = torch.from_numpy(ndtri(stdtr(fewest - 1, (mean / error).numpy())))  # as a normal deviate
     best = studentized.amax(dim=0)
     p_values = ((best[None] >= observed[:, None]).sum(dim=1) + 1).double() / (RESAMPLES + 1)
