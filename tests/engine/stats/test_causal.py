@@ -183,6 +183,13 @@ def test_what_controls_remove_as_well_is_not_significant() -> None:
     assert float(test.p_values) == pytest.approx(student.sf(0.005 / error, 23), abs=0.04)
 
 
+def test_no_share_is_stated_if_one_group_has_nearly_all_prompts() -> None:
+    difference = 1 + 0.1 * torch.randn(16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    removed = difference[None, None].repeat(1, 20, 1)
+    for numbers in (torch.zeros(16, dtype=torch.long), (torch.arange(16) == 0).long()):
+        assert compare_ablations(AblationResults([0], removed, difference, {"pair": numbers})) is None
+
+
 def test_no_share_is_stated_of_an_uncertain_difference() -> None:
     drawing = torch.Generator().manual_seed(0)
     difference = torch.randn(16, generator=drawing, dtype=torch.float64)
