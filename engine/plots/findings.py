@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from statistics import NormalDist
 
 from engine.plots.specificity_text import neighbour_sentences
 from engine.records.captures import CaptureEstimate
@@ -254,7 +255,7 @@ def _below_chance(ranking: Ranking) -> list[str]:
 
 
 def _beginning(ranking: Ranking) -> list[str]:
-    """Where the concept is found: the first layer that exceeds the null, and the largest rise, if it is one for sure.
+    """Where the concept is found: the first layer that exceeds the null, and the largest rise, if it is significant.
 
     A weak effect below the first layer may be missed: a design finds small effects only with many pairs.
     """
@@ -274,10 +275,14 @@ def _beginning(ranking: Ranking) -> list[str]:
 
 
 def _rise(ranking: Ranking, rows: Sequence[RankedLayer]) -> str:
-    """The largest rise of the score from a layer to the next; empty if it may be none (95%)."""
+    """The largest rise of the score from a layer to the next; empty if it may be none (95%).
+
+    It is the largest of many, so its interval is widened by the Bonferroni correction for their number.
+    """
     rises = [after["d_prime"] - before["d_prime"] for before, after in pairwise(rows)]
     place = max(range(len(rises)), key=lambda row: rises[row])
-    if rises[place] <= ranking["margins"][place][0]:
+    one, all_of_them = (NormalDist().inv_cdf(1 - 0.025 / count) for count in (1, len(rises)))
+    if rises[place] <= ranking["margins"][place][0] * all_of_them / one:
         return ""
     before, after = rows[place], rows[place + 1]
     return (

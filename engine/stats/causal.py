@@ -11,10 +11,13 @@ import torch
 from scipy.special import ndtri, stdtr
 
 from engine.stats.groups import effective_groups
-from engine.stats.resampling import CONFIDENCE, RESAMPLES, widening
+from engine.stats.resampling import CONFIDENCE, RESAMPLES, as_students_t
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+FEWEST_GROUPS = 1.5
+"""Fewest effective groups of a factor, as of two whose sizes are 4:1; with fewer, one group decides the mean."""
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -36,18 +39,18 @@ class Interval(NamedTuple):
 
 
 def interval_of_means(values: Tensor, groups: Mapping[str, Tensor], seed: int = 0) -> Interval:
-    """Estimate means over prompts that hold for new personas and new prompts, at several layers at once.
+    """Estimate means over prompts that hold for new groups of every factor, at several layers at once.
 
-    The variance is that of means over personas plus that over prompts, less that over single pairs, which both contain
-    (Cameron, Gelbach and Miller 2011, "Robust Inference With Multiway Clustering"), and at least the larger of the two.
-    The wild bootstrap, in which each pair moves with the random weights of its persona and its prompt, shows how the
+    The variances over the groups of each factor add up, and that of single prompts, which each of them contains, counts
+    once (Cameron, Gelbach and Miller 2011, "Robust Inference With Multiway Clustering"); the sum is at least the
+    largest of them. The wild bootstrap, in which each prompt moves with the random weights of its groups, shows how the
     layers deviate together: the largest studentized deviation gives simultaneous intervals and p-values corrected for
     the number of layers (Westfall and Young 1993, "Resampling-Based Multiple Testing"). Student's t for the factor
     with the fewest groups widens both; groups of unequal size count less, see `effective_groups`.
 
     Args:
         values: One value per layer and prompt, `(layers, prompts)`, float64.
-        groups: Factor to the group index of each prompt, `(prompts,)`.
+        groups: Factor to the group index of each prompt, `(prompts,)`; at least `FEWEST_GROUPS` effective groups each.
         seed: Seed for the weights.
 
     Returns:
@@ -78,7 +81,7 @@ def interval_of_means(values: Tensor, groups: Mapping[str, Tensor], seed: int = 
     tiny = torch.finfo(torch.float64).tiny
     error = torch.maximum(both, summed.amax(dim=0)).sqrt().clamp_min(tiny)
     studentized = deviations / summed.sum(dim=0).sqrt().clamp_min(tiny)[:, None]  # (layers, resamples)
-    reach = float(studentized.abs().amax(dim=0).quantile(CONFIDENCE)) * widening(fewest - 1, (1 + CONFIDENCE) / 2)
+    reach = as_students_t(float(studentized.abs().amax(dim=0).quantile(CONFIDENCE)), fewest - 1)
     observed = torch.from_numpy(ndtri(stdtr(fewest - 1, (mean / error).numpy())))  # as a normal deviate
     best = studentized.amax(dim=0)
     p_values = ((best[None] >= observed[:, None]).sum(dim=1) + 1).double() / (RESAMPLES + 1)
@@ -206,6 +209,8 @@ def compare_ablations(results: AblationResults, seed: int = 0) -> AblationTest |
     Returns:
         The tests; None if it is not certain that there is a difference, so that no share of it can be stated.
     """
+    if min(map(effective_groups, results.groups.values())) < FEWEST_GROUPS:
+        return None
     if float(interval_of_means(results.difference[None], results.groups, seed).low) <= 0:
         return None
     removed, whole = results.removed, results.difference.mean()

@@ -22,7 +22,7 @@ from engine.stats.comparison_rules import (
 )
 from engine.stats.groups import MOST_UNITS, group_pairs, pairs_at
 from engine.stats.held_out import sum_units
-from engine.stats.scores import mend_unranked
+from engine.stats.scores import mend_unranked, more_pairs
 from engine.stats.shared_pairs import NewPairs, describe_shared, new_pairs
 from engine.stats.transfer import own_transfer, sort_new
 from engine.stats.wordings import number_pairs, wordings
@@ -246,11 +246,16 @@ def _halvings(data: ContrastData, generator: Generator) -> _Halves:
     count = int(units.max()) + 1
     if count < _FEWEST_UNITS:
         pairs = data["num_pairs"]
-        shared = f"the {pairs} pairs share prompts, so that they count as {count}:"
+        if count < pairs:
+            raise RequestError(
+                f"the {pairs} pairs share prompts, so that they count as {count}: too few to compare directions",
+                expected=f"at least {_FEWEST_UNITS} pairs without a prompt in common in each capture",
+                next_step="use each prompt in one pair only",
+            )
         raise RequestError(
-            f"{f'{pairs} pairs are' if count == pairs else shared} too few to compare directions",
+            f"{pairs} pairs are too few to compare directions",
             expected=f"at least {_FEWEST_UNITS} pairs in each capture",
-            next_step="capture more pairs",
+            next_step=more_pairs(data.get("concept")),
         )
     others = [groups for groups in groupings.values() if groups is not units]
     return _Halves(units, _first_half(units, generator), [(each, _first_half(each, generator)) for each in others])

@@ -2,8 +2,8 @@
 
 Swapping the labels of personas leaves the effects of templates and topics in place as if they were signal, and the
 other way round. So a test that permutes one factor at a time finds too much where several factors have effects of
-their own. Here no product of two pairs that share a persona, template or topic counts, so that no such effect adds to
-the score.
+their own. Here no product of two pairs that share a persona, template, topic or prompt counts, so that no such effect
+adds to the score.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ class CrossedTest:
       Asymptotic Inference with Multiway Clustering"; here for a quadratic score).
 
     Args:
-        groupings: Factor to the group index of each pair, `(pairs,)`; at least two factors.
+        groupings: Factor to the group index of each pair, `(pairs,)`; at least two factors. Prompts that pairs of
+            several groups share are factors too, see `number_shared`.
         resamples: Number of draws from the null.
         generator: Random generator.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtr, stdtrit
 
 from engine.stats.moments import UnitMoments
 
@@ -156,9 +156,16 @@ def half_width(freedom: float, confidence: float) -> float:
     return float(stdtrit(freedom, (1 + confidence) / 2))
 
 
-def widening(freedom: float, confidence: float) -> float:
-    """Factor by which Student's t for these degrees of freedom widens a one-sided bound."""
-    return float(stdtrit(freedom, confidence) / ndtri(confidence))
+def as_students_t(deviate: float, freedom: float) -> float:
+    """Value of Student's t that is exceeded as rarely as a normal deviate.
+
+    Far out it grows faster than in proportion: a factor that fits one layer is too small for the largest of many.
+
+    Example:
+        >>> [round(as_students_t(deviate, 11), 2) for deviate in (1.645, 2.9)]
+        [1.8, 3.63]
+    """
+    return -float(stdtrit(freedom, ndtr(-deviate)))
 
 
 def rank_intervals(
@@ -190,9 +197,12 @@ def rank_intervals(
         better = worse = 0
         if known.any():
             studentized = differences[known] / error[known, None]
-            widen = widening(min(freedom), confidence)
             gap = (scores - scores[layer])[known] / error[known]
-            better = int((gap > widen * (-studentized).amax(dim=0).quantile(confidence)).sum())
-            worse = int((-gap > widen * studentized.amax(dim=0).quantile(confidence)).sum())
+            lower, higher = (
+                as_students_t(float(largest.amax(dim=0).quantile(confidence)), min(freedom))
+                for largest in (-studentized, studentized)
+            )
+            better = int((gap > lower).sum())
+            worse = int((-gap > higher).sum())
         places.append((1 + better, len(scores) - worse))
     return places

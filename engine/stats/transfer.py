@@ -237,11 +237,13 @@ def sort_pairs(positive: Tensor, negative: Tensor, groupings: Mapping[str, Tenso
     gaps = positive - negative
     auroc = float(next(iter(ordered.values())).sum()) / len(positive) ** 2
     ends = _interval(auroc, ordered, groupings, gaps, seed)
-    wrong, fewest = min(auroc, 1 - auroc), min(map(effective_groups, groupings.values()))
-    # There are at least as many independent pairs as groups, which are far quicker to count.
-    if wrong * fewest < _FEW_WRONG > wrong * (pairs := _independent(positive, negative, groupings)):
-        close = _close_to_the_edge(auroc, pairs)
-        ends = min(ends[0], close[0]), max(ends[1], close[1])
+    wrong = min(auroc, 1 - auroc)
+    # The number of independent pairs takes longer to estimate, and is at least that of groups.
+    if wrong * min(map(effective_groups, groupings.values())) < _FEW_WRONG:
+        pairs = _independent(positive, negative, groupings)
+        if wrong * pairs < _FEW_WRONG:
+            close = _close_to_the_edge(auroc, pairs)
+            ends = min(ends[0], close[0]), max(ends[1], close[1])
     in_order = share_above(gaps, tie)
     return Transfer(auroc=auroc, low=min(ends[0], auroc), high=max(ends[1], auroc), in_order=in_order)
 

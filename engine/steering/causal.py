@@ -224,7 +224,7 @@ def _warnings(data: ContrastData, design: Design, dropped: int, trials: Sequence
     if not design.held_out:
         warnings.append("the pairs have no personas or topics: pairs were held out, which may share their wording")
     few = [name for name, numbers in design.groups.items() if name != "pair" and int(numbers.max()) + 1 < ENOUGH_GROUPS]
-    if 1 < len({*design.templates}) < ENOUGH_GROUPS:
+    if len({*design.templates}) > 1 and len({design.templates[trial.pair] for trial in trials}) < ENOUGH_GROUPS:
         few.append("template")
     if few:
         warnings.append(f"few values of {' and '.join(few)}: the effect may not hold for others")

@@ -32,9 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MOST_ABLATED = 16  # prompts: both personas' prompts are long
-_ABLATED_CONTROLS = (
-    19  # random directions: a direction and its opposite are projected out alike, so that each counts once
-)
+# Random directions. A direction and its opposite are projected out alike, so that each counts once.
+_ABLATED_CONTROLS = 19
 
 
 class KeptScores:

@@ -21,6 +21,8 @@ from engine.records.captures import ActivationData, ContrastData, Message, facto
 from engine.records.results import ENOUGH_GROUPS
 from engine.remedies import Remedy
 from engine.runtime import Steps
+from engine.stats.causal import FEWEST_GROUPS
+from engine.stats.groups import effective_groups
 from engine.stats.wordings import number_pairs
 from engine.steering.causal_request import CausalRequest
 from engine.steering.fan_out import Text
@@ -131,9 +133,8 @@ class Design:
             "neutral prompt": _numbered([tuple(trial.neutral) for trial in trials]),
         }
         for name, numbers in further.items():
-            if (
-                ENOUGH_GROUPS <= len({*numbers}) < len(trials) and numbers not in known
-            ):  # by default, topics are neutral
+            repeated = ENOUGH_GROUPS <= len({*numbers}) < len(trials)
+            if repeated and numbers not in known:  # by default, the neutral prompts are the topics
                 found[name] = torch.tensor(numbers)
         return found
 
@@ -259,12 +260,20 @@ def make_trials(
     if len(usable) < _FEWEST_TRIALS:
         raise _too_few(made)
     chosen = usable[: request.prompts]
-    for name in design.held_out:
-        if len({int(design.groups[name][trial.pair]) for trial in chosen}) < 2:
-            raise RequestError(
-                f"the pairs whose personas answer differently have one {name} only", next_step="capture more pairs"
-            )
+    for name, numbers in design.groups.items():
+        _require_several(name, numbers[[trial.pair for trial in chosen]])
     return chosen, len(made) - len(usable)
+
+
+def _require_several(name: str, numbers: torch.Tensor) -> None:
+    """Require that no persona, topic or prompt has nearly all trials, whose effects would be its own."""
+    if effective_groups(numbers) < FEWEST_GROUPS:
+        most, those = int(torch.bincount(numbers).max()), "share a prompt" if name == "pair" else f"have one {name}"
+        raise RequestError(
+            f"{most} of the {len(numbers)} pairs whose personas answer differently {those}",
+            expected=f"several {'prompts' if name == 'pair' else f'{name}s'} with about as many pairs each",
+            next_step="capture more pairs",
+        )
 
 
 def _too_few(trials: Sequence[Trial]) -> RequestError:

@@ -146,6 +146,14 @@ def test_a_rise_within_the_margin_is_not_named() -> None:
     ]
 
 
+def test_the_largest_of_many_rises_must_be_larger_than_one_of_few() -> None:
+    """Of 29 rises that are none, one exceeds its own 95% interval in one set of eight."""
+    steep = [0.1, 0.2, 0.7]  # 0.5 where the margin is 0.4
+    few, many = (ranking_of([*steep, *[0.7] * more], p_values=[0.5] + [0.01] * (2 + more)) for more in (0, 9))
+    assert about("is found", few)[0].endswith("The largest rise is from layer 1 (d' 0.20) to 2 (d' 0.70).")
+    assert about("is found", many)[0].endswith("it may be too weak for these pairs to show.")
+
+
 def test_a_layer_without_significance_is_not_tied_with_the_best() -> None:
     """Layer 0 with p = .89 was marked as tied: its rank interval reached 1 only because it was wide."""
     ranking = ranking_of([1.1, 2.0, 1.7, 0.2], tied=range(4), p_values=[0.89, 0.004, 0.02, 0.6])

@@ -119,6 +119,17 @@ def test_one_persona_with_most_prompts_is_not_taken_for_many() -> None:
     assert finds <= 6
 
 
+def test_simultaneous_intervals_hold_for_many_layers_and_few_personas() -> None:
+    """No layer has an effect; Student's t for one layer, which is too narrow for the largest of 12, covers 86%."""
+    persona, inside = torch.arange(48) % 6, 0
+    for seed in range(100):
+        drawing = torch.Generator().manual_seed(seed)
+        effects, noise = (torch.randn(12, count, generator=drawing, dtype=torch.float64) for count in (6, 48))
+        interval = interval_of_means(effects[:, persona] + noise, {"persona": persona}, seed)
+        inside += bool(((interval.low <= 0) & (interval.high >= 0)).all())
+    assert inside >= 92
+
+
 def test_an_effect_shared_by_all_prompts_is_found() -> None:
     made = results(3, mean=0.0)
     own = made.effects.clone()
@@ -170,6 +181,13 @@ def test_what_controls_remove_as_well_is_not_significant() -> None:
     assert float(test.interval.low) > 0.2
     error = error_by_hand(own.tolist(), {"pair": list(range(24))})
     assert float(test.p_values) == pytest.approx(student.sf(0.005 / error, 23), abs=0.04)
+
+
+def test_no_share_is_stated_if_one_group_has_nearly_all_prompts() -> None:
+    difference = 1 + 0.1 * torch.randn(16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    removed = difference[None, None].repeat(1, 20, 1)
+    for numbers in (torch.zeros(16, dtype=torch.long), (torch.arange(16) == 0).long()):
+        assert compare_ablations(AblationResults([0], removed, difference, {"pair": numbers})) is None
 
 
 def test_no_share_is_stated_of_an_uncertain_difference() -> None:

@@ -251,6 +251,16 @@ def test_too_few_pairs_are_refused(few_first: bool) -> None:
         compare_directions(*((few, enough) if few_first else (enough, few)))
 
 
+def test_pairs_that_share_prompts_are_not_told_to_be_more() -> None:
+    """More pairs of the same prompts would be refused as well."""
+    data = capture_of(planted(np.random.default_rng(0), [1.0], 20), None)
+    for number, prompt in enumerate(data["negative"]):
+        prompt["prompt"] = f"negative {number % 4}"
+    with pytest.raises(RequestError, match="20 pairs share prompts, so that they count as 4") as error:
+        compare_directions(data, capture_of(planted(np.random.default_rng(1), [1.0], 20), None))
+    assert error.value.next_step == "use each prompt in one pair only"
+
+
 def test_an_impossible_seed_is_refused() -> None:
     data = capture_of([noise(np.random.default_rng(16), 6)], None)
     for seed in (-1, 0.5, 2**70):

@@ -424,6 +424,38 @@ def test_few_templates_are_a_warning(
     assert "few values of template: the effect may not hold for others" in found["warnings"]
 
 
+def test_few_tested_templates_are_a_warning_though_the_capture_has_many(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, data: ContrastData
+) -> None:
+    tested = {pair for fold in Design.of(data, REQUEST).tested for pair in fold}
+    data["factors"] = [
+        Factors({**pair, "template": f"t{number % 2 if number in tested else number % 8}"})
+        for number, pair in enumerate(NAMES)
+    ]
+    found = ranked(tiny_llama, tiny_tokenizer, data)
+    assert "few values of template: the effect may not hold for others" in found["warnings"]
+
+
+def test_one_persona_with_nearly_all_pairs_is_refused(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, data: ContrastData
+) -> None:
+    """Its interval would be hundreds of nats wide, or so wide that the record cannot hold it."""
+    data["factors"] = [Factors({**pair, "persona": "b" if number >= 56 else "a"}) for number, pair in enumerate(NAMES)]
+    with pytest.raises(RequestError, match=r"of the \d+ pairs whose personas answer differently have one persona"):
+        ranked(tiny_llama, tiny_tokenizer, data, replace(REQUEST, prompts=40))
+
+
+def test_pairs_that_all_share_a_prompt_are_refused_if_the_others_are_left_out(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    one, other = [f"w{20 + pair} w7" for pair in range(32)], ["w8"] * 24 + [f"w{60 + pair}" for pair in range(8)]
+    pairs = engine.capture_contrastive_activations(tiny_llama, tiny_tokenizer, one, other, positions="last")
+    for pair in range(24, 32):  # the answers are the same
+        pairs["negative"][pair]["input_ids"] = pairs["positive"][pair]["input_ids"]
+    with pytest.raises(RequestError, match=r"(\d+) of the \1 pairs whose personas answer differently share a prompt"):
+        engine.rank_layers_causally(tiny_llama, tiny_tokenizer, pairs, REQUEST, neutral=["w3"] * 32)
+
+
 def test_pairs_without_factors_that_share_a_prompt_are_held_out_together(data: ContrastData) -> None:
     del data["factors"]
     for pair in range(0, 64, 2):
