@@ -21,7 +21,7 @@ from engine.plots.layers_text import layers_as_text
 from engine.records.captures import Provenance, describe_adapter
 from engine.records.files import CaptureRecord, count_prompts
 from engine.store.catalog import UNFINISHED_SHARDS, list_captures, show_capture, unfinished_saves
-from engine.store.names import DEFAULT_STORE, PLAN, CapturePaths, capture_command, locate, store_option
+from engine.store.names import DEFAULT_STORE, DIRECTIONS, PLAN, CapturePaths, capture_command, locate, store_option
 from engine.store.ownership import origin_warning
 from engine.store.record import encode_record
 from engine.store.verify import has_checksums
@@ -89,16 +89,26 @@ def find_record(name: str, store: Path) -> CaptureRecord:
             f"there is no capture called {name!r} in the folder {str(store)!r}",
             next_step=f"to use the shards in the folder {name!r} here, write ./{name}",
         )
-    if not paths.exist and name == Path(name).name and name.endswith((".pt", ".json")):
-        raise StoreError(
-            f"there is no file called {name!r} in this folder",
-            next_step=f"for a capture in the folder {str(store)!r}, omit the suffix: {paths.name}",
-        )
+    if not paths.exist:
+        _explain_suffix(name, store)
     if paths.record.exists() or not paths.tensors.exists():
         return show_capture(path)
     from engine.store.read import describe_tensors
 
     return describe_tensors(path)
+
+
+def _explain_suffix(name: str, store: Path) -> None:
+    """Refuse a file name without a folder, which does not name a capture in the store.
+
+    Raises:
+        StoreError: It is one.
+    """
+    if name == Path(name).name and name.endswith((".pt", ".json", DIRECTIONS)):
+        raise StoreError(
+            f"there is no file called {name!r} in this folder",
+            next_step=f"for a capture in the folder {str(store)!r}, omit the suffix: {locate(name).name}",
+        )
 
 
 def capture_path(name: str, store: Path) -> Path:
@@ -200,11 +210,13 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show how a capture was made, and its layer table."""
-    from engine.store.directions import SUFFIX, describe_directions
+    from engine.store.directions import describe_directions
     from engine.store.ownership import path_of
 
-    paths = locate(capture_path(name.removesuffix(SUFFIX), store))
-    if name.endswith(SUFFIX) or (not paths.exist and path_of(paths).exists()):
+    paths = locate(capture_path(name, store))
+    if name.endswith(DIRECTIONS) or (not paths.exist and path_of(paths).exists()):
+        if not path_of(paths).exists():
+            _explain_suffix(name, store)
         found = describe_directions(paths.store / paths.name)
         if as_json:
             print_json(msgspec.json.format(msgspec.json.encode(found)))

@@ -12,7 +12,6 @@ from engine.records.captures import ContrastData
 from engine.records.files import Direction
 from engine.stats.fitting import within_classes
 from engine.stats.groups import last_states
-from engine.store.directions import SUFFIX
 from engine.store.names import locate
 from engine.store.ownership import path_of, read_header
 from engine.store.read import load_contrast
@@ -93,7 +92,7 @@ def load_source(name: str | Path, *, store: str | Path | None = None) -> Contras
     Raises:
         StoreError: The directions file is damaged.
     """
-    paths = locate(str(name).removesuffix(SUFFIX), store)
+    paths = locate(name, store)
     header = path_of(paths)
     capture = read_header(header)["capture"] if header.exists() else paths.name
     try:

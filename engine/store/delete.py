@@ -13,9 +13,9 @@ from engine.inputs import user_path
 from engine.records.files import VECTOR_FORMATS
 from engine.remedies import Remedy
 from engine.store.catalog import unknown_capture
-from engine.store.directions import SUFFIX, derived_directions, list_directions
+from engine.store.directions import derived_directions, list_directions
 from engine.store.locks import folder_lock, open_locked
-from engine.store.names import PLAN, SHARD, UNFINISHED, CapturePaths, is_present, listed_name, locate
+from engine.store.names import DIRECTIONS, PLAN, SHARD, UNFINISHED, CapturePaths, is_present, listed_name, locate
 from engine.store.ownership import foreign_origin, path_of
 from engine.store.plan import is_own_plan
 from engine.store.replace import finish_replacement
@@ -36,7 +36,7 @@ def delete_directions(name: str | Path, *, store: str | Path | None = None) -> l
     Raises:
         StoreError: There are no directions under that name, or the file cannot be deleted.
     """
-    paths = locate(str(name).removesuffix(SUFFIX), store)
+    paths = locate(name, store)
     _require_directions(paths)  # first, because the lock would create the folder
     with folder_lock(paths.store):
         _require_directions(paths)  # another process may have renamed or deleted them
@@ -62,7 +62,7 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
     elsewhere, until no capture has the name. The record is deleted first; an interrupted
     deletion leaves tensors that the catalog lists as having no record. The parts of an interrupted causal ranking in
     the user's cache folder are deleted last. Everything that `list_captures` lists can be deleted, damaged or not.
-    Links are removed, never followed.
+    Links are removed, never followed. The path of a file of directions deletes no more than `delete_directions`.
 
     Args:
         name: A name as listed, when `store` is given; else a path, with or without suffix.
@@ -79,6 +79,8 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
         >>> delete_capture("draft")
         ['draft.json', 'draft.pt']
     """
+    if _names_directions(name, store):
+        return delete_directions(name, store=store)
     paths, _, _ = _parts(name, store)  # first, because the lock would create the folder
     finish_replacement(paths)
     with folder_lock(paths.store), contextlib.ExitStack() as held:
@@ -126,18 +128,20 @@ def capture_files(name: str | Path, *, store: str | Path | None = None) -> list[
 def kept_directions(name: str | Path, *, store: str | Path | None = None) -> list[str]:
     """Names of the files that `delete_capture` would keep: directions of the capture under other names, and of others.
 
-    Directions of the capture's name that come from elsewhere are first.
+    Directions of the capture's name that come from elsewhere are first. The path of a file of directions keeps none.
 
     Args:
         name: See `delete_capture`.
         store: See `delete_capture`.
     """
+    if _names_directions(name, store):
+        return []
     folder = user_path(name).parent if store is None else user_path(store)
     plain = user_path(name).name if store is None else str(name)
     with contextlib.suppress(StoreError):  # a damaged capture may have a name that none can have
-        paths = locate(plain.removesuffix(SUFFIX), folder)
+        paths = locate(plain, folder)
         others = [paths.name] if paths.exist and foreign_origin(paths) else []
-        return [f"{other}{SUFFIX}" for other in [*others, *derived_directions(paths.name, folder)]]
+        return [f"{other}{DIRECTIONS}" for other in [*others, *derived_directions(paths.name, folder)]]
     return []
 
 
@@ -154,6 +158,12 @@ def _hold(shards: Path, name: str, held: contextlib.ExitStack) -> None:
         held.close()
 
 
+def _names_directions(name: str | Path, store: str | Path | None) -> bool:
+    """Whether a name is that of a file of directions, not of a capture."""
+    path = user_path(name) if store is None else user_path(store) / name
+    return path.name.endswith(DIRECTIONS) and not path.is_dir()
+
+
 def _parts(name: str | Path, store: str | Path | None) -> tuple[CapturePaths, list[Path], list[Path]]:
     """The place of a capture, its files, the record first, and its folders of shards.
 
@@ -168,7 +178,7 @@ def _parts(name: str | Path, store: str | Path | None) -> tuple[CapturePaths, li
     own = sorted(folder / file_name for file_name, listed in entries.items() if listed == asked)
     files = [path for path in own if path.name.endswith((".json", ".pt"))]
     folders = [path for path in own if path not in files]
-    directions = [folder / f"{asked}{SUFFIX}"] if f"{asked}{SUFFIX}" in entries else []
+    directions = [folder / f"{asked}{DIRECTIONS}"] if f"{asked}{DIRECTIONS}" in entries else []
     paths = CapturePaths(folder, asked)
     directions += _exported(paths)
     if not paths.replacement.store.is_symlink():

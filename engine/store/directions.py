@@ -17,8 +17,6 @@ from engine.store.names import DIRECTIONS, CapturePaths, locate, store_words
 from engine.store.ownership import SCHEMA, directions_advice, path_of, read_header, require_own_name, width_of
 from engine.store.tensor_files import read_tensors, with_checksums
 
-SUFFIX = DIRECTIONS
-
 
 def save_directions(
     directions: Mapping[int, Direction],
@@ -56,7 +54,7 @@ def save_directions(
 
     if not directions:
         raise StoreError("there are no directions to save", expected="a direction for at least one layer")
-    paths = locate(str(name).removesuffix(SUFFIX), store)
+    paths = locate(name, store)
     target, source = path_of(paths), locate(capture) if isinstance(capture, Path) else None
     header = _header(directions, leading, source.name if source else str(capture or paths.name))
     require_own_name(header, paths, source)
@@ -143,7 +141,7 @@ def load_directions(name: str | Path, *, store: str | Path | None = None) -> tup
         >>> directions[16]["vector"].shape, leading
         (torch.Size([576]), 16)
     """
-    target = path_of(locate(str(name).removesuffix(SUFFIX), store))
+    target = path_of(locate(name, store))
     header = read_header(target)
     layers = [summary["layer"] for summary in header["layers"]]
     again = directions_advice(Remedy.EXTRACT_AGAIN, target)
@@ -195,8 +193,8 @@ def find_directions(
         StoreError: Neither directions nor a capture exist under that name.
         RequestError: The capture is not a contrast, or its classes do not differ.
     """
-    paths = locate(str(name).removesuffix(SUFFIX), store)
-    if str(name).endswith(SUFFIX) or path_of(paths).exists():
+    paths = locate(name, store)
+    if str(name).endswith(DIRECTIONS) or path_of(paths).exists():
         return *load_directions(paths.store / paths.name), None
     return *extract_captured(paths.store / paths.name, method), paths.name
 
@@ -239,13 +237,13 @@ def list_directions(store: str | Path) -> list[str]:
     """
     folder = user_path(store)
     try:
-        files = [path.name for path in folder.iterdir() if path.name.endswith(SUFFIX)]
+        files = [path.name for path in folder.iterdir() if path.name.endswith(DIRECTIONS)]
     except OSError as error:
         raise StoreError(
             f"the store {folder} cannot be read: {error.strerror}",
             next_step=Advice(Remedy.CHOOSE_STORE, store_words(folder)),
         ) from error
-    return sorted(name.removesuffix(SUFFIX) for name in files if not name.startswith("."))
+    return sorted(name.removesuffix(DIRECTIONS) for name in files if not name.startswith("."))
 
 
 @dataclass(frozen=True)
@@ -297,7 +295,7 @@ def describe_directions(name: str | Path, *, store: str | Path | None = None) ->
         >>> found.layers, found.width, found.capture
         ([16], 576, 'mine')
     """
-    paths = locate(str(name).removesuffix(SUFFIX), store)
+    paths = locate(name, store)
     header = read_header(path_of(paths))
     imported, provenance = header.get("imported"), header["provenance"]
     model = provenance["alias"] if provenance else imported["model"] if imported else "unknown"

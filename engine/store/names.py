@@ -26,6 +26,7 @@ REPLACEMENTS = ".replacements"
 """The hidden folder of a store for shards that will replace a capture when all are saved."""
 
 _SUFFIXES = ("pt", "json")
+_ANY_SUFFIX = re.compile(rf"(\.pt|\.json|{re.escape(DIRECTIONS)})+$")
 _LONGEST = 128
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{_LONGEST - 1}}}")
 
@@ -175,8 +176,8 @@ def locate(name: str | Path, store: str | Path | None = None) -> CapturePaths:
     """Resolve a name or path to the files of a capture, existing or not.
 
     Args:
-        name: A plain name if `store` is given, else a path whose folder is the store. A trailing `.pt` or `.json` is
-            stripped.
+        name: A plain name if `store` is given, else a path whose folder is the store. A trailing `.pt`, `.json`
+            or `.directions.safetensors` is stripped.
         store: The store folder. Pass it when untrusted callers choose names, so that they cannot choose the folder.
 
     Raises:
@@ -189,7 +190,7 @@ def locate(name: str | Path, store: str | Path | None = None) -> CapturePaths:
     """
     given = user_path(name) if store is None else None
     folder = given.parent if given is not None else user_path(store or "")
-    plain = re.sub(r"(\.(pt|json))+$", "", given.name if given is not None else str(name))
+    plain = _ANY_SUFFIX.sub("", given.name if given is not None else str(name))
     if not _NAME.fullmatch(plain):
         raise _invalid(plain)
     paths = CapturePaths(folder, plain)

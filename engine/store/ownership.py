@@ -134,7 +134,7 @@ def origin_note(name: str | Path, *, store: str | Path | None = None) -> str:
         >>> origin_note("noted", store="runs")
         "the directions noted come from the capture 'mine'"
     """
-    paths = locate(str(name).removesuffix(DIRECTIONS), store)
+    paths = locate(name, store)
     origin = foreign_origin(paths)
     if not origin:
         return ""
@@ -145,7 +145,7 @@ def origin_note(name: str | Path, *, store: str | Path | None = None) -> str:
 
 def origin_warning(name: str | Path, *, store: str | Path | None = None) -> str:
     """As `origin_note`, but only if there is a capture of that name, which the directions could be taken for."""
-    return origin_note(name, store=store) if locate(str(name).removesuffix(DIRECTIONS), store).exist else ""
+    return origin_note(name, store=store) if locate(name, store).exist else ""
 
 
 def require_own_name(header: DirectionsHeader, paths: CapturePaths, source: CapturePaths | None = None) -> None:

@@ -12,7 +12,9 @@ from engine.plots.causal_text import causal_findings
 from engine.plots.findings import describe_findings, layers_in_words
 from engine.records.files import CaptureRecord, count_prompts, record_warnings
 from engine.records.results import RankedLayer, may_be_best
+from engine.store.catalog import capture_names
 from engine.store.catalog import list_captures as list_store
+from engine.store.names import DIRECTIONS
 from server.tools.answer import Outline, Page, Reply, rounded, send, shorten
 from server.tools.spec import LONGEST_NAME, CaptureName, Offset, ToolSpec
 from server.workbench import Ctx, find_capture, workbench
@@ -172,8 +174,8 @@ def delete_capture(
         )
     if directions_only:
         return send(DeletedReply(deleted=delete_directions(name, store=store), next_step="list_captures"))
-    entries = list_store(store) if store.exists() else []
-    if name not in [*_directions(store), *(entry.name for entry in entries)]:
+    known = [*_directions(store), *capture_names(store)] if store.exists() else []
+    if name.removesuffix(DIRECTIONS) not in known:
         find_capture(ctx, name)  # names the nearest; damaged captures can be deleted
     kept = kept_directions(name, store=store)
     return send(DeletedReply(deleted=delete(name, store=store), kept=kept, next_step="list_captures"))
