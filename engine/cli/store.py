@@ -27,7 +27,7 @@ from engine.store.record import encode_record
 from engine.store.verify import has_checksums
 
 if TYPE_CHECKING:
-    from engine.store.directions import SavedDirections
+    from engine.store.directions_catalog import SavedDirections
 
 _RESPONSES_SHOWN, _EXCERPT = 3, 200
 
@@ -173,7 +173,7 @@ def list_store(
     as_json: AsJson = False,
 ) -> None:
     """List the captures of a store, newest first."""
-    from engine.store.directions import directions_alone
+    from engine.store.directions_catalog import directions_alone
 
     entries = list_captures(store, concept=concept, model=model)
     alone = directions_alone(store, concept=concept, model=model)
@@ -210,7 +210,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show how a capture was made, and its layer table."""
-    from engine.store.directions import describe_directions
+    from engine.store.directions_catalog import describe_directions
     from engine.store.ownership import path_of
 
     paths = locate(capture_path(name, store))

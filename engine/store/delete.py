@@ -13,7 +13,7 @@ from engine.inputs import user_path
 from engine.records.files import VECTOR_FORMATS
 from engine.remedies import Remedy
 from engine.store.catalog import unknown_capture
-from engine.store.directions import derived_directions, list_directions
+from engine.store.directions_catalog import derived_directions, list_directions
 from engine.store.locks import folder_lock, open_locked
 from engine.store.names import DIRECTIONS, PLAN, SHARD, UNFINISHED, CapturePaths, is_present, listed_name, locate
 from engine.store.ownership import foreign_origin, path_of
@@ -141,7 +141,7 @@ def kept_directions(name: str | Path, *, store: str | Path | None = None) -> lis
     with contextlib.suppress(StoreError):  # a damaged capture may have a name that none can have
         paths = locate(plain, folder)
         others = [paths.name] if paths.exist and foreign_origin(paths) else []
-        return [f"{other}{DIRECTIONS}" for other in [*others, *derived_directions(paths.name, folder)]]
+        return [f"{other}{DIRECTIONS}" for other in [*others, *derived_directions(paths)]]
     return []
 
 

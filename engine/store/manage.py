@@ -10,7 +10,8 @@ from engine.errors import StoreError
 from engine.records.files import VECTOR_FORMATS, CaptureRecord
 from engine.remedies import Remedy
 from engine.store.catalog import unknown_capture
-from engine.store.directions import derived_directions, load_directions, write_directions
+from engine.store.directions import load_directions, write_directions
+from engine.store.directions_catalog import derived_directions
 from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, is_present, locate
 from engine.store.ownership import foreign_origin, path_of, read_header, require_free
@@ -59,7 +60,7 @@ def rename_capture(name: str | Path, new: str, *, store: str | Path | None = Non
             _hold(old, held)
             record = _renamed(read_record(old.record), target) if old.record.exists() else None
             own = not (old.exist and foreign_origin(old))
-            derived = derived_directions(old.name, old.store) if record is not None else []
+            derived = derived_directions(old) if record is not None else []
             if own and path_of(old).exists():
                 _write_directions(old, target, old.name, target.name, replace=False)
             _move(old, target, record, with_directions=own)

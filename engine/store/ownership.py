@@ -43,6 +43,15 @@ def read_header(path: Path) -> DirectionsHeader:
     Raises:
         StoreError: The file does not exist, is damaged, or was written by another version of layerscope.
     """
+    return read_header_and_width(path)[0]
+
+
+def read_header_and_width(path: Path) -> tuple[DirectionsHeader, int]:
+    """Read the header of a directions file and the length of its vectors; loads no torch.
+
+    Raises:
+        StoreError: As in `read_header`.
+    """
     if not path.exists():
         raise StoreError(
             f"there are no directions at {path}", next_step=directions_advice(Remedy.EXTRACT_DIRECTIONS, path)
@@ -58,18 +67,8 @@ def read_header(path: Path) -> DirectionsHeader:
         raise StoreError(f"{path} is damaged: {first_line(error)}", next_step=again) from error
     if not header["layers"] or {str(summary["layer"]) for summary in header["layers"]} != names:
         raise StoreError(f"{path} is damaged: its vectors do not match its layers", next_step=again)
-    return header
-
-
-def width_of(path: Path) -> int:
-    """Length of the vectors of a directions file, which are float32; loads no torch.
-
-    Raises:
-        StoreError: The file is damaged.
-    """
-    file = read_metadata(path, store=path.parent, remedy=directions_advice(Remedy.EXTRACT_AGAIN, path))
     begin, end = next(iter(file.places.values()))
-    return (end - begin) // _FLOAT32_BYTES
+    return header, (end - begin) // _FLOAT32_BYTES
 
 
 def directions_advice(remedy: Remedy, path: Path, capture: str | None = None) -> Advice:
@@ -91,15 +90,26 @@ def origin_of(header: DirectionsHeader, paths: CapturePaths) -> str:
         return f"the file {header['imported']['file']}" if header["imported"]["file"] else "imported vectors"
     if header["capture"] != paths.name:
         return f"the capture {header['capture']!r}"
+    return "another capture" if differ(header, find_own_record(paths)) else ""
+
+
+def find_own_record(paths: CapturePaths) -> CaptureRecord | None:
+    """Read the record of a capture; None if there is none, or a damaged one."""
     try:
-        record = read_record(paths.record) if is_present(paths.record) else None
+        return read_record(paths.record) if is_present(paths.record) else None
     except StoreError:
-        record = None
-    return "another capture" if record and _differ(header, record) else ""
+        return None
 
 
-def _differ(header: DirectionsHeader, record: CaptureRecord) -> bool:
-    """Whether directions that name a capture cannot come from it; those of unknown provenance can."""
+def differ(header: DirectionsHeader, record: CaptureRecord | None) -> bool:
+    """Whether directions that name a capture cannot come from it; those of unknown provenance can.
+
+    Args:
+        header: The header of the directions.
+        record: The record of the capture; None if it is unknown.
+    """
+    if record is None:
+        return False
     extracted, captured = header["provenance"], record["provenance"]
     if record["kind"] != "contrast":
         return True
@@ -120,6 +130,20 @@ def foreign_origin(paths: CapturePaths) -> str:
         return origin_of(read_header(path_of(paths)), paths)
     except StoreError:
         return ""
+
+
+def only_directions(paths: CapturePaths) -> str:
+    """Say that a name without a capture is that of saved directions; empty if there are none.
+
+    Example:
+        >>> path = save_directions({16: extract_direction(data, 16)}, "only", store="runs", capture="mine")
+        >>> only_directions(locate("only", "runs"))
+        "it is the name of saved directions, which come from the capture 'mine'"
+    """
+    if not is_present(paths.directions):
+        return ""
+    origin = foreign_origin(paths)
+    return f"it is the name of saved directions{', which come from ' if origin else ''}{origin}"
 
 
 def origin_note(name: str | Path, *, store: str | Path | None = None) -> str:
@@ -201,6 +225,18 @@ def require_amendable(paths: CapturePaths) -> None:
         )
 
 
+def require_writable(paths: CapturePaths) -> None:
+    """Refuse a folder that cannot be written, or created.
+
+    Raises:
+        StoreError: It cannot.
+    """
+    folder = paths.store.absolute()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise StoreError(f"{existing} is not a writable folder", next_step=Remedy.CHOOSE_FOLDER)
+
+
 def require_free(paths: CapturePaths, *, force: bool, resume: bool = False) -> None:
     """Refuse a taken name or a read-only folder before any work is done.
 
@@ -215,10 +251,7 @@ def require_free(paths: CapturePaths, *, force: bool, resume: bool = False) -> N
         StoreError: The name is taken and `force` is off, directions from elsewhere have it, or the folder cannot be
             written.
     """
-    folder = paths.store.absolute()
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise StoreError(f"{existing} is not a writable folder", next_step=Remedy.CHOOSE_FOLDER)
+    require_writable(paths)
     complete, started = (paths.tensors, paths.record), (paths.plan, paths.replacement.plan)
     taken = [str(path) for path in (complete if resume else complete + started) if is_present(path)]
     if taken and not force and not (resume and paths.replacement.unfinished):

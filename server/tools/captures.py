@@ -182,7 +182,7 @@ def delete_capture(
 
 
 def _directions(store: Path) -> list[str]:
-    from engine.store.directions import list_directions
+    from engine.store.directions_catalog import list_directions
 
     return [visible(name) for name in list_directions(store)] if store.exists() else []
 
