@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
-import re
 from pathlib import Path
 
 from engine.errors import StoreError, nearest
@@ -14,13 +12,11 @@ from engine.records.files import VECTOR_FORMATS
 from engine.remedies import Remedy
 from engine.store.catalog import unknown_capture
 from engine.store.directions_catalog import derived_directions, list_directions
-from engine.store.locks import folder_lock, open_locked
-from engine.store.names import DIRECTIONS, PLAN, SHARD, UNFINISHED, CapturePaths, is_present, listed_name, locate
+from engine.store.locks import folder_lock
+from engine.store.names import DIRECTIONS, PLAN, CapturePaths, is_present, listed_name, locate
 from engine.store.ownership import foreign_origin, path_of
-from engine.store.plan import is_own_plan
+from engine.store.plan import UnopenedPlanError, delete_shards, hold_still, is_own_file, is_own_plan, remove_entry
 from engine.store.replace import finish_replacement
-
-_OWN_FILE = re.compile(rf"[0-9]+{re.escape(SHARD)}|{re.escape(PLAN)}|\..*{re.escape(UNFINISHED)}")
 
 
 def delete_directions(name: str | Path, *, store: str | Path | None = None) -> list[str]:
@@ -87,10 +83,11 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
         _, files, folders = _parts(name, store)  # another process may have renamed or deleted it
         deleted = _named(files, paths.store)
         for shards in folders:
-            _hold(shards, paths.name, held)
+            with contextlib.suppress(UnopenedPlanError):  # damaged captures can be deleted
+                held.enter_context(hold_still(CapturePaths(shards.parent, shards.name)))
         try:
             for path in files:
-                _remove(path)
+                remove_entry(path)
             for shards in folders:
                 deleted += [path.name for path in _remove_shards(shards)]
             with contextlib.suppress(OSError):  # there is none, or it holds other replacements
@@ -143,19 +140,6 @@ def kept_directions(name: str | Path, *, store: str | Path | None = None) -> lis
         others = [paths.name] if paths.exist and foreign_origin(paths) else []
         return [f"{other}{DIRECTIONS}" for other in [*others, *derived_directions(paths)]]
     return []
-
-
-def _hold(shards: Path, name: str, held: contextlib.ExitStack) -> None:
-    """Keep other processes from writing shards until `held` is closed; refuse if one does already."""
-    try:
-        plan = open_locked(shards / PLAN)
-    except OSError:
-        return  # no plan, or one that is not a regular file
-    if plan is None:
-        raise StoreError(f"another process is capturing {name!r} now", next_step=Remedy.WAIT)
-    held.enter_context(plan)
-    if os.name == "nt":  # pragma: no cover - Windows cannot delete an open file
-        held.close()
 
 
 def _names_directions(name: str | Path, store: str | Path | None) -> bool:
@@ -211,31 +195,14 @@ def _entries(folder: Path) -> dict[str, str]:
         return {}  # a missing store has no captures
 
 
-def _remove(path: Path) -> None:
-    """Remove a file, a link, or an empty folder."""
-    if path.is_dir() and not path.is_symlink():
-        path.rmdir()
-    else:
-        path.unlink()
-
-
 def _remove_shards(folder: Path) -> list[Path]:
-    """Remove the shards of a capture, then its plan and the folder; keep all other files.
-
-    A folder with other files and without a layerscope plan is left alone.
-    """
+    """Delete the shards of a capture, with the plan and the folder; refuse a folder of other files without a plan."""
     if folder.is_symlink():
         folder.unlink()
         return [folder]
-    files = sorted(folder.iterdir())
-    own = [path for path in files if _OWN_FILE.fullmatch(path.name)]
-    if own != files and not _has_plan(folder):
+    if not _has_plan(folder) and not all(is_own_file(path) for path in folder.iterdir()):
         raise StoreError(f"the folder {folder} holds files that are not shards", next_step="delete it yourself")
-    for path in own:
-        _remove(path)
-    with contextlib.suppress(OSError):  # the folder holds other files
-        folder.rmdir()
-    return [path for path in own if not path.name.startswith(".")]
+    return delete_shards(folder)
 
 
 def _has_plan(folder: Path) -> bool:
