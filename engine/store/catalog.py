@@ -86,15 +86,17 @@ def capture_names(folder: Path) -> list[str]:
 
 
 def unknown_capture(name: str, paths: CapturePaths) -> StoreError:
-    """Make the error for a name that no capture has; it suggests similar names in the store.
+    """Make the error for a name that no capture has; it names directions of that name, or suggests similar names.
 
     Args:
         name: The name as given.
         paths: Where the capture would be.
     """
-    hint = ""
+    from engine.store.ownership import only_directions
+
+    hint = only_directions(paths)
     with suppress(OSError):
-        hint = similar(name, capture_names(paths.store))
+        hint = hint or similar(name, capture_names(paths.store))
     return StoreError(
         f"there is no capture called {name!r} in the folder {str(paths.store)!r}{hint and f'; {hint}'}",
         next_step=paths.advice(Remedy.LIST_CAPTURES),

@@ -149,6 +149,8 @@ async def test_saved_directions_are_listed_described_and_deleted(app: Layerscope
         await call(client, "extract_direction", name="loudness", save_as="mine")
         (store / "broken.directions.safetensors").write_bytes(b"no header")
         assert (await call(client, "list_captures"))["directions"] == ["broken", "loudness", "mine"]
+        said = await refused(client, "rank_layers", name="mine")
+        assert "it is the name of saved directions, which come from the capture 'loudness'" in said
         assert (await call(client, "list_captures", name_contains="in"))["directions"] == ["mine"]
         assert (await call(client, "list_captures", concept="loudness"))["directions"] == []
         assert (await call(client, "describe_capture", name="loudness"))["directions"] is True
