@@ -128,7 +128,9 @@ def _require_present(paths: CapturePaths) -> None:
 
 def _require_free(target: CapturePaths) -> None:
     if not target.exist and path_of(target).exists():
-        raise StoreError(f"{path_of(target)} already exists", next_step="choose another name")
+        raise StoreError(
+            f"{path_of(target)} already exists", next_step="choose another name, or delete those directions first"
+        )
     try:
         require_free(target, force=False)
     except StoreError as error:  # its advice is for a capture
