@@ -8,8 +8,7 @@ from pathlib import Path
 from engine.errors import StoreError, visible
 from engine.inputs import user_path
 from engine.records.files import CaptureRecord
-from engine.remedies import Advice, Remedy
-from engine.store.names import DIRECTIONS, CapturePaths, locate, store_words
+from engine.store.names import DIRECTIONS, CapturePaths, locate, unreadable_store
 from engine.store.ownership import differ, find_own_record, path_of, read_header, read_header_and_width
 
 
@@ -31,10 +30,7 @@ def list_directions(store: str | Path) -> list[str]:
     try:
         files = [path.name for path in folder.iterdir() if path.name.endswith(DIRECTIONS)]
     except OSError as error:
-        raise StoreError(
-            f"the store {folder} cannot be read: {error.strerror}",
-            next_step=Advice(Remedy.CHOOSE_STORE, store_words(folder)),
-        ) from error
+        raise unreadable_store(folder, error) from error
     return sorted(name.removesuffix(DIRECTIONS) for name in files if not name.startswith("."))
 
 

@@ -182,7 +182,7 @@ def locate(name: str | Path, store: str | Path | None = None) -> CapturePaths:
 
     Raises:
         StoreError: The name contains a path, starts with a dot, is that of a folder, or leads out of the store through
-            a symbolic link.
+            a symbolic link; or the store is in a folder that the user may not open.
 
     Example:
         >>> locate("activations/smollm2_honesty.pt").record.as_posix()
@@ -194,14 +194,44 @@ def locate(name: str | Path, store: str | Path | None = None) -> CapturePaths:
     if not _NAME.fullmatch(plain):
         raise _invalid(plain)
     paths = CapturePaths(folder, plain)
+    require_open(folder)
     if given is not None and str(name).endswith(("/", os.sep)) and not paths.exist:
         raise StoreError(
             f"{str(name)!r} names a folder, not a capture", expected=f"a path that ends in a name, such as {name}mine"
         )
     for path in (paths.tensors, paths.record, paths.shards, paths.replacement.store, paths.replacement.shards):
-        if path.is_symlink():
+        if os.path.islink(path):  # noqa: PTH114 - `Path.is_symlink` raises an error if another user replaces the capture
             require_inside(path, folder)
     return paths
+
+
+def require_open(store: Path) -> None:
+    """Refuse a store in which the user may not look up files; a missing one is not refused.
+
+    Raises:
+        StoreError: It is one.
+    """
+    try:
+        (store / PLAN).lstat()
+    except PermissionError as error:
+        raise unreadable_store(store, error) from error
+    except OSError:  # there is no such file
+        return
+
+
+def unreadable_store(store: Path, error: OSError) -> StoreError:
+    """Make the error for a store folder that cannot be read.
+
+    Args:
+        store: The store folder.
+        error: Why not.
+    """
+    denied = isinstance(error, PermissionError)
+    return StoreError(
+        f"the store {store} cannot be read: {error.strerror}",
+        expected="a folder of captures",
+        next_step=Remedy.ASK_TO_READ if denied else Advice(Remedy.CHOOSE_STORE, store_words(store)),
+    )
 
 
 def locate_listed(name: str, store: str | Path) -> CapturePaths:
@@ -251,7 +281,7 @@ def _shown(name: str) -> str:
 def is_folder(given: str) -> bool:
     """Whether an output names a folder to save into: it ends with a slash or exists, and is no capture in shards."""
     path = user_path(given)
-    if not path.is_dir():
+    if not os.path.isdir(path):  # noqa: PTH112 - `Path.is_dir` raises an error in a folder that the user may not open
         return given.endswith(("/", os.sep))
     try:
         entries = os.listdir(path)  # noqa: PTH208 - names, not paths

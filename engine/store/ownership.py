@@ -12,6 +12,7 @@ import msgspec
 from engine.errors import StoreError, first_line
 from engine.records.files import CaptureRecord, DirectionsHeader
 from engine.remedies import Advice, Remedy
+from engine.store.files import unwritable_part
 from engine.store.names import DIRECTIONS, CapturePaths, is_present, locate, store_words
 from engine.store.record import read_record
 from engine.store.tensor_files import read_metadata
@@ -231,10 +232,8 @@ def require_writable(paths: CapturePaths) -> None:
     Raises:
         StoreError: It cannot.
     """
-    folder = paths.store.absolute()
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise StoreError(f"{existing} is not a writable folder", next_step=Remedy.CHOOSE_FOLDER)
+    if blocked := unwritable_part(paths.store):
+        raise StoreError(f"{blocked} is not a writable folder", next_step=Remedy.CHOOSE_FOLDER)
 
 
 def require_free(paths: CapturePaths, *, force: bool, resume: bool = False) -> None:
