@@ -124,7 +124,8 @@ def _ask(path: str) -> None:
             expected="--yes, or a terminal",
             next_step="add --yes to delete it",
         )
-    if not typer.confirm(visible(f"Delete {path} with its tensors and directions?"), err=True):
+    what = "" if path.endswith(DIRECTIONS) else " with its tensors and directions"
+    if not typer.confirm(visible(f"Delete {path}{what}?"), err=True):
         raise typer.Exit
 
 

@@ -20,9 +20,10 @@ from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
 from engine.records.captures import Provenance, describe_adapter
 from engine.records.files import CaptureRecord, count_prompts
+from engine.stats.comparison_rules import require_contrasts
 from engine.store.catalog import UNFINISHED_SHARDS, list_captures, show_capture, unfinished_saves
 from engine.store.names import DEFAULT_STORE, DIRECTIONS, PLAN, CapturePaths, capture_command, locate, store_option
-from engine.store.ownership import origin_warning
+from engine.store.ownership import origin_warning, require_amendable
 from engine.store.record import encode_record
 from engine.store.verify import has_checksums
 
@@ -96,6 +97,25 @@ def find_record(name: str, store: Path) -> CaptureRecord:
     from engine.store.read import describe_tensors
 
     return describe_tensors(path)
+
+
+def find_amendable(name: str, store: Path) -> CaptureRecord:
+    """Read the record of a contrast to which a measurement will be added, before the model is loaded.
+
+    Args:
+        name: A name in the store, or a path.
+        store: The store folder for plain names.
+
+    Raises:
+        RequestError: The capture is not a contrast.
+        StoreError: The capture does not exist, is unusable or has no record, or the store cannot be written.
+    """
+    record, paths = find_record(name, store), locate(capture_path(name, store))
+    if not paths.record.exists():
+        return show_capture(paths.tensors)  # refuses it
+    require_contrasts(record)
+    require_amendable(paths)
+    return record
 
 
 def _explain_suffix(name: str, store: Path) -> None:

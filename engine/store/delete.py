@@ -145,7 +145,7 @@ def kept_directions(name: str | Path, *, store: str | Path | None = None) -> lis
 def _names_directions(name: str | Path, store: str | Path | None) -> bool:
     """Whether a name is that of a file of directions, not of a capture."""
     path = user_path(name) if store is None else user_path(store) / name
-    return path.name.endswith(DIRECTIONS) and not path.is_dir()
+    return path.name.endswith(DIRECTIONS) and not is_present(path / PLAN)
 
 
 def _parts(name: str | Path, store: str | Path | None) -> tuple[CapturePaths, list[Path], list[Path]]:

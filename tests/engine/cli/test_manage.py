@@ -96,15 +96,19 @@ def test_the_path_of_a_directions_file_names_its_capture_and_deletes_only_itself
 
 
 @pytest.mark.usefixtures("store")
-def test_a_terminal_is_asked(layerscope: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_is_asked(
+    layerscope: Program, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
     monkeypatch.chdir(layerscope.folder)
-    monkeypatch.setattr(sys, "stdin", Terminal("n\ny\n"))
-    with pytest.raises(typer.Exit):
-        manage.delete("tiny_prompt")
+    monkeypatch.setattr(sys, "stdin", Terminal("n\nn\ny\n"))
+    for name, asked in (("tiny_prompt", " with its tensors and directions?"), ("x.directions.safetensors", "?")):
+        with pytest.raises(typer.Exit):
+            manage.delete(name)
+        assert f"{name}{asked}" in capsys.readouterr().err
     assert Path("activations/tiny_prompt.pt").exists()
     manage.delete("tiny_prompt", Path("activations"))
     assert not Path("activations/tiny_prompt.pt").exists()
