@@ -221,7 +221,7 @@ class Remedy(Enum):
     )
     RENAME_OR_REPLACE_DIRECTIONS = _Words(
         python="choose another name, or replace them with force=True",
-        command_line="choose another name, or replace them with --force",
+        command_line="choose another name with --output, or replace them with --force",
         server="choose another save_as, or replace=true",
         app="choose another name, or replace them: layerscope directions {capture} --force",
     )
