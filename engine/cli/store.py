@@ -231,7 +231,7 @@ def show(
 ) -> None:
     """Show how a capture was made, and its layer table."""
     from engine.store.directions_catalog import describe_directions
-    from engine.store.ownership import path_of
+    from engine.store.directions_header import path_of
 
     paths = locate(capture_path(name, store))
     if name.endswith(DIRECTIONS) or (not paths.exist and path_of(paths).exists()):

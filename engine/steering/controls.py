@@ -12,8 +12,9 @@ from engine.records.captures import ContrastData
 from engine.records.files import Direction
 from engine.stats.fitting import within_classes
 from engine.stats.groups import last_states
+from engine.store.directions_header import path_of, read_header
 from engine.store.names import locate
-from engine.store.ownership import origin_of, path_of, read_header
+from engine.store.ownership import origin_of
 from engine.store.read import load_contrast
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ from engine.records.files import VECTOR_FORMATS
 from engine.remedies import Remedy
 from engine.store.catalog import unknown_capture
 from engine.store.directions_catalog import derived_directions, list_directions
+from engine.store.directions_header import path_of
 from engine.store.locks import folder_lock
 from engine.store.names import DIRECTIONS, PLAN, CapturePaths, is_present, listed_name, locate
-from engine.store.ownership import foreign_origin, path_of
+from engine.store.ownership import foreign_origin
 from engine.store.plan import UnopenedPlanError, delete_shards, hold_still, is_own_file, is_own_plan, remove_entry
 from engine.store.replace import finish_replacement
 

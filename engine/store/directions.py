@@ -12,9 +12,10 @@ from engine.inputs import require_whole
 from engine.records.files import AUTO_METHOD, Direction, DirectionsHeader, DirectionSummary
 from engine.remedies import Remedy
 from engine.store.catalog import show_capture
+from engine.store.directions_header import SCHEMA, directions_advice, path_of, read_header
 from engine.store.locks import folder_lock
 from engine.store.names import DIRECTIONS, CapturePaths, locate
-from engine.store.ownership import SCHEMA, directions_advice, path_of, read_header, require_own_name, require_writable
+from engine.store.ownership import require_own_name, require_writable
 from engine.store.tensor_files import read_tensors, with_checksums
 
 

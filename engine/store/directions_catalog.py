@@ -8,8 +8,9 @@ from pathlib import Path
 from engine.errors import StoreError, visible
 from engine.inputs import user_path
 from engine.records.files import CaptureRecord
+from engine.store.directions_header import path_of, read_header, read_header_and_width
 from engine.store.names import DIRECTIONS, CapturePaths, locate, unreadable_store
-from engine.store.ownership import differ, find_own_record, path_of, read_header, read_header_and_width
+from engine.store.ownership import differ, find_own_record
 
 
 def list_directions(store: str | Path) -> list[str]:

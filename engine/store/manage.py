@@ -12,9 +12,10 @@ from engine.remedies import Remedy
 from engine.store.catalog import unknown_capture
 from engine.store.directions import load_directions, write_directions
 from engine.store.directions_catalog import derived_directions
+from engine.store.directions_header import path_of, read_header
 from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, is_present, locate
-from engine.store.ownership import foreign_origin, path_of, read_header, require_free
+from engine.store.ownership import foreign_origin, require_free
 from engine.store.plan import hold_still
 from engine.store.record import encode_record, read_record
 from engine.store.replace import finish_replacement, put_in_place

@@ -50,7 +50,7 @@ class CapturePaths:
 
     @property
     def directions(self) -> Path:
-        """The file of the capture's saved directions; it may be a link, see `engine.store.ownership.path_of`."""
+        """The file of the capture's saved directions; it may be a link, see `path_of`."""
         return self.store / f"{self.name}{DIRECTIONS}"
 
     def vectors(self, file_format: str) -> Path:

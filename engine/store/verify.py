@@ -12,9 +12,9 @@ from engine.inputs import user_path
 from engine.records.files import CaptureRecord
 from engine.remedies import Remedy
 from engine.store.catalog import UNFINISHED_SHARDS, list_captures, missing_part, unknown_capture
+from engine.store.directions_header import path_of, read_header
 from engine.store.files import open_regular
 from engine.store.names import DEFAULT_STORE, DIRECTIONS, CapturePaths, locate, shard_files
-from engine.store.ownership import path_of, read_header
 from engine.store.plan import read_plan
 from engine.store.record import read_record
 from engine.store.replace import finish_replacement

@@ -13,8 +13,9 @@ from engine.errors import RequestError
 from engine.plots.findings import layers_in_words
 from engine.plots.tokens_text import compared_methods, shown_token, tokens_aside
 from engine.records.files import AUTO_METHOD, METHODS, Direction, TokenReading, VectorFormat
+from engine.store.directions_header import path_of, read_header
 from engine.store.names import DIRECTIONS, CapturePaths, locate
-from engine.store.ownership import foreign_origin, origin_warning, path_of, read_header
+from engine.store.ownership import foreign_origin, origin_warning
 from server.jobs import ServerJob
 from server.tools.answer import Part, Reply, rounded, send
 from server.tools.jobs import JobOutline, JobResult, answer

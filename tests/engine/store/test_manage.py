@@ -22,9 +22,9 @@ import engine
 from engine.errors import StoreError
 from engine.records.captures import ActivationData, ContrastData
 from engine.store.delete import delete_directions, kept_directions
+from engine.store.directions_header import path_of, read_header
 from engine.store.locks import folder_lock
 from engine.store.names import locate
-from engine.store.ownership import path_of, read_header
 from engine.store.plan import hold_plan
 from engine.store.verify import Verification
 
