@@ -138,7 +138,9 @@ def test_without_a_comparison_the_scale_is_unknown(layerscope: Program, contrast
     refused = layerscope("directions", "v", "--format", "npz", "--output", "v.npz")
     assert_failed(refused, 2)
     assert "the norm of the states at layer 2 is not known" in refused.stderr
-    assert layerscope(*command).returncode == 5
+    refused = layerscope(*command)
+    assert_failed(refused, 5)
+    assert "already exists. Next: choose another name with --name, or replace them with --force" in refused.stderr
     assert layerscope(*command, "--force", "--compare", "loudness").returncode == 0
     assert layerscope("directions", "v", "--format", "npz", "--output", "v.npz").returncode == 0
     assert contrasts.exists()
