@@ -55,6 +55,12 @@ class Remedy(Enum):
         server="pass a file",
         app="use a file of prompts",
     )
+    ASK_TO_READ = _Words(
+        python="ask its owner for permission to read it, or choose another folder",
+        command_line="ask its owner for permission to read it, or choose another folder",
+        server=f"{_OPERATOR} that its store is not readable",
+        app="start with another store (layerscope tui FOLDER), or ask the owner of this one for permission to read it",
+    )
     CAPTURE_AGAIN = _Words(
         python="capture again and save with force=True",
         command_line="capture again with --force",
@@ -89,7 +95,7 @@ class Remedy(Enum):
         python="choose another folder, or save a capture into this one with save_activations",
         command_line="create one with `layerscope capture --concept honesty{output}`, or name another with --store",
         server=f"{_OPERATOR} that its store is not readable",
-        app="start with another store (layerscope tui FOLDER), or ask the owner of this one for permission to read it",
+        app="start with another store: layerscope tui FOLDER",
     )
     COMPILE_OR_START_AGAIN = _Words(
         python="make compiling possible here and repeat the call to resume, or start again: compiled=False, force=True",

@@ -9,7 +9,7 @@ from engine.models.placement import LoadOptions
 from engine.models.registry import find_source, list_models, user_registry_path
 from engine.records.models import ModelListing
 from engine.runtime import main_memory
-from engine.store.names import PLAN
+from engine.store.names import PLAN, require_open
 
 MOST_WAIT_S = 50.0
 """Maximum time that a call waits; clients give up after about 60 seconds."""
@@ -56,7 +56,9 @@ class ServerSettings:
             RequestError: The store is not a folder, or the folder of one capture; or an allowed model does not exist,
                 or goes by the same name as another.
             ModelError: The path of an allowed model holds no usable model.
+            StoreError: The store is in a folder that the user may not open.
         """
+        require_open(self.store)
         if self.store.exists() and not self.store.is_dir():
             raise RequestError(f"the store {self.store} is not a folder", next_step="give another with --store")
         if (self.store / PLAN).is_file():

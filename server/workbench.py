@@ -19,6 +19,7 @@ from engine.records.files import CaptureRecord
 from engine.remedies import Remedy
 from engine.store.catalog import capture_names, show_capture
 from engine.store.names import locate
+from engine.store.ownership import only_directions
 from server.jobs import Jobs
 from server.settings import ServerSettings
 
@@ -182,9 +183,8 @@ def find_capture(ctx: Ctx, name: str) -> CaptureRecord:
     paths = locate(name, store)
     if not paths.exist:
         names = capture_names(store) if store.exists() else []
-        raise RequestError(
-            f"there is no capture called {name!r}; {nearest(name, names)}", next_step=Remedy.LIST_CAPTURES
-        )
+        hint = only_directions(paths) or nearest(name, names)
+        raise RequestError(f"there is no capture called {name!r}; {hint}", next_step=Remedy.LIST_CAPTURES)
     return show_capture(name, store=store)
 
 

@@ -16,7 +16,7 @@ from engine.cli.store import Store, capture_path, find_record, is_path
 from engine.errors import RequestError, StoreError
 from engine.inputs import user_path
 from engine.models.placement import AUTO
-from engine.store.names import DEFAULT_STORE, PLAN, capture_command, locate
+from engine.store.names import DEFAULT_STORE, PLAN, capture_command, is_present, locate
 
 _GRACE_S = 2.0  # for a cancelled job to reach its next report
 
@@ -99,7 +99,8 @@ def _store_and_capture(what: str | None, store: Path) -> tuple[Path, str | None]
     if what is None:
         return store, None
     path = user_path(what)
-    if not (path / PLAN).is_file() and (path.is_dir() or what.endswith("/")):
+    is_folder = os.path.isdir(path)  # noqa: PTH112 - `Path.is_dir` raises an error if its parent may not be opened
+    if not is_present(path / PLAN) and (is_folder or what.endswith("/")):
         if store == DEFAULT_STORE:
             return path, None
         if is_path(what) or not locate(what, store).exist:

@@ -378,7 +378,7 @@ def _run(
 ) -> None:
     from engine.store.save import capture_and_save
 
-    before = _changed(request.paths)
+    before, started = _changed(request.paths), _saved_shards(request.paths)
     with narrator.steps() as steps:
         progress = partial(steps, "running prompts")
         try:
@@ -386,7 +386,8 @@ def _run(
         except KeyboardInterrupt:
             if not processes.is_main or request.paths is None:
                 raise
-            raise Interrupted(_left(request, request.paths, before, named)) from None
+            untouched = request.force and _saved_shards(request.paths) == started
+            raise Interrupted(_left(request, request.paths, before, named, untouched=untouched)) from None
     if paths.in_shards:
         narrator.say(f"saved {paths.shards}{os.sep} and {paths.record.name}")
     else:
@@ -402,6 +403,15 @@ def _changed(paths: CapturePaths | None) -> int:
         return 0
 
 
+def _saved_shards(paths: CapturePaths | None) -> list[tuple[Path, int]]:
+    """The plan and the shards of an unfinished capture, each with its modification time; empty without one."""
+    place = paths.started if paths else None
+    files = [place.plan, *shard_files(place)] if place else []
+    with suppress(OSError):  # another process deletes them
+        return [(file, file.stat().st_mtime_ns) for file in files]
+    return []
+
+
 def _without_specificity(paths: CapturePaths, model: str) -> str:
     again = specificity_command(show_capture(paths.record), paths, model)
     return f"interrupted after the capture was saved{'; to compare it with its neighbours: ' if again else ''}{again}"
@@ -413,7 +423,7 @@ def _saved_before(place: CapturePaths) -> str:
     return f"{saved} of {total} shards of the unfinished capture in {place.shards}{os.sep} are unchanged"
 
 
-def _left(request: CaptureRequest, paths: CapturePaths, before: int, model: str) -> str:
+def _left(request: CaptureRequest, paths: CapturePaths, before: int, model: str, *, untouched: bool) -> str:
     """What an interrupted capture leaves, and the command that resumes it.
 
     Args:
@@ -421,6 +431,7 @@ def _left(request: CaptureRequest, paths: CapturePaths, before: int, model: str)
         paths: Where it was to be saved.
         before: When the record of the capture to be replaced was last changed; 0 if there was none.
         model: The model as the user named it.
+        untouched: Whether the shards were saved before, perhaps with other settings, which would not be resumed.
     """
     finish_replacement(paths)
     after = _changed(paths)
@@ -431,6 +442,8 @@ def _left(request: CaptureRequest, paths: CapturePaths, before: int, model: str)
     if place is None:
         advice = "" if request.always_shards else "; --shards makes a capture resumable"
         return f"interrupted before anything was saved{'; ' if previous else ''}{previous}{advice}"
+    if untouched:
+        return f"interrupted; {_saved_before(place)}"
     total, saved = len(shard_starts(read_plan(place.plan))), len(shard_files(place))
     again = [part for part in sys.argv[1:] if not _FORCE.fullmatch(part)]  # once finished, it would be replaced
     return (

@@ -20,10 +20,12 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from engine.errors import LayerscopeError, visible
+from engine.errors import LayerscopeError, StoreError, visible
+from engine.inputs import user_path
 from engine.plots.layers_text import WIDTH
 from engine.plots.visible_text import VisibleConsole
 from engine.runtime import Steps
+from engine.store.files import unwritable_part
 from engine.store.names import is_folder
 
 log = logging.getLogger(__name__)
@@ -328,17 +330,25 @@ def print_lines(text: str) -> None:
 
 
 def figure_file(given: str | None) -> str | None:
-    """Refuse a figure of an unknown format before anything runs: a callback of options.
+    """Refuse a figure of an unknown format, or in a folder that cannot be written, before anything runs: a callback.
 
     A folder is not refused: `output_path` adds a name.
 
     Raises:
         RequestError: The suffix is not supported.
+        StoreError: The file cannot be written.
     """
-    if given is not None and not is_folder(given):
+    if given is None:
+        return None
+    folder = user_path(given)
+    if not is_folder(given):
         from engine.plots.style import require_format
 
-        require_format(given)
+        folder = require_format(given).parent
+    if blocked := unwritable_part(folder):
+        raise StoreError(
+            f"{given} cannot be written: {blocked} is not a writable folder", next_step="choose another path"
+        )
     return given
 
 

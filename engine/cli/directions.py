@@ -22,7 +22,7 @@ from engine.errors import RequestError
 from engine.models.placement import AUTO, LoadOptions
 from engine.plots.tokens_text import compared_methods, tokens_as_text
 from engine.records.files import AUTO_METHOD, METHODS, VECTOR_FORMATS
-from engine.store.names import DEFAULT_STORE, locate, output_path
+from engine.store.names import DEFAULT_STORE, DIRECTIONS, locate, output_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -82,7 +82,7 @@ def directions(
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace existing directions of that name.")] = False,
 ) -> None:
     """Extract and save the direction of a contrast at every layer."""
-    from engine.store.directions import SUFFIX, extract_captured, save_directions
+    from engine.store.directions import extract_captured, save_directions
 
     narrator = Narrator(quiet=False)
     if file_format is not None:
@@ -90,13 +90,13 @@ def directions(
             raise RequestError(
                 "--format needs a file", next_step=f"add --output {shlex.quote(f'{name}.{file_format}')}"
             )
-        target = output_path(output, f"{capture_path(name.removesuffix(SUFFIX), store).name}.{file_format}")
+        target = output_path(output, f"{capture_path(name, store).name}.{file_format}")
         _export(narrator, name, store, method, file_format, unit or "norm", target, force=force)
         return
     if unit is not None:
         raise RequestError("--unit is the unit of exported vectors", next_step="add --format, or omit --unit")
     kind = Path(output or "").suffix.lower().removeprefix(".")
-    if output and kind in VECTOR_FORMATS and not output.endswith(SUFFIX):
+    if output and kind in VECTOR_FORMATS and not output.endswith(DIRECTIONS):
         raise RequestError(f"{output} is the name of a file of control vectors", next_step=f"add --format {kind}")
     path = capture_path(name, store)
     found, leading = extract_captured(path, method or AUTO_METHOD)
@@ -125,10 +125,10 @@ def vectors_of(name: str, store: Path, method: str | None = None) -> "tuple[dict
     Returns:
         Layer to direction, and the top-ranked layer; None without a ranking.
     """
-    from engine.store.directions import SUFFIX, extract_captured, load_directions
+    from engine.store.directions import extract_captured, load_directions
 
-    path = capture_path(name.removesuffix(SUFFIX), store)
-    if method is None and (name.endswith(SUFFIX) or not locate(path).exist):
+    path = capture_path(name, store)
+    if method is None and (name.endswith(DIRECTIONS) or not locate(path).exist):
         return load_directions(path)
     return extract_captured(path, method or METHODS[0])
 
@@ -206,9 +206,8 @@ def read(
     if output:
         from engine.plots.style import save_figure
         from engine.plots.tokens_figure import draw_tokens
-        from engine.store.directions import SUFFIX
 
-        file = output_path(output, f"{capture_path(name.removesuffix(SUFFIX), store).name}_tokens.png")
+        file = output_path(output, f"{capture_path(name, store).name}_tokens.png")
         narrator.say(f"saved {save_figure(partial(draw_tokens, reading), file, title=prompt)}")
 
 

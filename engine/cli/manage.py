@@ -109,7 +109,7 @@ def delete(
     # Damaged files may have names that no capture can have, so the name is left to the engine.
     folder = None if is_path(name) else store
     kept = kept_directions(name, store=folder)
-    own = locate(name.removesuffix(DIRECTIONS), folder) if kept else None
+    own = locate(name, folder) if kept else None
     for deleted in delete_capture(name, store=folder):
         narrator.say(visible(f"deleted {deleted}"))
     for other in kept:
@@ -124,7 +124,8 @@ def _ask(path: str) -> None:
             expected="--yes, or a terminal",
             next_step="add --yes to delete it",
         )
-    if not typer.confirm(visible(f"Delete {path} with its tensors and directions?"), err=True):
+    what = "" if path.endswith(DIRECTIONS) else " with its tensors and directions"
+    if not typer.confirm(visible(f"Delete {path}{what}?"), err=True):
         raise typer.Exit
 
 

@@ -19,7 +19,7 @@ from engine.cli.load_options import (
     load_captured_model,
     read_load_options,
 )
-from engine.cli.store import capture_path, find_record, specificity_command
+from engine.cli.store import capture_path, find_amendable, find_record, specificity_command
 from engine.concepts.text_files import PromptFile, open_prompts
 from engine.errors import RequestError
 from engine.models.placement import AUTO
@@ -30,11 +30,9 @@ from engine.plots.specificity_text import specificity_as_text
 from engine.records.causal import CausalRanking
 from engine.records.files import CaptureRecord, causal_warnings
 from engine.records.results import may_be_best
-from engine.stats.comparison_rules import require_contrasts
 from engine.stats.scores import DEFAULT_SCORE, SCORES, ScoredLayer, find_score, order_layers
 from engine.steering.causal_request import CausalRequest
 from engine.store.names import DEFAULT_STORE, locate
-from engine.store.ownership import require_amendable
 
 HELP = """Rank the layers of a contrast, with 95% intervals, ties and permutation p-values.
 
@@ -128,13 +126,11 @@ def rank(
     wanted = {key: value for key, value in given.items() if value is not None}
     if not causal and (wanted or neutral or model or dtype or device_map):
         raise RequestError("these options choose how to steer, which needs --causal", next_step="add --causal")
-    record = find_record(name, store)
+    record = find_amendable(name, store) if causal else find_record(name, store)
     if causal:
         narrator = Narrator(quiet=quiet)
         request = CausalRequest(**wanted)  # type: ignore[arg-type]  # the keys are its fields
         lines = None if neutral is None else _lines(neutral)
-        require_contrasts(record)
-        require_amendable(locate(capture_path(name, store)))  # fail before the model is loaded
         loaded, tokenizer = load_captured_model(record["provenance"], model, dtype, options, narrator)
         from engine.steering.causal_store import add_causal_ranking
 

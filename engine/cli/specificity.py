@@ -9,12 +9,11 @@ from rich.text import Text
 
 from engine.cli.console import Command, Narrator, print_data, print_json
 from engine.cli.load_options import DeviceMap, MaxMemory, OtherDtype, OtherModel, load_captured_model, read_load_options
-from engine.cli.store import capture_path, find_record
+from engine.cli.store import capture_path, find_amendable, find_record
 from engine.models.placement import AUTO
 from engine.plots.findings import describe_neighbours
 from engine.plots.specificity_text import specificity_as_text
-from engine.store.names import DEFAULT_STORE, locate
-from engine.store.ownership import require_amendable
+from engine.store.names import DEFAULT_STORE
 
 HELP = """Compare a contrast with its neighbours: is it this concept, or another one?
 
@@ -44,8 +43,7 @@ def specificity(
 ) -> None:
     """Compare a contrast with its neighbours."""
     narrator, options = Narrator(quiet=quiet), read_load_options(dtype or AUTO, device_map, max_memory)
-    record = find_record(name, store)
-    require_amendable(locate(capture_path(name, store)))  # fail before the model is loaded
+    record = find_amendable(name, store)
     loaded, tokenizer = load_captured_model(record["provenance"], model, dtype, options, narrator)
     from engine.store.specificity import add_specificity
 

@@ -20,14 +20,15 @@ from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
 from engine.records.captures import Provenance, describe_adapter
 from engine.records.files import CaptureRecord, count_prompts
+from engine.stats.comparison_rules import require_contrasts
 from engine.store.catalog import UNFINISHED_SHARDS, list_captures, show_capture, unfinished_saves
-from engine.store.names import DEFAULT_STORE, PLAN, CapturePaths, capture_command, locate, store_option
-from engine.store.ownership import origin_warning
+from engine.store.names import DEFAULT_STORE, DIRECTIONS, PLAN, CapturePaths, capture_command, locate, store_option
+from engine.store.ownership import origin_warning, require_amendable
 from engine.store.record import encode_record
 from engine.store.verify import has_checksums
 
 if TYPE_CHECKING:
-    from engine.store.directions import SavedDirections
+    from engine.store.directions_catalog import SavedDirections
 
 _RESPONSES_SHOWN, _EXCERPT = 3, 200
 
@@ -89,16 +90,45 @@ def find_record(name: str, store: Path) -> CaptureRecord:
             f"there is no capture called {name!r} in the folder {str(store)!r}",
             next_step=f"to use the shards in the folder {name!r} here, write ./{name}",
         )
-    if not paths.exist and name == Path(name).name and name.endswith((".pt", ".json")):
-        raise StoreError(
-            f"there is no file called {name!r} in this folder",
-            next_step=f"for a capture in the folder {str(store)!r}, omit the suffix: {paths.name}",
-        )
+    if not paths.exist:
+        _explain_suffix(name, store)
     if paths.record.exists() or not paths.tensors.exists():
         return show_capture(path)
     from engine.store.read import describe_tensors
 
     return describe_tensors(path)
+
+
+def find_amendable(name: str, store: Path) -> CaptureRecord:
+    """Read the record of a contrast to which a measurement will be added, before the model is loaded.
+
+    Args:
+        name: A name in the store, or a path.
+        store: The store folder for plain names.
+
+    Raises:
+        RequestError: The capture is not a contrast.
+        StoreError: The capture does not exist, is unusable or has no record, or the store cannot be written.
+    """
+    record, paths = find_record(name, store), locate(capture_path(name, store))
+    if not paths.record.exists():
+        return show_capture(paths.tensors)  # refuses it
+    require_contrasts(record)
+    require_amendable(paths)
+    return record
+
+
+def _explain_suffix(name: str, store: Path) -> None:
+    """Refuse a file name without a folder, which does not name a capture in the store.
+
+    Raises:
+        StoreError: It is one.
+    """
+    if name == Path(name).name and name.endswith((".pt", ".json", DIRECTIONS)):
+        raise StoreError(
+            f"there is no file called {name!r} in this folder",
+            next_step=f"for a capture in the folder {str(store)!r}, omit the suffix: {locate(name).name}",
+        )
 
 
 def capture_path(name: str, store: Path) -> Path:
@@ -163,7 +193,7 @@ def list_store(
     as_json: AsJson = False,
 ) -> None:
     """List the captures of a store, newest first."""
-    from engine.store.directions import directions_alone
+    from engine.store.directions_catalog import directions_alone
 
     entries = list_captures(store, concept=concept, model=model)
     alone = directions_alone(store, concept=concept, model=model)
@@ -200,11 +230,13 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show how a capture was made, and its layer table."""
-    from engine.store.directions import SUFFIX, describe_directions
-    from engine.store.ownership import path_of
+    from engine.store.directions_catalog import describe_directions
+    from engine.store.directions_header import path_of
 
-    paths = locate(capture_path(name.removesuffix(SUFFIX), store))
-    if name.endswith(SUFFIX) or (not paths.exist and path_of(paths).exists()):
+    paths = locate(capture_path(name, store))
+    if name.endswith(DIRECTIONS) or (not paths.exist and path_of(paths).exists()):
+        if not path_of(paths).exists():
+            _explain_suffix(name, store)
         found = describe_directions(paths.store / paths.name)
         if as_json:
             print_json(msgspec.json.format(msgspec.json.encode(found)))

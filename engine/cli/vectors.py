@@ -8,9 +8,10 @@ import typer
 
 from engine.cli.console import Command, CommandGroup, Narrator, print_data, print_json, print_lines
 from engine.cli.directions import Store, saved_path, vectors_of
-from engine.errors import RequestError
+from engine.errors import RequestError, StoreError
 from engine.records.files import VECTOR_ORIGINS
-from engine.store.names import DEFAULT_STORE
+from engine.store.directions_header import path_of
+from engine.store.names import DEFAULT_STORE, locate
 
 HELP = """Import the control vectors of other tools, to read and steer with.
 
@@ -58,12 +59,17 @@ def import_vectors(
     from engine.steering.vectors import direction_cosines, import_directions
     from engine.store.directions import save_directions
 
+    target = saved_path(name, file.stem, store)
+    if not force and (taken := path_of(locate(target))).exists():
+        raise StoreError(
+            f"{taken} already exists", next_step="choose another name with --name, or replace them with --force"
+        )
     narrator = Narrator(quiet=False)
     own = None if compare is None else vectors_of(compare, store)[0]
     with narrator.engine_log():
         found = import_directions(file, origin, model=model, own=own)
     cosines = direction_cosines(found, own) if own else {}
-    saved = save_directions(found, saved_path(name, file.stem, store), force=force)
+    saved = save_directions(found, target, force=force)
     narrator.say(f"saved {len(found)} directions, layers {min(found)} to {max(found)}")
     if any("norm" not in direction for direction in found.values()):
         narrator.say("their scale is unknown: to steer in units of the states' norm, import with --compare CAPTURE")

@@ -4,8 +4,11 @@ Every error names the line or row.
 """
 
 import csv
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +30,10 @@ from engine.concepts.rows import (
 )
 from engine.errors import RequestError, nearest
 from engine.inputs import plain_texts, user_path
+
+log = logging.getLogger(__name__)
+
+_MISSPELT = 0.85  # similarity to `response`, above that of `response_id`
 
 
 class WrittenPrompt(NamedTuple):
@@ -103,7 +110,7 @@ def open_prompts(path: str | Path) -> PromptFile:
         path: UTF-8 file or dataset folder. `.txt`: one prompt per line. `.jsonl`: one object per line, with the field
             `prompt`. `.csv`: a header line with a column `prompt`. A dataset: a folder written by `save_to_disk` of
             the `datasets` library, which must be installed, with a column `prompt`. A field `response`, if there is
-            one, is the response to the prompt. Other fields are ignored.
+            one, is the response to the prompt. Other fields are ignored, with a warning if one looks like `response`.
 
     Raises:
         RequestError: The file type is not supported, the file cannot be read, or it does not start with a valid
@@ -120,7 +127,18 @@ def open_prompts(path: str | Path) -> PromptFile:
         raise RequestError(
             f"{file.path} contains no prompts{': all of its lines are blank' if blank else ''}", expected="at least one"
         )
+    if not file.answered:
+        _warn_of_misspelt(file.path)
     return file
+
+
+def _warn_of_misspelt(path: Path) -> None:
+    """Log a warning if a field of the first prompt looks like a misspelt `response`."""
+    rows = {".jsonl": partial(jsonl_rows, path, ""), ".csv": partial(csv_rows, path)}.get(path.suffix.lower())
+    first = next(rows(), None) if rows else None
+    for field in first[1] if first else {}:
+        if get_close_matches(field.lower(), ["response"], cutoff=_MISSPELT):
+            log.warning("%s: the field %r is ignored; a response is read from the field 'response'", path.name, field)
 
 
 def named_prompts(prompts: Iterable[str] | PromptFile, what: str) -> list[tuple[str, str]]:

@@ -12,9 +12,9 @@ from engine.records.captures import ContrastData
 from engine.records.files import Direction
 from engine.stats.fitting import within_classes
 from engine.stats.groups import last_states
-from engine.store.directions import SUFFIX
+from engine.store.directions_header import path_of, read_header
 from engine.store.names import locate
-from engine.store.ownership import path_of, read_header
+from engine.store.ownership import origin_of
 from engine.store.read import load_contrast
 
 if TYPE_CHECKING:
@@ -93,10 +93,12 @@ def load_source(name: str | Path, *, store: str | Path | None = None) -> Contras
     Raises:
         StoreError: The directions file is damaged.
     """
-    paths = locate(str(name).removesuffix(SUFFIX), store)
-    header = path_of(paths)
-    capture = read_header(header)["capture"] if header.exists() else paths.name
+    paths = locate(name, store)
+    header = read_header(path_of(paths)) if path_of(paths).exists() else None
     try:
-        return load_contrast(capture, store=paths.store)
+        source = locate(header["capture"], paths.store) if header else paths
+        if header and origin_of(header, source):  # of a file, or of a capture of that name in another store
+            return None
+        return load_contrast(source.name, store=source.store)
     except (StoreError, RequestError):
         return None

@@ -1,5 +1,6 @@
 """List the captures of a store from their JSON records; loads no torch."""
 
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +9,7 @@ from pathlib import Path
 from engine.errors import StoreError, similar, visible
 from engine.inputs import user_path
 from engine.records.files import CaptureRecord
-from engine.remedies import Advice, Remedy
+from engine.remedies import Remedy
 from engine.store.files import regular_size, require_inside
 from engine.store.names import (
     DEFAULT_STORE,
@@ -21,7 +22,7 @@ from engine.store.names import (
     locate,
     locate_listed,
     shard_files,
-    store_words,
+    unreadable_store,
 )
 from engine.store.record import read_record
 from engine.store.replace import read_whole
@@ -66,11 +67,7 @@ def list_captures(
     try:
         names = capture_names(folder)
     except OSError as error:
-        raise StoreError(
-            f"the store {folder} cannot be read: {error.strerror}",
-            expected="a folder of captures",
-            next_step=Advice(Remedy.CHOOSE_STORE, store_words(folder)),
-        ) from error
+        raise unreadable_store(folder, error) from error
     entries = [_entry(folder, name) for name in names]
     wanted = [entry for entry in entries if _matches(entry, concept, model)]
     return sorted(wanted, key=lambda entry: entry.record["created"] if entry.record else "", reverse=True)
@@ -86,15 +83,17 @@ def capture_names(folder: Path) -> list[str]:
 
 
 def unknown_capture(name: str, paths: CapturePaths) -> StoreError:
-    """Make the error for a name that no capture has; it suggests similar names in the store.
+    """Make the error for a name that no capture has; it names directions of that name, or suggests similar names.
 
     Args:
         name: The name as given.
         paths: Where the capture would be.
     """
-    hint = ""
+    from engine.store.ownership import only_directions
+
+    hint = only_directions(paths)
     with suppress(OSError):
-        hint = similar(name, capture_names(paths.store))
+        hint = hint or similar(name, capture_names(paths.store))
     return StoreError(
         f"there is no capture called {name!r} in the folder {str(paths.store)!r}{hint and f'; {hint}'}",
         next_step=paths.advice(Remedy.LIST_CAPTURES),
@@ -120,7 +119,8 @@ def _show(paths: CapturePaths) -> CaptureRecord:
         raise unknown_capture(paths.name, paths)
     entry = _entry(paths.store, paths.name)
     if entry.record is None:
-        step = Remedy.RESUME if paths.unfinished else Remedy.CAPTURE_AGAIN
+        denied = is_present(paths.record) and not os.access(paths.record, os.R_OK)
+        step = Remedy.RESUME if paths.unfinished else Remedy.ASK_TO_READ if denied else Remedy.CAPTURE_AGAIN
         problem = entry.problem.removesuffix(_RESUME)  # the next step says it
         raise StoreError(f"the capture {paths.name!r} cannot be used: {problem}", next_step=step)
     return entry.record

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
-import re
 from pathlib import Path
 
 from engine.errors import StoreError, nearest
@@ -13,14 +11,13 @@ from engine.inputs import user_path
 from engine.records.files import VECTOR_FORMATS
 from engine.remedies import Remedy
 from engine.store.catalog import unknown_capture
-from engine.store.directions import SUFFIX, derived_directions, list_directions
-from engine.store.locks import folder_lock, open_locked
-from engine.store.names import PLAN, SHARD, UNFINISHED, CapturePaths, is_present, listed_name, locate
-from engine.store.ownership import foreign_origin, path_of
-from engine.store.plan import is_own_plan
+from engine.store.directions_catalog import derived_directions, list_directions
+from engine.store.directions_header import path_of
+from engine.store.locks import folder_lock
+from engine.store.names import DIRECTIONS, PLAN, CapturePaths, is_present, listed_name, locate
+from engine.store.ownership import foreign_origin
+from engine.store.plan import UnopenedPlanError, delete_shards, hold_still, is_own_file, is_own_plan, remove_entry
 from engine.store.replace import finish_replacement
-
-_OWN_FILE = re.compile(rf"[0-9]+{re.escape(SHARD)}|{re.escape(PLAN)}|\..*{re.escape(UNFINISHED)}")
 
 
 def delete_directions(name: str | Path, *, store: str | Path | None = None) -> list[str]:
@@ -36,7 +33,7 @@ def delete_directions(name: str | Path, *, store: str | Path | None = None) -> l
     Raises:
         StoreError: There are no directions under that name, or the file cannot be deleted.
     """
-    paths = locate(str(name).removesuffix(SUFFIX), store)
+    paths = locate(name, store)
     _require_directions(paths)  # first, because the lock would create the folder
     with folder_lock(paths.store):
         _require_directions(paths)  # another process may have renamed or deleted them
@@ -62,7 +59,7 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
     elsewhere, until no capture has the name. The record is deleted first; an interrupted
     deletion leaves tensors that the catalog lists as having no record. The parts of an interrupted causal ranking in
     the user's cache folder are deleted last. Everything that `list_captures` lists can be deleted, damaged or not.
-    Links are removed, never followed.
+    Links are removed, never followed. The path of a file of directions deletes no more than `delete_directions`.
 
     Args:
         name: A name as listed, when `store` is given; else a path, with or without suffix.
@@ -79,16 +76,19 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
         >>> delete_capture("draft")
         ['draft.json', 'draft.pt']
     """
+    if _names_directions(name, store):
+        return delete_directions(name, store=store)
     paths, _, _ = _parts(name, store)  # first, because the lock would create the folder
     finish_replacement(paths)
     with folder_lock(paths.store), contextlib.ExitStack() as held:
         _, files, folders = _parts(name, store)  # another process may have renamed or deleted it
         deleted = _named(files, paths.store)
         for shards in folders:
-            _hold(shards, paths.name, held)
+            with contextlib.suppress(UnopenedPlanError):  # damaged captures can be deleted
+                held.enter_context(hold_still(CapturePaths(shards.parent, shards.name)))
         try:
             for path in files:
-                _remove(path)
+                remove_entry(path)
             for shards in folders:
                 deleted += [path.name for path in _remove_shards(shards)]
             with contextlib.suppress(OSError):  # there is none, or it holds other replacements
@@ -126,32 +126,27 @@ def capture_files(name: str | Path, *, store: str | Path | None = None) -> list[
 def kept_directions(name: str | Path, *, store: str | Path | None = None) -> list[str]:
     """Names of the files that `delete_capture` would keep: directions of the capture under other names, and of others.
 
-    Directions of the capture's name that come from elsewhere are first.
+    Directions of the capture's name that come from elsewhere are first. The path of a file of directions keeps none.
 
     Args:
         name: See `delete_capture`.
         store: See `delete_capture`.
     """
+    if _names_directions(name, store):
+        return []
     folder = user_path(name).parent if store is None else user_path(store)
     plain = user_path(name).name if store is None else str(name)
     with contextlib.suppress(StoreError):  # a damaged capture may have a name that none can have
-        paths = locate(plain.removesuffix(SUFFIX), folder)
+        paths = locate(plain, folder)
         others = [paths.name] if paths.exist and foreign_origin(paths) else []
-        return [f"{other}{SUFFIX}" for other in [*others, *derived_directions(paths.name, folder)]]
+        return [f"{other}{DIRECTIONS}" for other in [*others, *derived_directions(paths)]]
     return []
 
 
-def _hold(shards: Path, name: str, held: contextlib.ExitStack) -> None:
-    """Keep other processes from writing shards until `held` is closed; refuse if one does already."""
-    try:
-        plan = open_locked(shards / PLAN)
-    except OSError:
-        return  # no plan, or one that is not a regular file
-    if plan is None:
-        raise StoreError(f"another process is capturing {name!r} now", next_step=Remedy.WAIT)
-    held.enter_context(plan)
-    if os.name == "nt":  # pragma: no cover - Windows cannot delete an open file
-        held.close()
+def _names_directions(name: str | Path, store: str | Path | None) -> bool:
+    """Whether a name is that of a file of directions, not of a capture."""
+    path = user_path(name) if store is None else user_path(store) / name
+    return path.name.endswith(DIRECTIONS) and not is_present(path / PLAN)
 
 
 def _parts(name: str | Path, store: str | Path | None) -> tuple[CapturePaths, list[Path], list[Path]]:
@@ -168,7 +163,7 @@ def _parts(name: str | Path, store: str | Path | None) -> tuple[CapturePaths, li
     own = sorted(folder / file_name for file_name, listed in entries.items() if listed == asked)
     files = [path for path in own if path.name.endswith((".json", ".pt"))]
     folders = [path for path in own if path not in files]
-    directions = [folder / f"{asked}{SUFFIX}"] if f"{asked}{SUFFIX}" in entries else []
+    directions = [folder / f"{asked}{DIRECTIONS}"] if f"{asked}{DIRECTIONS}" in entries else []
     paths = CapturePaths(folder, asked)
     directions += _exported(paths)
     if not paths.replacement.store.is_symlink():
@@ -201,31 +196,14 @@ def _entries(folder: Path) -> dict[str, str]:
         return {}  # a missing store has no captures
 
 
-def _remove(path: Path) -> None:
-    """Remove a file, a link, or an empty folder."""
-    if path.is_dir() and not path.is_symlink():
-        path.rmdir()
-    else:
-        path.unlink()
-
-
 def _remove_shards(folder: Path) -> list[Path]:
-    """Remove the shards of a capture, then its plan and the folder; keep all other files.
-
-    A folder with other files and without a layerscope plan is left alone.
-    """
+    """Delete the shards of a capture, with the plan and the folder; refuse a folder of other files without a plan."""
     if folder.is_symlink():
         folder.unlink()
         return [folder]
-    files = sorted(folder.iterdir())
-    own = [path for path in files if _OWN_FILE.fullmatch(path.name)]
-    if own != files and not _has_plan(folder):
+    if not _has_plan(folder) and not all(is_own_file(path) for path in folder.iterdir()):
         raise StoreError(f"the folder {folder} holds files that are not shards", next_step="delete it yourself")
-    for path in own:
-        _remove(path)
-    with contextlib.suppress(OSError):  # the folder holds other files
-        folder.rmdir()
-    return [path for path in own if not path.name.startswith(".")]
+    return delete_shards(folder)
 
 
 def _has_plan(folder: Path) -> bool:

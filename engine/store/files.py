@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from io import BufferedReader
 from pathlib import Path
 
 from engine.errors import StoreError
 from engine.regular import IrregularFileError, open_regular_file, require_regular
+from engine.remedies import Remedy
 
 
 def open_regular(path: Path, store: Path) -> BufferedReader:
@@ -48,6 +50,18 @@ def regular_size(path: Path) -> int:
     return found.st_size
 
 
+def unwritable_part(folder: Path) -> Path | None:
+    """What keeps files from being put in a folder, which is created if missing: its nearest existing part, or None.
+
+    Example:
+        >>> unwritable_part(Path("new/folder")) is None
+        True
+    """
+    whole = folder.absolute()
+    existing = next(part for part in (whole, *whole.parents) if os.path.exists(part))  # noqa: PTH110 - raises no error
+    return None if existing.is_dir() and os.access(existing, os.W_OK) else existing
+
+
 def require_inside(path: Path, store: Path) -> None:
     """Refuse a path whose links lead out of a store.
 
@@ -66,7 +80,8 @@ def _said(path: Path, error: OSError) -> Exception:
     if isinstance(error, IrregularFileError):
         return StoreError(f"{path} is {error.strerror}", next_step="remove it, or move it elsewhere")
     if not isinstance(error, FileNotFoundError):
-        return StoreError(f"{path} cannot be read: {error.strerror}")
+        denied = isinstance(error, PermissionError)
+        return StoreError(f"{path} cannot be read: {error.strerror}", next_step=Remedy.ASK_TO_READ if denied else "")
     if path.is_symlink():
         return StoreError(f"{path} is a link to a file that does not exist", next_step="remove the link")
     return error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import errno
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -10,11 +10,13 @@ from engine.errors import StoreError
 from engine.records.files import VECTOR_FORMATS, CaptureRecord
 from engine.remedies import Remedy
 from engine.store.catalog import unknown_capture
-from engine.store.directions import derived_directions, load_directions, write_directions
+from engine.store.directions import load_directions, write_directions
+from engine.store.directions_catalog import derived_directions
+from engine.store.directions_header import path_of, read_header
 from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, is_present, locate
-from engine.store.ownership import foreign_origin, path_of, read_header, require_free
-from engine.store.plan import hold_plan
+from engine.store.ownership import foreign_origin, require_free
+from engine.store.plan import hold_still
 from engine.store.record import encode_record, read_record
 from engine.store.replace import finish_replacement, put_in_place
 from engine.store.unfinished import claim
@@ -54,32 +56,46 @@ def rename_capture(name: str | Path, new: str, *, store: str | Path | None = Non
     with folder_lock(old.store), ExitStack() as held:
         _require_present(old)  # another process may have renamed or deleted it
         _require_free(target)
+        made: list[Path] = []
         try:
             put_in_place(old)  # one that has been completed since
-            _hold(old, held)
-            record = _renamed(read_record(old.record), target) if old.record.exists() else None
+            for place in (old, old.replacement):
+                if place.in_shards:
+                    held.enter_context(hold_still(place))
+            record = read_record(old.record) if old.record.exists() else None
             own = not (old.exist and foreign_origin(old))
-            derived = derived_directions(old.name, old.store) if record is not None else []
+            derived = derived_directions(old) if record is not None else []
             if own and path_of(old).exists():
-                _write_directions(old, target, old.name, target.name, replace=False)
-            _move(old, target, record, with_directions=own)
+                made.append(_write_directions(old, target, old.name, target.name, replace=False))
+            if record is not None:
+                made.append(_write_record(record, target))
+            _move(old, target, with_directions=own)
             _follow(derived, target)
-        except OSError as error:
-            raise StoreError(f"{old.name!r} cannot be renamed: {error.strerror or error}") from error
+        except (OSError, StoreError) as error:
+            if not is_present(target.tensors) and not is_present(target.plan):
+                _undo(made)
+            if isinstance(error, OSError):
+                raise _cannot_rename(old, error) from error
+            raise
     return target
 
 
-def _hold(paths: CapturePaths, held: ExitStack) -> None:
-    """Keep other processes from capturing or replacing a capture until `held` is closed.
+def _undo(made: list[Path]) -> None:
+    """Delete what a failed rename has written: the capture has its old name still."""
+    with suppress(OSError):
+        for path in made:
+            path.unlink()
 
-    Raises:
-        StoreError: One is doing so.
-    """
-    for place in (paths, paths.replacement):
-        if place.in_shards:
-            held.enter_context(hold_plan(place, Remedy.WAIT))
-    if os.name == "nt":  # pragma: no cover - Windows cannot rename a folder with an open file
-        held.close()
+
+def _cannot_rename(old: CapturePaths, error: OSError) -> StoreError:
+    advice: Remedy | str = Remedy.MAKE_WRITABLE if error.errno in (errno.EACCES, errno.EROFS) else ""
+    if error.errno == errno.EPERM:  # as in a folder of several users, where each may only move files of their own
+        advice = "ask the owner of its files to rename it"
+    return StoreError(
+        f"{old.name!r} cannot be renamed: {error.strerror or error}",
+        expected=f"files in {old.store} that can be renamed and deleted",
+        next_step=advice,
+    )
 
 
 def _follow(derived: list[str], target: CapturePaths) -> None:
@@ -90,13 +106,20 @@ def _follow(derived: list[str], target: CapturePaths) -> None:
             _write_directions(paths, paths, read_header(path_of(paths))["capture"], target.name, replace=True)
 
 
-def _write_directions(old: CapturePaths, new: CapturePaths, capture: str, renamed: str, *, replace: bool) -> None:
+def _write_directions(old: CapturePaths, new: CapturePaths, capture: str, renamed: str, *, replace: bool) -> Path:
     """Write directions, and name their capture as it is called now, if they come from the one that is renamed."""
     found, _ = load_directions(old.name, store=old.store)
     header = read_header(path_of(old))
     if header["capture"] == capture:
         header["capture"] = renamed
-    write_directions(found, header, new, replace=replace)
+    return write_directions(found, header, new, replace=replace)
+
+
+def _write_record(record: CaptureRecord, target: CapturePaths) -> Path:
+    from engine.store.write import write_atomically
+
+    write_atomically(target.record, encode_record(_renamed(record, target)), replace=False)
+    return target.record
 
 
 def _require_present(paths: CapturePaths) -> None:
@@ -106,16 +129,16 @@ def _require_present(paths: CapturePaths) -> None:
 
 def _require_free(target: CapturePaths) -> None:
     if not target.exist and path_of(target).exists():
-        raise StoreError(f"{path_of(target)} already exists", next_step="choose another name")
+        raise StoreError(
+            f"{path_of(target)} already exists", next_step="choose another name, or delete those directions first"
+        )
     try:
         require_free(target, force=False)
     except StoreError as error:  # its advice is for a capture
         taken = error.next_step is Remedy.RENAME_OR_REPLACE
         raise StoreError(
             error.problem,
-            next_step="choose another name, or delete that capture first"
-            if taken
-            else "change the permissions of that folder",
+            next_step="choose another name, or delete that capture first" if taken else Remedy.MAKE_WRITABLE,
         ) from None
     for path in (target.shards, *map(target.vectors, VECTOR_FORMATS)):
         if path.exists():
@@ -128,11 +151,7 @@ def _renamed(record: CaptureRecord, target: CapturePaths) -> CaptureRecord:
     return record
 
 
-def _move(old: CapturePaths, target: CapturePaths, record: CaptureRecord | None, *, with_directions: bool) -> None:
-    from engine.store.write import write_atomically
-
-    if record is not None:
-        write_atomically(target.record, encode_record(record), replace=False)
+def _move(old: CapturePaths, target: CapturePaths, *, with_directions: bool) -> None:
     if old.in_shards:
         old.shards.rename(target.shards)
     elif old.tensors.exists():

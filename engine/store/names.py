@@ -26,6 +26,7 @@ REPLACEMENTS = ".replacements"
 """The hidden folder of a store for shards that will replace a capture when all are saved."""
 
 _SUFFIXES = ("pt", "json")
+_ANY_SUFFIX = re.compile(rf"(\.pt|\.json|{re.escape(DIRECTIONS)})+$")
 _LONGEST = 128
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{_LONGEST - 1}}}")
 
@@ -49,7 +50,7 @@ class CapturePaths:
 
     @property
     def directions(self) -> Path:
-        """The file of the capture's saved directions; it may be a link, see `engine.store.ownership.path_of`."""
+        """The file of the capture's saved directions; it may be a link, see `path_of`."""
         return self.store / f"{self.name}{DIRECTIONS}"
 
     def vectors(self, file_format: str) -> Path:
@@ -175,13 +176,13 @@ def locate(name: str | Path, store: str | Path | None = None) -> CapturePaths:
     """Resolve a name or path to the files of a capture, existing or not.
 
     Args:
-        name: A plain name if `store` is given, else a path whose folder is the store. A trailing `.pt` or `.json` is
-            stripped.
+        name: A plain name if `store` is given, else a path whose folder is the store. A trailing `.pt`, `.json`
+            or `.directions.safetensors` is stripped.
         store: The store folder. Pass it when untrusted callers choose names, so that they cannot choose the folder.
 
     Raises:
         StoreError: The name contains a path, starts with a dot, is that of a folder, or leads out of the store through
-            a symbolic link.
+            a symbolic link; or the store is in a folder that the user may not open.
 
     Example:
         >>> locate("activations/smollm2_honesty.pt").record.as_posix()
@@ -189,18 +190,48 @@ def locate(name: str | Path, store: str | Path | None = None) -> CapturePaths:
     """
     given = user_path(name) if store is None else None
     folder = given.parent if given is not None else user_path(store or "")
-    plain = re.sub(r"(\.(pt|json))+$", "", given.name if given is not None else str(name))
+    plain = _ANY_SUFFIX.sub("", given.name if given is not None else str(name))
     if not _NAME.fullmatch(plain):
         raise _invalid(plain)
     paths = CapturePaths(folder, plain)
+    require_open(folder)
     if given is not None and str(name).endswith(("/", os.sep)) and not paths.exist:
         raise StoreError(
             f"{str(name)!r} names a folder, not a capture", expected=f"a path that ends in a name, such as {name}mine"
         )
     for path in (paths.tensors, paths.record, paths.shards, paths.replacement.store, paths.replacement.shards):
-        if path.is_symlink():
+        if os.path.islink(path):  # noqa: PTH114 - `Path.is_symlink` raises an error if another user replaces the capture
             require_inside(path, folder)
     return paths
+
+
+def require_open(store: Path) -> None:
+    """Refuse a store in which the user may not look up files; a missing one is not refused.
+
+    Raises:
+        StoreError: It is one.
+    """
+    try:
+        (store / PLAN).lstat()
+    except PermissionError as error:
+        raise unreadable_store(store, error) from error
+    except OSError:  # there is no such file
+        return
+
+
+def unreadable_store(store: Path, error: OSError) -> StoreError:
+    """Make the error for a store folder that cannot be read.
+
+    Args:
+        store: The store folder.
+        error: Why not.
+    """
+    denied = isinstance(error, PermissionError)
+    return StoreError(
+        f"the store {store} cannot be read: {error.strerror}",
+        expected="a folder of captures",
+        next_step=Remedy.ASK_TO_READ if denied else Advice(Remedy.CHOOSE_STORE, store_words(store)),
+    )
 
 
 def locate_listed(name: str, store: str | Path) -> CapturePaths:
@@ -250,7 +281,7 @@ def _shown(name: str) -> str:
 def is_folder(given: str) -> bool:
     """Whether an output names a folder to save into: it ends with a slash or exists, and is no capture in shards."""
     path = user_path(given)
-    if not path.is_dir():
+    if not os.path.isdir(path):  # noqa: PTH112 - `Path.is_dir` raises an error in a folder that the user may not open
         return given.endswith(("/", os.sep))
     try:
         entries = os.listdir(path)  # noqa: PTH208 - names, not paths

@@ -5,79 +5,18 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import TypedDict
 
-import msgspec
-
-from engine.errors import StoreError, first_line
+from engine.errors import StoreError
 from engine.records.files import CaptureRecord, DirectionsHeader
-from engine.remedies import Advice, Remedy
-from engine.store.names import DIRECTIONS, CapturePaths, is_present, locate, store_words
+from engine.remedies import Remedy
+from engine.store.directions_header import path_of, read_header
+from engine.store.files import unwritable_part
+from engine.store.names import CapturePaths, is_present, locate
 from engine.store.record import read_record
-from engine.store.tensor_files import read_metadata
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
-_FLOAT32_BYTES = 4
 _SAME = ("model", "revision", "site", "positions")  # of a capture and the directions extracted from it
-
-
-class _Versioned(TypedDict):
-    """The field that every version of the header has."""
-
-    schema: int
-
-
-def path_of(paths: CapturePaths) -> Path:
-    """Path of the directions file of a capture."""
-    path = paths.directions
-    if not path.resolve().is_relative_to(paths.store.resolve()):
-        raise StoreError(f"{path} is a symbolic link out of the store", next_step="remove the link")
-    return path
-
-
-def read_header(path: Path) -> DirectionsHeader:
-    """Read the header of a directions file, without the vectors; loads no torch.
-
-    Raises:
-        StoreError: The file does not exist, is damaged, or was written by another version of layerscope.
-    """
-    if not path.exists():
-        raise StoreError(
-            f"there are no directions at {path}", next_step=directions_advice(Remedy.EXTRACT_DIRECTIONS, path)
-        )
-    again = directions_advice(Remedy.EXTRACT_AGAIN, path)
-    file = read_metadata(path, store=path.parent, remedy=again)
-    try:
-        text, names = file.metadata["layerscope"], file.places.keys()
-        if msgspec.json.decode(text, type=_Versioned)["schema"] != SCHEMA:
-            raise StoreError(f"{path} was written by another version of layerscope", next_step=again)
-        header = msgspec.json.decode(text, type=DirectionsHeader)
-    except (KeyError, msgspec.DecodeError) as error:
-        raise StoreError(f"{path} is damaged: {first_line(error)}", next_step=again) from error
-    if not header["layers"] or {str(summary["layer"]) for summary in header["layers"]} != names:
-        raise StoreError(f"{path} is damaged: its vectors do not match its layers", next_step=again)
-    return header
-
-
-def width_of(path: Path) -> int:
-    """Length of the vectors of a directions file, which are float32; loads no torch.
-
-    Raises:
-        StoreError: The file is damaged.
-    """
-    file = read_metadata(path, store=path.parent, remedy=directions_advice(Remedy.EXTRACT_AGAIN, path))
-    begin, end = next(iter(file.places.values()))
-    return (end - begin) // _FLOAT32_BYTES
-
-
-def directions_advice(remedy: Remedy, path: Path, capture: str | None = None) -> Advice:
-    """A remedy whose commands name the capture of a file of directions, as far as it is known."""
-    paths = CapturePaths(path.parent, path.name.removesuffix(DIRECTIONS))
-    source = capture or (paths.name if paths.exist else "CAPTURE")
-    named = source if source == paths.name else f"{source} --output {paths.name}"
-    return Advice(remedy, store_words(paths.store), named)
 
 
 def origin_of(header: DirectionsHeader, paths: CapturePaths) -> str:
@@ -91,15 +30,26 @@ def origin_of(header: DirectionsHeader, paths: CapturePaths) -> str:
         return f"the file {header['imported']['file']}" if header["imported"]["file"] else "imported vectors"
     if header["capture"] != paths.name:
         return f"the capture {header['capture']!r}"
+    return "another capture" if differ(header, find_own_record(paths)) else ""
+
+
+def find_own_record(paths: CapturePaths) -> CaptureRecord | None:
+    """Read the record of a capture; None if there is none, or a damaged one."""
     try:
-        record = read_record(paths.record) if is_present(paths.record) else None
+        return read_record(paths.record) if is_present(paths.record) else None
     except StoreError:
-        record = None
-    return "another capture" if record and _differ(header, record) else ""
+        return None
 
 
-def _differ(header: DirectionsHeader, record: CaptureRecord) -> bool:
-    """Whether directions that name a capture cannot come from it; those of unknown provenance can."""
+def differ(header: DirectionsHeader, record: CaptureRecord | None) -> bool:
+    """Whether directions that name a capture cannot come from it; those of unknown provenance can.
+
+    Args:
+        header: The header of the directions.
+        record: The record of the capture; None if it is unknown.
+    """
+    if record is None:
+        return False
     extracted, captured = header["provenance"], record["provenance"]
     if record["kind"] != "contrast":
         return True
@@ -122,6 +72,20 @@ def foreign_origin(paths: CapturePaths) -> str:
         return ""
 
 
+def only_directions(paths: CapturePaths) -> str:
+    """Say that a name without a capture is that of saved directions; empty if there are none.
+
+    Example:
+        >>> path = save_directions({16: extract_direction(data, 16)}, "only", store="runs", capture="mine")
+        >>> only_directions(locate("only", "runs"))
+        "it is the name of saved directions, which come from the capture 'mine'"
+    """
+    if not is_present(paths.directions):
+        return ""
+    origin = foreign_origin(paths)
+    return f"it is the name of saved directions{', which come from ' if origin else ''}{origin}"
+
+
 def origin_note(name: str | Path, *, store: str | Path | None = None) -> str:
     """Say of saved directions that they do not come from the capture of their name; empty if they do.
 
@@ -134,7 +98,7 @@ def origin_note(name: str | Path, *, store: str | Path | None = None) -> str:
         >>> origin_note("noted", store="runs")
         "the directions noted come from the capture 'mine'"
     """
-    paths = locate(str(name).removesuffix(DIRECTIONS), store)
+    paths = locate(name, store)
     origin = foreign_origin(paths)
     if not origin:
         return ""
@@ -145,7 +109,7 @@ def origin_note(name: str | Path, *, store: str | Path | None = None) -> str:
 
 def origin_warning(name: str | Path, *, store: str | Path | None = None) -> str:
     """As `origin_note`, but only if there is a capture of that name, which the directions could be taken for."""
-    return origin_note(name, store=store) if locate(str(name).removesuffix(DIRECTIONS), store).exist else ""
+    return origin_note(name, store=store) if locate(name, store).exist else ""
 
 
 def require_own_name(header: DirectionsHeader, paths: CapturePaths, source: CapturePaths | None = None) -> None:
@@ -201,6 +165,16 @@ def require_amendable(paths: CapturePaths) -> None:
         )
 
 
+def require_writable(paths: CapturePaths) -> None:
+    """Refuse a folder that cannot be written, or created.
+
+    Raises:
+        StoreError: It cannot.
+    """
+    if blocked := unwritable_part(paths.store):
+        raise StoreError(f"{blocked} is not a writable folder", next_step=Remedy.CHOOSE_FOLDER)
+
+
 def require_free(paths: CapturePaths, *, force: bool, resume: bool = False) -> None:
     """Refuse a taken name or a read-only folder before any work is done.
 
@@ -215,10 +189,7 @@ def require_free(paths: CapturePaths, *, force: bool, resume: bool = False) -> N
         StoreError: The name is taken and `force` is off, directions from elsewhere have it, or the folder cannot be
             written.
     """
-    folder = paths.store.absolute()
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise StoreError(f"{existing} is not a writable folder", next_step=Remedy.CHOOSE_FOLDER)
+    require_writable(paths)
     complete, started = (paths.tensors, paths.record), (paths.plan, paths.replacement.plan)
     taken = [str(path) for path in (complete if resume else complete + started) if is_present(path)]
     if taken and not force and not (resume and paths.replacement.unfinished):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +17,17 @@ from engine.errors import StoreError
 from engine.records.files import ShardPlan
 from engine.remedies import Remedy
 from engine.store.locks import open_locked
-from engine.store.names import UNFINISHED, CapturePaths, shard_files
+from engine.store.names import PLAN, SHARD, UNFINISHED, CapturePaths
 from engine.store.record import read_content
 
 PLAN_SCHEMA = 3
 
+_OWN_FILE = re.compile(rf"[0-9]+{re.escape(SHARD)}|{re.escape(PLAN)}|\..*{re.escape(UNFINISHED)}")
 _PLAN = msgspec.json.Decoder(ShardPlan)
+
+
+class UnopenedPlanError(StoreError):
+    """The plan of a capture is gone or cannot be opened."""
 
 
 class ChangedPlanError(StoreError):
@@ -55,7 +61,7 @@ def shard_starts(plan: ShardPlan) -> range:
 
 @contextlib.contextmanager
 def hold_plan(paths: CapturePaths, remedy: Remedy = Remedy.WAIT_OR_RENAME) -> Iterator[None]:
-    """Hold the plan of a capture while its shards are written, moved or deleted.
+    """Hold the plan of a capture while its shards are written.
 
     The lock is advisory and belongs to the plan file: it leaves no file behind, and the system releases it when the
     process dies.
@@ -65,12 +71,13 @@ def hold_plan(paths: CapturePaths, remedy: Remedy = Remedy.WAIT_OR_RENAME) -> It
         remedy: What to do if another process captures it.
 
     Raises:
-        StoreError: Another process or thread holds the plan, or the plan is gone.
+        StoreError: Another process or thread holds the plan.
+        UnopenedPlanError: The plan is gone, or cannot be opened.
     """
     try:
         held = open_locked(paths.plan)
     except OSError as error:
-        raise StoreError(
+        raise UnopenedPlanError(
             f"{paths.plan} cannot be opened: {error.strerror}",
             expected="the plan of a capture, which no other process deletes or replaces meanwhile",
             next_step=paths.advice(Remedy.LIST_CAPTURES),
@@ -82,6 +89,24 @@ def hold_plan(paths: CapturePaths, remedy: Remedy = Remedy.WAIT_OR_RENAME) -> It
             next_step=remedy,
         )
     with held:
+        yield
+
+
+@contextlib.contextmanager
+def hold_still(paths: CapturePaths, remedy: Remedy = Remedy.WAIT) -> Iterator[None]:
+    """Hold the plan of a capture while its shards are moved or deleted.
+
+    Args:
+        paths: Files of the capture.
+        remedy: What to do if another process captures it.
+
+    Raises:
+        StoreError: As in `hold_plan`.
+    """
+    with contextlib.ExitStack() as held:
+        held.enter_context(hold_plan(paths, remedy))
+        if os.name == "nt":  # pragma: no cover - Windows cannot move or delete an open file
+            held.close()
         yield
 
 
@@ -110,17 +135,39 @@ def remove_shards(paths: CapturePaths) -> list[Path]:
     """
     if not paths.plan.exists() or not is_own_plan(paths.plan):
         return []
-    with contextlib.ExitStack() as held:
-        held.enter_context(hold_plan(paths))
-        if os.name == "nt":  # pragma: no cover - Windows cannot delete an open file
-            held.close()
-        clear_unfinished(paths)
-        files = [*shard_files(paths), paths.plan]
-        for path in files:
-            path.unlink()
+    with hold_still(paths, Remedy.WAIT_OR_RENAME):
+        return delete_shards(paths.shards)
+
+
+def delete_shards(folder: Path) -> list[Path]:
+    """Delete the shards in a folder, then its plan and the folder; keep all other files.
+
+    Args:
+        folder: The folder; the caller holds its plan.
+
+    Returns:
+        Paths of the deleted files, without temporary ones.
+    """
+    own = sorted(filter(is_own_file, folder.iterdir()))
+    for path in own:
+        remove_entry(path)
     with contextlib.suppress(OSError):  # the folder holds other files
-        paths.shards.rmdir()
-    return files
+        folder.rmdir()
+    return [path for path in own if not path.name.startswith(".")]
+
+
+def is_own_file(path: Path) -> bool:
+    """Whether a file in a folder of shards has a name that layerscope gives."""
+    return bool(_OWN_FILE.fullmatch(path.name))
+
+
+def remove_entry(path: Path) -> None:
+    """Delete a file, a link or an empty folder."""
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
+        return
+    with contextlib.suppress(FileNotFoundError):  # a temporary file, deleted meanwhile
+        path.unlink()
 
 
 def require_own_folder(paths: CapturePaths) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from engine.errors import RequestError, StoreError, similar, visible
 from engine.records.results import Count, Real
 from engine.store.catalog import UNFINISHED_SHARDS, missing_part
-from engine.store.names import is_present, listed_name, locate_listed
+from engine.store.names import is_present, listed_name, locate_listed, unreadable_store
 from engine.store.record import decode_record, read_content
 
 
@@ -136,11 +136,7 @@ def stamp_store(store: str | Path) -> list[Stamp]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise StoreError(
-            f"the store {store} cannot be read: {error.strerror}",
-            expected="a folder of captures",
-            next_step="name another folder, or ask its owner for permission to read it",
-        ) from error
+        raise unreadable_store(Path(store), error) from error
     return sorted((Stamp(name, when) for name, when in changed.items()), key=lambda stamp: (-stamp.changed, stamp.name))
 
 

@@ -12,10 +12,9 @@ from engine.inputs import user_path
 from engine.records.files import CaptureRecord
 from engine.remedies import Remedy
 from engine.store.catalog import UNFINISHED_SHARDS, list_captures, missing_part, unknown_capture
-from engine.store.directions import SUFFIX
+from engine.store.directions_header import path_of, read_header
 from engine.store.files import open_regular
-from engine.store.names import DEFAULT_STORE, CapturePaths, locate, shard_files
-from engine.store.ownership import path_of, read_header
+from engine.store.names import DEFAULT_STORE, DIRECTIONS, CapturePaths, locate, shard_files
 from engine.store.plan import read_plan
 from engine.store.record import read_record
 from engine.store.replace import finish_replacement
@@ -59,7 +58,7 @@ def verify_store(store: str | Path = DEFAULT_STORE) -> list[Verification]:
     """
     folder = user_path(store)
     problems = {entry.name: entry.problem for entry in list_captures(folder)}
-    problems |= {path.name.removesuffix(SUFFIX): "" for path in folder.glob(f"[!.]*{SUFFIX}")} | problems
+    problems |= {path.name.removesuffix(DIRECTIONS): "" for path in folder.glob(f"[!.]*{DIRECTIONS}")} | problems
     return [_verified(name, folder, problem) for name, problem in sorted(problems.items())]
 
 
@@ -77,7 +76,7 @@ def verify_capture(name: str | Path, *, store: str | Path | None = None) -> Veri
         >>> verify_capture("activations/smollm2_honesty").status
         'ok'
     """
-    paths = locate(str(name).removesuffix(SUFFIX), store)
+    paths = locate(name, store)
     finish_replacement(paths)
     if not paths.exist and not path_of(paths).exists():
         raise unknown_capture(paths.name, paths)

@@ -12,8 +12,11 @@ from engine.plots.causal_text import causal_findings
 from engine.plots.findings import describe_findings, layers_in_words
 from engine.records.files import CaptureRecord, count_prompts, record_warnings
 from engine.records.results import RankedLayer, may_be_best
+from engine.store.catalog import capture_names
 from engine.store.catalog import list_captures as list_store
+from engine.store.names import DIRECTIONS, is_present, locate
 from server.tools.answer import Outline, Page, Reply, rounded, send, shorten
+from server.tools.directions import origin_warnings
 from server.tools.spec import LONGEST_NAME, CaptureName, Offset, ToolSpec
 from server.workbench import Ctx, find_capture, workbench
 
@@ -125,7 +128,7 @@ def describe_capture(
     detail: Annotated[Literal["concise", "full"], Field(description="full: more and longer prompts")] = "concise",
 ) -> Annotated[CallToolResult, CaptureReply]:
     """Describe a capture: its provenance, example prompts, findings, and the confounds that could explain them."""
-    record = find_capture(ctx, name)
+    record, store = find_capture(ctx, name), workbench(ctx).settings.store
     shown = _SHOWN_PROMPTS if detail == "concise" else 2 * _SHOWN_PROMPTS
     prompts = [text for pair in zip(record["prompts"], record["negative_prompts"], strict=False) for text in pair]
     prompts = prompts or record["prompts"]
@@ -139,8 +142,8 @@ def describe_capture(
             provenance={key: str(value) for key, value in provenance if key != "receipt" and value is not None},
             example_prompts=[shorten(text, 160 if detail == "concise" else 600) for text in prompts[:shown]],
             left_out=count_prompts(record) - min(len(prompts), shown),
-            directions=record["name"] in _directions(workbench(ctx).settings.store),
-            warnings=record_warnings(record),
+            directions=is_present(locate(name, store).directions),
+            warnings=[*origin_warnings(name, store), *record_warnings(record)],
             next_step=f"rank_layers(name='{name}')"
             if record["ranking"]
             else "capture_contrast(concept=...) makes a capture that can be ranked",
@@ -172,15 +175,15 @@ def delete_capture(
         )
     if directions_only:
         return send(DeletedReply(deleted=delete_directions(name, store=store), next_step="list_captures"))
-    entries = list_store(store) if store.exists() else []
-    if name not in [*_directions(store), *(entry.name for entry in entries)]:
+    known = [*_directions(store), *capture_names(store)] if store.exists() else []
+    if name.removesuffix(DIRECTIONS) not in known:
         find_capture(ctx, name)  # names the nearest; damaged captures can be deleted
     kept = kept_directions(name, store=store)
     return send(DeletedReply(deleted=delete(name, store=store), kept=kept, next_step="list_captures"))
 
 
 def _directions(store: Path) -> list[str]:
-    from engine.store.directions import list_directions
+    from engine.store.directions_catalog import list_directions
 
     return [visible(name) for name in list_directions(store)] if store.exists() else []
 

@@ -13,8 +13,9 @@ from engine.errors import RequestError
 from engine.plots.findings import layers_in_words
 from engine.plots.tokens_text import compared_methods, shown_token, tokens_aside
 from engine.records.files import AUTO_METHOD, METHODS, Direction, TokenReading, VectorFormat
+from engine.store.directions_header import path_of, read_header
 from engine.store.names import DIRECTIONS, CapturePaths, locate
-from engine.store.ownership import foreign_origin, origin_warning, path_of, read_header
+from engine.store.ownership import foreign_origin, origin_warning
 from server.jobs import ServerJob
 from server.tools.answer import Part, Reply, rounded, send
 from server.tools.jobs import JobOutline, JobResult, answer
@@ -88,11 +89,11 @@ def extract_direction(
     With format, also as control vectors for other tools, in which strength 0.1 means the same as in steer_text.
     """
     from engine.steering.vectors import export_directions
-    from engine.store.directions import SUFFIX, extract_captured, find_directions, save_directions
+    from engine.store.directions import extract_captured, find_directions, save_directions
 
     settings = workbench(ctx).settings
     name = find_capture(ctx, name)["name"]
-    paths = locate((save_as or name).removesuffix(SUFFIX), settings.store)
+    paths = locate(save_as or name, settings.store)
     if format is not None and method is None and not replace and _are_saved(paths, name):  # export what is saved
         found, leading, _ = find_directions(paths.name, store=settings.store)
         saved_as = paths.name
@@ -102,7 +103,7 @@ def extract_direction(
         saved = save_directions(
             found, save_as or name, store=settings.store, leading=leading, capture=name, force=replace
         )
-        saved_as = saved.name.removesuffix(SUFFIX)
+        saved_as = saved.name.removesuffix(DIRECTIONS)
     some = next(iter(found.values()))
     vectors = None if format is None else export_directions(found, paths.vectors(format), format, force=True)
     reply = DirectionReply(
@@ -214,9 +215,9 @@ def origin_warnings(name: str, store: Path) -> list[str]:
 
 def source_of(name: str, store: Path) -> str | None:
     """The capture that saved directions come from, if it has another name."""
-    header = path_of(locate(name.removesuffix(DIRECTIONS), store))
-    capture = read_header(header)["capture"] if header.exists() else name
-    return None if capture == name.removesuffix(DIRECTIONS) else capture
+    paths = locate(name, store)
+    capture = read_header(path_of(paths))["capture"] if path_of(paths).exists() else paths.name
+    return None if capture == paths.name else capture
 
 
 def require_layer(found: Mapping[int, Direction], layer: int | None) -> None:
@@ -260,9 +261,7 @@ def require_directions(ctx: Ctx, name: str) -> None:
         RequestError: There are no directions and no capture of that name, or the capture is not a contrast.
         StoreError: The name is not valid, or the capture cannot be used.
     """
-    from engine.store.directions import SUFFIX
-
-    if path_of(locate(name.removesuffix(SUFFIX), workbench(ctx).settings.store)).exists():
+    if path_of(locate(name, workbench(ctx).settings.store)).exists():
         return
     find_contrast(ctx, name)
 

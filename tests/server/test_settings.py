@@ -1,12 +1,14 @@
 """The models that a server may load, and their names."""
 
+import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from mcp import Client
 
-from engine.errors import RequestError
+from engine.errors import RequestError, StoreError
 from engine.models.registry import user_registry_path
 from server.app import LayerscopeServer
 from server.settings import ServerSettings, default_memory
@@ -68,6 +70,21 @@ def test_settings_that_break_every_call_are_refused_at_start(settings: ServerSet
         replace(settings, store=shards).require_usable()
     with pytest.raises(RequestError, match="'smollm2'"):
         replace(settings, allowed_models=("smolm2",)).require_usable()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Windows has other permissions")
+def test_a_store_that_the_user_may_not_open_is_refused_at_start(settings: ServerSettings, tmp_path: Path) -> None:
+    (tmp_path / "private" / "store").mkdir(parents=True)
+    (tmp_path / "private").chmod(0)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)  # root ignores permissions
+    try:
+        with pytest.raises(StoreError, match=r"store cannot be read: Permission denied.*ask its owner"):
+            replace(settings, store=tmp_path / "private" / "store").require_usable()
+    finally:
+        os.seteuid(user)
+        (tmp_path / "private").chmod(stat.S_IRWXU)
 
 
 def test_different_models_of_one_name_are_refused_at_start(settings: ServerSettings, checkpoints: list[Path]) -> None:

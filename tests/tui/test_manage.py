@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import engine
-from engine.store.directions import SUFFIX
+from engine.store.names import DIRECTIONS
 from engine.store.read import load_contrast
 from tests.tui.screen_text import wait_for, wait_until
 from tui.app import LayerscopeApp
@@ -18,11 +18,13 @@ def files(store: Path, name: str) -> list[str]:
 
 
 async def test_deletes_the_files_that_it_names_after_a_question(store: Path) -> None:
-    (store / f"small_warmth{SUFFIX}").write_bytes(b"directions")
+    (store / f"small_warmth{DIRECTIONS}").write_bytes(b"directions")
     async with LayerscopeApp(store).run_test(size=(80, 24), notifications=True) as pilot:
         await wait_for(pilot, "4 captures", "layer 16,")
         await pilot.press("d")
-        await wait_for(pilot, "Delete small_warmth?", "small_warmth.pt", "small_warmth.json", f"small_warmth{SUFFIX}")
+        await wait_for(
+            pilot, "Delete small_warmth?", "small_warmth.pt", "small_warmth.json", f"small_warmth{DIRECTIONS}"
+        )
         await pilot.press("n")
         await wait_until(pilot, lambda text: "cannot be undone" not in text, "the question to go")
         assert len(files(store, "small_warmth")) == 3
@@ -43,23 +45,23 @@ async def test_names_the_directions_that_stay(real_store: Path) -> None:
         await wait_for(pilot, "Delete tiny_loud?", "These directions stay:", "probe.directions.safetensors")
         await pilot.press("y")
         await wait_for(pilot, "deleted tiny_loud.json")
-    assert (real_store / f"probe{SUFFIX}").exists()
+    assert (real_store / f"probe{DIRECTIONS}").exists()
 
 
 async def test_directions_of_another_capture_stay(real_store: Path) -> None:
     capture = next(path.stem for path in real_store.glob("*.json") if path.stem != "tiny_loud")
     directions = engine.extract_directions(load_contrast("tiny_loud", store=real_store))
     probe = engine.save_directions(directions, "probe", store=real_store, capture="tiny_loud")
-    probe.rename(real_store / f"{capture}{SUFFIX}")
+    probe.rename(real_store / f"{capture}{DIRECTIONS}")
     async with LayerscopeApp(real_store, filter_text=capture).run_test(size=(120, 24), notifications=True) as pilot:
         await wait_for(pilot, "1 of 2 captures")
         await pilot.press("d")
-        await wait_for(pilot, f"Delete {capture}?", "These directions stay:", f"{capture}{SUFFIX}")
+        await wait_for(pilot, f"Delete {capture}?", "These directions stay:", f"{capture}{DIRECTIONS}")
         await pilot.press("n", "R")
         await wait_for(pilot, f"Rename {capture}")
         await pilot.press("x", "enter")
         await wait_for(pilot, f"renamed {capture} to", "and stay")
-    assert (real_store / f"{capture}{SUFFIX}").exists()
+    assert (real_store / f"{capture}{DIRECTIONS}").exists()
 
 
 async def test_deletes_damaged_captures_and_names_shards(store: Path) -> None:

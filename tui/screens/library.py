@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -238,19 +239,28 @@ class LibraryScreen(LayerscopeScreen):
 
     def action_delete(self) -> None:
         """Ask whether to delete the selected capture, damaged or not."""
+        summary = self._selected()
+        if summary is not None:
+            self._find_files(summary.name)
+
+    @work(thread=True, exclusive=True, group="delete")
+    def _find_files(self, name: str) -> None:
+        """Ask about the files of a capture once they are found: the header of each file of directions is read."""
         from engine.store.delete import capture_files, kept_directions
+
+        try:
+            files, kept = capture_files(name, store=self.store), kept_directions(name, store=self.store)
+        except LayerscopeError as error:
+            tell = partial(self.notify, error.said("app"), title="cannot be deleted", severity="error", markup=False)
+            self.app.call_from_thread(tell)
+        else:
+            self.app.call_from_thread(self._ask_to_delete, name, files, kept)
+
+    def _ask_to_delete(self, name: str, files: list[str], kept: list[str]) -> None:
         from tui.screens.manage import DeleteScreen
 
-        summary = self._selected()
-        if summary is None:
-            return
-        try:
-            files = capture_files(summary.name, store=self.store)
-            kept = kept_directions(summary.name, store=self.store)
-        except LayerscopeError as error:
-            self.notify(error.said("app"), title="cannot be deleted", severity="error", markup=False)
-        else:
-            self.app.push_screen(DeleteScreen(summary.name, self.store, files, kept))
+        if self.is_current:
+            self.app.push_screen(DeleteScreen(name, self.store, files, kept))
 
     def action_rename(self) -> None:
         """Ask for a new name of the selected capture."""

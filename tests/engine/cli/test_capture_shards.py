@@ -119,6 +119,11 @@ def test_ctrl_c_says_what_is_saved_and_which_command_resumes(
     assert early.stderr == (
         f"interrupted while the model was loaded; 2 of 3 shards of the unfinished capture in {folder} are unchanged\n"
     )
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "_start", interrupted_load)
+        other = layerscope(*command, "--force", "--layers", "1")  # would be refused without --force
+    assert other.returncode == 130
+    assert other.stderr.endswith(f"interrupted; 2 of 3 shards of the unfinished capture in {folder} are unchanged\n")
     resumed = layerscope(*command, "--force")  # as well as without
     assert resumed.returncode == 0
     assert "resuming: 2 of 3 shards are saved" in resumed.stderr

@@ -11,7 +11,7 @@ import torch
 
 import engine
 from engine.records.files import TokenReading
-from engine.store.directions import SUFFIX
+from engine.store.names import DIRECTIONS
 from engine.store.read import load_contrast
 from tests.conftest import Loaded, Trained
 from tests.engine.cli.conftest import assert_failed, concept_text, widest
@@ -38,7 +38,7 @@ def token_lines(result: Result) -> list[str]:
 
 def test_directions_are_saved_next_to_the_capture(layerscope: Program, contrasts: Path) -> None:
     result = layerscope("directions", "loudness")
-    assert (result.returncode, result.stdout) == (0, f"activations/loudness{SUFFIX}\n")
+    assert (result.returncode, result.stdout) == (0, f"activations/loudness{DIRECTIONS}\n")
     data = load_contrast(contrasts / "loudness")
     saved, leading = engine.load_directions(contrasts / "loudness")
     assert leading == engine.rank_layers(data)["layers"][0]["layer"]
@@ -58,7 +58,7 @@ def test_directions_are_saved_next_to_the_capture(layerscope: Program, contrasts
 @pytest.mark.parametrize("method", ["logistic", "pca", "lda", "mean_diff"])
 def test_another_method_under_another_name(layerscope: Program, contrasts: Path, method: str) -> None:
     result = layerscope("directions", "activations/loudness.pt", "--method", method, "--output", "loudness_probe")
-    assert (result.returncode, result.stdout) == (0, f"activations/loudness_probe{SUFFIX}\n")
+    assert (result.returncode, result.stdout) == (0, f"activations/loudness_probe{DIRECTIONS}\n")
     assert result.stderr == f"saved 4 directions ({method}), layers 0 to 3\n"
     saved, _ = engine.load_directions(contrasts / "loudness_probe")
     data = load_contrast(contrasts / "loudness")
@@ -66,13 +66,13 @@ def test_another_method_under_another_name(layerscope: Program, contrasts: Path,
         assert (direction["method"], direction["concept"]) == (method, "loudness")
         assert "methods" not in direction
         assert torch.equal(direction["vector"], engine.extract_direction(data, layer, method)["vector"])
-    assert not (contrasts / f"loudness{SUFFIX}").exists()
+    assert not (contrasts / f"loudness{DIRECTIONS}").exists()
 
 
 @pytest.mark.usefixtures("contrasts")
 def test_a_path_sets_the_folder(layerscope: Program) -> None:
     result = layerscope("directions", "loudness", "--output", "runs/probe")
-    assert result.stdout == f"runs/probe{SUFFIX}\n"
+    assert result.stdout == f"runs/probe{DIRECTIONS}\n"
     assert engine.load_directions(layerscope.folder / "runs/probe")[0].keys() == {0, 1, 2, 3}
 
 
@@ -98,7 +98,7 @@ def test_directions_that_a_store_has_under_the_name_of_another_capture_are_named
     how = ("--prompt", "w5", "--model", str(tiny_folder))
     own = layerscope(*command, "probe", *how)
     assert "the directions probe come from the capture 'loudness'\n" in own.stderr
-    (contrasts / f"probe{SUFFIX}").rename(contrasts / f"warmth{SUFFIX}")  # as earlier versions allowed
+    (contrasts / f"probe{DIRECTIONS}").rename(contrasts / f"warmth{DIRECTIONS}")  # as earlier versions allowed
     said = "the directions saved as warmth come from the capture 'loudness', not from the capture warmth\n"
     for more in ((), ("--quiet",)):
         result = layerscope(*command, "warmth", *how, *more)
@@ -108,11 +108,11 @@ def test_directions_that_a_store_has_under_the_name_of_another_capture_are_named
 
 def test_saved_directions_are_replaced_only_on_request(layerscope: Program, contrasts: Path) -> None:
     layerscope("directions", "loudness")
-    target = contrasts / f"loudness{SUFFIX}"
+    target = contrasts / f"loudness{DIRECTIONS}"
     before = target.read_bytes()
     refused = layerscope("directions", "loudness", "--method", "pca")
     assert_failed(refused, 5)
-    assert f"activations/loudness{SUFFIX} already exists" in refused.stderr
+    assert f"activations/loudness{DIRECTIONS} already exists" in refused.stderr
     assert "--output" in refused.stderr
     assert "--force" in refused.stderr
     assert target.read_bytes() == before
@@ -147,7 +147,7 @@ def test_a_wrong_argument_ends_with_2(layerscope: Program, contrasts: Path, argu
 @pytest.mark.parametrize("arguments", [["nothing"], ["loudness", "--output", "../out of here"]])
 def test_a_name_that_cannot_be_used_ends_with_5(layerscope: Program, arguments: list[str]) -> None:
     assert_failed(layerscope("directions", *arguments), 5)
-    assert list(layerscope.folder.parent.glob(f"*{SUFFIX}")) == []
+    assert list(layerscope.folder.parent.glob(f"*{DIRECTIONS}")) == []
 
 
 # layerscope read
@@ -214,7 +214,7 @@ def test_a_capture_without_saved_directions_is_read_too(layerscope: Program, tin
     unsaved = layerscope("read", "loudness", *arguments)
     assert "no saved directions for loudness: extracted from the capture" in unsaved.stderr
     assert layerscope("directions", "loudness").returncode == 0
-    saved = layerscope("read", f"activations/loudness{SUFFIX}", *arguments)
+    saved = layerscope("read", f"activations/loudness{DIRECTIONS}", *arguments)
     assert "no saved directions" not in saved.stderr
     assert parsed(saved) == parsed(unsaved)
 
@@ -277,7 +277,7 @@ def test_directions_of_another_model_are_refused(layerscope: Program, small_fold
     assert "capture the contrast with this model" in result.stderr
 
 
-@pytest.mark.parametrize("name", ["nothing", f"nothing{SUFFIX}", f"runs/nothing{SUFFIX}", "../nothing"])
+@pytest.mark.parametrize("name", ["nothing", f"nothing{DIRECTIONS}", f"runs/nothing{DIRECTIONS}", "../nothing"])
 @pytest.mark.usefixtures("contrasts")
 def test_an_unknown_name_ends_with_5(layerscope: Program, name: str) -> None:
     result = layerscope("read", name, "--prompt", "w5")
@@ -287,10 +287,10 @@ def test_an_unknown_name_ends_with_5(layerscope: Program, name: str) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"not directions", b"\x08" + b"\x00" * 7 + b'{"a": 1}'])
 def test_damaged_directions_end_with_5(layerscope: Program, probe: Path, content: bytes) -> None:
-    Path(f"{probe}{SUFFIX}").write_bytes(content)
+    Path(f"{probe}{DIRECTIONS}").write_bytes(content)
     result = layerscope("read", "probe", "--prompt", "w5")
     assert_failed(result, 5)
-    assert f"probe{SUFFIX} is damaged" in result.stderr
+    assert f"probe{DIRECTIONS} is damaged" in result.stderr
     assert "--force" in result.stderr
 
 
@@ -338,7 +338,7 @@ def test_the_network_guard_works(layerscope: Program) -> None:
 def test_tensors_whose_record_is_gone_have_directions(layerscope: Program, contrasts: Path) -> None:
     shutil.copyfile(contrasts / "loudness.pt", layerscope.folder / "alone.pt")
     result = layerscope("directions", "alone.pt")
-    assert (result.returncode, result.stdout) == (0, f"alone{SUFFIX}\n")
+    assert (result.returncode, result.stdout) == (0, f"alone{DIRECTIONS}\n")
     refused = layerscope("read", "./alone", "--prompt", "w5")
     assert_failed(refused, 2)
     assert "the capture does not record its model. Next: name it with --model" in refused.stderr

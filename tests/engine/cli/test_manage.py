@@ -83,16 +83,32 @@ def test_directions_under_another_name_are_kept_and_said(layerscope: Program, co
     assert (contrasts / "probe.directions.safetensors").exists()
 
 
+def test_the_path_of_a_directions_file_names_its_capture_and_deletes_only_itself(
+    layerscope: Program, contrasts: Path
+) -> None:
+    layerscope("directions", "loudness")
+    renamed = layerscope("rename", "activations/loudness.directions.safetensors", "noise")
+    assert (renamed.returncode, renamed.stderr) == (0, "renamed loudness to noise in activations\n")
+    assert layerscope("rank", "activations/noise.directions.safetensors").stdout == layerscope("rank", "noise").stdout
+    deleted = layerscope("delete", "activations/noise.directions.safetensors", "--yes")
+    assert (deleted.returncode, deleted.stderr) == (0, "deleted noise.directions.safetensors\n")
+    assert sorted(path.name for path in contrasts.glob("noise*")) == ["noise.json", "noise.pt"]
+
+
 @pytest.mark.usefixtures("store")
-def test_a_terminal_is_asked(layerscope: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_is_asked(
+    layerscope: Program, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
     monkeypatch.chdir(layerscope.folder)
-    monkeypatch.setattr(sys, "stdin", Terminal("n\ny\n"))
-    with pytest.raises(typer.Exit):
-        manage.delete("tiny_prompt")
+    monkeypatch.setattr(sys, "stdin", Terminal("n\nn\ny\n"))
+    for name, asked in (("tiny_prompt", " with its tensors and directions?"), ("x.directions.safetensors", "?")):
+        with pytest.raises(typer.Exit):
+            manage.delete(name)
+        assert f"{name}{asked}" in capsys.readouterr().err
     assert Path("activations/tiny_prompt.pt").exists()
     manage.delete("tiny_prompt", Path("activations"))
     assert not Path("activations/tiny_prompt.pt").exists()

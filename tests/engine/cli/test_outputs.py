@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from engine.store.names import is_folder, output_path
-from tests.engine.cli.conftest import concept_text
+from tests.engine.cli.conftest import assert_failed, concept_text
 from tests.program import Program
 
 
@@ -60,6 +60,27 @@ def test_a_file_in_a_folder(layerscope: Program, tiny_folder: Path, command: tup
 def test_a_figure_in_a_folder_that_exists(layerscope: Program, folder: str) -> None:
     result = layerscope("visualize", "loudness", "--output", folder)
     assert (result.returncode, result.stderr) == (0, "saved two/loudness.png\n")
+
+
+@pytest.mark.usefixtures("contrasts")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("visualize", "loudness"),
+        ("compare", "loudness", "warmth"),
+        ("read", "loudness", "--prompt", "w5"),
+        ("steer", "loudness", "--prompt", "w5", "--sweep"),
+    ],
+)
+def test_a_figure_that_cannot_be_written_is_refused_before_the_work(
+    layerscope: Program, command: tuple[str, ...]
+) -> None:
+    (layerscope.folder / "notes").write_text("a file")
+    for output in ("notes/figure.png", "notes/new/"):
+        refused = layerscope(*command, "--output", output)
+        assert_failed(refused, 5)
+        assert refused.stderr.startswith(f"error: {output} cannot be written: ")
+        assert refused.stderr.endswith("notes is not a writable folder. Next: choose another path.\n")
 
 
 def test_a_plain_name_of_directions_stays_in_the_store(layerscope: Program, contrasts: Path) -> None:

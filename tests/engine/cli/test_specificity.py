@@ -144,10 +144,12 @@ def test_a_warning_is_shown_once(layerscope: Program, contrasts: Path, tiny_fold
 
 @pytest.mark.usefixtures("contrasts", "tiny_neighbours")
 def test_what_cannot_be_compared_ends_with_an_error(layerscope: Program, tiny_folder: Path) -> None:
-    how = ("--model", str(tiny_folder))
+    how, store = ("--model", str(tiny_folder)), layerscope.folder / "activations"
+    (store / "bare.pt").write_bytes((store / "loudness.pt").read_bytes())
     for arguments, code, said in (
         (("nothing", *how), 5, "there is no capture called 'nothing'"),
-        (("prompt", *how), 2, "prompt is a capture of prompts"),
+        (("prompt", "--model", "nowhere"), 2, "prompt is a capture of prompts"),  # before the model is loaded
+        (("bare", "--model", "nowhere"), 5, "bare' cannot be used: it has no record"),
         (("loudness", "loudness_all", *how), 2, "differ in site or positions"),
         (("loudness", "loudness", *how), 2, "cannot be its own neighbour"),
         (("loudness",), 2, "name it with --model"),

@@ -83,7 +83,14 @@ def test_directions_without_a_capture_are_listed_and_shown(layerscope: Program, 
         assert (shown["layers"][0].strip(","), shown["width"], shown["method"]) == ("0-3", ["32"], ["lda"])
         assert shown["model"] == ["tiny"]
     assert json.loads(layerscope("show", "probe", "--json").stdout) == described
+    inside = Program(contrasts)("show", "probe.directions.safetensors")
+    assert inside.stdout == layerscope("show", "probe").stdout
+    refused = layerscope("show", "probe.directions.safetensors")  # a path, as in other commands
+    assert "for a capture in the folder 'activations', omit the suffix: probe" in refused.stderr
     assert_failed(layerscope("show", "broken"), 5)
+    ranked = layerscope("rank", "probe")
+    assert_failed(ranked, 5)
+    assert "it is the name of saved directions, which come from the capture 'loudness'" in ranked.stderr
 
 
 def test_show_warns_of_directions_of_another_capture(layerscope: Program, contrasts: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 
 import engine
 from engine.records.files import VECTOR_ORIGINS
-from engine.store.directions import SUFFIX
+from engine.store.names import DIRECTIONS
 from engine.store.read import load_contrast
 from tests.engine.cli.conftest import assert_failed, widest
 from tests.engine.steering.foreign_files import vector, write_gguf, write_persona_vectors
@@ -29,7 +29,7 @@ def test_the_name_of_a_capture_is_refused(layerscope: Program, contrasts: Path, 
     result = layerscope(*command, "--force")
     assert_failed(result, 5)
     assert "warmth is the name of a capture, and these directions come from the file loud.gguf" in result.stderr
-    assert not (contrasts / f"warmth{SUFFIX}").exists()
+    assert not (contrasts / f"warmth{DIRECTIONS}").exists()
 
 
 @pytest.mark.parametrize("method", [None, "pca"])
@@ -45,7 +45,7 @@ def test_a_capture_is_exported_without_saving_directions(
     assert read.keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_allclose(read[name], values, rtol=1e-5, atol=1e-6)
-    assert not (contrasts / f"loudness{SUFFIX}").exists()
+    assert not (contrasts / f"loudness{DIRECTIONS}").exists()
 
 
 def test_a_gguf_comes_back_at_its_layers(layerscope: Program, contrasts: Path, tiny_folder: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_gguf_comes_back_at_its_layers(layerscope: Program, contrasts: Path, t
     assert result.returncode == 0, result.stderr
     assert result.stderr == "saved 3 directions, layers 1 to 3\n"
     assert result.stdout.splitlines() == [
-        f"activations/back{SUFFIX}",
+        f"activations/back{DIRECTIONS}",
         "layer  cosine",
         *(f"{layer:5}  +1.000" for layer in (1, 2, 3)),
     ]
@@ -109,7 +109,7 @@ def test_imports_of_another_tool_are_read(layerscope: Program, contrasts: Path, 
     assert result.returncode == 0, result.stderr
     shown = json.loads(result.stdout)
     own = own_vectors(contrasts)
-    assert shown["path"] == f"activations/evil{SUFFIX}"
+    assert shown["path"] == f"activations/evil{DIRECTIONS}"
     assert shown["cosines"].keys() == {"0", "1", "2"}
     for layer, cosine in shown["cosines"].items():
         one, other = rows[int(layer) + 1], own[f"direction.{layer}"]
@@ -133,12 +133,14 @@ def test_without_a_comparison_the_scale_is_unknown(layerscope: Program, contrast
     write_gguf(layerscope.folder / "v.gguf", {"direction.2": vector(2)})
     command = ("vectors", "import", "v.gguf", "--from", "repeng", "--model", str(tiny_folder), "--name", "v")
     result = layerscope(*command)
-    assert (result.returncode, result.stdout) == (0, f"activations/v{SUFFIX}\n")
+    assert (result.returncode, result.stdout) == (0, f"activations/v{DIRECTIONS}\n")
     assert "import with --compare CAPTURE" in result.stderr
     refused = layerscope("directions", "v", "--format", "npz", "--output", "v.npz")
     assert_failed(refused, 2)
     assert "the norm of the states at layer 2 is not known" in refused.stderr
-    assert layerscope(*command).returncode == 5
+    refused = layerscope(*command)
+    assert_failed(refused, 5)
+    assert "already exists. Next: choose another name with --name, or replace them with --force" in refused.stderr
     assert layerscope(*command, "--force", "--compare", "loudness").returncode == 0
     assert layerscope("directions", "v", "--format", "npz", "--output", "v.npz").returncode == 0
     assert contrasts.exists()

@@ -90,6 +90,26 @@ def test_a_later_line_without_a_prompt_or_not_utf8_is_named(tmp_path: Path) -> N
         list(open_prompts(path).texts())
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "field"),
+    [
+        ("a.jsonl", '{"prompt": "a", "responce": "b"}', "responce"),
+        ("a.jsonl", '{"prompt": "a", "Response": "b"}', "Response"),
+        ("a.csv", "prompt,reponse\na,b", "reponse"),
+        ("a.jsonl", '{"prompt": "a", "response_id": 1, "answer": "b"}', ""),
+        ("a.csv", "prompt,response,responses\na,b,c", ""),
+        ("a.txt", "responce", ""),
+    ],
+)
+def test_a_field_that_looks_like_a_response_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, text: str, field: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    open_prompts(tmp_path / name)
+    said = f"{name}: the field '{field}' is ignored; a response is read from the field 'response'"
+    assert caplog.messages == ([said] if field else [])
+
+
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="cannot be read"):
         open_texts(tmp_path / "none.jsonl")

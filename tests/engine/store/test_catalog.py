@@ -1,6 +1,10 @@
 """Listing a store from its JSON: newest first, filtered, damaged captures with the reason."""
 
 import json
+import os
+import stat
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +13,9 @@ import engine
 from engine.errors import StoreError
 from engine.records.captures import ActivationData, ContrastData
 from engine.store.catalog import show_capture, unfinished_saves
-from engine.store.names import CapturePaths
+from engine.store.names import CapturePaths, is_folder, locate
+
+NOBODY = 65534
 
 
 def saved_at(paths: CapturePaths, created: str) -> None:
@@ -57,3 +63,55 @@ def test_leftovers_of_killed_saves_are_found(tmp_path: Path) -> None:
     leftover.touch()
     assert unfinished_saves(tmp_path) == [leftover]
     assert engine.list_captures(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Windows has other permissions")
+def test_a_store_in_a_folder_that_the_user_may_not_open(contrast_data: ContrastData, tmp_path: Path) -> None:
+    store = tmp_path / "private" / "store"
+    engine.save_activations(contrast_data, "mine", store=store)
+    calls: tuple[Callable[[], object], ...] = (
+        partial(show_capture, store / "mine"),
+        partial(engine.load_activations, "mine", store=store),
+        partial(engine.load_directions, "mine", store=store),
+        partial(engine.save_activations, contrast_data, "other", store=store),
+        partial(engine.rename_capture, "mine", "other", store=store),
+        partial(engine.delete_capture, "mine", store=store),
+        partial(engine.verify_capture, "mine", store=store),
+        partial(engine.list_captures, store),
+    )
+    user = os.geteuid()
+    store.parent.chmod(0)
+    if user == 0:
+        os.seteuid(NOBODY)  # root ignores permissions
+    try:
+        for call in calls:
+            with pytest.raises(StoreError, match=r"store cannot be read: Permission denied.*ask its owner"):
+                call()
+        assert not is_folder(str(store / "mine"))
+    finally:
+        os.seteuid(user)
+        store.parent.chmod(stat.S_IRWXU)
+    assert engine.verify_capture("mine", store=store).status == "ok"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Windows has other permissions")
+def test_a_capture_that_another_user_replaces_can_be_read(contrast_data: ContrastData, tmp_path: Path) -> None:
+    engine.save_activations(contrast_data, "mine", store=tmp_path)
+    hidden = locate("mine", tmp_path).replacement.shards
+    hidden.mkdir(parents=True)
+    user, outside = os.geteuid(), tmp_path.parent
+    folders = [tmp_path, outside, outside.parent]
+    modes = [folder.stat().st_mode for folder in folders]
+    for folder in folders:
+        folder.chmod(0o755)
+    hidden.parent.chmod(0)
+    if user == 0:
+        os.seteuid(NOBODY)
+    try:
+        assert show_capture("mine", store=tmp_path)["name"] == "mine"
+        assert [entry.problem for entry in engine.list_captures(tmp_path)] == [""]
+    finally:
+        os.seteuid(user)
+        hidden.parent.chmod(stat.S_IRWXU)
+        for folder, mode in zip(folders, modes, strict=True):
+            folder.chmod(mode)

@@ -11,7 +11,7 @@ from engine.records.captures import ContrastData
 from engine.records.files import VECTOR_FORMATS
 from engine.store.catalog import list_captures
 from engine.store.delete import delete_capture, delete_directions, kept_directions
-from engine.store.directions import list_directions
+from engine.store.directions_catalog import list_directions
 from engine.store.names import locate
 
 

@@ -21,8 +21,8 @@ from engine.stats.direction import extract_directions
 from engine.stats.methods import compare_methods
 from engine.steering.vectors import export_directions
 from engine.store.directions import find_directions, load_directions, save_directions
+from engine.store.directions_header import path_of, read_header
 from engine.store.names import locate
-from engine.store.ownership import path_of, read_header
 
 Directions = dict[int, Direction]
 
@@ -161,7 +161,7 @@ def test_the_header_is_read_without_torch(directions: Directions, tmp_path: Path
     program = f"""
 import sys
 from pathlib import Path
-from engine.store.ownership import read_header
+from engine.store.directions_header import read_header
 header = read_header(Path({str(path)!r}))
 print(header["leading"], len(header["layers"]), header["provenance"]["site"])
 print(sorted({{"torch", "transformers"}} & set(sys.modules)))

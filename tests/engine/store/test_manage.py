@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,9 +22,9 @@ import engine
 from engine.errors import StoreError
 from engine.records.captures import ActivationData, ContrastData
 from engine.store.delete import delete_directions, kept_directions
+from engine.store.directions_header import path_of, read_header
 from engine.store.locks import folder_lock
 from engine.store.names import locate
-from engine.store.ownership import path_of, read_header
 from engine.store.plan import hold_plan
 from engine.store.verify import Verification
 
@@ -43,6 +44,28 @@ def sharded(tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
     path.write_text("w5 w6\nw7 w8")
     engine.capture_prompt_file(tiny_llama, tiny_tokenizer, path, "mine", store=tmp_path / "store")
     return tmp_path / "store"
+
+
+def test_a_rename_that_is_denied_leaves_nothing_under_the_new_name(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder of several users, each may only rename files of their own."""
+    before = {path: path.read_bytes() for path in both.iterdir()}
+    link, replace = os.link, Path.replace
+
+    def refuse_link(source: Path, final: Path) -> None:
+        if source.suffix == ".pt":
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(source))
+        link(source, final)
+
+    def refuse_replace(source: Path, final: Path) -> Path:
+        if source.suffix == ".pt":
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(source))
+        return replace(source, final)
+
+    monkeypatch.setattr("os.link", refuse_link)
+    monkeypatch.setattr(Path, "replace", refuse_replace)
+    with pytest.raises(StoreError, match=r"'mine' cannot be renamed: .*ask the owner of its files"):
+        engine.rename_capture("mine", "final", store=both)
+    assert {path: path.read_bytes() for path in both.iterdir()} == before
 
 
 def test_all_files_get_the_new_name(both: Path, contrast_data: ContrastData) -> None:
@@ -260,7 +283,7 @@ def test_a_capture_that_starts_meanwhile_is_not_deleted(sharded: Path, monkeypat
         path.unlink()
 
     paths = locate("mine", sharded)
-    monkeypatch.setattr("engine.store.delete._remove", remove)
+    monkeypatch.setattr("engine.store.plan.remove_entry", remove)
     engine.delete_capture("mine", store=sharded)
     assert len(removed) > 1
     assert list(sharded.iterdir()) == []
@@ -281,7 +304,8 @@ def test_what_a_rename_advises_can_be_done(both: Path, prompt_data: ActivationDa
     assert taken.value.said("command_line").endswith("Next: choose another name, or delete that capture first.")
     with monkeypatch.context() as patch:
         patch.setattr("os.access", lambda *_: False)
-        assert advice().endswith("is not a writable folder. Next: change the permissions of that folder.")
+        said = "Next: change the permissions of that folder (chmod u+w), and run the same command again."
+        assert advice().endswith(f"is not a writable folder. {said}")
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import engine
 from engine.errors import StoreError
 from engine.records.captures import ActivationData, ContrastData
 from engine.records.files import Direction, Imported
+from engine.steering.controls import load_source
 from engine.store.delete import capture_files, kept_directions
+from engine.store.locks import folder_lock
 from engine.store.names import locate
 from engine.store.ownership import origin_note, origin_warning, require_free
 
@@ -175,6 +178,51 @@ def test_a_renamed_capture_leaves_the_directions_of_another(mixed: Path) -> None
 def test_foreign_directions_follow_the_name_of_their_capture(mixed: Path) -> None:
     engine.rename_capture("other", "third", store=mixed)
     assert origin_note("mine", store=mixed).startswith("the directions saved as mine come from the capture 'third'")
+
+
+def test_control_vectors_of_directions_that_follow_a_name_stay(pair: Path, directions: Directions) -> None:
+    engine.save_directions(directions, "probe", store=pair, capture="mine")
+    engine.export_directions(directions, pair / "probe.vectors.npz")
+    engine.rename_capture("mine", "final", store=pair)
+    assert origin_note("probe", store=pair) == "the directions probe come from the capture 'final'"
+    assert (pair / "probe.vectors.npz").exists()
+    engine.save_directions(directions, "probe", store=pair, capture="final", force=True)
+    assert not (pair / "probe.vectors.npz").exists()  # these are of directions that were replaced
+
+
+def test_directions_of_a_capture_of_that_name_elsewhere_do_not_follow(
+    pair: Path, directions: Directions, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for direction in directions.values():
+        direction["concept"] = "joy"
+    engine.save_directions(directions, "probe", store=pair, capture=elsewhere / "mine")
+    assert kept_directions("mine", store=pair) == []
+    assert load_source("probe", store=pair) is None
+    before = (pair / "probe.directions.safetensors").read_bytes()
+    engine.rename_capture("mine", "final", store=pair)
+    assert (pair / "probe.directions.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("path", ["mine", "mine.pt", "{store}/mine"])
+def test_a_capture_may_be_named_by_a_path(pair: Path, directions: Directions, path: str) -> None:
+    engine.save_directions(directions, "mine", store=pair, capture=path.format(store=pair))
+    engine.save_directions(directions, "probe", store=pair, capture=path.format(store=pair))
+    assert origin_note("mine", store=pair) == ""
+    assert kept_directions("mine", store=pair) == ["probe.directions.safetensors"]
+
+
+def test_no_capture_gets_a_name_while_directions_are_saved_under_it(pair: Path, directions: Directions) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with folder_lock(pair):
+            saving = pool.submit(engine.save_directions, directions, "free", store=pair, capture="other")
+            with pytest.raises(TimeoutError):
+                saving.result(timeout=0.3)
+            for path in pair.glob("mine*"):
+                path.rename(pair / path.name.replace("mine", "free"))
+        with pytest.raises(StoreError, match="free is the name of a capture"):
+            saving.result()
+    assert not (pair / "free.directions.safetensors").exists()
 
 
 def test_a_replaced_capture_leaves_the_directions_of_another(

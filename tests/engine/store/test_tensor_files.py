@@ -17,8 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import engine
 from engine.errors import StoreError
 from engine.records.captures import ContrastData
+from engine.store.directions_header import path_of, read_header
 from engine.store.names import locate
-from engine.store.ownership import path_of, read_header
 from engine.store.shards import Shard
 from engine.store.tensor_files import encode_tensors
 

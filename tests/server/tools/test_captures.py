@@ -149,6 +149,8 @@ async def test_saved_directions_are_listed_described_and_deleted(app: Layerscope
         await call(client, "extract_direction", name="loudness", save_as="mine")
         (store / "broken.directions.safetensors").write_bytes(b"no header")
         assert (await call(client, "list_captures"))["directions"] == ["broken", "loudness", "mine"]
+        said = await refused(client, "rank_layers", name="mine")
+        assert "it is the name of saved directions, which come from the capture 'loudness'" in said
         assert (await call(client, "list_captures", name_contains="in"))["directions"] == ["mine"]
         assert (await call(client, "list_captures", concept="loudness"))["directions"] == []
         assert (await call(client, "describe_capture", name="loudness"))["directions"] is True
@@ -163,6 +165,11 @@ async def test_saved_directions_are_listed_described_and_deleted(app: Layerscope
         for name in ("loudness", "broken"):
             gone = await call(client, "delete_capture", name=name, directions_only=True, confirm=True)
             assert gone["deleted"] == [f"{name}.directions.safetensors"]
+        for name in ("warmth", "alone"):  # with a capture of that name, and without
+            await call(client, "extract_direction", name="warmth", save_as=name)
+            gone = await call(client, "delete_capture", name=f"{name}.directions.safetensors", confirm=True)
+            assert gone["deleted"] == [f"{name}.directions.safetensors"]
+        assert {"warmth.json", "warmth.pt"} <= set(contents(store))
         assert {"loudness.json", "loudness.pt"} <= set(contents(store))
         gone = await call(client, "delete_capture", name="loudness", confirm=True)
         assert (gone["deleted"], gone["kept"]) == (["loudness.json", "loudness.pt"], ["mine.directions.safetensors"])

@@ -61,6 +61,9 @@ async def test_answers_say_which_capture_directions_come_from(app: LayerscopeSer
             assert answer["reading" if tool == "read_text" else "steering"]["capture"] == "loudness"
             assert not any("come from" in warning for warning in answer.get("warnings", []))
         (store / "mine.directions.safetensors").rename(store / "warmth.directions.safetensors")
+        described = await call(client, "describe_capture", name="warmth")
+        assert described["directions"] is True
+        assert described["warnings"][0].startswith("the directions saved as warmth come from the capture 'loudness'")
         for tool, given in tools.items():
             answer = await finished(client, await call(client, tool, name="warmth", **given))
             assert said in answer["warnings"]
