@@ -116,7 +116,7 @@ class Design:
             )
         tested = _chosen(inside, list(groups.values()), math.ceil(_SPARE * request.prompts), drawing)
         held_out = [name for name in groups if name in _HELD_OUT]
-        templates = [pair["template"] for pair in data.get("factors") or []]
+        templates = factor_columns(data.get("factors") or [])["template"]
         return cls(folds, held_out, outside, tested, groups, placed, templates)
 
     def groups_of(self, trials: Sequence[Trial]) -> dict[str, torch.Tensor]:
