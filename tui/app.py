@@ -194,6 +194,8 @@ class LayerscopeApp(BackgroundApp):
         for screen in self.screen_stack:
             for line in screen.query(JobLine):
                 line.job = message.job
+        if not self.screen_stack:  # the app has ended
+            return
         if isinstance(self.screen, QuitScreen) and not self.jobs.unfinished:
             self.screen.dismiss()
         job = message.job

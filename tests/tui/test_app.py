@@ -8,6 +8,7 @@ import pytest
 from engine.jobs import Job
 from tests.tui.screen_text import wait_for, wait_until
 from tui.app import LayerscopeApp, describe_left
+from tui.jobs import JobEnded
 from tui.widgets.rows import RowsView
 
 pytestmark = pytest.mark.anyio
@@ -55,6 +56,13 @@ async def test_help_is_readable_and_scrolls_in_a_small_terminal(store: Path) -> 
         await wait_for(pilot, " 4 ", "Findings, warnings and", "baselines")
         await pilot.resize_terminal(80, 24)
         await wait_for(pilot, "Findings, warnings and baselines")
+
+
+async def test_a_job_that_ends_while_the_app_closes_does_not_crash_it(store: Path) -> None:
+    app = LayerscopeApp(store)
+    async with app.run_test():
+        pass
+    app.show_job(JobEnded(Job("counting", status="done")))
 
 
 async def test_the_list_of_help_has_a_cursor_when_it_is_focused(store: Path) -> None:
