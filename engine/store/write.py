@@ -15,9 +15,11 @@ from torch import Tensor
 
 from engine.errors import StoreError
 from engine.records.captures import CaptureData
+from engine.records.checks import require_capture
 from engine.records.files import CaptureRecord, DataFile
 from engine.remedies import Remedy
 from engine.runtime import Steps
+from engine.stats.contrast import require_contrast
 from engine.stats.summary import prompts_of
 from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, locate
@@ -58,12 +60,16 @@ def save_activations(
         Paths of the saved files.
 
     Raises:
+        RequestError: This is not a capture, or the parts of a contrast do not match.
         StoreError: The name is taken or invalid, or the folder cannot be written.
 
     Example:
         >>> save_activations(data, "my_activations").tensors.name
         'my_activations.pt'
     """
+    require_capture(data)
+    if "positive" in data:
+        require_contrast(data)
     paths = locate(name, store)
     require_free(paths, force=force)
     _require_finite(data)
