@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from engine.cli.console import Command, Narrator, print_json, print_lines
-from engine.cli.store import AsJson, Store, capture_path, is_path
+from engine.cli.store import AsJson, Store, capture_path, is_path, with_output
 from engine.errors import RequestError, StoreError, visible
 from engine.store.names import DEFAULT_STORE, DIRECTIONS, locate, store_option
 from engine.store.ownership import origin_note
@@ -56,8 +56,10 @@ def verify(
     if as_json:
         print_json(msgspec.json.format(msgspec.json.encode(found)))
     else:
+        folder = path.parent if path else store
         for one in found:
-            print_lines(visible(f"{one.name}: {one.status}{': ' if one.problem else ''}{one.problem}") + "\n")
+            problem = with_output(one.problem, one.name, folder)
+            print_lines(visible(f"{one.name}: {one.status}{': ' if problem else ''}{problem}") + "\n")
     if clean:
         narrator = Narrator(quiet=False)
         removed = clean_store(path.parent if path else store)

@@ -105,7 +105,7 @@ def test_unfinished_shards_are_checked_too(store: Path) -> None:
     found = engine.verify_capture("parts", store=store)
     assert (found.status, found.problem) == (
         "unfinished",
-        "1 shard saved so far; run the same capture again to resume",
+        "1 shard saved so far; run the same capture again under this name to resume",
     )
     flip(store / SHARD)
     assert "does not match its checksum" in problem("parts", store)
