@@ -68,10 +68,11 @@ def save_activations(
         'my_activations.pt'
     """
     require_capture(data)
+    contrast = "positive" in data
     if "positive" in data:
         require_contrast(data)
     paths = locate(name, store)
-    require_free(paths, force=force)
+    require_free(paths, force=force, extracted=contrast)
     _require_finite(data)
     with _readable_errors(paths.store, Remedy.SAVE_LESS):
         paths.store.mkdir(parents=True, exist_ok=True)
@@ -80,7 +81,10 @@ def save_activations(
             content = encode_record(make_record(data, paths.name, file, steps))
             _write(record, lambda out: out.write(content))
             with folder_lock(paths.store):
-                (_replace if force else _claim)(paths, tensors, record)
+                if force:
+                    _replace(paths, tensors, record)
+                else:
+                    _claim(paths, tensors, record, extracted=contrast)
         _sync_folder(paths.store)
         clear_leftovers(paths.tensors, paths.record)
     return paths
@@ -115,17 +119,17 @@ def _replace(paths: CapturePaths, tensors: UnfinishedFile, record: UnfinishedFil
     record.replace()
 
 
-def _claim(paths: CapturePaths, tensors: UnfinishedFile, record: UnfinishedFile) -> None:
+def _claim(paths: CapturePaths, tensors: UnfinishedFile, record: UnfinishedFile, *, extracted: bool) -> None:
     """Save under a free name; the capture of another process that was faster stays.
 
     Raises:
         StoreError: The name has been taken since it was checked.
     """
-    require_free(paths, force=False)
+    require_free(paths, force=False, extracted=extracted)
     try:
         tensors.claim()
     except TakenError:  # on a file system without locks
-        require_free(paths, force=False)
+        require_free(paths, force=False, extracted=extracted)
         raise
     record.replace()
 
