@@ -22,7 +22,7 @@ from engine.records.captures import Provenance, describe_adapter
 from engine.records.files import CaptureRecord, count_prompts
 from engine.remedies import save_option
 from engine.stats.comparison_rules import require_contrasts
-from engine.store.catalog import UNDER_THIS_NAME, UNFINISHED_SHARDS, list_captures, show_capture, unfinished_saves
+from engine.store.catalog import UNDER_THIS_NAME, is_damage, list_captures, show_capture, unfinished_saves
 from engine.store.names import (
     DEFAULT_STORE,
     DIRECTIONS,
@@ -219,7 +219,7 @@ def list_store(
         print_data(_captures_table([entry.record for entry in entries if entry.record]))
         for entry in entries:
             if entry.problem:
-                damaged = "" if entry.problem.startswith(UNFINISHED_SHARDS) else "damaged: "
+                damaged = "damaged: " if is_damage(entry.problem) else ""
                 print_data(Text(f"{entry.name} {damaged}{with_output(entry.problem, entry.name, store)}", style="red"))
         if alone:
             print_data("")

@@ -1,5 +1,6 @@
 """List the captures of a store from their JSON records; loads no torch."""
 
+import errno
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from engine.store.record import read_record
 from engine.store.replace import read_whole
 
 UNFINISHED_SHARDS = "unfinished"
+_DENIED = os.strerror(errno.EACCES)
 UNDER_THIS_NAME = "under this name"
 _RESUME = f"; run the same capture again {UNDER_THIS_NAME} to resume"  # it may have been renamed since
 
@@ -127,6 +129,16 @@ def _show(paths: CapturePaths) -> CaptureRecord:
         problem = entry.problem.removesuffix(_RESUME)  # the next step says it
         raise StoreError(f"the capture {paths.name!r} cannot be used: {problem}", next_step=step)
     return entry.record
+
+
+def is_damage(problem: str) -> bool:
+    """Whether the problem of a capture is damage, not unfinished shards or a file that the user may not read.
+
+    Example:
+        >>> is_damage("mine.pt is missing"), is_damage("unfinished: 1 shard saved so far")
+        (True, False)
+    """
+    return not (problem.startswith(UNFINISHED_SHARDS) or problem.endswith(f"cannot be read: {_DENIED}"))
 
 
 def unfinished_saves(store: str | Path) -> list[Path]:

@@ -124,3 +124,8 @@ def test_a_file_that_may_not_be_read_needs_permission_and_no_new_capture(layersc
     assert "tiny_prompt: unreadable: activations/tiny_prompt.pt cannot be read: Permission denied\n" in result.stdout
     assert "error: 1 of 3 captures cannot be read. Next: ask its owner for permission" in result.stderr
     assert not any(word in result.stderr for word in ("damaged", "--force", "delete"))
+    (store / "tiny_prompt.json").chmod(0)
+    with unprivileged(store):
+        listed = layerscope("list")
+    said = " ".join(listed.stdout.split())
+    assert "tiny_prompt activations/tiny_prompt.json cannot be read: Permission denied" in said
