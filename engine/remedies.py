@@ -28,7 +28,8 @@ _OPERATOR = "tell the person who runs this server"
 class Remedy(Enum):
     """Next steps that each face words differently.
 
-    One row per remedy, one column per face. `Advice` fills in `{capture}`, `{store}`, `{output}` and `{settings}`.
+    One row per remedy, one column per face. `Advice` fills in `{capture}`, `{store}`, `{output}`,
+    `{save_as}` and `{settings}`.
     """
 
     ADD_PAIRS = _Words(
@@ -237,6 +238,15 @@ class Remedy(Enum):
         server=_RESUME,
         app="press n in the library and fill in the form as before to resume from the saved shards",
     )
+    RESUME_UNDER_NAME = _Words(
+        python="run the same capture again under this name to resume from the saved shards",
+        command_line="run the same capture command again, with{save_as}, to resume from the saved shards",
+        server="repeat the capture call with this name, without replace, to resume from the saved shards",
+        app=(
+            "press n in the library, fill in the form as before, and enter this name in the field Save as, to resume"
+            " from the saved shards"
+        ),
+    )
     SAVE_FIGURE = _Words(
         python="save the figure to a file with save_figure",
         command_line="save the figure with --output FILE.png",
@@ -354,7 +364,10 @@ class Advice:
         text = str(getattr(self.remedy.value, face))
         store, output = option("--store", self.store), option("--output", f"{self.store}/" if self.store else "")
         settings = _settings_in_words(self.settings, face)
-        return text.format(capture=f"{self.capture}{store}", store=store, output=output, settings=settings)
+        save_as = save_option(self.store, self.capture)
+        return text.format(
+            capture=f"{self.capture}{store}", store=store, output=output, save_as=save_as, settings=settings
+        )
 
 
 def option(name: str, value: str) -> str:
@@ -365,6 +378,20 @@ def option(name: str, value: str) -> str:
         (" --store 'my runs'", '')
     """
     return f" {name} {shlex.quote(value)}" if value else ""
+
+
+def save_option(store: str, name: str) -> str:
+    """The option of `capture` that saves under a name, after a space.
+
+    Args:
+        store: The store folder; empty for the default one.
+        name: Name of the capture.
+
+    Example:
+        >>> save_option("", "mine"), save_option("my runs", "mine")
+        (' --output activations/mine', " --output 'my runs/mine'")
+    """
+    return option("--output", f"{store or 'activations'}/{name}")
 
 
 def _settings_in_words(settings: tuple[tuple[str, Setting], ...], face: Face) -> str:

@@ -47,6 +47,7 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 # Variables that suggest a terminal or display, which the program does not have here.
+_NOBODY = 65534  # the id of the user without privileges
 _OF_THE_TERMINAL = {"DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND", "COLUMNS", "LINES", "FORCE_COLOR", "PYTHONIOENCODING"}
 
 
@@ -251,3 +252,20 @@ def _log_on_stderr() -> Iterator[None]:
 def _is_plain(handler: logging.Handler) -> "TypeGuard[logging.StreamHandler[TextIO]]":
     """Whether the handler writes to a fixed stream: the stderr of the time it was created."""
     return type(handler) is logging.StreamHandler
+
+
+@contextmanager
+def unprivileged(folder: Path) -> Iterator[None]:
+    """Be a user to whom permissions apply, as they do not to root, who may enter the folder of a test."""
+    user, folders = os.geteuid(), [folder, *(parent for parent in folder.parents if parent.stat().st_mode & 0o77 == 0)]
+    modes = [one.stat().st_mode for one in folders]
+    for one in folders:
+        one.chmod(0o755)
+    if user == 0:
+        os.seteuid(_NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        for one, mode in zip(folders, modes, strict=True):
+            one.chmod(mode)

@@ -139,12 +139,15 @@ def rows(table: str) -> Iterator[tuple[str, list[str]]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_code_of_a_page_runs_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_code_of_a_page_runs_in_order(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
     for number, fence in enumerate(fences(page)):
         if fence.language == "python":
             exec(compile(fence.text, f"{page.name}, block {number}", "exec"), namespace)  # noqa: S102 - our own page
+    assert not re.search(r"p = 0\.0+\b", capsys.readouterr().out), "no permutation test gives a p-value of 0"
 
 
 @pytest.mark.slow

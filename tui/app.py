@@ -151,10 +151,13 @@ class LayerscopeApp(BackgroundApp):
     async def action_quit(self) -> None:
         """Quit, after a question if that stops a job."""
         running = [job for job in self.jobs.unfinished if not job.stopping]
-        if running and not isinstance(self.screen, QuitScreen):
-            self.push_screen(QuitScreen(running))
-        else:
+        if not running or isinstance(self.screen, QuitScreen):
             self.exit()
+        elif any(isinstance(screen, QuitScreen) for screen in self.screen_stack):
+            while not isinstance(self.screen, QuitScreen):  # the command palette, for example, covers the question
+                self.pop_screen()
+        else:
+            self.push_screen(QuitScreen(running))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Yield the current screen's key actions for the command palette."""

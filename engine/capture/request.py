@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from engine.concepts.text_files import PromptFile
 from engine.errors import CaptureError, RequestError
 from engine.inputs import is_text, plain_text, plain_texts, require_flag, require_whole
 from engine.records.captures import Concept, Factors
+from engine.records.checks import plain_factors
 from engine.remedies import Remedy
 from engine.runtime import Processes
 
@@ -225,7 +226,7 @@ def written_pairs(
             responses are missing.
     """
     first, second = plain_texts(positive, "positive prompt"), plain_texts(negative, "negative prompt")
-    known = None if factors is None else tuple(_plain_factors(factors, len(first)))
+    known = None if factors is None else tuple(plain_factors(factors, len(first)))
     if len(first) != len(second) or not first:
         raise CaptureError(
             f"there are {len(first)} positive and {len(second)} negative prompts",
@@ -263,19 +264,3 @@ def _plain_source(source: Source) -> Source:
     if not texts:
         raise CaptureError("there are no prompts", expected="at least one")
     return texts
-
-
-def _plain_factors(factors: Iterable[Factors], pairs: int) -> list[Factors]:
-    """Validate the factors of each pair and convert them to plain dictionaries."""
-    plain = []
-    for number, known in enumerate(factors):
-        if not isinstance(known, Mapping) or known.keys() != Factors.__annotations__.keys():
-            raise CaptureError(
-                f"the factors of pair {number} are {known!r}",
-                expected=f"a dictionary with {', '.join(Factors.__annotations__)}",
-            )
-        values = {key: plain_text(value, f"the {key} of pair {number}") for key, value in known.items()}
-        plain.append(Factors(template=values["template"], persona=values["persona"], topic=values["topic"]))
-    if len(plain) != pairs:
-        raise CaptureError(f"there are {pairs} pairs and {len(plain)} sets of factors", expected="one set per pair")
-    return plain

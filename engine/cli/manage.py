@@ -9,8 +9,9 @@ import msgspec
 import typer
 
 from engine.cli.console import Command, Narrator, print_json, print_lines
-from engine.cli.store import AsJson, Store, capture_path, is_path
+from engine.cli.store import AsJson, Store, capture_path, is_path, with_output
 from engine.errors import RequestError, StoreError, visible
+from engine.remedies import Remedy
 from engine.store.names import DEFAULT_STORE, DIRECTIONS, locate, store_option
 from engine.store.ownership import origin_note
 from engine.store.unfinished import clean_store
@@ -56,8 +57,10 @@ def verify(
     if as_json:
         print_json(msgspec.json.format(msgspec.json.encode(found)))
     else:
+        folder = path.parent if path else store
         for one in found:
-            print_lines(visible(f"{one.name}: {one.status}{': ' if one.problem else ''}{one.problem}") + "\n")
+            problem = with_output(one.problem, one.name, folder)
+            print_lines(visible(f"{one.name}: {one.status}{': ' if problem else ''}{problem}") + "\n")
     if clean:
         narrator = Narrator(quiet=False)
         removed = clean_store(path.parent if path else store)
@@ -66,9 +69,13 @@ def verify(
         if not removed:
             narrator.say("no temporary files of killed saves")
     damaged = [one.name for one in found if one.status == "damaged"]
+    unreadable = sum(one.status == "unreadable" for one in found)
+    if unreadable and not damaged:
+        raise StoreError(f"{unreadable} of {len(found)} captures cannot be read", next_step=Remedy.ASK_TO_READ)
     if damaged:
+        others = f", and {unreadable} cannot be read" if unreadable else ""
         raise StoreError(
-            f"{len(damaged)} of {len(found)} captures {'is' if len(damaged) == 1 else 'are'} damaged",
+            f"{len(damaged)} of {len(found)} captures {'is' if len(damaged) == 1 else 'are'} damaged{others}",
             next_step=f"capture again with --force, or layerscope delete {_named(damaged, store, path)}",
         )
 

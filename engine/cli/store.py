@@ -20,9 +20,19 @@ from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
 from engine.records.captures import Provenance, describe_adapter
 from engine.records.files import CaptureRecord, count_prompts
+from engine.remedies import save_option
 from engine.stats.comparison_rules import require_contrasts
-from engine.store.catalog import UNFINISHED_SHARDS, list_captures, show_capture, unfinished_saves
-from engine.store.names import DEFAULT_STORE, DIRECTIONS, PLAN, CapturePaths, capture_command, locate, store_option
+from engine.store.catalog import UNDER_THIS_NAME, is_damage, list_captures, show_capture, unfinished_saves
+from engine.store.names import (
+    DEFAULT_STORE,
+    DIRECTIONS,
+    PLAN,
+    CapturePaths,
+    capture_command,
+    locate,
+    store_option,
+    store_words,
+)
 from engine.store.ownership import origin_warning, require_amendable
 from engine.store.record import encode_record
 from engine.store.verify import has_checksums
@@ -159,6 +169,11 @@ def specificity_command(record: CaptureRecord, paths: CapturePaths, model: str =
     return f"layerscope specificity {paths.arguments}{model_option(record['provenance'], model)}"
 
 
+def with_output(problem: str, name: str, store: Path) -> str:
+    """What is wrong with a capture, with the option that resumes an unfinished one, whatever the command calls it."""
+    return problem.replace(UNDER_THIS_NAME, f"with{save_option(store_words(store), name)}")
+
+
 def is_path(name: str) -> bool:
     """Whether an argument is a path rather than a name in the store."""
     return "/" in name or "\\" in name or name.endswith((".pt", ".json", ".safetensors"))
@@ -204,8 +219,8 @@ def list_store(
         print_data(_captures_table([entry.record for entry in entries if entry.record]))
         for entry in entries:
             if entry.problem:
-                damaged = "" if entry.problem.startswith(UNFINISHED_SHARDS) else "damaged: "
-                print_data(Text(f"{entry.name} {damaged}{entry.problem}", style="red"))
+                damaged = "damaged: " if is_damage(entry.problem) else ""
+                print_data(Text(f"{entry.name} {damaged}{with_output(entry.problem, entry.name, store)}", style="red"))
         if alone:
             print_data("")
             print_data(_directions_table(alone))

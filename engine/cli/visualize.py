@@ -15,8 +15,10 @@ from engine.plots.causal_text import causal_as_text
 from engine.plots.classes_text import pair_label, sides_as_text
 from engine.plots.layers_chart import layers_chart
 from engine.plots.layers_text import layers_as_text
+from engine.records.captures import has_neutral_prompts
 from engine.records.files import CaptureRecord
 from engine.records.results import ClassProjections
+from engine.remedies import Remedy
 from engine.store.names import DEFAULT_STORE, CapturePaths, locate, output_path
 
 if TYPE_CHECKING:
@@ -92,10 +94,18 @@ def _visualize_causal(
     found = record.get("causal")
     if layer is not None:
         raise RequestError("--layer does not apply to --causal", next_step="omit one or the other")
+    if record["kind"] != "contrast":
+        raise RequestError(
+            f"{record['name']!r} is a capture of prompts: it has no layers to rank",
+            expected="a contrast",
+            next_step=Remedy.CAPTURE_CONTRAST,
+        )
     if found is None:
+        neutral = "" if has_neutral_prompts(record["concept"], record["factors"]) else " --neutral FILE"
         raise RequestError(
             f"the causal ranking of {record['name']} was not measured",
-            next_step=f"layerscope rank {paths.arguments} --causal{model_option(record['provenance'])}",
+            expected="a file with one neutral prompt per pair and line, to steer on" if neutral else "",
+            next_step=f"layerscope rank {paths.arguments} --causal{neutral}{model_option(record['provenance'])}",
         )
     print_data(causal_as_text(record))
     if not no_plot:

@@ -13,6 +13,7 @@ from engine.concepts.rows import (
     csv_rows,
     dataset_rows,
     file_stamp,
+    how_to_convert,
     jsonl_rows,
     place_in,
     readable_errors,
@@ -132,6 +133,7 @@ def open_pairs(path: str | Path) -> PairFile:
         raise RequestError(
             f"{file.path.name!r} is not a supported file type",
             expected="pairs in a .jsonl or .csv file, or in a dataset folder",
+            next_step=how_to_convert(file.path),
         )
     if next(file.pairs(), None) is None:
         raise RequestError(f"{file.path} contains no pairs", expected="at least one, with positive and negative")

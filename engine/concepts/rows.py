@@ -21,6 +21,10 @@ Row = tuple[int, dict[str, object]]
 
 _SHOWN = 40  # characters of a value in an error message
 
+_SEPARATORS = {";": "semicolons", "\t": "tabs"}
+_ONE_OBJECT_PER_LINE = "write one object per line, without brackets around all and commas between them"
+_WITH_COMMAS = "save it as CSV with commas"
+
 _MORE_CELLS = "\0"
 """Field for the cells of a CSV line beyond the columns of the header."""
 
@@ -64,12 +68,53 @@ def jsonl_rows(path: Path, expected: str) -> Iterator[Row]:
         try:
             row = json.loads(line, object_pairs_hook=_with_unique_keys)
         except (ValueError, RecursionError) as error:  # ValueError: also for a number of thousands of digits
+            if number == 1 and _opens_array(line):
+                raise _not_lines(path, expected) from error
             raise RequestError(
                 f"{path}, line {number} is not valid JSON: {error}", next_step="fix that line"
             ) from error
+        if isinstance(row, list) and any(isinstance(one, dict) for one in row):
+            raise _not_lines(path, expected)
         if not isinstance(row, dict):
             raise RequestError(f"{path}, line {number} is not a JSON object", expected=expected)
         yield number, row
+
+
+def _opens_array(line: str) -> bool:
+    """Whether a line begins a JSON array of objects, or an object, that continues on the next line."""
+    return line.strip() == "{" or "".join(line.split())[:2] in ("[", "[{")
+
+
+def _not_lines(path: Path, expected: str) -> RequestError:
+    return RequestError(
+        f"{path} is JSON, but not one object per line",
+        expected=f"lines such as {expected}",
+        next_step=_ONE_OBJECT_PER_LINE,
+    )
+
+
+def how_to_convert(path: Path) -> str:
+    """How to turn a file of a type that is not supported into one that is; empty if nobody knows.
+
+    Example:
+        >>> how_to_convert(Path("pairs.txt"))
+        ''
+    """
+    return {".json": f"{_ONE_OBJECT_PER_LINE}, in a file ending in .jsonl", ".tsv": _WITH_COMMAS}.get(
+        path.suffix.lower(), ""
+    )
+
+
+def csv_columns(path: Path, names: Sequence[str]) -> list[str]:
+    """The columns of a CSV file, from the names in its header line.
+
+    Raises:
+        RequestError: They are separated by something other than commas.
+    """
+    for separator, called in _SEPARATORS.items():
+        if len(names) == 1 and separator in names[0]:
+            raise RequestError(f"{path} has {called} between its columns", expected="commas", next_step=_WITH_COMMAS)
+    return [*names]
 
 
 def _with_unique_keys(fields: list[tuple[str, object]]) -> dict[str, object]:
@@ -92,14 +137,15 @@ def csv_rows(path: Path, required: str = "") -> Iterator[Row]:
         required: Name of a required column.
 
     Raises:
-        RequestError: The required column is missing, two columns have one name, or a row has more cells than columns
-            or a quote that does not end.
+        RequestError: The columns are not separated by commas, the required one is missing, two have one name, or a row
+            has more cells than columns or a quote that does not end.
     """
     with open_text(path, newline="") as file:
         reader: csv.DictReader[str] = csv.DictReader(file, restkey=_MORE_CELLS, strict=True)
-        if required and required not in (reader.fieldnames or []):
+        columns = csv_columns(path, reader.fieldnames or [])
+        if required and required not in columns:
             raise RequestError(f"{path} has no column {required!r}", expected=f"{required!r} in the header line")
-        if twice := _repeated(reader.fieldnames or []):
+        if twice := _repeated(columns):
             raise RequestError(f"{path} has two columns {twice!r}", expected="one column of each name")
         read = reader.line_num
         try:

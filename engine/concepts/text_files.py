@@ -15,10 +15,12 @@ from typing import NamedTuple
 
 from engine.concepts.pair_files import PairFile, open_pairs, require_like_first, require_response
 from engine.concepts.rows import (
+    csv_columns,
     csv_rows,
     dataset_columns,
     dataset_rows,
     file_stamp,
+    how_to_convert,
     is_dataset,
     jsonl_rows,
     lines_of,
@@ -121,6 +123,7 @@ def open_prompts(path: str | Path) -> PromptFile:
         raise RequestError(
             f"{file.path.name!r} is not a supported file type",
             expected="prompts in a .txt, .jsonl or .csv file, or in a dataset folder",
+            next_step=how_to_convert(file.path),
         )
     if next(file.texts(), None) is None:
         blank = file.path.is_file() and file.path.suffix.lower() != ".csv" and file.path.stat().st_size > 0
@@ -219,7 +222,9 @@ def open_texts(path: str | Path) -> PromptFile | PairFile:
     kind = path.suffix.lower()
     if kind not in TEXT_FILES and not path.is_dir():
         raise RequestError(
-            f"{path.name!r} is not a supported file type", expected=f"a file ending in {', '.join(TEXT_FILES)}"
+            f"{path.name!r} is not a supported file type",
+            expected=f"a file ending in {', '.join(TEXT_FILES)}",
+            next_step=how_to_convert(path),
         )
     if kind == ".txt" and not path.is_dir():
         return open_prompts(path)
@@ -245,7 +250,7 @@ def _first_fields(path: Path) -> set[str]:
     with readable_errors(path):
         if path.suffix.lower() == ".csv":
             with open_text(path, newline="") as file:
-                return {*next(csv.reader(file, strict=True), [])}
+                return {*csv_columns(path, next(csv.reader(file, strict=True), []))}
         for _, row in jsonl_rows(path, f"{_PROMPTS} or {_PAIRS}"):
             return {*row}
     return set()

@@ -205,6 +205,16 @@ def factor_columns(factors: Sequence[Factors]) -> dict[str, list[str]]:
     }
 
 
+def has_neutral_prompts(concept: str | None, factors: Sequence[Factors] | None) -> bool:
+    """Whether a contrast comes with prompts without a persona, the topics of its concept.
+
+    Example:
+        >>> has_neutral_prompts(None, [Factors(persona="nurse", template="plain", topic="tea")])
+        False
+    """
+    return bool(concept and factors and all(pair["topic"] for pair in factors))
+
+
 def _in_one_spelling(values: Iterable[str]) -> list[str]:
     alike: dict[str, str] = {}  # normal form to the first spelling
     known: dict[str, str] = {}  # there are few spellings, and to normalize one takes long

@@ -9,6 +9,7 @@ from engine.errors import RequestError
 from engine.records.captures import ContrastData
 from engine.records.results import ClassProjections, ClassSummary, WrongPair
 from engine.stats.contrast import require_contrast
+from engine.stats.designs import cannot_hold_out
 from engine.stats.groups import PAIRS, group_pairs, held_out_groups, pairs_at
 from engine.stats.held_out import HeldOutLayer, hold_out
 from engine.stats.scores import count_tied, pair_gaps, wrong_pairs
@@ -47,7 +48,7 @@ def project_sides(data: ContrastData, layer: int) -> ClassProjections:
     layer = captured_layer(layer, data["layers"])
     groupings = group_pairs(data)
     if not groupings:
-        raise RequestError("there are too few pairs or groups to hold any out", next_step="capture more pairs")
+        raise cannot_hold_out(data)
     held_out = hold_out(pairs_at(data, layer), groupings)
     require_usable(layer, held_out.extent)
     sides = _sides(layer, held_out)

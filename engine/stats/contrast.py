@@ -6,14 +6,14 @@ cosine of the class means stays near 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from engine.errors import RequestError
-from engine.records.captures import ActivationData, CaptureData, model_differences
+from engine.errors import CaptureError, RequestError
+from engine.records.captures import ActivationData, CaptureData, ContrastData, model_differences
+from engine.records.checks import plain_factors, require_capture
 from engine.records.results import LayerDiff
 from engine.remedies import Remedy
 from engine.stats.groups import chunked
@@ -44,6 +44,8 @@ def compute_contrastive_diff(pos_data: CaptureData, neg_data: CaptureData | None
         >>> sorted(diffs[16])
         ['cosine_sim', 'diff_norm', 'pair_cosine', 'relative_norm']
     """
+    for data in [pos_data] if neg_data is None else [pos_data, neg_data]:
+        require_capture(data)
     if "positive" in pos_data:
         if neg_data is not None:
             raise RequestError("a contrast already holds both classes", next_step="omit the second argument")
@@ -60,22 +62,54 @@ def compute_contrastive_diff(pos_data: CaptureData, neg_data: CaptureData | None
 
 
 def require_contrast(data: CaptureData) -> None:
-    """Require a contrast.
+    """Require a contrast whose classes, layers and factors match, as a caller may have changed it.
 
     Raises:
-        RequestError: This is not a capture, or it holds prompts without classes.
+        RequestError: This is not a capture, it holds prompts without classes, or its parts do not match.
     """
-    if not isinstance(data, Mapping) or not {"positive", "activations"} & data.keys():
-        raise RequestError(
-            f"this is not a capture but {type(data).__name__}",
-            expected="the result of a capture function or of load_activations",
-        )
+    require_capture(data)
     if "positive" not in data:
         raise RequestError(
             "this is a capture of prompts: it has no positive and negative class",
             expected="a contrast",
             next_step=Remedy.CAPTURE_CONTRAST,
         )
+    counts = [len(data["positive"]), len(data["negative"])]
+    if counts != [data["num_pairs"]] * 2:
+        raise RequestError(
+            f"the contrast has {counts[0]} positive and {counts[1]} negative prompts, but num_pairs is"
+            f" {data['num_pairs']}",
+            expected="as many prompts in each class as there are pairs",
+        )
+    _require_one_width(data)
+    factors = data.get("factors")
+    if factors is None:
+        return
+    if not isinstance(factors, list | tuple):
+        raise RequestError(f"the factors are a {type(factors).__name__}", expected="a list with one set per pair")
+    try:
+        plain_factors(factors, data["num_pairs"] if factors else 0)
+    except CaptureError as error:
+        raise RequestError(error.problem, expected=error.expected, next_step=error.next_step) from None
+
+
+def _require_one_width(data: ContrastData) -> None:
+    """Refuse prompts of other layers or widths; states that are read on access come from one checked file."""
+    for layer in data["layers"]:
+        widths = set()
+        for prompt in (*data["positive"], *data["negative"]):
+            states = prompt["activations"]
+            if layer not in states:
+                raise RequestError(
+                    f"a prompt of the contrast has no states of layer {layer}", expected="every layer for every prompt"
+                )
+            if isinstance(states, dict):
+                widths.add(states[layer].shape[-1])
+        if len(widths) > 1:
+            raise RequestError(
+                f"the prompts have states of the widths {sorted(widths)} at layer {layer}",
+                expected="prompts captured with one model",
+            )
 
 
 @dataclass

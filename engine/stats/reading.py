@@ -12,6 +12,7 @@ from engine.errors import RequestError
 from engine.inputs import plain_text, whole_number
 from engine.models.description import describe_model
 from engine.records.captures import ActivationData, Message, Provenance, changed_model
+from engine.records.checks import require_directions
 from engine.records.files import Direction, TokenReading
 from engine.stats.token_texts import token_texts, tokens_to_set_aside
 
@@ -178,6 +179,7 @@ def require_same_model(model: PreTrainedModel, directions: Mapping[int, Directio
     Raises:
         RequestError: There are no directions, or they come from another model.
     """
+    require_directions(directions)
     if not directions:
         raise RequestError("there are no directions to project on", expected="at least one direction")
     config = describe_model(model)

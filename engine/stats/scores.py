@@ -12,6 +12,15 @@ from engine.remedies import Remedy
 TIE = 1e-10
 """Largest distance between tied projections, relative to their range: rounding errors are smaller."""
 
+_MENDS = {
+    "so that they count as": "use each prompt in one pair only, and capture again",
+    "they share prompts with the others": (
+        "use each prompt with one persona, template or topic only, and capture again"
+    ),
+    "too few personas, templates and topics": "vary a factor, or omit the factors, and capture again",
+}
+"""Part of the reason in a record (see `cannot_hold_out`) to what to do about it."""
+
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -22,6 +31,9 @@ def more_pairs(concept: str | None) -> Remedy:
 
 def mend_unranked(record: CaptureRecord) -> Remedy | str:
     """What to do about a contrast without a ranking, whose record says why it has none."""
+    for reason, step in _MENDS.items():
+        if reason in record["unranked"]:
+            return step
     return more_pairs(record["concept"]) if record["num_pairs"] < FEWEST_PAIRS else "mend this and capture again"
 
 

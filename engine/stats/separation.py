@@ -14,6 +14,7 @@ from engine.errors import RequestError
 from engine.records.captures import ContrastData
 from engine.records.results import LayerSeparation, Separation
 from engine.remedies import Remedy
+from engine.stats.contrast import require_contrast
 from engine.stats.groups import group_pairs, pairs_at
 from engine.stats.held_out import Extent, HeldOut, HeldOutLayer, hold_out
 from engine.stats.scores import TIE
@@ -42,11 +43,15 @@ def compute_separation(data: ContrastData) -> dict[int, LayerSeparation]:
         Layer to the separation for each factor and the factor with the lowest d'. Empty if no group can be held out:
         fewer than four pairs, or fewer than three groups of every factor.
 
+    Raises:
+        RequestError: This is not a contrast, or its parts do not match.
+
     Example:
         >>> layers = compute_separation(capture_from_concept(model, tokenizer, "honesty", max_samples=8, layers=[16]))
         >>> sorted(layers[16]["by_factor"])
         ['persona', 'template', 'topic']
     """
+    require_contrast(data)
     groupings = group_pairs(data)
     layers = data["layers"] if groupings else []
     return {layer: separate(hold_out(pairs_at(data, layer), groupings)) for layer in layers}

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.capture.selection import Positions, parse_positions
-from engine.errors import RequestError
 from engine.records.captures import ActivationData, CaptureData
+from engine.records.checks import require_capture
 from engine.records.results import LayerRow, LayerStats
 from engine.stats.contrast import compute_contrastive_diff
 
@@ -52,11 +52,8 @@ def prompts_of(data: CaptureData) -> list[ActivationData]:
     Raises:
         RequestError: The argument is not a capture.
     """
-    if "positive" in data:
-        return [*data["positive"], *data["negative"]]
-    if "activations" not in data:
-        raise RequestError("this is not a capture", expected="the result of a capture function or of load_activations")
-    return [data]
+    require_capture(data)
+    return [*data["positive"], *data["negative"]] if "positive" in data else [data]
 
 
 def _begins_with_first_token(kept: int, length: int, positions: Positions | None) -> bool:

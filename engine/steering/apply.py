@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from engine.errors import RequestError, similar
 from engine.inputs import require_strength
 from engine.models.description import describe_model
+from engine.records.checks import require_direction
 from engine.records.files import Direction
 from engine.records.steering import TOKENS, UNITS, Tokens, Unit
 from engine.remedies import Remedy
@@ -183,11 +184,12 @@ def listed(directions: Directions) -> list[Direction]:
     """List the directions that a caller passed in any form.
 
     Raises:
-        RequestError: There are none, or one is given for another layer than its own.
+        RequestError: There are none, one is not a direction, or one is given for another layer than its own.
     """
     if isinstance(directions, Mapping) and "vector" not in directions:
         by_layer = dict(directions.items())
         for layer, direction in by_layer.items():
+            require_direction(direction)
             if layer != direction["layer"]:
                 raise RequestError(
                     f"the direction at layer {direction['layer']} is given for layer {layer}",
@@ -195,21 +197,13 @@ def listed(directions: Directions) -> list[Direction]:
                 )
         found = [*by_layer.values()]
     else:
-        found = [cast("Direction", directions)] if isinstance(directions, Mapping) else _several(directions)
+        several = isinstance(directions, Sequence) and not isinstance(directions, str)
+        found = [*cast("Sequence[Direction]", directions)] if several else [cast("Direction", directions)]
+        for direction in found:
+            require_direction(direction)
     if not found:
         raise RequestError("there are no directions to steer with", expected="at least one direction")
     return found
-
-
-def _several(directions: object) -> list[Direction]:
-    listed = isinstance(directions, Sequence) and not isinstance(directions, str)
-    several: list[Any] = [*directions] if listed else [directions]  # type: ignore[misc]  # a sequence, as checked
-    if not all(isinstance(one, Mapping) and "vector" in one for one in several):
-        raise RequestError(
-            f"the directions are {type(directions).__name__}s without layers, not directions",
-            expected="what extract_direction, extract_directions or load_directions returns",
-        )
-    return several
 
 
 def unit_vector(direction: Direction) -> Tensor:

@@ -246,17 +246,23 @@ class Experiment:
     def _say_how_long(
         self, seconds: float, rows: Sequence[Row], layers: Sequence[int], conditions: Conditions, step: str
     ) -> None:
-        """Log an estimate from the duration of the first row's unsteered pass."""
+        """Log an estimate from the duration of the first row's unsteered pass.
+
+        Which layers are ablated, and how long that takes, is known only when steering is done.
+        """
         tokens = sum(row.batch.input_ids.numel() for row in rows) / rows[0].batch.input_ids.numel()
         shares = sum(self._runner.share_above(rows[0], layer) for layer in layers)
         log.info(
-            "%s at %d layer%s, in %d ways, %d texts: about %.0f s",
+            "%s at %d layer%s, in %d ways, %d texts: about %.0f s%s",
             step,
             len(layers),
             "" if len(layers) == 1 else "s",
             len(conditions.vectors),
             sum(len(row.texts) for row in rows),
             seconds * tokens * len(conditions.vectors) * shares,
+            ", plus the time to ablate where it has an effect"
+            if self._request.ablation and not conditions.project
+            else "",
         )
 
     def _groups(self, folds: Sequence[Sequence[Trial]]) -> dict[str, Tensor]:

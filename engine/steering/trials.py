@@ -17,7 +17,7 @@ from engine.capture.responses import generate_responses, require_room
 from engine.concepts.chat import render_chats
 from engine.concepts.text_files import PromptFile, named_prompts
 from engine.errors import CaptureError, RequestError
-from engine.records.captures import ActivationData, ContrastData, Message, factor_columns
+from engine.records.captures import ActivationData, ContrastData, Message, factor_columns, has_neutral_prompts
 from engine.records.results import ENOUGH_GROUPS
 from engine.remedies import Remedy
 from engine.runtime import Steps
@@ -313,7 +313,7 @@ def _neutral_prompts(data: ContrastData, neutral: Sequence[str] | PromptFile | N
             return named
         return [(f"the neutral prompt of pair {pair}", text) for pair, (_, text) in enumerate(named)]
     factors = data.get("factors")
-    if not data["concept"] or not factors or not all(pair["topic"] for pair in factors):
+    if factors is None or not has_neutral_prompts(data["concept"], factors):
         raise RequestError(
             "these pairs have no neutral prompts to steer on",
             expected="pairs of a concept, whose topics are prompts without a persona",

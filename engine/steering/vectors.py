@@ -19,6 +19,7 @@ import torch
 from engine.errors import RequestError, StoreError, first_line, nearest, similar
 from engine.inputs import require_whole, user_path
 from engine.models.shape import Shape, find_shape
+from engine.records.checks import require_directions
 from engine.records.files import (
     VECTOR_FORMATS,
     VECTOR_ORIGINS,
@@ -86,6 +87,7 @@ def export_directions(
     """
     target = user_path(path)
     file_format = _known_format(target, format)
+    require_directions(directions)
     if not directions:
         raise RequestError("there are no directions to export", expected="a direction for at least one layer")
     some = next(iter(directions.values()))
@@ -203,6 +205,8 @@ def direction_cosines(one: Mapping[int, Direction], other: Mapping[int, Directio
         >>> direction_cosines(imported, imported)
         {16: 1.0}
     """
+    require_directions(one)
+    require_directions(other)
     shared = sorted(set(one) & set(other))
     if not shared:
         raise RequestError(f"they share no layer: one has {sorted(one)}, the other {sorted(other)}")

@@ -1,5 +1,6 @@
 """List the captures of a store from their JSON records; loads no torch."""
 
+import errno
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from engine.errors import StoreError, similar, visible
 from engine.inputs import user_path
 from engine.records.files import CaptureRecord
-from engine.remedies import Remedy
+from engine.remedies import Advice, Remedy
 from engine.store.files import regular_size, require_inside
 from engine.store.names import (
     DEFAULT_STORE,
@@ -28,7 +29,9 @@ from engine.store.record import read_record
 from engine.store.replace import read_whole
 
 UNFINISHED_SHARDS = "unfinished"
-_RESUME = "; run the same capture again to resume"
+_DENIED = os.strerror(errno.EACCES)
+UNDER_THIS_NAME = "under this name"
+_RESUME = f"; run the same capture again {UNDER_THIS_NAME} to resume"  # it may have been renamed since
 
 
 @dataclass(frozen=True)
@@ -120,10 +123,22 @@ def _show(paths: CapturePaths) -> CaptureRecord:
     entry = _entry(paths.store, paths.name)
     if entry.record is None:
         denied = is_present(paths.record) and not os.access(paths.record, os.R_OK)
-        step = Remedy.RESUME if paths.unfinished else Remedy.ASK_TO_READ if denied else Remedy.CAPTURE_AGAIN
+        step: Remedy | Advice = Remedy.ASK_TO_READ if denied else Remedy.CAPTURE_AGAIN
+        if paths.unfinished:
+            step = paths.advice(Remedy.RESUME_UNDER_NAME)
         problem = entry.problem.removesuffix(_RESUME)  # the next step says it
         raise StoreError(f"the capture {paths.name!r} cannot be used: {problem}", next_step=step)
     return entry.record
+
+
+def is_damage(problem: str) -> bool:
+    """Whether the problem of a capture is damage, not unfinished shards or a file that the user may not read.
+
+    Example:
+        >>> is_damage("mine.pt is missing"), is_damage("unfinished: 1 shard saved so far")
+        (True, False)
+    """
+    return not (problem.startswith(UNFINISHED_SHARDS) or problem.endswith(f"cannot be read: {_DENIED}"))
 
 
 def unfinished_saves(store: str | Path) -> list[Path]:

@@ -101,7 +101,11 @@ def delete_capture(name: str | Path, *, store: str | Path | None = None) -> list
 
 
 def _cannot_delete(error: OSError) -> StoreError:
-    denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    if error.errno == errno.EPERM:  # as in a folder of several users, where each may only delete files of their own
+        return StoreError(
+            f"{error.filename} cannot be deleted: {error.strerror}", next_step="ask the owner of the file to delete it"
+        )
+    denied = error.errno in (errno.EACCES, errno.EROFS)
     return StoreError(
         f"{error.filename} cannot be deleted: {error.strerror}",
         expected=f"a writable folder {Path(error.filename).parent}" if denied else "",

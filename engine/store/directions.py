@@ -9,6 +9,7 @@ import msgspec
 
 from engine.errors import StoreError
 from engine.inputs import require_whole
+from engine.records.checks import require_directions
 from engine.records.files import AUTO_METHOD, Direction, DirectionsHeader, DirectionSummary
 from engine.remedies import Remedy
 from engine.store.catalog import show_capture
@@ -44,6 +45,7 @@ def save_directions(
         Path of the file.
 
     Raises:
+        RequestError: They are not directions but vectors.
         StoreError: There are no directions, the name is invalid, taken, or that of another capture, or the file cannot
             be written.
 
@@ -51,6 +53,7 @@ def save_directions(
         >>> save_directions({16: extract_direction(data, 16)}, "mine").name
         'mine.directions.safetensors'
     """
+    require_directions(directions)
     if not directions:
         raise StoreError("there are no directions to save", expected="a direction for at least one layer")
     paths = locate(name, store)

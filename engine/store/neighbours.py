@@ -191,7 +191,13 @@ def _complete(
     status, name = _status(paths), paths.name.rpartition("-")[0]
     if status != "ok":
         log.info("capturing %s once for this model, to compare with; kept in %s", name, paths.store)
-        _capture(model, tokenizer, replace(request, force=status == "damaged"), paths, partial(_named, steps, name))
+        _capture(
+            model,
+            tokenizer,
+            replace(request, force=status in {"damaged", "unreadable"}),
+            paths,
+            partial(_named, steps, name),
+        )
         if paths.store == neighbours_path():
             limit_cache(paths.store, _MOST_BYTES)
 

@@ -175,7 +175,7 @@ def require_writable(paths: CapturePaths) -> None:
         raise StoreError(f"{blocked} is not a writable folder", next_step=Remedy.CHOOSE_FOLDER)
 
 
-def require_free(paths: CapturePaths, *, force: bool, resume: bool = False) -> None:
+def require_free(paths: CapturePaths, *, force: bool, resume: bool = False, extracted: bool = False) -> None:
     """Refuse a taken name or a read-only folder before any work is done.
 
     Directions under a name without a capture take the name too: a new capture cannot be theirs.
@@ -184,6 +184,8 @@ def require_free(paths: CapturePaths, *, force: bool, resume: bool = False) -> N
         paths: Where the capture will be saved.
         force: Allow replacing an existing capture.
         resume: Allow an unfinished capture in shards, or an unfinished replacement, because it can be resumed.
+        extracted: Allow directions that do not come from elsewhere: the states of a contrast are in memory, and they
+            may have been extracted from those.
 
     Raises:
         StoreError: The name is taken and `force` is off, directions from elsewhere have it, or the folder cannot be
@@ -198,7 +200,7 @@ def require_free(paths: CapturePaths, *, force: bool, resume: bool = False) -> N
             next_step=Remedy.RENAME_OR_REPLACE,
         )
     if not paths.exist:
-        _require_no_directions(paths, force=force or not resume)
+        _require_no_directions(paths, force=force or extracted)
 
 
 def _require_no_directions(paths: CapturePaths, *, force: bool) -> None:

@@ -13,7 +13,7 @@ import msgspec
 
 from engine.errors import RequestError, StoreError, similar, visible
 from engine.records.results import Count, Real
-from engine.store.catalog import UNFINISHED_SHARDS, missing_part
+from engine.store.catalog import UNFINISHED_SHARDS, is_damage, missing_part
 from engine.store.names import is_present, listed_name, locate_listed, unreadable_store
 from engine.store.record import decode_record, read_content
 
@@ -56,9 +56,11 @@ class CaptureSummary:
 
     @property
     def complaint(self) -> str:
-        """Why the capture is unusable, as a sentence: unfinished or damaged."""
+        """Why the capture is unusable, as a sentence: unfinished, damaged or not readable."""
         if self.problem.startswith(UNFINISHED_SHARDS):
             return f"{self.name} is {self.problem}"
+        if not is_damage(self.problem):
+            return f"{self.name} cannot be opened: {self.problem}"
         return f"{self.name} is damaged: {self.problem}" if self.problem else ""
 
 

@@ -20,7 +20,7 @@ from engine.store.record import read_record
 from engine.store.replace import finish_replacement
 from engine.store.tensor_files import read_metadata, verify_file
 
-Status = Literal["ok", "unverified", "unfinished", "damaged"]
+Status = Literal["ok", "unverified", "unfinished", "unreadable", "damaged"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Verification:
 
     Attributes:
         name: Name of the capture.
-        status: `ok`, `unverified` (from before checksums), `unfinished` (shards that can be resumed) or `damaged`.
+        status: `ok`, `unverified` (from before checksums), `unfinished` (shards that can be resumed), `unreadable` (the
+            user may not read a file) or `damaged`.
         problem: What is wrong, or what is not covered; empty if everything matches.
     """
 
@@ -83,6 +84,8 @@ def verify_capture(name: str | Path, *, store: str | Path | None = None) -> Veri
     try:
         unverified = [*_check_tensors(paths), *_check_directions(paths)]
     except StoreError as error:
+        if error.next_step is Remedy.ASK_TO_READ:
+            return Verification(paths.name, "unreadable", error.problem)
         return Verification(paths.name, "damaged", error.problem + _left_by_rename(paths))
     if paths.unfinished:
         return Verification(paths.name, "unfinished", missing_part(paths, None).removeprefix(f"{UNFINISHED_SHARDS}: "))

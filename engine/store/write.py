@@ -15,9 +15,11 @@ from torch import Tensor
 
 from engine.errors import StoreError
 from engine.records.captures import CaptureData
+from engine.records.checks import require_capture
 from engine.records.files import CaptureRecord, DataFile
 from engine.remedies import Remedy
 from engine.runtime import Steps
+from engine.stats.contrast import require_contrast
 from engine.stats.summary import prompts_of
 from engine.store.locks import folder_lock
 from engine.store.names import CapturePaths, locate
@@ -58,14 +60,19 @@ def save_activations(
         Paths of the saved files.
 
     Raises:
+        RequestError: This is not a capture, or the parts of a contrast do not match.
         StoreError: The name is taken or invalid, or the folder cannot be written.
 
     Example:
         >>> save_activations(data, "my_activations").tensors.name
         'my_activations.pt'
     """
+    require_capture(data)
+    contrast = "positive" in data
+    if "positive" in data:
+        require_contrast(data)
     paths = locate(name, store)
-    require_free(paths, force=force)
+    require_free(paths, force=force, extracted=contrast)
     _require_finite(data)
     with _readable_errors(paths.store, Remedy.SAVE_LESS):
         paths.store.mkdir(parents=True, exist_ok=True)
@@ -74,7 +81,10 @@ def save_activations(
             content = encode_record(make_record(data, paths.name, file, steps))
             _write(record, lambda out: out.write(content))
             with folder_lock(paths.store):
-                (_replace if force else _claim)(paths, tensors, record)
+                if force:
+                    _replace(paths, tensors, record)
+                else:
+                    _claim(paths, tensors, record, extracted=contrast)
         _sync_folder(paths.store)
         clear_leftovers(paths.tensors, paths.record)
     return paths
@@ -109,17 +119,17 @@ def _replace(paths: CapturePaths, tensors: UnfinishedFile, record: UnfinishedFil
     record.replace()
 
 
-def _claim(paths: CapturePaths, tensors: UnfinishedFile, record: UnfinishedFile) -> None:
+def _claim(paths: CapturePaths, tensors: UnfinishedFile, record: UnfinishedFile, *, extracted: bool) -> None:
     """Save under a free name; the capture of another process that was faster stays.
 
     Raises:
         StoreError: The name has been taken since it was checked.
     """
-    require_free(paths, force=False)
+    require_free(paths, force=False, extracted=extracted)
     try:
         tensors.claim()
     except TakenError:  # on a file system without locks
-        require_free(paths, force=False)
+        require_free(paths, force=False, extracted=extracted)
         raise
     record.replace()
 

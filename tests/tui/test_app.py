@@ -136,6 +136,23 @@ async def test_the_question_before_quitting_goes_when_the_job_ends(store: Path) 
     assert app.left == []
 
 
+async def test_quitting_in_a_screen_over_the_question_returns_to_it(store: Path) -> None:
+    finish = threading.Event()
+    app = LayerscopeApp(store)
+    async with app.run_test(size=(100, 40)) as pilot:
+        await wait_for(pilot, "4 captures")
+        app.jobs.start("comparing directions", lambda _job: finish.wait(), app)
+        await pilot.press("ctrl+q")
+        await wait_for(pilot, "Stop and quit?")
+        await pilot.press("ctrl+p")
+        await wait_for(pilot, "Search for commands")
+        await pilot.press("ctrl+q")
+        await wait_until(pilot, lambda text: "Esc stays" in text and "Search for" not in text, "the question")
+        await pilot.press("n")
+        await wait_until(pilot, lambda text: "4 captures" in text and "Stop and quit?" not in text, "the library")
+        finish.set()
+
+
 async def test_a_job_that_is_being_cancelled_is_not_asked_about(store: Path) -> None:
     finish = threading.Event()
     app = LayerscopeApp(store)

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import engine
 from tests.engine.cli.conftest import assert_failed, concept_text, widest
+from tests.engine.steering.directions import direction_at
 from tests.program import Program, Run
 
 PROMPT_KEYS = {"activations", "input_ids", "tokens", "prompt", "num_layers", "captured_layers"}
@@ -240,6 +242,12 @@ def test_a_name_that_is_taken_is_refused_before_the_model_is_loaded(
     assert "there is already a capture called smollm2_prompt" in refused.stderr
     assert "--force" in refused.stderr
     assert {path.name: path.read_bytes() for path in store.iterdir()} == before
+
+    engine.save_directions({1: direction_at(1)}, "probe", store=store)
+    for source in (("--prompt", "w5"), ("--concept", "honesty")):
+        refused = layerscope("capture", "--model", str(broken_folder), *source, "--output", "activations/probe")
+        assert_failed(refused, 5)
+        assert "there are directions called probe, which come from an earlier capture" in refused.stderr
 
     replaced = layerscope("capture", "--model", str(tiny_folder), *taken, "--force")
     assert replaced.returncode == 0

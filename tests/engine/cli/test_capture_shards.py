@@ -81,6 +81,25 @@ def test_an_unfinished_capture_in_shards_is_resumed_without_the_option(layerscop
     assert not folder.with_suffix(".pt").exists()
 
 
+def test_a_renamed_unfinished_capture_is_resumed_as_list_verify_and_show_say(
+    layerscope: Program, tiny_folder: Path
+) -> None:
+    (layerscope.folder / "mine.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
+    command = ("capture", "--model", str(tiny_folder), "--pairs", "mine.jsonl", "--positions", "last", "--quiet")
+    assert layerscope(*command, "--shards").returncode == 0
+    store = layerscope.folder / "activations"
+    (store / "tiny_mine.json").unlink()
+    sorted((store / "tiny_mine").glob("*.safetensors"))[-1].unlink()  # as if killed before the last shard
+    assert layerscope("rename", "tiny_mine", "other").returncode == 0
+    option = "--output activations/other"
+    for said in (layerscope("list").stdout, layerscope("verify").stdout):
+        assert f"run the same capture again with {option} to resume" in " ".join(said.split())
+    assert f"run the same capture command again, with {option}, to resume" in layerscope("show", "other").stderr
+    again = layerscope(*command, *option.split())
+    assert again.returncode == 0, again.stderr
+    assert layerscope("verify").stdout == "other: ok\n"
+
+
 @pytest.mark.parametrize("replaced", [False, True])
 def test_ctrl_c_says_what_is_saved_and_which_command_resumes(
     layerscope: Program, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool

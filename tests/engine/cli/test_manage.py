@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import typer
 
 from engine.cli import manage
 from tests.engine.cli.conftest import assert_failed
-from tests.program import Program
+from tests.program import Program, unprivileged
 
 
 @pytest.mark.usefixtures("store")
@@ -112,3 +113,19 @@ def test_a_terminal_is_asked(
     assert Path("activations/tiny_prompt.pt").exists()
     manage.delete("tiny_prompt", Path("activations"))
     assert not Path("activations/tiny_prompt.pt").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Windows has other permissions")
+def test_a_file_that_may_not_be_read_needs_permission_and_no_new_capture(layerscope: Program, store: Path) -> None:
+    (store / "tiny_prompt.pt").chmod(0)
+    with unprivileged(store):
+        result = layerscope("verify")
+    assert result.returncode == 5
+    assert "tiny_prompt: unreadable: activations/tiny_prompt.pt cannot be read: Permission denied\n" in result.stdout
+    assert "error: 1 of 3 captures cannot be read. Next: ask its owner for permission" in result.stderr
+    assert not any(word in result.stderr for word in ("damaged", "--force", "delete"))
+    (store / "tiny_prompt.json").chmod(0)
+    with unprivileged(store):
+        listed = layerscope("list")
+    said = " ".join(listed.stdout.split())
+    assert "tiny_prompt activations/tiny_prompt.json cannot be read: Permission denied" in said

@@ -77,6 +77,20 @@ def test_a_model_without_an_alias_is_asked_for(layerscope: Program) -> None:
     assert f"Next: layerscope rank loudness --store '{STORE}' --causal --model MODEL." in result.stderr
 
 
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("own_pairs", [True, False])
+def test_the_causal_ranking_of_own_pairs_is_suggested_with_neutral_prompts(
+    layerscope: Program, elsewhere: Path, own_pairs: bool
+) -> None:
+    record = read_record(elsewhere / "loudness.json")
+    record["concept"] = None if own_pairs else record["concept"]
+    (elsewhere / "loudness.json").write_bytes(encode_record(record))
+    result = layerscope("visualize", "loudness", "--store", STORE, "--causal")
+    command = f"Next: layerscope rank loudness --store '{STORE}' --causal{' --neutral FILE' if own_pairs else ''}."
+    assert command in result.stderr
+    assert ("a file with one neutral prompt per pair and line" in result.stderr) == own_pairs
+
+
 @pytest.mark.usefixtures("elsewhere", "registered")
 def test_a_folder_whose_alias_is_another_model_now_is_refused_once_it_is_loaded(
     layerscope: Program, small_folder: Path

@@ -156,7 +156,8 @@ def test_a_layer_where_the_classes_do_not_differ_ends_with_2(
 def test_too_few_pairs_have_no_projections_to_show(layerscope: Program) -> None:
     result = layerscope("visualize", HONESTY, "--layer", "16", "--no-plot")
     assert_failed(result, 2)
-    assert "too few pairs" in result.stderr
+    assert "2 pairs are too few" in result.stderr
+    assert "capture more pairs" in result.stderr
 
 
 def test_a_missing_file_ends_with_5(layerscope: Program) -> None:

@@ -1,12 +1,14 @@
 """Pair files: both formats give the same pairs, and errors name the line and field."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from engine.concepts.pair_files import WrittenPair, named_factors, open_pairs
+from engine.concepts.text_files import open_prompts, open_texts
 from engine.errors import RequestError
 
 ROWS = [
@@ -87,6 +89,51 @@ def test_an_error_names_the_line_and_field(tmp_path: Path, name: str, content: s
     (tmp_path / name).write_bytes(content.encode("latin-1"))
     with pytest.raises(RequestError, match=said):
         read_pairs(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[{"positive": "a", "negative": "b"}]',
+        '[\n  {"positive": "a", "negative": "b"}\n]',
+        '[{"positive": "a", "negative": "b"},\n {"positive": "c", "negative": "d"}]',
+        '{\n  "positive": "a",\n  "negative": "b"\n}',
+    ],
+    ids=["one line", "indented", "one object a line", "one indented object"],
+)
+@pytest.mark.parametrize("open_file", [open_pairs, open_texts, open_prompts])
+def test_json_that_is_not_one_object_per_line_is_refused_with_how_to_write_it(
+    tmp_path: Path, content: str, open_file: Callable[[Path], object]
+) -> None:
+    (tmp_path / "pairs.jsonl").write_text(content)
+    said = r"pairs.jsonl is JSON, but not one object per line.*Next: write one object per line, without brackets"
+    with pytest.raises(RequestError, match=said):
+        open_file(tmp_path / "pairs.jsonl")
+
+
+@pytest.mark.parametrize(("separator", "called"), [(";", "semicolons"), ("\t", "tabs")])
+@pytest.mark.parametrize("open_file", [open_pairs, open_texts, open_prompts])
+def test_a_table_without_commas_is_refused_with_its_separator(
+    tmp_path: Path, separator: str, called: str, open_file: Callable[[Path], object]
+) -> None:
+    rows = [("positive", "negative", "prompt"), ("a", "b", "c")]
+    (tmp_path / "pairs.csv").write_text("\n".join(map(separator.join, rows)))
+    with pytest.raises(
+        RequestError, match=rf"has {called} between its columns\. Expected: commas\. Next: save it as CSV"
+    ):
+        open_file(tmp_path / "pairs.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "step"), [("a.json", "write one object per line.*, in a file ending in .jsonl"), ("a.tsv", "with commas")]
+)
+@pytest.mark.parametrize("open_file", [open_pairs, open_texts, open_prompts])
+def test_files_of_other_types_are_refused_with_how_to_convert_them(
+    tmp_path: Path, name: str, step: str, open_file: Callable[[Path], object]
+) -> None:
+    (tmp_path / name).write_text("[]")
+    with pytest.raises(RequestError, match=rf"'{name}' is not a supported file type.*Next: .*{step}"):
+        open_file(tmp_path / name)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

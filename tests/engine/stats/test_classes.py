@@ -89,12 +89,26 @@ def test_the_number_of_folds_is_that_of_four_pairs() -> None:
     assert project_sides(data, 0)["folds"] == 4
 
 
-@pytest.mark.parametrize("factors", [None, [Factors(persona="p", template="t", topic="one")] * 6])
-def test_without_groups_to_hold_out_nothing_is_projected(factors: list[Factors] | None) -> None:
+@pytest.mark.parametrize(
+    ("factors", "said"),
+    [
+        (None, r"3 pairs are too few.*Next: capture more"),
+        ([Factors(persona="p", template="t", topic="one")] * 6, r"too few personas.*Next: vary a factor"),
+    ],
+)
+def test_without_groups_to_hold_out_nothing_is_projected(factors: list[Factors] | None, said: str) -> None:
     """Three pairs, or six pairs with a single persona, template and topic."""
     pairs = len(factors) if factors else 3
-    with pytest.raises(RequestError, match=r"too few pairs or groups.*capture more"):
+    with pytest.raises(RequestError, match=said):
         project_sides(capture_of([noise(np.random.default_rng(6), pairs)], factors), 0)
+
+
+def test_pairs_that_share_a_prompt_are_told_so_and_not_to_capture_more() -> None:
+    data = capture_of([noise(np.random.default_rng(6), 6)], None)
+    for prompt in data["negative"]:
+        prompt["prompt"] = "the same"
+    with pytest.raises(RequestError, match=r"the 6 pairs share prompts.*Next: use each prompt in one pair only"):
+        project_sides(data, 0)
 
 
 @pytest.mark.parametrize("apart", [0.0, 4.0])

@@ -204,3 +204,9 @@ def test_a_contrast_is_refused_as_the_negative_class() -> None:
     whole: Any = contrast([states], [states])
     with pytest.raises(LayerscopeError):
         compute_contrastive_diff(one_prompt(states), whole)
+
+
+@pytest.mark.parametrize("given", [(1, 2), (1, None), (None, None), (one_prompt(random_states(3, seed=0)), 2)])
+def test_what_is_no_capture_is_refused(given: Any) -> None:
+    with pytest.raises(RequestError, match="this is not a capture but"):
+        compute_contrastive_diff(*given)

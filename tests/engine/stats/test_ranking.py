@@ -2,12 +2,15 @@
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 import numpy as np
 import pytest
+import torch
 from scipy.stats import t as student
 
 from engine.errors import RequestError
@@ -17,6 +20,7 @@ from engine.remedies import Remedy
 from engine.stats.groups import group_by_factors
 from engine.stats.ranking import _measure, rank_layers
 from engine.stats.separation import compute_separation
+from engine.store.write import save_activations
 from tests.engine.stats.contrasts import (
     FACTORS,
     PERSONAS,
@@ -629,3 +633,49 @@ def test_the_fewest_resamples_and_permutations_give_finite_numbers() -> None:
 def test_what_is_no_contrast_is_refused(data: Any, said: str) -> None:
     with pytest.raises(RequestError, match=said):
         rank_layers(data)
+
+
+def without_template(data: Any) -> None:
+    data["factors"] = [{"persona": "p", "topic": "x"} for _ in data["positive"]]
+
+
+def with_one_set_of_factors(data: Any) -> None:
+    data["factors"] = data["factors"][:1]
+
+
+def with_no_list_of_factors(data: Any) -> None:
+    data["factors"] = iter(data["factors"])
+
+
+def without_a_negative(data: Any) -> None:
+    data["negative"] = data["negative"][1:]
+
+
+def with_a_wider_prompt(data: Any) -> None:
+    data["positive"][3]["activations"][0] = torch.ones(1, 1, 99)
+
+
+def without_a_layer(data: Any) -> None:
+    del data["positive"][3]["activations"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (without_template, r"the factors of pair 0 are .*Expected: a dictionary with template, persona, topic"),
+        (with_one_set_of_factors, "there are 60 pairs and 1 sets of factors"),
+        (with_no_list_of_factors, "the factors are a list_iterator"),
+        (without_a_negative, "the contrast has 60 positive and 59 negative prompts"),
+        (with_a_wider_prompt, r"the prompts have states of the widths \[24, 99\] at layer 0"),
+        (without_a_layer, "a prompt of the contrast has no states of layer 0"),
+    ],
+)
+def test_a_contrast_whose_parts_do_not_match_is_refused(
+    change: Callable[[ContrastData], None], said: str, tmp_path: Path
+) -> None:
+    data = capture_of(planted(np.random.default_rng(0), [1.0], 60), all_factors())
+    change(data)
+    for call in (rank_layers, compute_separation, partial(save_activations, name=tmp_path / "mine")):
+        with pytest.raises(RequestError, match=said):
+            call(data)
+    assert not [*tmp_path.iterdir()]

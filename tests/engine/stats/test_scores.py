@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from engine.errors import RequestError
+from engine.records.captures import Factors
 from engine.records.files import CaptureRecord
 from engine.stats.classes import project_sides
+from engine.stats.ranking import rank_layers
 from engine.stats.scores import (
     DEFAULT_SCORE,
     SCORES,
@@ -18,7 +20,7 @@ from engine.stats.scores import (
 )
 from tests.engine.plots.records import TOO_FEW, contrast_record, contrast_rows, prompt_record, unranked_record
 from tests.engine.plots.results import sides_of
-from tests.engine.stats.contrasts import capture_of, planted, summaries_of
+from tests.engine.stats.contrasts import all_factors, capture_of, only_personas, planted, summaries_of
 
 HELD_OUT = ["d_prime", "auroc", "wrong_way"]
 DESCRIBING = ["pair_cosine", "relative_norm", "cosine_sim", "diff_norm"]
@@ -111,6 +113,26 @@ def test_without_a_ranking_there_is_no_held_out_score(key: str) -> None:
     with pytest.raises(RequestError, match=rf"'some_honesty' has no ranking: {TOO_FEW}.*Next: capture more") as caught:
         order_layers(unranked_record(), key)
     assert all(described in caught.value.expected for described in DESCRIBING)
+
+
+@pytest.mark.parametrize(
+    ("factors", "step"),
+    [
+        (None, "use each prompt in one pair only, and capture again"),
+        (all_factors(), "use each prompt in one pair only, and capture again"),
+        (only_personas(2, 30), "vary a factor, or omit the factors, and capture again"),
+    ],
+    ids=["one prompt", "one prompt, with factors", "two personas"],
+)
+def test_the_next_step_of_a_record_without_a_ranking_mends_its_reason(factors: list[Factors] | None, step: str) -> None:
+    data = capture_of(planted(np.random.default_rng(3), [1.0], 60), factors)
+    for prompt in data["negative"] if step.startswith("use") else []:
+        prompt["prompt"] = "the same"
+    with pytest.raises(RequestError) as refused:
+        rank_layers(data)
+    with pytest.raises(RequestError) as caught:
+        order_layers(unranked_record(reason=refused.value.problem, num_pairs=60, concept=None), "d_prime")
+    assert caught.value.next_step == step
 
 
 @pytest.mark.parametrize("key", DESCRIBING)

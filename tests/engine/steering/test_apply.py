@@ -557,5 +557,32 @@ def test_a_compiled_model_is_refused(tiny_llama: PreTrainedModel) -> None:
     "given", [None, "honesty", 3, [None], torch.ones(32)], ids=["none", "text", "number", "in a list", "tensor"]
 )
 def test_what_is_not_a_direction_is_refused(tiny_llama: PreTrainedModel, given: Any) -> None:
-    with pytest.raises(RequestError, match="not directions"), engine.steer(tiny_llama, given, 0.1):
+    with pytest.raises(RequestError, match="is not a direction"), engine.steer(tiny_llama, given, 0.1):
         pass
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{LAYER: torch.ones(WIDTH)}, {"vector": torch.ones(WIDTH)}, [{"vector": torch.ones(WIDTH)}], [torch.ones(WIDTH)]],
+    ids=["by layer", "only the vector", "in a list", "list of vectors"],
+)
+def test_plain_vectors_are_refused_with_how_to_make_directions(tiny_llama: PreTrainedModel, given: Any) -> None:
+    for context in (engine.steer, engine.ablate):
+        with pytest.raises(RequestError, match=r"is not a direction.*import_directions"), context(tiny_llama, given):
+            pass
+
+
+def test_plain_vectors_by_layer_are_refused_wherever_directions_are_taken(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    vectors: Any = {LAYER: torch.ones(WIDTH)}
+    calls: list[Callable[[], object]] = [
+        partial(engine.steer_text, tiny_llama, tiny_tokenizer, vectors, "w3 w4"),
+        partial(engine.read_text, tiny_llama, tiny_tokenizer, vectors, "w3 w4"),
+        partial(engine.save_directions, vectors, tmp_path / "mine"),
+        partial(engine.export_directions, vectors, tmp_path / "mine.npz"),
+    ]
+    for call in calls:
+        with pytest.raises(RequestError, match=r"a Tensor is not a direction.*import_directions"):
+            call()
+    assert not [*tmp_path.iterdir()]

@@ -146,3 +146,18 @@ def test_a_deletion_that_is_denied_names_the_folder(
             delete("mine", store=tmp_path)
         said = caught.value.said("command_line")
         assert f"Expected: a writable folder {tmp_path}. Next: change the permissions of that folder" in said
+
+
+def test_a_deletion_in_a_folder_where_each_may_delete_only_their_own_files_names_the_owner(
+    contrast_data: ContrastData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder can be written already: its sticky bit keeps the files of others."""
+    engine.save_activations(contrast_data, "mine", store=tmp_path)
+
+    def denied(path: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(Path, "unlink", denied)
+    with pytest.raises(StoreError, match="Next: ask the owner of the file to delete it") as caught:
+        delete_capture("mine", store=tmp_path)
+    assert "chmod" not in caught.value.said("command_line")

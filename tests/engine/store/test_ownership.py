@@ -146,6 +146,18 @@ def test_directions_saved_before_the_states_in_memory_stay(
     assert origin_note("mine", store=tmp_path) == ""
 
 
+def test_prompts_do_not_take_the_name_of_directions(
+    prompt_data: ActivationData, directions: Directions, tmp_path: Path
+) -> None:
+    """No directions can come from prompts, so that they would be those of another capture at once."""
+    engine.save_directions(directions, "mine", store=tmp_path)
+    with pytest.raises(StoreError, match=r"directions called mine, which come from an earlier capture.*force=True"):
+        engine.save_activations(prompt_data, "mine", store=tmp_path)
+    assert files(tmp_path) == [NAME]
+    engine.save_activations(prompt_data, "mine", store=tmp_path, force=True)
+    assert files(tmp_path) == ["mine.json", "mine.pt"]
+
+
 def test_foreign_directions_are_said_to_be_foreign(mixed: Path, directions: Directions) -> None:
     note = "the directions saved as mine come from the capture 'other', not from the capture mine"
     assert origin_note(mixed / NAME) == origin_warning("mine", store=mixed) == note

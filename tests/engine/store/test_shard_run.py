@@ -128,7 +128,7 @@ def test_a_resumed_capture_equals_an_uninterrupted_one(capture: Any, prompts: Pa
         engine.open_shards("mine", store=store)
     assert str(unfinished.value) == (
         "the capture 'mine' cannot be used: unfinished: 2 shards saved so far."
-        " Next: run the same capture again to resume from the saved shards."
+        " Next: run the same capture again under this name to resume from the saved shards."
     )
     first = store / "mine" / "000000000000.safetensors"
     before = first.stat().st_mtime_ns

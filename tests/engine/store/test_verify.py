@@ -1,6 +1,7 @@
 """Checking a store: every byte that is covered, what is not, and what is wrong."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from engine.records.captures import ActivationData, ContrastData
 from engine.store.names import locate
 from engine.store.unfinished import clean_store, unfinished
 from engine.store.verify import has_checksums
+from tests.program import unprivileged
 
 
 @pytest.fixture
@@ -84,6 +86,16 @@ def test_what_is_missing_cut_or_unreadable_is_damaged(store: Path) -> None:
     assert "whole.pt is missing" in problem("whole", store)
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Windows has other permissions")
+@pytest.mark.parametrize("file", ["whole.json", "whole.pt", "alone.directions.safetensors", SHARD])
+def test_a_file_that_the_user_may_not_read_is_not_damaged(store: Path, file: str) -> None:
+    (store / file).chmod(0)
+    with unprivileged(store):
+        found = [one for one in engine.verify_store(store) if one.status != "ok"]
+    assert [one.status for one in found] == ["unreadable"]
+    assert f"{file} cannot be read: Permission denied" in found[0].problem
+
+
 def test_files_from_before_checksums_are_unverified(store: Path) -> None:
     size = (store / SHARD).stat().st_size
     content = save(load((store / SHARD).read_bytes()))
@@ -105,7 +117,7 @@ def test_unfinished_shards_are_checked_too(store: Path) -> None:
     found = engine.verify_capture("parts", store=store)
     assert (found.status, found.problem) == (
         "unfinished",
-        "1 shard saved so far; run the same capture again to resume",
+        "1 shard saved so far; run the same capture again under this name to resume",
     )
     flip(store / SHARD)
     assert "does not match its checksum" in problem("parts", store)

@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import engine
-from engine.errors import StoreError
+from engine.errors import RequestError, StoreError
 from engine.records.captures import ActivationData, ContrastData, Factors
 from engine.remedies import Remedy
 from engine.store.catalog import show_capture
@@ -122,6 +122,13 @@ def test_an_existing_capture_is_replaced_only_on_request(
     assert "prompt" in engine.load_activations("mine", store=tmp_path)
     engine.save_activations(contrast_data, "mine", store=tmp_path, force=True)
     assert "positive" in engine.load_activations("mine", store=tmp_path)
+
+
+@pytest.mark.parametrize("given", [None, 3, "mine", {}])
+def test_what_is_no_capture_is_refused(given: Any, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="this is not a capture but"):
+        engine.save_activations(given, "mine", store=tmp_path)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_states_that_are_not_finite_are_refused_and_the_earlier_capture_stays(
