@@ -44,8 +44,8 @@ class LayerDiff(TypedDict):
         diff_norm: L2 norm of the mean difference (raw norm). Grows with depth for every concept.
         relative_norm: `diff_norm` divided by the mean norm of the states.
         cosine_sim: Cosine of the class means. Near 1 is normal.
-        pair_cosine: Mean cosine between the differences of two distinct pairs: 1 if all differences are parallel, 0 if
-            they have nothing in common. None if fewer than two pairs differ.
+        pair_cosine: Mean cosine between the differences of two distinct pairs that share no prompt: 1 if all
+            differences are parallel, 0 if they have nothing in common. None if no two such pairs differ.
     """
 
     diff_norm: float

@@ -117,7 +117,7 @@ SCORES = (
     Score("d_prime", "held-out d': distance between classes over their spread, for the worst factor", held_out=True),
     Score("auroc", "held-out AUROC: share of (positive, negative) prompts in the right order", held_out=True),
     Score("wrong_way", "share of held-out pairs that are misordered; ties count half", descending=False, held_out=True),
-    Score("pair_cosine", "mean cosine between the differences of two distinct pairs"),
+    Score("pair_cosine", "mean cosine between the differences of two pairs that share no prompt"),
     Score("relative_norm", "norm of the mean difference divided by the mean norm of the states"),
     Score("cosine_sim", "cosine of the class means; near 1 is normal", descending=False),
     Score("diff_norm", "norm of the mean difference (raw norm); grows with depth for every concept"),
@@ -162,7 +162,9 @@ def order_layers(record: CaptureRecord, key: str = DEFAULT_SCORE) -> list[Scored
             next_step=Remedy.CAPTURE_CONTRAST,
         )
     if score.held_out and record["ranking"] is None:
-        described = ", ".join(score.key for score in SCORES if not score.held_out)
+        rows = record["statistics"]
+        known = [one for one in SCORES if not one.held_out and any(_value(one, row, None) is not None for row in rows)]
+        described = ", ".join(one.key for one in known)
         raise RequestError(
             f"the capture {record['name']!r} has no ranking: {record['unranked']}",
             expected=f"one of the scores that need no ranking: {described}",
