@@ -10,6 +10,7 @@ from engine.plots.specificity_text import neighbour_sentences
 from engine.records.captures import CaptureEstimate
 from engine.records.files import CaptureRecord
 from engine.records.results import FOLDS, SIGNIFICANT, Confound, RankedLayer, Ranking, may_be_best
+from engine.stats.scores import SATURATED
 
 
 def cost_in_words(estimate: CaptureEstimate) -> str:
@@ -70,7 +71,6 @@ def norm_in_words(value: float) -> str:
     return f"{value:.2e}"
 
 
-_SATURATED = 0.995
 _TELLING, _TELLING_PAIRS = 0.025, 0.1  # distance from chance
 _TESTS = {"crossed": "all at once"}
 _COMPONENTS = {"pair": "single pair", "pairs": "single pair"}
@@ -125,8 +125,8 @@ def significant_layers(ranking: Ranking) -> list[int]:
 
 def is_saturated(ranking: Ranking) -> bool:
     """Whether most layers sort nearly all held-out prompts correctly, so that their order means nothing."""
-    full = sum(row["auroc"] >= _SATURATED for row in ranking["layers"])
-    return len(ranking["layers"]) > 2 and 2 * full > len(ranking["layers"])
+    full = sum(row["auroc"] >= SATURATED for row in ranking["layers"])
+    return 2 * full > len(ranking["layers"])
 
 
 def p_in_words(p_value: float) -> str:
@@ -219,9 +219,11 @@ def _plural(factor: str) -> str:
 def _order(ranking: Ranking) -> list[str]:
     """Which of the layers that exceed the null cannot be ordered."""
     if is_saturated(ranking):
-        full = [row["layer"] for row in ranking["layers"] if row["auroc"] >= _SATURATED]
+        full = [row["layer"] for row in ranking["layers"] if row["auroc"] >= SATURATED]
+        if len(ranking["layers"]) == 1:
+            return [f"Saturated: AUROC is {SATURATED} or more at layer {full[0]}, the only captured layer."]
         return [
-            f"Saturated: AUROC is {_SATURATED} or more at {len(full)} of {len(ranking['layers'])} layers, so their"
+            f"Saturated: AUROC is {SATURATED} or more at {len(full)} of {len(ranking['layers'])} layers, so their"
             " order means nothing. Prompts that differ less between the classes would tell the layers apart."
         ]
     found = significant_layers(ranking)

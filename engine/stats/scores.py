@@ -1,16 +1,20 @@
 """Scores to order layers by, read from records without torch."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from engine.errors import RequestError, similar
 from engine.records.files import CaptureRecord
-from engine.records.results import FEWEST_PAIRS, ClassProjections, ClassSummary, LayerRow, RankedLayer
+from engine.records.results import FEWEST_PAIRS, ClassProjections, ClassSummary, LayerRow, RankedLayer, Transfer
 from engine.remedies import Remedy
 
 TIE = 1e-10
 """Largest distance between tied projections, relative to their range: rounding errors are smaller."""
+
+SATURATED = 0.995
+"""Held-out AUROC from which nearly all prompts are sorted correctly, so that it cannot order layers."""
 
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -123,6 +127,12 @@ SCORES = (
     Score("diff_norm", "norm of the mean difference (raw norm); grows with depth for every concept"),
 )
 DEFAULT_SCORE = SCORES[0].key
+
+
+def own_scores(own: Sequence[Transfer | None]) -> tuple[float, float]:
+    """Sum of the AUROC of held-out directions, and that of their d', which orders layers where AUROC is 1."""
+    known = [found for found in own if found is not None]
+    return sum(found["auroc"] for found in known), sum(found.get("d_prime", 0.0) for found in known)
 
 
 def find_score(key: str) -> Score:

@@ -238,6 +238,15 @@ def test_saturated_captures_are_named_and_their_order_is_said_to_mean_nothing() 
     assert not about("ahead", ranking)
 
 
+def test_saturation_is_named_with_two_layers_and_with_one() -> None:
+    """`Layer 20 is ahead of every other layer` was said of two layers that sort every held-out prompt correctly."""
+    two, one = ranking_of([150.0, 400.0]), ranking_of([150.0])
+    assert findings(two)[1].startswith("Saturated: AUROC is 0.995 or more at 2 of 2 layers, so their order means")
+    assert about("ahead", two) == []
+    assert findings(one)[1] == "Saturated: AUROC is 0.995 or more at layer 0, the only captured layer."
+    assert about("Saturated", ranking_of([2.0, 400.0])) == []
+
+
 def test_layers_below_chance_are_named() -> None:
     (sentence,) = about("below chance", ranking_of([-2.0, 2.0, 1.7, -1.9], half=0.5))
     assert sentence.startswith("Layers 0, 3 are wholly below chance: held-out prompts are sorted the wrong way there.")
