@@ -333,6 +333,7 @@ class Transfer(TypedDict):
         in_order: Share of pairs whose positive prompt projects higher than its negative partner; ties count half.
         shared: Number of sorted pairs with a prompt that the direction was fitted to: the numbers are in-sample.
             Absent if there are none.
+        d_prime: Held-out d'. Absent unless this is a contrast's own held-out direction.
     """
 
     auroc: Real
@@ -340,6 +341,7 @@ class Transfer(TypedDict):
     high: Real
     in_order: Real
     shared: NotRequired[Count]
+    d_prime: NotRequired[Real]
 
 
 class NeighbourAt(TypedDict):
