@@ -9,7 +9,7 @@ from statistics import NormalDist
 from engine.plots.specificity_text import neighbour_sentences
 from engine.records.captures import CaptureEstimate
 from engine.records.files import CaptureRecord
-from engine.records.results import FOLDS, SIGNIFICANT, Confound, RankedLayer, Ranking, may_be_best
+from engine.records.results import ENOUGH_GROUPS, FOLDS, SIGNIFICANT, Confound, RankedLayer, Ranking, may_be_best
 from engine.stats.scores import SATURATED
 
 
@@ -158,11 +158,10 @@ def _exceed(ranking: Ranking) -> str:
         f" {left_out_in_words(best['left_out'], groups_of_pairs(ranking))}), AUROC {best['auroc']:.2f}"
     )
     if ranking["smallest_p"] > SIGNIFICANT:
-        fewest = min(ranking["tested"], key=lambda factor: ranking["groups"].get(factor, 0))
-        groups = f"{ranking['groups'].get(fewest, 0)} {_plural(fewest)}"
+        what, limit, _ = _too_small(ranking)
         return (
-            f"This design is too small to test: with {groups}, p cannot fall below"
-            f" {p_in_words(ranking['smallest_p'])}. The highest score is {score}, at layer {best['layer']}."
+            f"{what}: with {limit}, p cannot fall below {p_in_words(ranking['smallest_p'])}. The highest score is"
+            f" {score}, at layer {best['layer']}."
         )
     if not found:
         lowest = min(ranking["layers"], key=lambda row: row["p_value"])
@@ -183,6 +182,19 @@ def _exceed(ranking: Ranking) -> str:
         f"{layers} held-out prompts better than chance, but not the layer with the highest score: layer"
         f" {best['layer']}, {score}, {_p(ranking, best)}.{_untested(ranking)}"
     )
+
+
+def _too_small(ranking: Ranking) -> tuple[str, str, str]:
+    """Why p cannot reach 0.05, what there is too little of, and what to do first."""
+    fewest = min(ranking["tested"], key=lambda factor: ranking["groups"].get(factor, 0))
+    count, groups = ranking["groups"].get(fewest, 0), _plural(fewest)
+    if count < ENOUGH_GROUPS:
+        advice = f"Add {groups} first: p can fall below {SIGNIFICANT} with {ENOUGH_GROUPS} or more."
+        return "This design is too small to test", f"{count} {groups}", advice
+    drawn = "permutations" if ranking["permutations"] < 1 / SIGNIFICANT else "resamples"
+    number = ranking["permutations"] if drawn == "permutations" else ranking["resamples"]
+    advice = f"Rank with more {drawn} first: the design itself allows smaller p-values."
+    return f"Too few {drawn} to test", f"{number}", advice
 
 
 def _untested(ranking: Ranking) -> str:
@@ -304,10 +316,11 @@ def _steady(rows: Sequence[RankedLayer]) -> int | None:
 
 
 def _limits(ranking: Ranking) -> list[str]:
-    """Which variance component limits the precision, and what would help."""
+    """What to do first if p cannot reach 0.05; which variance component limits the precision, and what would help."""
+    first = [_too_small(ranking)[2]] if ranking["smallest_p"] > SIGNIFICANT else []
     shares = {name: share for name, share in ranking.get("limits", {}).items() if share > 0}
     if not shares:
-        return []
+        return first
     ordered = sorted(shares, key=lambda name: -shares[name])
     most = ordered[0]
     rest = ", ".join(f"{shares[name]:.0%} from {_plural(_COMPONENTS.get(name, name))}" for name in ordered[1:])
@@ -317,8 +330,9 @@ def _limits(ranking: Ranking) -> list[str]:
         else f"more {_plural(most)} narrow the interval, more pairs of the same ones hardly do"
     )
     return [
+        *first,
         f"{_plural(_COMPONENTS.get(most, most)).capitalize()} limit the result: {shares[most]:.0%} of the squared error"
-        f" at layer {ranking['layers'][0]['layer']} comes from them{f', {rest}' if rest else ''}; {advice}."
+        f" at layer {ranking['layers'][0]['layer']} comes from them{f', {rest}' if rest else ''}; {advice}.",
     ]
 
 

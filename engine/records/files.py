@@ -309,7 +309,8 @@ def not_found_warnings(record: CaptureRecord) -> list[str]:
     if any(row["p_value"] <= SIGNIFICANT for row in ranking["layers"]):
         return []
     if ranking["smallest_p"] > SIGNIFICANT:
-        return [f"the design of {name} is too small to test: its direction may be noise"]
+        least = f"{ranking['smallest_p']:.3f}"
+        return [f"{name} cannot be tested (p cannot fall below {least}): its direction may be noise"]
     return [f"no layer of {name} separates its classes better than chance: its direction may be noise"]
 
 

@@ -1,5 +1,7 @@
 """Numbers within their column width, and sentences that match the record."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -223,6 +225,31 @@ def test_a_design_that_is_too_small_to_test_says_so() -> None:
         " 2.00 (95% interval 1.50 to 2.50, leave-one-persona-out), AUROC 0.83, at layer 1."
     )
     assert not any("ordered" in sentence for sentence in others)
+
+
+def test_in_a_design_that_is_too_small_to_test_groups_are_added_first() -> None:
+    """With 5 personas the only advice was: more pairs narrow the interval."""
+    ranking = ranking_of(p_values=[1.0] * 4, smallest_p=0.0625, limits={"pair": 0.9, "persona": 0.1})
+    ranking["groups"] = {"persona": 5}
+    said = findings(ranking)
+    first = said.index("Add personas first: p can fall below 0.05 with 6 or more.")
+    assert said[first + 1].startswith("Single pairs limit the result")
+    assert not about("first:", ranking_of())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "advice"),
+    [
+        ({"permutations": 10, "smallest_p": 1 / 11}, "Too few permutations to test: with 10, p cannot", "permutations"),
+        ({"resamples": 12, "smallest_p": 1 / 13}, "Too few resamples to test: with 12, p cannot fall", "resamples"),
+    ],
+)
+def test_draws_that_are_too_few_are_not_called_a_design_that_is_too_small(
+    changes: dict[str, Any], said: str, advice: str
+) -> None:
+    ranking = ranking_of(p_values=[1.0] * 4, **changes)
+    assert findings(ranking)[0].startswith(said)
+    assert f"Rank with more {advice} first: the design itself allows smaller p-values." in findings(ranking)
 
 
 def test_saturated_captures_are_named_and_their_order_is_said_to_mean_nothing() -> None:

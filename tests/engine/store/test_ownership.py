@@ -255,7 +255,7 @@ def test_a_copied_capture_keeps_its_directions(pair: Path, directions: Direction
 
 NOISE = {
     "chance": "no layer of mine separates its classes better than chance: its direction may be noise",
-    "small": "the design of mine is too small to test: its direction may be noise",
+    "small": "mine cannot be tested (p cannot fall below 0.060): its direction may be noise",
     "unranked": "mine has no ranking (the 60 pairs share prompts): its direction may be noise",
 }
 
