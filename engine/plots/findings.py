@@ -80,7 +80,8 @@ def describe_findings(record: CaptureRecord) -> list[str]:
     """Say what a ranking shows, most important first.
 
     In this order: which layers exceed the null; which neighbours sort the pairs as well; which layers cannot be
-    ordered; where the concept begins; what limits the result; the baselines; and where the raw norm would have led.
+    ordered; where the concept begins; which layers exceed the null with an interval that includes 0; what limits the
+    result; the baselines; and where the raw norm would have led.
 
     Args:
         record: JSON record of a capture.
@@ -97,6 +98,7 @@ def describe_findings(record: CaptureRecord) -> list[str]:
         *_order(ranking),
         *_below_chance(ranking),
         *_beginning(ranking),
+        *_intervals(ranking),
         *_limits(ranking),
         *_confounds(record),
         _raw_norm(record, ranking),
@@ -333,6 +335,18 @@ def _limits(ranking: Ranking) -> list[str]:
         *first,
         f"{_plural(_COMPONENTS.get(most, most)).capitalize()} limit the result: {shares[most]:.0%} of the squared error"
         f" at layer {ranking['layers'][0]['layer']} comes from them{f', {rest}' if rest else ''}; {advice}.",
+    ]
+
+
+def _intervals(ranking: Ranking) -> list[str]:
+    """Layers that exceed the null although their interval includes 0, and why that is no contradiction."""
+    found = [row["layer"] for row in ranking["layers"] if row["p_value"] <= SIGNIFICANT and row["low"] <= 0]
+    if not found:
+        return []
+    layers = f"layer {found[0]}" if len(found) == 1 else f"layers {layers_in_words(found)}"
+    return [
+        f"At {layers}, the 95% interval of d' includes 0 although p is at most {SIGNIFICANT}: the interval allows for"
+        " an uncertain spread within the classes, the scale of d'; the test permutes groups, and is one-sided."
     ]
 
 

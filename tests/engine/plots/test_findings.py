@@ -252,6 +252,13 @@ def test_draws_that_are_too_few_are_not_called_a_design_that_is_too_small(
     assert f"Rank with more {advice} first: the design itself allows smaller p-values." in findings(ranking)
 
 
+def test_layers_found_with_an_interval_that_includes_zero_are_explained() -> None:
+    """`Layers 1-29 separate`, and four of them had intervals such as -1.1 to 34, without a word."""
+    (sentence,) = about("includes 0", ranking_of([0.4, 2.0, 1.7, -0.2], p_values=[0.03, 0.01, 0.01, 0.9]))
+    assert sentence.startswith("At layer 0, the 95% interval of d' includes 0 although p is at most 0.05: the interval")
+    assert not about("includes 0", ranking_of([0.4, 2.0, 1.7, -0.2], p_values=[0.3, 0.01, 0.01, 0.9]))
+
+
 def test_saturated_captures_are_named_and_their_order_is_said_to_mean_nothing() -> None:
     ranking = ranking_of([40.0, 48.0, 44.0, 0.5], tied=[1])
     for row in ranking["layers"][:3]:
