@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from engine.errors import RequestError
 from engine.jobs import Job
-from engine.records.files import METHODS, CaptureRecord
+from engine.records.files import METHODS, CaptureRecord, not_found_warnings
 from engine.records.results import Comparison
+from engine.store.names import locate
+from engine.store.ownership import find_own_record
 from tui.models import ModelCache
 
 if TYPE_CHECKING:
@@ -53,6 +55,12 @@ class DirectionCache:
         from engine.store.directions import leading_layer
 
         return leading_layer(self.store / self.name, self.contrast["layers"])
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """Warns that the directions may be noise, if the contrast was not found."""
+        record = find_own_record(locate(self.name, self.store))
+        return not_found_warnings(record) if record else []
 
     def extract(self, method: str) -> dict[int, Direction]:
         """Return the direction of each layer; `auto` compares the methods at the leading layer.
@@ -103,7 +111,9 @@ def read_along(request: ReadingRequest, models: ModelCache, job: Job) -> TokenRe
     captured = directions.contrast["negative" if request.prompt % 2 else "positive"][request.prompt // 2]
     rendered = not request.text and provenance["chat_template"] is not None
     text = request.text or str(captured["prompt"])
-    return read_text(model, tokenizer, extracted, text, leading=first, rendered=rendered)
+    reading = read_text(model, tokenizer, extracted, text, leading=first, rendered=rendered)
+    reading["warnings"] = [*directions.warnings, *reading["warnings"]]
+    return reading
 
 
 @dataclass(frozen=True)
@@ -136,7 +146,7 @@ def steer_along(request: SteeringRequest, models: ModelCache, job: Job) -> Steer
     directions = request.directions
     extracted, provenance = _extract(directions, METHODS[0], job)
     model, tokenizer, _ = _load(provenance, models, job)
-    return steer_text(
+    texts = steer_text(
         model,
         tokenizer,
         extracted,
@@ -148,6 +158,8 @@ def steer_along(request: SteeringRequest, models: ModelCache, job: Job) -> Steer
         earlier=request.earlier,
         steps=job.tell,
     )
+    texts["warnings"] = [*directions.warnings, *texts["warnings"]]
+    return texts
 
 
 def _extract(directions: DirectionCache, method: str, job: Job) -> tuple[dict[int, Direction], Provenance]:

@@ -21,7 +21,7 @@ from engine.cli.store import capture_path, is_path
 from engine.errors import RequestError
 from engine.models.placement import AUTO, LoadOptions
 from engine.plots.tokens_text import compared_methods, tokens_as_text
-from engine.records.files import AUTO_METHOD, METHODS, VECTOR_FORMATS
+from engine.records.files import AUTO_METHOD, METHODS, VECTOR_FORMATS, not_found_warnings
 from engine.store.names import DEFAULT_STORE, DIRECTIONS, locate, output_path
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def directions(
     if "methods" in some:
         narrator.say(compared_methods(some["methods"]))
     narrator.say(f"saved {len(found)} directions ({some['method']}), layers {min(found)} to {max(found)}")
+    _warn_of_capture(path)
     print_lines(f"{saved}\n")
 
 
@@ -128,9 +129,14 @@ def vectors_of(name: str, store: Path, method: str | None = None) -> "tuple[dict
     from engine.store.directions import extract_captured, load_directions
 
     path = capture_path(name, store)
-    if method is None and (name.endswith(DIRECTIONS) or not locate(path).exist):
+    if _are_saved(name, path, method):
         return load_directions(path)
     return extract_captured(path, method or METHODS[0])
+
+
+def _are_saved(name: str, path: Path, method: str | None) -> bool:
+    """Whether a name is that of saved directions, and not of a capture to extract them from."""
+    return method is None and (name.endswith(DIRECTIONS) or not locate(path).exist)
 
 
 def _export(
@@ -148,6 +154,11 @@ def _export(
     from engine.steering.vectors import export_directions
 
     found, leading = vectors_of(name, store, method)
+    path = capture_path(name, store)
+    if _are_saved(name, path, method):
+        tell_origin(path, narrator)
+    else:
+        _warn_of_capture(path)
     with narrator.engine_log():
         saved = export_directions(found, target, file_format, unit=unit, force=force)
     some = next(iter(found.values()))
@@ -212,13 +223,25 @@ def read(
 
 
 def tell_origin(place: Path | str, narrator: Narrator) -> None:
-    """Say where saved directions come from, if not from the capture of their name; a warning if there is one."""
-    from engine.store.ownership import origin_note, origin_warning
+    """Say where saved directions come from, if not from the capture of their name, and warn if they may be noise."""
+    from engine.store.ownership import direction_warnings, origin_note, origin_warning
 
-    if warning := origin_warning(place):
-        Narrator(quiet=False).say(f"warning: {warning}")
-    elif note := origin_note(place):
+    _warn(direction_warnings(place))
+    if (note := origin_note(place)) and not origin_warning(place):
         narrator.say(note)
+
+
+def _warn(warnings: list[str]) -> None:
+    for warning in warnings:
+        Narrator(quiet=False).say(f"warning: {warning}")
+
+
+def _warn_of_capture(path: Path) -> None:
+    """Warn if the directions extracted from a capture may be noise."""
+    from engine.store.ownership import find_own_record
+
+    record = find_own_record(locate(path))
+    _warn(not_found_warnings(record) if record else [])
 
 
 def load_model_of(

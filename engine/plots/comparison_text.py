@@ -12,6 +12,7 @@ from rich.text import Text
 
 from engine.records.files import CaptureRecord
 from engine.records.results import ComparedLayer, Comparison, DepthRow, Transfer
+from engine.stats.scores import SATURATED, own_scores
 
 _COLUMNS = 23
 
@@ -43,8 +44,8 @@ def describe_comparison(comparison: Comparison) -> list[str]:
 
     Returns:
         For two concepts on one model, whether their directions point the same way at the layer where they separate
-        best, at how many layers they differ from random ones, and the transfer both ways. For two models, the best
-        layer and the ties of each.
+        best (of tied or saturated layers, the one with the highest sum of d'), at how many layers they differ from
+        random ones, and the transfer both ways. For two models, the best layer and the ties of each.
     """
     one, other = comparison["titles"]
     if comparison["kind"] == "depth":
@@ -53,14 +54,30 @@ def describe_comparison(comparison: Comparison) -> list[str]:
             for name, title in zip(comparison["names"], (one, other), strict=True)
         ]
     rows = comparison["directions"]
-    best = max(rows, key=lambda row: sum(own["auroc"] for own in row["own"] if own is not None))
+    best, why = _best(rows)
     beyond = sum(abs(row["cosine"]) > row["chance"] for row in rows)
     return [
-        f"At layer {best['layer']}, where their own directions separate best, {_alike(best, one, other)}",
+        f"At layer {best['layer']}, {why}, {_alike(best, one, other)}",
         f"The cosine is outside the 95% range of random directions at {beyond} of {len(rows)} layers (each layer tested"
         " separately).",
         _transfers(best, one, other),
     ]
+
+
+def _best(rows: Sequence[ComparedLayer]) -> tuple[ComparedLayer, str]:
+    """The layer to report, and why it was chosen."""
+    full = [row for row in rows if all(own is not None and own["auroc"] >= SATURATED for own in row["own"])]
+    if len(full) > 1:
+        tied = f"{len(full)} of {len(rows)} layers are saturated, with an own AUROC of {SATURATED} or more"
+        return max(full, key=lambda row: own_scores(row["own"])[1]), f"where the sum of d' is highest ({tied})"
+    best = max(rows, key=lambda row: own_scores(row["own"]))
+    highest = own_scores(best["own"])[0]
+    tied_rows = sum(own_scores(row["own"])[0] == highest for row in rows)
+    if highest == 0:
+        return best, "the first layer that both have"
+    if tied_rows > 1:
+        return best, f"where the sum of d' is highest (the AUROC of their own directions is tied at {tied_rows} layers)"
+    return best, "where their own directions separate best"
 
 
 def _alike(row: ComparedLayer, one: str, other: str) -> str:

@@ -9,7 +9,8 @@ from statistics import NormalDist
 from engine.plots.specificity_text import neighbour_sentences
 from engine.records.captures import CaptureEstimate
 from engine.records.files import CaptureRecord
-from engine.records.results import FOLDS, SIGNIFICANT, Confound, RankedLayer, Ranking, may_be_best
+from engine.records.results import ENOUGH_GROUPS, FOLDS, SIGNIFICANT, Confound, RankedLayer, Ranking, may_be_best
+from engine.stats.scores import SATURATED
 
 
 def cost_in_words(estimate: CaptureEstimate) -> str:
@@ -70,7 +71,6 @@ def norm_in_words(value: float) -> str:
     return f"{value:.2e}"
 
 
-_SATURATED = 0.995
 _TELLING, _TELLING_PAIRS = 0.025, 0.1  # distance from chance
 _TESTS = {"crossed": "all at once"}
 _COMPONENTS = {"pair": "single pair", "pairs": "single pair"}
@@ -80,7 +80,8 @@ def describe_findings(record: CaptureRecord) -> list[str]:
     """Say what a ranking shows, most important first.
 
     In this order: which layers exceed the null; which neighbours sort the pairs as well; which layers cannot be
-    ordered; where the concept begins; what limits the result; the baselines; and where the raw norm would have led.
+    ordered; where the concept begins; which layers exceed the null with an interval that includes 0; what limits the
+    result; the baselines; and where the raw norm would have led.
 
     Args:
         record: JSON record of a capture.
@@ -97,6 +98,7 @@ def describe_findings(record: CaptureRecord) -> list[str]:
         *_order(ranking),
         *_below_chance(ranking),
         *_beginning(ranking),
+        *_intervals(ranking),
         *_limits(ranking),
         *_confounds(record),
         _raw_norm(record, ranking),
@@ -125,8 +127,8 @@ def significant_layers(ranking: Ranking) -> list[int]:
 
 def is_saturated(ranking: Ranking) -> bool:
     """Whether most layers sort nearly all held-out prompts correctly, so that their order means nothing."""
-    full = sum(row["auroc"] >= _SATURATED for row in ranking["layers"])
-    return len(ranking["layers"]) > 2 and 2 * full > len(ranking["layers"])
+    full = sum(row["auroc"] >= SATURATED for row in ranking["layers"])
+    return 2 * full > len(ranking["layers"])
 
 
 def p_in_words(p_value: float) -> str:
@@ -158,11 +160,10 @@ def _exceed(ranking: Ranking) -> str:
         f" {left_out_in_words(best['left_out'], groups_of_pairs(ranking))}), AUROC {best['auroc']:.2f}"
     )
     if ranking["smallest_p"] > SIGNIFICANT:
-        fewest = min(ranking["tested"], key=lambda factor: ranking["groups"].get(factor, 0))
-        groups = f"{ranking['groups'].get(fewest, 0)} {_plural(fewest)}"
+        what, limit, _ = _too_small(ranking)
         return (
-            f"This design is too small to test: with {groups}, p cannot fall below"
-            f" {p_in_words(ranking['smallest_p'])}. The highest score is {score}, at layer {best['layer']}."
+            f"{what}: with {limit}, p cannot fall below {p_in_words(ranking['smallest_p'])}. The highest score is"
+            f" {score}, at layer {best['layer']}."
         )
     if not found:
         lowest = min(ranking["layers"], key=lambda row: row["p_value"])
@@ -183,6 +184,19 @@ def _exceed(ranking: Ranking) -> str:
         f"{layers} held-out prompts better than chance, but not the layer with the highest score: layer"
         f" {best['layer']}, {score}, {_p(ranking, best)}.{_untested(ranking)}"
     )
+
+
+def _too_small(ranking: Ranking) -> tuple[str, str, str]:
+    """Why p cannot reach 0.05, what there is too little of, and what to do first."""
+    fewest = min(ranking["tested"], key=lambda factor: ranking["groups"].get(factor, 0))
+    count, groups = ranking["groups"].get(fewest, 0), _plural(fewest)
+    if count < ENOUGH_GROUPS:
+        advice = f"Add {groups} first: p can fall below {SIGNIFICANT} with {ENOUGH_GROUPS} or more."
+        return "This design is too small to test", f"{count} {groups}", advice
+    drawn = "permutations" if ranking["permutations"] < 1 / SIGNIFICANT else "resamples"
+    number = ranking["permutations"] if drawn == "permutations" else ranking["resamples"]
+    advice = f"Rank with more {drawn} first: the design itself allows smaller p-values."
+    return f"Too few {drawn} to test", f"{number}", advice
 
 
 def _untested(ranking: Ranking) -> str:
@@ -219,9 +233,11 @@ def _plural(factor: str) -> str:
 def _order(ranking: Ranking) -> list[str]:
     """Which of the layers that exceed the null cannot be ordered."""
     if is_saturated(ranking):
-        full = [row["layer"] for row in ranking["layers"] if row["auroc"] >= _SATURATED]
+        full = [row["layer"] for row in ranking["layers"] if row["auroc"] >= SATURATED]
+        if len(ranking["layers"]) == 1:
+            return [f"Saturated: AUROC is {SATURATED} or more at layer {full[0]}, the only captured layer."]
         return [
-            f"Saturated: AUROC is {_SATURATED} or more at {len(full)} of {len(ranking['layers'])} layers, so their"
+            f"Saturated: AUROC is {SATURATED} or more at {len(full)} of {len(ranking['layers'])} layers, so their"
             " order means nothing. Prompts that differ less between the classes would tell the layers apart."
         ]
     found = significant_layers(ranking)
@@ -302,10 +318,11 @@ def _steady(rows: Sequence[RankedLayer]) -> int | None:
 
 
 def _limits(ranking: Ranking) -> list[str]:
-    """Which variance component limits the precision, and what would help."""
+    """What to do first if p cannot reach 0.05; which variance component limits the precision, and what would help."""
+    first = [_too_small(ranking)[2]] if ranking["smallest_p"] > SIGNIFICANT else []
     shares = {name: share for name, share in ranking.get("limits", {}).items() if share > 0}
     if not shares:
-        return []
+        return first
     ordered = sorted(shares, key=lambda name: -shares[name])
     most = ordered[0]
     rest = ", ".join(f"{shares[name]:.0%} from {_plural(_COMPONENTS.get(name, name))}" for name in ordered[1:])
@@ -315,8 +332,21 @@ def _limits(ranking: Ranking) -> list[str]:
         else f"more {_plural(most)} narrow the interval, more pairs of the same ones hardly do"
     )
     return [
+        *first,
         f"{_plural(_COMPONENTS.get(most, most)).capitalize()} limit the result: {shares[most]:.0%} of the squared error"
-        f" at layer {ranking['layers'][0]['layer']} comes from them{f', {rest}' if rest else ''}; {advice}."
+        f" at layer {ranking['layers'][0]['layer']} comes from them{f', {rest}' if rest else ''}; {advice}.",
+    ]
+
+
+def _intervals(ranking: Ranking) -> list[str]:
+    """Layers that exceed the null although their interval includes 0, and why that is no contradiction."""
+    found = [row["layer"] for row in ranking["layers"] if row["p_value"] <= SIGNIFICANT and row["low"] <= 0]
+    if not found:
+        return []
+    layers = f"layer {found[0]}" if len(found) == 1 else f"layers {layers_in_words(found)}"
+    return [
+        f"At {layers}, the 95% interval of d' includes 0 although p is at most {SIGNIFICANT}: the interval allows for"
+        " an uncertain spread within the classes, the scale of d'; the test permutes groups, and is one-sided."
     ]
 
 

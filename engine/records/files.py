@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, get_args
 
 from engine.records.captures import Factors, Provenance, ResponseText
 from engine.records.causal import CausalRanking
-from engine.records.results import ClassSummary, ConfoundReport, Count, LayerRow, Ranking, Real, SpecificityReport
+from engine.records.results import (
+    SIGNIFICANT,
+    ClassSummary,
+    ConfoundReport,
+    Count,
+    LayerRow,
+    Ranking,
+    Real,
+    SpecificityReport,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -289,6 +298,20 @@ def record_warnings(record: CaptureRecord) -> list[str]:
         *(specificity["warnings"] if specificity else []),
         *causal_warnings(record),
     ]
+
+
+def not_found_warnings(record: CaptureRecord) -> list[str]:
+    """Warn that no layer was shown to separate the classes of a contrast: its direction may be noise."""
+    name, ranking = record["name"], record["ranking"]
+    if ranking is None:
+        why = record["unranked"]
+        return [f"{name} has no ranking ({why}): its direction may be noise"] if why else []
+    if any(row["p_value"] <= SIGNIFICANT for row in ranking["layers"]):
+        return []
+    if ranking["smallest_p"] > SIGNIFICANT:
+        least = f"{ranking['smallest_p']:.3f}"
+        return [f"{name} cannot be tested (p cannot fall below {least}): its direction may be noise"]
+    return [f"no layer of {name} separates its classes better than chance: its direction may be noise"]
 
 
 def causal_warnings(record: CaptureRecord) -> list[str]:

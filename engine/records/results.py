@@ -44,8 +44,8 @@ class LayerDiff(TypedDict):
         diff_norm: L2 norm of the mean difference (raw norm). Grows with depth for every concept.
         relative_norm: `diff_norm` divided by the mean norm of the states.
         cosine_sim: Cosine of the class means. Near 1 is normal.
-        pair_cosine: Mean cosine between the differences of two distinct pairs: 1 if all differences are parallel, 0 if
-            they have nothing in common. None if fewer than two pairs differ.
+        pair_cosine: Mean cosine between the differences of two distinct pairs that share no prompt: 1 if all
+            differences are parallel, 0 if they have nothing in common. None if no two such pairs differ.
     """
 
     diff_norm: float
@@ -333,6 +333,7 @@ class Transfer(TypedDict):
         in_order: Share of pairs whose positive prompt projects higher than its negative partner; ties count half.
         shared: Number of sorted pairs with a prompt that the direction was fitted to: the numbers are in-sample.
             Absent if there are none.
+        d_prime: Held-out d'. Absent unless this is a contrast's own held-out direction.
     """
 
     auroc: Real
@@ -340,6 +341,7 @@ class Transfer(TypedDict):
     high: Real
     in_order: Real
     shared: NotRequired[Count]
+    d_prime: NotRequired[Real]
 
 
 class NeighbourAt(TypedDict):

@@ -11,8 +11,8 @@ import torch
 from engine.errors import RequestError
 from engine.inputs import require_seed
 from engine.records.captures import ContrastData
-from engine.records.files import CaptureRecord
-from engine.records.results import SIGNIFICANT, ComparedLayer, Comparison, DepthRow
+from engine.records.files import CaptureRecord, not_found_warnings
+from engine.records.results import ComparedLayer, Comparison, DepthRow
 from engine.stats.comparison_rules import (
     differences_between,
     groups_in_common,
@@ -65,7 +65,7 @@ def compare_captures(
     names = _two_names(one["name"], other["name"])
     require_same_reading(one, other)
     first, second = provenance_of(one), provenance_of(other)
-    cautions = [warning for record in (one, other) for warning in _not_found(record)]
+    cautions = [warning for record in (one, other) for warning in not_found_warnings(record)]
     if first["model"] == second["model"]:
         captures = load(one), load(other)
         return Comparison(
@@ -103,13 +103,6 @@ def compare_captures(
             ),
         ],
     )
-
-
-def _not_found(record: CaptureRecord) -> list[str]:
-    ranking = record["ranking"]
-    if ranking is None or any(row["p_value"] <= SIGNIFICANT for row in ranking["layers"]):
-        return []
-    return [f"no layer of {record['name']} separates its classes better than chance: its direction may be noise"]
 
 
 def _shared(names: tuple[str, str], captures: tuple[ContrastData, ContrastData]) -> list[str]:

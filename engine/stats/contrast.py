@@ -17,6 +17,7 @@ from engine.records.checks import plain_factors, require_capture
 from engine.records.results import LayerDiff
 from engine.remedies import Remedy
 from engine.stats.groups import chunked
+from engine.stats.wordings import SharedPrompts, pair_prompts, share_prompts, wordings_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,8 +34,8 @@ def compute_contrastive_diff(pos_data: CaptureData, neg_data: CaptureData | None
 
     Returns:
         Layer to the norm of (mean positive - mean negative), that norm divided by the mean norm of the states of both
-        classes, the cosine of the class means, and the mean cosine between the differences of two distinct pairs;
-        all computed in float64.
+        classes, the cosine of the class means, and the mean cosine between the differences of two distinct pairs that
+        share no prompt; all computed in float64.
 
     Raises:
         RequestError: One class is missing, or the captures were made differently and cannot be compared.
@@ -57,8 +58,10 @@ def compute_contrastive_diff(pos_data: CaptureData, neg_data: CaptureData | None
         _require_comparable(pos_data, neg_data)
     else:
         raise RequestError("the negative class is missing", expected="two captures, or one contrast")
+    ends = pair_prompts(pos_data) if "positive" in pos_data else (wordings_of(positive[0]), wordings_of(negative[0]))
+    shared = share_prompts(*ends) if len(ends[0]) == len(ends[1]) else None
     layers = positive[0]["captured_layers"]
-    return {layer: _difference(positive, negative, layer) for layer in layers}
+    return {layer: _difference(positive, negative, layer, shared) for layer in layers}
 
 
 def require_contrast(data: CaptureData) -> None:
@@ -130,7 +133,9 @@ class _ClassSums:
         return torch.as_tensor(self.total) / self.count
 
 
-def _difference(positive: list[ActivationData], negative: list[ActivationData], layer: int) -> LayerDiff:
+def _difference(
+    positive: list[ActivationData], negative: list[ActivationData], layer: int, shared: SharedPrompts | None
+) -> LayerDiff:
     classes = _ClassSums(), _ClassSums()
     for sums, prompts in zip(classes, (positive, negative), strict=True):
         for states in chunked(prompts, layer):
@@ -142,27 +147,41 @@ def _difference(positive: list[ActivationData], negative: list[ActivationData], 
         diff_norm=float(diff_norm),
         relative_norm=float(diff_norm / scale),
         cosine_sim=float(torch.cosine_similarity(mean_positive, mean_negative, dim=0)),
-        pair_cosine=_pair_cosine(positive, negative, layer) if classes[0].count == classes[1].count else None,
+        pair_cosine=None if shared is None else _pair_cosine(positive, negative, layer, shared),
     )
 
 
-def _pair_cosine(positive: list[ActivationData], negative: list[ActivationData], layer: int) -> float | None:
-    """Mean cosine between the differences of two distinct pairs.
+def _pair_cosine(
+    positive: list[ActivationData], negative: list[ActivationData], layer: int, shared: SharedPrompts
+) -> float | None:
+    """Mean cosine between the differences of two distinct pairs that share no prompt.
 
-    Excluding each pair with itself makes it 0 on average if the differences have nothing in common. None if fewer than
-    two pairs differ.
+    Two pairs with a prompt in common have its state in both differences, which are alike for that reason alone.
+    Excluding these, and each pair with itself, makes it 0 on average if the differences have nothing in common. None if
+    there are no two such pairs that differ.
     """
-    total: Tensor | float = 0.0
-    count = 0
+    sums: Tensor | None = None  # of all pairs, and of those with a shared prompt, `(1 + prompts, hidden + 1)`
+    apart, done = 0.0, 0
     for states, partners in zip(chunked(positive, layer), chunked(negative, layer), strict=True):
         differences = states - partners
         lengths = differences.norm(dim=-1, keepdim=True)
-        units = (differences / lengths)[lengths[:, 0] > 0]  # (pairs that differ, hidden)
-        total = total + units.sum(dim=0)
-        count += len(units)
-    if count < 2:
+        differs = lengths[:, 0] > 0
+        units = torch.cat([differences / lengths, torch.ones_like(lengths)], dim=1)  # the last column counts pairs
+        units[~differs] = 0.0
+        if sums is None:
+            sums = torch.zeros(1 + len(shared.signs), units.shape[1], dtype=units.dtype)
+        sums[0] += units.sum(dim=0)
+        chunk = slice(done, done + len(units))
+        for places in shared.places:
+            kept = places[chunk] >= 0
+            sums.index_add_(0, 1 + places[chunk][kept], units[kept])
+        apart += float(shared.excess[chunk][differs].sum())
+        done += len(units)
+    if sums is None:
         return None
-    return float((torch.as_tensor(total).square().sum() - count) / (count * (count - 1)))
+    squares = torch.cat([torch.ones(1, dtype=sums.dtype), shared.signs]) @ sums.square()
+    count = float(squares[-1]) + apart
+    return (float(squares[:-1].sum()) + apart) / count if count > 0 else None
 
 
 def _require_comparable(one: ActivationData, other: ActivationData) -> None:

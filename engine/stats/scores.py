@@ -1,12 +1,13 @@
 """Scores to order layers by, read from records without torch."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from engine.errors import RequestError, similar
 from engine.records.files import CaptureRecord
-from engine.records.results import FEWEST_PAIRS, ClassProjections, ClassSummary, LayerRow, RankedLayer
+from engine.records.results import FEWEST_PAIRS, ClassProjections, ClassSummary, LayerRow, RankedLayer, Transfer
 from engine.remedies import Remedy
 
 TIE = 1e-10
@@ -20,6 +21,9 @@ _MENDS = {
     "too few personas, templates and topics": "vary a factor, or omit the factors, and capture again",
 }
 """Part of the reason in a record (see `cannot_hold_out`) to what to do about it."""
+
+SATURATED = 0.995
+"""Held-out AUROC from which nearly all prompts are sorted correctly, so that it cannot order layers."""
 
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -129,12 +133,18 @@ SCORES = (
     Score("d_prime", "held-out d': distance between classes over their spread, for the worst factor", held_out=True),
     Score("auroc", "held-out AUROC: share of (positive, negative) prompts in the right order", held_out=True),
     Score("wrong_way", "share of held-out pairs that are misordered; ties count half", descending=False, held_out=True),
-    Score("pair_cosine", "mean cosine between the differences of two distinct pairs"),
+    Score("pair_cosine", "mean cosine between the differences of two pairs that share no prompt"),
     Score("relative_norm", "norm of the mean difference divided by the mean norm of the states"),
     Score("cosine_sim", "cosine of the class means; near 1 is normal", descending=False),
     Score("diff_norm", "norm of the mean difference (raw norm); grows with depth for every concept"),
 )
 DEFAULT_SCORE = SCORES[0].key
+
+
+def own_scores(own: Sequence[Transfer | None]) -> tuple[float, float]:
+    """Sum of the AUROC of held-out directions, and that of their d', which orders layers where AUROC is 1."""
+    known = [found for found in own if found is not None]
+    return sum(found["auroc"] for found in known), sum(found.get("d_prime", 0.0) for found in known)
 
 
 def find_score(key: str) -> Score:
@@ -174,7 +184,9 @@ def order_layers(record: CaptureRecord, key: str = DEFAULT_SCORE) -> list[Scored
             next_step=Remedy.CAPTURE_CONTRAST,
         )
     if score.held_out and record["ranking"] is None:
-        described = ", ".join(score.key for score in SCORES if not score.held_out)
+        rows = record["statistics"]
+        known = [one for one in SCORES if not one.held_out and any(_value(one, row, None) is not None for row in rows)]
+        described = ", ".join(one.key for one in known)
         raise RequestError(
             f"the capture {record['name']!r} has no ranking: {record['unranked']}",
             expected=f"one of the scores that need no ranking: {described}",

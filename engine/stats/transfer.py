@@ -30,6 +30,7 @@ from engine.stats.groups import (
 )
 from engine.stats.held_out import HeldOutLayer, hold_out
 from engine.stats.resampling import CONFIDENCE, RESAMPLES, half_width
+from engine.stats.scores import own_scores
 from engine.stats.separation import count_below, separate, share_above, tie_between
 from engine.stats.shared_pairs import NewPairs, describe_shared, new_pairs
 from engine.stats.wordings import wordings
@@ -50,7 +51,8 @@ def compare_transfer(
     Args:
         records: Records of two or more contrasts on one model, with the same site and positions.
         load: Loads the tensors of a record.
-        layer: A layer that all have; by default the one where the mean of their own held-out AUROC is highest.
+        layer: A layer that all have; by default the one where the mean of their own held-out AUROC is highest, and of
+            several the one with the highest mean of d'.
 
     Returns:
         One row per direction and one column per contrast, with 95% intervals. The diagonal holds each contrast's own
@@ -179,7 +181,7 @@ def own_transfer(data: ContrastData, layer: int, held_out: HeldOutLayer | None =
     held = held_out or hold_out(pairs_at(data, layer), groupings)
     worst = held.by_factor[separate(held)["worst"]]
     _require_finite(layer, worst.differences)
-    return sort_pairs(*worst.sides, groupings)
+    return Transfer(**sort_pairs(*worst.sides, groupings), d_prime=worst.d_prime)
 
 
 def _require_finite(layer: int, projected: Tensor) -> None:
@@ -324,7 +326,7 @@ def _common_layer(records: Sequence[CaptureRecord], captures: Sequence[ContrastD
         raise no_shared_layer({record["name"]: data for record, data in zip(records, captures, strict=True)})
     if layer is not None:
         return captured_layer(layer, layers)
-    return max(layers, key=lambda number: sum(_own(data, number)["auroc"] for data in captures))
+    return max(layers, key=lambda number: own_scores([_own(data, number) for data in captures]))
 
 
 def _own(data: ContrastData, layer: int) -> Transfer:

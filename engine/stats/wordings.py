@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence, Set
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,9 +24,15 @@ Wording = tuple[str, str]
 
 def wording(prompt: ActivationData) -> Wording:
     """Text of a prompt, and of its response."""
-    text, response = prompt["prompt"], prompt.get("response")
-    said = response[0] if isinstance(response, list) else response
-    return text if isinstance(text, str) else text[0], said["text"] if said else ""
+    return wordings_of(prompt)[0]
+
+
+def wordings_of(prompts: ActivationData) -> list[Wording]:
+    """Text of each prompt of a batch, and of its response."""
+    text, response = prompts["prompt"], prompts.get("response")
+    asked = [text] if isinstance(text, str) else text
+    said = response if isinstance(response, list) else [response] * len(asked)
+    return [(one, answer["text"] if answer else "") for one, answer in zip(asked, said, strict=True)]
 
 
 def wordings(data: ContrastData) -> Set[Wording]:
@@ -50,13 +58,58 @@ def number_pairs(data: ContrastData) -> Tensor:
         >>> number_pairs(data).tolist() == [*range(12)]
         True
     """
+    return torch.tensor(link(*pair_prompts(data)), dtype=torch.long)
+
+
+def pair_prompts(data: ContrastData) -> tuple[Sequence[Hashable], Sequence[Hashable]]:
+    """Identify the prompts of each pair, by class; pairs with an equal one are not independent, see `number_pairs`."""
     sides = [list(map(wording, data[side])) for side in ("positive", "negative")]
-    numbers = link(*sides)
     if not data.get("factors") and any(response for side in sides for _, response in side):
-        of_prompts = link(*([prompt for prompt, _ in side] for side in sides))
-        if len({*of_prompts}) >= ENOUGH_GROUPS:
-            numbers = of_prompts
-    return torch.tensor(numbers, dtype=torch.long)
+        prompts = [[prompt for prompt, _ in side] for side in sides]
+        if len({*link(*prompts)}) >= ENOUGH_GROUPS:
+            return prompts[0], prompts[1]
+    return sides[0], sides[1]
+
+
+@dataclass(frozen=True)
+class SharedPrompts:
+    """Which pairs share a prompt, such that sums over all two pairs that share none take one pass.
+
+    The product of two sums over all pairs, less those over the pairs of each shared prompt, has each two pairs that
+    share a prompt once too often if they share both; those sums are added again.
+
+    Attributes:
+        places: Number of the sum that a pair is part of, or -1: by its positive prompt, by its negative prompt, and by
+            both, `(pairs,)` each.
+        signs: -1 for sums that are subtracted, 1 for those that are added again, float64.
+        excess: How often the product of a pair with itself is subtracted too often, `(pairs,)`, float64.
+    """
+
+    places: tuple[Tensor, Tensor, Tensor]
+    signs: Tensor
+    excess: Tensor
+
+
+def share_prompts(positive: Sequence[Hashable], negative: Sequence[Hashable]) -> SharedPrompts:
+    """Find the prompts that pairs share.
+
+    Args:
+        positive: The positive prompt of each pair.
+        negative: The negative prompt of each.
+    """
+    pairs = [frozenset(pair) for pair in zip(positive, negative, strict=True)]
+    uses, both_uses = Counter(prompt for pair in pairs for prompt in pair), Counter(pairs)
+    ones = {prompt: place for place, prompt in enumerate(prompt for prompt, count in uses.items() if count > 1)}
+    twice = [pair for pair, count in both_uses.items() if count > 1 and len(pair) > 1]
+    both = {pair: len(ones) + place for place, pair in enumerate(twice)}
+    places = (
+        torch.tensor([ones.get(prompt, -1) for prompt in positive]),
+        torch.tensor([ones.get(two, -1) if two != one else -1 for one, two in zip(positive, negative, strict=True)]),
+        torch.tensor([both.get(pair, -1) for pair in pairs]),
+    )
+    shared = [(place >= 0).double() for place in places]
+    signs = torch.tensor([-1.0] * len(ones) + [1.0] * len(both), dtype=torch.float64)
+    return SharedPrompts(places, signs, shared[0] + shared[1] - shared[2] - 1)
 
 
 def number_shared(data: ContrastData, factors: Iterable[Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from engine.errors import StoreError
-from engine.records.files import CaptureRecord, DirectionsHeader
+from engine.records.files import CaptureRecord, DirectionsHeader, not_found_warnings
 from engine.remedies import Remedy
 from engine.store.directions_header import path_of, read_header
 from engine.store.files import unwritable_part
@@ -110,6 +110,31 @@ def origin_note(name: str | Path, *, store: str | Path | None = None) -> str:
 def origin_warning(name: str | Path, *, store: str | Path | None = None) -> str:
     """As `origin_note`, but only if there is a capture of that name, which the directions could be taken for."""
     return origin_note(name, store=store) if locate(name, store).exist else ""
+
+
+def direction_warnings(name: str | Path, *, store: str | Path | None = None) -> list[str]:
+    """Warn before saved directions, or those of a capture, are used: of their origin, and if they may be noise.
+
+    Args:
+        name: A name or path, as for `find_directions`.
+        store: The store folder; `name` is then a plain name.
+    """
+    origin = origin_warning(name, store=store)
+    record = _source_record(locate(name, store))
+    return [*([origin] if origin else []), *(not_found_warnings(record) if record else [])]
+
+
+def _source_record(paths: CapturePaths) -> CaptureRecord | None:
+    """The record of the capture that directions come from; None if it is not in their store."""
+    if not is_present(paths.directions):
+        return find_own_record(paths)
+    try:
+        header = read_header(path_of(paths))
+        source = locate(header["capture"], paths.store)
+    except StoreError:
+        return None
+    record = None if origin_of(header, source) else find_own_record(source)
+    return record if record and record["kind"] == "contrast" else None
 
 
 def require_own_name(header: DirectionsHeader, paths: CapturePaths, source: CapturePaths | None = None) -> None:

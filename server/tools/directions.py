@@ -12,10 +12,10 @@ from pydantic import BaseModel, Field
 from engine.errors import RequestError
 from engine.plots.findings import layers_in_words
 from engine.plots.tokens_text import compared_methods, shown_token, tokens_aside
-from engine.records.files import AUTO_METHOD, METHODS, Direction, TokenReading, VectorFormat
+from engine.records.files import AUTO_METHOD, METHODS, Direction, TokenReading, VectorFormat, not_found_warnings
 from engine.store.directions_header import path_of, read_header
 from engine.store.names import DIRECTIONS, CapturePaths, locate
-from engine.store.ownership import foreign_origin, origin_warning
+from engine.store.ownership import direction_warnings, foreign_origin, origin_warning
 from server.jobs import ServerJob
 from server.tools.answer import Part, Reply, rounded, send
 from server.tools.jobs import JobOutline, JobResult, answer
@@ -92,7 +92,8 @@ def extract_direction(
     from engine.store.directions import extract_captured, find_directions, save_directions
 
     settings = workbench(ctx).settings
-    name = find_capture(ctx, name)["name"]
+    record = find_capture(ctx, name)
+    name = record["name"]
     paths = locate(save_as or name, settings.store)
     if format is not None and method is None and not replace and _are_saved(paths, name):  # export what is saved
         found, leading, _ = find_directions(paths.name, store=settings.store)
@@ -112,6 +113,7 @@ def extract_direction(
         method=some["method"],
         compared=compared_methods(some["methods"]) if "methods" in some else "",
         leading=leading,
+        warnings=not_found_warnings(record),
         next_step=f"read_text(name='{saved_as}', text='...')",
     )
     if vectors is not None and format is not None:
@@ -178,7 +180,7 @@ async def read_text(
         )
         return JobResult(
             reading=describe_reading(reading).model_copy(update={"capture": source_of(name, store)}),
-            warnings=[*origin_warnings(name, store), *reading["warnings"]],
+            warnings=[*direction_warnings(name, store=store), *reading["warnings"]],
             next_step="compare with read_text of a text of the other class, or at another layer",
         )
 

@@ -7,9 +7,10 @@ from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
 from engine.records.steering import SteeredText, SteeredTexts
+from engine.store.ownership import direction_warnings
 from server.jobs import ServerJob
 from server.tools.answer import Part, rounded
-from server.tools.directions import load_model_of, origin_warnings, require_directions, require_layer, source_of
+from server.tools.directions import load_model_of, require_directions, require_layer, source_of
 from server.tools.jobs import JobOutline, JobResult, answer
 from server.tools.spec import LONGEST_NAME, LONGEST_TEXT, ToolSpec, WaitS
 from server.workbench import Ctx, workbench
@@ -87,7 +88,7 @@ async def steer_text(
         )
         return JobResult(
             steering=_describe(texts, source_of(name, store)),
-            warnings=[*origin_warnings(name, store), *texts["warnings"]],
+            warnings=[*direction_warnings(name, store=store), *texts["warnings"]],
             next_step="steer_text at another layer or strength, with other prompts: one prompt proves nothing",
         )
 

@@ -61,9 +61,22 @@ def _shows(app: LayerscopeApp, method: Method, text: str) -> bool:
     return _method_shown(app) == method and f"· {method}" in text
 
 
+async def test_a_reading_along_the_direction_of_a_contrast_that_was_not_found_is_marked(real_store: Path) -> None:
+    for path in real_store.glob("*.json"):
+        record = json.loads(path.read_text())
+        for row in record["ranking"]["layers"]:
+            row["p_value"] = 0.2
+        path.write_text(json.dumps(record))
+    app = LayerscopeApp(real_store)
+    async with app.run_test(size=(160, 50), notifications=True) as pilot:
+        await wait_for(pilot, "2 captures")
+        await pilot.press("t")
+        await wait_for(pilot, "separates its classes better than chance: its direction may be noise")
+
+
 async def test_the_best_method_comes_first_and_is_explained(real_store: Path) -> None:
     async with LayerscopeApp(real_store, capture="tiny_loud").run_test(size=(120, 40)) as pilot:
-        await wait_for(pilot, "at layer")
+        await wait_for(pilot, "Held-out projections at layer")
         await pilot.press("t")
         data = load_contrast("tiny_loud", store=real_store)
         compared = engine.compare_methods(data, engine.rank_layers(data)["layers"][0]["layer"])
@@ -76,7 +89,7 @@ async def test_reads_every_pair_of_a_capture_in_shards(real_store: Path, tiny_fo
     model, tokenizer, _ = engine.load_model_and_tokenizer(str(tiny_folder))
     engine.capture_contrast_in_shards(model, tokenizer, tmp_path / "pairs.jsonl", "tiny_many", store=real_store)
     async with LayerscopeApp(real_store, capture="tiny_many").run_test(size=(120, 40)) as pilot:
-        await wait_for(pilot, "at layer")
+        await wait_for(pilot, "Held-out projections at layer")
         await pilot.press("t")
         await wait_for(pilot, "positive prompt of pair 1 of 25", "token 1 'w30'")
         await pilot.press("N")
@@ -87,7 +100,7 @@ async def test_reads_every_pair_of_a_capture_in_shards(real_store: Path, tiny_fo
 
 async def test_directions_are_extracted_once(real_store: Path) -> None:
     async with LayerscopeApp(real_store, capture="tiny_loud").run_test(size=(120, 40)) as pilot:
-        await wait_for(pilot, "at layer")
+        await wait_for(pilot, "Held-out projections at layer")
         await pilot.press("t")
         await wait_for(pilot, "token 1 'w30'")
         (real_store / "tiny_loud.pt").unlink()  # a second extraction would need the tensors
@@ -100,7 +113,7 @@ async def test_the_model_is_loaded_with_the_options_of_the_app(real_store: Path)
     for options in (LoadOptions(), LoadOptions("auto", "auto", {"cpu": 0})):
         app = LayerscopeApp(real_store, capture="tiny_loud", load_options=options)
         async with app.run_test(size=(120, 40)) as pilot:
-            await wait_for(pilot, "at layer")
+            await wait_for(pilot, "Held-out projections at layer")
             await pilot.press("t")
             shown.append(await wait_for(pilot, "token 1 'w30'"))
             model, _, _ = app.models.get("tiny")

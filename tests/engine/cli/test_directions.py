@@ -11,8 +11,10 @@ import torch
 
 import engine
 from engine.records.files import TokenReading
+from engine.store.catalog import show_capture
 from engine.store.names import DIRECTIONS
 from engine.store.read import load_contrast
+from engine.store.record import encode_record
 from tests.conftest import Loaded, Trained
 from tests.engine.cli.conftest import assert_failed, concept_text, widest
 from tests.engine.plots.pictures import svg_words
@@ -104,6 +106,37 @@ def test_directions_that_a_store_has_under_the_name_of_another_capture_are_named
         result = layerscope(*command, "warmth", *how, *more)
         assert result.returncode == 0, result.stderr
         assert f"warning: {said}" in result.stderr
+
+
+def not_found(store: Path, name: str) -> str:
+    """Make a saved contrast one that is not found; returns the warning to expect."""
+    record = show_capture(name, store=store)
+    assert record["ranking"]
+    for row in record["ranking"]["layers"]:
+        row["p_value"] = 0.2
+    (store / f"{name}.json").write_text(encode_record(record).decode())
+    return f"warning: no layer of {name} separates its classes better than chance: its direction may be noise\n"
+
+
+def test_the_direction_of_a_contrast_that_was_not_found_may_be_noise(
+    layerscope: Program, contrasts: Path, tiny_folder: Path
+) -> None:
+    """It was extracted, read and steered with as if it were there."""
+    warning = not_found(contrasts, "loudness")
+    how = ("--prompt", "w5", "--model", str(tiny_folder), "--quiet")
+    commands = [
+        ["read", "loudness", *how],
+        ["steer", "loudness", "--max-new-tokens", "2", "--layer", "1", *how],
+        ["calibrate", "loudness", "--layers", "1", *how[2:]],
+        ["directions", "loudness"],
+        ["directions", "loudness", "--output", "probe"],
+        ["directions", "loudness", "--format", "npz", "--output", "loudness.npz"],
+        ["directions", "probe", "--format", "npz", "--output", "probe.npz"],
+        ["read", "probe", *how],
+    ]
+    for arguments in commands:
+        assert layerscope(*arguments).stderr.count(warning) == 1, arguments
+    assert "may be noise" not in layerscope("directions", "warmth").stderr
 
 
 def test_saved_directions_are_replaced_only_on_request(layerscope: Program, contrasts: Path) -> None:

@@ -131,6 +131,37 @@ def test_the_headline_is_not_about_a_layer_where_neither_concept_shows() -> None
     assert describe_comparison(comparison)[0].startswith("At layer 3, ")
 
 
+def with_own(*scores: tuple[float, float]) -> Comparison:
+    """Comparison at layers 3, 4, ... with the AUROC of both own directions, and d' of the second one."""
+    comparison = compared_directions([(3 + place, 0.4, 0.1, 0.7) for place in range(len(scores))])
+    for row, (auroc, d_prime) in zip(comparison["directions"], scores, strict=True):
+        row["own"] = sorted_pairs(auroc) | {"d_prime": 5.0}, sorted_pairs(auroc) | {"d_prime": d_prime}
+    return comparison
+
+
+def test_of_saturated_layers_the_one_with_the_highest_d_prime_is_reported() -> None:
+    """The first of 29 layers with an AUROC of 1.00 was said to be the one where they separate best."""
+    first, *_ = describe_comparison(with_own((0.9, 2.0), (1.0, 6.0), (0.997, 9.0), (1.0, 7.0)))
+    assert first.startswith(
+        "At layer 5, where the sum of d' is highest (3 of 4 layers are saturated, with an own AUROC of 0.995 or more),"
+        " the honesty and empathy directions point"
+    )
+
+
+def test_layers_with_the_same_auroc_are_said_to_be_tied() -> None:
+    first, *_ = describe_comparison(with_own((0.7, 3.0), (0.75, 1.0), (0.75, 2.0)))
+    assert first.startswith(
+        "At layer 5, where the sum of d' is highest (the AUROC of their own directions is tied at 2 layers), the"
+    )
+
+
+def test_without_own_directions_no_layer_is_said_to_separate_best() -> None:
+    comparison = compared_directions([(3, 0.4, 0.1, 0.7), (4, 0.4, 0.1, 0.7)])
+    for row in comparison["directions"]:
+        row["own"] = (None, None)
+    assert describe_comparison(comparison)[0].startswith("At layer 3, the first layer that both have, the honesty")
+
+
 def test_negative_cosines_beyond_chance_are_counted() -> None:
     rows = [(0, 0.3, 0.3, 0.9), (1, 0.31, 0.3, 0.9), (2, -0.31, 0.3, 0.9), (3, -0.2, 0.3, 0.9)]
     assert "at 2 of 4 layers" in describe_comparison(compared_directions(rows))[1]

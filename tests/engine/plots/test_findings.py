@@ -1,5 +1,7 @@
 """Numbers within their column width, and sentences that match the record."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -225,6 +227,38 @@ def test_a_design_that_is_too_small_to_test_says_so() -> None:
     assert not any("ordered" in sentence for sentence in others)
 
 
+def test_in_a_design_that_is_too_small_to_test_groups_are_added_first() -> None:
+    """With 5 personas the only advice was: more pairs narrow the interval."""
+    ranking = ranking_of(p_values=[1.0] * 4, smallest_p=0.0625, limits={"pair": 0.9, "persona": 0.1})
+    ranking["groups"] = {"persona": 5}
+    said = findings(ranking)
+    first = said.index("Add personas first: p can fall below 0.05 with 6 or more.")
+    assert said[first + 1].startswith("Single pairs limit the result")
+    assert not about("first:", ranking_of())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "advice"),
+    [
+        ({"permutations": 10, "smallest_p": 1 / 11}, "Too few permutations to test: with 10, p cannot", "permutations"),
+        ({"resamples": 12, "smallest_p": 1 / 13}, "Too few resamples to test: with 12, p cannot fall", "resamples"),
+    ],
+)
+def test_draws_that_are_too_few_are_not_called_a_design_that_is_too_small(
+    changes: dict[str, Any], said: str, advice: str
+) -> None:
+    ranking = ranking_of(p_values=[1.0] * 4, **changes)
+    assert findings(ranking)[0].startswith(said)
+    assert f"Rank with more {advice} first: the design itself allows smaller p-values." in findings(ranking)
+
+
+def test_layers_found_with_an_interval_that_includes_zero_are_explained() -> None:
+    """`Layers 1-29 separate`, and four of them had intervals such as -1.1 to 34, without a word."""
+    (sentence,) = about("includes 0", ranking_of([0.4, 2.0, 1.7, -0.2], p_values=[0.03, 0.01, 0.01, 0.9]))
+    assert sentence.startswith("At layer 0, the 95% interval of d' includes 0 although p is at most 0.05: the interval")
+    assert not about("includes 0", ranking_of([0.4, 2.0, 1.7, -0.2], p_values=[0.3, 0.01, 0.01, 0.9]))
+
+
 def test_saturated_captures_are_named_and_their_order_is_said_to_mean_nothing() -> None:
     ranking = ranking_of([40.0, 48.0, 44.0, 0.5], tied=[1])
     for row in ranking["layers"][:3]:
@@ -236,6 +270,15 @@ def test_saturated_captures_are_named_and_their_order_is_said_to_mean_nothing() 
     )
     assert not about("begins", ranking)
     assert not about("ahead", ranking)
+
+
+def test_saturation_is_named_with_two_layers_and_with_one() -> None:
+    """`Layer 20 is ahead of every other layer` was said of two layers that sort every held-out prompt correctly."""
+    two, one = ranking_of([150.0, 400.0]), ranking_of([150.0])
+    assert findings(two)[1].startswith("Saturated: AUROC is 0.995 or more at 2 of 2 layers, so their order means")
+    assert about("ahead", two) == []
+    assert findings(one)[1] == "Saturated: AUROC is 0.995 or more at layer 0, the only captured layer."
+    assert about("Saturated", ranking_of([2.0, 400.0])) == []
 
 
 def test_layers_below_chance_are_named() -> None:

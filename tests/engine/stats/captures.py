@@ -23,7 +23,11 @@ def random_states(length: int, seed: int, dtype: torch.dtype = torch.float32) ->
 
 
 def one_prompt(
-    states: dict[int, Tensor], start: int = 0, stop: int | None = None, provenance: Provenance | None = None
+    states: dict[int, Tensor],
+    start: int = 0,
+    stop: int | None = None,
+    provenance: Provenance | None = None,
+    prompt: str = "made up",
 ) -> ActivationData:
     """A single prompt with the tokens from `start` to `stop` kept."""
     length = len(next(iter(states.values())))
@@ -31,7 +35,7 @@ def one_prompt(
         activations={layer: state[None, start:stop] for layer, state in states.items()},
         input_ids=torch.arange(length)[None],
         tokens=[f"w{i}" for i in range(length)],
-        prompt="made up",
+        prompt=prompt,
         num_layers=10,
         captured_layers=list(states),
     )
@@ -65,10 +69,10 @@ def several_prompts(prompts: Sequence[dict[int, Tensor]], start: int = 0) -> Act
 
 
 def contrast(positive: Sequence[dict[int, Tensor]], negative: Sequence[dict[int, Tensor]]) -> ContrastData:
-    """Pairs of prompts with all tokens kept."""
+    """Pairs of distinct prompts with all tokens kept."""
     return ContrastData(
-        positive=[one_prompt(states) for states in positive],
-        negative=[one_prompt(states) for states in negative],
+        positive=[one_prompt(states, prompt=f"yes {number}") for number, states in enumerate(positive)],
+        negative=[one_prompt(states, prompt=f"no {number}") for number, states in enumerate(negative)],
         num_pairs=len(positive),
         concept="made-up",
         layers=list(positive[0]),

@@ -148,6 +148,54 @@ def test_pairs_that_have_nothing_in_common_score_nothing_on_average() -> None:
     assert float(np.mean([cosine for cosine in cosines if cosine is not None])) == pytest.approx(0.0, abs=0.01)
 
 
+DESIGNS = {
+    "one negative": [(pair, 60) for pair in range(60)],
+    "a negative for each ten": [(pair, 60 + pair // 10) for pair in range(60)],
+    "each pair twice": [(pair % 30, 60 + pair % 30) for pair in range(60)],
+    "each pair twice, once turned": [(pair, 30 + pair) for pair in range(30)] + [(30 + p, p) for p in range(30)],
+    "every positive with every negative": [(one, 8 + other) for one in range(8) for other in range(8)],
+    "a chain": [(pair, pair + 1) for pair in range(60)],
+    "some of both": [(pair // 3, 60 + pair % 4 + pair // 12) for pair in range(60)],
+}
+
+
+def of_shared_prompts(design: list[tuple[int, int]], seed: int) -> ContrastData:
+    """Pairs of prompts whose states are noise, the same wherever a prompt is used."""
+    states = torch.randn(1 + max(map(max, design)), 1, 64, generator=torch.Generator().manual_seed(seed))
+    data = contrast([{3: states[one]} for one, _ in design], [{3: states[other]} for _, other in design])
+    for (one, other), positive, negative in zip(design, data["positive"], data["negative"], strict=True):
+        positive["prompt"], negative["prompt"] = f"prompt {one}", f"prompt {other}"
+    return data
+
+
+@pytest.mark.parametrize("design", DESIGNS.values(), ids=DESIGNS)
+def test_two_pairs_that_share_a_prompt_do_not_count(
+    design: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is peculiar to a shared prompt is in both differences: a shared negative alone scored 0.5 on noise."""
+    monkeypatch.setattr("engine.stats.groups._CHUNK_VALUES", 7 * 64)  # several chunks
+    found = []
+    for seed in range(20):
+        data = of_shared_prompts(design, seed)
+        found.append(compute_contrastive_diff(data)[3]["pair_cosine"])
+        states = zip(data["positive"], data["negative"], strict=True)
+        differences = [(one["activations"][3].double() - other["activations"][3])[0, -1] for one, other in states]
+        units = [(difference / difference.norm()).numpy() for difference in differences]
+        apart = [(i, j) for i, j in combinations(range(len(design)), 2) if not {*design[i]} & {*design[j]}]
+        expected = [float(units[i] @ units[j]) for i, j in apart]
+        assert found[-1] == (pytest.approx(np.mean(expected), abs=1e-12) if expected else None)
+    assert all(cosine is None for cosine in found) or abs(np.mean([*filter(None, found)])) < 0.02
+
+
+def test_batches_count_their_shared_prompts_too() -> None:
+    """Two captures of the same prompts: the first of one belongs to the first of the other."""
+    positive = several_prompts([random_states(4, seed=seed) for seed in range(3)])
+    negative = several_prompts([random_states(4, seed=seed) for seed in range(3, 6)])
+    assert compute_contrastive_diff(positive, negative)[3]["pair_cosine"] is None
+    positive["prompt"], negative["prompt"] = ["a", "b", "c"], ["d", "e", "f"]
+    assert compute_contrastive_diff(positive, negative)[3]["pair_cosine"] is not None
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

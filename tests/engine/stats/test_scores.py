@@ -142,6 +142,16 @@ def test_without_a_ranking_the_pairs_can_still_be_described(key: str) -> None:
     assert all(layer.ranked is None for layer in layers)
 
 
+def test_a_score_that_no_layer_has_is_not_offered() -> None:
+    """If all pairs share a prompt, they have no pair cosine either."""
+    record = unranked_record()
+    for row in record["statistics"]:
+        row["pair_cosine"] = None
+    with pytest.raises(RequestError, match="has no ranking") as caught:
+        order_layers(record)
+    assert caught.value.expected == "one of the scores that need no ranking: relative_norm, cosine_sim, diff_norm"
+
+
 @pytest.mark.parametrize("key", ["d_prime", "diff_norm"])
 def test_prompts_have_no_classes_to_rank_by(key: str) -> None:
     with pytest.raises(RequestError, match=r"'some_prompt' is a capture of prompts.*capture_from_concept"):

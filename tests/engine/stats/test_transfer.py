@@ -74,6 +74,7 @@ def test_the_own_direction_is_held_out_by_the_worst_factor() -> None:
     worst = separation["by_factor"][separation["worst"]]
     assert found["auroc"] == pytest.approx(worst["auroc"])
     assert found["in_order"] == pytest.approx(1 - worst["wrong_way"])
+    assert found["d_prime"] == pytest.approx(worst["d_prime"])
 
 
 def test_without_groups_there_is_no_own_direction() -> None:
@@ -253,6 +254,14 @@ def test_the_matrix_holds_every_direction_on_every_contrast() -> None:
     assert matrix["off_diagonal"] == pytest.approx(np.mean([max(share, 1 - share) for share in shares]))
     chosen = compare_transfer(records_of(data), lambda record: data[record["name"]], layer=0)  # type: ignore[arg-type]
     assert chosen["layer"] == 0
+
+
+def test_of_layers_that_sort_every_pair_the_matrix_takes_the_one_with_the_highest_d_prime() -> None:
+    rng = np.random.default_rng(5)
+    data = {name: capture_of(planted(rng, [20.0, 60.0, 40.0], PAIRS), all_factors()) for name in "ab"}
+    assert [own["auroc"] for layer in range(3) if (own := own_transfer(data["a"], layer))] == [1.0] * 3
+    matrix = compare_transfer(records_of("ab"), lambda record: data[record["name"]])  # type: ignore[arg-type]
+    assert matrix["layer"] == 1
 
 
 def test_captures_that_cannot_be_compared_are_refused() -> None:

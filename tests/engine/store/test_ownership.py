@@ -1,5 +1,6 @@
 """Directions under the name of a capture are those of that capture; any others are refused, or said to be others."""
 
+import json
 import logging
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,8 @@ from engine.steering.controls import load_source
 from engine.store.delete import capture_files, kept_directions
 from engine.store.locks import folder_lock
 from engine.store.names import locate
-from engine.store.ownership import origin_note, origin_warning, require_free
+from engine.store.ownership import direction_warnings, origin_note, origin_warning, require_free
+from tests.engine.plots.records import ranking_of
 
 Directions = dict[int, Direction]
 NAME = "mine.directions.safetensors"
@@ -261,3 +263,46 @@ def test_a_copied_capture_keeps_its_directions(pair: Path, directions: Direction
     for path in pair.glob("mine*"):
         shutil.copyfile(path, copy / path.name)
     assert origin_note("mine", store=copy) == ""
+
+
+NOISE = {
+    "chance": "no layer of mine separates its classes better than chance: its direction may be noise",
+    "small": "mine cannot be tested (p cannot fall below 0.060): its direction may be noise",
+    "unranked": "mine has no ranking (the 60 pairs share prompts): its direction may be noise",
+}
+
+
+def change_ranking(store: Path, name: str, change: str) -> None:
+    """Make a saved contrast one that is not found."""
+    ranking = ranking_of(p_values=[0.3, 0.2, 0.06, 0.9] if change != "found" else [0.3, 0.05, 0.2, 0.9])
+    path = store / f"{name}.json"
+    record = json.loads(path.read_text()) | {"ranking": ranking, "unranked": ""}
+    if change == "small":
+        record["ranking"]["smallest_p"] = 0.06
+    if change == "unranked":
+        record |= {"ranking": None, "sides": [], "unranked": "the 60 pairs share prompts"}
+    path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("change", NOISE)
+def test_directions_of_a_contrast_that_was_not_found_may_be_noise(
+    pair: Path, directions: Directions, change: str
+) -> None:
+    change_ranking(pair, "other", "found")
+    change_ranking(pair, "mine", change)
+    assert direction_warnings("mine", store=pair) == [NOISE[change]]
+    for name in ("mine", "spare"):
+        engine.save_directions(directions, name, store=pair, capture="mine")
+        assert direction_warnings(pair / name) == [NOISE[change]]
+    assert direction_warnings("other", store=pair) == []
+    engine.save_directions(directions, "free", store=pair, capture="other")
+    assert direction_warnings("free", store=pair) == []
+    (pair / "mine.json").unlink()
+    assert direction_warnings("spare", store=pair) == []
+
+
+def test_directions_under_the_name_of_another_capture_are_judged_by_their_own(mixed: Path) -> None:
+    change_ranking(mixed, "mine", "found")
+    change_ranking(mixed, "other", "chance")
+    origin, noise = direction_warnings("mine", store=mixed)
+    assert (origin, noise) == (origin_warning("mine", store=mixed), NOISE["chance"].replace("mine", "other"))

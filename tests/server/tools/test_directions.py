@@ -14,6 +14,7 @@ from engine.stats.direction import extract_directions
 from engine.store.catalog import show_capture
 from engine.store.directions import find_directions, load_directions
 from engine.store.read import load_contrast
+from engine.store.record import encode_record
 from server.app import LayerscopeServer, build_server
 from server.settings import ServerSettings
 from server.tools.directions import describe_reading
@@ -71,6 +72,26 @@ async def test_answers_say_which_capture_directions_come_from(app: LayerscopeSer
         assert "already exists" in own  # the vectors of another capture are not exported as those of this one
         gone = await call(client, "delete_capture", name="warmth", confirm=True)
     assert (gone["deleted"], gone["kept"]) == (["warmth.json", "warmth.pt"], ["warmth.directions.safetensors"])
+
+
+async def test_answers_say_that_the_direction_of_a_contrast_that_was_not_found_may_be_noise(
+    app: LayerscopeServer, store: Path
+) -> None:
+    record = show_capture("loudness", store=store)
+    assert record["ranking"]
+    for row in record["ranking"]["layers"]:
+        row["p_value"] = 0.2
+    (store / "loudness.json").write_text(encode_record(record).decode())
+    said = "no layer of loudness separates its classes better than chance: its direction may be noise"
+    async with Client(app) as client:
+        for more in ({"save_as": "mine"}, {"format": "npz"}):
+            answer = await call(client, "extract_direction", name="loudness", **more)
+            assert answer["warnings"].count(said) == 1
+        for name in ("loudness", "mine"):
+            read = await finished(client, await call(client, "read_text", name=name, text="w5 w9"))
+            steered = await call(client, "steer_text", name=name, prompt="w5 w9", max_new_tokens=2)
+            for answer in (read, await finished(client, steered)):
+                assert answer["warnings"].count(said) == 1
 
 
 async def test_by_default_the_method_with_the_highest_auroc_is_used(app: LayerscopeServer, store: Path) -> None:
