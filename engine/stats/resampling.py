@@ -163,7 +163,7 @@ def as_students_t(deviate: float, freedom: float) -> float:
 
     Example:
         >>> [round(as_students_t(deviate, 11), 2) for deviate in (1.645, 2.9)]
-        [1.8, 3.63]
+        [1.8, 3.66]
     """
     return -float(stdtrit(freedom, ndtr(-deviate)))
 
