@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from io import BufferedReader
 from pathlib import Path
@@ -70,7 +71,10 @@ def require_inside(path: Path, store: Path) -> None:
     """
     try:
         inside = path.resolve().is_relative_to(store.resolve())
-    except (OSError, RuntimeError) as error:  # a link to itself: RuntimeError before Python 3.13
+        if inside and path.is_symlink():
+            with contextlib.suppress(FileNotFoundError):
+                path.stat()  # since Python 3.13, `resolve` accepts a link to itself
+    except (OSError, RuntimeError) as error:
         raise StoreError(f"{path} is a link that cannot be followed", next_step="remove the link") from error
     if not inside:
         raise StoreError(f"{path} is a symbolic link out of the store", next_step="remove the link")
